@@ -1,0 +1,77 @@
+"""The errors of metadeploy: one hierarchy, shared by Python and the compiled core.
+
+Every message has the same form: subject, fact, expectation, likely cause or next step, as in
+
+    sidecar 'x.gguf': tensor 'ca.21.k_proj.weight' has shape [64, 2048], expected [64, 2560] (wrong base model?)
+
+The compiled core raises the very same classes: the bindings import this module and register each C++ exception
+with the Python class of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "ContextOverflowError",
+    "DecodeError",
+    "Error",
+    "MissingDependencyError",
+    "ModelLoadError",
+    "ModelMismatchError",
+    "SidecarError",
+]
+
+
+class Error(Exception):
+    """Anything that metadeploy reports about its input or its work."""
+
+
+class CheckpointError(Error):
+    """A PyTorch checkpoint, run.json or safetensors file cannot be used."""
+
+
+class SidecarError(Error):
+    """A sidecar GGUF is malformed, incomplete or contradicts itself."""
+
+
+class ModelLoadError(Error):
+    """A base model cannot be loaded."""
+
+
+class ModelMismatchError(Error):
+    """A sidecar and a base model do not fit each other."""
+
+
+class ContextOverflowError(Error):
+    """A prompt, or a prompt and its answer, do not fit into the context."""
+
+
+class DecodeError(Error):
+    """llama.cpp failed to evaluate a batch."""
+
+
+class Cancelled(Error):
+    """The caller's cancel callback asked to stop."""
+
+
+class MissingDependencyError(Error, ImportError):
+    """An optional package is needed for this call; the message holds the pip command that installs it."""
+
+
+def faults_message(subject: str, faults: Sequence[str]) -> str:
+    """Format one or several faults of one subject.
+
+    Args:
+        subject: what the faults are about, e.g. ``sidecar 'x.gguf'``.
+        faults: at least one fault, each a phrase without the subject.
+
+    Returns:
+        ``subject: fault`` for one fault, else the subject, a count and one indented line for each.
+    """
+    if len(faults) == 1:
+        return f"{subject}: {faults[0]}"
+    lines = "\n".join(f"  - {fault}" for fault in faults)
+    return f"{subject}: {len(faults)} faults\n{lines}"

@@ -1,0 +1,37 @@
+"""Names of the sidecar's metadata keys: the Python twin of ``csrc/sidecar/keys.h``.
+
+A test compares the two files. ``{prefix}`` stands for ``meta_spider`` (what we write, and the framework's published
+files) or ``daimon`` (the framework's newer files).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# architecture (value of general.architecture) and the key prefix that goes with it
+ARCH_META_SPIDER: Final = "meta-spider"
+ARCH_DAIMON: Final = "daimon"
+PREFIX_META_SPIDER: Final = "meta_spider"
+PREFIX_DAIMON: Final = "daimon"
+
+# the framework's keys
+ENCODER_TYPE: Final = "{prefix}.encoder_type"
+HIDDEN_DIM: Final = "{prefix}.hidden_dim"
+BOTTLENECK_DIM: Final = "{prefix}.bottleneck_dim"
+NUM_COGNITIVE_TOKENS: Final = "{prefix}.num_cognitive_tokens"
+CA_NUM_HEADS: Final = "{prefix}.ca_num_heads"
+ENC_NUM_HEADS: Final = "{prefix}.enc_num_heads"
+TARGET_LAYERS: Final = "{prefix}.target_layers"
+CROSS_ATTN_LAYERS: Final = "{prefix}.cross_attn_layers"
+GATE_ACTIVATION: Final = "{prefix}.gate_activation"
+KIND: Final = "{prefix}.kind"
+
+# ours
+FORMAT_VERSION: Final = "{prefix}.format_version"
+REFUSAL_TEXT: Final = "{prefix}.refusal_text"
+INJECT_FROM: Final = "{prefix}.inject_from"
+PROMPT_FORMAT: Final = "{prefix}.prompt_format"
+ANSWER_SUFFIX: Final = "{prefix}.answer_suffix"
+CHAT_TEMPLATE_KWARGS: Final = "{prefix}.chat_template_kwargs"
+BASE_BLOCK_COUNT: Final = "{prefix}.base_block_count"
+CHECKPOINT_SHA256: Final = "{prefix}.checkpoint_sha256"
