@@ -23,7 +23,7 @@ DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question 
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
 InjectFrom: TypeAlias = Literal["prompt", "last_prompt_token"]
-JSONValue: TypeAlias = "None | bool | int | float | str | list[JSONValue] | dict[str, JSONValue]"
+JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,352 @@
+"""Examining a file as a sidecar: what the wrapper is, what is wrong with the file, what is odd about it.
+
+Traps of published files are dealt with here: the tensors are the truth, any ``general.*`` key but the architecture may be
+absent, and an empty list is absent from the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+
+from metadeploy.sidecar import keys
+from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
+from metadeploy.sidecar.layout import Dims, infer, shape_faults
+from metadeploy.sidecar.quants import SIDECAR_TYPES
+from metadeploy.sidecar.rules import heads_faults, layer_order_faults
+from metadeploy.sidecar.spec import (
+    DEFAULT_REFUSAL_TEXT,
+    FORMAT_VERSION,
+    EncoderType,
+    InjectFrom,
+    JSONValue,
+    WrapperConfig,
+)
+
+__all__ = ["Examination", "examine", "prefix_of"]
+
+_PREFIXES: Final = {
+    keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
+    keys.ARCH_DAIMON: keys.PREFIX_DAIMON,
+}
+#: What ``general.type`` should say.
+_GENERAL_TYPE: Final = "adapter"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What can be said about a GGUF file taken as a sidecar.
+
+    Attributes:
+        file: the parsed file.
+        config: what the wrapper is, None where ``faults`` leave that open.
+        faults: why the file cannot be used; empty for a valid sidecar.
+        oddities: what is unusual about it but does no harm.
+        dims: what the tensors say.
+    """
+
+    file: GGUFFile
+    config: WrapperConfig | None
+    faults: tuple[str, ...]
+    oddities: tuple[str, ...]
+    dims: Dims
+
+
+def examine(path: str | Path) -> Examination:
+    """Examine a file as a sidecar without insisting that it is a usable one.
+
+    Args:
+        path: any GGUF file.
+
+    Returns:
+        Its contents, faults and oddities.
+
+    Raises:
+        SidecarError: not a well-formed GGUF file.
+    """
+    file = read_gguf(path)
+    return _Examiner(file).run()
+
+
+def prefix_of(file: GGUFFile) -> str | None:
+    """The key prefix that goes with the file's architecture; None where that is not a sidecar's."""
+    architecture = file.metadata.get("general.architecture", Value("str", "")).value
+    return _PREFIXES.get(architecture) if isinstance(architecture, str) else None
+
+
+class _Examiner:
+    """Collects faults and oddities of one file; each method looks at one aspect."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.file = file
+        self.faults: list[str] = []
+        self.oddities: list[str] = []
+        self.prefix = ""
+
+    def run(self) -> Examination:
+        prefix = prefix_of(self.file)
+        if prefix is None:
+            return self._not_a_sidecar()
+        self.prefix = prefix
+        if not self._version_is_known():
+            return self._result(None, Dims())
+        self._look_at_general()
+        shapes = {name: info.shape for name, info in self.file.tensors.items()}
+        declared = self._encoder_type()
+        dims = infer(shapes, encoder_type=declared)
+        config = self._config(declared, dims)
+        self._check_tensors(dims, shapes)
+        return self._result(config, dims)
+
+    def _result(self, config: WrapperConfig | None, dims: Dims) -> Examination:
+        return Examination(self.file, None if self.faults else config, tuple(self.faults), tuple(self.oddities), dims)
+
+    # -- metadata
+
+    def _not_a_sidecar(self) -> Examination:
+        value = self.file.metadata.get("general.architecture")
+        if value is None:
+            self.faults.append("key 'general.architecture' is missing, expected 'meta-spider' or 'daimon'")
+        else:
+            hint = " (a base model, not a sidecar?)" if self.file.tensors.get("token_embd.weight") else ""
+            self.faults.append(f"has architecture {value.value!r}, expected 'meta-spider' or 'daimon'{hint}")
+        return self._result(None, Dims())
+
+    def _version_is_known(self) -> bool:
+        version = self._int(keys.FORMAT_VERSION)
+        if version is None:
+            return True
+        if version > FORMAT_VERSION:
+            self.faults.append(
+                f"has format version {version}, but this metadeploy reads up to {FORMAT_VERSION} (hint: update metadeploy)"
+            )
+        elif version < 1:
+            self.faults.append(f"has format version {version}, expected 1 to {FORMAT_VERSION}")
+        return not self.faults
+
+    def _look_at_general(self) -> None:
+        for key in ("general.name", "general.type"):
+            if key not in self.file.metadata:
+                self.oddities.append(f"key '{key}' is absent")
+        kind = self.file.metadata.get("general.type")
+        if kind is not None and kind.value != _GENERAL_TYPE:
+            self.oddities.append(f"general.type is {kind.value!r}, not '{_GENERAL_TYPE}'")
+        gate = self._str(keys.GATE_ACTIVATION)
+        if gate not in (None, "tanh"):
+            self.faults.append(f"has gate activation '{gate}', expected 'tanh'")
+
+    def _key(self, template: str) -> str:
+        return template.format(prefix=self.prefix)
+
+    def _typed(self, template: str, what: str, fits: Any) -> Any:
+        """The value of a key, None where absent; a value of another type is a fault, and None too."""
+        key = self._key(template)
+        value = self.file.metadata.get(key)
+        if value is None:
+            return None
+        if not fits(value):
+            self.faults.append(f"key '{key}' has type {value.type}, expected {what}")
+            return None
+        return value.value
+
+    def _int(self, template: str) -> int | None:
+        value: int | None = self._typed(template, "u32", lambda value: value.type in ("u32", "i32", "u64", "i64"))
+        return value
+
+    def _str(self, template: str) -> str | None:
+        value: str | None = self._typed(template, "str", lambda value: value.type == "str")
+        return value
+
+    def _layers(self, template: str) -> tuple[int, ...] | None:
+        types = ("[i32]", "[u32]", "[i64]", "[u64]")
+        layers: list[int] | None = self._typed(template, "[i32]", lambda value: value.type in types)
+        return None if layers is None else tuple(layers)
+
+    def _required_int(self, template: str) -> int:
+        value = self._int(template)
+        if value is None and self._key(template) not in self.file.metadata:
+            self.faults.append(f"key '{self._key(template)}' is missing, expected a u32")
+        return value or 0
+
+    def _choice(self, template: str, choices: tuple[str, ...]) -> str | None:
+        value = self._str(template)
+        if value is not None and value not in choices:
+            self.faults.append(f"key '{self._key(template)}' is '{value}', expected one of {', '.join(choices)}")
+            return None
+        return value
+
+    def _encoder_type(self) -> EncoderType | None:
+        value: Any = self._choice(keys.ENCODER_TYPE, get_args(EncoderType))
+        encoder_type: EncoderType | None = value
+        return encoder_type
+
+    # -- what the keys say against what the tensors say
+
+    def _agreed(self, template: str, told: int | None, what: str) -> int:
+        """A size that tensors tell and a key repeats; a key that differs is a fault."""
+        declared = self._int(template)
+        key = self._key(template)
+        if told is None:
+            if declared is None and key not in self.file.metadata:
+                self.faults.append(f"key '{key}' is missing, and no tensor tells {what}")
+            return declared or 0
+        if declared is None:
+            self.oddities.append(f"key '{key}' is absent; the tensors say {told}")
+        elif declared != told:
+            self.faults.append(f"key '{key}' is {declared}, but the tensors say {told}")
+        return told
+
+    def _config(self, declared: EncoderType | None, dims: Dims) -> WrapperConfig | None:
+        sizes = dims.sizes
+        encoder_type = self._settle_encoder_type(declared, dims)
+        hidden_dim = self._agreed(keys.HIDDEN_DIM, sizes.get("D"), "the width of the base")
+        bottleneck_dim = self._agreed(keys.BOTTLENECK_DIM, sizes.get("B"), "the cross-attention's bottleneck")
+        num_tokens = self._cognitive_tokens(encoder_type, sizes.get("C"))
+        target_layers, cross_attn_layers = self._layer_lists(dims)
+        if encoder_type in ("selective", "transformer") and target_layers and num_tokens not in (0, len(target_layers)):
+            self.faults.append(
+                f"the tensors have {num_tokens} cognitive tokens for {len(target_layers)} target layers, "
+                f"expected as many for a {encoder_type} encoder"
+            )
+        ca_heads = self._required_int(keys.CA_NUM_HEADS)
+        enc_heads = self._int(keys.ENC_NUM_HEADS) or 0
+        if encoder_type not in (None, "selective"):
+            enc_heads = self._required_int(keys.ENC_NUM_HEADS)
+        blocks = self._int(keys.BASE_BLOCK_COUNT)
+        self.faults += layer_order_faults(target_layers, cross_attn_layers, blocks)
+        encoder_dim = sizes.get("E", 0)
+        if encoder_type is not None and not self.faults:
+            self.faults += heads_faults(encoder_type, encoder_dim, bottleneck_dim, enc_heads, ca_heads)
+        settings = self._settings()
+        if encoder_type is None:
+            return None
+        return WrapperConfig(
+            encoder_type=encoder_type,
+            hidden_dim=hidden_dim,
+            encoder_dim=encoder_dim,
+            bottleneck_dim=bottleneck_dim,
+            num_cognitive_tokens=num_tokens,
+            ca_num_heads=ca_heads,
+            enc_num_heads=enc_heads,
+            target_layers=target_layers,
+            cross_attn_layers=cross_attn_layers,
+            base_block_count=blocks,
+            **settings,
+        )
+
+    def _settle_encoder_type(self, declared: EncoderType | None, dims: Dims) -> EncoderType | None:
+        key = self._key(keys.ENCODER_TYPE)
+        if declared is None and key not in self.file.metadata:
+            if dims.encoder_type is None:
+                self.faults.append(f"key '{key}' is missing, and no tensor tells the encoder")
+            else:
+                self.oddities.append(f"key '{key}' is absent; the tensors say {dims.encoder_type}")
+        elif declared is not None and dims.encoder_type != declared:
+            self.faults.append(
+                f"key '{key}' is '{declared}', but the tensors are those of a {dims.encoder_type} encoder"
+            )
+        return dims.encoder_type
+
+    def _cognitive_tokens(self, encoder_type: EncoderType | None, told: int | None) -> int:
+        declared = self._int(keys.NUM_COGNITIVE_TOKENS)
+        key = self._key(keys.NUM_COGNITIVE_TOKENS)
+        if told is None:
+            told = declared or 0
+        elif declared is None:
+            self.oddities.append(f"key '{key}' is absent; the tensors have {told}")
+        elif declared != told:
+            # published files carry the training default here; the tensors are the truth
+            self.oddities.append(
+                f"key '{key}' is {declared}, but the tensors have {told} cognitive tokens ({told} it is)"
+            )
+        return told
+
+    def _layer_lists(self, dims: Dims) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        target_key, cross_key = self._key(keys.TARGET_LAYERS), self._key(keys.CROSS_ATTN_LAYERS)
+        target = self._layers(keys.TARGET_LAYERS)
+        known = target is not None or target_key not in self.file.metadata  # else its type is wrong, and said so
+        if known and dims.n_target is not None and len(target or ()) != dims.n_target:
+            said = "is absent" if target is None else f"names {len(target)} layers"
+            self.faults.append(f"key '{target_key}' {said}, but the tensors are for {dims.n_target} target layers")
+        cross = self._layers(keys.CROSS_ATTN_LAYERS)
+        if cross is None:
+            if dims.cross_attn_layers and cross_key not in self.file.metadata:
+                self.oddities.append(f"key '{cross_key}' is absent; the tensors have {list(dims.cross_attn_layers)}")
+        elif set(cross) != set(dims.cross_attn_layers):
+            self.faults.append(
+                f"key '{cross_key}' is {list(cross)}, but there are tensors for layers {list(dims.cross_attn_layers)}"
+            )
+        elif list(cross) != sorted(cross):
+            self.oddities.append(f"key '{cross_key}' is not in ascending order: {list(cross)}")
+        if not dims.cross_attn_layers and not cross:
+            self.oddities.append("there are no cross-attention layers: this wrapper injects nothing")
+        ordered = cross if cross is not None and len(set(cross)) != len(cross) else dims.cross_attn_layers
+        return target or (), ordered
+
+    def _settings(self) -> dict[str, Any]:
+        """The optional settings, as arguments of `WrapperConfig`."""
+        inject_from = self._choice(keys.INJECT_FROM, get_args(InjectFrom))
+        found = {
+            "inject_from": inject_from or "prompt",
+            "refusal_text": self._str(keys.REFUSAL_TEXT) or DEFAULT_REFUSAL_TEXT,
+            "prompt_format": self._str(keys.PROMPT_FORMAT),
+            "answer_suffix": self._str(keys.ANSWER_SUFFIX),
+            "chat_template_kwargs": self._chat_template_kwargs(),
+            "base_model": _base_model(self.file.metadata),
+            "checkpoint_sha256": self._str(keys.CHECKPOINT_SHA256),
+        }
+        kind = self._str(keys.KIND)
+        if kind is not None and kind != "doubter":
+            self.oddities.append(f"is of kind '{kind}', not a doubter")
+        return found | {"kind": kind or "doubter"}
+
+    def _chat_template_kwargs(self) -> Mapping[str, JSONValue]:
+        text = self._str(keys.CHAT_TEMPLATE_KWARGS)
+        if text is None:
+            return {}
+        key = self._key(keys.CHAT_TEMPLATE_KWARGS)
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            self.faults.append(f"key '{key}' is not JSON: {problem}")
+            return {}
+        if not isinstance(found, dict):
+            self.faults.append(f"key '{key}' holds a JSON {type(found).__name__}, expected an object")
+            return {}
+        return found
+
+    # -- tensors
+
+    def _check_tensors(self, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if not any(name.startswith("enc.") for name in shapes):
+            self.faults.append("has no encoder tensors (enc.*)")
+            dims = Dims(sizes=dims.sizes, cross_attn_layers=dims.cross_attn_layers)
+        faults, extras = shape_faults(dims, shapes)
+        self.faults += faults
+        self.oddities += [f"tensor '{name}' is not part of this kind of wrapper; ignored" for name in extras]
+        for name, info in self.file.tensors.items():
+            if name in extras:
+                continue
+            if info.type not in SIDECAR_TYPES:
+                self.faults.append(f"tensor '{name}' has type {info.type}, expected one of {', '.join(SIDECAR_TYPES)}")
+                continue
+            values = self.file.f32(name)
+            if not np.isfinite(values).all():
+                bad = int(values.size - np.isfinite(values).sum())
+                self.faults.append(
+                    f"tensor '{name}' has {bad} values that are not finite, expected none (damaged file?)"
+                )
+
+
+def _base_model(metadata: Mapping[str, Value]) -> str | None:
+    """The hub id, or else the name, of the base that ``general.base_model.0.*`` describes."""
+    name = metadata.get("general.base_model.0.name", Value("", "")).value
+    organization = metadata.get("general.base_model.0.organization", Value("", "")).value
+    if not isinstance(name, str) or not name:
+        return None
+    return f"{organization}/{name}" if isinstance(organization, str) and organization else name

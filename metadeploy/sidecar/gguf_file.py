@@ -1,0 +1,362 @@
+"""A small, bounds-checked reader of GGUF files (versions 2 and 3, little endian), memory-mapped.
+
+It is written for hostile input: every count and length is checked against what is left of the file before anything is
+allocated or skipped, so that a malformed file ends in an error that names the place, never in a crash, a hang or a
+huge allocation. It reads sidecars and, for their metadata, base models of any size.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy.errors import Error, ModelLoadError, SidecarError
+from metadeploy.sidecar.quants import TENSOR_TYPES, dequantise, nbytes_of
+
+__all__ = ["GGUFFile", "MetadataValue", "Role", "TensorInfo", "Value", "read_gguf"]
+
+MetadataValue: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
+Role: TypeAlias = Literal["sidecar", "base model"]
+
+_MAX_NAME_BYTES: Final = 64  # ggml's GGML_MAX_NAME counts the final zero: 63 usable bytes
+_MAX_DIMS: Final = 4
+_MAX_KEY_BYTES: Final = 65535
+_MAX_ALIGNMENT: Final = 1 << 20
+
+_STRING: Final = "str"
+_ARRAY: Final = "arr"
+#: GGUF value types: number -> (name, struct code of a scalar).
+_VALUE_TYPES: Final[dict[int, tuple[str, str]]] = {
+    0: ("u8", "B"),
+    1: ("i8", "b"),
+    2: ("u16", "H"),
+    3: ("i16", "h"),
+    4: ("u32", "I"),
+    5: ("i32", "i"),
+    6: ("f32", "f"),
+    7: ("bool", "?"),
+    8: (_STRING, ""),
+    9: (_ARRAY, ""),
+    10: ("u64", "Q"),
+    11: ("i64", "q"),
+    12: ("f64", "d"),
+}
+# the least a key-value pair (key of one byte, u8 value) and a tensor record (no name, one dimension) can take
+_MIN_KV_BYTES: Final = 8 + 1 + 4 + 1
+_MIN_INFO_BYTES: Final = 8 + 4 + 8 + 4 + 8
+
+#: First bytes of files that people pass by mistake.
+_OTHER_FORMATS: Final = (
+    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint"),
+    (b"\x80\x02", "a pickle, perhaps an old PyTorch checkpoint"),
+    (b"lmgg", "a big-endian GGUF file or a pre-GGUF model"),
+    (b"FUGG", "a byte-swapped GGUF file"),
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One metadata value.
+
+    Attributes:
+        type: GGUF name of the type: ``u32``, ``str``, ``bool`` …; for an array its element type in brackets, ``[i32]``.
+        value: the value; arrays are lists.
+    """
+
+    type: str
+    value: MetadataValue
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where and what a tensor is.
+
+    Attributes:
+        name: as in the file.
+        shape: in PyTorch order (row-major, slowest first), i.e. GGUF's ``ne`` reversed.
+        type: ``F32``, ``F16``, ``BF16``, ``Q8_0`` …, or ``type <n>`` where unknown.
+        offset: absolute position of the data in the file, bytes.
+        nbytes: size of the data in bytes; None where the type is unknown.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    nbytes: int | None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """A parsed GGUF file; tensor data stay in the memory map until asked for.
+
+    Attributes:
+        path: the file.
+        version: GGUF version, 2 or 3.
+        size: file size in bytes.
+        alignment: of tensor data, bytes.
+        metadata: values by key, in file order.
+        tensors: tensor records by name, in file order.
+        data: the whole file as read-only bytes.
+    """
+
+    path: Path
+    version: int
+    size: int
+    alignment: int
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, TensorInfo]
+    data: NDArray[np.uint8]
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Data of a tensor as stored.
+
+        Returns:
+            A read-only view into the memory map, u8 ``[nbytes]``.
+
+        Raises:
+            KeyError: no such tensor.
+            ValueError: its type, and with it its size, is unknown.
+        """
+        info = self.tensors[name]
+        if info.nbytes is None:
+            raise ValueError(f"tensor {name!r} has an unknown type ({info.type})")
+        return self.data[info.offset : info.offset + info.nbytes]
+
+    def f32(self, name: str) -> NDArray[np.float32]:
+        """A tensor as float32 in PyTorch order; a read-only view for F32, else a new array.
+
+        Raises:
+            KeyError: no such tensor.
+            ValueError: its type is not one of F32, F16, BF16, Q8_0.
+        """
+        info = self.tensors[name]
+        return dequantise(self.raw(name), info.type, info.shape)
+
+
+def read_gguf(path: str | Path, *, role: Role = "sidecar") -> GGUFFile:
+    """Parse a GGUF file's header, metadata and tensor records.
+
+    Args:
+        path: the file.
+        role: what it is meant to be; decides the wording and the class of errors.
+
+    Returns:
+        The parsed file. Its data stay mapped for as long as the object or an array from it lives.
+
+    Raises:
+        SidecarError: for role ``sidecar``, if the file cannot be read or is malformed.
+        ModelLoadError: the same for role ``base model``.
+    """
+    path = Path(path)
+    error: type[Error] = SidecarError if role == "sidecar" else ModelLoadError
+    subject = f"{role} '{path}'"
+    try:
+        if path.is_dir():
+            raise error(f"{subject}: is a directory, expected a GGUF file")
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size == 0:
+                raise error(f"{subject}: is empty, expected a GGUF file (an interrupted download?)")
+            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+    except FileNotFoundError:
+        raise error(f"{subject}: does not exist") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{subject}: cannot be read: {problem}") from None
+    try:
+        return _parse(path, data)
+    except _Malformed as fault:
+        raise error(f"{subject}: {fault}") from None
+
+
+class _Malformed(Exception):
+    """Internal: what is wrong, without the subject."""
+
+
+class _Cursor:
+    """Reads little-endian values off a buffer and never past its end."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self._view = memoryview(data)
+        self.pos = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._view) - self.pos
+
+    def take(self, count: int, what: str) -> memoryview:
+        if count > self.left:
+            raise _Malformed(
+                f"ends inside {what}: offset {self.pos}, {count} bytes needed, {self.left} left (truncated?)"
+            )
+        self.pos += count
+        return self._view[self.pos - count : self.pos]
+
+    def u32(self, what: str) -> int:
+        return int.from_bytes(self.take(4, what), "little")
+
+    def u64(self, what: str) -> int:
+        return int.from_bytes(self.take(8, what), "little")
+
+    def count(self, what: str, *, least: int) -> int:
+        """A u64 count of things that take at least ``least`` bytes each."""
+        count = self.u64(what)
+        if count * least > self.left:
+            raise _Malformed(f"claims {count} for {what}, but only {self.left} bytes are left (truncated?)")
+        return count
+
+    def string(self, what: str) -> bytes:
+        return bytes(self.take(self.count(f"the length of {what}", least=1), what))
+
+
+def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
+    cursor = _Cursor(data)
+    _check_magic(bytes(data[:4]), len(data))
+    cursor.take(4, "the magic")
+    version = cursor.u32("the version")
+    if version & 0xFFFF == 0 and version:
+        raise _Malformed("is a big-endian GGUF file, expected little endian (convert it with gguf's own tool)")
+    if version not in (2, 3):
+        raise _Malformed(f"has GGUF version {version}, expected 2 or 3")
+    n_tensors = cursor.count("the number of tensors", least=_MIN_INFO_BYTES)
+    n_kv = cursor.count("the number of metadata keys", least=_MIN_KV_BYTES)
+
+    metadata: dict[str, Value] = {}
+    for index in range(n_kv):
+        key = _name(cursor, f"metadata key {index}", most=_MAX_KEY_BYTES)
+        if key in metadata:
+            raise _Malformed(f"has the metadata key '{key}' twice")
+        metadata[key] = _value(cursor, key)
+
+    infos = [_tensor_record(cursor, index) for index in range(n_tensors)]
+    alignment = _alignment(metadata)
+    start = -(-cursor.pos // alignment) * alignment
+    tensors: dict[str, TensorInfo] = {}
+    for info in infos:
+        if info.name in tensors:
+            raise _Malformed(f"has the tensor '{info.name}' twice")
+        tensors[info.name] = _placed(info, start=start, alignment=alignment, size=len(data))
+    _check_overlap(tensors)
+    return GGUFFile(path, version, len(data), alignment, metadata, tensors, data)
+
+
+def _check_magic(magic: bytes, size: int) -> None:
+    if magic == b"GGUF":
+        return
+    for start, what in _OTHER_FORMATS:
+        if magic.startswith(start):
+            raise _Malformed(f"is not a GGUF file but {what}")
+    raise _Malformed(f"is not a GGUF file: starts with {magic!r} ({size} bytes), expected b'GGUF'")
+
+
+def _name(cursor: _Cursor, what: str, *, most: int) -> str:
+    raw = cursor.string(what)
+    if not 0 < len(raw) <= most:
+        raise _Malformed(f"has a name of {len(raw)} bytes for {what}, expected 1 to {most}")
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise _Malformed(f"has a name that is not UTF-8 for {what}: {raw[:40]!r}") from None
+    if "\0" in name:
+        raise _Malformed(f"has a name with a zero byte for {what}: {raw[:40]!r}")
+    return name
+
+
+def _value(cursor: _Cursor, key: str) -> Value:
+    what = f"the value of '{key}'"
+    kind, code = _value_type(cursor.u32(what), key)
+    if kind == _STRING:
+        raw = cursor.string(what)
+        try:
+            return Value(kind, raw.decode())
+        except UnicodeDecodeError:
+            raise _Malformed(f"has text that is not UTF-8 in {what}") from None
+    if kind == _ARRAY:
+        return _array(cursor, key)
+    raw_scalar = cursor.take(struct.calcsize("<" + code), what)
+    if kind == "bool" and raw_scalar[0] > 1:
+        raise _Malformed(f"has {raw_scalar[0]} as {what}, expected a bool (0 or 1)")
+    return Value(kind, struct.unpack("<" + code, raw_scalar)[0])
+
+
+def _array(cursor: _Cursor, key: str) -> Value:
+    what = f"the value of '{key}'"
+    kind, code = _value_type(cursor.u32(what), key)
+    if kind == _ARRAY:
+        raise _Malformed(f"has an array of arrays as {what}, which GGUF readers do not support")
+    if kind == _STRING:
+        count = cursor.count(f"the length of {what}", least=8)
+        # tokens of some vocabularies are not valid UTF-8; nothing here depends on them
+        return Value(f"[{kind}]", [cursor.string(what).decode(errors="backslashreplace") for _ in range(count)])
+    width = struct.calcsize("<" + code)
+    count = cursor.count(f"the length of {what}", least=width)
+    raw = np.frombuffer(cursor.take(count * width, what), dtype=np.dtype("<" + code))
+    if kind == "bool" and raw.view(np.uint8).max(initial=0) > 1:
+        raise _Malformed(f"has other bytes than 0 and 1 in {what}, expected bools")
+    return Value(f"[{kind}]", raw.tolist())
+
+
+def _value_type(number: int, key: str) -> tuple[str, str]:
+    try:
+        return _VALUE_TYPES[number]
+    except KeyError:
+        raise _Malformed(f"has the unknown value type {number} at '{key}' (malformed?)") from None
+
+
+def _tensor_record(cursor: _Cursor, index: int) -> TensorInfo:
+    name = _name(cursor, f"tensor {index}", most=_MAX_NAME_BYTES - 1)
+    what = f"the record of tensor '{name}'"
+    n_dims = cursor.u32(what)
+    if not 1 <= n_dims <= _MAX_DIMS:
+        raise _Malformed(f"has {n_dims} dimensions for tensor '{name}', expected 1 to {_MAX_DIMS}")
+    shape = tuple(cursor.u64(what) for _ in range(n_dims))[::-1]
+    if 0 in shape:
+        raise _Malformed(f"has an empty tensor '{name}' of shape {list(shape)}")
+    number = cursor.u32(what)
+    kind = TENSOR_TYPES.get(number, f"type {number}")
+    try:
+        nbytes = nbytes_of(kind, shape)
+    except ValueError as fault:
+        raise _Malformed(f"tensor '{name}': {fault}") from None
+    return TensorInfo(name, shape, kind, cursor.u64(what), nbytes)
+
+
+def _alignment(metadata: Mapping[str, Value]) -> int:
+    value = metadata.get("general.alignment", Value("u32", 32))
+    number = value.value
+    if value.type != "u32" or not isinstance(number, int):
+        raise _Malformed(f"has general.alignment of type {value.type}, expected u32")
+    if not 0 < number <= _MAX_ALIGNMENT or number & (number - 1):
+        raise _Malformed(f"has general.alignment {number}, expected a power of two up to {_MAX_ALIGNMENT}")
+    return number
+
+
+def _placed(info: TensorInfo, *, start: int, alignment: int, size: int) -> TensorInfo:
+    """The record with its offset made absolute, checked against the file."""
+    if info.offset % alignment:
+        raise _Malformed(f"tensor '{info.name}' has offset {info.offset}, expected a multiple of {alignment}")
+    offset = start + info.offset
+    end = offset + (info.nbytes or 0)
+    if end > size:
+        raise _Malformed(f"tensor '{info.name}' lies at bytes {offset} to {end}, but the file has {size} (truncated?)")
+    return TensorInfo(info.name, info.shape, info.type, offset, info.nbytes)
+
+
+def _check_overlap(tensors: Mapping[str, TensorInfo]) -> None:
+    last: TensorInfo | None = None
+    for info in sorted(tensors.values(), key=lambda info: info.offset):
+        if last is not None and info.offset < last.offset + (last.nbytes or 1):
+            raise _Malformed(f"has tensors that overlap: '{last.name}' and '{info.name}' (malformed?)")
+        last = info

@@ -1,0 +1,356 @@
+"""Which tensors a wrapper consists of: the one table that export, reader and documentation share.
+
+Shapes are in PyTorch order and written in symbols, so that the same table both predicts every shape from the
+dimensions (`expected_tensors`) and tells the dimensions from the tensors (`infer`):
+
+    D  hidden size of the base            E  width of the encoder        F  width of the transformer's feed-forward
+    B  bottleneck of the cross-attention  C  cognitive tokens            N  target layers
+
+Source of names and shapes: design, "The mathematics".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from metadeploy.sidecar.spec import EncoderType, WrapperConfig
+
+__all__ = [
+    "Dims",
+    "Shape",
+    "SymbolicShape",
+    "dims_of",
+    "expected_tensors",
+    "infer",
+    "is_matrix",
+    "shape_faults",
+    "templates",
+]
+
+Shape: TypeAlias = "tuple[int, ...]"
+#: One dimension each: a symbol, a multiple of one ("3E"), or "1".
+SymbolicShape: TypeAlias = "tuple[str, ...]"
+
+_PRENORM_PROJECTOR: Final[dict[str, SymbolicShape]] = {
+    "0.weight": ("D",),
+    "0.bias": ("D",),
+    "1.weight": ("E", "D"),
+    "1.bias": ("E",),
+}
+_PLAIN_PROJECTOR: Final[dict[str, SymbolicShape]] = {"weight": ("E", "D")}
+
+_OUTPUT: Final[dict[str, SymbolicShape]] = {
+    "output_proj.0.weight": ("E",),
+    "output_proj.0.bias": ("E",),
+    "output_proj.1.weight": ("D", "E"),
+    "output_proj.3.weight": ("D", "D"),
+    "output_norm.weight": ("D",),
+    "output_norm.bias": ("D",),
+}
+_OUTPUT_BIASES: Final[dict[str, SymbolicShape]] = {"output_proj.1.bias": ("D",), "output_proj.3.bias": ("D",)}
+
+_LAYER_GATE: Final[dict[str, SymbolicShape]] = {"layer_gates.{i}": ("1",)}
+
+_QUERY_ATTENTION: Final[dict[str, SymbolicShape]] = {
+    "queries": ("C", "E"),
+    "cross_attn.in_proj_weight": ("3E", "E"),
+    "cross_attn.in_proj_bias": ("3E",),
+    "cross_attn.out_proj.weight": ("E", "E"),
+    "cross_attn.out_proj.bias": ("E",),
+}
+
+_LAYER_POS_EMBED: Final[dict[str, SymbolicShape]] = {"layer_pos_embed": ("N", "E")}
+_INPUT_NORM: Final[dict[str, SymbolicShape]] = {"input_norm.weight": ("E",), "input_norm.bias": ("E",)}
+_BLOCK: Final[dict[str, SymbolicShape]] = {
+    "blocks.{b}.norm_attn.weight": ("E",),
+    "blocks.{b}.norm_attn.bias": ("E",),
+    "blocks.{b}.q_proj.weight": ("E", "E"),
+    "blocks.{b}.k_proj.weight": ("E", "E"),
+    "blocks.{b}.v_proj.weight": ("E", "E"),
+    "blocks.{b}.o_proj.weight": ("E", "E"),
+    "blocks.{b}.norm_ffn.weight": ("E",),
+    "blocks.{b}.norm_ffn.bias": ("E",),
+    "blocks.{b}.ffn.0.weight": ("F", "E"),
+    "blocks.{b}.ffn.2.weight": ("E", "F"),
+}
+
+_CROSS_ATTENTION: Final[dict[str, SymbolicShape]] = {
+    "norm.weight": ("D",),
+    "norm.bias": ("D",),
+    "down_proj.weight": ("B", "D"),
+    "q_proj.weight": ("B", "B"),
+    "k_proj.weight": ("B", "D"),
+    "v_proj.weight": ("B", "D"),
+    "up_proj.weight": ("D", "B"),
+    "gate": ("1",),
+    "token_preference": ("C",),
+}
+
+# at most 1000 of each: a name in a hostile file must not make us enumerate millions of expected tensors
+_INDEX: Final = r"(0|[1-9][0-9]{0,2})"
+_COUNTED: Final = re.compile(rf"(ca|enc\.layer_projectors|enc\.layer_gates|enc\.blocks)\.{_INDEX}(?=\.|$)")
+_MARKERS: Final = {
+    "ca": "{layer}",
+    "enc.layer_projectors": "{i}",
+    "enc.layer_gates": "{i}",
+    "enc.blocks": "{b}",
+}
+#: Missing tensors named one by one in a message; the rest are counted.
+_MOST_NAMED: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dims:
+    """What the tensors say about a wrapper; None where they do not say it.
+
+    Attributes:
+        encoder_type: told by the names.
+        sizes: of the symbols D, E, B, C, F, N that occur, by majority where tensors disagree.
+        n_projectors: number of per-layer projectors, one more than the highest index; None where they are shared.
+        prenorm_projector: whether projectors are LayerNorm, Linear and GELU, rather than one bias-free Linear.
+        shared_projector: whether one projector serves all target layers (transformer only).
+        layer_pos_embed: whether the transformer adds a learnt embedding to each target layer.
+        n_blocks: transformer blocks.
+        cross_attn_layers: layers that have cross-attention tensors, ascending.
+    """
+
+    encoder_type: EncoderType | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    n_projectors: int | None = None
+    prenorm_projector: bool = True
+    shared_projector: bool = False
+    layer_pos_embed: bool = False
+    n_blocks: int = 0
+    cross_attn_layers: tuple[int, ...] = ()
+
+    @property
+    def n_target(self) -> int | None:
+        """N, the number of target layers, where the tensors tell it."""
+        if self.n_projectors is not None:
+            return self.n_projectors
+        if "N" in self.sizes:
+            return self.sizes["N"]
+        # with a shared projector and no embedding, C = N is what remains
+        return self.sizes.get("C") if self.encoder_type == "transformer" else None
+
+
+def templates(
+    encoder_type: EncoderType,
+    *,
+    prenorm_projector: bool = True,
+    shared_projector: bool = False,
+    layer_pos_embed: bool = False,
+) -> dict[str, SymbolicShape]:
+    """Names and symbolic shapes of one kind of wrapper.
+
+    Args:
+        encoder_type: which encoder.
+        prenorm_projector: see `Dims`; always True for selective.
+        shared_projector: see `Dims`; transformer only.
+        layer_pos_embed: see `Dims`; transformer only.
+
+    Returns:
+        Symbolic shape by name, where ``{i}`` counts target layers, ``{b}`` transformer blocks and ``{layer}`` is the
+        number of a cross-attention layer.
+    """
+    stem = "shared_projector" if shared_projector else "layer_projectors.{i}"
+    projector = _PRENORM_PROJECTOR if prenorm_projector else _PLAIN_PROJECTOR
+    encoder = {f"{stem}.{name}": shape for name, shape in projector.items()}
+    if encoder_type == "selective":
+        encoder |= _LAYER_GATE | _OUTPUT | _OUTPUT_BIASES
+    elif encoder_type == "multi_token":
+        encoder |= _QUERY_ATTENTION | _OUTPUT | _OUTPUT_BIASES
+    else:
+        encoder |= (_LAYER_POS_EMBED if layer_pos_embed else {}) | _INPUT_NORM | _BLOCK | _OUTPUT
+    table = {f"enc.{name}": shape for name, shape in encoder.items()}
+    return table | {f"ca.{{layer}}.{name}": shape for name, shape in _CROSS_ATTENTION.items()}
+
+
+def infer(shapes: Mapping[str, Shape], *, encoder_type: EncoderType | None = None) -> Dims:
+    """Tell a wrapper's dimensions from its tensors.
+
+    Tolerant: nothing is required to be present, and where tensors disagree the majority wins, so that the one odd
+    tensor is what `shape_faults` then names.
+
+    Args:
+        shapes: by sidecar name, PyTorch order.
+        encoder_type: what it is said to be; used where the names do not tell.
+
+    Returns:
+        What they say.
+    """
+    encoder_type = _encoder_type(shapes) or encoder_type
+    counts: dict[str, set[int]] = {}
+    for name in shapes:
+        if match := _COUNTED.match(name):
+            counts.setdefault(match[1], set()).add(int(match[2]))
+    projectors = counts.get("enc.layer_projectors", set()) | counts.get("enc.layer_gates", set())
+    shared = any(name.startswith("enc.shared_projector.") for name in shapes)
+    plain = any(re.fullmatch(rf"enc\.(layer_projectors\.{_INDEX}|shared_projector)\.weight", name) for name in shapes)
+    dims = Dims(
+        encoder_type=encoder_type,
+        n_projectors=max(projectors) + 1 if projectors else None,
+        prenorm_projector=not plain or encoder_type == "selective",
+        shared_projector=shared and not projectors and encoder_type == "transformer",
+        layer_pos_embed="enc.layer_pos_embed" in shapes,
+        n_blocks=max(counts.get("enc.blocks", ()), default=-1) + 1,
+        cross_attn_layers=tuple(sorted(counts.get("ca", ()))),
+    )
+    return replace(dims, sizes=_sizes(_table(dims), shapes))
+
+
+def dims_of(
+    config: WrapperConfig,
+    *,
+    prenorm_projector: bool = True,
+    shared_projector: bool = False,
+    layer_pos_embed: bool = False,
+    n_blocks: int = 0,
+    ffn_dim: int = 0,
+) -> Dims:
+    """The dimensions of a wrapper that does not exist yet.
+
+    Args:
+        config: what it is.
+        prenorm_projector: see `Dims`.
+        shared_projector: see `Dims`.
+        layer_pos_embed: see `Dims`.
+        n_blocks: transformer only.
+        ffn_dim: F, transformer only.
+
+    Returns:
+        Complete dimensions, for `expected_tensors`.
+    """
+    n_target = len(config.target_layers)
+    sizes = {
+        "D": config.hidden_dim,
+        "E": config.encoder_dim,
+        "B": config.bottleneck_dim,
+        "C": config.num_cognitive_tokens,
+        "F": ffn_dim,
+        "N": n_target,
+    }
+    return Dims(
+        encoder_type=config.encoder_type,
+        sizes=sizes,
+        n_projectors=None if shared_projector else n_target,
+        prenorm_projector=prenorm_projector,
+        shared_projector=shared_projector,
+        layer_pos_embed=layer_pos_embed,
+        n_blocks=n_blocks,
+        cross_attn_layers=config.cross_attn_layers,
+    )
+
+
+def expected_tensors(dims: Dims) -> dict[str, Shape]:
+    """Every tensor that a wrapper of these dimensions consists of.
+
+    Args:
+        dims: see `infer` and `dims_of`.
+
+    Returns:
+        Shape by sidecar name, encoder first, then the cross-attention layers in order. A dimension of 0 stands for a
+        size that nothing tells.
+    """
+    counters: dict[str, Iterable[int]] = {
+        "{i}": range(dims.n_target or 0),
+        "{b}": range(dims.n_blocks),
+        "{layer}": dims.cross_attn_layers,
+    }
+    expected: dict[str, Shape] = {}
+    table = _table(dims)
+    for marker in ("{i}", None, "{b}", "{layer}"):
+        for number in counters[marker] if marker else (0,):
+            for name, symbolic in table.items():
+                if (marker in name) if marker else ("{" not in name):
+                    counted = name.replace(marker, str(number)) if marker else name
+                    expected[counted] = tuple(_size(dim, dims.sizes) for dim in symbolic)
+    return expected
+
+
+def shape_faults(dims: Dims, shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
+    """Compare tensors with what a wrapper of these dimensions consists of.
+
+    Args:
+        dims: see `expected_tensors`.
+        shapes: of the tensors there are, by sidecar name.
+
+    Returns:
+        All faults (missing tensors, wrong shapes), and the names of tensors that are not part of such a wrapper.
+    """
+    expected = expected_tensors(dims)
+    missing = [name for name in expected if name not in shapes]
+    faults = [f"tensor '{name}' is missing, expected shape {_text(expected[name])}" for name in missing[:_MOST_NAMED]]
+    if len(missing) > _MOST_NAMED:
+        faults.append(f"{len(missing) - _MOST_NAMED} more tensors are missing, the last of them '{missing[-1]}'")
+    faults += [
+        f"tensor '{name}' has shape {list(shapes[name])}, expected {_text(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return faults, [name for name in shapes if name not in expected]
+
+
+def is_matrix(name: str, shape: Shape) -> bool:
+    """Whether a tensor may be stored in a smaller type: weight matrices only, never queries or position embeddings."""
+    return len(shape) == 2 and name.endswith("weight")
+
+
+#: Name beginnings that only one encoder has.
+_TELLTALES: Final[tuple[tuple[str, EncoderType], ...]] = (
+    ("enc.layer_gates.", "selective"),
+    ("enc.queries", "multi_token"),
+    ("enc.cross_attn.", "multi_token"),
+    ("enc.blocks.", "transformer"),
+    ("enc.input_norm.", "transformer"),
+    ("enc.shared_projector.", "transformer"),
+    ("enc.layer_pos_embed", "transformer"),
+)
+
+
+def _encoder_type(names: Iterable[str]) -> EncoderType | None:
+    for name in names:
+        for start, encoder_type in _TELLTALES:
+            if name.startswith(start):
+                return encoder_type
+    return None
+
+
+def _table(dims: Dims) -> dict[str, SymbolicShape]:
+    """The templates of these dimensions; of the cross-attention alone where the encoder is unknown."""
+    if dims.encoder_type is None:
+        return {f"ca.{{layer}}.{name}": shape for name, shape in _CROSS_ATTENTION.items()}
+    return templates(
+        dims.encoder_type,
+        prenorm_projector=dims.prenorm_projector,
+        shared_projector=dims.shared_projector,
+        layer_pos_embed=dims.layer_pos_embed,
+    )
+
+
+def _sizes(table: Mapping[str, SymbolicShape], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """The size of each symbol, by majority of the tensors."""
+    votes: dict[str, Counter[int]] = {}
+    for name, shape in shapes.items():
+        symbolic = table.get(_COUNTED.sub(lambda match: f"{match[1]}.{_MARKERS[match[1]]}", name, count=1), ())
+        if len(symbolic) == len(shape):
+            for dim, size in zip(symbolic, shape, strict=True):
+                if dim.isalpha():
+                    votes.setdefault(dim, Counter())[size] += 1
+    return {symbol: counter.most_common(1)[0][0] for symbol, counter in votes.items()}
+
+
+def _size(dim: str, sizes: Mapping[str, int]) -> int:
+    """A symbolic dimension in numbers; 0 where nothing tells."""
+    if dim.isdigit():
+        return int(dim)
+    factor, symbol = int(dim[:-1] or 1), dim[-1]
+    return factor * sizes.get(symbol, 0)
+
+
+def _text(shape: Shape) -> str:
+    return "[" + ", ".join(str(size or "?") for size in shape) + "]"

@@ -1,0 +1,54 @@
+"""Rules that a wrapper's settings obey, whatever file they come from."""
+
+from __future__ import annotations
+
+from metadeploy.sidecar.spec import EncoderType
+
+__all__ = ["heads_faults", "layer_order_faults"]
+
+
+def layer_order_faults(
+    target_layers: tuple[int, ...], cross_attn_layers: tuple[int, ...], n_blocks: int | None
+) -> list[str]:
+    """Faults of layer lists as such: negative, repeated, or beyond the base's last block.
+
+    Args:
+        target_layers: layers that are read.
+        cross_attn_layers: layers that are injected after.
+        n_blocks: decoder blocks of the base, None where unknown.
+
+    Returns:
+        Phrases without a subject; empty where all is well.
+    """
+    faults = []
+    for what, layers in (("target_layers", target_layers), ("cross_attn_layers", cross_attn_layers)):
+        if len(set(layers)) != len(layers):
+            faults.append(f"{what} {list(layers)} names a layer twice")
+        beyond = [layer for layer in layers if layer < 0 or (n_blocks is not None and layer >= n_blocks)]
+        if beyond:
+            last = "" if n_blocks is None else f" to {n_blocks - 1} (the base has {n_blocks} blocks)"
+            faults.append(f"{what} has {beyond}, expected layers from 0{last}")
+    return faults
+
+
+def heads_faults(
+    encoder_type: EncoderType, encoder_dim: int, bottleneck_dim: int, enc_heads: int, ca_heads: int
+) -> list[str]:
+    """Faults of head counts: a width must be a multiple of its number of heads.
+
+    Args:
+        encoder_type: selective encoders have no heads.
+        encoder_dim: width of the encoder.
+        bottleneck_dim: width of the cross-attention.
+        enc_heads: heads of the encoder.
+        ca_heads: heads of the cross-attention.
+
+    Returns:
+        Phrases without a subject; empty where all is well.
+    """
+    faults = []
+    if ca_heads < 1 or bottleneck_dim % ca_heads:
+        faults.append(f"the cross-attention has width {bottleneck_dim} and {ca_heads} heads, expected a multiple")
+    if encoder_type != "selective" and (enc_heads < 1 or encoder_dim % enc_heads):
+        faults.append(f"the encoder has width {encoder_dim} and {enc_heads} heads, expected a multiple")
+    return faults

@@ -1,0 +1,341 @@
+"""Writing sidecars: validated first, streamed tensor by tensor, and atomic.
+
+The file is written under a temporary name in the same directory, flushed to disk and renamed, so that whatever
+interrupts an export, the old file stays whole and no half of a new one is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy.errors import SidecarError, faults_message
+from metadeploy.sidecar import keys
+from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
+from metadeploy.sidecar.quants import nbytes_of, quantise
+from metadeploy.sidecar.rules import heads_faults, layer_order_faults
+from metadeploy.sidecar.spec import FORMAT_VERSION, WrapperConfig
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+__all__ = ["LazyArray", "Metadata", "OutType", "Progress", "WriteReport", "write_sidecar"]
+
+OutType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0"]
+#: Called after each tensor with bytes written so far and bytes in all.
+Progress: TypeAlias = Callable[[int, int], None]
+
+_Q8_ROW: Final = 32
+_HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_HUB_URL: Final = "https://huggingface.co/{id}"
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """A tensor that is made when it is written, so that one at a time is in memory.
+
+    Attributes:
+        shape: PyTorch order.
+        load: returns float32 of that shape.
+    """
+
+    shape: tuple[int, ...]
+    load: Callable[[], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """The descriptive ``general.*`` keys.
+
+    Attributes:
+        name: for humans; None makes one from the base's name.
+        version: of the wrapper.
+        license: SPDX identifier, ``unknown`` where nobody said.
+        description: one sentence; None makes one.
+    """
+
+    name: str | None = None
+    version: str = "1.0"
+    license: str = "unknown"
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        size: in bytes.
+        tensor_types: number of tensors by type, e.g. ``{"F32": 99, "Q8_0": 55}``.
+        n_parameters: elements of all tensors.
+        notes: what the reader of a summary should know, e.g. which matrices could not be Q8_0.
+    """
+
+    path: Path
+    size: int
+    tensor_types: Mapping[str, int]
+    n_parameters: int
+    notes: tuple[str, ...]
+
+
+def write_sidecar(
+    path: str | Path,
+    config: WrapperConfig,
+    tensors: Mapping[str, NDArray[np.float32] | LazyArray],
+    *,
+    outtype: OutType = "f32",
+    metadata: Metadata | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> WriteReport:
+    """Write a sidecar.
+
+    Only weight matrices take ``outtype``; norms, biases, gates, preferences, queries and position embeddings stay F32.
+    A matrix whose rows are not a multiple of 32 is written as F16 where q8_0 is asked for.
+
+    Args:
+        path: where; the directory must exist.
+        config: what the wrapper is.
+        tensors: by sidecar name, float32 in PyTorch order; written in this order.
+        outtype: type of the weight matrices.
+        metadata: descriptive keys.
+        force: whether an existing file may be replaced.
+        progress: called after each tensor.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SidecarError: the wrapper contradicts itself (all faults named), a value is not finite or too large for the
+            type, the file exists and ``force`` is False, or it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    subject = f"sidecar '{path}'"
+    if outtype not in get_args(OutType):
+        raise SidecarError(f"{subject}: outtype is '{outtype}', expected one of {', '.join(get_args(OutType))}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_wrapper(subject, config, shapes)
+    _check_target(path, subject, force=force)
+    types = {name: _stored_type(name, shape, outtype) for name, shape in shapes.items()}
+    try:
+        with _replacing(path) as temporary:
+            _write(temporary, subject, config, metadata or Metadata(), tensors, types, outtype, progress)
+        size = path.stat().st_size
+    except OSError as problem:
+        raise SidecarError(f"{subject}: cannot be written: {problem.strerror or problem}") from problem
+    fallen_back = [name for name, kind in types.items() if outtype == "q8_0" and kind == "F16"]
+    notes = _fallback_note(fallen_back, shapes)
+    counts = dict(Counter(types.values()))
+    return WriteReport(path, size, counts, sum(int(np.prod(shape)) for shape in shapes.values()), notes)
+
+
+def _check_wrapper(subject: str, config: WrapperConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    dims = infer(shapes, encoder_type=config.encoder_type)
+    faults, extras = shape_faults(dims, shapes)
+    faults += [f"tensor '{name}' is not part of a {dims.encoder_type} wrapper" for name in extras]
+    said: dict[str, tuple[object, object]] = {
+        "encoder_type": (config.encoder_type, dims.encoder_type),
+        "hidden_dim": (config.hidden_dim, dims.sizes.get("D")),
+        "encoder_dim": (config.encoder_dim, dims.sizes.get("E")),
+        "bottleneck_dim": (config.bottleneck_dim, dims.sizes.get("B")),
+        "num_cognitive_tokens": (config.num_cognitive_tokens, dims.sizes.get("C")),
+        "the number of target_layers": (len(config.target_layers), dims.n_target),
+        "cross_attn_layers": (config.cross_attn_layers, dims.cross_attn_layers),
+    }
+    faults += [
+        f"{what} is {one} in the config, but {two} in the tensors" for what, (one, two) in said.items() if one != two
+    ]
+    faults += layer_order_faults(config.target_layers, config.cross_attn_layers, config.base_block_count)
+    faults += heads_faults(
+        config.encoder_type, config.encoder_dim, config.bottleneck_dim, config.enc_num_heads, config.ca_num_heads
+    )
+    if faults:
+        raise SidecarError(faults_message(subject, faults))
+
+
+def _check_target(path: Path, subject: str, *, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise SidecarError(f"{subject}: its directory does not exist (hint: create it first)")
+    if path.is_dir():
+        raise SidecarError(f"{subject}: is a directory, expected a file name")
+    if path.exists() and not path.is_file():
+        raise SidecarError(f"{subject}: is not a regular file and would be replaced by one")
+    if path.exists() and not force:
+        raise SidecarError(f"{subject}: exists already (hint: --force or force=True replaces it)")
+
+
+def _stored_type(name: str, shape: tuple[int, ...], outtype: OutType) -> str:
+    if not is_matrix(name, shape) or outtype == "f32":
+        return "F32"
+    if outtype == "q8_0" and shape[-1] % _Q8_ROW:
+        return "F16"
+    return outtype.upper()
+
+
+def _fallback_note(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    rows = ", ".join(str(row) for row in sorted({shapes[name][-1] for name in names}))
+    return (f"{len(names)} matrices are F16, not Q8_0: their rows ({rows}) are not a multiple of {_Q8_ROW}",)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself durable; Windows has no such call, and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(
+    temporary: Path,
+    subject: str,
+    config: WrapperConfig,
+    metadata: Metadata,
+    tensors: Mapping[str, NDArray[np.float32] | LazyArray],
+    types: Mapping[str, str],
+    outtype: OutType,
+    progress: Progress | None,
+) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(temporary, keys.ARCH_META_SPIDER)
+    try:
+        _add_general_keys(writer, config, metadata, types, outtype)
+        _add_wrapper_keys(writer, config)
+        sizes = {}
+        for name, tensor in tensors.items():
+            sizes[name] = nbytes_of(types[name], tensor.shape) or 0
+            # a dtype other than uint8 makes gguf take the shape as it is, in elements
+            writer.add_tensor_info(
+                name, tensor.shape, np.dtype(np.float32), sizes[name], raw_dtype=GGMLQuantizationType[types[name]]
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        total, done = sum(sizes.values()), 0
+        for name, tensor in tensors.items():
+            writer.write_tensor_data(_stored(subject, name, tensor, types[name]))
+            done += sizes[name]
+            if progress is not None:
+                progress(done, total)
+        for file in writer.fout or ():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        # also on failure: Windows cannot remove a file that is open
+        for file in writer.fout or ():
+            file.close()
+
+
+def _stored(subject: str, name: str, tensor: NDArray[np.float32] | LazyArray, kind: str) -> NDArray[Any]:
+    values = np.ascontiguousarray(tensor.load() if isinstance(tensor, LazyArray) else tensor, dtype=np.float32)
+    if values.shape != tuple(tensor.shape):
+        raise SidecarError(
+            f"{subject}: tensor '{name}' came with shape {list(values.shape)}, announced {list(tensor.shape)}"
+        )
+    if not np.isfinite(values).all():
+        raise SidecarError(f"{subject}: tensor '{name}' has values that are not finite (diverged training?)")
+    try:
+        return quantise(values, kind)
+    except OverflowError as fault:
+        raise SidecarError(f"{subject}: tensor '{name}' {fault} (hint: --outtype f32)") from None
+
+
+def _add_general_keys(
+    writer: GGUFWriter, config: WrapperConfig, metadata: Metadata, types: Mapping[str, str], outtype: OutType
+) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    file_types = {
+        "f32": LlamaFileType.ALL_F32,
+        "f16": LlamaFileType.MOSTLY_F16,
+        "bf16": LlamaFileType.MOSTLY_BF16,
+        "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    }
+    organization, base = split_base_model(config.base_model)
+    writer.add_type("adapter")
+    writer.add_name(metadata.name or (f"{config.kind.capitalize()} for {base}" if base else config.kind.capitalize()))
+    writer.add_version(metadata.version)
+    writer.add_license(metadata.license)
+    writer.add_description(
+        metadata.description or f"metacognitive wrapper ({config.encoder_type}) for {base or 'an unnamed base model'}"
+    )
+    if base:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base)
+        if organization:
+            writer.add_base_model_organization(0, organization)
+            writer.add_base_model_repo_url(0, _HUB_URL.format(id=f"{organization}/{base}"))
+    writer.add_file_type(file_types[outtype])
+    if "Q8_0" in types.values():
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def split_base_model(base_model: str | None) -> tuple[str, str]:
+    """Organisation and name of a base; no organisation unless it is a hub id, and no directories of a local path."""
+    if not base_model:
+        return "", ""
+    if _HUB_ID.fullmatch(base_model):
+        organization, name = base_model.split("/")
+        return organization, name
+    return "", re.split(r"[/\\]", base_model.rstrip("/\\"))[-1]
+
+
+def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig) -> None:
+    integers = {
+        keys.FORMAT_VERSION: FORMAT_VERSION,
+        keys.HIDDEN_DIM: config.hidden_dim,
+        keys.BOTTLENECK_DIM: config.bottleneck_dim,
+        keys.NUM_COGNITIVE_TOKENS: config.num_cognitive_tokens,
+        keys.CA_NUM_HEADS: config.ca_num_heads,
+        keys.ENC_NUM_HEADS: config.enc_num_heads,
+        keys.BASE_BLOCK_COUNT: config.base_block_count,
+    }
+    template_kwargs = dict(config.chat_template_kwargs)
+    strings = {
+        keys.ENCODER_TYPE: config.encoder_type,
+        keys.GATE_ACTIVATION: "tanh",
+        keys.KIND: config.kind,
+        keys.INJECT_FROM: config.inject_from,
+        keys.REFUSAL_TEXT: config.refusal_text,
+        keys.PROMPT_FORMAT: config.prompt_format,
+        keys.ANSWER_SUFFIX: config.answer_suffix,
+        keys.CHAT_TEMPLATE_KWARGS: json.dumps(template_kwargs) if template_kwargs else None,
+        keys.CHECKPOINT_SHA256: config.checkpoint_sha256,
+    }
+    for key, number in integers.items():
+        if number is not None:
+            writer.add_uint32(key.format(prefix=keys.PREFIX_META_SPIDER), number)
+    for key, text in strings.items():
+        if text:
+            writer.add_string(key.format(prefix=keys.PREFIX_META_SPIDER), text)
+    writer.add_array(keys.TARGET_LAYERS.format(prefix=keys.PREFIX_META_SPIDER), list(config.target_layers))
+    writer.add_array(keys.CROSS_ATTN_LAYERS.format(prefix=keys.PREFIX_META_SPIDER), list(config.cross_attn_layers))
