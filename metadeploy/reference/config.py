@@ -1,0 +1,51 @@
+"""What a reference pipeline is to load: the base model and, where the checkpoint does not say, the wrapper's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from metadeploy.errors import ModelLoadError, faults_message
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "nf4", "fp4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaSpiderConfig:
+    """Settings of a ``MetaSpiderPipeline``, with the names that published model cards use.
+
+    Layer ``i`` means the output of decoder block ``i``, counted from 0.
+
+    Attributes:
+        model_name: the base: a hub id, a folder in Hugging Face format, or a GGUF file (dequantised on load).
+        device: a torch device such as ``cpu`` or ``cuda:1``; ``auto`` takes a GPU where there is one.
+        dtype: of the base's weights; ``auto`` takes the model's own (float32 for a GGUF). The wrapper is always
+            computed in float32.
+        quantization: bitsandbytes weights for the base: ``int8``, ``nf4``, ``fp4``, or None.
+        target_layers: whose outputs the encoder reads, as numbers, a range (``"21-31"``) or a preset (``"late"`` =
+            [2n/3, n), ``"all"``). None takes what the wrapper's files say; where both say, they must agree.
+        cross_attn_layers: after which the injection happens, likewise.
+    """
+
+    model_name: str
+    device: str = "auto"
+    dtype: DType = "auto"
+    quantization: Quantization | None = None
+    target_layers: Sequence[int] | str | None = None
+    cross_attn_layers: Sequence[int] | str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing, all at once."""
+        allowed: Final[dict[str, tuple[Any, ...]]] = {
+            "dtype": get_args(DType),
+            "quantization": (None, *get_args(Quantization)),
+        }
+        faults = [
+            f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(repr, values))}"
+            for name, values in allowed.items()
+            if getattr(self, name) not in values
+        ]
+        if faults:
+            raise ModelLoadError(faults_message("MetaSpiderConfig", faults))
