@@ -1,0 +1,80 @@
+"""Development sessions: ``nox -l`` lists them, ``nox -s NAME`` runs one in an environment of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = True
+
+CONSTRAINTS = Path("constraints.txt").resolve()
+
+
+def _install(session: nox.Session, *what: str) -> None:
+    """Install with the pinned versions."""
+    session.install("-c", str(CONSTRAINTS), *what)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Run every pre-commit hook on every file: ruff, clang-format, codespell, mypy."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = project["optional-dependencies"]
+    # the packages that mypy reads types of, without metadeploy itself: nothing is compiled for this
+    _install(session, *project["dependencies"], *extras["test"], *extras["dev"])
+    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the default tests; arguments after ``--`` go to pytest."""
+    _install(session, "-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Run the slow parity tests as well: whole answers of real models, against PyTorch."""
+    _install(session, "-e", ".[test]")
+    session.run("pytest", "-m", "not peer", *(session.posargs or ("tests/parity", "tests/integration")))
+
+
+@nox.session
+def peer(session: nox.Session) -> None:
+    """Compare with llama-cpp-python, token for token; compiles a second llama.cpp."""
+    _install(session, "-e", ".[test]")
+    session.install("llama-cpp-python==0.3.36")
+    session.run("pytest", "-m", "peer", *session.posargs)
+
+
+@nox.session
+def stubtest(session: nox.Session) -> None:
+    """Compare metadeploy/_core.pyi with the compiled extension."""
+    _install(session, "-e", ".[test]", "mypy")
+    session.run("python", "-m", "mypy.stubtest", "metadeploy._core", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, install the wheel alone, and check what is in the environment then."""
+    _install(session, "build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", *session.posargs)  # the wheel is made from the sdist: both are complete
+    (built,) = Path("dist").glob("*.whl")
+    session.log(f"{built.name}: {built.stat().st_size / 2**20:.1f} MiB")
+    _install(session, str(built), "pytest")
+    # away from the checkout, whose metadeploy/ would hide the installed one
+    tests = Path("tests/integration/test_install.py").resolve()
+    with session.chdir(session.create_tmp()):
+        session.run("pytest", "-c", "/dev/null", "--rootdir", ".", str(tests))
+
+
+@nox.session
+def asan(session: nox.Session) -> None:
+    """Run the C++ tests under the address and undefined-behaviour sanitizers."""
+    _install(session, "cmake", "ninja")
+    session.run("cmake", "--workflow", "--preset", "asan")
