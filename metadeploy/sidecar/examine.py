@@ -1,7 +1,7 @@
 """Examining a file as a sidecar: what the wrapper is, what is wrong with the file, what is odd about it.
 
-Traps of published files are dealt with here: the tensors are the truth, any ``general.*`` key but the architecture may be
-absent, and an empty list is absent from the file.
+Traps of published files are dealt with here: the tensors are the truth, any ``general.*`` key but the architecture may
+be absent, and an empty list is absent from the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.quants import SIDECAR_TYPES
-from metadeploy.sidecar.rules import heads_faults, layer_order_faults
+from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
 from metadeploy.sidecar.spec import (
     DEFAULT_REFUSAL_TEXT,
     FORMAT_VERSION,
@@ -123,7 +123,7 @@ class _Examiner:
             return True
         if version > FORMAT_VERSION:
             self.faults.append(
-                f"has format version {version}, but this metadeploy reads up to {FORMAT_VERSION} (hint: update metadeploy)"
+                f"has format version {version}, this metadeploy reads up to {FORMAT_VERSION} (hint: update metadeploy)"
             )
         elif version < 1:
             self.faults.append(f"has format version {version}, expected 1 to {FORMAT_VERSION}")
@@ -208,11 +208,7 @@ class _Examiner:
         bottleneck_dim = self._agreed(keys.BOTTLENECK_DIM, sizes.get("B"), "the cross-attention's bottleneck")
         num_tokens = self._cognitive_tokens(encoder_type, sizes.get("C"))
         target_layers, cross_attn_layers = self._layer_lists(dims)
-        if encoder_type in ("selective", "transformer") and target_layers and num_tokens not in (0, len(target_layers)):
-            self.faults.append(
-                f"the tensors have {num_tokens} cognitive tokens for {len(target_layers)} target layers, "
-                f"expected as many for a {encoder_type} encoder"
-            )
+        self.faults += cognitive_token_faults(encoder_type, sizes.get("C"), len(target_layers) or None)
         ca_heads = self._required_int(keys.CA_NUM_HEADS)
         enc_heads = self._int(keys.ENC_NUM_HEADS) or 0
         if encoder_type not in (None, "selective"):

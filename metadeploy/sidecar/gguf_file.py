@@ -189,7 +189,7 @@ class _Cursor:
     """Reads little-endian values off a buffer and never past its end."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        self._view = memoryview(data)
+        self._view = data.data
         self.pos = 0
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metadeploy.sidecar.spec import EncoderType
 
-__all__ = ["heads_faults", "layer_order_faults"]
+__all__ = ["cognitive_token_faults", "heads_faults", "layer_order_faults"]
 
 
 def layer_order_faults(
@@ -52,3 +52,22 @@ def heads_faults(
     if encoder_type != "selective" and (enc_heads < 1 or encoder_dim % enc_heads):
         faults.append(f"the encoder has width {encoder_dim} and {enc_heads} heads, expected a multiple")
     return faults
+
+
+def cognitive_token_faults(encoder_type: EncoderType | None, n_tokens: int | None, n_target: int | None) -> list[str]:
+    """Faults of the number of cognitive tokens: all encoders but multi_token make one for each target layer.
+
+    Args:
+        encoder_type: None where unknown.
+        n_tokens: C, None where unknown.
+        n_target: N, None where unknown.
+
+    Returns:
+        Phrases without a subject; empty where all is well or unknown.
+    """
+    if encoder_type in (None, "multi_token") or None in (n_tokens, n_target) or n_tokens == n_target:
+        return []
+    return [
+        f"the tensors have {n_tokens} cognitive tokens for {n_target} target layers, "
+        f"expected as many for a {encoder_type} encoder"
+    ]

@@ -24,7 +24,7 @@ from metadeploy.errors import SidecarError, faults_message
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
 from metadeploy.sidecar.quants import nbytes_of, quantise
-from metadeploy.sidecar.rules import heads_faults, layer_order_faults
+from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
 from metadeploy.sidecar.spec import FORMAT_VERSION, WrapperConfig
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def _check_wrapper(subject: str, config: WrapperConfig, shapes: Mapping[str, tup
         f"{what} is {one} in the config, but {two} in the tensors" for what, (one, two) in said.items() if one != two
     ]
     faults += layer_order_faults(config.target_layers, config.cross_attn_layers, config.base_block_count)
+    faults += cognitive_token_faults(config.encoder_type, dims.sizes.get("C"), dims.n_target)
     faults += heads_faults(
         config.encoder_type, config.encoder_dim, config.bottleneck_dim, config.enc_num_heads, config.ca_num_heads
     )

@@ -1,0 +1,329 @@
+"""From a checkpoint, its run.json and the caller's flags to one typed `Wrapper`.
+
+What the tensors say is the truth. Everything else that is said about the same thing, by the checkpoint, by run.json or
+by a flag, must agree with it and with each other; all contradictions are reported at once, each naming both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+
+from metadeploy.errors import CheckpointError, faults_message
+from metadeploy.export.layers import LayerSpec, parse_layers, preset_block_count
+from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoint
+from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
+from metadeploy.sidecar.layout import Dims, infer, shape_faults
+from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Wrapper", "load_wrapper"]
+
+T = TypeVar("T")
+
+#: The framework's defaults for what a checkpoint's config leaves out.
+_CA_HEADS: Final = 4
+_ENC_HEADS: Final = 8
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A trained wrapper, checked and ready to be written or run.
+
+    Attributes:
+        config: what it is; ``checkpoint_sha256`` is not filled in.
+        tensors: torch tensors by sidecar name, dtype as in the file (mapped from it where the format allows).
+        path: the checkpoint file.
+        run_json: the manifest that was used, None where there was none.
+        notes: what a reader of a summary should know: defaults taken, known oddities.
+    """
+
+    config: WrapperConfig
+    tensors: dict[str, torch.Tensor]
+    path: Path
+    run_json: RunJson | None
+    notes: tuple[str, ...]
+
+
+def load_wrapper(
+    path: str | Path,
+    *,
+    run_json: str | Path | None = None,
+    target_layers: LayerSpec | None = None,
+    cross_attn_layers: LayerSpec | None = None,
+    hidden_dim: int | None = None,
+    num_layers: int | None = None,
+) -> Wrapper:
+    """Load a checkpoint and everything known about it.
+
+    Args:
+        path: a ``.pt`` or ``.safetensors`` file, or a run directory that has one.
+        run_json: the manifest; by default the ``run.json`` beside the checkpoint, if there is one.
+        target_layers: layers the encoder reads, where neither checkpoint nor run.json says; a list, or text such as
+            ``21-31`` or ``late:32``.
+        cross_attn_layers: layers injected after; by default those that have tensors.
+        hidden_dim: width of the base, to be cross-checked.
+        num_layers: decoder blocks of the base, to resolve ``late`` and ``all`` and to be cross-checked.
+
+    Returns:
+        The wrapper.
+
+    Raises:
+        CheckpointError: not a usable checkpoint, or contradictions (all of them).
+        MissingDependencyError: torch or safetensors is not installed.
+    """
+    file = find_checkpoint(Path(path))
+    manifest_path = find_run_json(file, run_json)
+    manifest = None if manifest_path is None else read_run_json(manifest_path)
+    flags = {
+        "target_layers": target_layers,
+        "cross_attn_layers": cross_attn_layers,
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+    }
+    return _Assembly(read_checkpoint(file), manifest, flags).wrapper()
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Someone's word on something."""
+
+    value: Any
+    source: str
+
+
+class _Assembly:
+    """Settles one question after the other and collects what contradicts."""
+
+    def __init__(self, raw: RawCheckpoint, manifest: RunJson | None, flags: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.manifest = manifest
+        self.flags = flags
+        self.faults: list[str] = []
+        self.notes: list[str] = []
+
+    def wrapper(self) -> Wrapper:
+        config = self._config()
+        if self.faults or config is None:
+            raise CheckpointError(faults_message(f"checkpoint '{self.raw.path}'", self.faults))
+        return Wrapper(config, self.raw.tensors, self.raw.path, self.manifest, tuple(self.notes))
+
+    def _config(self) -> WrapperConfig | None:
+        version = self.raw.extras.get("format_version")
+        if version is not None and str(version).split(".")[0] != "1":
+            self.faults.append(f"has format_version {_shown(version)}, expected 1.x (hint: update metadeploy)")
+            return None
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.raw.tensors.items()}
+        if not any(name.startswith("enc.") for name in shapes):
+            self.faults.append("encoder_state is empty, expected the encoder's tensors")
+            return None
+        declared = self.raw.setting("encoder_type")
+        dims = infer(shapes, encoder_type=declared if declared in get_args(EncoderType) else None)
+        if dims.encoder_type is None:
+            self.faults.append(f"encoder_type is {declared!r}, and no tensor tells it, expected {_one_of(EncoderType)}")
+            return None
+        self._check_tensors(dims, shapes)
+        self._settle("encoder_type", dims.encoder_type)
+        self._check_config(dims)
+        hidden_dim = self._settle("hidden_dim", dims.sizes.get("D")) or 0
+        num_layers = self._num_layers()
+        target = self._target_layers(dims, num_layers)
+        cross = self._cross_attn_layers(dims, num_layers)
+        ca_heads = self._heads("ca_num_heads", _CA_HEADS, "cross-attention")
+        encoder_name = None if dims.encoder_type == "selective" else f"{dims.encoder_type} encoder"
+        enc_heads = self._heads("transformer_num_heads", _ENC_HEADS, encoder_name)
+        self.faults += layer_order_faults(target, cross, num_layers)
+        encoder_dim, bottleneck = dims.sizes.get("E", 0), dims.sizes.get("B", 0)
+        self.faults += heads_faults(dims.encoder_type, encoder_dim, bottleneck, enc_heads, ca_heads)
+        return WrapperConfig(
+            encoder_type=dims.encoder_type,
+            hidden_dim=hidden_dim,
+            encoder_dim=encoder_dim,
+            bottleneck_dim=bottleneck,
+            num_cognitive_tokens=dims.sizes.get("C", 0),
+            ca_num_heads=ca_heads,
+            enc_num_heads=enc_heads,
+            target_layers=target,
+            cross_attn_layers=cross,
+            base_block_count=num_layers,
+            inject_from=self._choice("inject_from", InjectFrom, "prompt"),
+            refusal_text=self._text("refusal_text") or DEFAULT_REFUSAL_TEXT,
+            prompt_format=self._text("prompt_format"),
+            answer_suffix=self._text("answer_suffix"),
+            chat_template_kwargs=self._template_kwargs(),
+            base_model=self._text("model_name"),
+        )
+
+    # -- who says what
+
+    def _claims(self, key: str) -> list[_Claim]:
+        """What checkpoint, run.json and flags say about a key, in this order."""
+        manifest_source = "run.json"
+        if self.manifest is not None and self.manifest.path.parent != self.raw.path.parent:
+            manifest_source = f"'{self.manifest.path}'"
+        claims = [
+            _Claim(self.raw.setting(key), "the checkpoint"),
+            _Claim(getattr(self.manifest, key, None), manifest_source),
+            _Claim(self.flags.get(key), f"--{key.replace('_', '-')}"),
+        ]
+        return [claim for claim in claims if claim.value is not None]
+
+    def _settle(self, what: str, told: T | None, claims: list[_Claim] | None = None) -> T | None:
+        """One value that everybody agrees on; the tensors' word, where they have one, counts as the first."""
+        found = self._claims(what) if claims is None else claims
+        if told is not None:
+            found = [_Claim(told, "the tensors"), *found]
+        for claim in found[1:]:
+            if claim.value != found[0].value:
+                one, two = found[0], claim
+                self.faults.append(
+                    f"{what} is {_shown(two.value)} in {two.source}, but {_shown(one.value)} in {one.source}"
+                )
+        return found[0].value if found else None
+
+    def _size(self, key: str) -> int | None:
+        """A positive whole number from the checkpoint's config."""
+        value = self.raw.setting(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            self.faults.append(f"{key} in the checkpoint is {_shown(value)}, expected a positive whole number")
+            return None
+        return value
+
+    def _text(self, key: str) -> str | None:
+        claims = [claim for claim in self._claims(key) if claim.value != ""]
+        wrong = [claim for claim in claims if not isinstance(claim.value, str)]
+        self.faults += [f"{key} is {_shown(claim.value)} in {claim.source}, expected text" for claim in wrong]
+        return None if wrong else self._settle(key, None, claims)
+
+    def _choice(self, key: str, choices: Any, default: Any) -> Any:
+        value = self._text(key)
+        if value is not None and value not in get_args(choices):
+            self.faults.append(f"{key} is {_shown(value)}, expected {_one_of(choices)}")
+        return value or default
+
+    def _template_kwargs(self) -> Mapping[str, Any]:
+        value: Any = self._settle("chat_template_kwargs", None)
+        if value is None or isinstance(value, Mapping):
+            return value or {}
+        self.faults.append(f"chat_template_kwargs is {_shown(value)}, expected an object")
+        return {}
+
+    # -- sizes
+
+    def _check_tensors(self, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        faults, extras = shape_faults(dims, shapes)
+        self.faults += faults
+        # unlike a reader we must not drop what we do not know: the wrapper would compute something else
+        self.faults += [
+            f"tensor '{name}' is not part of a {dims.encoder_type} wrapper as known here" for name in extras
+        ]
+        self.faults += cognitive_token_faults(dims.encoder_type, dims.sizes.get("C"), dims.n_target)
+        for name, tensor in self.raw.tensors.items():
+            # by way of float32, which is what is written, and which the smaller types can all be checked in
+            if not bool(tensor.float().isfinite().all()):
+                self.faults.append(f"tensor '{name}' has values that are not finite in float32 (diverged training?)")
+        if not dims.cross_attn_layers:
+            self.faults.append("ca_state is empty, expected at least one cross-attention layer")
+
+    def _check_config(self, dims: Dims) -> None:
+        """Cross-check the training configuration with the tensors, where they speak of the same thing."""
+        sizes = dims.sizes
+        told: dict[str, int | None] = {"ca_bottleneck_dim": sizes.get("B")}
+        if dims.encoder_type == "transformer":
+            told |= {"transformer_encoder_dim": sizes.get("E"), "transformer_num_blocks": dims.n_blocks}
+            expansion = self._size("transformer_ffn_expansion")
+            if expansion is not None and expansion * sizes.get("E", 0) != sizes.get("F"):
+                self.faults.append(
+                    f"transformer_ffn_expansion is {expansion} in the checkpoint, but the tensors have "
+                    f"{sizes.get('F')} inner for {sizes.get('E')} outer units"
+                )
+        else:
+            told["encoder_bottleneck"] = sizes.get("E")
+        if dims.encoder_type == "multi_token":
+            told["num_cognitive_tokens"] = sizes.get("C")
+        for key, size in told.items():
+            value = self._size(key)
+            if value is not None:
+                self._settle(key, size, [_Claim(value, "the checkpoint")])
+        tokens = self.raw.setting("num_cognitive_tokens")
+        if dims.encoder_type != "multi_token" and tokens is not None and tokens != sizes.get("C"):
+            self.notes.append(
+                f"num_cognitive_tokens {_shown(tokens)} in the checkpoint means nothing for a {dims.encoder_type} "
+                f"encoder; the tensors have {sizes.get('C')}"
+            )
+
+    def _heads(self, key: str, default: int, user: str | None) -> int:
+        value = self._size(key)
+        if value is None and user is not None and self.raw.setting(key) is None:
+            self.notes.append(
+                f"{key} is not in the checkpoint: the framework's default of {default} heads for the {user}"
+            )
+        return value or default
+
+    # -- layers
+
+    def _num_layers(self) -> int | None:
+        presets = [
+            _Claim(preset_block_count(claim.value), f"'{claim.value}' in {claim.source}")
+            for key in ("target_layers", "cross_attn_layers")
+            for claim in self._claims(key)
+            if isinstance(claim.value, str) and preset_block_count(claim.value) is not None
+        ]
+        count: Any = self._settle("num_layers", None, [*self._claims("num_layers"), *presets])
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            self.faults.append(f"num_layers is {_shown(count)}, expected a positive whole number")
+            return None
+        return count
+
+    def _layer_claims(self, key: str, num_layers: int | None) -> list[_Claim]:
+        claims = []
+        for claim in self._claims(key):
+            try:
+                if not isinstance(claim.value, (str, list, tuple)):
+                    raise ValueError(f"is {_shown(claim.value)}, expected a list of layers")
+                # a preset's own number of layers has been compared already
+                known = num_layers if preset_block_count(claim.value) is None else None
+                claims.append(_Claim(parse_layers(claim.value, num_layers=known), claim.source))
+            except ValueError as fault:
+                self.faults.append(f"{key} in {claim.source} {fault}")
+        return claims
+
+    def _target_layers(self, dims: Dims, num_layers: int | None) -> tuple[int, ...]:
+        claims = self._layer_claims("target_layers", num_layers)
+        if not claims:
+            if not self._claims("target_layers"):
+                self.faults.append(
+                    f"nothing says which {dims.n_target} layers the encoder reads: neither the checkpoint nor a "
+                    "run.json beside it names target_layers (hint: --run-json, or --target-layers 21-31)"
+                )
+            return ()
+        layers: tuple[int, ...] = self._settle("target_layers", None, claims) or ()
+        if dims.n_target is not None and len(layers) != dims.n_target:
+            self.faults.append(
+                f"target_layers {list(layers)} in {claims[0].source} are {len(layers)}, "
+                f"but the tensors are for {dims.n_target} layers"
+            )
+        return layers
+
+    def _cross_attn_layers(self, dims: Dims, num_layers: int | None) -> tuple[int, ...]:
+        claims = [
+            _Claim(tuple(sorted(claim.value)), claim.source)
+            for claim in self._layer_claims("cross_attn_layers", num_layers)
+        ]
+        return self._settle("cross_attn_layers", dims.cross_attn_layers, claims) or ()
+
+
+def _shown(value: object) -> str:
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _one_of(choices: Any) -> str:
+    return "one of " + ", ".join(get_args(choices))

@@ -1,0 +1,136 @@
+"""run.json, the manifest that training leaves beside a checkpoint.
+
+Unknown keys are ignored (the framework adds some from time to time); known ones must have their type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy.errors import CheckpointError, faults_message
+from metadeploy.export.layers import LayerSpec
+from metadeploy.sidecar.spec import JSONValue
+
+__all__ = ["RunJson", "find_run_json", "read_run_json"]
+
+_NAME: Final = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJson:
+    """The keys of a run.json that matter here; None where it does not have them.
+
+    Attributes:
+        path: the file.
+        model_name: base model, a hub id or a path.
+        target_layers: list of layers, or a preset (``late``, ``all``) not yet resolved.
+        cross_attn_layers: the same.
+        hidden_dim: width of the base.
+        num_layers: decoder blocks of the base.
+        encoder_type: name of the encoder.
+        prompt_format: ``auto`` = the base's chat template.
+        answer_suffix: what the training prompts appended to the question.
+        chat_template_kwargs: variables for the chat template.
+        inject_from: ours: where injection starts.
+        refusal_text: ours: what the wrapper was trained to say.
+        license: ours: SPDX identifier of the wrapper.
+    """
+
+    path: Path
+    model_name: str | None = None
+    target_layers: LayerSpec | None = None
+    cross_attn_layers: LayerSpec | None = None
+    hidden_dim: int | None = None
+    num_layers: int | None = None
+    encoder_type: str | None = None
+    prompt_format: str | None = None
+    answer_suffix: str | None = None
+    chat_template_kwargs: Mapping[str, JSONValue] = field(default_factory=dict)
+    inject_from: str | None = None
+    refusal_text: str | None = None
+    license: str | None = None
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_layers(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(_is_int(layer) for layer in value))
+
+
+_TEXT: Final[tuple[str, Callable[[object], bool]]] = ("text", lambda value: isinstance(value, str))
+_SIZE: Final[tuple[str, Callable[[object], bool]]] = (
+    "a positive whole number",
+    lambda value: isinstance(value, int) and _is_int(value) and value > 0,
+)
+_LAYERS: Final[tuple[str, Callable[[object], bool]]] = ("a list of whole numbers or a preset", _is_layers)
+_KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
+    "model_name": _TEXT,
+    "target_layers": _LAYERS,
+    "cross_attn_layers": _LAYERS,
+    "hidden_dim": _SIZE,
+    "num_layers": _SIZE,
+    "encoder_type": _TEXT,
+    "prompt_format": _TEXT,
+    "answer_suffix": _TEXT,
+    "chat_template_kwargs": ("an object", lambda value: isinstance(value, dict)),
+    "inject_from": _TEXT,
+    "refusal_text": _TEXT,
+    "license": _TEXT,
+}
+
+
+def find_run_json(checkpoint: Path, given: str | Path | None) -> Path | None:
+    """The run.json to use.
+
+    Args:
+        checkpoint: the checkpoint file.
+        given: what the caller named: a file, or a directory that has one.
+
+    Returns:
+        The path given, else the one beside the checkpoint, else None.
+    """
+    if given is not None:
+        path = Path(given)
+        return path / _NAME if path.is_dir() else path
+    beside = checkpoint.parent / _NAME
+    return beside if beside.is_file() else None
+
+
+def read_run_json(path: Path) -> RunJson:
+    """Read and check a manifest.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says; null and absent are the same.
+
+    Raises:
+        CheckpointError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
+    """
+    subject = f"run.json '{path}'"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{subject}: does not exist") from None
+    except OSError as problem:
+        raise CheckpointError(f"{subject}: cannot be read: {problem.strerror}") from None
+    except (ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{subject}: is not JSON: {problem}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{subject}: holds a JSON {type(found).__name__}, expected an object")
+    values: dict[str, Any] = {key: found[key] for key in _KEYS if found.get(key) is not None}
+    faults = [
+        f"key '{key}' is {json.dumps(value)[:80]}, expected {_KEYS[key][0]}"
+        for key, value in values.items()
+        if not _KEYS[key][1](value)
+    ]
+    if faults:
+        raise CheckpointError(faults_message(subject, faults))
+    return RunJson(path=path, **values)
