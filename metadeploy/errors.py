@@ -18,7 +18,6 @@ __all__ = [
     "ContextOverflowError",
     "DecodeError",
     "Error",
-    "LayersUnknownError",
     "MissingDependencyError",
     "ModelLoadError",
     "ModelMismatchError",
@@ -32,10 +31,6 @@ class Error(Exception):
 
 class CheckpointError(Error):
     """A PyTorch checkpoint, run.json or safetensors file cannot be used."""
-
-
-class LayersUnknownError(CheckpointError):
-    """A checkpoint is sound, but neither it nor run.json nor the caller says which layers of the base it reads."""
 
 
 class SidecarError(Error):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from metadeploy.errors import ModelLoadError, faults_message
+from metadeploy.export.layers import LayerSpec
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "nf4", "fp4"]
@@ -33,8 +33,8 @@ class MetaSpiderConfig:
     device: str = "auto"
     dtype: DType = "auto"
     quantization: Quantization | None = None
-    target_layers: Sequence[int] | str | None = None
-    cross_attn_layers: Sequence[int] | str | None = None
+    target_layers: LayerSpec | None = None
+    cross_attn_layers: LayerSpec | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing, all at once."""

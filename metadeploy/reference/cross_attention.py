@@ -81,8 +81,9 @@ class BottleneckCrossAttention(nn.Module):
         value = self._split_heads(self.v_proj(cognitive_tokens))
         mixed = self.attention(hidden, cognitive_tokens) @ value  # [..., H, T, B/H]
         update: Tensor = self.up_proj(mixed.transpose(-2, -3).flatten(-2))
-        return hidden + gain * torch.tanh(self.gate) * update
+        injected: Tensor = hidden + gain * torch.tanh(self.gate) * update
+        return injected
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """[..., n, B] to [..., H, n, B/H]."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)

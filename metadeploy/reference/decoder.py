@@ -98,15 +98,14 @@ def find_decoder(model: nn.Module) -> DecoderStack:
         if not isinstance(module, nn.ModuleList) or len(module) != num_layers:
             continue
         owner = _owner_config(model, path)
-        if _model_type(_text_config(owner)) != text_type or any(
-            path.startswith(f"{other[2]}.") for other in candidates
-        ):
+        inside_another = any(path.startswith(f"{other}.") for _, _, other, _ in candidates)
+        if inside_another or _model_type(_text_config(owner)) != text_type:
             continue
         size = sum(parameter.numel() for parameter in module.parameters())
         candidates.append((_model_type(owner) == text_type, size, path, module))
     if not candidates:
         raise ModelMismatchError(
-            f"base model {name}: no stack of {num_layers} decoder blocks found, expected an nn.ModuleList of that length"
+            f"base model {name}: no stack of decoder blocks found, expected an nn.ModuleList of {num_layers} modules"
         )
     _, _, path, blocks = max(candidates, key=lambda candidate: candidate[:2])
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # every transformers model has it

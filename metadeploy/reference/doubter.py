@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from metadeploy.errors import CheckpointError, LayersUnknownError, faults_message
+from metadeploy.errors import CheckpointError, faults_message
+from metadeploy.export.checkpoint import load_wrapper
+from metadeploy.export.layers import LayerSpec
+from metadeploy.export.raw import find_checkpoint, read_checkpoint
+from metadeploy.export.run_json import find_run_json, read_run_json
 from metadeploy.reference.cross_attention import BottleneckCrossAttention
 from metadeploy.reference.encoders import build_encoder
 from metadeploy.sidecar.layout import infer
+from metadeploy.sidecar.reader import read_sidecar
 from metadeploy.sidecar.spec import WrapperConfig
 
 if TYPE_CHECKING:
@@ -66,8 +71,8 @@ class Doubter(nn.Module):
 
         Args:
             config: what the wrapper is.
-            tensors: every tensor under its sidecar name, in PyTorch's shape and any floating dtype. Those that belong to
-                no part of such a wrapper are ignored, as the sidecar's reader does.
+            tensors: every tensor under its sidecar name, in PyTorch's shape and any floating dtype; what belongs to
+                no part of such a wrapper is ignored, as the sidecar's reader does.
             source: where they come from, for messages.
 
         Returns:
@@ -105,8 +110,8 @@ class Doubter(nn.Module):
         path: str | Path,
         *,
         run_json: str | Path | None = None,
-        target_layers: Sequence[int] | str | None = None,
-        cross_attn_layers: Sequence[int] | str | None = None,
+        target_layers: LayerSpec | None = None,
+        cross_attn_layers: LayerSpec | None = None,
         hidden_dim: int | None = None,
         num_layers: int | None = None,
     ) -> Doubter | PendingDoubter:
@@ -121,8 +126,8 @@ class Doubter(nn.Module):
             num_layers: number of decoder blocks of the base; needed for ``"late"``.
 
         Returns:
-            The wrapper; or, where nothing tells its layers yet, a pending one that the pipeline resolves with the
-            layers of its own config when it is attached.
+            The wrapper; or, where nothing tells its layers yet (or only ``"late"`` of an unknown number), a pending
+            one, which ``MetaSpiderPipeline.attach`` resolves with the layers of its own config and base.
 
         Raises:
             CheckpointError: the checkpoint or run.json is unusable or contradicts itself or the arguments.
@@ -131,14 +136,15 @@ class Doubter(nn.Module):
         path = Path(path)
         if _is_gguf(path):
             return _from_sidecar(path)
-        options: dict[str, Any] = {"run_json": run_json, "hidden_dim": hidden_dim, "num_layers": num_layers}
-        pending = PendingDoubter(path=path, options=options)
-        if target_layers is not None or cross_attn_layers is not None:
-            return pending.resolve(target_layers=target_layers, cross_attn_layers=cross_attn_layers)
-        try:
-            return pending.resolve()
-        except LayersUnknownError:
-            return pending
+        pending = PendingDoubter(
+            path=path,
+            run_json=None if run_json is None else Path(run_json),
+            target_layers=target_layers,
+            cross_attn_layers=cross_attn_layers,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+        )
+        return pending if pending.needs_base() else pending.resolve()
 
     def forward(self, activations: Tensor) -> Tensor:
         """Encode activations [N, D] into cognitive tokens [C, D]."""
@@ -157,53 +163,76 @@ class Doubter(nn.Module):
         return {layer: float(torch.tanh(self.cross_attention(layer).gate)) for layer in self.config.cross_attn_layers}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PendingDoubter:
-    """A checkpoint that does not tell its layers: ``MetaSpiderPipeline.attach`` resolves it with its own.
+    """A checkpoint whose layers only the base, or the pipeline's config, can tell.
 
-    Attributes:
-        path: the checkpoint.
-        options: what ``Doubter.from_checkpoint`` was told about it.
+    ``MetaSpiderPipeline.attach`` resolves it. Attributes: see ``Doubter.from_checkpoint``.
     """
 
     path: Path
-    options: Mapping[str, Any]
+    run_json: Path | None = None
+    target_layers: LayerSpec | None = None
+    cross_attn_layers: LayerSpec | None = None
+    hidden_dim: int | None = None
+    num_layers: int | None = None
+
+    def needs_base(self) -> bool:
+        """Whether layers are still not told by anything, or told as a preset of a base of unknown depth.
+
+        Raises:
+            CheckpointError: the checkpoint or run.json cannot be read.
+        """
+        target, cross = self.claims("target_layers"), self.claims("cross_attn_layers")
+        depth_known = bool(self.claims("num_layers"))
+        return not target or (not depth_known and any(value in ("late", "all") for value in (*target, *cross)))
+
+    def claims(self, key: str) -> list[Any]:
+        """What checkpoint, run.json and caller say about ``key``, a field of this class; empty where none says it.
+
+        Raises:
+            CheckpointError: the checkpoint or run.json cannot be read.
+        """
+        raw = read_checkpoint(find_checkpoint(self.path))
+        manifest_path = find_run_json(raw.path, self.run_json)
+        manifest = None if manifest_path is None else read_run_json(manifest_path)
+        said = (raw.setting(key), getattr(manifest, key, None), getattr(self, key))
+        return [value for value in said if value is not None]
 
     def resolve(
         self,
         *,
-        target_layers: Sequence[int] | str | None = None,
-        cross_attn_layers: Sequence[int] | str | None = None,
+        target_layers: LayerSpec | None = None,
+        cross_attn_layers: LayerSpec | None = None,
         num_layers: int | None = None,
     ) -> Doubter:
-        """Load the checkpoint for these layers.
+        """Load the checkpoint, with what is now known where it had not been told.
 
         Args:
             target_layers: layers whose outputs the encoder reads.
             cross_attn_layers: layers of the injection.
-            num_layers: number of decoder blocks of the base, where known.
+            num_layers: number of decoder blocks of the base.
 
         Returns:
             The wrapper.
 
         Raises:
-            LayersUnknownError: the layers are still not known.
-            CheckpointError: the checkpoint is unusable, or its tensors contradict the layers.
+            CheckpointError: the checkpoint is unusable, contradicts the layers, or nothing tells them still.
         """
-        from metadeploy.export.checkpoint import load_wrapper
-
-        options = dict(self.options)
-        if num_layers is not None:
-            options["num_layers"] = num_layers
-        wrapper = load_wrapper(self.path, target_layers=target_layers, cross_attn_layers=cross_attn_layers, **options)
-        return Doubter.from_tensors(wrapper.config, wrapper.tensors, source=f"checkpoint {str(self.path)!r}")
+        wrapper = load_wrapper(
+            self.path,
+            run_json=self.run_json,
+            target_layers=target_layers if self.target_layers is None else self.target_layers,
+            cross_attn_layers=cross_attn_layers if self.cross_attn_layers is None else self.cross_attn_layers,
+            hidden_dim=self.hidden_dim,
+            num_layers=num_layers if self.num_layers is None else self.num_layers,
+        )
+        return Doubter.from_tensors(wrapper.config, wrapper.tensors, source=f"checkpoint '{self.path}'")
 
 
 def _from_sidecar(path: Path) -> Doubter:
-    from metadeploy.sidecar.reader import read_sidecar
-
     sidecar = read_sidecar(path)
-    return Doubter.from_tensors(sidecar.config, sidecar.tensors, source=f"sidecar {str(path)!r}")
+    return Doubter.from_tensors(sidecar.config, sidecar.tensors, source=f"sidecar '{path}'")
 
 
 def _is_gguf(path: Path) -> bool:

@@ -108,11 +108,12 @@ class TransformerBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         query, key, value = (
-            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)  # [..., H, N, E/H]
+            proj(x).reshape(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)  # [..., H, N, E/H]
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        return (torch.softmax(scores, dim=-1) @ value).transpose(-2, -3).flatten(-2)
+        mixed: Tensor = torch.softmax(scores, dim=-1) @ value
+        return mixed.transpose(-2, -3).flatten(-2)
 
 
 class TransformerEncoder(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,14 +19,14 @@ class Injection:
         cognitive_tokens: [C, D], in the wrapper's dtype; the same for the whole answer.
         gain: factor of the injection; with 0 the base's outputs are not touched at all, so they stay bit for bit.
         first_position: where in the sequence it starts. What lies before stays as in a clean pass, K/V included.
-        attention: filled by each pass with the attention over the cognitive tokens, [H, T, C] by layer.
+        attention: where given, each pass puts the attention over the cognitive tokens into it, [H, T, C] by layer.
     """
 
     doubter: Doubter
     cognitive_tokens: Tensor
     gain: float
     first_position: int
-    attention: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, Tensor] | None = None
 
     def hooks(self, *, n_past: int) -> dict[int, BlockHook]:
         """Hooks for a pass whose first token stands at position ``n_past`` of the sequence."""
@@ -37,13 +37,14 @@ class Injection:
         cross_attention = self.doubter.cross_attention(layer)
 
         def inject(hidden: Tensor) -> Tensor | None:
-            tokens = self.cognitive_tokens.to(hidden.device)
-            # raised to the wrapper's dtype and rounded back once, after the addition
-            before = hidden.to(tokens.dtype)
-            self.attention[layer] = cross_attention.attention(before[0], tokens)
+            # raised to the wrapper's dtype and rounded back once, after the addition; a base that is spread over
+            # several devices costs a copy besides
+            before = hidden.to(self.cognitive_tokens)
+            if self.attention is not None:
+                self.attention[layer] = cross_attention.attention(before[0], self.cognitive_tokens)
             if self.gain == 0.0:
                 return None
-            after = cross_attention(before, tokens, gain=self.gain).to(hidden.dtype)
+            after: Tensor = cross_attention(before, self.cognitive_tokens, gain=self.gain).to(hidden)
             after[:, :n_clean] = hidden[:, :n_clean]
             return after
 

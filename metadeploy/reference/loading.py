@@ -46,8 +46,8 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelLoadError(
-            f"base model {config.model_name!r}: transformers cannot load it, expected a causal LM as a hub id, a folder "
-            f"or a GGUF file ({_first_line(error)})"
+            f"base model {config.model_name!r}: transformers cannot load it, expected a causal LM as a hub id, a "
+            f"folder or a GGUF file ({_first_line(error)})"
         ) from error
     if config.quantization is None:
         model = model.to(device)

@@ -13,13 +13,15 @@ dtype.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from metadeploy.errors import Error, LayersUnknownError, ModelMismatchError, faults_message
-from metadeploy.export.layers import parse_layers
+from metadeploy.errors import CheckpointError, Error, ModelMismatchError, faults_message
+from metadeploy.export.layers import LayerSpec, parse_layers
 from metadeploy.reference.base import BaseModel, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter, PendingDoubter
@@ -86,7 +88,8 @@ class MetaSpiderPipeline:
     @property
     def model(self) -> nn.Module:
         """The base, as transformers has it."""
-        return self._base.model
+        model: nn.Module = self._base.model
+        return model
 
     @property
     def doubter(self) -> Doubter | None:
@@ -118,7 +121,7 @@ class MetaSpiderPipeline:
         self._gain = float(gain)
 
     def attach(self, doubter: Doubter | PendingDoubter) -> Doubter:
-        """Attach a wrapper in place of the one before; it is moved to the base's device.
+        """Attach a wrapper in place of the one before; it is moved to the device of the base's embedding.
 
         Args:
             doubter: from ``Doubter.from_checkpoint``; where that could not tell the layers, the config's are used.
@@ -127,20 +130,14 @@ class MetaSpiderPipeline:
             The wrapper as attached.
 
         Raises:
-            LayersUnknownError: neither the wrapper's files nor the config say the layers.
+            CheckpointError: a pending wrapper is unusable, or neither its files nor the config say the layers.
             ModelMismatchError: wrapper, config and base contradict each other; all contradictions are named.
         """
         if isinstance(doubter, PendingDoubter):
             doubter = self._resolve(doubter)
         self._check_fit(doubter)
-        doubter.to(self._base.wrapper_dtype)
-        doubter.enc.to(self._base.device)
-        for layer in doubter.config.cross_attn_layers:
-            # a base may be spread over several devices
-            parameter = next(self._base.stack.blocks[layer].parameters(), None)
-            doubter.cross_attention(layer).to(self._base.device if parameter is None else parameter.device)
-        self._doubter = doubter
-        return doubter
+        self._doubter = doubter.to(self._base.device, self._base.wrapper_dtype)
+        return self._doubter
 
     def detach(self) -> None:
         """Take the wrapper off: what remains is the base."""
@@ -161,22 +158,23 @@ class MetaSpiderPipeline:
             The prompt's text, up to where the answer begins.
 
         Raises:
-            Error: the tokenizer has no chat template, or there is no message.
+            Error: the tokenizer has no chat template, or it does not accept the messages.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-        if not messages:
-            raise Error("prompt: has no message, expected at least one")
+        if not messages or any(not isinstance(m.get(key), str) for m in messages for key in ("role", "content")):
+            raise Error("prompt: is no conversation, expected at least one message, each with role and content")
         if not getattr(self.tokenizer, "chat_template", None):
             raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt as it is)")
         settings = self._doubter.config if self._doubter is not None else None
         if settings is not None and settings.answer_suffix:
             messages[-1]["content"] += settings.answer_suffix
-        text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            **(settings.chat_template_kwargs if settings is not None else {}),
-        )
+        variables = settings.chat_template_kwargs if settings is not None else {}
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **variables
+            )
+        except TemplateError as error:
+            raise Error(f"chat template: does not accept the messages: {error}") from error
         return text
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
@@ -271,7 +269,7 @@ class MetaSpiderPipeline:
         Raises:
             ModelMismatchError: a layer that the base does not have.
         """
-        faults = self._base.range_faults("layers", layers)
+        faults = self._base.range_faults("layers", layers) if layers else ["layers is empty, expected at least one"]
         if faults:
             raise ModelMismatchError(faults_message("layer_outputs", faults))
         injection = self._injection(token_ids[:n_prompt], gain=gain) if inject else None
@@ -280,9 +278,10 @@ class MetaSpiderPipeline:
 
     def attention(self, token_ids: Sequence[int], *, gain: float | None = None) -> Tensor:
         """Where pass 2 looks: attention over the cognitive tokens, [n_cross_attn, H, T, C] in ``cross_attn_layers``."""
-        injection = self._injection(token_ids, gain=gain)
+        seen: dict[int, Tensor] = {}
+        injection = replace(self._injection(token_ids, gain=gain), attention=seen)
         self._base.forward(token_ids, injection=injection, last_only=True)
-        return torch.stack([_returned(weights) for weights in injection.attention.values()])
+        return torch.stack([_returned(seen[layer]) for layer in self._attached().config.cross_attn_layers])
 
     def generate_ids(
         self,
@@ -359,10 +358,10 @@ class MetaSpiderPipeline:
         return self._doubter
 
     def _resolve(self, pending: PendingDoubter) -> Doubter:
-        if self._target_layers is None and self._cross_attn_layers is None:
-            raise LayersUnknownError(
-                f"checkpoint {str(pending.path)!r}: does not say which layers it reads, expected run.json beside it, or "
-                "target_layers and cross_attn_layers in from_checkpoint() or in MetaSpiderConfig"
+        if self._target_layers is None and not pending.claims("target_layers"):
+            raise CheckpointError(
+                f"checkpoint '{pending.path}': nothing says which layers the encoder reads, expected target_layers in "
+                "run.json beside it, in from_checkpoint() or in MetaSpiderConfig"
             )
         return pending.resolve(
             target_layers=self._target_layers, cross_attn_layers=self._cross_attn_layers, num_layers=self.num_layers
@@ -370,14 +369,13 @@ class MetaSpiderPipeline:
 
     def _config_layers(self, name: str) -> tuple[int, ...] | None:
         """The config's layers in numbers."""
-        value: Sequence[int] | str | None = getattr(self.config, name)
+        value: LayerSpec | None = getattr(self.config, name)
         if value is None:
             return None
-        layers = parse_layers(value, num_layers=self.num_layers)
-        faults = self._base.range_faults(name, layers)
-        if faults:
-            raise ModelMismatchError(faults_message("MetaSpiderConfig", faults))
-        return layers
+        try:
+            return parse_layers(value, num_layers=self.num_layers)
+        except ValueError as error:
+            raise ModelMismatchError(f"MetaSpiderConfig: {name} {error}") from error
 
     def _check_fit(self, doubter: Doubter) -> None:
         config = doubter.config
@@ -394,7 +392,7 @@ class MetaSpiderPipeline:
             )
         for name, ours in (("target_layers", self._target_layers), ("cross_attn_layers", self._cross_attn_layers)):
             theirs: tuple[int, ...] = getattr(config, name)
-            if ours is not None and ours != theirs:
+            if ours is not None and (sorted(ours) != sorted(theirs) if name == "cross_attn_layers" else ours != theirs):
                 faults.append(f"has {name} {list(theirs)}, MetaSpiderConfig says {list(ours)}")
         if faults:
             raise ModelMismatchError(faults_message(doubter.source, faults))

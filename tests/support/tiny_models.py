@@ -1,0 +1,224 @@
+"""Seeded random tiny models: as torch modules, as Hugging Face folders and as F32 GGUF files.
+
+Their weights are drawn so that greedy text is no loop and logits are well apart, which trained models give for free:
+without it an arg-max comparison of two implementations would prove little, or fail by chance.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+#: Size of the SmolLM2 tokenizer, which the models for GGUF carry because the conversion script knows it.
+SMOLLM2_VOCAB_SIZE: Final = 49152
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A tiny model on disk.
+
+    Attributes:
+        kind: a key of ``KINDS``.
+        path_hf: folder with config, weights (F32) and tokenizer.
+        path_gguf: the same weights as F32 GGUF.
+        num_layers: decoder blocks.
+        hidden_dim: width.
+        vocab_size: rows of the embedding.
+    """
+
+    kind: str
+    path_hf: Path
+    path_gguf: Path
+    num_layers: int
+    hidden_dim: int
+    vocab_size: int
+
+
+def _llama(vocab_size: int) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+        )
+    )
+
+
+def _qwen3(vocab_size: int) -> PreTrainedModel:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=2048,
+        )
+    )
+
+
+def _qwen3_5(vocab_size: int) -> PreTrainedModel:
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=8,  # every fourth is full attention, the others gated DeltaNet
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            linear_key_head_dim=32,
+            linear_value_head_dim=32,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            max_position_embeddings=2048,
+        )
+    )
+
+
+def _gemma3(vocab_size: int) -> PreTrainedModel:
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            query_pre_attn_scalar=32,
+            sliding_window=16,
+            max_position_embeddings=2048,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+KINDS: Final[dict[str, Callable[[int], PreTrainedModel]]] = {
+    "llama": _llama,
+    "qwen3": _qwen3,
+    "qwen3_5": _qwen3_5,
+    "gemma3": _gemma3,
+}
+
+
+def tiny_causal_lm(kind: str, *, vocab_size: int = 256, seed: int = 0) -> PreTrainedModel:
+    """A tiny model in memory, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = KINDS[kind](vocab_size)
+        _draw_weights(model)
+    return model.eval()
+
+
+def tiny_model(
+    kind: str, cache_dir: Path, *, tokenizer_gguf: Path, llama_cpp: Path | None = None, seed: int = 0
+) -> TinyModel:
+    """A tiny model on disk, as a Hugging Face folder and as F32 GGUF; made once for each ``cache_dir``.
+
+    Args:
+        kind: a key of ``KINDS``.
+        cache_dir: where both are written, about 50 MB.
+        tokenizer_gguf: a SmolLM2 GGUF, whose tokenizer and chat template the model gets.
+        llama_cpp: the llama.cpp tree with the conversion script; see ``llama_cpp_tree`` where None.
+        seed: of the weights.
+    """
+    path_hf = cache_dir / f"{kind}-{seed}"
+    path_gguf = cache_dir / f"{kind}-{seed}-f32.gguf"
+    model = tiny_causal_lm(kind, vocab_size=SMOLLM2_VOCAB_SIZE, seed=seed)
+    if not path_gguf.exists():
+        model.save_pretrained(path_hf)
+        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_gguf.parent), gguf_file=tokenizer_gguf.name)
+        tokenizer.save_pretrained(path_hf)
+        convert_to_gguf(path_hf, path_gguf, llama_cpp=llama_cpp or llama_cpp_tree(), no_mtp=kind == "qwen3_5")
+    return TinyModel(
+        kind=kind,
+        path_hf=path_hf,
+        path_gguf=path_gguf,
+        num_layers=model.config.num_hidden_layers,
+        hidden_dim=model.config.hidden_size,
+        vocab_size=SMOLLM2_VOCAB_SIZE,
+    )
+
+
+def llama_cpp_tree() -> Path:
+    """The llama.cpp tree: ``METADEPLOY_LLAMA_CPP`` where set, else the vendored one.
+
+    Raises:
+        FileNotFoundError: it has not been unpacked.
+    """
+    default = Path(__file__).resolve().parents[2] / "vendor" / "llama.cpp"
+    tree = Path(os.environ.get("METADEPLOY_LLAMA_CPP", default))
+    if not (tree / "convert_hf_to_gguf.py").is_file():
+        raise FileNotFoundError(f"no llama.cpp tree at {tree}: build the project, or set METADEPLOY_LLAMA_CPP")
+    return tree
+
+
+#: The script imports sentencepiece before it sees that a folder has no such tokenizer: a stand-in is enough, once
+#: transformers has looked whether the real one is there.
+_RUN_SCRIPT: Final = """
+import os, runpy, sys, types
+import transformers
+sys.modules["sentencepiece"] = types.SimpleNamespace(SentencePieceProcessor=None)
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def convert_to_gguf(path_hf: Path, path_gguf: Path, *, llama_cpp: Path, no_mtp: bool = False) -> None:
+    """Run llama.cpp's conversion script on a folder; the weights stay F32."""
+    script = [sys.executable, "-c", _RUN_SCRIPT, str(llama_cpp / "convert_hf_to_gguf.py"), str(path_hf)]
+    # an interrupted conversion must not pass for a model the next time
+    partial = path_gguf.with_suffix(".partial")
+    command = [*script, "--outfile", str(partial), "--outtype", "f32", *(["--no-mtp"] if no_mtp else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"conversion of {path_hf.name} failed:\n{done.stdout}\n{done.stderr}")
+    partial.replace(path_gguf)
+
+
+def _draw_weights(model: PreTrainedModel) -> None:
+    """Draw weights at scales that make the text depend on all of the context, and logits spread by about 3.
+
+    Blocks must outweigh the embedding in the residual stream, or the model repeats its last token for ever.
+    """
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+            if "post_feedforward_layernorm" in name:
+                parameter.data += 3.0  # Gemma normalises what a block adds, and scales up the embedding
+        elif "embed_tokens" in name:
+            parameter.data.normal_(std=1 / math.sqrt(parameter.shape[1]))
+        elif parameter.ndim >= 2:
+            fan_in = parameter[0].numel()
+            parameter.data.normal_(std=(3 if "lm_head" in name else 1) / math.sqrt(fan_in))
