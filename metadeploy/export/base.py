@@ -15,14 +15,23 @@ from metadeploy.errors import ModelLoadError, ModelMismatchError, faults_message
 from metadeploy.sidecar.gguf_file import GGUFFile, read_gguf
 from metadeploy.sidecar.spec import WrapperConfig
 
-__all__ = ["SEAMLESS_ARCHITECTURES", "SEAM_ARCHITECTURES", "BaseModel", "base_faults", "check_base", "read_base"]
+__all__ = [
+    "ODD_SEAM_ARCHITECTURES",
+    "SEAMLESS_ARCHITECTURES",
+    "SEAM_ARCHITECTURES",
+    "BaseModel",
+    "base_faults",
+    "base_from_file",
+    "check_base",
+    "read_base",
+]
 
 #: Known to the pinned llama.cpp and without the seam.
 SEAMLESS_ARCHITECTURES: Final = frozenset(
     """
-    bert clip deepseek4 dflash eagle3 eurobert gemma4-assistant gptj hy_v4 jina-bert-v2 jina-bert-v3
-    minimax-m3 modern-bert neo-bert nomic-bert nomic-bert-moe plamo2 wavtokenizer-dec
-    """.split()
+    bert clip dflash eagle3 eurobert gemma4-assistant gptj hy_v4 jina-bert-v2 jina-bert-v3 modern-bert
+    neo-bert nomic-bert nomic-bert-moe plamo2 qwen4exp wavtokenizer-dec
+    """.split()  # noqa: SIM905 - a list of names would be 150 lines
 )
 
 #: Known to the pinned llama.cpp and with the seam.
@@ -30,18 +39,27 @@ SEAM_ARCHITECTURES: Final = frozenset(
     """
     afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bitnet bloom chameleon
     chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr
-    deepseek32 dots1 dots3note dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon falcon-h1 gemma
-    gemma-embedding gemma2 gemma3 gemma3n gemma4 glm-dsa glm4 glm4moe glm5-next gpt-oss gpt2 gptneox granite
-    granite_swa granitehybrid granitemoe graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe
-    hunyuan_vl hy_v3 internlm2 jais jais2 jamba kimi-k3 kimi-linear laguna lfm2 lfm2moe llada llada-moe llama
-    llama-embed llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3 minimax-01 minimax-m2
-    mistral3 mistral4 mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe olmo olmo2 olmoe openelm
-    orion paddleocr pangu-embedded phi2 phi3 phimoe plamo plamo3 plm pockettts qwen qwen2 qwen2moe qwen2vl
-    qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3tts qwen3vl qwen3vlmoe qwen4exp refact rnd1 rwkv6
+    deepseek32 deepseek4 dots1 dots3note dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon
+    falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm-dsa glm4 glm4moe glm5-next gpt-oss gpt2
+    gptneox granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe hrm_text hunyuan-dense
+    hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 jamba kimi-k3 kimi-linear laguna lfm2 lfm2moe llada
+    llada-moe llama llama-embed llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3 minimax-01
+    minimax-m2 minimax-m3 mistral3 mistral4 mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe olmo
+    olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo plamo3 plm pockettts qwen qwen2
+    qwen2moe qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3tts qwen3vl qwen3vlmoe refact rnd1 rwkv6
     rwkv6qwen2 rwkv7 seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 t5 t5encoder
     talkie xverse
-    """.split()
+    """.split()  # noqa: SIM905 - a list of names would be 150 lines
 )
+
+#: Of those with the seam, the ones where it is not the plain output of every block, and why: also refused.
+ODD_SEAM_ARCHITECTURES: Final[dict[str, str]] = {
+    "deepseek4": "keeps several residual streams",
+    "gemma3n": "keeps several residual streams",
+    "glm5-next": "keeps several residual streams",
+    "nemotron_h": "has the place in its feed-forward blocks only, before the residual is added",
+    "nemotron_h_moe": "has the place in its feed-forward blocks only, before the residual is added",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +86,8 @@ class BaseModel:
 
     @property
     def has_seam(self) -> bool:
-        """Whether the pinned llama.cpp has the seam for this architecture."""
-        return self.architecture in SEAM_ARCHITECTURES
+        """Whether the pinned llama.cpp has the seam, at the output of every block, for this architecture."""
+        return self.architecture in SEAM_ARCHITECTURES and self.architecture not in ODD_SEAM_ARCHITECTURES
 
 
 def read_base(path: str | Path) -> BaseModel:
@@ -102,7 +120,7 @@ def base_from_file(file: GGUFFile) -> BaseModel:
     width, blocks = number("embedding_length"), number("block_count")
     if width is None or blocks is None:
         raise ModelLoadError(
-            f"{subject}: of architecture '{architecture}' lacks embedding_length or block_count, expected a language model"
+            f"{subject}: of architecture '{architecture}' lacks embedding_length or block_count (not a language model?)"
         )
     name = values.get("general.name")
     return BaseModel(
@@ -121,6 +139,8 @@ def base_faults(base: BaseModel, config: WrapperConfig) -> list[str]:
     faults = []
     if base.architecture in SEAMLESS_ARCHITECTURES:
         faults.append(f"has architecture '{base.architecture}', which llama.cpp gives no place to inject in")
+    elif base.architecture in ODD_SEAM_ARCHITECTURES:
+        faults.append(f"has architecture '{base.architecture}', which {ODD_SEAM_ARCHITECTURES[base.architecture]}")
     elif not base.has_seam:
         faults.append(f"has architecture '{base.architecture}', which the pinned llama.cpp does not know")
     if base.hidden_dim != config.hidden_dim:

@@ -1,0 +1,164 @@
+"""The conversion itself: load and check, compare with the base, write."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy.errors import CheckpointError
+from metadeploy.export.base import check_base
+from metadeploy.export.checkpoint import Wrapper, load_wrapper
+from metadeploy.export.layers import LayerSpec
+from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ExportReport", "export"]
+
+_DEFAULT_NAME: Final = "doubter_sidecar.gguf"
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        path: the sidecar.
+        size: of it, in bytes.
+        sha256: of it, hex.
+        outtype: type asked for the weight matrices.
+        config: what the wrapper is; ``checkpoint_sha256`` is filled in.
+        tensor_types: number of tensors by type.
+        n_parameters: elements of all tensors.
+        gates: strength tanh(gate) of the injection, by cross-attention layer.
+        checkpoint: the file that was read.
+        base: the base that was checked, None where none was given.
+        notes: defaults taken, oddities, matrices that kept a larger type.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    outtype: OutType
+    config: WrapperConfig
+    tensor_types: Mapping[str, int]
+    n_parameters: int
+    gates: Mapping[int, float]
+    checkpoint: Path
+    base: Path | None
+    notes: tuple[str, ...]
+
+
+def export(
+    checkpoint: str | Path,
+    *,
+    output: str | Path | None = None,
+    outtype: OutType = "f32",
+    run_json: str | Path | None = None,
+    target_layers: LayerSpec | None = None,
+    cross_attn_layers: LayerSpec | None = None,
+    hidden_dim: int | None = None,
+    num_layers: int | None = None,
+    base: str | Path | None = None,
+    metadata: Metadata | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Convert a checkpoint into a sidecar.
+
+    Args:
+        checkpoint: a ``.pt`` or ``.safetensors`` file, or a run directory.
+        output: the sidecar; by default ``doubter_sidecar.gguf`` beside the checkpoint.
+        outtype: type of the weight matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``.
+        run_json: see `load_wrapper`.
+        target_layers: see `load_wrapper`.
+        cross_attn_layers: see `load_wrapper`.
+        hidden_dim: see `load_wrapper`.
+        num_layers: see `load_wrapper`.
+        base: GGUF of the base model, to check width, layers and architecture against.
+        metadata: descriptive keys; the licence of run.json, if any, is the default.
+        force: whether an existing sidecar may be replaced.
+        progress: called after each tensor with bytes written and bytes in all.
+
+    Returns:
+        What was done.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or contradicts run.json or the arguments.
+        ModelLoadError: the base is not a readable model.
+        ModelMismatchError: the base does not fit.
+        SidecarError: the sidecar exists, cannot be written, or a value does not fit its type.
+        MissingDependencyError: torch or safetensors is not installed.
+    """
+    wrapper = load_wrapper(
+        checkpoint,
+        run_json=run_json,
+        target_layers=target_layers,
+        cross_attn_layers=cross_attn_layers,
+        hidden_dim=hidden_dim,
+        num_layers=num_layers,
+    )
+    if base is not None:
+        check_base(base, wrapper.config)
+    config = replace(wrapper.config, checkpoint_sha256=_sha256(wrapper.path))
+    target = Path(output) if output is not None else wrapper.path.with_name(_DEFAULT_NAME)
+    if target.exists() and target.samefile(wrapper.path):
+        raise CheckpointError(f"checkpoint '{wrapper.path}': is also the output file (hint: -o names another one)")
+    tensors = {name: _lazy(tensor) for name, tensor in wrapper.tensors.items()}
+    written = write_sidecar(
+        target,
+        config,
+        tensors,
+        outtype=outtype,
+        metadata=metadata or _metadata(wrapper),
+        force=force,
+        progress=progress,
+    )
+    return ExportReport(
+        path=target,
+        size=written.size,
+        sha256=_sha256(target),
+        outtype=outtype,
+        config=config,
+        tensor_types=written.tensor_types,
+        n_parameters=written.n_parameters,
+        gates=_gates(wrapper),
+        checkpoint=wrapper.path,
+        base=None if base is None else Path(base),
+        notes=(*wrapper.notes, *written.notes),
+    )
+
+
+def _metadata(wrapper: Wrapper) -> Metadata:
+    license_id = wrapper.run_json.license if wrapper.run_json else None
+    return Metadata(license=license_id) if license_id else Metadata()
+
+
+def _lazy(tensor: torch.Tensor) -> LazyArray:
+    def load() -> NDArray[np.float32]:
+        array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
+        return array
+
+    return LazyArray(tuple(tensor.shape), load)
+
+
+def _gates(wrapper: Wrapper) -> dict[int, float]:
+    return {layer: math.tanh(float(wrapper.tensors[f"ca.{layer}.gate"])) for layer in wrapper.config.cross_attn_layers}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
