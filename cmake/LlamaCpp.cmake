@@ -17,7 +17,7 @@ endif()
 
 if(METADEPLOY_PORTABLE)
     # One binary without side libraries, so no choice among CPU variants at run time (GGML_CPU_ALL_VARIANTS needs
-    # shared backends): x86-64-v3 is what every x86 processor of the last ten years has, and what ggml's kernels need.
+    # shared backends). x86-64-v3 (Haswell, Zen and later) is what ggml's kernels are written for.
     option(GGML_NATIVE "ggml: optimize the build for the current system" OFF)
     foreach(feature IN ITEMS SSE42 AVX AVX2 BMI2 FMA F16C)
         option(GGML_${feature} "ggml: enable ${feature}" ON)
