@@ -120,7 +120,7 @@ def export(
         config,
         tensors,
         outtype=outtype,
-        metadata=metadata or _metadata(wrapper),
+        metadata=_with_license(metadata or Metadata(), wrapper),
         force=force,
         progress=progress,
     )
@@ -139,9 +139,9 @@ def export(
     )
 
 
-def _metadata(wrapper: Wrapper) -> Metadata:
-    license_id = wrapper.run_json.license if wrapper.run_json else None
-    return Metadata(license=license_id) if license_id else Metadata()
+def _with_license(metadata: Metadata, wrapper: Wrapper) -> Metadata:
+    told = wrapper.run_json.license if wrapper.run_json else None
+    return replace(metadata, license=metadata.license or told)
 
 
 def _lazy(tensor: torch.Tensor) -> LazyArray:

@@ -61,13 +61,13 @@ class Metadata:
     Attributes:
         name: for humans; None makes one from the base's name.
         version: of the wrapper.
-        license: SPDX identifier, ``unknown`` where nobody said.
+        license: SPDX identifier; None writes ``unknown``.
         description: one sentence; None makes one.
     """
 
     name: str | None = None
     version: str = "1.0"
-    license: str = "unknown"
+    license: str | None = None
     description: str | None = None
 
 
@@ -285,7 +285,7 @@ def _add_general_keys(
     writer.add_type("adapter")
     writer.add_name(metadata.name or (f"{config.kind.capitalize()} for {base}" if base else config.kind.capitalize()))
     writer.add_version(metadata.version)
-    writer.add_license(metadata.license)
+    writer.add_license(metadata.license or "unknown")
     writer.add_description(
         metadata.description or f"metacognitive wrapper ({config.encoder_type}) for {base or 'an unnamed base model'}"
     )

@@ -1,0 +1,94 @@
+"""What the subcommands share: consoles, sizes, bars, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+__all__ = ["bar", "byte_size", "facts_table", "output", "parameter_count", "print_json", "progress_bar", "ranges"]
+
+#: Width where there is no terminal to ask: wide enough for tensor names not to be cut.
+_PIPE_WIDTH: Final = 120
+_BAR_WIDTH: Final = 24
+
+
+def output() -> Console:
+    """The console for results: stdout, plain text where that is not a terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def byte_size(size: int) -> str:
+    """A size as people read it: ``6.1 MB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def parameter_count(count: int) -> str:
+    """A number of parameters as people read it: ``4,485`` or ``2.28 M``."""
+    return f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M"
+
+
+def ranges(layers: tuple[int, ...]) -> str:
+    """A layer list as people write it: ``21-31`` or ``1,5,7-9``; ``none`` for an empty one."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return ",".join(texts) or "none"
+
+
+def bar(value: float) -> str:
+    """A bar for a strength in -1 … 1; negative ones are drawn hollow."""
+    filled = round(min(abs(value), 1.0) * _BAR_WIDTH) if value == value else 0
+    return ("█" if value >= 0 else "░") * filled + "·" * (_BAR_WIDTH - filled)
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Two columns without lines: what, and its value (shown literally, markup and all)."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, value in facts.items():
+        table.add_row(what, escape(value))
+    return table
+
+
+def print_json(value: Any) -> None:
+    """A JSON document on stdout, and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; nothing where that is not a terminal.
+
+    Args:
+        what: the label.
+
+    Yields:
+        A function to call with bytes done and bytes in all.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(escape(what), total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update

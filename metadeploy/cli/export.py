@@ -1,0 +1,158 @@
+"""``metadeploy export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from metadeploy.export import ExportReport
+
+__all__ = ["register"]
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy export runs/doubter_checkpoint.pt            [dim]# with the run.json beside it[/dim]
+
+  metadeploy export runs/ --outtype q8_0 -o small.gguf    [dim]# a quarter of the size[/dim]
+
+  metadeploy export doubter.pt --base base-Q4_K_M.gguf    [dim]# does the base fit?[/dim]
+
+  metadeploy export doubter.pt --target-layers late:32    [dim]# without a run.json[/dim]
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="export", epilog=_EPILOG, short_help="Convert a PyTorch checkpoint into a sidecar GGUF.")(_export)
+
+
+def _export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A .pt or .safetensors file, or the run directory that has one."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The sidecar.", show_default="doubter_sidecar.gguf beside the checkpoint"),
+    ] = None,
+    outtype: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"],
+        typer.Option(help="Type of the weight matrices; norms, biases, gates and queries stay F32."),
+    ] = "f32",
+    run_json: Annotated[
+        Path | None,
+        typer.Option(help="The training manifest.", show_default="run.json beside the checkpoint"),
+    ] = None,
+    target_layers: Annotated[
+        str | None, typer.Option(help="Layers the encoder reads: 21-31, 1,5,7-9, late:32 or all:32.")
+    ] = None,
+    cross_attn_layers: Annotated[
+        str | None, typer.Option(help="Layers injected after; the checkpoint's tensors tell.")
+    ] = None,
+    hidden_dim: Annotated[int | None, typer.Option(min=1, help="Width of the base; the tensors tell.")] = None,
+    num_layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the base, for 'late' and 'all' without a number.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="GGUF of the base model: checks width, layers and architecture.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the file.", show_default="after the base")] = None,
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="SPDX licence identifier.", show_default="run.json's, or unknown")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="One sentence about the wrapper.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing sidecar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")] = False,
+) -> None:
+    """Convert a trained Doubter (PyTorch checkpoint) into a sidecar that runs beside the base model's GGUF.
+
+    What the tensors say must agree with run.json and the options: contradictions are all reported, at once.
+
+    Nothing inside the checkpoint is ever executed.
+    """
+    from metadeploy.cli._console import print_json, progress_bar
+    from metadeploy.export import export
+    from metadeploy.sidecar import Metadata
+
+    given = {"name": name, "license": license_id, "description": description}
+    fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    with progress_bar("writing") as progress:
+        report = export(
+            checkpoint,
+            output=output,
+            outtype=outtype,
+            run_json=run_json,
+            target_layers=target_layers,
+            cross_attn_layers=cross_attn_layers,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            base=base,
+            metadata=Metadata(**fields),
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(_as_json(report))
+    else:
+        _summary(report)
+
+
+def _as_json(report: ExportReport) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    config = asdict(report.config)
+    return {
+        "path": str(report.path),
+        "size": report.size,
+        "sha256": report.sha256,
+        "outtype": report.outtype,
+        "tensor_types": dict(report.tensor_types),
+        "n_parameters": report.n_parameters,
+        "gates": {str(layer): strength for layer, strength in report.gates.items()},
+        "checkpoint": str(report.checkpoint),
+        "base": None if report.base is None else str(report.base),
+        "config": config,
+        "notes": list(report.notes),
+    }
+
+
+def _summary(report: ExportReport) -> None:
+    from rich.markup import escape
+
+    from metadeploy.cli._console import byte_size, facts_table, output, parameter_count, ranges
+
+    config = report.config
+    types = ", ".join(f"{count} {kind}" for kind, count in sorted(report.tensor_types.items()))
+    gates = sorted(report.gates.values())
+    encoder = f"{config.encoder_type}, width {config.encoder_dim}"
+    if config.encoder_type != "selective":
+        encoder += f", {config.enc_num_heads} heads"
+    facts = {
+        "sidecar": f"{report.path}  ({byte_size(report.size)})",
+        "for": f"{config.base_model or 'an unnamed base'}: width {config.hidden_dim}, "
+        f"{config.base_block_count or 'unknown number of'} layers",
+        "encoder": f"{encoder}; {config.num_cognitive_tokens} cognitive tokens "
+        f"from layers {ranges(config.target_layers)}",
+        "injection": f"after layers {ranges(config.cross_attn_layers)}, bottleneck {config.bottleneck_dim}, "
+        f"{config.ca_num_heads} heads, "
+        + ("at every position" if config.inject_from == "prompt" else "from the last prompt token on"),
+        "gates": f"tanh(gate) {gates[0]:+.3f} to {gates[-1]:+.3f}",
+        "parameters": f"{parameter_count(report.n_parameters)} in {sum(report.tensor_types.values())} tensors: {types}",
+        "refusal": config.refusal_text,
+        "sha256": report.sha256,
+    }
+    if report.base is not None:
+        facts["checked"] = f"fits {report.base}"
+    console = output()
+    console.print(facts_table(facts))
+    for note in report.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+    base = report.base or "BASE.gguf"
+    console.print(
+        f"\nnext: llama-meta-generate -m {escape(str(base))} --meta {escape(str(report.path))} -p 'A question'",
+        soft_wrap=True,
+    )

@@ -1,0 +1,233 @@
+"""``metadeploy inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metadeploy.export.base import BaseModel
+    from metadeploy.sidecar.examine import Examination
+    from metadeploy.sidecar.gguf_file import GGUFFile
+
+__all__ = ["register"]
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy inspect doubter_sidecar.gguf               [dim]# contents and oddities[/dim]
+
+  metadeploy inspect doubter_sidecar.gguf --json | jq .gates
+
+  metadeploy inspect base.gguf                          [dim]# can it take a sidecar?[/dim]
+"""
+_LONGEST_VALUE = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="inspect", epilog=_EPILOG, short_help="Show what is in a sidecar, and what is odd about it.")(
+        _inspect
+    )
+
+
+def _inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sidecar, or a base model's GGUF.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")] = False,
+) -> None:
+    """Show metadata, layers, gate strengths and tensors of a sidecar.
+
+    Works on sidecars of other programs and on incomplete ones, and says what is wrong or odd about them.
+
+    Of a base model it says whether a sidecar can run beside it.
+    """
+    from metadeploy.cli._console import output, print_json
+    from metadeploy.sidecar.examine import examine, prefix_of
+
+    found = examine(file)
+    if prefix_of(found.file) is None and "general.architecture" in found.file.metadata:
+        from metadeploy.export.base import base_from_file
+
+        base = base_from_file(found.file)
+        if as_json:
+            print_json(_base_json(base))
+        else:
+            _show_base(output(), base)
+    elif as_json:
+        print_json(_sidecar_json(found))
+    else:
+        _show_sidecar(output(), found)
+
+
+# -- base models
+
+
+def _base_json(base: BaseModel) -> dict[str, Any]:
+    return {
+        "kind": "base model",
+        "path": str(base.path),
+        "size": base.size,
+        "name": base.name,
+        "architecture": base.architecture,
+        "hidden_dim": base.hidden_dim,
+        "block_count": base.block_count,
+        "context_length": base.context_length,
+        "takes_sidecar": base.has_seam,
+    }
+
+
+def _show_base(console: Console, base: BaseModel) -> None:
+    from metadeploy.cli._console import byte_size, facts_table
+
+    facts = {
+        "file": f"{base.path}  ({byte_size(base.size)})",
+        "what": "a base model, not a sidecar",
+        "name": base.name or "-",
+        "architecture": f"{base.architecture}: a sidecar {'can' if base.has_seam else 'can NOT'} run beside it",
+        "width": str(base.hidden_dim),
+        "layers": str(base.block_count),
+        "context": str(base.context_length or "-"),
+    }
+    console.print(facts_table(facts))
+
+
+# -- sidecars
+
+
+def _gates(file: GGUFFile) -> dict[str, float | None]:
+    """Strength tanh(gate) by tensor name, cross-attention and encoder; None where it cannot be told."""
+    import math
+
+    gates: dict[str, float | None] = {}
+    for name, info in file.tensors.items():
+        if name.startswith("enc.layer_gates.") or (name.startswith("ca.") and name.endswith(".gate")):
+            try:
+                value = math.tanh(float(file.f32(name).reshape(-1)[0]))
+            except ValueError:
+                value = math.nan
+            gates[name] = value if info.size == 1 and math.isfinite(value) else None
+    return gates
+
+
+def _sidecar_json(found: Examination) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    file = found.file
+    return {
+        "kind": "sidecar",
+        "path": str(file.path),
+        "size": file.size,
+        "gguf_version": file.version,
+        "valid": not found.faults,
+        "faults": list(found.faults),
+        "oddities": list(found.oddities),
+        "config": None if found.config is None else asdict(found.config),
+        "metadata": {key: _finite(value.value) for key, value in file.metadata.items()},
+        "gates": _gates(file),
+        "n_parameters": sum(info.size for info in file.tensors.values()),
+        "tensors": [
+            {"name": info.name, "shape": list(info.shape), "type": info.type, "nbytes": info.nbytes}
+            for info in file.tensors.values()
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value with what JSON has no word for (infinities, NaN) as text."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
+
+
+def _show_sidecar(console: Console, found: Examination) -> None:
+    from rich.markup import escape
+
+    from metadeploy.cli._console import byte_size, facts_table, parameter_count, ranges
+
+    file = found.file
+    parameters = sum(info.size for info in file.tensors.values())
+    facts = {
+        "file": f"{file.path}  ({byte_size(file.size)}, GGUF version {file.version})",
+        "tensors": f"{len(file.tensors)}, {parameter_count(parameters)} parameters",
+        "state": "valid" if not found.faults else f"NOT usable, {len(found.faults)} fault(s) below",
+    }
+    if found.config is not None:
+        config = found.config
+        facts |= {
+            "encoder": f"{config.encoder_type}, width {config.encoder_dim}, "
+            f"{config.num_cognitive_tokens} cognitive tokens",
+            "target layers": ranges(config.target_layers),
+            "injected after": f"{ranges(config.cross_attn_layers)} "
+            f"(bottleneck {config.bottleneck_dim}, {config.ca_num_heads} heads, from {config.inject_from})",
+        }
+    elif found.dims.cross_attn_layers:
+        facts["injected after"] = f"{ranges(found.dims.cross_attn_layers)} (by the tensors' names)"
+    console.print(facts_table(facts))
+    for title, items in (("faults", found.faults), ("oddities", found.oddities)):
+        if items:
+            console.print(f"\n[bold]{title}[/bold]")
+            for item in items:
+                console.print(f"  - {escape(item)}", soft_wrap=True)
+    _show_metadata(console, file)
+    _show_gates(console, file)
+    _show_tensors(console, file)
+
+
+def _show_metadata(console: Console, file: GGUFFile) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="metadata", title_justify="left", box=None, header_style="dim")
+    table.add_column("key", no_wrap=True)
+    table.add_column("type")
+    table.add_column("value", overflow="fold")
+    for key, value in file.metadata.items():
+        text = str(value.value)
+        shown = text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+        table.add_row(escape(key), escape(value.type), escape(shown))
+    console.print()
+    console.print(table)
+
+
+def _show_gates(console: Console, file: GGUFFile) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from metadeploy.cli._console import bar
+
+    gates = _gates(file)
+    if not gates:
+        return
+    table = Table(title="gate strengths, tanh(gate)", title_justify="left", box=None, show_header=False)
+    for name, strength in gates.items():
+        table.add_row(
+            escape(name), "?" if strength is None else f"{strength:+.4f}", "" if strength is None else bar(strength)
+        )
+    console.print()
+    console.print(table)
+
+
+def _show_tensors(console: Console, file: GGUFFile) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from metadeploy.cli._console import byte_size
+
+    table = Table(title="tensors (shapes in PyTorch order)", title_justify="left", box=None, header_style="dim")
+    table.add_column("name", no_wrap=True)
+    table.add_column("shape")
+    table.add_column("type")
+    table.add_column("size", justify="right")
+    total = 0
+    for info in file.tensors.values():
+        total += info.nbytes or 0
+        size = "?" if info.nbytes is None else byte_size(info.nbytes)
+        table.add_row(escape(info.name), escape(str(list(info.shape))), info.type, size)
+    table.add_section()
+    table.add_row("total", "", "", byte_size(total))
+    console.print()
+    console.print(table)
