@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     Gemma3ForCausalLM,
@@ -23,6 +24,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
     Qwen3Config,
@@ -31,6 +33,9 @@ from transformers import (
 
 #: Size of the SmolLM2 tokenizer, which the models for GGUF carry because the conversion script knows it.
 SMOLLM2_VOCAB_SIZE: Final = 49152
+
+#: Size of ``byte_tokenizer``, which models in memory go with.
+BYTE_VOCAB_SIZE: Final = 258
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,34 @@ KINDS: Final[dict[str, Callable[[int], PreTrainedModel]]] = {
 }
 
 
-def tiny_causal_lm(kind: str, *, vocab_size: int = 256, seed: int = 0) -> PreTrainedModel:
+def tiny_causal_lm(kind: str, *, vocab_size: int = BYTE_VOCAB_SIZE, seed: int = 0) -> PreTrainedModel:
     """A tiny model in memory, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = KINDS[kind](vocab_size)
         _draw_weights(model)
     return model.eval()
+
+
+#: Says what it was given, so that tests can see it in the text.
+CHAT_TEMPLATE: Final = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that needs no file: one token for each byte, BOS 256 and EOS 257, and a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<bos>", "<eos>"])
+    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 256)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def tiny_model(
