@@ -1,0 +1,249 @@
+"""Validation: every kind of fault is found, all at once, and the traps of published files are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sidecar.handmade import BF16, F16, Q4_0, Gguf, Tensor, sidecar
+
+from metadeploy.errors import SidecarError
+from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, Sidecar, WrapperConfig, examine, read_sidecar
+from metadeploy.sidecar.spec import EncoderType
+from support.random_wrapper import random_wrapper
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "ca_testcase" / "ca_sidecar.gguf"
+
+
+def wrapper(encoder: EncoderType = "selective") -> tuple[WrapperConfig, dict[str, NDArray[np.float32]]]:
+    config, tensors = random_wrapper(encoder, hidden_dim=32, target_layers=(3, 1), cross_attn_layers=(1, 2))
+    return config, {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def file(encoder: EncoderType = "selective", prefix: str = "meta_spider") -> Gguf:
+    return sidecar(*wrapper(encoder), prefix=prefix)
+
+
+def read(gguf: Gguf, folder: Path) -> Sidecar:
+    path = folder / "handmade.gguf"
+    path.write_bytes(gguf.build())
+    return read_sidecar(path)
+
+
+def drop(name: str) -> Callable[[Gguf], Any]:
+    return lambda gguf: gguf.tensors.remove(gguf.tensor(name))
+
+
+def reshape(name: str, *shape: int) -> Callable[[Gguf], Any]:
+    def change(gguf: Gguf) -> None:
+        gguf.tensor(name).shape = shape
+        gguf.tensor(name).data = bytes(4 * int(np.prod(shape)))
+
+    return change
+
+
+def poison(name: str, number: float, *, kind: int = 0) -> Callable[[Gguf], Any]:
+    def change(gguf: Gguf) -> None:
+        tensor = gguf.tensor(name)
+        values = np.frombuffer(tensor.data, "<f4").copy()
+        values[-1] = number
+        if kind == F16:
+            tensor.data = values.astype("<f2").tobytes()
+        elif kind == BF16:
+            tensor.data = (values.view("<u4") >> 16).astype("<u2").tobytes()
+        else:
+            tensor.data = values.tobytes()
+        tensor.type = kind
+
+    return change
+
+
+def retype(name: str, kind: int) -> Callable[[Gguf], Any]:
+    return lambda gguf: setattr(gguf.tensor(name), "type", kind)
+
+
+def key(name: str, kind: str, content: Any) -> Callable[[Gguf], Any]:
+    return lambda gguf: gguf.with_key(f"meta_spider.{name}", kind, content)
+
+
+def without(name: str) -> Callable[[Gguf], Any]:
+    return lambda gguf: gguf.without(f"meta_spider.{name}")
+
+
+FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
+    "missing tensor": (drop("ca.2.up_proj.weight"), "tensor 'ca.2.up_proj.weight' is missing, expected shape [32, 16]"),
+    "missing projector": (drop("enc.layer_projectors.0.1.bias"), "'enc.layer_projectors.0.1.bias' is missing"),
+    "missing gate": (drop("enc.layer_gates.1"), "tensor 'enc.layer_gates.1' is missing, expected shape [1]"),
+    "wrong width": (
+        reshape("ca.1.k_proj.weight", 16, 40),
+        "tensor 'ca.1.k_proj.weight' has shape [16, 40], expected [16, 32]",
+    ),
+    "wrong rank": (reshape("ca.1.gate", 1, 1), "tensor 'ca.1.gate' has shape [1, 1], expected [1]"),
+    "transposed": (reshape("ca.1.up_proj.weight", 16, 32), "has shape [16, 32], expected [32, 16]"),
+    "NaN": (poison("ca.1.v_proj.weight", np.nan), "tensor 'ca.1.v_proj.weight' has 1 values that are not finite"),
+    "inf": (poison("enc.output_norm.bias", -np.inf), "tensor 'enc.output_norm.bias' has 1 values that are not finite"),
+    "inf in F16": (poison("ca.1.v_proj.weight", np.inf, kind=F16), "1 values that are not finite"),
+    "NaN in BF16": (poison("ca.1.v_proj.weight", np.nan, kind=BF16), "1 values that are not finite"),
+    "type": (retype("ca.1.q_proj.weight", 26), "has type I32, expected one of F32, F16, BF16, Q8_0"),
+    "unknown type": (retype("ca.1.q_proj.weight", 99), "has type type 99, expected one of"),
+    "encoder type": (key("encoder_type", "str", "telepathic"), "'telepathic', expected one of selective, multi_token"),
+    "other encoder": (
+        key("encoder_type", "str", "transformer"),
+        "'meta_spider.encoder_type' is 'transformer', but the tensors are those of a selective encoder",
+    ),
+    "hidden_dim": (key("hidden_dim", "u32", 2048), "'meta_spider.hidden_dim' is 2048, but the tensors say 32"),
+    "bottleneck": (key("bottleneck_dim", "u32", 8), "'meta_spider.bottleneck_dim' is 8, but the tensors say 16"),
+    "type of a key": (key("hidden_dim", "str", "32"), "key 'meta_spider.hidden_dim' has type str, expected u32"),
+    "type of a list": (key("target_layers", "[str]", ["1"]), "key 'meta_spider.target_layers' has type [str]"),
+    "no heads": (without("ca_num_heads"), "key 'meta_spider.ca_num_heads' is missing, expected a u32"),
+    "zero heads": (key("ca_num_heads", "u32", 0), "has width 16 and 0 heads, expected a multiple"),
+    "odd heads": (key("ca_num_heads", "u32", 5), "has width 16 and 5 heads, expected a multiple"),
+    "too few targets": (key("target_layers", "[i32]", [1]), "names 1 layers, but the tensors are for 2 target layers"),
+    "no targets": (without("target_layers"), "is absent, but the tensors are for 2 target layers"),
+    "empty targets": (key("target_layers", "[i32]", []), "names 0 layers, but the tensors are for 2 target layers"),
+    "repeated target": (key("target_layers", "[i32]", [1, 1]), "target_layers [1, 1] names a layer twice"),
+    "negative target": (key("target_layers", "[i32]", [-1, 1]), "target_layers has [-1], expected layers from 0"),
+    "beyond the base": (
+        key("base_block_count", "u32", 3),
+        "target_layers has [3], expected layers from 0 to 2 (the base has 3 blocks)",
+    ),
+    "other cross layers": (
+        key("cross_attn_layers", "[i32]", [1, 3]),
+        "'meta_spider.cross_attn_layers' is [1, 3], but there are tensors for layers [1, 2]",
+    ),
+    "repeated cross layer": (key("cross_attn_layers", "[i32]", [1, 2, 2]), "names a layer twice"),
+    "gate activation": (key("gate_activation", "str", "sigmoid"), "gate activation 'sigmoid', expected 'tanh'"),
+    "newer format": (key("format_version", "u32", 2), "format version 2, this metadeploy reads up to 1 (hint: update"),
+    "format 0": (key("format_version", "u32", 0), "has format version 0, expected 1 to 1"),
+    "inject_from": (key("inject_from", "str", "never"), "'never', expected one of prompt, last_prompt_token"),
+    "kwargs not JSON": (key("chat_template_kwargs", "str", "{nope"), "is not JSON"),
+    "kwargs no object": (key("chat_template_kwargs", "str", "[1]"), "holds a JSON list, expected an object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(name: str, tmp_path: Path) -> None:
+    change, expected = FAULTS[name]
+    gguf = file()
+    change(gguf)
+    with pytest.raises(SidecarError) as caught:
+        read(gguf, tmp_path)
+    assert str(caught.value).startswith(f"sidecar '{tmp_path / 'handmade.gguf'}': ")
+    assert expected in str(caught.value)
+
+
+def test_the_handmade_file_itself_is_fine(tmp_path: Path) -> None:
+    found = read(file(), tmp_path)
+    assert found.config.target_layers == (3, 1)
+    assert found.config.refusal_text == DEFAULT_REFUSAL_TEXT
+    assert found.config.inject_from == "prompt"
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    gguf = file()
+    chosen = ("missing tensor", "wrong width", "NaN", "hidden_dim", "too few targets", "inject_from", "no heads")
+    for name in chosen:
+        FAULTS[name][0](gguf)
+    with pytest.raises(SidecarError) as caught:
+        read(gguf, tmp_path)
+    message = str(caught.value)
+    assert f": {len(message.splitlines()) - 1} faults\n" in message
+    for name in chosen:
+        assert FAULTS[name][1] in message
+
+
+def test_a_flood_of_missing_tensors_is_summed_up(tmp_path: Path) -> None:
+    gguf = file()
+    gguf.tensors.append(Tensor("enc.layer_projectors.900.0.bias", (32,), bytes(128)))
+    with pytest.raises(SidecarError, match=r"more tensors are missing, the last of them") as caught:
+        read(gguf, tmp_path)
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
+@pytest.mark.parametrize("prefix", ["meta_spider", "daimon"])
+def test_files_of_the_framework_load(encoder: EncoderType, prefix: str, tmp_path: Path) -> None:
+    config, arrays = wrapper(encoder)
+    found = read(sidecar(config, arrays, prefix=prefix), tmp_path)
+    assert found.config == config
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found.tensors[name], array)
+    assert found.oddities == ("key 'general.name' is absent", "key 'general.type' is absent")
+
+
+def test_wrong_number_of_cognitive_tokens_is_only_odd(tmp_path: Path) -> None:
+    found = read(file().with_key("meta_spider.num_cognitive_tokens", "u32", 32), tmp_path)
+    assert found.config.num_cognitive_tokens == 2
+    assert (
+        "key 'meta_spider.num_cognitive_tokens' is 32, but the tensors have 2 cognitive tokens (2 it is)"
+        in found.oddities
+    )
+
+
+def test_keys_that_the_tensors_tell_may_be_absent(tmp_path: Path) -> None:
+    names = (
+        "encoder_type",
+        "hidden_dim",
+        "bottleneck_dim",
+        "num_cognitive_tokens",
+        "cross_attn_layers",
+        "enc_num_heads",
+    )
+    found = read(file().without(*(f"meta_spider.{name}" for name in names), "meta_spider.gate_activation"), tmp_path)
+    config, _ = wrapper()
+    assert found.config.hidden_dim == config.hidden_dim
+    assert found.config.cross_attn_layers == config.cross_attn_layers
+    assert sum("is absent; the tensors" in oddity for oddity in found.oddities) == 5
+
+
+def test_heads_of_an_encoder_that_has_them_are_required(tmp_path: Path) -> None:
+    with pytest.raises(SidecarError, match=r"'meta_spider.enc_num_heads' is missing"):
+        read(file("multi_token").without("meta_spider.enc_num_heads"), tmp_path)
+
+
+def test_empty_list_is_absent(tmp_path: Path) -> None:
+    config, arrays = wrapper()
+    encoder_only = {name: array for name, array in arrays.items() if name.startswith("enc.")}
+    found = read(sidecar(config, encoder_only).without("meta_spider.cross_attn_layers"), tmp_path)
+    assert found.config.cross_attn_layers == ()
+    assert "there are no cross-attention layers: this wrapper injects nothing" in found.oddities
+
+
+@pytest.mark.parametrize("prefix", ["meta_spider", "daimon"])
+def test_goal_anchor_loads(prefix: str, tmp_path: Path) -> None:
+    found = read(file("transformer", prefix).with_key(f"{prefix}.kind", "str", "goal_anchor"), tmp_path)
+    assert found.config.kind == "goal_anchor"
+    assert "is of kind 'goal_anchor', not a doubter" in found.oddities
+
+
+def test_tensors_of_others_are_odd_and_ignored(tmp_path: Path) -> None:
+    gguf = file()
+    gguf.tensors.append(Tensor("enc.telemetry", (18,), bytes(18), type=Q4_0 + 22))  # I8
+    found = read(gguf, tmp_path)
+    assert "tensor 'enc.telemetry' is not part of this kind of wrapper; ignored" in found.oddities
+
+
+def test_layers_out_of_order_are_odd(tmp_path: Path) -> None:
+    found = read(file().with_key("meta_spider.cross_attn_layers", "[i32]", [2, 1]), tmp_path)
+    assert found.config.cross_attn_layers == (1, 2)
+    assert "key 'meta_spider.cross_attn_layers' is not in ascending order: [2, 1]" in found.oddities
+
+
+def test_tensors_are_a_mapping_and_say_what_is_not_there(tmp_path: Path) -> None:
+    found = read(file(), tmp_path)
+    assert len(found.tensors) == len(list(found.tensors))
+    assert "ca.1.gate" in found.tensors
+    with pytest.raises(KeyError):
+        found.tensors["ca.99.gate"]
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the reference data are not beside this checkout")
+def test_incomplete_sidecar_of_the_framework() -> None:
+    found = examine(REFERENCE)
+    assert found.config is None
+    assert "has no encoder tensors (enc.*)" in found.faults
+    assert found.dims.cross_attn_layers == (0,)

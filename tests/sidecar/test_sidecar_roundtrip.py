@@ -1,0 +1,253 @@
+"""What is written is what is read: by our reader, by gguf's, and by the rules of the framework's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from metadeploy.errors import SidecarError
+from metadeploy.sidecar import Metadata, WrapperConfig, read_sidecar, write_sidecar
+from metadeploy.sidecar.layout import is_matrix
+from metadeploy.sidecar.spec import EncoderType
+from metadeploy.sidecar.writer import LazyArray, OutType
+from support.random_wrapper import random_wrapper
+
+Arrays = dict[str, NDArray[np.float32]]
+# largest relative error of one rounding; for Q8_0 against the largest value of the block: half a step of 1/127, and the
+# F16 scale's own rounding
+ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 0.5 / 127 + 2.0**-11}
+
+
+def wrapper(encoder: EncoderType, **options: Any) -> tuple[WrapperConfig, Arrays]:
+    arguments: dict[str, Any] = {
+        "hidden_dim": 64, "target_layers": (1, 2, 5), "cross_attn_layers": (2, 5), "num_layers": 8, **options
+    }  # fmt: skip
+    config, tensors = random_wrapper(encoder, **arguments)
+    return config, {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@st.composite
+def wrappers(draw: st.DrawFn) -> tuple[WrapperConfig, Arrays]:
+    encoder: EncoderType = draw(st.sampled_from(("selective", "multi_token", "transformer")))
+    layers = st.lists(st.integers(0, 30), min_size=1, max_size=4, unique=True)
+    heads = draw(st.sampled_from((1, 2, 4)))
+    return wrapper(
+        encoder,
+        hidden_dim=draw(st.integers(1, 80)),
+        target_layers=draw(layers),
+        cross_attn_layers=draw(layers),
+        num_layers=31,
+        encoder_dim=heads * draw(st.integers(1, 24)),
+        bottleneck_dim=heads * draw(st.integers(1, 24)),
+        num_tokens=draw(st.integers(1, 7)) if encoder == "multi_token" else None,
+        ca_num_heads=heads,
+        enc_num_heads=heads,
+        prenorm_projector=draw(st.booleans()),
+        shared_projector=draw(st.booleans()),
+        layer_pos_embed=draw(st.booleans()),
+        num_blocks=draw(st.integers(1, 2)),
+        ffn_dim=draw(st.integers(1, 40)),
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+@given(made=wrappers(), outtype=st.sampled_from(("f32", "f16", "bf16", "q8_0")))
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_round_trip(made: tuple[WrapperConfig, Arrays], outtype: OutType, tmp_path: Path) -> None:
+    config, arrays = made
+    path = tmp_path / "made.gguf"
+    report = write_sidecar(path, config, arrays, outtype=outtype, force=True)
+    sidecar = read_sidecar(path)
+    assert sidecar.config == config
+    assert sidecar.oddities == ()
+    assert list(sidecar.tensors) == list(arrays)
+    assert report.n_parameters == sum(array.size for array in arrays.values())
+    assert sum(report.tensor_types.values()) == len(arrays)
+    for name, array in arrays.items():
+        found = sidecar.tensors[name]
+        assert (found.dtype, found.shape) == (np.float32, array.shape)
+        if outtype == "f32" or not is_matrix(name, array.shape):
+            np.testing.assert_array_equal(found, array)
+        else:
+            scale = np.abs(array).max(axis=-1, keepdims=True) if outtype == "q8_0" else np.abs(array)
+            # one part in a million for the float32 arithmetic; 1e-7 for what is subnormal in F16
+            assert (np.abs(found - array) <= ROUNDING[outtype] * scale * (1 + 1e-6) + 1e-7).all(), name
+
+
+def test_every_setting_survives(tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    config = replace(
+        config,
+        inject_from="last_prompt_token",
+        refusal_text="Das weiß ich nicht. 🤷",
+        prompt_format="auto",
+        answer_suffix="\nAnswer briefly.",
+        chat_template_kwargs={"enable_thinking": False, "thinking": False, "deep": {"list": [1, None, "x"]}},
+        base_model="Qwen/Qwen3.5-4B",
+        checkpoint_sha256="ab" * 32,
+        kind="goal_anchor",
+    )
+    path = tmp_path / "made.gguf"
+    write_sidecar(path, config, arrays, metadata=Metadata(name="N", version="2.1", license="mit", description="D"))
+    sidecar = read_sidecar(path)
+    assert sidecar.config == config
+    expected = {
+        "general.architecture": "meta-spider",
+        "general.type": "adapter",
+        "general.name": "N",
+        "general.version": "2.1",
+        "general.license": "mit",
+        "general.description": "D",
+        "general.base_model.count": 1,
+        "general.base_model.0.name": "Qwen3.5-4B",
+        "general.base_model.0.organization": "Qwen",
+        "general.base_model.0.repo_url": "https://huggingface.co/Qwen/Qwen3.5-4B",
+        "general.file_type": 0,
+        "meta_spider.format_version": 1,
+    }
+    assert {key: sidecar.metadata[key] for key in expected} == expected
+    assert json.loads(sidecar.metadata["meta_spider.chat_template_kwargs"]) == config.chat_template_kwargs
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "organization"),
+    [("a/b", "b", "a"), ("/home/me/models/x.gguf", "x.gguf", None), ("C:\\models\\y", "y", None), ("./z/", "z", None)],
+)
+def test_base_model_never_shows_directories(base: str, name: str, organization: str | None, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective", num_layers=None)
+    write_sidecar(tmp_path / "made.gguf", replace(config, base_model=base), arrays)
+    metadata = read_sidecar(tmp_path / "made.gguf").metadata
+    assert metadata["general.base_model.0.name"] == name
+    assert metadata.get("general.base_model.0.organization") == organization
+    assert "meta_spider.base_block_count" not in metadata
+
+
+@pytest.mark.parametrize(
+    ("outtype", "file_type", "quantised"),
+    [("f32", 0, False), ("f16", 1, False), ("bf16", 32, False), ("q8_0", 7, True)],
+)
+def test_file_type_and_quantisation_version(outtype: OutType, file_type: int, quantised: bool, tmp_path: Path) -> None:
+    config, arrays = wrapper("transformer", ffn_dim=64)
+    report = write_sidecar(tmp_path / "made.gguf", config, arrays, outtype=outtype)
+    metadata = read_sidecar(tmp_path / "made.gguf").metadata
+    assert metadata["general.file_type"] == file_type
+    assert ("general.quantization_version" in metadata) is quantised
+    small = {"F32"} if outtype == "f32" else {"F32", "F16", outtype.upper()}
+    assert set(report.tensor_types) <= small
+
+
+def test_q8_0_falls_back_where_rows_do_not_divide(tmp_path: Path) -> None:
+    config, arrays = wrapper("selective", bottleneck_dim=20)  # rows of 20 in q_proj and up_proj
+    report = write_sidecar(tmp_path / "made.gguf", config, arrays, outtype="q8_0")
+    assert report.tensor_types["F16"] == 4
+    assert report.notes == ("4 matrices are F16, not Q8_0: their rows (20) are not a multiple of 32",)
+
+
+@pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
+def test_only_weight_matrices_change_type(encoder: EncoderType, tmp_path: Path) -> None:
+    config, arrays = wrapper(encoder)
+    write_sidecar(tmp_path / "made.gguf", config, arrays, outtype="f16")
+    for tensor in GGUFReader(tmp_path / "made.gguf").tensors:
+        matrix = len(tensor.shape) == 2 and tensor.name.endswith("weight")
+        assert tensor.tensor_type == (GGMLQuantizationType.F16 if matrix else GGMLQuantizationType.F32), tensor.name
+
+
+@pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
+def test_loads_by_the_frameworks_rules(encoder: EncoderType, tmp_path: Path) -> None:
+    """F32 files: its keys with its types, its names, ne = [in, out], scalars as [1]."""
+    config, arrays = wrapper(encoder)
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+    reader = GGUFReader(tmp_path / "made.gguf")
+    u32, i32, string = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.STRING
+    expected: dict[str, tuple[list[GGUFValueType], Any]] = {
+        "general.architecture": ([string], "meta-spider"),
+        "meta_spider.encoder_type": ([string], encoder),
+        "meta_spider.gate_activation": ([string], "tanh"),
+        "meta_spider.hidden_dim": ([u32], 64),
+        "meta_spider.bottleneck_dim": ([u32], 16),
+        "meta_spider.num_cognitive_tokens": ([u32], config.num_cognitive_tokens),
+        "meta_spider.ca_num_heads": ([u32], 4),
+        "meta_spider.enc_num_heads": ([u32], 4),
+        "meta_spider.target_layers": ([GGUFValueType.ARRAY, i32], [1, 2, 5]),
+        "meta_spider.cross_attn_layers": ([GGUFValueType.ARRAY, i32], [2, 5]),
+    }
+    for key, (types, content) in expected.items():
+        field = reader.fields[key]
+        assert (field.types, field.contents()) == (types, content), key
+    assert {tensor.name for tensor in reader.tensors} == set(arrays)
+    for tensor in reader.tensors:
+        array = arrays[tensor.name]
+        assert tensor.tensor_type == GGMLQuantizationType.F32
+        assert list(tensor.shape) == list(array.shape[::-1])
+        assert len(tensor.name.encode()) < 64
+        np.testing.assert_array_equal(tensor.data.reshape(array.shape), array)
+    assert list(reader.get_tensor([t.name for t in reader.tensors].index("ca.2.gate")).shape) == [1]
+
+
+def test_lazy_arrays_are_made_one_at_a_time(tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    made: list[str] = []
+    written: list[tuple[int, int]] = []
+
+    def lazy(name: str) -> LazyArray:
+        def load() -> NDArray[np.float32]:
+            assert len(made) == len(written), "the one before must be on its way to the file"
+            made.append(name)
+            return arrays[name]
+
+        return LazyArray(arrays[name].shape, load)
+
+    lazies = {name: lazy(name) for name in arrays}
+    write_sidecar(tmp_path / "made.gguf", config, lazies, progress=lambda done, total: written.append((done, total)))
+    assert made == list(arrays)
+    assert written[-1][0] == written[-1][1] == 4 * sum(array.size for array in arrays.values())
+    np.testing.assert_array_equal(read_sidecar(tmp_path / "made.gguf").tensors["ca.2.gate"], arrays["ca.2.gate"])
+
+
+@pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0"])
+def test_overflow_names_the_tensor(outtype: OutType, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    arrays["ca.2.k_proj.weight"] = arrays["ca.2.k_proj.weight"].copy()
+    arrays["ca.2.k_proj.weight"][3, 4] = 3.4e38
+    with pytest.raises(SidecarError, match=rf"tensor 'ca.2.k_proj.weight' .*too large for {outtype.upper()} .*f32"):
+        write_sidecar(tmp_path / "made.gguf", config, arrays, outtype=outtype)
+    assert list(tmp_path.iterdir()) == []
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_not_written(bad: float, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    arrays["enc.output_norm.bias"] = np.full_like(arrays["enc.output_norm.bias"], bad)
+    with pytest.raises(SidecarError, match=r"tensor 'enc.output_norm.bias' has values that are not finite"):
+        write_sidecar(tmp_path / "made.gguf", config, arrays)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrapper_that_contradicts_itself_is_not_written(tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    del arrays["ca.5.norm.bias"]
+    arrays["enc.mystery"] = np.zeros(3, np.float32)
+    wrong = replace(config, hidden_dim=65, ca_num_heads=3, target_layers=(1, 2, 8), cross_attn_layers=(2, 6))
+    with pytest.raises(SidecarError) as caught:
+        write_sidecar(tmp_path / "made.gguf", wrong, arrays)
+    message = str(caught.value)
+    for part in (
+        "tensor 'ca.5.norm.bias' is missing, expected shape [64]",
+        "tensor 'enc.mystery' is not part of a selective wrapper",
+        "hidden_dim is 65 in the config, but 64 in the tensors",
+        "cross_attn_layers is (2, 6) in the config, but (2, 5) in the tensors",
+        "target_layers has [8], expected layers from 0 to 7 (the base has 8 blocks)",
+        "the cross-attention has width 16 and 3 heads, expected a multiple",
+    ):
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
