@@ -1,0 +1,59 @@
+// Long calls without Python's lock that still notice Ctrl-C and the caller's cancel callback.
+#pragma once
+
+#include "errors.h"
+#include "runtime/engine.h"
+
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <exception>
+#include <utility>
+
+namespace metadeploy {
+
+// how often a running graph may take Python's lock to ask
+inline constexpr std::chrono::milliseconds CANCEL_INTERVAL{50};
+
+// Runs f without the lock. Where a signal handler or cancel (a callable, or None) raises, that exception comes out;
+// where cancel returns true, cancelled_error.
+template <typename F>
+auto run_interruptible(engine & eng, const pybind11::object & cancel, F && f) {
+    namespace py = pybind11;
+    std::exception_ptr raised;
+    bool stop = false;
+    auto next_check = std::chrono::steady_clock::now();
+    struct reset {
+        engine & eng;
+        ~reset() { eng.cancel = nullptr; }
+    } const guard{eng};
+    eng.cancel = [&]() -> bool {
+        const auto now = std::chrono::steady_clock::now();
+        if (stop || now < next_check) {
+            return stop;
+        }
+        next_check = now + CANCEL_INTERVAL;
+        const py::gil_scoped_acquire gil;
+        try {
+            if (PyErr_CheckSignals() != 0) {
+                throw py::error_already_set();
+            }
+            stop = !cancel.is_none() && cancel().cast<bool>();
+        } catch (...) {
+            raised = std::current_exception();
+            stop = true;
+        }
+        return stop;
+    };
+    try {
+        const py::gil_scoped_release release;
+        return f();
+    } catch (const cancelled_error &) {
+        if (raised) {
+            std::rethrow_exception(raised);
+        }
+        throw;
+    }
+}
+
+} // namespace metadeploy

@@ -1,0 +1,198 @@
+#include "cli/args.h"
+
+#include "common/log.h"
+
+#include "arg.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+namespace metadeploy {
+
+namespace {
+
+constexpr char USAGE[] = R"(
+----- metadeploy params -----
+
+--meta FNAME                            sidecar GGUF of a trained wrapper, made by `metadeploy export`
+                                        (env: LLAMA_ARG_META, META_SIDECAR)
+--meta-gain F                           strength of the injection (default: 1.0, 0 = the base exactly)
+                                        (env: LLAMA_ARG_META_GAIN, META_GAIN)
+--no-meta                               answer with the base alone (env: META_BASE=1)
+--compare                               answer twice, with the base and with the wrapper
+--raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
+--prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
+                                        lines; the file holds a prompt a line, or JSON lines with "prompt" (or
+                                        "question", or "messages") and, if you like, "id"
+-o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
+                                        the last result in it
+--json                                  print a JSON object with the answer, abstention and timings
+
+Sampling is greedy unless --temp is given, and an answer ends after 512 tokens unless -n is given.
+Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics on
+stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
+
+examples:
+  llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf -p "What is the capital of France?"
+  llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf --compare -p "Who won the 1937 Tour de Suisse?"
+  llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf --prompts questions.jsonl -o answers.jsonl
+
+exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
+)";
+
+void print_usage(int, char **) {
+    std::fputs(USAGE, stdout);
+}
+
+const char * env(const char * name) {
+    const char * value = std::getenv(name);
+    return value && *value ? value : nullptr;
+}
+
+bool env_flag(const char * name) {
+    const char * value = env(name);
+    return value && std::strcmp(value, "0") != 0;
+}
+
+float parse_gain(const std::string & text, const char * source) {
+    char * end = nullptr;
+    const float gain = std::strtof(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || !(gain > -1e6f && gain < 1e6f)) {
+        throw usage_error(std::string(source) + " is '" + text + "', expected a number such as 1.0");
+    }
+    return gain;
+}
+
+// the environment of the framework's program, and twins of our flags in llama.cpp's manner
+void read_environment(cli_args & args) {
+    for (const char * name : {"META_SIDECAR", "LLAMA_ARG_META"}) {
+        if (const char * value = env(name)) {
+            args.meta = value;
+        }
+    }
+    for (const char * name : {"META_GAIN", "LLAMA_ARG_META_GAIN"}) {
+        if (const char * value = env(name)) {
+            args.gain = parse_gain(value, name);
+        }
+    }
+    args.no_meta = env_flag("META_BASE");
+    args.raw = env_flag("META_RAW");
+    if (const char * value = env("META_PROMPT")) {
+        args.common.prompt = value;
+    }
+    if (const char * value = env("META_PROMPTS")) {
+        args.prompts = value;
+        args.nul_separated = true;
+    }
+    if (const char * value = env("META_OUT")) {
+        args.output = value;
+    }
+    if (const char * value = env("META_NGEN")) {
+        char * end = nullptr;
+        args.common.n_predict = (int32_t)std::strtol(value, &end, 10);
+        if (*end != '\0') {
+            throw usage_error(std::string("META_NGEN is '") + value + "', expected a number of tokens");
+        }
+    }
+}
+
+// takes our flags out of the list and leaves llama.cpp's
+std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
+    std::vector<char *> rest{argv[0]};
+    bool has_prompt = false;
+    for (int i = 1; i < argc; ++i) {
+        const std::string flag = argv[i];
+        const auto value = [&]() -> std::string {
+            if (i + 1 >= argc) {
+                throw usage_error(flag + " needs a value");
+            }
+            return argv[++i];
+        };
+        if (flag == "--meta") {
+            args.meta = value();
+        } else if (flag == "--meta-gain") {
+            args.gain = parse_gain(value(), "--meta-gain");
+        } else if (flag == "--no-meta") {
+            args.no_meta = true;
+        } else if (flag == "--compare") {
+            args.compare = true;
+        } else if (flag == "--raw") {
+            args.raw = true;
+        } else if (flag == "--json") {
+            args.json = true;
+        } else if (flag == "--prompts") {
+            args.prompts = value();
+            args.nul_separated = false;
+        } else if (flag == "-v" || flag == "--verbose") {
+            args.verbose = true; // llama.cpp's -v prints everything it knows, which buries two lines of statistics
+        } else if (flag == "-o" || flag == "--output") {
+            args.output = value();
+        } else {
+            has_prompt = has_prompt || flag == "-p" || flag == "--prompt" || flag == "-f" || flag == "--file";
+            rest.push_back(argv[i]);
+        }
+    }
+    if (has_prompt) {
+        args.common.prompt.clear(); // flags win: not appended to the environment's
+        if (args.nul_separated) {
+            args.prompts.clear();
+            args.nul_separated = false;
+        }
+    }
+    return rest;
+}
+
+// llama.cpp's completion program knows these; accepted and ignored here they would be lies
+void refuse_unsupported(const common_params & params) {
+    const std::pair<bool, const char *> unsupported[] = {
+        {params.interactive || params.interactive_first, "-i / -if"},
+        {params.conversation_mode == COMMON_CONVERSATION_MODE_ENABLED && !params.single_turn, "-cnv"},
+        {!params.path_prompt_cache.empty(), "--prompt-cache"},
+        {params.grp_attn_n != 1, "-gan"},
+        {params.n_parallel > 1, "-np"},
+        {!params.input_prefix.empty() || !params.input_suffix.empty() || params.input_prefix_bos,
+         "--in-prefix / --in-suffix"},
+        {params.ctx_shift, "--context-shift"},
+        {!params.mmproj.path.empty(), "--mmproj"},
+    };
+    for (const auto & [given, flag] : unsupported) {
+        if (given) {
+            throw usage_error(std::string(flag) + " is not supported by llama-meta-generate (one prompt, one answer)");
+        }
+    }
+}
+
+} // namespace
+
+cli_args parse_args(int argc, char ** argv) {
+    cli_args args;
+    args.common.sampling.temp = 0.0f;
+    args.common.n_predict = 512;
+    args.common.verbosity = LOG_LEVEL_ERROR;
+    args.common.warmup = false;
+    read_environment(args);
+    std::vector<char *> rest = take_own_flags(argc, argv, args);
+    if (!common_params_parse((int)rest.size(), rest.data(), args.common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {
+        throw usage_error(""); // the parser has said what is wrong
+    }
+    refuse_unsupported(args.common);
+    if (args.no_meta && args.compare) {
+        throw usage_error("--compare needs the wrapper, --no-meta leaves it out");
+    }
+    if (args.meta.empty() && !args.no_meta) {
+        throw usage_error(
+            "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta for the base alone");
+    }
+    if (!args.output.empty() && args.prompts.empty()) {
+        throw usage_error("--output goes with --prompts");
+    }
+    if (!args.prompts.empty() && !args.common.prompt.empty()) {
+        throw usage_error("give either a prompt (-p, -f) or a file of prompts (--prompts), not both");
+    }
+    return args;
+}
+
+} // namespace metadeploy

@@ -1,0 +1,33 @@
+// The command line of llama-meta-generate: llama.cpp's own flags, and ours.
+#pragma once
+
+#include "common.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace metadeploy {
+
+struct cli_args {
+    common_params common;       // what llama.cpp's parser made of its flags
+    std::string meta;           // --meta: sidecar
+    float gain = 1.0f;          // --meta-gain
+    bool no_meta = false;       // --no-meta: the base alone
+    bool compare = false;       // --compare: base and wrapper
+    bool raw = false;           // --raw: no chat template
+    bool json = false;          // --json
+    bool verbose = false;       // -v: statistics on stderr
+    std::string prompts;        // --prompts: a file of prompts
+    std::string output;         // --output: where their results go, stdout if empty
+    bool nul_separated = false; // prompts and results are text between NUL bytes (META_PROMPTS, META_OUT)
+};
+
+// Ends with a usage message and exit code 2.
+struct usage_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Flags win over environment variables. Prints the help and exits where asked to. Throws usage_error.
+cli_args parse_args(int argc, char ** argv);
+
+} // namespace metadeploy

@@ -1,0 +1,29 @@
+// Files of prompts in, results as JSON lines out.
+#pragma once
+
+#include "runtime/prompt.h"
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <vector>
+
+namespace metadeploy {
+
+struct prompt_item {
+    nlohmann::ordered_json id;          // null where the file gives none
+    std::string prompt;                 // the text, or the last message's where there are messages
+    std::vector<chat_message> messages; // what goes through the chat template
+};
+
+// A prompt a line, JSON lines, or (nul_separated) texts between NUL bytes. Throws error that names file and line.
+std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separated);
+
+// How many results of these prompts the file already holds; an incomplete last line is cut off.
+// Throws error where it holds results of other prompts.
+size_t count_results(const std::string & path, const std::vector<prompt_item> & prompts);
+
+// invalid UTF-8 becomes U+FFFD: JSON cannot hold it
+std::string dump_json(const nlohmann::ordered_json & value, int indent = -1);
+
+} // namespace metadeploy

@@ -1,0 +1,76 @@
+#include "runtime/abstention.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <vector>
+
+namespace metadeploy {
+
+namespace {
+
+constexpr double MIN_SHARE = 0.6;
+constexpr size_t MIN_WORDS = 3;
+
+struct opening {
+    std::vector<std::string> words;
+    bool ended = false; // by the end of a sentence or of a line
+};
+
+opening opening_sentence(const std::string & text) {
+    std::string straight;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const std::string triple = text.substr(i, 3);
+        if (triple == "\xE2\x80\x99" || triple == "\xE2\x80\x98") { // ’ and ‘
+            straight += '\'';
+            i += 2;
+        } else {
+            straight += text[i];
+        }
+    }
+    opening result;
+    std::string word;
+    const auto end_word = [&] {
+        if (!word.empty()) {
+            result.words.push_back(word);
+            word.clear();
+        }
+    };
+    for (size_t i = 0; i < straight.size() && !result.ended; ++i) {
+        const unsigned char c = (unsigned char)straight[i];
+        const bool line_end = c == '\n';
+        // "3.5" and "e.g." do not end a sentence, "accurately." does
+        const bool sentence_end = (c == '.' || c == '!' || c == '?') &&
+                                  (i + 1 == straight.size() || std::isspace((unsigned char)straight[i + 1]) ||
+                                   straight[i + 1] == '"' || straight[i + 1] == '*');
+        if (line_end || sentence_end) {
+            end_word();
+            result.ended = !result.words.empty();
+        } else if (std::isalnum(c) || c == '\'' || c >= 0x80) {
+            word += (char)std::tolower(c);
+        } else {
+            end_word();
+        }
+    }
+    end_word();
+    return result;
+}
+
+} // namespace
+
+bool is_abstention(const std::string & answer, const std::string & refusal_text, bool truncated) {
+    const opening given = opening_sentence(answer);
+    const opening trained = opening_sentence(refusal_text);
+    size_t n_shared = 0;
+    while (n_shared < given.words.size() && n_shared < trained.words.size() &&
+           given.words[n_shared] == trained.words[n_shared]) {
+        ++n_shared;
+    }
+    if (truncated && !given.ended && n_shared == given.words.size()) {
+        return n_shared >= std::min(MIN_WORDS, trained.words.size()) && n_shared > 0;
+    }
+    const size_t needed = std::max(MIN_WORDS, (size_t)std::ceil(MIN_SHARE * (double)trained.words.size()));
+    return n_shared >= std::min(needed, trained.words.size()) && n_shared > 0;
+}
+
+} // namespace metadeploy

@@ -1,0 +1,543 @@
+#include "runtime/engine.h"
+
+#include "errors.h"
+#include "log.h"
+
+#include "llama-ext.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <set>
+
+namespace metadeploy {
+
+namespace {
+
+// Prompts that are only looked at come in small steps: all their logits are kept, and a row may be megabytes.
+constexpr int32_t CAPTURE_BATCH = 64;
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+common_init_result_ptr load(common_params & params) {
+    const std::string subject = "model '" + params.model.path + "'";
+    std::error_code ec;
+    if (!std::filesystem::is_regular_file(std::filesystem::u8path(params.model.path), ec)) {
+        throw model_load_error(subject + ": no such file, expected a GGUF");
+    }
+    log_capture log;
+    common_init_result_ptr result;
+    try {
+        result = common_init_from_params(params);
+    } catch (const std::exception & e) {
+        throw model_load_error(subject + ": " + e.what());
+    }
+    if (!result || !result->model()) {
+        throw model_load_error(subject + ": llama.cpp cannot load it: " + log.last_line("unknown reason"));
+    }
+    if (!result->context()) {
+        throw model_load_error(
+            subject + ": no context for it: " + log.last_line("out of memory?") +
+            " (a smaller -c / n_ctx needs less memory)");
+    }
+    if (!llama_model_has_decoder(result->model()) || llama_model_has_encoder(result->model()) ||
+        !llama_get_memory(result->context())) {
+        throw model_load_error(subject + ": not a decoder-only language model, expected one that generates text");
+    }
+    return result;
+}
+
+std::string layer_list(const std::vector<int32_t> & layers) {
+    std::string text;
+    for (const int32_t il : layers) {
+        text += (text.empty() ? "" : ", ") + std::to_string(il);
+    }
+    return text;
+}
+
+std::string architecture(const llama_model * model) {
+    char arch[64] = "unknown";
+    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
+    return arch;
+}
+
+// tensors in host memory, by layer, for a capture
+class host_rows {
+public:
+    host_rows(const std::vector<int32_t> & layers, int64_t n_row, int64_t n_tokens) {
+        ctx.reset(ggml_init({(layers.size() + 1) * ggml_tensor_overhead(), nullptr, true}));
+        for (const int32_t il : layers) {
+            tensors[il] = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_row, n_tokens);
+        }
+        buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), ggml_backend_cpu_buffer_type()));
+        if (!buf) {
+            throw error(
+                "not enough memory to keep " + std::to_string(n_tokens) + " tokens of " +
+                std::to_string(layers.size()) + " layers");
+        }
+        ggml_backend_buffer_clear(buf.get(), 0);
+    }
+
+    std::vector<float> rows(const std::vector<int32_t> & layers) const {
+        std::vector<float> out;
+        for (const int32_t il : layers) {
+            const auto * data = static_cast<const float *>(tensors.at(il)->data);
+            out.insert(out.end(), data, data + ggml_nelements(tensors.at(il)));
+        }
+        return out;
+    }
+
+    std::map<int, ggml_tensor *> tensors;
+
+private:
+    ggml_context_ptr ctx;
+    ggml_backend_buffer_ptr buf;
+};
+
+} // namespace
+
+engine::engine(common_params params)
+    : parameters(std::move(params)),
+      loaded(load(parameters)),
+      llm(loaded->model()),
+      ctx(loaded->context()),
+      chat(llm, parameters.chat_template, parameters.use_jinja) {
+    llama_set_abort_callback(
+        ctx,
+        [](void * self) {
+            const auto & cancel = static_cast<engine *>(self)->cancel;
+            return cancel && cancel();
+        },
+        this);
+}
+
+engine::~engine() {
+    // the context must not meet the hook again, not even while it is freed
+    if (hook) {
+        detach();
+    }
+}
+
+// --- sidecar ---------------------------------------------------------------------------------------------------------
+
+void engine::check_fits(const sidecar & source) const {
+    const wrapper_config & config = source.config;
+    std::vector<std::string> faults;
+    if (config.n_embd != n_embd()) {
+        faults.push_back(
+            "is made for a base of width " + std::to_string(config.n_embd) + ", the model has " +
+            std::to_string(n_embd()) + " (wrong base model?)");
+    }
+    if (config.base_block_count != 0 && config.base_block_count != n_layer()) {
+        faults.push_back(
+            "is made for a base of " + std::to_string(config.base_block_count) + " blocks, the model has " +
+            std::to_string(n_layer()) + " (wrong base model?)");
+    }
+    for (const auto & [what, layers] :
+         {std::pair<const char *, const std::vector<int32_t> &>{"target layers", config.target_layers},
+          {"cross-attention layers", config.cross_attn_layers}}) {
+        if (*std::max_element(layers.begin(), layers.end()) >= n_layer()) {
+            faults.push_back(
+                std::string("has ") + what + " " + layer_list(layers) + ", the model has layers 0 to " +
+                std::to_string(n_layer() - 1));
+        }
+    }
+    if (!faults.empty()) {
+        throw model_mismatch_error(
+            faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
+    }
+}
+
+void engine::set_hook(seam * next) {
+    try {
+        llama_set_block_hook(ctx, next);
+    } catch (const std::exception & e) {
+        throw model_load_error("model '" + parameters.model.path + "': no memory for the injected graph: " + e.what());
+    }
+}
+
+void engine::attach(const std::string & sidecar_path) {
+    const sidecar source = read_sidecar(sidecar_path);
+    check_fits(source);
+    prompt_settings next_settings = prompt_settings::of(source);
+
+    std::map<int, ggml_backend_buffer_type_t> bufts; // asking the model builds a graph, so ask once
+    const auto place = [&](int il) {
+        const auto it = bufts.find(il);
+        return it != bufts.end() ? it->second : bufts[il] = llm->select_buft(il);
+    };
+    auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx));
+    auto next_hook = std::make_unique<seam>(next_wrapper.get(), n_layer());
+
+    // reserve the largest graph there can be, and see on the way which blocks the architecture shows
+    next_hook->plan.inject = true;
+    next_hook->plan.tap_at = 0;
+    std::vector<std::string> faults;
+    try {
+        set_hook(next_hook.get());
+        std::set<int32_t> wanted(source.config.target_layers.begin(), source.config.target_layers.end());
+        wanted.insert(source.config.cross_attn_layers.begin(), source.config.cross_attn_layers.end());
+        for (const int32_t il : wanted) {
+            const auto it = next_hook->seen().find(il);
+            if (it == next_hook->seen().end()) {
+                faults.push_back(
+                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
+                    "' has no seam in llama.cpp, the wrapper would do nothing there");
+            } else if (!it->second.empty()) {
+                faults.push_back(
+                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
+                    "' cannot be injected into: " + it->second);
+            }
+        }
+        if (!faults.empty()) {
+            throw model_mismatch_error(
+                faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
+        }
+    } catch (...) {
+        llama_set_block_hook(ctx, hook.get()); // as it was
+        throw;
+    }
+    next_hook->plan = {};
+    hook = std::move(next_hook);
+    meta_wrapper = std::move(next_wrapper);
+    settings = std::move(next_settings);
+    clear_memory();
+}
+
+void engine::detach() {
+    set_hook(nullptr);
+    hook.reset();
+    meta_wrapper.reset();
+    settings = {};
+    clear_memory();
+}
+
+// --- prompts ---------------------------------------------------------------------------------------------------------
+
+std::vector<llama_token> engine::tokenize(const std::string & text, bool add_special, bool parse_special) const {
+    return common_tokenize(vocab(), text, add_special, parse_special);
+}
+
+std::string engine::detokenize(const std::vector<llama_token> & tokens, bool special) const {
+    for (const llama_token token : tokens) {
+        if (token < 0 || token >= n_vocab()) {
+            throw error("token " + std::to_string(token) + " is not in the vocabulary of " + std::to_string(n_vocab()));
+        }
+    }
+    return common_detokenize(vocab(), tokens, special);
+}
+
+std::string engine::piece(llama_token token) const {
+    return common_token_to_piece(vocab(), token, /*special =*/false);
+}
+
+std::string engine::apply_chat_template(const std::vector<chat_message> & messages) const {
+    prompt_settings merged = settings;
+    for (const auto & [key, value] : parameters.default_template_kwargs) {
+        merged.kwargs[key] = value; // what the user asks for on the command line wins over the sidecar
+    }
+    return chat.apply(messages, merged);
+}
+
+void engine::check_prompt(const std::vector<llama_token> & tokens) const {
+    if (tokens.empty()) {
+        throw error("the prompt is empty, expected at least one token");
+    }
+    for (const llama_token token : tokens) {
+        if (token < 0 || token >= n_vocab()) {
+            throw error(
+                "prompt token " + std::to_string(token) + " is not in the vocabulary of " + std::to_string(n_vocab()));
+        }
+    }
+    if ((int64_t)tokens.size() > n_ctx()) {
+        throw context_overflow_error(
+            "the prompt has " + std::to_string(tokens.size()) + " tokens, the context " + std::to_string(n_ctx()) +
+            " (shorten it, or give a larger -c / n_ctx)");
+    }
+}
+
+// --- evaluation ------------------------------------------------------------------------------------------------------
+
+void engine::clear_memory() {
+    llama_memory_clear(llama_get_memory(ctx), /*data =*/false);
+    n_past = 0;
+}
+
+void engine::fail(int status) const {
+    if (status == 2) {
+        throw cancelled_error("cancelled");
+    }
+    if (status == 1) {
+        throw context_overflow_error(
+            "the context of " + std::to_string(n_ctx()) + " tokens has no room left (give a larger -c / n_ctx)");
+    }
+    throw decode_error("llama.cpp failed to evaluate a batch (status " + std::to_string(status) + ")");
+}
+
+void engine::evaluate(const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out) {
+    const size_t n_step = wanted == outputs::all ? (size_t)std::min<int32_t>(CAPTURE_BATCH, llama_n_batch(ctx))
+                                                 : (size_t)llama_n_batch(ctx);
+    struct batch_guard {
+        llama_batch batch;
+        ~batch_guard() { llama_batch_free(batch); }
+    } guard{llama_batch_init((int32_t)std::min(n_step, n_tokens), 0, 1)};
+    llama_batch & batch = guard.batch;
+
+    for (size_t first = 0; first < n_tokens; first += n_step) {
+        const size_t n = std::min(n_step, n_tokens - first);
+        batch.n_tokens = (int32_t)n;
+        for (size_t i = 0; i < n; ++i) {
+            batch.token[i] = tokens[first + i];
+            batch.pos[i] = n_past + (llama_pos)i;
+            batch.n_seq_id[i] = 1;
+            batch.seq_id[i][0] = 0;
+            batch.logits[i] = wanted == outputs::all || first + i + 1 == n_tokens;
+        }
+        if (cancel && cancel()) {
+            fail(2);
+        }
+        if (const int status = llama_decode(ctx, batch); status != 0) {
+            fail(status);
+        }
+        llama_synchronize(ctx);
+        n_past += (int32_t)n;
+        if (logits_out) {
+            for (size_t i = 0; i < n; ++i) {
+                const float * row = llama_get_logits_ith(ctx, (int32_t)i);
+                if (row) {
+                    logits_out->insert(logits_out->end(), row, row + n_vocab());
+                }
+            }
+        }
+    }
+}
+
+// from an empty context, leaving the activations of the last token in the taps
+void engine::clean_pass(const std::vector<llama_token> & tokens) {
+    clear_memory();
+    hook->plan = {};
+    hook->plan.tap_at = (llama_pos)tokens.size() - 1;
+    evaluate(tokens.data(), tokens.size(), outputs::last);
+    hook->plan = {};
+}
+
+void engine::prefill(const std::vector<llama_token> & tokens, const injection & inject, timings & times) {
+    check_prompt(tokens);
+    times = {};
+    times.n_prompt = (int32_t)tokens.size();
+    auto start = std::chrono::steady_clock::now();
+    const auto lap = [&] {
+        const double ms = ms_since(start);
+        start = std::chrono::steady_clock::now();
+        return ms;
+    };
+    if (!meta_wrapper || !inject.on || inject.gain == 0.0f) {
+        clear_memory();
+        if (hook) {
+            hook->plan = {};
+        }
+        evaluate(tokens.data(), tokens.size(), outputs::last);
+        times.pass1_ms = lap();
+        return;
+    }
+    if (meta_wrapper->config().from == inject_from::last_prompt_token) {
+        prefill_from_last_token(tokens, inject, times);
+        return;
+    }
+    clean_pass(tokens);
+    times.pass1_ms = lap();
+    meta_wrapper->encode();
+    times.encode_ms = lap();
+    clear_memory();
+    hook->plan.inject = true;
+    hook->plan.gain = inject.gain;
+    evaluate(tokens.data(), tokens.size(), outputs::last);
+    times.pass2_ms = lap();
+}
+
+// The prompt's keys and values stay those of the clean pass: only its last token is evaluated again.
+void engine::prefill_from_last_token(
+    const std::vector<llama_token> & tokens, const injection & inject, timings & times) {
+    auto start = std::chrono::steady_clock::now();
+    const auto last = (llama_pos)tokens.size() - 1;
+    const bool has_state = llama_model_is_recurrent(llm) || llama_model_is_hybrid(llm);
+    std::vector<uint8_t> state; // recurrent memories cannot step back, so keep what they were
+
+    clear_memory();
+    hook->plan = {};
+    if (last > 0) {
+        evaluate(tokens.data(), (size_t)last, outputs::last);
+        if (has_state) {
+            state.resize(llama_state_seq_get_size_ext(ctx, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+            llama_state_seq_get_data_ext(ctx, state.data(), state.size(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        }
+    }
+    hook->plan.tap_at = last;
+    evaluate(&tokens[(size_t)last], 1, outputs::last);
+    hook->plan = {};
+    times.pass1_ms = ms_since(start);
+
+    start = std::chrono::steady_clock::now();
+    meta_wrapper->encode();
+    times.encode_ms = ms_since(start);
+
+    start = std::chrono::steady_clock::now();
+    llama_memory_t memory = llama_get_memory(ctx);
+    bool stepped_back = last > 0;
+    if (stepped_back && has_state) {
+        stepped_back = llama_state_seq_set_data_ext(
+                           ctx, state.data(), state.size(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size();
+    }
+    if (stepped_back && llama_memory_seq_rm(memory, 0, last, -1) && llama_memory_seq_pos_max(memory, 0) == last - 1) {
+        n_past = last;
+    } else {
+        clear_memory();
+        if (last > 0) {
+            evaluate(tokens.data(), (size_t)last, outputs::last);
+        }
+    }
+    hook->plan.inject = true;
+    hook->plan.gain = inject.gain;
+    hook->plan.inject_from = last;
+    evaluate(&tokens[(size_t)last], 1, outputs::last);
+    times.pass2_ms = ms_since(start);
+}
+
+void engine::decode(llama_token token) {
+    if (context_full()) {
+        fail(1);
+    }
+    evaluate(&token, 1, outputs::last);
+}
+
+const float * engine::logits() const {
+    return llama_get_logits_ith(ctx, -1);
+}
+
+// --- what is computed ------------------------------------------------------------------------------------------------
+
+namespace {
+
+void require_wrapper(const wrapper * meta, const char * what) {
+    if (!meta) {
+        throw error(std::string(what) + " need a sidecar, none is attached");
+    }
+}
+
+} // namespace
+
+std::vector<float> engine::activations(const std::vector<llama_token> & tokens) {
+    require_wrapper(meta_wrapper.get(), "activations");
+    check_prompt(tokens);
+    clean_pass(tokens);
+    return meta_wrapper->activations();
+}
+
+std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tokens) {
+    require_wrapper(meta_wrapper.get(), "cognitive tokens");
+    check_prompt(tokens);
+    clean_pass(tokens);
+    meta_wrapper->encode();
+    return meta_wrapper->cognitive_tokens();
+}
+
+std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {
+    check_prompt(tokens);
+    const bool injects = meta_wrapper && inject.on && inject.gain != 0.0f;
+    if (injects) {
+        clean_pass(tokens);
+        meta_wrapper->encode();
+    }
+    clear_memory();
+    if (hook) {
+        hook->plan = {};
+        hook->plan.inject = injects;
+        hook->plan.gain = inject.gain;
+        if (injects && meta_wrapper->config().from == inject_from::last_prompt_token) {
+            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
+        }
+    }
+    std::vector<float> rows;
+    rows.reserve(tokens.size() * (size_t)n_vocab());
+    evaluate(tokens.data(), tokens.size(), outputs::all, &rows);
+    return rows;
+}
+
+void engine::capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap) {
+    // the base alone has no hook; give it one for this call
+    const bool borrowed = !hook;
+    if (borrowed) {
+        hook = std::make_unique<seam>(nullptr, n_layer());
+        set_hook(hook.get());
+    }
+    const auto restore = [&] {
+        hook->plan = {};
+        hook->cap = nullptr;
+        if (borrowed) {
+            set_hook(nullptr);
+            hook.reset();
+        }
+        clear_memory();
+    };
+    try {
+        for (const auto & [il, tensor] : cap.blocks) {
+            const auto it = hook->seen().find(il);
+            if (it == hook->seen().end() || !it->second.empty()) {
+                throw model_mismatch_error(
+                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
+                    "' has no seam in llama.cpp, its output cannot be shown");
+            }
+        }
+        const bool injects = meta_wrapper && inject.on && inject.gain != 0.0f;
+        if (injects) {
+            clean_pass(tokens);
+            meta_wrapper->encode();
+        }
+        clear_memory();
+        hook->plan.inject = injects;
+        hook->plan.gain = inject.gain;
+        if (injects && meta_wrapper->config().from == inject_from::last_prompt_token) {
+            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
+        }
+        hook->plan.capture_blocks = true;
+        hook->cap = &cap;
+        evaluate(tokens.data(), tokens.size(), outputs::all);
+    } catch (...) {
+        restore();
+        throw;
+    }
+    restore();
+}
+
+std::vector<float> engine::layer_outputs(
+    const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject) {
+    check_prompt(tokens);
+    for (const int32_t il : layers) {
+        if (il < 0 || il >= n_layer()) {
+            throw error(
+                "layer " + std::to_string(il) + " does not exist, the model has layers 0 to " +
+                std::to_string(n_layer() - 1));
+        }
+    }
+    const host_rows rows(layers, n_embd(), (int64_t)tokens.size());
+    capture cap;
+    cap.blocks = rows.tensors;
+    capture_pass(tokens, inject, cap);
+    return rows.rows(layers);
+}
+
+std::vector<float> engine::cognitive_attention(const std::vector<llama_token> & tokens, float gain) {
+    require_wrapper(meta_wrapper.get(), "attention weights");
+    check_prompt(tokens);
+    const wrapper_config & config = meta_wrapper->config();
+    const host_rows rows(config.cross_attn_layers, config.n_cog * config.n_ca_head, (int64_t)tokens.size());
+    capture cap;
+    cap.attention = rows.tensors;
+    capture_pass(tokens, {true, gain}, cap);
+    return rows.rows(config.cross_attn_layers);
+}
+
+} // namespace metadeploy

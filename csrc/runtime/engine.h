@@ -1,0 +1,110 @@
+// A base model with its context and, beside it, a wrapper: the two passes over a prompt, and decoding after them.
+#pragma once
+
+#include "runtime/prompt.h"
+#include "runtime/seam.h"
+#include "runtime/wrapper.h"
+
+#include "common.h"
+#include "llama-cpp.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace metadeploy {
+
+struct timings {
+    double pass1_ms = 0.0;  // clean pass over the prompt
+    double encode_ms = 0.0; // activations to cognitive tokens to tables
+    double pass2_ms = 0.0;  // injected pass; 0 where nothing is injected
+    double decode_ms = 0.0; // the answer, sampling included
+    int32_t n_prompt = 0;
+    int32_t n_generated = 0;
+};
+
+struct injection {
+    bool on = true;    // false: the base alone
+    float gain = 1.0f; // 0: the base alone, exactly
+};
+
+// Not thread-safe: one call at a time. Every call that evaluates tokens starts from an empty context, so nothing
+// computed under one prompt, wrapper or gain can serve another.
+class engine {
+public:
+    // Loads the model that params names, with everything else that llama.cpp's common parameters say.
+    // Throws model_load_error.
+    explicit engine(common_params params);
+    ~engine();
+    engine(const engine &) = delete;
+    engine & operator=(const engine &) = delete;
+
+    // Puts a sidecar in place of the one that is there, if any; on an error the old one stays.
+    // Throws sidecar_error, model_mismatch_error.
+    void attach(const std::string & sidecar_path);
+    void detach();
+    const wrapper * meta() const { return meta_wrapper.get(); }
+
+    // prompts
+    std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
+    std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
+    std::string piece(llama_token token) const; // control tokens give an empty text
+    // a conversation through the chat template, with the settings of the attached wrapper
+    std::string apply_chat_template(const std::vector<chat_message> & messages) const;
+    bool has_chat_template() const { return chat.has_template(); }
+
+    // Both passes over a prompt; afterwards logits() are those for the token that follows it.
+    // Throws error (empty prompt, bad token), context_overflow_error, decode_error, cancelled_error.
+    void prefill(const std::vector<llama_token> & tokens, const injection & inject, timings & times);
+    void decode(llama_token token);
+    const float * logits() const; // n_vocab values
+    bool context_full() const { return n_past >= n_ctx(); }
+
+    // What is computed, for looking at. Rows of n_embd (or n_vocab) values, row after row.
+    std::vector<float> activations(const std::vector<llama_token> & tokens);
+    std::vector<float> cognitive_tokens(const std::vector<llama_token> & tokens);
+    std::vector<float> all_logits(const std::vector<llama_token> & tokens, const injection & inject);
+    std::vector<float> layer_outputs(
+        const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject);
+    // for each cross-attention layer and token: n_head rows of n_cog weights
+    std::vector<float> cognitive_attention(const std::vector<llama_token> & tokens, float gain);
+
+    llama_context * context() const { return ctx; }
+    llama_model * model() const { return llm; }
+    const llama_vocab * vocab() const { return llama_model_get_vocab(llm); }
+    const common_params & params() const { return parameters; }
+    int32_t n_ctx() const { return (int32_t)llama_n_ctx_seq(ctx); }
+    int32_t n_layer() const { return llama_model_n_layer(llm); }
+    int32_t n_embd() const { return llama_model_n_embd(llm); }
+    int32_t n_vocab() const { return llama_vocab_n_tokens(vocab()); }
+
+    // Asked often while tokens are evaluated; true ends the call with cancelled_error. Must not throw.
+    std::function<bool()> cancel;
+
+private:
+    enum class outputs { last, all };
+
+    void check_prompt(const std::vector<llama_token> & tokens) const;
+    void clear_memory();
+    void evaluate(
+        const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);
+    void clean_pass(const std::vector<llama_token> & tokens);
+    void prefill_from_last_token(const std::vector<llama_token> & tokens, const injection & inject, timings & times);
+    void check_fits(const sidecar & source) const;
+    void set_hook(seam * hook);
+    void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
+    [[noreturn]] void fail(int status) const;
+
+    common_params parameters;
+    common_init_result_ptr loaded;
+    llama_model * llm = nullptr;
+    llama_context * ctx = nullptr;
+    chat_formatter chat;
+    prompt_settings settings;
+    std::unique_ptr<wrapper> meta_wrapper;
+    std::unique_ptr<seam> hook;
+    int32_t n_past = 0;
+};
+
+} // namespace metadeploy

@@ -1,0 +1,89 @@
+// A sidecar on the devices of its base model: weights, taps, tables and the graph between them.
+//
+//     taps (written by pass 1) ─ encoder ─▶ cognitive tokens ─ fold ─▶ tables (read by pass 2 and decoding)
+//
+// All of them are tensors with an address of their own, so a prompt changes contents and never a graph.
+#pragma once
+
+#include "graph/cross_attention.h"
+#include "sidecar/sidecar.h"
+
+#include "ggml-backend.h"
+#include "ggml-cpp.h"
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace metadeploy {
+
+class wrapper {
+public:
+    // in which buffer type the tensors of block il live
+    using placement = std::function<ggml_backend_buffer_type_t(int il)>;
+
+    // Throws sidecar_error where the weights do not fit into the devices' memory.
+    wrapper(const sidecar & source, const placement & place, int n_threads);
+    ~wrapper();
+    wrapper(const wrapper &) = delete;
+    wrapper & operator=(const wrapper &) = delete;
+
+    const wrapper_config & config() const { return conf; }
+    const std::string & path() const { return source_path; }
+
+    // where pass 1 leaves the activation of target layer il, F32 [n_embd]; nullptr: not a target layer
+    ggml_tensor * tap(int il) const;
+
+    // what the injection at block il reads; nullptr: no injection there
+    const ca_tables * tables(int il) const;
+
+    // taps → cognitive tokens → tables
+    void encode();
+
+    // cognitive tokens → tables, for tokens from elsewhere; tokens: n_cog rows of n_embd
+    void fold(const std::vector<float> & tokens);
+
+    // n_target rows of n_embd, in the order of config().target_layers
+    std::vector<float> activations() const;
+    void set_activations(const std::vector<float> & rows);
+
+    // n_cog rows of n_embd
+    std::vector<float> cognitive_tokens() const;
+
+    // tanh(gate) of each cross-attention layer, in the order of config().cross_attn_layers
+    const std::vector<float> & gates() const { return gate_strengths; }
+
+    void set_n_threads(int n_threads);
+
+    size_t n_bytes() const; // memory of weights and tables
+
+private:
+    struct graph; // a graph with its scheduler, allocated once
+
+    void create_tensors(const sidecar & source, const placement & place);
+    void allocate();
+    void upload(const sidecar & source);
+    void build_graphs(int n_threads);
+
+    wrapper_config conf;
+    std::string source_path;
+    std::vector<float> gate_strengths;
+
+    std::map<ggml_backend_buffer_type_t, ggml_context_ptr> ctxs;
+    std::vector<ggml_backend_buffer_ptr> bufs;
+
+    std::map<std::string, ggml_tensor *> enc; // by the name in the checkpoint
+    std::vector<ggml_tensor *> taps;          // by position in target_layers
+    std::map<int, ca_weights> ca;             // by layer
+    std::map<int, ca_tables> ca_tabs;
+    ggml_tensor * cog = nullptr; // F32 [n_embd, n_cog]
+
+    std::vector<ggml_backend_ptr> backends;
+    std::unique_ptr<graph> encode_graph;
+    std::unique_ptr<graph> fold_graph;
+};
+
+} // namespace metadeploy

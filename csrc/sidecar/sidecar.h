@@ -1,0 +1,65 @@
+// A trained wrapper as it comes from a sidecar GGUF: settings and weights in host memory.
+// docs/sidecar-format.md specifies the file; metadeploy/sidecar is the Python side of the same.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace metadeploy {
+
+// the newest format that this reader understands
+inline constexpr uint32_t SIDECAR_FORMAT_VERSION = 1;
+
+// what the framework trains its Doubters to say; used where a sidecar does not name its own text
+inline constexpr char DEFAULT_REFUSAL_TEXT[] = "I'm not confident enough to answer this question accurately.";
+
+enum class encoder_type { selective, multi_token, transformer };
+
+enum class inject_from { prompt, last_prompt_token };
+
+struct wrapper_config {
+    encoder_type encoder = encoder_type::selective;
+    int64_t n_embd = 0;       // width of the base
+    int64_t n_enc = 0;        // width inside the encoder
+    int64_t n_bottleneck = 0; // width inside the cross-attention
+    int64_t n_cog = 0;        // cognitive tokens
+    int64_t n_ca_head = 0;
+    int64_t n_enc_head = 0;
+    std::vector<int32_t> target_layers;     // outputs of these blocks feed the encoder, in this order
+    std::vector<int32_t> cross_attn_layers; // injection at the output of these blocks, ascending
+    enum inject_from from = inject_from::prompt;
+
+    std::string kind = "doubter";
+    std::string refusal_text = DEFAULT_REFUSAL_TEXT;
+    std::string prompt_format;        // empty: not said
+    std::string answer_suffix;        // empty: none
+    std::string chat_template_kwargs; // a JSON object, or empty
+    std::string checkpoint_sha256;    // empty: not said
+    int64_t base_block_count = 0;     // 0: not said
+};
+
+// F32 whatever the type in the file: the encoder and the folding run once per prompt, and activations have outliers
+// that the 16- and 8-bit matrix products of ggml would round (their kernels round the activations as well)
+struct host_tensor {
+    std::vector<int64_t> shape; // PyTorch order, [out, in]
+    std::vector<float> data;
+};
+
+struct sidecar {
+    std::string path;
+    wrapper_config config;
+    std::map<std::string, host_tensor> tensors; // "enc.<name>", "ca.<layer>.<name>"
+
+    bool has(const std::string & name) const { return tensors.count(name) != 0; }
+};
+
+const char * encoder_type_name(encoder_type type);
+
+const char * inject_from_name(inject_from from);
+
+// Reads and validates the whole file. Throws sidecar_error that lists every fault found.
+sidecar read_sidecar(const std::string & path);
+
+} // namespace metadeploy
