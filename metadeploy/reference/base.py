@@ -24,7 +24,7 @@ class Output:
     cache: Any
 
 
-class BaseModel:
+class FrozenBase:
     """Any Hugging Face causal LM, as the pipeline needs it.
 
     Every pass puts the model into evaluation mode first, and removes its hooks afterwards.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from metadeploy.errors import MissingDependencyError, ModelLoadError
+from metadeploy.export.base import read_base
 from metadeploy.reference.config import MetaSpiderConfig
 
 
@@ -23,13 +24,15 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
 
     Raises:
         ModelLoadError: no such model, device or supported architecture.
-        MissingDependencyError: transformers, or bitsandbytes where quantisation is asked for, is not installed.
+        MissingDependencyError: transformers, or bitsandbytes where quantisation is asked for, is not
+            installed (accelerate likewise, for quantisation and GGUF).
     """
     transformers = _transformers()
     device = _device(config.device)
     source, options = _source(config.model_name)
     load_options: dict[str, Any] = dict(options)
     if "gguf_file" in options:
+        _require("accelerate", what=f"base model {config.model_name!r}: a GGUF file")
         # dequantised weights have no dtype of their own
         load_options["dtype"] = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
     else:
@@ -39,10 +42,14 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
         load_options["device_map"] = {"": device}
     try:
         base_config = transformers.AutoConfig.from_pretrained(source, **options)
+        if getattr(base_config, "is_encoder_decoder", False):
+            raise ModelLoadError(
+                f"base model {config.model_name!r}: is an encoder-decoder, expected a decoder-only causal LM"
+            )
         # most multimodal models have a text-only twin for causal LM; for the others load the whole model
         causal = type(base_config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         auto_class = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
-        model = auto_class.from_pretrained(source, **load_options)
+        model = auto_class.from_pretrained(source, config=base_config, **load_options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelLoadError(
@@ -69,8 +76,7 @@ def _source(model_name: str) -> tuple[str, dict[str, str]]:
     """Where transformers finds the model, and the options that say so."""
     path = Path(model_name)
     if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelLoadError(f"base model {model_name!r}: no such file, expected a GGUF")
+        read_base(path)  # names what is wrong with a file that is no sound GGUF of a language model
         return str(path.parent), {"gguf_file": path.name}
     return model_name, {}
 
@@ -92,18 +98,19 @@ def _device(name: str) -> torch.device:
 
 
 def _quantization(config: MetaSpiderConfig, transformers: Any) -> Any:
-    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"MetaSpiderConfig: quantization {config.quantization!r} needs {' and '.join(missing)} "
-            f"(pip install {' '.join(missing)})"
-        )
+    _require("bitsandbytes", "accelerate", what=f"MetaSpiderConfig: quantization {config.quantization!r}")
     if config.quantization == "int8":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     compute_dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=config.quantization, bnb_4bit_compute_dtype=compute_dtype
     )
+
+
+def _require(*packages: str, what: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(f"{what} needs {' and '.join(missing)} (pip install {' '.join(missing)})")
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from metadeploy.errors import CheckpointError, Error, ModelMismatchError, faults_message
 from metadeploy.export.layers import LayerSpec, parse_layers
-from metadeploy.reference.base import BaseModel, eos_ids
+from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter, PendingDoubter
 from metadeploy.reference.injection import Injection
@@ -52,7 +52,7 @@ class MetaSpiderPipeline:
         """
         self.tokenizer: Any = tokenizer
         self.config = config
-        self._base = BaseModel(model)
+        self._base = FrozenBase(model)
         self._target_layers = self._config_layers("target_layers")
         self._cross_attn_layers = self._config_layers("cross_attn_layers")
         self._doubter: Doubter | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from tokenizers import pre_tokenizers
 
 
 def dequantise_gguf(src: Path, dst: Path) -> None:
@@ -39,3 +40,58 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
         writer.write_tensor_data(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False))
     writer.close()
     partial.replace(dst)
+
+
+def write_tiny_gguf(path: Path, *, seed: int = 0) -> None:
+    """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all."""
+    n_layers, width, ffn = 3, 32, 64
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first, second = alphabet[:2]
+    tokens = [*alphabet, first + second, "<bos>", "<eos>"]  # readers expect at least one merge
+    writer = gguf.GGUFWriter(path, arch="llama")
+    writer.add_name("tiny")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_block_count(n_layers)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges([f"{first} {second}"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+    rng = np.random.default_rng(seed)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        weights = rng.normal(size=(rows, columns)).astype(np.float32) / np.float32(np.sqrt(columns))
+        quantised = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    matrix("token_embd.weight", len(tokens), width)
+    matrix("output.weight", len(tokens), width)
+    writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
+    for i in range(n_layers):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(width, dtype=np.float32))
+        for name, rows, columns in (
+            ("attn_q", width, width),
+            ("attn_k", width // 2, width),
+            ("attn_v", width // 2, width),
+            ("attn_output", width, width),
+            ("ffn_gate", ffn, width),
+            ("ffn_up", ffn, width),
+            ("ffn_down", width, ffn),
+        ):
+            matrix(f"blk.{i}.{name}.weight", rows, columns)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -129,6 +129,10 @@ def test_gain() -> None:
     assert torch.equal(pipe.logits(PROMPT), with_gain)
     pipe.set_gain(0.0)
     assert pipe.generate_ids(PROMPT, 12) == pipe.generate_ids(PROMPT, 12, inject=False)
+    # not multiplied by zero but left out: an update that overflows would make it NaN
+    assert pipe.doubter is not None
+    pipe.doubter.cross_attention(CROSS[0]).up_proj.weight.fill_(3e38)
+    assert torch.equal(pipe.logits(PROMPT), pipe.logits(PROMPT, inject=False))
 
 
 @pytest.mark.parametrize("kind", KINDS)
