@@ -51,7 +51,7 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
         auto_class = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
         model = auto_class.from_pretrained(source, config=base_config, **load_options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelLoadError(
             f"base model {config.model_name!r}: transformers cannot load it, expected a causal LM as a hub id, a "
             f"folder or a GGUF file ({_first_line(error)})"
