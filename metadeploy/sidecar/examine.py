@@ -216,7 +216,9 @@ class _Examiner:
         blocks = self._int(keys.BASE_BLOCK_COUNT)
         self.faults += layer_order_faults(target_layers, cross_attn_layers, blocks)
         encoder_dim = sizes.get("E", 0)
-        if encoder_type is not None and not self.faults:
+        needed = (keys.CA_NUM_HEADS,) if encoder_type == "selective" else (keys.CA_NUM_HEADS, keys.ENC_NUM_HEADS)
+        # a missing number of heads is a fault already, and no reason for another
+        if encoder_type is not None and all(self._key(key) in self.file.metadata for key in needed):
             self.faults += heads_faults(encoder_type, encoder_dim, bottleneck_dim, enc_heads, ca_heads)
         settings = self._settings()
         if encoder_type is None:

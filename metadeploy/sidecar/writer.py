@@ -281,7 +281,7 @@ def _add_general_keys(
         "bf16": LlamaFileType.MOSTLY_BF16,
         "q8_0": LlamaFileType.MOSTLY_Q8_0,
     }
-    organization, base = split_base_model(config.base_model)
+    organization, base = _split_base_model(config.base_model)
     writer.add_type("adapter")
     writer.add_name(metadata.name or (f"{config.kind.capitalize()} for {base}" if base else config.kind.capitalize()))
     writer.add_version(metadata.version)
@@ -300,7 +300,7 @@ def _add_general_keys(
         writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
-def split_base_model(base_model: str | None) -> tuple[str, str]:
+def _split_base_model(base_model: str | None) -> tuple[str, str]:
     """Organisation and name of a base; no organisation unless it is a hub id, and no directories of a local path."""
     if not base_model:
         return "", ""

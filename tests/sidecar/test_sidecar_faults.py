@@ -145,7 +145,7 @@ def test_the_handmade_file_itself_is_fine(tmp_path: Path) -> None:
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
     gguf = file()
-    chosen = ("missing tensor", "wrong width", "NaN", "hidden_dim", "too few targets", "inject_from", "no heads")
+    chosen = ("missing tensor", "wrong width", "NaN", "hidden_dim", "too few targets", "inject_from", "odd heads")
     for name in chosen:
         FAULTS[name][0](gguf)
     with pytest.raises(SidecarError) as caught:

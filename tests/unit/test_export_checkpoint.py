@@ -1,0 +1,483 @@
+"""Checkpoints: what is read, what is refused and why, and that nothing inside is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from metadeploy.errors import CheckpointError, MissingDependencyError
+from metadeploy.export import load_wrapper, raw
+from metadeploy.sidecar import WrapperConfig
+from metadeploy.sidecar.spec import EncoderType
+from support.random_wrapper import random_wrapper, save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = next(
+    (
+        folder
+        for folder in (
+            ROOT / "metadeploy" / "demo" / "data" / "smollm2_doubter",
+            ROOT.parent / "shared" / "reference" / "smollm2_doubter",
+        )
+        if folder.is_dir()
+    ),
+    None,
+)
+CA_ONLY = ROOT.parent / "shared" / "reference" / "ca_testcase" / "ca_doubter.pt"
+ENCODERS: tuple[EncoderType, ...] = ("selective", "multi_token", "transformer")
+
+
+def wrapper(encoder: EncoderType = "selective", **options: Any) -> tuple[WrapperConfig, dict[str, torch.Tensor]]:
+    arguments = {"hidden_dim": 32, "target_layers": (3, 1), "cross_attn_layers": (1, 2), "num_layers": 4, **options}
+    return random_wrapper(encoder, **arguments)
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    """The checkpoint again, after an edit of its contents."""
+    contents = torch.load(path, weights_only=True)
+    edit(contents)
+    torch.save(contents, path)
+    return path
+
+
+def manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_wrapper(path, **options)
+    return str(caught.value)
+
+
+# -- what is read
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("version", [None, "1.0", "1.1"])
+def test_loads(encoder: EncoderType, version: str | None, tmp_path: Path) -> None:
+    config, tensors = wrapper(encoder)
+    config = replace(config, base_model="org/base", answer_suffix="!", chat_template_kwargs={"enable_thinking": False})
+    path = save_checkpoint(tmp_path, config, tensors, format_version=version, ca_dtype=torch.bfloat16)
+    found = load_wrapper(path)
+    assert found.config == replace(config, prompt_format="auto")
+    assert set(found.tensors) == set(tensors)
+    assert found.tensors["ca.1.k_proj.weight"].dtype == torch.bfloat16
+    torch.testing.assert_close(
+        found.tensors["enc.output_norm.weight"], tensors["enc.output_norm.weight"], rtol=0, atol=0
+    )
+
+
+def test_a_run_directory_and_either_kind_of_layer_key(tmp_path: Path) -> None:
+    config, tensors = wrapper()
+    for text_keys in (True, False):
+        save_checkpoint(tmp_path, config, tensors, text_layer_keys=text_keys)
+        assert load_wrapper(tmp_path).config.cross_attn_layers == (1, 2)
+
+
+def test_layers_from_a_1_1_checkpoint_alone(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper(), format_version="1.1", run_json=False)
+    found = load_wrapper(path)
+    assert found.config.target_layers == (3, 1)
+    assert found.config.base_block_count is None
+
+
+def test_layers_from_flags_alone(tmp_path: Path) -> None:
+    config, tensors = wrapper(target_layers=(2, 3), num_layers=4)
+    path = save_checkpoint(tmp_path, config, tensors, run_json=False)
+    assert load_wrapper(path, target_layers="2-3").config.target_layers == (2, 3)
+    assert load_wrapper(path, target_layers=[3, 2], cross_attn_layers="2,1", hidden_dim=32).config.target_layers == (
+        3,
+        2,
+    )
+    found = load_wrapper(path, target_layers="late:4")
+    assert (found.config.target_layers, found.config.base_block_count) == ((2, 3), 4)
+    assert load_wrapper(path, target_layers="late", num_layers=4).config.target_layers == (2, 3)
+    message = refusal(path)
+    assert "nothing says which 2 layers the encoder reads" in message
+    assert "--target-layers" in message
+
+
+def test_presets_in_run_json(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper(target_layers=(2, 3), cross_attn_layers=(2, 3)))
+    manifest(tmp_path, target_layers="late", cross_attn_layers="late")
+    assert load_wrapper(path).config.target_layers == (2, 3)
+    manifest(tmp_path, num_layers=None)
+    assert "target_layers in run.json is 'late', but the base's number of layers is unknown" in refusal(path)
+
+
+def test_run_json_elsewhere_and_unknown_keys(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "run", *wrapper())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "run.json").rename(tmp_path / "elsewhere" / "run.json")
+    manifest(tmp_path / "elsewhere", novelty={"a": 1}, hidden_dim=None)
+    for given in (tmp_path / "elsewhere", tmp_path / "elsewhere" / "run.json"):
+        assert load_wrapper(path, run_json=given).config.hidden_dim == 32
+
+
+def test_our_own_settings_from_run_json_or_the_checkpoint(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    manifest(tmp_path, inject_from="last_prompt_token", refusal_text="No idea.")
+    found = load_wrapper(path).config
+    assert (found.inject_from, found.refusal_text) == ("last_prompt_token", "No idea.")
+    change(path, lambda contents: contents["config"].update(inject_from="prompt"))
+    assert "inject_from is 'last_prompt_token' in run.json, but 'prompt' in the checkpoint" in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    config, tensors = wrapper()
+    path = save_checkpoint(tmp_path, config, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    assert load_wrapper(path).config == replace(config, prompt_format="auto")
+
+
+def test_scalars_without_a_dimension(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+
+    def squeeze(contents: dict[str, Any]) -> None:
+        contents["ca_state"]["1"]["gate"] = contents["ca_state"]["1"]["gate"].reshape(())
+        contents["encoder_state"]["layer_gates.0"] = contents["encoder_state"]["layer_gates.0"].reshape(())
+
+    found = load_wrapper(change(path, squeeze))
+    assert found.tensors["ca.1.gate"].shape == found.tensors["enc.layer_gates.0"].shape == (1,)
+
+
+def test_plain_containers_and_the_format_before_1_6(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    contents = torch.load(path, weights_only=True)
+    contents["encoder_state"] = OrderedDict(contents["encoder_state"])
+    torch.save(contents, path, _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(path)
+    assert load_wrapper(path).config.hidden_dim == 32
+
+
+@pytest.mark.parametrize("names", ["enc", "encoder_state"])
+def test_safetensors(names: str, tmp_path: Path) -> None:
+    config, tensors = wrapper()
+    heads = {"encoder_type": "selective", "ca_num_heads": 4, "transformer_num_heads": 4}
+    starts = ("enc.", "ca.") if names == "enc" else ("encoder_state.", "ca_state.")
+    renamed = {
+        name.replace("enc.", starts[0], 1) if name.startswith("enc.") else name.replace("ca.", starts[1], 1): tensor
+        for name, tensor in tensors.items()
+    }
+    path = tmp_path / "doubter.safetensors"
+    metadata = {"config": json.dumps(heads), "target_layers": "[3, 1]", "model_name": "org/base", "num_layers": "4"}
+    save_file(renamed, path, metadata)
+    found = load_wrapper(path)
+    assert found.config == replace(config, base_model="org/base")
+    torch.testing.assert_close(found.tensors, tensors, rtol=0, atol=0)
+    save_file(renamed, path)
+    assert load_wrapper(tmp_path, target_layers="3,1", num_layers=4).config.ca_num_heads == 4
+
+
+def test_heads_left_out_are_the_frameworks_defaults_and_said(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper("multi_token"))
+    change(path, lambda contents: [contents["config"].pop(key) for key in ("ca_num_heads", "transformer_num_heads")])
+    found = load_wrapper(path)
+    assert (found.config.ca_num_heads, found.config.enc_num_heads) == (4, 8)
+    assert [note for note in found.notes if "framework's default of 4 heads" in note]
+    assert [note for note in found.notes if "framework's default of 8 heads for the multi_token encoder" in note]
+
+
+@pytest.mark.skipif(REAL is None, reason="the trained example is not there")
+def test_the_real_one_with_its_trap() -> None:
+    assert REAL is not None
+    found = load_wrapper(REAL)
+    assert found.config.num_cognitive_tokens == 10
+    assert found.config.target_layers == found.config.cross_attn_layers == tuple(range(20, 30))
+    assert (found.config.hidden_dim, found.config.base_block_count) == (576, 30)
+    assert found.config.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert found.notes == (
+        "num_cognitive_tokens 32 in the checkpoint means nothing for a selective encoder; the tensors have 10",
+    )
+
+
+# -- files that are something else
+
+
+class Config:
+    """A configuration that is an object, as some trainers pickle it."""
+
+    encoder_type = "selective"
+
+
+class Hostile:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.witness),)
+
+
+def test_a_config_object_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    for config, name in ((Config(), "Config"), (argparse.Namespace(a=1), "argparse.Namespace")):
+        contents = torch.load(path, weights_only=True)
+        torch.save({**contents, "config": config}, tmp_path / "object.pt")
+        message = refusal(tmp_path / "object.pt")
+        assert name in message
+        assert "loading them would run code, which is refused" in message
+        assert 'checkpoint["config"] = dict(vars(checkpoint["config"]))' in message
+        assert "torch.save(checkpoint, 'object_plain.pt')" in message
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_hostile_pickles_are_not_run(legacy: bool, tmp_path: Path) -> None:
+    witness = tmp_path / "was_run"
+    path = tmp_path / "hostile.pt"
+    contents = {"config": Hostile(witness), "encoder_state": {}, "ca_state": {}}
+    torch.save(contents, path, _use_new_zipfile_serialization=not legacy)
+    message = refusal(path)
+    assert "mkdir" in message
+    assert "attack" in message
+    assert "weights_only=False" not in message, "no way out is offered for this"
+    assert not witness.exists()
+
+
+def test_the_advice_given_works(tmp_path: Path) -> None:
+    """What the message tells people to type makes the checkpoint loadable."""
+    path = save_checkpoint(tmp_path, *wrapper())
+    contents = torch.load(path, weights_only=True)
+    contents["config"] = argparse.Namespace(**contents["config"])
+    torch.save(contents, path)
+    message = refusal(path)
+    lines = [line.strip() for line in message.splitlines() if line.startswith("      ")]
+    assert len(lines) == 4
+    here = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        exec("\n".join(lines), {})
+    finally:
+        os.chdir(here)
+    assert load_wrapper(tmp_path / "doubter_checkpoint_plain.pt").config.hidden_dim == 32
+
+
+def test_truncated_zip_and_legacy_files(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    whole = path.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert "is truncated or damaged" in refusal(path)
+    path.write_bytes(whole)
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:length])
+        message = refusal(path)
+        assert "damaged" in message
+        assert "pickle" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"", "is empty (interrupted copy or download?)"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is neither a PyTorch nor a safetensors file"),
+        (b"GGUF\3\0\0\0" + bytes(40), "is a GGUF file already (hint: metadeploy inspect"),
+        (b"\x10\0\0\0\0\0\0\0{not json at all", "is not a valid safetensors file"),
+        (b"\xff\xff\xff\xff\xff\xff\0\0{", "is not a valid safetensors file"),
+        (pickle.dumps([1, 2], protocol=2), "damaged"),
+    ],
+)
+def test_files_that_are_no_checkpoints(data: bytes, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(data)
+    message = refusal(path)
+    assert message.startswith(f"checkpoint '{path}': ")
+    assert fault in message
+
+
+def test_other_zip_archives(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    for member, fault in (("notes.txt", "not one that torch.save writes"), ("x/constants.pkl", "TorchScript program")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, b"")
+        assert fault in refusal(path)
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "absent.pt")
+    assert "holds no checkpoint, expected doubter_checkpoint.pt" in refusal(tmp_path)
+    for name in ("b.pt", "a.safetensors"):
+        (tmp_path / name).touch()
+    assert "holds several checkpoints: a.safetensors, b.pt (hint: name the one to use)" in refusal(tmp_path)
+
+
+def test_run_json_that_cannot_be_used(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    assert "does not exist" in refusal(path, run_json=tmp_path / "absent.json")
+    other = tmp_path / "other.json"
+    for text, fault in (
+        ("{", "is not JSON"),
+        ("[1]", "holds a JSON list, expected an object"),
+        ("\udc00", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+    ):
+        other.write_bytes(text.encode("utf-8", "surrogatepass"))
+        assert fault in refusal(path, run_json=other)
+    wrong = {"hidden_dim": "32", "target_layers": [1.5], "chat_template_kwargs": [], "num_layers": True}
+    other.write_text(json.dumps(wrong), encoding="utf-8")
+    message = refusal(path, run_json=other)
+    assert "4 faults" in message
+    assert """key 'hidden_dim' is "32", expected a positive whole number""" in message
+
+
+# -- structure and contradictions
+
+
+STRUCTURE: dict[str, tuple[Any, str]] = {
+    "list": ([1], "holds a list, expected a dict with config, encoder_state, ca_state"),
+    "tensor": (torch.zeros(2), "holds a Tensor, expected a dict"),
+    "state dict": ({"a.weight": torch.zeros(2)}, "lacks 'config', 'encoder_state', 'ca_state'; it holds 'a.weight'"),
+    "types": ({"config": 1, "encoder_state": [], "ca_state": None}, "'config' is a int, expected a dict"),
+    "layer key": (
+        {"config": {}, "encoder_state": {}, "ca_state": {"x": {}}},
+        "has the key 'x', expected a layer number",
+    ),
+    "layer state": ({"config": {}, "encoder_state": {}, "ca_state": {1: 2}}, "ca_state[1] is a int"),
+    "no tensor": ({"config": {}, "encoder_state": {"a": 1.0}, "ca_state": {}}, "encoder_state['a'] is a float"),
+    "twice": (
+        {"config": {}, "encoder_state": {}, "ca_state": {1: {"gate": torch.zeros(1)}, "1": {}}},
+        "ca_state has layer 1 twice",
+    ),
+    "no encoder": ({"config": {}, "encoder_state": {}, "ca_state": {}}, "encoder_state is empty"),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_structure(name: str, tmp_path: Path) -> None:
+    contents, fault = STRUCTURE[name]
+    torch.save(contents, tmp_path / "x.pt")
+    assert fault in refusal(tmp_path / "x.pt")
+
+
+def config_is(**values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda contents: contents["config"].update(values)
+
+
+def encoder_has(name: str, tensor: torch.Tensor) -> Callable[[dict[str, Any]], Any]:
+    return lambda contents: contents["encoder_state"].update({name: tensor})
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "bottleneck": (config_is(ca_bottleneck_dim=64), "ca_bottleneck_dim is 64 in the checkpoint, but 16 in the tensors"),
+    "encoder width": (
+        config_is(encoder_bottleneck=64),
+        "encoder_bottleneck is 64 in the checkpoint, but 32 in the tensors",
+    ),
+    "encoder": (
+        config_is(encoder_type="transformer"),
+        "'transformer' in the checkpoint, but 'selective' in the tensors",
+    ),
+    "heads": (config_is(ca_num_heads=5), "the cross-attention has width 16 and 5 heads, expected a multiple"),
+    "type": (config_is(ca_num_heads="4"), "ca_num_heads in the checkpoint is '4', expected a positive whole number"),
+    "own layers": (
+        lambda contents: contents.update(target_layers=[1, 2]),
+        "target_layers is [3, 1] in run.json, but [1, 2] in the checkpoint",
+    ),
+    "version": (
+        lambda contents: contents.update(format_version="2.0"),
+        "has format_version '2.0', expected 1.x (hint: upd",
+    ),
+    "missing": (lambda contents: contents["ca_state"]["1"].pop("gate"), "tensor 'ca.1.gate' is missing"),
+    "no layers": (lambda contents: contents["ca_state"].clear(), "ca_state is empty"),
+    "extra": (encoder_has("novelty.weight", torch.zeros(3)), "tensor 'enc.novelty.weight' is not part of a selective"),
+    "shape": (encoder_has("output_norm.bias", torch.zeros(3)), "'enc.output_norm.bias' has shape [3], expected [32]"),
+    "NaN": (
+        encoder_has("output_norm.bias", torch.full((32,), torch.nan)),
+        "'enc.output_norm.bias' has values that are not",
+    ),
+    "beyond F32": (
+        encoder_has("output_norm.bias", torch.full((32,), 1e300, dtype=torch.float64)),
+        "not finite in float32",
+    ),
+    "integers": (
+        encoder_has("output_norm.bias", torch.zeros(32, dtype=torch.int32)),
+        "has dtype int32, expected floating",
+    ),
+    "sparse": (encoder_has("output_norm.bias", torch.zeros(32).to_sparse()), "is sparse, quantised or without data"),
+    "bomb": (
+        encoder_has("output_norm.bias", torch.zeros(1).expand(10**6, 10**6)),
+        "has shape [1000000, 1000000], more than the file of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradiction(name: str, tmp_path: Path) -> None:
+    edit, fault = CONTRADICTIONS[name]
+    assert fault in refusal(change(save_checkpoint(tmp_path, *wrapper()), edit))
+
+
+def test_tokens_of_multi_token_and_sizes_of_transformer(tmp_path: Path) -> None:
+    path = change(save_checkpoint(tmp_path, *wrapper("multi_token")), config_is(num_cognitive_tokens=32))
+    assert "num_cognitive_tokens is 32 in the checkpoint, but 4 in the tensors" in refusal(path)
+    edit = config_is(transformer_num_blocks=3, transformer_encoder_dim=64, transformer_ffn_expansion=4)
+    message = refusal(change(save_checkpoint(tmp_path, *wrapper("transformer")), edit))
+    assert "transformer_num_blocks is 3 in the checkpoint, but 2 in the tensors" in message
+    assert "transformer_encoder_dim is 64 in the checkpoint, but 32 in the tensors" in message
+    assert (
+        "transformer_ffn_expansion is 4 in the checkpoint, but the tensors have 48 inner for 32 outer units" in message
+    )
+
+
+def test_all_contradictions_at_once_naming_both_sides(tmp_path: Path) -> None:
+    path = change(save_checkpoint(tmp_path, *wrapper()), config_is(ca_bottleneck_dim=64))
+    manifest(tmp_path, hidden_dim=64, encoder_type="multi_token", cross_attn_layers=[1])
+    message = refusal(path, target_layers="0-2", num_layers=5, hidden_dim=48)
+    for part in (
+        "ca_bottleneck_dim is 64 in the checkpoint, but 16 in the tensors",
+        "hidden_dim is 64 in run.json, but 32 in the tensors",
+        "hidden_dim is 48 in --hidden-dim, but 32 in the tensors",
+        "encoder_type is 'multi_token' in run.json, but 'selective' in the tensors",
+        "target_layers is [0, 1, 2] in --target-layers, but [3, 1] in run.json",
+        "cross_attn_layers is [1] in run.json, but [1, 2] in the tensors",
+        "num_layers is 5 in --num-layers, but 4 in run.json",
+    ):
+        assert part in message
+    assert "7 faults" in message
+
+
+def test_wrong_number_of_target_layers(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    manifest(tmp_path, target_layers=[1, 2, 3])
+    assert "target_layers [1, 2, 3] in run.json are 3, but the tensors are for 2 layers" in refusal(path)
+
+
+def test_names_of_safetensors_that_mean_nothing(tmp_path: Path) -> None:
+    save_file(
+        {"model.x": torch.zeros(1), "enc.a": torch.zeros(1), "encoder_state.a": torch.ones(1)},
+        tmp_path / "x.safetensors",
+    )
+    message = refusal(tmp_path / "x.safetensors")
+    assert "tensor 'model.x' has an unknown name" in message
+    assert "tensor 'enc.a' is there twice, under two names" in message
+
+
+@pytest.mark.skipif(not CA_ONLY.exists(), reason="the reference data are not beside this checkout")
+def test_a_checkpoint_without_an_encoder() -> None:
+    assert "encoder_state is empty, expected the encoder's tensors" in refusal(CA_ONLY)
+
+
+def test_missing_torch_gives_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(raw.importlib, "import_module", absent)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'metadeploy\[export\]'"):
+        load_wrapper(path)
