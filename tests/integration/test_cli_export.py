@@ -17,6 +17,7 @@ import pytest
 import torch
 from sidecar.handmade import Gguf
 
+from metadeploy.cli._console import bar, byte_size, parameter_count, ranges
 from metadeploy.sidecar import read_sidecar
 from support.random_wrapper import random_wrapper, save_checkpoint
 
@@ -201,6 +202,21 @@ def test_the_real_one(tmp_path: Path) -> None:
         assert "note: num_cognitive_tokens 32 in the checkpoint means nothing" in result.stdout
         assert target.stat().st_size < size
         assert read_sidecar(target).oddities == ()
+
+
+def test_what_people_read() -> None:
+    layers = [(), (4,), (1, 2), (21, 22, 23, 30), (3, 1, 2)]
+    assert [ranges(each) for each in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
+    assert [byte_size(size) for size in (0, 999, 1000, 9_126_976, 2_740_000_000)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "9.1 MB",
+        "2.74 GB",
+    ]
+    assert [parameter_count(count) for count in (4486, 2_284_000)] == ["4,486", "2.28 M"]
+    for strength, blocks in ((1.0, "█" * 24), (-0.5, "░" * 12 + "·" * 12), (0.0, "·" * 24), (7.0, "█" * 24)):
+        assert bar(strength) == blocks
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is a POSIX signal")
