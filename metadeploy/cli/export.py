@@ -80,7 +80,7 @@ def _export(
 
     given = {"name": name, "license": license_id, "description": description}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    with progress_bar("writing") as progress:
+    with progress_bar("exporting") as progress:
         report = export(
             checkpoint,
             output=output,
