@@ -1,0 +1,60 @@
+"""metadeploy: trained Doubters beside any GGUF base model.
+
+The public names are loaded when they are first used, so that importing the package costs nothing and running a model
+needs NumPy alone; ``metadeploy.export`` and ``metadeploy.reference`` need torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from metadeploy.errors import (
+    Cancelled,
+    CheckpointError,
+    ContextOverflowError,
+    DecodeError,
+    Error,
+    MissingDependencyError,
+    ModelLoadError,
+    ModelMismatchError,
+    SidecarError,
+)
+
+if TYPE_CHECKING:
+    from metadeploy.runtime import GenerationChunk, GenerationResult, Message, MetaLlama, Timings, TokenLogprob
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "ContextOverflowError",
+    "DecodeError",
+    "Error",
+    "GenerationChunk",
+    "GenerationResult",
+    "Message",
+    "MetaLlama",
+    "MissingDependencyError",
+    "ModelLoadError",
+    "ModelMismatchError",
+    "SidecarError",
+    "Timings",
+    "TokenLogprob",
+    "__version__",
+]
+
+_RUNTIME_NAMES = frozenset({"GenerationChunk", "GenerationResult", "Message", "MetaLlama", "Timings", "TokenLogprob"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RUNTIME_NAMES:
+        return getattr(import_module("metadeploy.runtime"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("metadeploy")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

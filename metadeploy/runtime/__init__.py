@@ -1,0 +1,16 @@
+"""The compiled runtime: two-pass inference beside a GGUF base, on whatever device llama.cpp runs on."""
+
+from __future__ import annotations
+
+try:
+    from metadeploy import _core as _core
+except ImportError as error:  # a source tree that was never built, or an extension for another Python
+    raise ImportError(
+        f"the compiled core metadeploy._core cannot be loaded: {error}\n"
+        "Did you forget to build it? In the source tree: pip install -e ."
+    ) from error
+
+from metadeploy.runtime.llama import MetaLlama
+from metadeploy.runtime.types import GenerationChunk, GenerationResult, Message, Timings, TokenLogprob
+
+__all__ = ["GenerationChunk", "GenerationResult", "Message", "MetaLlama", "Timings", "TokenLogprob"]

@@ -1,0 +1,633 @@
+"""MetaLlama: a base GGUF with a trained wrapper beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy import _core
+from metadeploy.errors import Error
+from metadeploy.runtime import logs, openai
+from metadeploy.runtime.lock import InstanceLock
+from metadeploy.runtime.types import (
+    FinishReason,
+    GenerationChunk,
+    GenerationResult,
+    Message,
+    Prompt,
+    Timings,
+    TokenLogprob,
+)
+
+__all__ = ["MetaLlama"]
+
+FloatArray = NDArray[np.float32]
+CancelCallback = Callable[[], bool]
+
+#: llama.cpp draws a seed of its own for this value
+_RANDOM_SEED = 0xFFFFFFFF
+
+
+class MetaLlama:
+    """A base model and, beside it, a trained wrapper that makes it say so when it does not know.
+
+    Safe to use from several threads: calls on one instance wait for one another, and release the GIL while they
+    compute. Several instances may be alive at once. Use it as a context manager, or call :meth:`close`.
+
+    Example:
+        >>> with MetaLlama("base.gguf", "doubter_sidecar.gguf") as llm:
+        ...     answer = llm.generate("What is the capital of France?")
+        ...     print(answer.text, answer.abstained)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        sidecar: str | os.PathLike[str] | None = None,
+        *,
+        n_ctx: int = 4096,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        n_gpu_layers: int = -1,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: bool | Literal["auto"] = "auto",
+        gain: float = 1.0,
+        chat_template: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        """Load a base model, and a sidecar beside it.
+
+        Args:
+            model: base GGUF of any architecture and quantisation that llama.cpp knows.
+            sidecar: GGUF written by ``metadeploy export``; None for the base alone.
+            n_ctx: context size in tokens; 0 takes the one the model was trained with.
+            n_batch: most tokens in one call of llama.cpp.
+            n_ubatch: most tokens in one graph (micro-batch).
+            n_threads: threads for decoding; None leaves it to llama.cpp.
+            n_threads_batch: threads for prompts; None: as ``n_threads``.
+            n_gpu_layers: blocks on the GPU where there is one; -1: as many as fit.
+            type_k: type of the cached keys (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl).
+            type_v: type of the cached values.
+            flash_attn: flash attention on, off, or where it helps.
+            gain: strength of the injection where a call does not say another; 0 is the base exactly.
+            chat_template: Jinja text, or a name of llama.cpp's, in place of the model's own.
+            verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
+
+        Raises:
+            ModelLoadError: llama.cpp cannot load the base.
+            SidecarError: the sidecar is malformed.
+            ModelMismatchError: the two do not fit each other, or the architecture has no place to inject at.
+            ValueError: an option has a value that does not exist.
+        """
+        for name, size in (("n_batch", n_batch), ("n_ubatch", n_ubatch)):
+            if size < 1:
+                raise ValueError(f"{name} is {size}, expected at least 1")
+        if n_ctx < 0:
+            raise ValueError(f"n_ctx is {n_ctx}, expected 0 (as the model was trained) or more")
+        logs.configure(verbose)
+        options = _core.EngineOptions()
+        options.model = os.fspath(model)
+        options.chat_template = chat_template or ""
+        options.n_ctx = n_ctx
+        options.n_batch = n_batch
+        options.n_ubatch = n_ubatch
+        options.n_threads = -1 if n_threads is None else n_threads
+        options.n_threads_batch = -1 if n_threads_batch is None else n_threads_batch
+        options.n_gpu_layers = n_gpu_layers
+        options.type_k = type_k
+        options.type_v = type_v
+        options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
+        self._lock = InstanceLock()
+        self._model = os.fspath(model)
+        self._engine = _core.Engine(options)
+        self.gain = gain
+        if sidecar is not None:
+            try:
+                self._engine.attach(os.fspath(sidecar))
+            except BaseException:
+                self._engine.close()
+                raise
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free model, context and sidecar now. Calling it twice does no harm; other calls then raise Error."""
+        with self._lock:
+            self._engine.close()
+
+    def __enter__(self) -> MetaLlama:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def attach(self, sidecar: str | os.PathLike[str]) -> None:
+        """Put a sidecar in place of the one that is there, if any; on an error the old one stays.
+
+        Raises:
+            SidecarError: the file is malformed.
+            ModelMismatchError: it does not fit the base.
+        """
+        with self._lock:
+            self._engine.attach(os.fspath(sidecar))
+
+    def detach(self) -> None:
+        """Go on with the base alone."""
+        with self._lock:
+            self._engine.detach()
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> GenerationResult:
+        """Answer a question or continue a conversation.
+
+        Args:
+            prompt: a question, or messages; both go through the chat template with the sidecar's settings.
+            max_tokens: most tokens of the answer; None: until the model ends or the context is full.
+            temperature: 0 takes the most likely token each time (greedy).
+            top_k: sample among the k most likely tokens; 0 for all.
+            top_p: sample among the most likely tokens that together have this probability.
+            min_p: leave out tokens below this share of the most likely one's probability.
+            repeat_penalty: above 1, tokens of the last 64 become less likely.
+            seed: of the sampling; None draws one.
+            stop: strings that end the answer and are not part of it.
+            gain: strength of the injection; None: the instance's.
+            inject: False lets the base answer alone.
+            raw: take the prompt, a string, as it is, without template and suffix.
+            logprobs: also return log-probabilities, and of how many of the most likely tokens.
+            cancel: asked often, during the prompt too; True ends the call.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ContextOverflowError: the prompt does not fit into the context.
+            Cancelled: ``cancel`` returned True.
+            KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
+            Error: the prompt is empty, or the chat template refuses the messages.
+        """
+        result = None
+        for chunk in self.stream(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            raw=raw,
+            logprobs=logprobs,
+            cancel=cancel,
+        ):
+            result = chunk.result
+        assert result is not None  # the last chunk holds it
+        return result
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """As :meth:`generate`, token by token; the last chunk holds the whole result.
+
+        The instance is busy until the iterator is exhausted or closed: other threads wait.
+        """
+        params = _core.GenerationParams()
+        params.max_tokens = -1 if max_tokens is None else max_tokens
+        params.temperature = temperature
+        params.top_k = top_k
+        params.top_p = top_p
+        params.min_p = min_p
+        params.repeat_penalty = repeat_penalty
+        params.seed = _RANDOM_SEED if seed is None else seed % _RANDOM_SEED
+        params.stop = [stop] if isinstance(stop, str) else list(stop or ())
+        params.gain = self.gain if gain is None else gain
+        params.inject = inject
+        params.n_logprobs = -1 if logprobs is None else logprobs
+        if max_tokens is not None and max_tokens < 0:
+            raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
+        return self._run(prompt, raw, params, cancel)
+
+    def _run(
+        self, prompt: Prompt, raw: bool, params: _core.GenerationParams, cancel: CancelCallback | None
+    ) -> Iterator[GenerationChunk]:
+        with self._lock:
+            injects = params.inject and self._engine.sidecar is not None
+            generation = _core.Generation(self._engine, self._tokens(prompt, raw), params, cancel)
+            every: list[TokenLogprob] = []
+            more = True
+            while more:
+                text, token_ids, items, more = generation.step()
+                found = tuple(TokenLogprob(i, piece, logprob, tuple(top)) for i, piece, logprob, top in items)
+                every.extend(found)
+                logprobs = found if params.n_logprobs >= 0 else None
+                result = None
+                if not more:
+                    times = generation.timings
+                    result = GenerationResult(
+                        text=generation.text,
+                        token_ids=tuple(generation.tokens),
+                        abstained=generation.abstained,
+                        finish_reason=cast(FinishReason, generation.finish_reason),
+                        logprobs=tuple(every) if params.n_logprobs >= 0 else None,
+                        timings=Timings(
+                            pass1_ms=times.pass1_ms,
+                            encode_ms=times.encode_ms,
+                            pass2_ms=times.pass2_ms,
+                            decode_ms=times.decode_ms,
+                            n_prompt=times.n_prompt,
+                            n_generated=times.n_generated,
+                        ),
+                        gain=params.gain if injects else 0.0,
+                    )
+                yield GenerationChunk(text, tuple(token_ids), logprobs, result)
+
+    # --- OpenAI's shapes ---------------------------------------------------------------------------------------------
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: bool = ...,
+        top_logprobs: int | None = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: bool = ...,
+        top_logprobs: int | None = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> Iterator[dict[str, Any]]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        model: str | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
+
+        Each choice has ``abstained`` beside ``finish_reason``; the refusal itself stays in ``content``, because
+        clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
+
+        Args:
+            messages: the conversation so far.
+            stream: return an iterator of chunks.
+            max_tokens: most tokens of the answer; None: until the model ends or the context is full.
+            temperature: 0 is greedy.
+            top_k: as in :meth:`generate`.
+            top_p: as in :meth:`generate`.
+            min_p: as in :meth:`generate`.
+            repeat_penalty: as in :meth:`generate`.
+            seed: as in :meth:`generate`.
+            stop: as in :meth:`generate`.
+            logprobs: also return log-probabilities.
+            top_logprobs: of how many of the most likely tokens.
+            gain: as in :meth:`generate`.
+            inject: as in :meth:`generate`.
+            model: what to write into the ``model`` field; None: the file's name.
+        """
+        chunks = self.stream(
+            messages,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            logprobs=(top_logprobs or 0) if logprobs else None,
+        )
+        shape = openai.ChatCompletion(model or os.path.basename(self._model))
+        return shape.stream(chunks) if stream else shape.whole(chunks)
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[False] = False,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: int | None = ...,
+        echo: bool = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[True],
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: int | None = ...,
+        echo: bool = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> Iterator[dict[str, Any]]: ...
+
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: bool = False,
+        max_tokens: int | None = 16,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        echo: bool = False,
+        gain: float | None = None,
+        inject: bool = True,
+        model: str | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
+
+        Args:
+            prompt: the text to go on from, as it is.
+            stream: return an iterator of chunks.
+            max_tokens: most tokens; None: until the model ends or the context is full.
+            temperature: 0 is greedy.
+            top_k: as in :meth:`generate`.
+            top_p: as in :meth:`generate`.
+            min_p: as in :meth:`generate`.
+            repeat_penalty: as in :meth:`generate`.
+            seed: as in :meth:`generate`.
+            stop: as in :meth:`generate`.
+            logprobs: also return log-probabilities, and of how many of the most likely tokens.
+            echo: begin the text with the prompt.
+            gain: as in :meth:`generate`.
+            inject: as in :meth:`generate`.
+            model: what to write into the ``model`` field; None: the file's name.
+        """
+        chunks = self.stream(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            raw=True,
+            logprobs=logprobs,
+        )
+        shape = openai.TextCompletion(model or os.path.basename(self._model), prompt if echo else "")
+        return shape.stream(chunks) if stream else shape.whole(chunks)
+
+    __call__ = create_completion
+
+    # --- text and tokens ---------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Text to token ids.
+
+        Args:
+            text: any text.
+            add_special: begin (and end) as the model's tokenizer is set up to, with BOS for example.
+            parse_special: read ``<|im_start|>`` and the like as the control tokens they name.
+        """
+        with self._lock:
+            return self._engine.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, token_ids: Sequence[int], *, special: bool = False) -> str:
+        """Token ids to text; control tokens are shown only where ``special`` is True."""
+        with self._lock:
+            return self._engine.detokenize(list(token_ids), special).decode("utf-8", "replace")
+
+    def apply_chat_template(self, messages: Sequence[Message]) -> str:
+        """The text that the model would see of a conversation, with the sidecar's settings; a BOS token is not in it.
+
+        A model without a chat template gets the messages joined by line feeds.
+
+        Raises:
+            Error: the template refuses the conversation.
+        """
+        with self._lock:
+            return self._engine.apply_chat_template(_pairs(messages))
+
+    def _tokens(self, prompt: Prompt | Sequence[int], raw: bool) -> list[int]:
+        if isinstance(prompt, str):
+            text = prompt if raw else self._engine.apply_chat_template([("user", prompt)])
+            return self._engine.tokenize(text, True, True)
+        if len(prompt) == 0:
+            raise Error("the prompt is empty, expected a text, at least one message or at least one token id")
+        if isinstance(prompt[0], Mapping):
+            if raw:
+                raise Error("raw needs a text, got messages (raw leaves the chat template out)")
+            pairs = _pairs(cast(Sequence[Message], prompt))
+            return self._engine.tokenize(self._engine.apply_chat_template(pairs), True, True)
+        return [int(token) for token in cast(Sequence[int], prompt)]
+
+    # --- what is computed --------------------------------------------------------------------------------------------
+
+    def activations(self, prompt: Prompt | Sequence[int], *, raw: bool = False) -> FloatArray:
+        """What the encoder reads: outputs of the target layers at the last prompt token, from a clean pass.
+
+        Args:
+            prompt: a text, messages, or token ids.
+            raw: do not apply the chat template to a text.
+
+        Returns:
+            F32 [n_target, n_embd], rows in the order of the sidecar's target layers.
+        """
+        with self._lock:
+            return self._engine.activations(self._tokens(prompt, raw))
+
+    def cognitive_tokens(self, prompt: Prompt | Sequence[int], *, raw: bool = False) -> FloatArray:
+        """What the encoder makes of a prompt: F32 [n_cog, n_embd]. Arguments as in :meth:`activations`."""
+        with self._lock:
+            return self._engine.cognitive_tokens(self._tokens(prompt, raw))
+
+    def logits(self, token_ids: Sequence[int], *, inject: bool = True, gain: float | None = None) -> FloatArray:
+        """Logits at every position, F32 [n_tokens, n_vocab].
+
+        With ``inject`` (and a sidecar) the cognitive tokens come from a clean pass over the same ids.
+        """
+        with self._lock:
+            return self._engine.logits(list(token_ids), inject, self.gain if gain is None else gain)
+
+    def layer_outputs(
+        self, token_ids: Sequence[int], layers: Sequence[int], *, inject: bool = True, gain: float | None = None
+    ) -> FloatArray:
+        """Outputs of decoder blocks at every position, injection included: F32 [len(layers), n_tokens, n_embd].
+
+        With ``inject`` (and a sidecar) the cognitive tokens come from a clean pass over the same ids.
+        """
+        with self._lock:
+            return self._engine.layer_outputs(
+                list(token_ids), list(layers), inject, self.gain if gain is None else gain
+            )
+
+    def cognitive_attention(
+        self, prompt: Prompt | Sequence[int], *, raw: bool = False, gain: float | None = None
+    ) -> FloatArray:
+        """How each position attends to the cognitive tokens: F32 [n_cross_attn_layers, n_tokens, n_head, n_cog].
+
+        Each row over ``n_cog`` sums to 1. Arguments as in :meth:`activations`.
+        """
+        with self._lock:
+            return self._engine.cognitive_attention(self._tokens(prompt, raw), self.gain if gain is None else gain)
+
+    @property
+    def gates(self) -> dict[int, float]:
+        """tanh(gate) of each cross-attention layer, by layer; empty without a sidecar."""
+        with self._lock:
+            return dict(zip(self._engine.cross_attn_layers, self._engine.gates.tolist(), strict=True))
+
+    @property
+    def target_layers(self) -> tuple[int, ...]:
+        """Layers whose outputs the encoder reads; empty without a sidecar."""
+        with self._lock:
+            return tuple(self._engine.target_layers)
+
+    @property
+    def cross_attn_layers(self) -> tuple[int, ...]:
+        """Layers at whose output the wrapper injects; empty without a sidecar."""
+        with self._lock:
+            return tuple(self._engine.cross_attn_layers)
+
+    @property
+    def refusal_text(self) -> str:
+        """What the wrapper was trained to say when it does not know."""
+        with self._lock:
+            return self._engine.refusal_text
+
+    @property
+    def n_ctx(self) -> int:
+        """Context size in tokens."""
+        with self._lock:
+            return self._engine.n_ctx
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the base."""
+        with self._lock:
+            return self._engine.n_embd
+
+    @property
+    def n_layer(self) -> int:
+        """Number of decoder blocks of the base."""
+        with self._lock:
+            return self._engine.n_layer
+
+    @property
+    def n_vocab(self) -> int:
+        """Size of the vocabulary."""
+        with self._lock:
+            return self._engine.n_vocab
+
+
+def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in messages]

@@ -1,0 +1,39 @@
+"""llama.cpp's messages through Python's ``logging``, as logger ``metadeploy.llama_cpp``; silent by default."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from typing import Final
+
+from metadeploy import _core
+
+__all__ = ["configure"]
+
+_LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+
+_package_logger = logging.getLogger("metadeploy")
+_logger = logging.getLogger("metadeploy.llama_cpp")
+# without a handler of its own, logging would print warnings of a library to stderr
+_package_logger.addHandler(logging.NullHandler())
+
+
+def _on_message(level: int, line: str) -> None:
+    _logger.log(_LEVELS.get(level, logging.INFO), "%s", line)
+
+
+def configure(verbose: bool) -> None:
+    """Send to ``logging`` what its level lets through; messages below it do not reach Python at all.
+
+    Args:
+        verbose: also print them to stderr, from level INFO on.
+    """
+    if verbose and not any(type(handler) is logging.StreamHandler for handler in _package_logger.handlers):
+        _package_logger.addHandler(logging.StreamHandler())
+        _package_logger.setLevel(min(logging.INFO, _package_logger.getEffectiveLevel()))
+    level = _logger.getEffectiveLevel()
+    _core.set_log_callback(_on_message, min((ours for ours, theirs in _LEVELS.items() if theirs >= level), default=4))
+
+
+# threads of llama.cpp must not call into an interpreter that is shutting down
+atexit.register(_core.set_log_callback, None, 4)

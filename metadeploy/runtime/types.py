@@ -1,0 +1,105 @@
+"""What the runtime takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict
+
+__all__ = ["FinishReason", "GenerationChunk", "GenerationResult", "Message", "Prompt", "Timings", "TokenLogprob"]
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+class Message(TypedDict):
+    """One message of a conversation, as OpenAI's API has it."""
+
+    role: str
+    content: str
+
+
+#: A question, or a conversation; both go through the chat template unless ``raw`` is asked for.
+Prompt: TypeAlias = "str | Sequence[Message]"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went.
+
+    Attributes:
+        pass1_ms: the clean pass over the prompt, in milliseconds.
+        encode_ms: from activations to cognitive tokens to the tables that the injection reads.
+        pass2_ms: the injected pass over the prompt; 0 where nothing is injected.
+        decode_ms: the answer, sampling included.
+        n_prompt: tokens of the prompt.
+        n_generated: tokens of the answer, its end excluded.
+    """
+
+    pass1_ms: float
+    encode_ms: float
+    pass2_ms: float
+    decode_ms: float
+    n_prompt: int
+    n_generated: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate of decoding; 0 before the first token."""
+        return 1e3 * self.n_generated / self.decode_ms if self.decode_ms > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural log-probability of one generated token, before temperature and other sampling.
+
+    Attributes:
+        token_id: the token.
+        text: its text; an incomplete UTF-8 character shows as U+FFFD.
+        logprob: its log-probability.
+        top: the most likely tokens at this place as (id, text, log-probability), most likely first.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished answer.
+
+    Attributes:
+        text: the answer, without the stop string that ended it.
+        token_ids: its tokens, without the end-of-turn token.
+        abstained: whether the opening sentence is the refusal that the wrapper was trained to say.
+        finish_reason: ``stop`` (the model ended, or a stop string came) or ``length``.
+        logprobs: one entry for each token, or None where they were not asked for.
+        timings: where the time went.
+        gain: strength of the injection; 0 where the base answered alone.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    abstained: bool
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] | None
+    timings: Timings
+    gain: float
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """One step of a streamed answer.
+
+    Attributes:
+        text: what can be shown now; empty while a character or a stop string is incomplete.
+        token_ids: the token of this step; empty in the last chunk where the model ended.
+        logprobs: one entry for each token, or None where they were not asked for.
+        result: the whole answer in the last chunk, else None.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None
+    result: GenerationResult | None
