@@ -103,6 +103,7 @@ void read_environment(cli_args & args) {
 std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     std::vector<char *> rest{argv[0]};
     bool has_prompt = false;
+    bool has_jinja = env("LLAMA_ARG_JINJA") != nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string flag = argv[i];
         const auto value = [&]() -> std::string {
@@ -131,9 +132,15 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
         } else if (flag == "-o" || flag == "--output") {
             args.output = value();
         } else {
+            has_jinja = has_jinja || flag == "--jinja" || flag == "--no-jinja";
             has_prompt = has_prompt || flag == "-p" || flag == "--prompt" || flag == "-f" || flag == "--file";
             rest.push_back(argv[i]);
         }
+    }
+    if (!has_jinja) {
+        // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
+        static char jinja[] = "--jinja";
+        rest.push_back(jinja);
     }
     if (has_prompt) {
         args.common.prompt.clear(); // flags win: not appended to the environment's
