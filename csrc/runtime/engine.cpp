@@ -139,11 +139,18 @@ void engine::check_fits(const sidecar & source) const {
     for (const auto & [what, layers] :
          {std::pair<const char *, const std::vector<int32_t> &>{"target layers", config.target_layers},
           {"cross-attention layers", config.cross_attn_layers}}) {
-        if (*std::max_element(layers.begin(), layers.end()) >= n_layer()) {
+        if (layers.empty()) {
+            faults.push_back(std::string("has no ") + what + ", it would do nothing");
+        } else if (*std::max_element(layers.begin(), layers.end()) >= n_layer()) {
             faults.push_back(
                 std::string("has ") + what + " " + layer_list(layers) + ", the model has layers 0 to " +
                 std::to_string(n_layer() - 1));
         }
+    }
+    // these call the seam inside a block, before the residual is added: what it hands over is not the block's output
+    static const std::set<std::string> odd_seam = {"nemotron_h", "nemotron_h_moe"};
+    if (const std::string arch = architecture(llm); odd_seam.count(arch) != 0) {
+        faults.push_back("cannot meet: architecture '" + arch + "' has its seam inside the block, not at its output");
     }
     if (!faults.empty()) {
         throw model_mismatch_error(
