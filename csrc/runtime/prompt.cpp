@@ -4,8 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cctype>
-
 namespace metadeploy {
 
 prompt_settings prompt_settings::of(const sidecar & source) {
@@ -41,8 +39,7 @@ std::string chat_formatter::apply(const std::vector<chat_message> & messages, co
     if (!settings.answer_suffix.empty()) {
         for (auto it = edited.rbegin(); it != edited.rend(); ++it) {
             if (it->role == "user") {
-                const bool spaced = std::isspace((unsigned char)settings.answer_suffix[0]) || it->content.empty();
-                it->content += (spaced ? "" : "\n") + settings.answer_suffix;
+                it->content += settings.answer_suffix;
                 break;
             }
         }

@@ -149,7 +149,7 @@ class MetaSpiderPipeline:
         """Wrap a question, or a conversation, as the wrapper's training prompts were.
 
         The base's own chat template is used, with the wrapper's ``chat_template_kwargs`` (thinking off, for example);
-        its ``answer_suffix`` is appended to the last message.
+        its ``answer_suffix`` is appended to the last message of the user.
 
         Args:
             prompt: what the user says, or messages.
@@ -167,7 +167,9 @@ class MetaSpiderPipeline:
             raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt as it is)")
         settings = self._doubter.config if self._doubter is not None else None
         if settings is not None and settings.answer_suffix:
-            messages[-1]["content"] += settings.answer_suffix
+            asked = [message for message in messages if message["role"] == "user"]
+            if asked:
+                asked[-1]["content"] += settings.answer_suffix
         variables = settings.chat_template_kwargs if settings is not None else {}
         try:
             text: str = self.tokenizer.apply_chat_template(
