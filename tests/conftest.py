@@ -1,0 +1,61 @@
+"""What several tests share: where things are, the demo's base model and its trained sidecar."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metadeploy.demo import assets
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Reference data beside the checkout, which is not part of the repository."""
+    path = ROOT.parent / "shared" / "reference"
+    if not path.is_dir():
+        pytest.skip("no reference data beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base_gguf() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1: from the cache or from a wheel on this machine, never from the network."""
+    path = assets.cached_base_model()
+    if path is None and os.environ.get(assets.WHEEL_VARIABLE):
+        path = assets.base_model_path()
+    if path is None:
+        pytest.skip(
+            f"the demo's base model is not in the cache: run `metadeploy demo` once, or set {assets.WHEEL_VARIABLE}"
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped Doubter as an F32 sidecar, exported by the code under test."""
+    from metadeploy.export import export
+
+    return export(assets.CHECKPOINT, output=tmp_path_factory.mktemp("trained") / "doubter_sidecar.gguf").path
+
+
+@pytest.fixture(scope="session")
+def llama_meta_generate() -> Path:
+    """The program: as installed, or from a build folder of this checkout."""
+    installed = shutil.which("llama-meta-generate")
+    if installed:
+        return Path(installed)
+    built = sorted(ROOT.glob("build/*/csrc/llama-meta-generate*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in built:
+        if path.suffix in ("", ".exe") and os.access(path, os.X_OK):
+            return path
+    pytest.skip("llama-meta-generate is neither installed nor built")
