@@ -1,5 +1,6 @@
 #include "bindings/bindings.h"
 #include "bindings/interrupt.h"
+#include "runtime/quantize.h"
 
 #include <map>
 #include <mutex>
@@ -121,6 +122,16 @@ void register_engine(py::module_ & m) {
         .def_readwrite("type_k", &engine_options::type_k)
         .def_readwrite("type_v", &engine_options::type_v)
         .def_readwrite("flash_attn", &engine_options::flash_attn);
+
+    m.def(
+        "quantize",
+        [](const std::string & src, const std::string & dst, const std::string & file_type, int n_threads) {
+            init_backend_once();
+            const py::gil_scoped_release release;
+            quantize_model(src, dst, file_type, n_threads);
+        },
+        py::arg("src"), py::arg("dst"), py::arg("file_type"), py::arg("n_threads") = 0,
+        "Write a copy of a base GGUF with weights of another type (F16, Q8_0, Q4_K_M ...).");
 
     using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")

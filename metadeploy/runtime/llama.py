@@ -169,7 +169,8 @@ class MetaLlama:
         """Answer a question or continue a conversation.
 
         Args:
-            prompt: a question, or messages; both go through the chat template with the sidecar's settings.
+            prompt: a question, or messages, which go through the chat template with the sidecar's settings; or token
+                ids, which are taken as they are.
             max_tokens: most tokens of the answer; None: until the model ends or the context is full.
             temperature: 0 takes the most likely token each time (greedy).
             top_k: sample among the k most likely tokens; 0 for all.
@@ -517,7 +518,7 @@ class MetaLlama:
         with self._lock:
             return self._engine.apply_chat_template(_pairs(messages))
 
-    def _tokens(self, prompt: Prompt | Sequence[int], raw: bool) -> list[int]:
+    def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
         if isinstance(prompt, str):
             text = prompt if raw else self._engine.apply_chat_template([("user", prompt)])
             return self._engine.tokenize(text, True, True)
@@ -532,7 +533,7 @@ class MetaLlama:
 
     # --- what is computed --------------------------------------------------------------------------------------------
 
-    def activations(self, prompt: Prompt | Sequence[int], *, raw: bool = False) -> FloatArray:
+    def activations(self, prompt: Prompt, *, raw: bool = False) -> FloatArray:
         """What the encoder reads: outputs of the target layers at the last prompt token, from a clean pass.
 
         Args:
@@ -545,7 +546,7 @@ class MetaLlama:
         with self._lock:
             return self._engine.activations(self._tokens(prompt, raw))
 
-    def cognitive_tokens(self, prompt: Prompt | Sequence[int], *, raw: bool = False) -> FloatArray:
+    def cognitive_tokens(self, prompt: Prompt, *, raw: bool = False) -> FloatArray:
         """What the encoder makes of a prompt: F32 [n_cog, n_embd]. Arguments as in :meth:`activations`."""
         with self._lock:
             return self._engine.cognitive_tokens(self._tokens(prompt, raw))
@@ -571,7 +572,7 @@ class MetaLlama:
             )
 
     def cognitive_attention(
-        self, prompt: Prompt | Sequence[int], *, raw: bool = False, gain: float | None = None
+        self, prompt: Prompt, *, raw: bool = False, gain: float | None = None
     ) -> FloatArray:
         """How each position attends to the cognitive tokens: F32 [n_cross_attn_layers, n_tokens, n_head, n_cog].
 

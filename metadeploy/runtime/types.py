@@ -18,8 +18,9 @@ class Message(TypedDict):
     content: str
 
 
-#: A question, or a conversation; both go through the chat template unless ``raw`` is asked for.
-Prompt: TypeAlias = "str | Sequence[Message]"
+#: A question or a conversation, which go through the chat template unless ``raw`` is asked for; or token ids, as they
+#: are.
+Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+#include "runtime/quantize.h"
+
+#include "errors.h"
+#include "log.h"
+
+#include "llama.h"
+
+#include <filesystem>
+#include <map>
+
+namespace metadeploy {
+
+namespace {
+
+const std::map<std::string, llama_ftype> FILE_TYPES = {
+    {"F32", LLAMA_FTYPE_ALL_F32},          {"F16", LLAMA_FTYPE_MOSTLY_F16},       {"BF16", LLAMA_FTYPE_MOSTLY_BF16},
+    {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},     {"Q6_K", LLAMA_FTYPE_MOSTLY_Q6_K},     {"Q5_K_M", LLAMA_FTYPE_MOSTLY_Q5_K_M},
+    {"Q5_K_S", LLAMA_FTYPE_MOSTLY_Q5_K_S}, {"Q4_K_M", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"Q4_K_S", LLAMA_FTYPE_MOSTLY_Q4_K_S},
+    {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},     {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},     {"Q3_K_M", LLAMA_FTYPE_MOSTLY_Q3_K_M},
+    {"Q2_K", LLAMA_FTYPE_MOSTLY_Q2_K},
+};
+
+} // namespace
+
+void quantize_model(const std::string & src, const std::string & dst, const std::string & file_type, int n_threads) {
+    const auto it = FILE_TYPES.find(file_type);
+    if (it == FILE_TYPES.end()) {
+        std::string names;
+        for (const auto & [name, type] : FILE_TYPES) {
+            names += (names.empty() ? "" : ", ") + name;
+        }
+        throw error("file type is '" + file_type + "', expected one of " + names);
+    }
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype = it->second;
+    params.nthread = n_threads;
+    params.allow_requantize = true; // the base may come quantised; the caller knows what he starts from
+    const std::string partial = dst + ".partial";
+    std::error_code ec;
+    log_capture log;
+    if (llama_model_quantize(src.c_str(), partial.c_str(), &params) != 0) {
+        std::filesystem::remove(std::filesystem::u8path(partial), ec);
+        throw error("model '" + src + "' cannot be quantised to " + file_type + ": " + log.last_line("unknown reason"));
+    }
+    std::filesystem::rename(std::filesystem::u8path(partial), std::filesystem::u8path(dst), ec);
+    if (ec) {
+        throw error("file '" + dst + "' cannot be written: " + ec.message());
+    }
+}
+
+} // namespace metadeploy

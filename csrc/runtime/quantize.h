@@ -1,0 +1,12 @@
+// Quantisation of base models, by llama.cpp.
+#pragma once
+
+#include <string>
+
+namespace metadeploy {
+
+// Writes a copy of the model src with weights of the type that file_type names (F16, Q8_0, Q4_K_M ...), whole or not at
+// all. n_threads: 0 for as many as there are. Throws error.
+void quantize_model(const std::string & src, const std::string & dst, const std::string & file_type, int n_threads);
+
+} // namespace metadeploy
