@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from metadeploy.cli import demo as _demo
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
 from metadeploy.errors import Error
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_demo.register(app)
 _export.register(app)
 _inspect.register(app)
 

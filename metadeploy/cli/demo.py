@@ -1,0 +1,270 @@
+"""``metadeploy demo``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from metadeploy.demo.answers import Answer, Pair, Scores, Share
+    from metadeploy.demo.questions import Question
+
+__all__ = ["register"]
+
+_DEFAULT_COUNT: Final = 12
+#: Draws twelve questions on which every outcome occurs, in about the shares that all questions have.
+_DEFAULT_SEED: Final = 201
+#: More questions than this are shown as one line for each kind.
+_MOST_ROWS: Final = 40
+#: A question and two short answers, with room for the prompt's template.
+_N_CTX: Final = 512
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy demo                       [dim]# the first time fetches a small model (93 MB)[/dim]
+
+  metadeploy demo --all                 [dim]# all questions: some minutes[/dim]
+
+  metadeploy demo -n 20 --seed 7        [dim]# other questions[/dim]
+
+  metadeploy demo --gain 0.5            [dim]# a Doubter that speaks more softly[/dim]
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="demo", epilog=_EPILOG, short_help="See a real, small model decline what it does not know.")(_demo)
+
+
+def _demo(
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--questions", min=1, help="How many questions.", show_default=str(_DEFAULT_COUNT)),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the drawing of the questions.")] = _DEFAULT_SEED,
+    gain: Annotated[float, typer.Option(help="Strength of the injection; 0 is the base exactly.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")] = False,
+) -> None:
+    """Ask a small model questions, alone and with a trained Doubter beside it.
+
+    The base model, SmolLM2-135M-Instruct (Apache-2.0), is fetched once and kept in a cache folder
+    (METADEPLOY_CACHE names another one); after that no network is needed.
+    """
+    from metadeploy.cli._console import print_json
+    from metadeploy.demo.answers import score
+    from metadeploy.demo.questions import load_questions, pick
+
+    questions = load_questions()
+    if everything and count is not None:
+        raise typer.BadParameter("give either a number of questions or --all, not both", param_hint="'--all'")
+    if count is not None and count > len(questions):
+        raise typer.BadParameter(f"{count}, but there are {len(questions)} questions", param_hint="'--questions'")
+    if not math.isfinite(gain):
+        raise typer.BadParameter(f"{gain} is not a finite number", param_hint="'--gain'")
+    chosen = pick(questions, len(questions) if everything else count or _DEFAULT_COUNT, seed=seed)
+    base, sidecar = _files()
+    pairs, refusal = _ask(base, sidecar, chosen, gain)
+    scores = score(pairs)
+    if as_json:
+        print_json(_as_json(base, sidecar, gain, pairs, scores))
+    else:
+        _show(pairs, scores, refusal, len(questions))
+        _show_files(base, sidecar)
+
+
+def _files() -> tuple[Path, Path]:
+    """Base and sidecar, fetched and exported where they are not there yet."""
+    from rich.console import Console
+
+    from metadeploy.cli._console import progress_bar
+    from metadeploy.demo import assets
+
+    if assets.cached_base_model() is None:
+        Console(stderr=True, highlight=False).print(
+            f"fetching {assets.BASE_NAME} ({assets.BASE_LICENSE}, 93 MB) once, into {assets.cache_dir()}",
+            markup=False,
+            soft_wrap=True,
+        )
+    with progress_bar("fetching the base") as progress:
+        base = assets.base_model_path(progress=progress)
+    with progress_bar("exporting the Doubter") as progress:
+        sidecar = assets.sidecar_path(base, progress=progress)
+    return base, sidecar
+
+
+def _ask(base: Path, sidecar: Path, questions: Sequence[Question], gain: float) -> tuple[list[Pair], str]:
+    """Ask everything; also the text that the Doubter declines with."""
+    from metadeploy.demo.answers import ask
+    from metadeploy.runtime import MetaLlama
+
+    with MetaLlama(base, sidecar, n_ctx=_N_CTX) as llm:
+        return list(_counted(ask(llm, questions, gain=gain), len(questions))), llm.refusal_text
+
+
+def _counted(pairs: Iterator[Pair], total: int) -> Iterator[Pair]:
+    """Pass the pairs through and show on stderr how many there are; nothing where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(pairs, total=total, description="asking base and Doubter")
+
+
+# -- JSON
+
+
+def _as_json(base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scores: Scores) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from metadeploy.demo import assets
+
+    return {
+        "base": {"path": str(base), "name": assets.BASE_NAME, "license": assets.BASE_LICENSE},
+        "sidecar": {"path": str(sidecar)},
+        "gain": gain,
+        "scores": {
+            name: {**share, "value": getattr(scores, name).value, "interval": getattr(scores, name).interval}
+            for name, share in asdict(scores).items()
+        },
+        "questions": [
+            {
+                "question": pair.question.text,
+                "accepted": list(pair.question.answers),
+                "category": pair.question.category,
+                "base": asdict(pair.base),
+                "doubter": asdict(pair.doubter),
+            }
+            for pair in pairs
+        ],
+    }
+
+
+# -- for people
+
+
+def _show(pairs: Sequence[Pair], scores: Scores, refusal: str, n_all: int) -> None:
+    from rich.markup import escape
+
+    from metadeploy.cli._console import output
+
+    console = output()
+    if len(pairs) <= _MOST_ROWS:
+        marks = _marks(console)
+        console.print(_each(pairs, marks))
+        legend = "   ".join(f"{mark} {what}" for what, mark in marks.items())
+        console.print(f"{legend}: [italic]{escape(refusal)}[/italic]\n")
+    else:
+        console.print(_by_kind(pairs))
+    console.print(_summary(scores))
+    if len(pairs) < n_all:
+        console.print(
+            f"\n{len(pairs)} questions prove little, as the intervals show: metadeploy demo --all asks {n_all}.",
+            soft_wrap=True,
+        )
+    console.print(
+        "The model is tiny and its Doubter modest: it declines most errors, and many right answers with them.",
+        soft_wrap=True,
+    )
+
+
+def _marks(console: Console) -> dict[str, str]:
+    ascii_only = console.options.ascii_only
+    return {
+        "right": f"[green]{'+' if ascii_only else '✓'}[/green]",
+        "wrong": f"[red]{'x' if ascii_only else '✗'}[/red]",
+        "declined": f"[yellow]{'-' if ascii_only else '–'}[/yellow]",
+    }
+
+
+def _each(pairs: Sequence[Pair], marks: Mapping[str, str]) -> Table:
+    """One line for each question."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from metadeploy.demo.questions import first_sentence
+
+    def shown(answer: Answer) -> str:
+        if answer.declined:
+            return f"{marks['declined']} [yellow]declined[/yellow]"
+        sentence = first_sentence(answer.text)
+        goes_on = "" if sentence.endswith((".", "!", "?")) else " …"
+        return f"{marks['right' if answer.right else 'wrong']} {escape(sentence)}{goes_on}"
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, ratio in (("question", 5), ("accepted", 2), ("base alone", 6), ("with the Doubter", 6)):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    for pair in pairs:
+        accepted = " / ".join(pair.question.answers)
+        table.add_row(escape(pair.question.text), escape(accepted), shown(pair.base), shown(pair.doubter))
+    return table
+
+
+def _by_kind(pairs: Sequence[Pair]) -> Table:
+    """One line for each kind of question."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from metadeploy.demo.answers import score
+    from metadeploy.demo.questions import KINDS
+
+    kinds: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        kinds.setdefault(pair.question.category, []).append(pair)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("kind of question")
+    for title in ("asked", "base right", "Doubter answers", "right of these"):
+        table.add_column(title, justify="right")
+    for kind in sorted(kinds, key=KINDS.__getitem__):
+        found = score(kinds[kind])
+        shares = (found.base_accuracy, found.coverage, found.selective_accuracy)
+        table.add_row(KINDS[kind], str(len(kinds[kind])), *(str(share.hits) for share in shares))
+    return table
+
+
+def _summary(scores: Scores) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("", no_wrap=True)
+    for title in ("count", "share", "95 % interval"):
+        table.add_column(title, justify="right", no_wrap=True, header_style="dim")
+
+    def row(label: str, share: Share) -> None:
+        if share.value is None or share.interval is None:
+            table.add_row(label, f"{share.hits} of {share.total}", "-", "-")
+        else:
+            low, high = share.interval
+            table.add_row(label, f"{share.hits} of {share.total}", f"{share.value:.0%}", f"{low:.0%} to {high:.0%}")
+
+    row("base accuracy: right of all", scores.base_accuracy)
+    row("coverage: the Doubter answers", scores.coverage)
+    row("selective accuracy: right of these", scores.selective_accuracy)
+    row("declined of the base's errors", scores.errors_declined)
+    row("declined of the base's right answers", scores.right_declined)
+    return table
+
+
+def _show_files(base: Path, sidecar: Path) -> None:
+    import shlex
+
+    from metadeploy.cli._console import output
+
+    model, meta = shlex.quote(str(base)), shlex.quote(str(sidecar))
+    text = (
+        f"\nbase     {base}\nsidecar  {sidecar}\n\nGo on with\n\n"
+        f"  llama-meta-generate -m {model} --meta {meta} -p 'What is the plural of wolf?'\n\n"
+        "and add --compare to see the base's answer as well."
+    )
+    output().print(text, markup=False, soft_wrap=True)
