@@ -2,185 +2,202 @@
 #include "log.h"
 #include "sidecar/keys.h"
 #include "sidecar/layout.h"
+#include "sidecar/metadata.h"
 #include "sidecar/sidecar.h"
 
 #include "ggml-cpp.h"
 #include "gguf.h"
 
-#include <cinttypes>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
-#include <set>
+#include <map>
+#include <optional>
 
 namespace metadeploy {
 
 namespace {
 
-// more than any wrapper needs, little enough to refuse a hostile count before it costs memory
-constexpr int64_t MAX_TENSORS = 1 << 16;
-constexpr size_t MAX_LAYERS = 1 << 12;
+std::optional<encoder_type> parse_encoder_type(const std::string & name) {
+    for (const encoder_type type : {encoder_type::selective, encoder_type::multi_token, encoder_type::transformer}) {
+        if (name == encoder_type_name(type)) {
+            return type;
+        }
+    }
+    return std::nullopt;
+}
 
-// typed access to the metadata that turns a wrong type into a fault instead of an assertion
-class metadata {
+// Compares what the keys say with what the tensors say, as metadeploy/sidecar/examine.py does: the tensors are the
+// truth (published files say 32 cognitive tokens and hold 11), and keys that repeat it may be absent.
+class config_reader {
 public:
-    metadata(const gguf_context * gguf, std::vector<std::string> & faults) : gguf(gguf), faults(faults) {}
+    config_reader(const metadata & meta, std::vector<std::string> & faults) : meta(meta), faults(faults) {}
 
-    std::string prefix;
-
-    std::string text(const std::string & key, const std::string & fallback) const {
-        const int64_t id = find(key, GGUF_TYPE_STRING, "a string");
-        return id < 0 ? fallback : gguf_get_val_str(gguf, id);
+    // what the file says of the encoder; a name that does not exist is a fault
+    std::optional<encoder_type> declared_encoder() {
+        const std::optional<std::string> name = meta.text(keys::ENCODER_TYPE);
+        const std::optional<encoder_type> type = name ? parse_encoder_type(*name) : std::nullopt;
+        if (name && !type) {
+            fault(keys::ENCODER_TYPE, "is '" + *name + "', expected one of selective, multi_token, transformer");
+        }
+        return type;
     }
 
-    // a non-negative integer of any width
-    int64_t integer(const std::string & key, int64_t fallback) const {
-        const int64_t id = gguf_find_key(gguf, (prefix + key).c_str());
-        if (id < 0) {
-            return fallback;
-        }
-        int64_t value = -1;
-        switch (gguf_get_kv_type(gguf, id)) {
-        case GGUF_TYPE_UINT8:
-            value = gguf_get_val_u8(gguf, id);
-            break;
-        case GGUF_TYPE_INT8:
-            value = gguf_get_val_i8(gguf, id);
-            break;
-        case GGUF_TYPE_UINT16:
-            value = gguf_get_val_u16(gguf, id);
-            break;
-        case GGUF_TYPE_INT16:
-            value = gguf_get_val_i16(gguf, id);
-            break;
-        case GGUF_TYPE_UINT32:
-            value = gguf_get_val_u32(gguf, id);
-            break;
-        case GGUF_TYPE_INT32:
-            value = gguf_get_val_i32(gguf, id);
-            break;
-        case GGUF_TYPE_UINT64:
-            value = (int64_t)gguf_get_val_u64(gguf, id);
-            break;
-        case GGUF_TYPE_INT64:
-            value = gguf_get_val_i64(gguf, id);
-            break;
-        default:
-            break;
-        }
-        if (value < 0 || value > INT32_MAX) {
-            faults.push_back("key '" + prefix + key + "' is not an integer from 0 to 2147483647");
-            return fallback;
-        }
-        return value;
-    }
-
-    // the framework leaves an empty list out of the file
-    std::vector<int32_t> layers(const std::string & key) const {
-        const int64_t id = find(key, GGUF_TYPE_ARRAY, "an array of integers");
-        if (id < 0) {
-            return {};
-        }
-        const gguf_type type = gguf_get_arr_type(gguf, id);
-        const size_t n = gguf_get_arr_n(gguf, id);
-        if ((type != GGUF_TYPE_INT32 && type != GGUF_TYPE_UINT32) || n > MAX_LAYERS) {
+    wrapper_config read(std::optional<encoder_type> declared, const layout & dims) {
+        wrapper_config config;
+        settle_encoder(declared, dims, config);
+        config.n_embd = agreed(keys::HIDDEN_DIM, dims.size('D'), "the width of the base");
+        config.n_bottleneck = agreed(keys::BOTTLENECK_DIM, dims.size('B'), "the cross-attention's bottleneck");
+        config.n_enc = dims.size('E');
+        (void)meta.integer(keys::NUM_COGNITIVE_TOKENS); // its type; the number is known not to be reliable
+        read_layers(dims, config);
+        const auto n_target = (int64_t)config.target_layers.size();
+        config.n_cog = config.encoder == encoder_type::multi_token ? dims.size('C') : n_target;
+        if (dims.size('C') != 0 && n_target != 0 && dims.size('C') != config.n_cog) {
             faults.push_back(
-                "key '" + prefix + key + "' has " + std::to_string(n) + " elements of type " + gguf_type_name(type) +
-                ", expected at most " + std::to_string(MAX_LAYERS) + " of i32");
-            return {};
+                "the tensors have " + std::to_string(dims.size('C')) + " cognitive tokens for " +
+                std::to_string(n_target) + " target layers, expected as many");
         }
-        std::vector<int32_t> layers(n);
-        if (n > 0) {
-            std::memcpy(layers.data(), gguf_get_arr_data(gguf, id), n * sizeof(int32_t));
-        }
-        std::set<int32_t> seen;
-        for (const int32_t il : layers) {
-            if (il < 0 || !seen.insert(il).second) {
-                faults.push_back(
-                    "key '" + prefix + key + "' holds layer " + std::to_string(il) +
-                    (il < 0 ? ", expected 0 or more" : " twice"));
-                return {};
-            }
-        }
-        return layers;
+        config.n_ca_head = heads(keys::CA_NUM_HEADS, true, config.n_bottleneck);
+        config.n_enc_head = heads(keys::ENC_NUM_HEADS, config.encoder != encoder_type::selective, config.n_enc);
+        read_settings(config);
+        return config;
     }
 
 private:
-    int64_t find(const std::string & key, gguf_type type, const char * expected) const {
-        const int64_t id = gguf_find_key(gguf, (prefix + key).c_str());
-        if (id < 0) {
-            return -1;
+    void fault(const char * key, const std::string & what) { faults.push_back("key '" + meta.name(key) + "' " + what); }
+
+    void settle_encoder(std::optional<encoder_type> declared, const layout & dims, wrapper_config & config) {
+        if (!dims.encoder) {
+            if (!meta.has(keys::ENCODER_TYPE)) {
+                fault(keys::ENCODER_TYPE, "is missing, and no tensor tells the encoder");
+            }
+            return;
         }
-        if (gguf_get_kv_type(gguf, id) != type) {
-            faults.push_back(
-                "key '" + prefix + key + "' has type " + gguf_type_name(gguf_get_kv_type(gguf, id)) + ", expected " +
-                expected);
-            return -1;
+        config.encoder = *dims.encoder;
+        if (declared && declared != dims.encoder) {
+            fault(
+                keys::ENCODER_TYPE, std::string("is '") + encoder_type_name(*declared) +
+                                        "', but the tensors are those of a " + encoder_type_name(*dims.encoder) +
+                                        " encoder");
         }
-        return id;
     }
 
-    const gguf_context * gguf;
+    // a size that the tensors tell and a key repeats
+    int64_t agreed(const char * key, int64_t told, const char * what) {
+        const std::optional<int64_t> declared = meta.integer(key);
+        if (told == 0) {
+            if (!meta.has(key)) {
+                fault(key, std::string("is missing, and no tensor tells ") + what);
+            }
+            return declared.value_or(0);
+        }
+        if (declared && *declared != told) {
+            fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(told));
+        }
+        return told;
+    }
+
+    int64_t heads(const char * key, bool needed, int64_t width) {
+        const std::optional<int64_t> n = meta.integer(key);
+        if (needed && !meta.has(key)) {
+            fault(key, "is missing, expected a u32");
+        } else if (needed && n && (*n < 1 || width % *n != 0)) {
+            fault(key, "is " + std::to_string(*n) + ", expected a divisor of the width " + std::to_string(width));
+        }
+        return n.value_or(0);
+    }
+
+    void read_layers(const layout & dims, wrapper_config & config) {
+        const std::optional<std::vector<int32_t>> target = meta.layers(keys::TARGET_LAYERS);
+        const bool target_known = target || !meta.has(keys::TARGET_LAYERS); // else a fault already
+        config.target_layers = target.value_or(std::vector<int32_t>{});
+        const auto n_target = (int64_t)config.target_layers.size();
+        if (target_known && n_target != dims.n_target().value_or(n_target)) {
+            fault(
+                keys::TARGET_LAYERS, "names " + std::to_string(n_target) + " layers, but the tensors are for " +
+                                         std::to_string(*dims.n_target()) + " target layers");
+        } else if (target_known && n_target == 0) {
+            fault(keys::TARGET_LAYERS, "names no layers, expected at least one");
+        }
+        std::optional<std::vector<int32_t>> cross = meta.layers(keys::CROSS_ATTN_LAYERS);
+        config.cross_attn_layers = dims.cross_attn_layers;
+        if (cross) {
+            std::sort(cross->begin(), cross->end());
+            if (*cross != dims.cross_attn_layers) {
+                // a layer with weights that the list leaves out would be a silent no-op
+                fault(keys::CROSS_ATTN_LAYERS, "names other layers than those that have tensors");
+            }
+        }
+        if (const std::optional<int64_t> n_blocks = meta.integer(keys::BASE_BLOCK_COUNT)) {
+            config.base_block_count = *n_blocks;
+            for (const std::vector<int32_t> * layers : {&config.target_layers, &config.cross_attn_layers}) {
+                if (!layers->empty() && *std::max_element(layers->begin(), layers->end()) >= *n_blocks) {
+                    fault(
+                        keys::BASE_BLOCK_COUNT, "is " + std::to_string(*n_blocks) + ", but the wrapper has layer " +
+                                                    std::to_string(*std::max_element(layers->begin(), layers->end())));
+                }
+            }
+        }
+    }
+
+    void read_settings(wrapper_config & config) {
+        if (const std::string gate = meta.text(keys::GATE_ACTIVATION).value_or("tanh"); gate != "tanh") {
+            fault(keys::GATE_ACTIVATION, "is '" + gate + "', expected 'tanh'");
+        }
+        const std::string from = meta.text(keys::INJECT_FROM).value_or(inject_from_name(inject_from::prompt));
+        if (from == inject_from_name(inject_from::last_prompt_token)) {
+            config.from = inject_from::last_prompt_token;
+        } else if (from != inject_from_name(inject_from::prompt)) {
+            fault(keys::INJECT_FROM, "is '" + from + "', expected one of prompt, last_prompt_token");
+        }
+        config.kind = meta.text(keys::KIND).value_or(config.kind);
+        if (const std::string text = meta.text(keys::REFUSAL_TEXT).value_or(""); !text.empty()) {
+            config.refusal_text = text;
+        }
+        config.prompt_format = meta.text(keys::PROMPT_FORMAT).value_or("");
+        config.answer_suffix = meta.text(keys::ANSWER_SUFFIX).value_or("");
+        config.checkpoint_sha256 = meta.text(keys::CHECKPOINT_SHA256).value_or("");
+        if (const std::optional<std::string> kwargs = meta.text(keys::CHAT_TEMPLATE_KWARGS)) {
+            config.chat_template_kwargs = *kwargs;
+            if (!nlohmann::json::parse(*kwargs, nullptr, /*allow_exceptions =*/false).is_object()) {
+                fault(keys::CHAT_TEMPLATE_KWARGS, "is '" + *kwargs + "', expected a JSON object");
+            }
+        }
+    }
+
+    const metadata & meta;
     std::vector<std::string> & faults;
 };
 
-wrapper_config read_config(const gguf_context * gguf, std::vector<std::string> & faults) {
-    wrapper_config config;
+// the prefix of the keys; throws where the file is no sidecar or one of a later format
+std::string key_prefix(const gguf_context * gguf, const std::string & subject) {
+    std::vector<std::string> faults;
     metadata meta(gguf, faults);
-
-    const std::string arch = meta.text(keys::ARCHITECTURE, "");
+    const std::string arch = meta.text(keys::ARCHITECTURE).value_or("");
     if (arch == keys::ARCH_META_SPIDER) {
         meta.prefix = keys::PREFIX_META_SPIDER;
     } else if (arch == keys::ARCH_DAIMON) {
         meta.prefix = keys::PREFIX_DAIMON;
     } else {
+        const bool is_base = gguf_find_tensor(gguf, "token_embd.weight") >= 0;
+        throw sidecar_error(
+            subject + ": has architecture '" + arch + "', expected 'meta-spider' or 'daimon'" +
+            (is_base ? " (a base model, not a sidecar?)" : ""));
+    }
+    const int64_t version = meta.integer(keys::FORMAT_VERSION).value_or(1);
+    if (version < 1 || version > SIDECAR_FORMAT_VERSION) {
         faults.push_back(
-            "general.architecture is '" + arch + "', expected '" + keys::ARCH_META_SPIDER +
-            "' (a base model given as sidecar?)");
-        return config;
+            "has format version " + std::to_string(version) + ", this metadeploy reads 1 to " +
+            std::to_string(SIDECAR_FORMAT_VERSION) + " (hint: update metadeploy)");
     }
-    const int64_t version = meta.integer(keys::FORMAT_VERSION, SIDECAR_FORMAT_VERSION);
-    if (version > SIDECAR_FORMAT_VERSION) {
-        faults.push_back(
-            "format version " + std::to_string(version) + ", expected at most " +
-            std::to_string(SIDECAR_FORMAT_VERSION) + " (update metadeploy, or export again with this one)");
+    if (!faults.empty()) {
+        throw sidecar_error(faults_message(subject, faults));
     }
-    const std::string encoder = meta.text(keys::ENCODER_TYPE, "");
-    if (encoder == "selective") {
-        config.encoder = encoder_type::selective;
-    } else if (encoder == "multi_token") {
-        config.encoder = encoder_type::multi_token;
-    } else if (encoder == "transformer") {
-        config.encoder = encoder_type::transformer;
-    } else {
-        faults.push_back("encoder_type is '" + encoder + "', expected selective, multi_token or transformer");
-    }
-    if (const std::string gate = meta.text(keys::GATE_ACTIVATION, "tanh"); gate != "tanh") {
-        faults.push_back("gate_activation is '" + gate + "', expected 'tanh'");
-    }
-    const std::string from = meta.text(keys::INJECT_FROM, inject_from_name(inject_from::prompt));
-    if (from == inject_from_name(inject_from::last_prompt_token)) {
-        config.from = inject_from::last_prompt_token;
-    } else if (from != inject_from_name(inject_from::prompt)) {
-        faults.push_back("inject_from is '" + from + "', expected 'prompt' or 'last_prompt_token'");
-    }
-    config.n_embd = meta.integer(keys::HIDDEN_DIM, 0);
-    config.n_bottleneck = meta.integer(keys::BOTTLENECK_DIM, 0);
-    config.n_ca_head = meta.integer(keys::CA_NUM_HEADS, 4);
-    config.n_enc_head = meta.integer(keys::ENC_NUM_HEADS, 8);
-    config.target_layers = meta.layers(keys::TARGET_LAYERS);
-    config.cross_attn_layers = meta.layers(keys::CROSS_ATTN_LAYERS);
-    config.base_block_count = meta.integer(keys::BASE_BLOCK_COUNT, 0);
-    config.kind = meta.text(keys::KIND, config.kind);
-    config.refusal_text = meta.text(keys::REFUSAL_TEXT, config.refusal_text);
-    config.prompt_format = meta.text(keys::PROMPT_FORMAT, "");
-    config.answer_suffix = meta.text(keys::ANSWER_SUFFIX, "");
-    config.chat_template_kwargs = meta.text(keys::CHAT_TEMPLATE_KWARGS, "");
-    config.checkpoint_sha256 = meta.text(keys::CHECKPOINT_SHA256, "");
-    return config;
+    return meta.prefix;
 }
 
 std::vector<int64_t> torch_shape(const ggml_tensor * tensor) {
@@ -192,20 +209,55 @@ std::vector<int64_t> torch_shape(const ggml_tensor * tensor) {
     return shape;
 }
 
+// Where the tensors are. Anything that does not hold together here is a fault of the file, whatever the tensor is for.
+struct tensor_place {
+    const ggml_tensor * tensor;
+    uint64_t offset; // in the file
+};
+
+std::map<std::string, tensor_place> place_tensors(
+    const gguf_context * gguf, ggml_context * ggml, uint64_t file_size, std::vector<std::string> & faults) {
+    std::map<std::string, tensor_place> places;
+    const uint64_t data_offset = gguf_get_data_offset(gguf);
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
+        const std::string name = gguf_get_tensor_name(gguf, i);
+        if (name.empty() || !is_utf8(name)) {
+            faults.push_back("tensor " + std::to_string(i) + " has a name that is empty or not UTF-8");
+            continue;
+        }
+        const std::string subject = "tensor '" + name + "' ";
+        const ggml_tensor * tensor = ggml_get_tensor(ggml, name.c_str());
+        const uint64_t offset = gguf_get_tensor_offset(gguf, i);
+        if (!tensor || !places.emplace(name, tensor_place{tensor, data_offset + offset}).second) {
+            faults.push_back(subject + "is there twice");
+        } else if (ggml_nelements(tensor) <= 0) {
+            faults.push_back(subject + "is empty");
+        } else if (
+            data_offset > file_size || offset > file_size - data_offset ||
+            ggml_nbytes(tensor) > file_size - data_offset - offset) {
+            faults.push_back(subject + "reaches past the end of the file (truncated?)");
+        }
+    }
+    return places;
+}
+
 bool is_readable_type(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0;
 }
 
 void read_tensor(
-    std::ifstream & file,
-    const ggml_tensor * tensor,
-    uint64_t offset,
-    host_tensor & out,
-    std::vector<std::string> & faults) {
+    std::ifstream & file, const tensor_place & place, host_tensor & out, std::vector<std::string> & faults) {
+    const ggml_tensor * tensor = place.tensor;
+    const std::string subject = std::string("tensor '") + tensor->name + "' ";
+    if (!is_readable_type(tensor->type)) {
+        faults.push_back(
+            subject + "has type " + ggml_type_name(tensor->type) + ", expected one of f32, f16, bf16, q8_0");
+        return;
+    }
     const size_t n_bytes = ggml_nbytes(tensor);
     const int64_t n = ggml_nelements(tensor);
     out.data.resize(n);
-    file.seekg((std::streamoff)offset);
+    file.seekg((std::streamoff)place.offset);
     if (tensor->type == GGML_TYPE_F32) {
         file.read(reinterpret_cast<char *>(out.data.data()), (std::streamsize)n_bytes);
     } else {
@@ -214,17 +266,14 @@ void read_tensor(
         ggml_get_type_traits(tensor->type)->to_float(raw.data(), out.data.data(), n);
     }
     if (!file) {
-        faults.push_back(std::string("tensor '") + tensor->name + "' cannot be read (truncated file?)");
+        faults.push_back(subject + "cannot be read (truncated file?)");
         file.clear();
         return;
     }
-    for (int64_t i = 0; i < n; ++i) {
-        if (!std::isfinite(out.data[i])) {
-            faults.push_back(
-                std::string("tensor '") + tensor->name + "' has a value that is not finite at element " +
-                std::to_string(i));
-            return;
-        }
+    const auto n_bad = std::count_if(out.data.begin(), out.data.end(), [](float x) { return !std::isfinite(x); });
+    if (n_bad > 0) {
+        faults.push_back(
+            subject + "has " + std::to_string(n_bad) + " values that are not finite, expected none (damaged file?)");
     }
 }
 
@@ -250,66 +299,58 @@ sidecar read_sidecar(const std::string & path) {
     const std::string subject = "sidecar '" + path + "'";
     std::error_code ec;
     const std::filesystem::path fs_path = std::filesystem::u8path(path);
+    if (std::filesystem::is_directory(fs_path, ec)) {
+        throw sidecar_error(subject + ": is a directory, expected a GGUF file");
+    }
     if (!std::filesystem::is_regular_file(fs_path, ec)) {
-        throw sidecar_error(subject + ": no such file, expected a GGUF written by `metadeploy export`");
+        throw sidecar_error(subject + ": does not exist, expected a GGUF written by `metadeploy export`");
     }
     const uint64_t file_size = std::filesystem::file_size(fs_path, ec);
 
     ggml_context * ggml_raw = nullptr;
     log_capture log;
-    gguf_context_ptr gguf(gguf_init_from_file(path.c_str(), {/*.no_alloc =*/true, /*.ctx =*/&ggml_raw}));
-    ggml_context_ptr ggml(ggml_raw);
+    const gguf_context_ptr gguf(gguf_init_from_file(path.c_str(), {/*.no_alloc =*/true, /*.ctx =*/&ggml_raw}));
+    const ggml_context_ptr ggml(ggml_raw);
     if (!gguf || !ggml) {
         throw sidecar_error(subject + ": not a readable GGUF (" + log.last_line("truncated or another format") + ")");
     }
 
+    std::vector<std::string> faults;
+    metadata meta(gguf.get(), faults);
+    meta.check_texts();
+    const std::map<std::string, tensor_place> places = place_tensors(gguf.get(), ggml.get(), file_size, faults);
+    if (!faults.empty()) {
+        throw sidecar_error(faults_message(subject, faults)); // a file that does not hold together says nothing more
+    }
+    meta.prefix = key_prefix(gguf.get(), subject);
+
+    tensor_shapes shapes;
+    bool has_encoder = false;
+    for (const auto & [name, place] : places) {
+        shapes[name] = torch_shape(place.tensor);
+        has_encoder = has_encoder || name.rfind("enc.", 0) == 0;
+    }
+    config_reader reader(meta, faults);
+    const std::optional<encoder_type> declared = reader.declared_encoder();
+    const layout dims = infer_layout(shapes, declared);
     sidecar result;
     result.path = path;
-    std::vector<std::string> faults;
-    result.config = read_config(gguf.get(), faults);
-    if (!faults.empty()) {
-        throw sidecar_error(faults_message(subject, faults));
+    result.config = reader.read(declared, dims);
+    if (!has_encoder) {
+        faults.push_back("has no encoder tensors (enc.*)");
     }
-
-    const int64_t n_tensors = gguf_get_n_tensors(gguf.get());
-    if (n_tensors > MAX_TENSORS) {
-        throw sidecar_error(
-            subject + ": " + std::to_string(n_tensors) + " tensors, expected at most " + std::to_string(MAX_TENSORS));
-    }
-    const uint64_t data_offset = gguf_get_data_offset(gguf.get());
-    std::map<std::string, std::vector<int64_t>> shapes;
-    for (int64_t i = 0; i < n_tensors; ++i) {
-        const char * name = gguf_get_tensor_name(gguf.get(), i);
-        const ggml_tensor * tensor = ggml_get_tensor(ggml.get(), name);
-        const uint64_t offset = gguf_get_tensor_offset(gguf.get(), i);
-        if (!tensor || !is_readable_type(tensor->type)) {
-            faults.push_back(
-                std::string("tensor '") + name + "' has type " + ggml_type_name(gguf_get_tensor_type(gguf.get(), i)) +
-                ", expected f32, f16, bf16 or q8_0");
-            continue;
-        }
-        const uint64_t n_bytes = ggml_nbytes(tensor);
-        if (ggml_nelements(tensor) <= 0 || offset > file_size || data_offset > file_size - offset ||
-            n_bytes > file_size - offset - data_offset) {
-            faults.push_back(std::string("tensor '") + name + "' reaches past the end of the file (truncated?)");
-            continue;
-        }
-        shapes[name] = torch_shape(tensor);
-    }
-    for (const std::string & fault : check_layout(shapes, result.config)) {
+    const tensor_shapes expected = expected_tensors(dims);
+    for (const std::string & fault : shape_faults(expected, shapes)) {
         faults.push_back(fault);
     }
 
+    // tensors that are not part of a wrapper are ignored
     std::ifstream file(fs_path, std::ios::binary);
-    for (int64_t i = 0; i < n_tensors && file; ++i) {
-        const char * name = gguf_get_tensor_name(gguf.get(), i);
-        const auto it = shapes.find(name);
-        if (it != shapes.end()) {
+    for (const auto & [name, shape] : expected) {
+        if (const auto it = places.find(name); it != places.end()) {
             host_tensor & out = result.tensors[name];
-            out.shape = it->second;
-            read_tensor(
-                file, ggml_get_tensor(ggml.get(), name), data_offset + gguf_get_tensor_offset(gguf.get(), i), out,
-                faults);
+            out.shape = shape;
+            read_tensor(file, it->second, out, faults);
         }
     }
     if (!faults.empty()) {

@@ -1,0 +1,42 @@
+// Typed access to a sidecar's metadata that turns a wrong type into a fault instead of an assertion.
+#pragma once
+
+#include "gguf.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace metadeploy {
+
+// no decoder has more blocks; the same bound as metadeploy/sidecar/rules.py
+inline constexpr int32_t MAX_LAYERS = 1000;
+
+class metadata {
+public:
+    // faults: where those of the values asked for go
+    metadata(const gguf_context * gguf, std::vector<std::string> & faults) : gguf(gguf), faults(faults) {}
+
+    std::string prefix; // goes before each key below
+
+    bool has(const char * key) const { return gguf_find_key(gguf, name(key).c_str()) >= 0; }
+
+    std::string name(const char * key) const { return prefix + key; }
+
+    // Nothing where the key is absent; where the value is of another kind, nothing and a fault.
+    std::optional<std::string> text(const char * key) const;
+    std::optional<int64_t> integer(const char * key) const;             // 0 to 2147483647
+    std::optional<std::vector<int32_t>> layers(const char * key) const; // each once, below MAX_LAYERS
+
+    // keys and texts that are no UTF-8 or empty where they must not be; Python could not show them
+    void check_texts() const;
+
+private:
+    const gguf_context * gguf;
+    std::vector<std::string> & faults;
+};
+
+bool is_utf8(const std::string & text);
+
+} // namespace metadeploy
