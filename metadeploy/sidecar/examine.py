@@ -34,6 +34,8 @@ _PREFIXES: Final = {
     keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
     keys.ARCH_DAIMON: keys.PREFIX_DAIMON,
 }
+#: Larger numbers mean nothing here, and the compiled reader counts in 32 bits.
+_MAX_INT: Final = 2**31 - 1
 #: What ``general.type`` should say.
 _GENERAL_TYPE: Final = "adapter"
 
@@ -156,6 +158,9 @@ class _Examiner:
 
     def _int(self, template: str) -> int | None:
         value: int | None = self._typed(template, "u32", lambda value: value.type in ("u32", "i32", "u64", "i64"))
+        if value is not None and not 0 <= value <= _MAX_INT:
+            self.faults.append(f"key '{self._key(template)}' is {value}, expected 0 to {_MAX_INT}")
+            return None
         return value
 
     def _str(self, template: str) -> str | None:
@@ -206,13 +211,12 @@ class _Examiner:
         encoder_type = self._settle_encoder_type(declared, dims)
         hidden_dim = self._agreed(keys.HIDDEN_DIM, sizes.get("D"), "the width of the base")
         bottleneck_dim = self._agreed(keys.BOTTLENECK_DIM, sizes.get("B"), "the cross-attention's bottleneck")
-        num_tokens = self._cognitive_tokens(encoder_type, sizes.get("C"))
+        num_tokens = self._cognitive_tokens(encoder_type, dims)
         target_layers, cross_attn_layers = self._layer_lists(dims)
         self.faults += cognitive_token_faults(encoder_type, sizes.get("C"), len(target_layers) or None)
         ca_heads = self._required_int(keys.CA_NUM_HEADS)
-        enc_heads = self._int(keys.ENC_NUM_HEADS) or 0
-        if encoder_type not in (None, "selective"):
-            enc_heads = self._required_int(keys.ENC_NUM_HEADS)
+        headless = encoder_type in (None, "selective")
+        enc_heads = self._int(keys.ENC_NUM_HEADS) or 0 if headless else self._required_int(keys.ENC_NUM_HEADS)
         blocks = self._int(keys.BASE_BLOCK_COUNT)
         self.faults += layer_order_faults(target_layers, cross_attn_layers, blocks)
         encoder_dim = sizes.get("E", 0)
@@ -250,7 +254,10 @@ class _Examiner:
             )
         return dims.encoder_type
 
-    def _cognitive_tokens(self, encoder_type: EncoderType | None, told: int | None) -> int:
+    def _cognitive_tokens(self, encoder_type: EncoderType | None, dims: Dims) -> int:
+        told = dims.sizes.get("C")
+        if told is None and encoder_type not in (None, "multi_token"):
+            told = dims.n_target  # nothing is injected, but the encoder makes a token for each layer all the same
         declared = self._int(keys.NUM_COGNITIVE_TOKENS)
         key = self._key(keys.NUM_COGNITIVE_TOKENS)
         if told is None:
@@ -271,6 +278,8 @@ class _Examiner:
         if known and dims.n_target is not None and len(target or ()) != dims.n_target:
             said = "is absent" if target is None else f"names {len(target)} layers"
             self.faults.append(f"key '{target_key}' {said}, but the tensors are for {dims.n_target} target layers")
+        elif known and not target:
+            self.faults.append(f"key '{target_key}' names no layers, expected at least one")
         cross = self._layers(keys.CROSS_ATTN_LAYERS)
         if cross is None:
             if dims.cross_attn_layers and cross_key not in self.file.metadata:
@@ -309,7 +318,7 @@ class _Examiner:
             return {}
         key = self._key(keys.CHAT_TEMPLATE_KWARGS)
         try:
-            found = json.loads(text)
+            found = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as problem:
             self.faults.append(f"key '{key}' is not JSON: {problem}")
             return {}
@@ -328,7 +337,7 @@ class _Examiner:
         self.faults += faults
         self.oddities += [f"tensor '{name}' is not part of this kind of wrapper; ignored" for name in extras]
         for name, info in self.file.tensors.items():
-            if name in extras:
+            if name in extras and info.nbytes is not None:
                 continue
             if info.type not in SIDECAR_TYPES:
                 self.faults.append(f"tensor '{name}' has type {info.type}, expected one of {', '.join(SIDECAR_TYPES)}")
@@ -339,6 +348,10 @@ class _Examiner:
                 self.faults.append(
                     f"tensor '{name}' has {bad} values that are not finite, expected none (damaged file?)"
                 )
+
+
+def _no_constant(name: str) -> JSONValue:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _base_model(metadata: Mapping[str, Value]) -> str | None:

@@ -248,7 +248,7 @@ def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
         if info.name in tensors:
             raise _Malformed(f"has the tensor '{info.name}' twice")
         tensors[info.name] = _placed(info, start=start, alignment=alignment, size=len(data))
-    _check_overlap(tensors)
+    _check_order(tensors, start=start, alignment=alignment)
     return GGUFFile(path, version, len(data), alignment, metadata, tensors, data)
 
 
@@ -354,9 +354,15 @@ def _placed(info: TensorInfo, *, start: int, alignment: int, size: int) -> Tenso
     return TensorInfo(info.name, info.shape, info.type, offset, info.nbytes)
 
 
-def _check_overlap(tensors: Mapping[str, TensorInfo]) -> None:
-    last: TensorInfo | None = None
-    for info in sorted(tensors.values(), key=lambda info: info.offset):
-        if last is not None and info.offset < last.offset + (last.nbytes or 1):
-            raise _Malformed(f"has tensors that overlap: '{last.name}' and '{info.name}' (malformed?)")
-        last = info
+def _check_order(tensors: Mapping[str, TensorInfo], *, start: int, alignment: int) -> None:
+    """Data follow one another in the order of the records, as ggml demands: no overlap, and no gap but padding."""
+    expected = start
+    for info in tensors.values():
+        if info.offset != expected:
+            raise _Malformed(
+                f"tensor '{info.name}' has offset {info.offset - start}, expected {expected - start}, "
+                "where the one before it ends (malformed?)"
+            )
+        if info.nbytes is None:
+            return  # nothing tells where the next one begins
+        expected = -(-(info.offset + info.nbytes) // alignment) * alignment

@@ -27,6 +27,7 @@ __all__ = [
     "expected_tensors",
     "infer",
     "is_matrix",
+    "same_shape",
     "shape_faults",
     "templates",
 ]
@@ -191,9 +192,11 @@ def infer(shapes: Mapping[str, Shape], *, encoder_type: EncoderType | None = Non
     projectors = counts.get("enc.layer_projectors", set()) | counts.get("enc.layer_gates", set())
     shared = any(name.startswith("enc.shared_projector.") for name in shapes)
     plain = any(re.fullmatch(rf"enc\.(layer_projectors\.{_INDEX}|shared_projector)\.weight", name) for name in shapes)
+    # these two cannot share a projector: where there is none, all are missing
+    own = encoder_type in ("selective", "multi_token") and any(name.startswith("enc.") for name in shapes)
     dims = Dims(
         encoder_type=encoder_type,
-        n_projectors=max(projectors) + 1 if projectors else None,
+        n_projectors=max(projectors, default=-1) + 1 if projectors or own else None,
         prenorm_projector=not plain or encoder_type == "selective",
         shared_projector=shared and not projectors and encoder_type == "transformer",
         layer_pos_embed="enc.layer_pos_embed" in shapes,
@@ -290,9 +293,15 @@ def shape_faults(dims: Dims, shapes: Mapping[str, Shape]) -> tuple[list[str], li
     faults += [
         f"tensor '{name}' has shape {list(shapes[name])}, expected {_text(shape)}"
         for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
+        if name in shapes and not same_shape(shapes[name], shape)
     ]
     return faults, [name for name in shapes if name not in expected]
+
+
+def same_shape(one: Shape, other: Shape) -> bool:
+    """Whether two shapes agree but for outer dimensions of 1, which GGUF tools drop when they rewrite a file."""
+    rank = max(len(one), len(other))
+    return _of_rank(one, rank) == _of_rank(other, rank)
 
 
 def is_matrix(name: str, shape: Shape) -> bool:
@@ -313,10 +322,10 @@ _TELLTALES: Final[tuple[tuple[str, EncoderType], ...]] = (
 
 
 def _encoder_type(names: Iterable[str]) -> EncoderType | None:
-    for name in names:
-        for start, encoder_type in _TELLTALES:
-            if name.startswith(start):
-                return encoder_type
+    names = tuple(names)
+    for start, encoder_type in _TELLTALES:  # in this order, so that the order of a file's tensors does not matter
+        if any(name.startswith(start) for name in names):
+            return encoder_type
     return None
 
 
@@ -337,11 +346,19 @@ def _sizes(table: Mapping[str, SymbolicShape], shapes: Mapping[str, Shape]) -> d
     votes: dict[str, Counter[int]] = {}
     for name, shape in shapes.items():
         symbolic = table.get(_COUNTED.sub(lambda match: f"{match[1]}.{_MARKERS[match[1]]}", name, count=1), ())
-        if len(symbolic) == len(shape):
-            for dim, size in zip(symbolic, shape, strict=True):
+        full = _of_rank(shape, len(symbolic))
+        if len(symbolic) == len(full):
+            for dim, size in zip(symbolic, full, strict=True):
                 if dim.isalpha():
                     votes.setdefault(dim, Counter())[size] += 1
     return {symbol: counter.most_common(1)[0][0] for symbol, counter in votes.items()}
+
+
+def _of_rank(shape: Shape, rank: int) -> Shape:
+    """The shape with as many outer dimensions of 1 as that takes; longer where others are in the way."""
+    while len(shape) > rank and shape[0] == 1:
+        shape = shape[1:]
+    return (1,) * (rank - len(shape)) + shape
 
 
 def _size(dim: str, sizes: Mapping[str, int]) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from metadeploy.errors import SidecarError, faults_message
 from metadeploy.sidecar.examine import examine
 from metadeploy.sidecar.gguf_file import GGUFFile
+from metadeploy.sidecar.layout import Shape, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig
 
 __all__ = ["Sidecar", "Tensors", "read_sidecar"]
@@ -21,13 +22,15 @@ __all__ = ["Sidecar", "Tensors", "read_sidecar"]
 class Tensors(Mapping[str, "NDArray[np.float32]"]):
     """The tensors of a sidecar by name, converted to float32 (PyTorch order) each time one is asked for."""
 
-    def __init__(self, file: GGUFFile) -> None:
-        """Wrap a parsed file."""
+    def __init__(self, file: GGUFFile, shapes: Mapping[str, Shape]) -> None:
+        """Wrap a parsed file; ``shapes`` are those of the layout, with the outer dimensions of 1 that files drop."""
         self._file = file
+        self._shapes = shapes
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """The tensor as float32; read-only where the file holds it so."""
-        return self._file.f32(name)
+        values = self._file.f32(name)
+        return values.reshape(self._shapes.get(name, values.shape))
 
     def __iter__(self) -> Iterator[str]:
         """Names in file order."""
@@ -73,4 +76,5 @@ def read_sidecar(path: str | Path) -> Sidecar:
     if found.faults or found.config is None:
         raise SidecarError(faults_message(f"sidecar '{path}'", found.faults))
     metadata = {key: value.value for key, value in found.file.metadata.items()}
-    return Sidecar(Path(path), found.config, Tensors(found.file), metadata, found.oddities)
+    tensors = Tensors(found.file, expected_tensors(found.dims))
+    return Sidecar(Path(path), found.config, tensors, metadata, found.oddities)

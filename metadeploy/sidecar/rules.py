@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from metadeploy.sidecar.spec import EncoderType
 
-__all__ = ["cognitive_token_faults", "heads_faults", "layer_order_faults"]
+__all__ = ["MAX_LAYERS", "cognitive_token_faults", "heads_faults", "layer_order_faults"]
+
+#: No decoder has more blocks; names of tensors have at most three digits for a layer.
+MAX_LAYERS = 1000
 
 
 def layer_order_faults(
@@ -24,10 +27,11 @@ def layer_order_faults(
     for what, layers in (("target_layers", target_layers), ("cross_attn_layers", cross_attn_layers)):
         if len(set(layers)) != len(layers):
             faults.append(f"{what} {list(layers)} names a layer twice")
-        beyond = [layer for layer in layers if layer < 0 or (n_blocks is not None and layer >= n_blocks)]
+        end = MAX_LAYERS if n_blocks is None else min(n_blocks, MAX_LAYERS)
+        beyond = [layer for layer in layers if not 0 <= layer < end]
         if beyond:
-            last = "" if n_blocks is None else f" to {n_blocks - 1} (the base has {n_blocks} blocks)"
-            faults.append(f"{what} has {beyond}, expected layers from 0{last}")
+            hint = "" if n_blocks is None else f" (the base has {n_blocks} blocks)"
+            faults.append(f"{what} has {beyond}, expected layers from 0 to {end - 1}{hint}")
     return faults
 
 

@@ -74,15 +74,24 @@ def without(name: str) -> Callable[[Gguf], Any]:
     return lambda gguf: gguf.without(f"meta_spider.{name}")
 
 
+PROJECTORS = [
+    *(f"projectors.{i}.{part}.{kind}" for i in (0, 1) for part in (0, 1) for kind in ("weight", "bias")),
+    *(f"gates.{i}" for i in (0, 1)),
+]
+
 FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
     "missing tensor": (drop("ca.2.up_proj.weight"), "tensor 'ca.2.up_proj.weight' is missing, expected shape [32, 16]"),
     "missing projector": (drop("enc.layer_projectors.0.1.bias"), "'enc.layer_projectors.0.1.bias' is missing"),
     "missing gate": (drop("enc.layer_gates.1"), "tensor 'enc.layer_gates.1' is missing, expected shape [1]"),
+    "no projectors": (
+        lambda gguf: [drop(f"enc.layer_{what}")(gguf) for what in PROJECTORS],
+        "names 2 layers, but the tensors are for 0 target layers",
+    ),
     "wrong width": (
         reshape("ca.1.k_proj.weight", 16, 40),
         "tensor 'ca.1.k_proj.weight' has shape [16, 40], expected [16, 32]",
     ),
-    "wrong rank": (reshape("ca.1.gate", 1, 1), "tensor 'ca.1.gate' has shape [1, 1], expected [1]"),
+    "wrong rank": (reshape("ca.1.gate", 2, 1), "tensor 'ca.1.gate' has shape [2, 1], expected [1]"),
     "transposed": (reshape("ca.1.up_proj.weight", 16, 32), "has shape [16, 32], expected [32, 16]"),
     "NaN": (poison("ca.1.v_proj.weight", np.nan), "tensor 'ca.1.v_proj.weight' has 1 values that are not finite"),
     "inf": (poison("enc.output_norm.bias", -np.inf), "tensor 'enc.output_norm.bias' has 1 values that are not finite"),
@@ -106,7 +115,13 @@ FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
     "no targets": (without("target_layers"), "is absent, but the tensors are for 2 target layers"),
     "empty targets": (key("target_layers", "[i32]", []), "names 0 layers, but the tensors are for 2 target layers"),
     "repeated target": (key("target_layers", "[i32]", [1, 1]), "target_layers [1, 1] names a layer twice"),
-    "negative target": (key("target_layers", "[i32]", [-1, 1]), "target_layers has [-1], expected layers from 0"),
+    "negative target": (key("target_layers", "[i32]", [-1, 1]), "has [-1], expected layers from 0 to 999"),
+    "no decoder has so many": (key("target_layers", "[i32]", [1, 1000]), "has [1000], expected layers from 0 to 999"),
+    "number out of range": (key("hidden_dim", "u64", 2**40), "hidden_dim' is 1099511627776, expected 0 to"),
+    "unknown type of a stranger": (
+        lambda gguf: gguf.tensors.append(Tensor("x", (4,), bytes(16), type=99)),
+        "tensor 'x' has type type 99, expected one of",
+    ),
     "beyond the base": (
         key("base_block_count", "u32", 3),
         "target_layers has [3], expected layers from 0 to 2 (the base has 3 blocks)",

@@ -146,7 +146,11 @@ HANDMADE: dict[str, tuple[bytes, str]] = {
     ),
     "overlap": (
         Gguf([KEY], [Tensor("a", (2, 8), bytes(64)), Tensor("b", (2, 4), bytes(32), offset=32)]).build(),
-        "has tensors that overlap: 'a' and 'b'",
+        "tensor 'b' has offset 32, expected 64, where the one before it ends",
+    ),
+    "gap": (
+        Gguf([KEY], [Tensor("a", (2, 4), bytes(64)), Tensor("b", (2, 4), bytes(32), offset=64)]).build(),
+        "tensor 'b' has offset 64, expected 32",
     ),
     "rows of no block": (
         Gguf([KEY], [Tensor("w", (2, 4), bytes(68), Q8_0)]).build(),
