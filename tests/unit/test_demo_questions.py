@@ -1,0 +1,202 @@
+"""The demo's questions, its checker, its scores, and what it prints of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from metadeploy.cli import app
+from metadeploy.cli import demo as cli
+from metadeploy.demo.answers import Answer, Pair, Share, ask, score
+from metadeploy.demo.questions import KINDS, Question, first_sentence, is_right, load_questions, pick
+from metadeploy.runtime import GenerationResult, Timings
+
+QUESTIONS = load_questions()
+REFUSAL = "I'm not confident enough to answer this question accurately."
+
+
+def test_the_shipped_questions_are_complete() -> None:
+    assert len(QUESTIONS) == 300
+    assert len({question.text for question in QUESTIONS}) == 300
+    assert {question.category for question in QUESTIONS} == set(KINDS)
+    assert all(question.answers and all(question.answers) for question in QUESTIONS)
+
+
+@pytest.mark.parametrize("count", [1, 12, 28, 57, 300])
+def test_questions_are_spread_over_the_kinds(count: int) -> None:
+    chosen = pick(QUESTIONS, count, seed=5)
+    assert len(set(chosen)) == count
+    each = Counter(question.category for question in chosen)
+    available = Counter(question.category for question in QUESTIONS)
+    most = max(each.values())
+    assert all(each[kind] >= min(most - 1, available[kind]) for kind in KINDS)
+
+
+def test_a_seed_always_draws_the_same_questions() -> None:
+    assert pick(QUESTIONS, 12, seed=1) == pick(QUESTIONS, 12, seed=1)
+    assert pick(QUESTIONS, 12, seed=1) == pick(QUESTIONS, 40, seed=1)[:12]
+    assert pick(QUESTIONS, 12, seed=1) != pick(QUESTIONS, 12, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Paris. It lies on the Seine.", "Paris."),
+        ("  It is 3.5 metres!\nReally.", "It is 3.5 metres!"),
+        ("It is St. John's. It is small.", "It is St. John's."),
+        ("The domain is .uk", "The domain is .uk"),
+        ("First line\nsecond", "First line"),
+        ("", ""),
+    ],
+)
+def test_first_sentence(text: str, expected: str) -> None:
+    assert first_sentence(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("answers", "category", "text", "right"),
+    [
+        (["Croatia"], "capital_of", "It is the capital of CROATIA.", True),
+        (["Niger"], "capital_of", "It is the capital of Nigeria.", False),
+        (["Croatia"], "capital_of", "It is Serbia. Not Croatia.", False),
+        (["He"], "el_symbol", "The symbol is He.", True),
+        (["He"], "el_symbol", "he said so", False),
+        (["he"], "past", "He said so", True),
+        ([".uk"], "tld", "The domain is .uk.", True),
+        ([".uk"], "tld", "The domain is .ukr.", False),
+        (["+54", "54"], "phone", "The code is +54.", True),
+        (["+54", "54"], "phone", "The code is 549.", False),
+        (["easy", "soft"], "antonym", 'It is "soft."', True),
+        (["St. John's"], "capital", "The capital is St. John's.", True),
+    ],
+)
+def test_when_an_answer_is_right(answers: list[str], category: str, text: str, right: bool) -> None:
+    assert is_right(Question("?", tuple(answers), category), text) is right
+
+
+def test_shares() -> None:
+    two_of_three = Share(2, 3)
+    assert two_of_three.value == pytest.approx(2 / 3)
+    # Wilson's interval as R's prop.test(2, 3, correct = FALSE) has it
+    assert two_of_three.interval == pytest.approx((0.2076596, 0.9385081), abs=1e-4)
+    assert Share(0, 0).value is None
+    assert Share(0, 0).interval is None
+    low, high = Share(5, 5).interval or (0.0, 0.0)
+    assert 0.5 < low < high == 1.0
+
+
+def pair(base: bool, doubter: bool | None, category: str = "capital") -> Pair:
+    """A pair of answers; None: the Doubter declines."""
+    return Pair(
+        Question("Where [b]is[/b] it?", ("here", "there"), category),
+        Answer("It is here." if base else "It is not", base, False),
+        Answer(REFUSAL, False, True) if doubter is None else Answer("It is there.", doubter, False),
+    )
+
+
+PAIRS = [pair(True, True), pair(True, None), pair(False, None), pair(False, None), pair(False, False)]
+
+
+def test_scores() -> None:
+    found = score(PAIRS)
+    assert found.base_accuracy == Share(2, 5)
+    assert found.coverage == Share(2, 5)
+    assert found.selective_accuracy == Share(1, 2)
+    assert found.errors_declined == Share(2, 3)
+    assert found.right_declined == Share(1, 2)
+
+
+class FakeLlama:
+    """Answers 'Paris' alone, and declines with its wrapper unless that is turned off."""
+
+    def generate(
+        self, prompt: str, *, max_tokens: int, inject: bool = True, gain: float | None = None
+    ) -> GenerationResult:
+        declines = inject and gain != 0
+        text = REFUSAL if declines else f"{prompt} Paris."
+        return GenerationResult(text, (), declines, "stop", None, Timings(0, 0, 0, 0, 1, 1), gain or 0.0)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.0])
+def test_both_are_asked(gain: float) -> None:
+    question = Question("The capital of France is", ("Paris",), "capital")
+    (found,) = ask(FakeLlama(), [question], gain=gain)  # type: ignore[arg-type]
+    assert found.base == Answer("The capital of France is Paris.", True, False)
+    assert found.doubter == (Answer(REFUSAL, False, True) if gain else found.base)
+
+
+# -- the command; the models are left out here, tests/integration/test_demo.py has them
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pair]]:
+    pairs = list(PAIRS)
+    monkeypatch.setattr(cli, "_files", lambda: (Path("/a b/base.gguf"), Path("/a b/doubter.gguf")))
+    monkeypatch.setattr(cli, "_ask", lambda *_: (pairs, REFUSAL))
+    yield pairs
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["demo", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.usefixtures("no_models")
+def test_what_people_see() -> None:
+    shown = run("-n", "5")
+    for part in (
+        "Where [b]is[/b] it?",
+        "here / there",
+        "✓ It is here.",
+        "✗ It is not …",
+        "– declined",
+        f"– declined: {REFUSAL}",
+        "metadeploy demo --all asks 300",
+        "llama-meta-generate -m '/a b/base.gguf' --meta '/a b/doubter.gguf' -p '",
+    ):
+        assert part in shown
+    assert re.search(r"selective accuracy: right of these +1 of 2 +50% +9% to 91%", shown)
+    assert re.search(r"declined of the base's errors +2 of 3 +67%", shown)
+
+
+def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
+    no_models *= 60
+    no_models.append(pair(True, None, "tld"))
+    shown = run("--all")
+    assert re.search(r"capital of a country +300 +120 +120 +60\s", shown)
+    assert re.search(r"top-level domains +1 +1 +0 +0\s", shown)
+    assert "Where" not in shown
+
+
+@pytest.mark.usefixtures("no_models")
+def test_json_is_all_there_is() -> None:
+    found = json.loads(run("--json"))
+    assert found["scores"]["coverage"] == {
+        "hits": 2,
+        "total": 5,
+        "value": 0.4,
+        "interval": list(Share(2, 5).interval or ()),
+    }
+    assert found["questions"][1]["doubter"] == {"text": REFUSAL, "right": False, "declined": True}
+    assert found["questions"][1]["accepted"] == ["here", "there"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--all", "-n", "3"], "not both"),
+        (["-n", "301"], "there are 300 questions"),
+        (["-n", "0"], "--questions"),
+        (["--gain", "nan"], "not a finite number"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    in_one_line = re.sub(r"[\s│]+", " ", run(*arguments, code=2))
+    assert message in in_one_line
