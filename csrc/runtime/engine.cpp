@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -266,6 +267,14 @@ void engine::check_prompt(const std::vector<llama_token> & tokens) const {
     }
 }
 
+// whether this injection changes anything
+bool engine::injects(const injection & inject) const {
+    if (!std::isfinite(inject.gain)) {
+        throw error("the gain is " + std::to_string(inject.gain) + ", expected a finite number such as 1.0");
+    }
+    return meta_wrapper && inject.on && inject.gain != 0.0f;
+}
+
 // --- evaluation ------------------------------------------------------------------------------------------------------
 
 void engine::clear_memory() {
@@ -341,7 +350,7 @@ void engine::prefill(const std::vector<llama_token> & tokens, const injection & 
         start = std::chrono::steady_clock::now();
         return ms;
     };
-    if (!meta_wrapper || !inject.on || inject.gain == 0.0f) {
+    if (!injects(inject)) {
         clear_memory();
         if (hook) {
             hook->plan = {};
@@ -453,17 +462,17 @@ std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tok
 
 std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {
     check_prompt(tokens);
-    const bool injects = meta_wrapper && inject.on && inject.gain != 0.0f;
-    if (injects) {
+    const bool injected = injects(inject);
+    if (injected) {
         clean_pass(tokens);
         meta_wrapper->encode();
     }
     clear_memory();
     if (hook) {
         hook->plan = {};
-        hook->plan.inject = injects;
+        hook->plan.inject = injected;
         hook->plan.gain = inject.gain;
-        if (injects && meta_wrapper->config().from == inject_from::last_prompt_token) {
+        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
             hook->plan.inject_from = (llama_pos)tokens.size() - 1;
         }
     }
@@ -498,15 +507,15 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
                     "' has no seam in llama.cpp, its output cannot be shown");
             }
         }
-        const bool injects = meta_wrapper && inject.on && inject.gain != 0.0f;
-        if (injects) {
+        const bool injected = injects(inject);
+        if (injected) {
             clean_pass(tokens);
             meta_wrapper->encode();
         }
         clear_memory();
-        hook->plan.inject = injects;
+        hook->plan.inject = injected;
         hook->plan.gain = inject.gain;
-        if (injects && meta_wrapper->config().from == inject_from::last_prompt_token) {
+        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
             hook->plan.inject_from = (llama_pos)tokens.size() - 1;
         }
         hook->plan.capture_blocks = true;

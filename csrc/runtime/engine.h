@@ -86,6 +86,7 @@ private:
     enum class outputs { last, all };
 
     void check_prompt(const std::vector<llama_token> & tokens) const;
+    bool injects(const injection & inject) const;
     void clear_memory();
     void evaluate(
         const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);

@@ -24,6 +24,11 @@ const char * finish_reason_name(finish_reason reason) {
 
 generation::generation(engine & eng, const std::vector<llama_token> & prompt, generation_params params_)
     : eng(eng), params(std::move(params_)), stream(params.stop) {
+    if (!(params.sampling.penalty_repeat > 0.0f)) {
+        throw error(
+            "the repeat penalty is " + std::to_string(params.sampling.penalty_repeat) +
+            ", expected more than 0 (1 for none)");
+    }
     sampler.reset(common_sampler_init(eng.model(), params.sampling));
     if (!sampler) {
         throw error("the sampling parameters are refused by llama.cpp (a malformed grammar?)");
