@@ -1,0 +1,270 @@
+// The compiled encoder, fold and injection against the mathematics of the design, in double precision and unfolded.
+#include "check.h"
+#include "runtime/wrapper.h"
+#include "wrappers.h"
+
+#include "ggml-alloc.h"
+
+#include <algorithm>
+#include <cmath>
+
+using namespace metadeploy;
+using namespace metadeploy::testing;
+
+namespace {
+
+using row = std::vector<double>;
+using rows = std::vector<row>;
+
+// F32 in ggml: some 1e-7 for each of at most a few hundred terms of order 1
+constexpr double TOLERANCE = 2e-5;
+
+const std::vector<float> & weights(const sidecar & source, const std::string & name) {
+    return source.tensors.at(name).data;
+}
+
+row layer_norm(const sidecar & source, const std::string & name, const row & x) {
+    double mean = 0.0;
+    for (const double value : x) {
+        mean += value / (double)x.size();
+    }
+    double variance = 0.0;
+    for (const double value : x) {
+        variance += (value - mean) * (value - mean) / (double)x.size();
+    }
+    row y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+        y[i] = (x[i] - mean) / std::sqrt(variance + 1e-5) * weights(source, name + ".weight")[i] +
+               weights(source, name + ".bias")[i];
+    }
+    return y;
+}
+
+row linear(const sidecar & source, const std::string & name, const row & x) {
+    const std::vector<float> & w = weights(source, name + ".weight");
+    row y(w.size() / x.size());
+    for (size_t o = 0; o < y.size(); ++o) {
+        for (size_t i = 0; i < x.size(); ++i) {
+            y[o] += w[o * x.size() + i] * x[i];
+        }
+        if (source.has(name + ".bias")) {
+            y[o] += weights(source, name + ".bias")[o];
+        }
+    }
+    return y;
+}
+
+row gelu(row x) {
+    for (double & value : x) {
+        value *= 0.5 * (1.0 + std::erf(value / std::sqrt(2.0)));
+    }
+    return x;
+}
+
+rows selective_encoder(const sidecar & source, const rows & activations) {
+    rows tokens;
+    for (size_t i = 0; i < activations.size(); ++i) {
+        const std::string projector = "enc.layer_projectors." + std::to_string(i);
+        row z = gelu(linear(source, projector + ".1", layer_norm(source, projector + ".0", activations[i])));
+        for (double & value : z) {
+            value *= std::tanh((double)weights(source, "enc.layer_gates." + std::to_string(i))[0]);
+        }
+        z = gelu(linear(source, "enc.output_proj.1", layer_norm(source, "enc.output_proj.0", z)));
+        tokens.push_back(layer_norm(source, "enc.output_norm", linear(source, "enc.output_proj.3", z)));
+    }
+    return tokens;
+}
+
+row cross_attention(const sidecar & source, int il, const row & h, const rows & tokens, double gain) {
+    const std::string ca = "ca." + std::to_string(il);
+    const size_t n_head = (size_t)source.config.n_ca_head;
+    const size_t head_dim = (size_t)source.config.n_bottleneck / n_head;
+    const row q =
+        linear(source, ca + ".q_proj", linear(source, ca + ".down_proj", layer_norm(source, ca + ".norm", h)));
+    row mixed((size_t)source.config.n_bottleneck);
+    for (size_t head = 0; head < n_head; ++head) {
+        row score;
+        for (size_t c = 0; c < tokens.size(); ++c) {
+            const row k = linear(source, ca + ".k_proj", tokens[c]);
+            double dot = 0.0;
+            for (size_t d = head * head_dim; d < (head + 1) * head_dim; ++d) {
+                dot += q[d] * k[d];
+            }
+            score.push_back(dot / std::sqrt((double)head_dim) + weights(source, ca + ".token_preference")[c]);
+        }
+        const double max = *std::max_element(score.begin(), score.end());
+        double sum = 0.0;
+        for (double & value : score) {
+            value = std::exp(value - max);
+            sum += value;
+        }
+        for (size_t c = 0; c < tokens.size(); ++c) {
+            const row v = linear(source, ca + ".v_proj", tokens[c]);
+            for (size_t d = head * head_dim; d < (head + 1) * head_dim; ++d) {
+                mixed[d] += score[c] / sum * v[d];
+            }
+        }
+    }
+    const row delta = linear(source, ca + ".up_proj", mixed);
+    const double gate = std::tanh((double)weights(source, ca + ".gate")[0]);
+    row out = h;
+    for (size_t i = 0; i < out.size(); ++i) {
+        out[i] += gain * gate * delta[i];
+    }
+    return out;
+}
+
+wrapper on_cpu(const sidecar & source) {
+    return {source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1};
+}
+
+rows to_rows(const std::vector<float> & flat, int64_t n) {
+    rows result;
+    for (size_t first = 0; first < flat.size(); first += (size_t)n) {
+        result.emplace_back(flat.begin() + (std::ptrdiff_t)first, flat.begin() + (std::ptrdiff_t)first + n);
+    }
+    return result;
+}
+
+double max_difference(const rows & a, const rows & b) {
+    double max = a.size() == b.size() ? 0.0 : INFINITY;
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+        for (size_t j = 0; j < a[i].size(); ++j) {
+            max = std::max(max, std::abs(a[i][j] - b[i][j]));
+        }
+    }
+    return max;
+}
+
+double largest(const rows & a) {
+    return max_difference(a, rows(a.size(), row(a[0].size(), 0.0)));
+}
+
+// h + injection at block il by the compiled graph, with the tables that the wrapper holds
+rows inject(const wrapper & meta, int il, const std::vector<float> & hidden, float gain) {
+    const int64_t n_embd = meta.config().n_embd;
+    const int64_t n_tokens = (int64_t)hidden.size() / n_embd;
+    const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
+    const ggml_context_ptr ctx(ggml_init({32 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));
+    ggml_tensor * cur = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_tokens);
+    ggml_tensor * gains = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, 1, 1, n_tokens);
+    ggml_tensor * out = build_injection(ctx.get(), cur, *meta.tables(il), gains).out;
+    ggml_cgraph * gf = ggml_new_graph(ctx.get());
+    ggml_build_forward_expand(gf, out);
+    const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), cpu.get()));
+    ggml_backend_tensor_set(cur, hidden.data(), 0, ggml_nbytes(cur));
+    const std::vector<float> gain_of_each((size_t)n_tokens, gain);
+    ggml_backend_tensor_set(gains, gain_of_each.data(), 0, ggml_nbytes(gains));
+    ggml_backend_graph_compute(cpu.get(), gf);
+    std::vector<float> flat((size_t)ggml_nelements(out));
+    ggml_backend_tensor_get(out, flat.data(), 0, ggml_nbytes(out));
+    return to_rows(flat, n_embd);
+}
+
+} // namespace
+
+TEST(selective_encoder_in_double) {
+    for (const uint64_t seed : {1, 2, 3}) {
+        const sidecar source = random_wrapper(encoder_type::selective, seed);
+        wrapper meta = on_cpu(source);
+        random_source random(seed + 100);
+        const std::vector<float> activations = random.vector(3 * source.config.n_embd, 4.0f);
+        meta.set_activations(activations);
+        CHECK(meta.activations() == activations);
+        meta.encode();
+        const rows tokens = to_rows(meta.cognitive_tokens(), source.config.n_embd);
+        const rows expected = selective_encoder(source, to_rows(activations, source.config.n_embd));
+        CHECK(max_difference(tokens, expected) < TOLERANCE);
+        CHECK(largest(expected) > 0.5);
+    }
+}
+
+TEST(folded_injection_in_double) {
+    for (const int64_t n_head : {1, 2, 4}) {
+        sizes size;
+        size.n_ca_head = n_head;
+        const sidecar source = random_wrapper(encoder_type::selective, 5 + (uint64_t)n_head, size);
+        wrapper meta = on_cpu(source);
+        random_source random(7);
+        const std::vector<float> tokens = random.vector(source.config.n_cog * source.config.n_embd, 2.0f);
+        const std::vector<float> hidden = random.vector(5 * source.config.n_embd, 3.0f);
+        meta.fold(tokens);
+        for (const int il : source.config.cross_attn_layers) {
+            for (const float gain : {1.0f, 0.0f, -0.5f}) {
+                rows expected;
+                double change = 0.0;
+                for (const row & h : to_rows(hidden, source.config.n_embd)) {
+                    expected.push_back(cross_attention(source, il, h, to_rows(tokens, source.config.n_embd), gain));
+                    change = std::max(change, max_difference({h}, {expected.back()}));
+                }
+                CHECK(max_difference(inject(meta, il, hidden, gain), expected) < TOLERANCE);
+                CHECK(gain == 0.0f ? change == 0.0 : change > 0.01);
+            }
+        }
+    }
+}
+
+TEST(encode_also_fills_the_tables) {
+    const sidecar source = random_wrapper(encoder_type::selective);
+    wrapper meta = on_cpu(source);
+    random_source random(9);
+    const std::vector<float> hidden = random.vector(2 * source.config.n_embd);
+    // before the first prompt nothing is injected
+    CHECK(max_difference(inject(meta, 1, hidden, 1.0f), to_rows(hidden, source.config.n_embd)) == 0.0);
+    meta.set_activations(random.vector(3 * source.config.n_embd));
+    meta.encode();
+    const rows once = inject(meta, 1, hidden, 1.0f);
+    meta.fold(meta.cognitive_tokens());
+    CHECK(max_difference(inject(meta, 1, hidden, 1.0f), once) == 0.0);
+    CHECK(max_difference(once, to_rows(hidden, source.config.n_embd)) > 0.0);
+}
+
+TEST(wrappers_of_every_kind_and_size_can_be_made) {
+    for (const encoder_type encoder : {encoder_type::selective, encoder_type::multi_token, encoder_type::transformer}) {
+        for (const int64_t n : {1, 2, 5}) {
+            sizes size;
+            size.n_embd = n;
+            size.n_enc = 3 * n;
+            size.n_cog = n;
+            size.n_bottleneck = 2 * n;
+            size.n_ff = n;
+            size.target_layers = {999};
+            const sidecar source = random_wrapper(encoder, (uint64_t)n, size);
+            wrapper meta = on_cpu(source);
+            meta.set_activations(std::vector<float>((size_t)n, 1.0f));
+            meta.encode();
+            const std::vector<float> tokens = meta.cognitive_tokens();
+            CHECK_EQ((int64_t)tokens.size(), source.config.n_cog * n);
+            CHECK(std::all_of(tokens.begin(), tokens.end(), [](float x) { return std::isfinite(x); }));
+        }
+    }
+}
+
+TEST(a_wrapper_that_injects_nothing_still_encodes) {
+    const sidecar with_layers = random_wrapper(encoder_type::selective);
+    sidecar source = with_layers;
+    source.config.cross_attn_layers.clear();
+    for (auto it = source.tensors.begin(); it != source.tensors.end();) {
+        it = it->first.rfind("ca.", 0) == 0 ? source.tensors.erase(it) : std::next(it);
+    }
+    random_source random(11);
+    const std::vector<float> activations = random.vector(3 * source.config.n_embd);
+    std::vector<float> tokens[2];
+    for (const sidecar * each : {&with_layers, (const sidecar *)&source}) {
+        wrapper meta = on_cpu(*each);
+        meta.set_activations(activations);
+        meta.encode();
+        tokens[each == &source] = meta.cognitive_tokens();
+    }
+    CHECK(tokens[0] == tokens[1]);
+}
+
+TEST(what_a_layer_has_none_of) {
+    const sidecar source = random_wrapper(encoder_type::selective);
+    const wrapper meta = on_cpu(source);
+    CHECK(meta.tap(1) != nullptr);
+    CHECK(meta.tap(3) == nullptr);
+    CHECK(meta.tables(3) != nullptr);
+    CHECK(meta.tables(2) == nullptr);
+    CHECK_EQ(meta.gates().size(), 2u);
+}
