@@ -22,7 +22,7 @@ void emit(ggml_log_level level, const std::string & line) {
     if (line.empty()) {
         return;
     }
-    if (capture && level == GGML_LOG_LEVEL_ERROR) {
+    if (capture && capture->empty() && level == GGML_LOG_LEVEL_ERROR) {
         *capture = line;
     }
     if ((int)level >= sink_level.load()) {
@@ -71,7 +71,7 @@ log_capture::~log_capture() {
     capture = outer;
 }
 
-std::string log_capture::last_line(const std::string & fallback) const {
+std::string log_capture::first_line(const std::string & fallback) const {
     if (captured.empty()) {
         return fallback;
     }

@@ -14,8 +14,8 @@ using log_sink = std::function<void(ggml_log_level level, const std::string & li
 // Routes all messages of at least the given level to sink (none: drop them). Process-wide.
 void set_log_sink(log_sink sink, ggml_log_level min_level);
 
-// While it lives, keeps the last error that this thread logged: llama.cpp says why a file does not load only in its
-// log.
+// While it lives, keeps the first error that this thread logged: llama.cpp says why a file does not load only in its
+// log, and what follows is what came of it ("failed to load model").
 class log_capture {
 public:
     log_capture();
@@ -24,7 +24,7 @@ public:
     log_capture & operator=(const log_capture &) = delete;
 
     // without the name of the function that logged it
-    std::string last_line(const std::string & fallback) const;
+    std::string first_line(const std::string & fallback) const;
 
 private:
     std::string * outer;

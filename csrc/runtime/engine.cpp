@@ -37,11 +37,11 @@ common_init_result_ptr load(common_params & params) {
         throw model_load_error(subject + ": " + e.what());
     }
     if (!result || !result->model()) {
-        throw model_load_error(subject + ": llama.cpp cannot load it: " + log.last_line("unknown reason"));
+        throw model_load_error(subject + ": llama.cpp cannot load it: " + log.first_line("unknown reason"));
     }
     if (!result->context()) {
         throw model_load_error(
-            subject + ": no context for it: " + log.last_line("out of memory?") +
+            subject + ": no context for it: " + log.first_line("out of memory?") +
             " (a smaller -c / n_ctx needs less memory)");
     }
     if (!llama_model_has_decoder(result->model()) || llama_model_has_encoder(result->model()) ||

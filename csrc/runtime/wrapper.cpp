@@ -247,7 +247,9 @@ void wrapper::build_graphs(int n_threads) {
         const auto it = enc.find(name);
         return it == enc.end() ? nullptr : it->second;
     });
-    add_fold(*encode_graph, ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, taps), cog));
+    ggml_tensor * tokens = ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, taps), cog);
+    ggml_build_forward_expand(encode_graph->gf, tokens); // wanted even where nothing reads them
+    add_fold(*encode_graph, tokens);
     encode_graph->allocate(subject);
 
     fold_graph = std::make_unique<graph>(backends, fold_graph_size(conf));

@@ -312,7 +312,7 @@ sidecar read_sidecar(const std::string & path) {
     const gguf_context_ptr gguf(gguf_init_from_file(path.c_str(), {/*.no_alloc =*/true, /*.ctx =*/&ggml_raw}));
     const ggml_context_ptr ggml(ggml_raw);
     if (!gguf || !ggml) {
-        throw sidecar_error(subject + ": not a readable GGUF (" + log.last_line("truncated or another format") + ")");
+        throw sidecar_error(subject + ": not a readable GGUF (" + log.first_line("truncated or another format") + ")");
     }
 
     std::vector<std::string> faults;
