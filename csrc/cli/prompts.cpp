@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 namespace metadeploy {
 
@@ -18,6 +19,20 @@ std::string read_file(const std::string & path) {
         throw error("prompts file '" + path + "' cannot be opened");
     }
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// the "prompt" of a line of results, nothing where there is none
+std::optional<std::string> prompt_of_result(const std::string & line) {
+    const json result = json::parse(line, nullptr, /*allow_exceptions =*/false);
+    if (!result.is_object() || !result.contains("prompt") || !result["prompt"].is_string()) {
+        return std::nullopt;
+    }
+    return result["prompt"].get<std::string>();
+}
+
+// a text as it comes back from a line of results, where it may have had to be mended
+std::string as_result(const std::string & text) {
+    return json::parse(dump_json(text)).get<std::string>();
 }
 
 prompt_item parse_json_line(const std::string & line, const std::string & where) {
@@ -70,7 +85,10 @@ std::vector<std::string> split(const std::string & text, char separator) {
 } // namespace
 
 std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separated) {
-    const std::string text = read_file(path);
+    std::string text = read_file(path);
+    if (text.compare(0, 3, "\xEF\xBB\xBF") == 0) {
+        text.erase(0, 3); // editors on Windows mark UTF-8 so
+    }
     std::vector<prompt_item> prompts;
     if (nul_separated) {
         std::vector<std::string> parts = split(text, '\0');
@@ -112,8 +130,8 @@ size_t count_results(const std::string & path, const std::vector<prompt_item> & 
     size_t n = 0;
     size_t complete = 0;
     for (size_t end; (end = text.find('\n', complete)) != std::string::npos; complete = end + 1) {
-        const json result = json::parse(text.substr(complete, end - complete), nullptr, false);
-        if (n >= prompts.size() || !result.is_object() || result.value("prompt", "") != prompts[n].prompt) {
+        if (n >= prompts.size() ||
+            prompt_of_result(text.substr(complete, end - complete)) != as_result(prompts[n].prompt)) {
             throw error(
                 "output file '" + path + "', line " + std::to_string(n + 1) + " is not the result of prompt " +
                 std::to_string(n + 1) + " (results of other prompts? move the file away or give another --output)");
