@@ -40,7 +40,8 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
     log_capture log;
     if (llama_model_quantize(src.c_str(), partial.c_str(), &params) != 0) {
         std::filesystem::remove(std::filesystem::u8path(partial), ec);
-        throw error("model '" + src + "' cannot be quantised to " + file_type + ": " + log.first_line("unknown reason"));
+        throw error(
+            "model '" + src + "' cannot be quantised to " + file_type + ": " + log.first_line("unknown reason"));
     }
     std::filesystem::rename(std::filesystem::u8path(partial), std::filesystem::u8path(dst), ec);
     if (ec) {
