@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -23,6 +24,8 @@ _DEFAULT_COUNT: Final = 12
 _DEFAULT_SEED: Final = 201
 #: More questions than this are shown as one line for each kind.
 _MOST_ROWS: Final = 40
+#: Columns of the table; longer lines are hard to read.
+_WIDEST: Final = 110
 #: A question and two short answers, with room for the prompt's template.
 _N_CTX: Final = 512
 
@@ -160,7 +163,7 @@ def _show(pairs: Sequence[Pair], scores: Scores, refusal: str, n_all: int) -> No
     console = output()
     if len(pairs) <= _MOST_ROWS:
         marks = _marks(console)
-        console.print(_each(pairs, marks))
+        console.print(_each(pairs, marks, min(console.width, _WIDEST)))
         legend = "   ".join(f"{mark} {what}" for what, mark in marks.items())
         console.print(f"{legend}: [italic]{escape(refusal)}[/italic]\n")
     else:
@@ -186,7 +189,7 @@ def _marks(console: Console) -> dict[str, str]:
     }
 
 
-def _each(pairs: Sequence[Pair], marks: Mapping[str, str]) -> Table:
+def _each(pairs: Sequence[Pair], marks: Mapping[str, str], width: int) -> Table:
     """One line for each question."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -198,11 +201,11 @@ def _each(pairs: Sequence[Pair], marks: Mapping[str, str]) -> Table:
         if answer.declined:
             return f"{marks['declined']} [yellow]declined[/yellow]"
         sentence = first_sentence(answer.text)
-        goes_on = "" if sentence.endswith((".", "!", "?")) else " …"
+        goes_on = "" if re.search(r"[.!?]\W*$", sentence) else " …"
         return f"{marks['right' if answer.right else 'wrong']} {escape(sentence)}{goes_on}"
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for title, ratio in (("question", 5), ("accepted", 2), ("base alone", 6), ("with the Doubter", 6)):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), width=width)
+    for title, ratio in (("question", 6), ("accepted", 3), ("base alone", 7), ("with the Doubter", 6)):
         table.add_column(title, ratio=ratio, overflow="fold")
     for pair in pairs:
         accepted = " / ".join(pair.question.answers)
@@ -225,7 +228,7 @@ def _by_kind(pairs: Sequence[Pair]) -> Table:
     table.add_column("kind of question")
     for title in ("asked", "base right", "Doubter answers", "right of these"):
         table.add_column(title, justify="right")
-    for kind in sorted(kinds, key=KINDS.__getitem__):
+    for kind in sorted(kinds, key=lambda kind: KINDS[kind].casefold()):
         found = score(kinds[kind])
         shares = (found.base_accuracy, found.coverage, found.selective_accuracy)
         table.add_row(KINDS[kind], str(len(kinds[kind])), *(str(share.hits) for share in shares))

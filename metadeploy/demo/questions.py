@@ -46,8 +46,8 @@ KINDS: Final = {
     "us_city": "US state of a city",
 }
 
-# "St. John's" does not end a sentence
-_SENTENCE_END: Final = re.compile(r"(?<!\bSt)[.!?](?=\s|$)|\n")
+# "St. John's" does not end a sentence; a closing quote belongs to the one before it
+_SENTENCE_END: Final = re.compile(r"(?<!\bSt)[.!?][\"'”’)]*(?=\s|$)|\n")
 
 
 @dataclass(frozen=True)

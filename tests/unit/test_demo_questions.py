@@ -50,6 +50,7 @@ def test_a_seed_always_draws_the_same_questions() -> None:
         ("Paris. It lies on the Seine.", "Paris."),
         ("  It is 3.5 metres!\nReally.", "It is 3.5 metres!"),
         ("It is St. John's. It is small.", "It is St. John's."),
+        ('It is "soft." It is not hard.', 'It is "soft."'),
         ("The domain is .uk", "The domain is .uk"),
         ("First line\nsecond", "First line"),
         ("", ""),
