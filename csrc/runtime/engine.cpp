@@ -59,45 +59,6 @@ std::string layer_list(const std::vector<int32_t> & layers) {
     return text;
 }
 
-std::string architecture(const llama_model * model) {
-    char arch[64] = "unknown";
-    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
-    return arch;
-}
-
-// tensors in host memory, by layer, for a capture
-class host_rows {
-public:
-    host_rows(const std::vector<int32_t> & layers, int64_t n_row, int64_t n_tokens) {
-        ctx.reset(ggml_init({(layers.size() + 1) * ggml_tensor_overhead(), nullptr, true}));
-        for (const int32_t il : layers) {
-            tensors[il] = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_row, n_tokens);
-        }
-        buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), ggml_backend_cpu_buffer_type()));
-        if (!buf) {
-            throw error(
-                "not enough memory to keep " + std::to_string(n_tokens) + " tokens of " +
-                std::to_string(layers.size()) + " layers");
-        }
-        ggml_backend_buffer_clear(buf.get(), 0);
-    }
-
-    std::vector<float> rows(const std::vector<int32_t> & layers) const {
-        std::vector<float> out;
-        for (const int32_t il : layers) {
-            const auto * data = static_cast<const float *>(tensors.at(il)->data);
-            out.insert(out.end(), data, data + ggml_nelements(tensors.at(il)));
-        }
-        return out;
-    }
-
-    std::map<int, ggml_tensor *> tensors;
-
-private:
-    ggml_context_ptr ctx;
-    ggml_backend_buffer_ptr buf;
-};
-
 } // namespace
 
 engine::engine(common_params params)
@@ -113,6 +74,12 @@ engine::engine(common_params params)
             return cancel && cancel();
         },
         this);
+}
+
+std::string engine::architecture() const {
+    char arch[64] = "unknown";
+    llama_model_meta_val_str(llm, "general.architecture", arch, sizeof(arch));
+    return arch;
 }
 
 engine::~engine() {
@@ -150,7 +117,7 @@ void engine::check_fits(const sidecar & source) const {
     }
     // these call the seam inside a block, before the residual is added: what it hands over is not the block's output
     static const std::set<std::string> odd_seam = {"nemotron_h", "nemotron_h_moe"};
-    if (const std::string arch = architecture(llm); odd_seam.count(arch) != 0) {
+    if (const std::string arch = architecture(); odd_seam.count(arch) != 0) {
         faults.push_back("cannot meet: architecture '" + arch + "' has its seam inside the block, not at its output");
     }
     if (!faults.empty()) {
@@ -192,11 +159,11 @@ void engine::attach(const std::string & sidecar_path) {
             const auto it = next_hook->seen().find(il);
             if (it == next_hook->seen().end()) {
                 faults.push_back(
-                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
+                    "block " + std::to_string(il) + " of architecture '" + architecture() +
                     "' has no seam in llama.cpp, the wrapper would do nothing there");
             } else if (!it->second.empty()) {
                 faults.push_back(
-                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
+                    "block " + std::to_string(il) + " of architecture '" + architecture() +
                     "' cannot be injected into: " + it->second);
             }
         }
@@ -431,129 +398,6 @@ void engine::decode(llama_token token) {
 
 const float * engine::logits() const {
     return llama_get_logits_ith(ctx, -1);
-}
-
-// --- what is computed ------------------------------------------------------------------------------------------------
-
-namespace {
-
-void require_wrapper(const wrapper * meta, const char * what) {
-    if (!meta) {
-        throw error(std::string(what) + " need a sidecar, none is attached");
-    }
-}
-
-} // namespace
-
-std::vector<float> engine::activations(const std::vector<llama_token> & tokens) {
-    require_wrapper(meta_wrapper.get(), "activations");
-    check_prompt(tokens);
-    clean_pass(tokens);
-    return meta_wrapper->activations();
-}
-
-std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tokens) {
-    require_wrapper(meta_wrapper.get(), "cognitive tokens");
-    check_prompt(tokens);
-    clean_pass(tokens);
-    meta_wrapper->encode();
-    return meta_wrapper->cognitive_tokens();
-}
-
-std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {
-    check_prompt(tokens);
-    const bool injected = injects(inject);
-    if (injected) {
-        clean_pass(tokens);
-        meta_wrapper->encode();
-    }
-    clear_memory();
-    if (hook) {
-        hook->plan = {};
-        hook->plan.inject = injected;
-        hook->plan.gain = inject.gain;
-        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
-            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
-        }
-    }
-    std::vector<float> rows;
-    rows.reserve(tokens.size() * (size_t)n_vocab());
-    evaluate(tokens.data(), tokens.size(), outputs::all, &rows);
-    return rows;
-}
-
-void engine::capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap) {
-    // the base alone has no hook; give it one for this call
-    const bool borrowed = !hook;
-    if (borrowed) {
-        hook = std::make_unique<seam>(nullptr, n_layer());
-        set_hook(hook.get());
-    }
-    const auto restore = [&] {
-        hook->plan = {};
-        hook->cap = nullptr;
-        if (borrowed) {
-            set_hook(nullptr);
-            hook.reset();
-        }
-        clear_memory();
-    };
-    try {
-        for (const auto & [il, tensor] : cap.blocks) {
-            const auto it = hook->seen().find(il);
-            if (it == hook->seen().end() || !it->second.empty()) {
-                throw model_mismatch_error(
-                    "block " + std::to_string(il) + " of architecture '" + architecture(llm) +
-                    "' has no seam in llama.cpp, its output cannot be shown");
-            }
-        }
-        const bool injected = injects(inject);
-        if (injected) {
-            clean_pass(tokens);
-            meta_wrapper->encode();
-        }
-        clear_memory();
-        hook->plan.inject = injected;
-        hook->plan.gain = inject.gain;
-        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
-            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
-        }
-        hook->plan.capture_blocks = true;
-        hook->cap = &cap;
-        evaluate(tokens.data(), tokens.size(), outputs::all);
-    } catch (...) {
-        restore();
-        throw;
-    }
-    restore();
-}
-
-std::vector<float> engine::layer_outputs(
-    const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject) {
-    check_prompt(tokens);
-    for (const int32_t il : layers) {
-        if (il < 0 || il >= n_layer()) {
-            throw error(
-                "layer " + std::to_string(il) + " does not exist, the model has layers 0 to " +
-                std::to_string(n_layer() - 1));
-        }
-    }
-    const host_rows rows(layers, n_embd(), (int64_t)tokens.size());
-    capture cap;
-    cap.blocks = rows.tensors;
-    capture_pass(tokens, inject, cap);
-    return rows.rows(layers);
-}
-
-std::vector<float> engine::cognitive_attention(const std::vector<llama_token> & tokens, float gain) {
-    require_wrapper(meta_wrapper.get(), "attention weights");
-    check_prompt(tokens);
-    const wrapper_config & config = meta_wrapper->config();
-    const host_rows rows(config.cross_attn_layers, config.n_cog * config.n_ca_head, (int64_t)tokens.size());
-    capture cap;
-    cap.attention = rows.tensors;
-    capture_pass(tokens, {true, gain}, cap);
-    return rows.rows(config.cross_attn_layers);
 }
 
 } // namespace metadeploy

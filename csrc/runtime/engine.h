@@ -86,6 +86,7 @@ private:
     enum class outputs { last, all };
 
     void check_prompt(const std::vector<llama_token> & tokens) const;
+    std::string architecture() const;
     bool injects(const injection & inject) const;
     void clear_memory();
     void evaluate(
