@@ -133,6 +133,9 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
 std::vector<float> engine::layer_outputs(
     const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject) {
     check_prompt(tokens);
+    if (layers.empty()) {
+        throw error("no layers given, expected at least one");
+    }
     for (const int32_t il : layers) {
         if (il < 0 || il >= n_layer()) {
             throw error(
