@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, cast, overload
+from typing import Literal, cast
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy import _core
 from metadeploy.errors import Error
-from metadeploy.runtime import logs, openai
+from metadeploy.runtime import logs
 from metadeploy.runtime.lock import InstanceLock
+from metadeploy.runtime.openai import OpenAICompletions
 from metadeploy.runtime.types import (
+    CancelCallback,
     FinishReason,
     GenerationChunk,
     GenerationResult,
@@ -27,13 +31,12 @@ from metadeploy.runtime.types import (
 __all__ = ["MetaLlama"]
 
 FloatArray = NDArray[np.float32]
-CancelCallback = Callable[[], bool]
 
 #: llama.cpp draws a seed of its own for this value
 _RANDOM_SEED = 0xFFFFFFFF
 
 
-class MetaLlama:
+class MetaLlama(OpenAICompletions):
     """A base model and, beside it, a trained wrapper that makes it say so when it does not know.
 
     Safe to use from several threads: calls on one instance wait for one another, and release the GIL while they
@@ -106,6 +109,7 @@ class MetaLlama:
         options.type_v = type_v
         options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
         self._lock = InstanceLock()
+        self._streams: WeakSet[Generator[GenerationChunk]] = WeakSet()
         self._model = os.fspath(model)
         self._engine = _core.Engine(options)
         self.gain = gain
@@ -119,7 +123,13 @@ class MetaLlama:
     # --- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free model, context and sidecar now. Calling it twice does no harm; other calls then raise Error."""
+        """Free model, context and sidecar now; streams that are still open end.
+
+        Calling it twice does no harm; other calls then raise Error.
+        """
+        for stream in list(self._streams):
+            with suppress(ValueError):  # it is running in another thread: wait for it below
+                stream.close()
         with self._lock:
             self._engine.close()
 
@@ -251,11 +261,16 @@ class MetaLlama:
         params.n_logprobs = -1 if logprobs is None else logprobs
         if max_tokens is not None and max_tokens < 0:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
-        return self._run(prompt, raw, params, cancel)
+        stream = self._run(prompt, raw, params, cancel)
+        self._streams.add(stream)
+        return stream
+
+    def _model_name(self) -> str:
+        return os.path.basename(self._model)
 
     def _run(
         self, prompt: Prompt, raw: bool, params: _core.GenerationParams, cancel: CancelCallback | None
-    ) -> Iterator[GenerationChunk]:
+    ) -> Generator[GenerationChunk]:
         with self._lock:
             injects = params.inject and self._engine.sidecar is not None
             generation = _core.Generation(self._engine, self._tokens(prompt, raw), params, cancel)
@@ -286,208 +301,6 @@ class MetaLlama:
                         gain=params.gain if injects else 0.0,
                     )
                 yield GenerationChunk(text, tuple(token_ids), logprobs, result)
-
-    # --- OpenAI's shapes ---------------------------------------------------------------------------------------------
-
-    @overload
-    def create_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[False] = False,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        logprobs: bool = ...,
-        top_logprobs: int | None = ...,
-        gain: float | None = ...,
-        inject: bool = ...,
-        model: str | None = ...,
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def create_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[True],
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        logprobs: bool = ...,
-        top_logprobs: int | None = ...,
-        gain: float | None = ...,
-        inject: bool = ...,
-        model: str | None = ...,
-    ) -> Iterator[dict[str, Any]]: ...
-
-    def create_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: bool = False,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: bool = False,
-        top_logprobs: int | None = None,
-        gain: float | None = None,
-        inject: bool = True,
-        model: str | None = None,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
-
-        Each choice has ``abstained`` beside ``finish_reason``; the refusal itself stays in ``content``, because
-        clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
-
-        Args:
-            messages: the conversation so far.
-            stream: return an iterator of chunks.
-            max_tokens: most tokens of the answer; None: until the model ends or the context is full.
-            temperature: 0 is greedy.
-            top_k: as in :meth:`generate`.
-            top_p: as in :meth:`generate`.
-            min_p: as in :meth:`generate`.
-            repeat_penalty: as in :meth:`generate`.
-            seed: as in :meth:`generate`.
-            stop: as in :meth:`generate`.
-            logprobs: also return log-probabilities.
-            top_logprobs: of how many of the most likely tokens.
-            gain: as in :meth:`generate`.
-            inject: as in :meth:`generate`.
-            model: what to write into the ``model`` field; None: the file's name.
-        """
-        chunks = self.stream(
-            messages,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-            gain=gain,
-            inject=inject,
-            logprobs=(top_logprobs or 0) if logprobs else None,
-        )
-        shape = openai.ChatCompletion(model or os.path.basename(self._model))
-        return shape.stream(chunks) if stream else shape.whole(chunks)
-
-    @overload
-    def create_completion(
-        self,
-        prompt: str,
-        *,
-        stream: Literal[False] = False,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        logprobs: int | None = ...,
-        echo: bool = ...,
-        gain: float | None = ...,
-        inject: bool = ...,
-        model: str | None = ...,
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def create_completion(
-        self,
-        prompt: str,
-        *,
-        stream: Literal[True],
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        logprobs: int | None = ...,
-        echo: bool = ...,
-        gain: float | None = ...,
-        inject: bool = ...,
-        model: str | None = ...,
-    ) -> Iterator[dict[str, Any]]: ...
-
-    def create_completion(
-        self,
-        prompt: str,
-        *,
-        stream: bool = False,
-        max_tokens: int | None = 16,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: int | None = None,
-        echo: bool = False,
-        gain: float | None = None,
-        inject: bool = True,
-        model: str | None = None,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
-
-        Args:
-            prompt: the text to go on from, as it is.
-            stream: return an iterator of chunks.
-            max_tokens: most tokens; None: until the model ends or the context is full.
-            temperature: 0 is greedy.
-            top_k: as in :meth:`generate`.
-            top_p: as in :meth:`generate`.
-            min_p: as in :meth:`generate`.
-            repeat_penalty: as in :meth:`generate`.
-            seed: as in :meth:`generate`.
-            stop: as in :meth:`generate`.
-            logprobs: also return log-probabilities, and of how many of the most likely tokens.
-            echo: begin the text with the prompt.
-            gain: as in :meth:`generate`.
-            inject: as in :meth:`generate`.
-            model: what to write into the ``model`` field; None: the file's name.
-        """
-        chunks = self.stream(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-            gain=gain,
-            inject=inject,
-            raw=True,
-            logprobs=logprobs,
-        )
-        shape = openai.TextCompletion(model or os.path.basename(self._model), prompt if echo else "")
-        return shape.stream(chunks) if stream else shape.whole(chunks)
-
-    __call__ = create_completion
 
     # --- text and tokens ---------------------------------------------------------------------------------------------
 
@@ -571,9 +384,7 @@ class MetaLlama:
                 list(token_ids), list(layers), inject, self.gain if gain is None else gain
             )
 
-    def cognitive_attention(
-        self, prompt: Prompt, *, raw: bool = False, gain: float | None = None
-    ) -> FloatArray:
+    def cognitive_attention(self, prompt: Prompt, *, raw: bool = False, gain: float | None = None) -> FloatArray:
         """How each position attends to the cognitive tokens: F32 [n_cross_attn_layers, n_tokens, n_head, n_cog].
 
         Each row over ``n_cog`` sums to 1. Arguments as in :meth:`activations`.

@@ -1,16 +1,25 @@
-"""Results in the shapes of OpenAI's API, as llama-cpp-python has them, with ``abstained`` and ``timings`` beside."""
+"""OpenAI's calls and shapes, as llama-cpp-python has them, with ``abstained`` and ``timings`` beside."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, overload
 
-from metadeploy.runtime.types import GenerationChunk, GenerationResult, Timings, TokenLogprob
+from metadeploy.runtime.types import (
+    CancelCallback,
+    GenerationChunk,
+    GenerationResult,
+    Message,
+    Prompt,
+    Timings,
+    TokenLogprob,
+)
 
-__all__ = ["ChatCompletion", "TextCompletion"]
+__all__ = ["ChatCompletion", "OpenAICompletions", "TextCompletion"]
 
 
 def _usage(timings: Timings) -> dict[str, int]:
@@ -154,3 +163,232 @@ class TextCompletion:
                 last["usage"] = _usage(chunk.result.timings)
                 last["timings"] = asdict(chunk.result.timings)
                 yield last
+
+
+class OpenAICompletions(ABC):
+    """The calls that take and give OpenAI's shapes, on top of :meth:`stream`."""
+
+    @abstractmethod
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """Answer token by token."""
+
+    @abstractmethod
+    def _model_name(self) -> str:
+        """What the ``model`` field says where the caller names nothing else."""
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: bool = ...,
+        top_logprobs: int | None = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: bool = ...,
+        top_logprobs: int | None = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> Iterator[dict[str, Any]]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        model: str | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
+
+        Each choice has ``abstained`` beside ``finish_reason``; the refusal itself stays in ``content``, because
+        clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
+
+        Args:
+            messages: the conversation so far.
+            stream: return an iterator of chunks.
+            max_tokens: most tokens of the answer; None: until the model ends or the context is full.
+            temperature: 0 is greedy.
+            top_k: as in :meth:`generate`.
+            top_p: as in :meth:`generate`.
+            min_p: as in :meth:`generate`.
+            repeat_penalty: as in :meth:`generate`.
+            seed: as in :meth:`generate`.
+            stop: as in :meth:`generate`.
+            logprobs: also return log-probabilities.
+            top_logprobs: of how many of the most likely tokens.
+            gain: as in :meth:`generate`.
+            inject: as in :meth:`generate`.
+            model: what to write into the ``model`` field; None: the file's name.
+        """
+        chunks = self.stream(
+            messages,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            logprobs=(top_logprobs or 0) if logprobs else None,
+        )
+        shape = ChatCompletion(model or self._model_name())
+        return shape.stream(chunks) if stream else shape.whole(chunks)
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[False] = False,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: int | None = ...,
+        echo: bool = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[True],
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repeat_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        logprobs: int | None = ...,
+        echo: bool = ...,
+        gain: float | None = ...,
+        inject: bool = ...,
+        model: str | None = ...,
+    ) -> Iterator[dict[str, Any]]: ...
+
+    def create_completion(
+        self,
+        prompt: str,
+        *,
+        stream: bool = False,
+        max_tokens: int | None = 16,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        echo: bool = False,
+        gain: float | None = None,
+        inject: bool = True,
+        model: str | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
+
+        Args:
+            prompt: the text to go on from, as it is.
+            stream: return an iterator of chunks.
+            max_tokens: most tokens; None: until the model ends or the context is full.
+            temperature: 0 is greedy.
+            top_k: as in :meth:`generate`.
+            top_p: as in :meth:`generate`.
+            min_p: as in :meth:`generate`.
+            repeat_penalty: as in :meth:`generate`.
+            seed: as in :meth:`generate`.
+            stop: as in :meth:`generate`.
+            logprobs: also return log-probabilities, and of how many of the most likely tokens.
+            echo: begin the text with the prompt.
+            gain: as in :meth:`generate`.
+            inject: as in :meth:`generate`.
+            model: what to write into the ``model`` field; None: the file's name.
+        """
+        chunks = self.stream(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            raw=True,
+            logprobs=logprobs,
+        )
+        shape = TextCompletion(model or self._model_name(), prompt if echo else "")
+        return shape.stream(chunks) if stream else shape.whole(chunks)
+
+    __call__ = create_completion

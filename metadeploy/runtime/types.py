@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-__all__ = ["FinishReason", "GenerationChunk", "GenerationResult", "Message", "Prompt", "Timings", "TokenLogprob"]
+__all__ = [
+    "CancelCallback",
+    "FinishReason",
+    "GenerationChunk",
+    "GenerationResult",
+    "Message",
+    "Prompt",
+    "Timings",
+    "TokenLogprob",
+]
 
 FinishReason: TypeAlias = Literal["stop", "length"]
+#: Asked while tokens are evaluated; True ends the call.
+CancelCallback: TypeAlias = Callable[[], bool]
 
 
 class Message(TypedDict):
