@@ -35,6 +35,11 @@ chat_formatter::chat_formatter(const llama_model * model, const std::string & ov
 }
 
 std::string chat_formatter::apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const {
+    if (!explicit_template) {
+        throw error(
+            "the model has no chat template (give one with --chat-template / chat_template, or use raw and write the "
+            "prompt as the model was trained on it)");
+    }
     std::vector<chat_message> edited = messages;
     if (!settings.answer_suffix.empty()) {
         for (auto it = edited.rbegin(); it != edited.rend(); ++it) {
@@ -43,13 +48,6 @@ std::string chat_formatter::apply(const std::vector<chat_message> & messages, co
                 break;
             }
         }
-    }
-    if (!explicit_template) {
-        std::string text;
-        for (const chat_message & message : edited) {
-            text += (text.empty() ? "" : "\n") + message.content;
-        }
-        return text;
     }
     common_chat_templates_inputs inputs;
     for (const chat_message & message : edited) {

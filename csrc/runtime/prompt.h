@@ -31,10 +31,10 @@ public:
     // hard-coded templates. Throws error where the template cannot be read.
     chat_formatter(const llama_model * model, const std::string & override_template, bool use_jinja);
 
-    // false: the model brings no template and none was given; apply() then joins the messages as they are
+    // false: the model brings no template and none was given
     bool has_template() const { return explicit_template; }
 
-    // Throws error where the template refuses the messages.
+    // Throws error where there is no template, or it refuses the messages.
     std::string apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const;
 
 private:

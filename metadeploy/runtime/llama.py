@@ -202,7 +202,7 @@ class MetaLlama(OpenAICompletions):
             ContextOverflowError: the prompt does not fit into the context.
             Cancelled: ``cancel`` returned True.
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
-            Error: the prompt is empty, or the chat template refuses the messages.
+            Error: the prompt is empty, or there is no chat template, or it refuses the messages.
         """
         result = None
         for chunk in self.stream(
@@ -323,10 +323,8 @@ class MetaLlama(OpenAICompletions):
     def apply_chat_template(self, messages: Sequence[Message]) -> str:
         """The text that the model would see of a conversation, with the sidecar's settings; a BOS token is not in it.
 
-        A model without a chat template gets the messages joined by line feeds.
-
         Raises:
-            Error: the template refuses the conversation.
+            Error: the model has no template, or it refuses the conversation.
         """
         with self._lock:
             return self._engine.apply_chat_template(_pairs(messages))
