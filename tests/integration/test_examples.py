@@ -1,0 +1,71 @@
+"""The Python of README, docs and examples runs, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metadeploy.demo import assets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(base_gguf: Path, trained_sidecar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the snippets name."""
+    path = tmp_path_factory.mktemp("docs")
+    (path / "base.gguf").symlink_to(base_gguf)
+    (path / "doubter_sidecar.gguf").symlink_to(trained_sidecar)
+    (path / "doubter_checkpoint.pt").symlink_to(assets.CHECKPOINT)
+    return path
+
+
+def run(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_snippet(folder: Path) -> None:
+    (code,) = snippets("README.md")
+    promised = re.findall(r"print\(.*\) +# (.+)$", code, re.MULTILINE)
+    assert len(promised) == 4
+    # the streamed answer has no line feed of its own
+    assert run(folder, "-c", code) == "\n".join([*promised[:2], promised[2] + promised[3], ""])
+
+
+def test_usage_snippet(folder: Path) -> None:
+    runtime, _ = snippets("docs/usage.md")
+    run(folder, "-c", runtime)
+
+
+@pytest.mark.slow
+def test_reference_snippet(folder: Path) -> None:
+    _, reference = snippets("docs/usage.md")
+    assert run(folder, "-c", reference).strip() == "The plural of wolf is wolves."
+
+
+def test_quickstart(folder: Path) -> None:
+    shown = run(folder, str(ROOT / "examples" / "quickstart.py"), "base.gguf", "doubter_sidecar.gguf")
+    assert "Doubter  The plural of wolf is wolves.\n" in shown
+    assert shown.count("[declined]") == 1
+
+
+def test_attention(folder: Path) -> None:
+    question = "What is the plural of wolf?"
+    shown = run(folder, str(ROOT / "examples" / "attention.py"), question, "base.gguf", "doubter_sidecar.gguf")
+    rows = re.findall(r"^layer (\d+)  gate [+-]\d\.\d{3}  \|(.{20})\|$", shown, re.MULTILINE)
+    assert [int(layer) for layer, _ in rows] == list(range(20, 30))
+    assert any("█" in cells for _, cells in rows)

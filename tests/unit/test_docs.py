@@ -1,0 +1,59 @@
+"""What README and docs say of the repository: commands, files and links that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "vendor" / "README.md"])
+COMMANDS = (
+    "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt '.[demo]' && metadeploy demo",
+    "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e '.[test]' && pytest",
+)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"^    .*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)  # without indented code
+    targets = re.findall(r"\]\(([^)]+)\)", prose)
+    for target in targets:
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line.strip() for line in lines if line.startswith("    python -m venv")] == list(COMMANDS)
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:csrc|metadeploy|vendor|tests)/[\w./]*)`", text))
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    sources = {path.name for path in (*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("metadeploy/**/*.py"))}
+    alone = set(re.findall(r"`(\w+\.(?:cpp|py))`", text))
+    assert alone <= sources, alone - sources
+
+
+def test_flags_and_variables_of_the_usage_page_exist() -> None:
+    """Ours; those of llama.cpp are its own business."""
+    usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
+    section = usage[usage.index("| flag |") : usage.index("Flags win")]
+    told = set(re.findall(r"`(--[\w-]+|META_[A-Z]+|LLAMA_ARG_META\w*)", section))
+    known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_META\w*)"', code))
+    assert told <= known
+    assert {name for name in known if "META" in name} <= told
