@@ -6,8 +6,7 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
+#include <tuple>
 #include <vector>
 
 namespace metadeploy {
@@ -140,7 +139,7 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
         static char jinja[] = "--jinja";
-        rest.push_back(jinja);
+        rest.insert(rest.begin() + 1, jinja); // not at the end, where it would pass for a missing value
     }
     if (has_prompt) {
         args.common.prompt.clear(); // flags win: not appended to the environment's
@@ -164,10 +163,27 @@ void refuse_unsupported(const common_params & params) {
          "--in-prefix / --in-suffix"},
         {params.ctx_shift, "--context-shift"},
         {!params.mmproj.path.empty(), "--mmproj"},
+        {params.n_keep != 0, "--keep"},
+        {params.special, "-sp"},
+        {params.verbose_prompt, "--verbose-prompt"},
+        {params.n_print > 0, "-ptc"},
+        {params.sampling.reasoning_budget_tokens >= 0, "--reasoning-budget"},
     };
     for (const auto & [given, flag] : unsupported) {
         if (given) {
             throw usage_error(std::string(flag) + " is not supported by llama-meta-generate (one prompt, one answer)");
+        }
+    }
+}
+
+// what llama.cpp would meet with an assertion
+void check_sizes(const common_params & params) {
+    const std::tuple<int32_t, int32_t, const char *> sizes[] = {
+        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 0, "-ub"}};
+    for (const auto & [size, least, flag] : sizes) {
+        if (size < least) {
+            throw usage_error(
+                std::string(flag) + " is " + std::to_string(size) + ", expected at least " + std::to_string(least));
         }
     }
 }
@@ -186,12 +202,16 @@ cli_args parse_args(int argc, char ** argv) {
         throw usage_error(""); // the parser has said what is wrong
     }
     refuse_unsupported(args.common);
+    check_sizes(args.common);
     if (args.no_meta && args.compare) {
         throw usage_error("--compare needs the wrapper, --no-meta leaves it out");
     }
     if (args.meta.empty() && !args.no_meta) {
         throw usage_error(
             "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta for the base alone");
+    }
+    if (args.raw && !args.common.system_prompt.empty()) {
+        throw usage_error("--raw leaves the chat template out, and with it the system prompt (-sys)");
     }
     if (!args.output.empty() && args.prompts.empty()) {
         throw usage_error("--output goes with --prompts");

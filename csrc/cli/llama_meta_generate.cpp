@@ -74,7 +74,7 @@ public:
     answer ask(const prompt_item & item, bool inject, bool show) {
         generation_params params;
         params.max_tokens = args.common.n_predict;
-        params.sampling = args.common.sampling;
+        params.sampling = eng.params().sampling; // completed by what only the model tells, for --ignore-eos for one
         params.stop = args.common.antiprompt;
         params.inject = {inject, args.gain};
         generation gen(eng, tokens_of(item), params);
@@ -175,13 +175,25 @@ public:
 
 private:
     std::vector<llama_token> tokens_of(const prompt_item & item) const {
+        return eng.tokenize(text_of(item), /*add_special =*/true, /*parse_special =*/true);
+    }
+
+    std::string text_of(const prompt_item & item) const {
+        if (args.raw) {
+            if (!item.messages.empty()) {
+                throw error("--raw needs a text, got messages (it leaves the chat template out)");
+            }
+            return item.prompt;
+        }
         std::vector<chat_message> messages = item.messages;
+        if (messages.empty()) {
+            messages = {{"user", item.prompt}};
+        }
         const std::string & system = args.common.system_prompt;
         if (!system.empty() && messages.front().role != "system") {
             messages.insert(messages.begin(), {"system", system});
         }
-        const std::string text = args.raw ? item.prompt : eng.apply_chat_template(messages);
-        return eng.tokenize(text, /*add_special =*/true, /*parse_special =*/true);
+        return eng.apply_chat_template(messages);
     }
 
     const cli_args & args;
@@ -213,8 +225,9 @@ int run(int argc, char ** argv) {
         if (text.empty()) {
             throw usage_error("no prompt: give one with -p or -f, or on stdin");
         }
-        prompts = {{nullptr, text, {{"user", text}}}};
+        prompts = {{nullptr, text, {}}};
     }
+    std::signal(SIGINT, on_interrupt); // not before stdin is read: nothing could look at the flag there
     program p(args);
     return args.prompts.empty() ? p.run_one(prompts.front()) : p.run_many(prompts);
 }
@@ -223,7 +236,6 @@ int run(int argc, char ** argv) {
 
 int main(int argc, char ** argv) {
     std::setlocale(LC_NUMERIC, "C");
-    std::signal(SIGINT, on_interrupt);
     set_log_sink(nullptr, GGML_LOG_LEVEL_ERROR);
     llama_backend_init();
     int status = 1;

@@ -61,7 +61,6 @@ prompt_item parse_json_line(const std::string & line, const std::string & where)
     for (const char * key : {"prompt", "question"}) {
         if (value.contains(key) && value[key].is_string()) {
             item.prompt = value[key];
-            item.messages = {{"user", item.prompt}};
             return item;
         }
     }
@@ -96,7 +95,7 @@ std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separat
             parts.pop_back(); // a separator at the end separates nothing
         }
         for (const std::string & part : parts) {
-            prompts.push_back({nullptr, part, {{"user", part}}});
+            prompts.push_back({nullptr, part, {}});
         }
     } else {
         const size_t first = text.find_first_not_of(" \r\n\t");
@@ -112,7 +111,7 @@ std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separat
             }
             prompts.push_back(
                 is_json ? parse_json_line(line, "prompts file '" + path + "', line " + std::to_string(number))
-                        : prompt_item{nullptr, line, {{"user", line}}});
+                        : prompt_item{nullptr, line, {}});
         }
     }
     if (prompts.empty()) {
@@ -123,8 +122,8 @@ std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separat
 
 size_t count_results(const std::string & path, const std::vector<prompt_item> & prompts) {
     const std::filesystem::path file = std::filesystem::u8path(path);
-    if (!std::filesystem::exists(file)) {
-        return 0;
+    if (!std::filesystem::is_regular_file(file)) {
+        return 0; // a new file, or a device, which may be read without end
     }
     const std::string text = read_file(path);
     size_t n = 0;

@@ -13,7 +13,7 @@ namespace metadeploy {
 struct prompt_item {
     nlohmann::ordered_json id;          // null where the file gives none
     std::string prompt;                 // the text, or the last message's where there are messages
-    std::vector<chat_message> messages; // what goes through the chat template
+    std::vector<chat_message> messages; // the conversation where the file gives one, else empty
 };
 
 // A prompt a line, JSON lines, or (nul_separated) texts between NUL bytes. Throws error that names file and line.
