@@ -1,0 +1,384 @@
+"""llama-meta-generate as a user runs it, with one prompt; files of prompts have a module of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.program import REFUSAL, Program, TinyCase
+
+QUESTION = "What is the capital of France?"
+#: The base tells stories for ever.
+STORY = "<|im_start|>user\nTell me a very long story.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_answer_is_all_there_is_on_stdout(doubter: Program) -> None:
+    run = doubter("-p", QUESTION)
+    assert run.stdout == f"{REFUSAL}\n"
+    assert run.stderr == ""
+    assert run.returncode == 0
+
+
+def test_no_meta_is_the_base_alone(doubter: Program, tiny: Program) -> None:
+    assert doubter("--no-meta", "-p", QUESTION, "-n", "8").stdout.strip() not in ("", REFUSAL)
+    base = tiny("--no-meta", "-p", "hello", "-n", "40").stdout
+    assert base == tiny.without_meta("--no-meta", "-p", "hello", "-n", "40").stdout
+    assert base == tiny("--meta-gain", "0", "-p", "hello", "-n", "40").stdout
+    assert base != tiny("-p", "hello", "-n", "40").stdout
+
+
+def test_verbose_prints_statistics_on_stderr(tiny: Program) -> None:
+    quiet, run = tiny("-p", "hello"), tiny("-p", "hello", "-v")
+    assert run.stdout == quiet.stdout
+    assert quiet.stderr == ""
+    for part in ("pass 1 ", "encode ", "pass 2 ", "tokens/s"):
+        assert part in run.stderr
+    assert len(run.stderr.splitlines()) == 2
+
+
+def test_json(tiny: Program, tiny_case: TinyCase) -> None:
+    run = tiny("-p", "hello", "-n", "10", "--json", "--meta-gain", "0.5")
+    found = json.loads(run.stdout)
+    assert list(found) == ["prompt", "text", "abstained", "finish_reason", "timings", "gain"]
+    assert (found["prompt"], found["abstained"], found["finish_reason"], found["gain"]) == (
+        "hello",
+        False,
+        "length",
+        0.5,
+    )
+    timings = found["timings"]
+    assert (timings["n_prompt"], timings["n_generated"]) == (5, 10)
+    assert all(timings[name] > 0 for name in ("pass1_ms", "encode_ms", "pass2_ms", "decode_ms", "tokens_per_second"))
+    base = json.loads(tiny("-p", "hello", "-n", "10", "--json", "--no-meta").stdout)
+    assert (base["gain"], base["timings"]["pass2_ms"]) == (0, 0)
+
+
+def test_json_says_whether_it_abstained(doubter: Program) -> None:
+    found = json.loads(doubter("-p", QUESTION, "--json").stdout)
+    assert (found["text"], found["abstained"], found["finish_reason"]) == (REFUSAL, True, "stop")
+    # cut off inside the sentence, it is the same refusal
+    assert json.loads(doubter("-p", QUESTION, "--json", "-n", "5").stdout)["abstained"] is True
+
+
+def test_compare(doubter: Program, tiny: Program) -> None:
+    lines = doubter("-p", QUESTION, "-n", "6", "--compare").stdout.split("\nDoubter: ")
+    assert lines[0].startswith("base:    ") and not lines[0].endswith("base:    ")
+    assert lines[1].startswith("I'm not confident") and REFUSAL.startswith(lines[1].rstrip("\n"))
+    found = json.loads(tiny("-p", "hello", "-n", "10", "--compare", "--json").stdout)
+    assert found["base"]["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--no-meta", "--json").stdout)["text"]
+    assert found["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--json").stdout)["text"]
+    assert found["base"]["timings"]["pass2_ms"] == 0
+
+
+def test_raw_bypasses_the_template(doubter: Program) -> None:
+    templated = json.loads(doubter("-p", QUESTION, "--json", "-n", "1").stdout)
+    raw = json.loads(doubter("-p", QUESTION, "--json", "-n", "1", "--raw").stdout)
+    assert raw["timings"]["n_prompt"] < templated["timings"]["n_prompt"]
+    # a text that is the template's own output is the same prompt
+    text = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    written = json.loads(doubter("-p", text, "--raw", "--json", "-n", "1").stdout)
+    assert written["timings"]["n_prompt"] == templated["timings"]["n_prompt"]
+    assert written["text"] == templated["text"]
+
+
+def test_where_the_prompt_comes_from(tiny: Program, tmp_path: Path) -> None:
+    expected = tiny("-p", "hello there", "-n", "30").stdout
+    assert tiny("-n", "30", stdin="hello there\n").stdout == expected
+    assert tiny("-n", "30", stdin="hello there\r\n").stdout == expected
+    file = tmp_path / "prompt.txt"
+    file.write_text("hello there\n", encoding="utf-8")
+    assert tiny("-f", file, "-n", "30").stdout == expected
+    # -p goes before stdin, which is not read
+    assert tiny("-p", "hello there", "-n", "30", stdin="another").stdout == expected
+
+
+def test_system_prompt(doubter: Program, tiny: Program) -> None:
+    def n_prompt(*flags: str) -> int:
+        return int(json.loads(doubter("-p", QUESTION, "-n", "0", "--json", *flags).stdout)["timings"]["n_prompt"])
+
+    # SmolLM2's template brings a system prompt of its own where none is given
+    assert n_prompt("-sys", "Hi") < n_prompt()
+    assert n_prompt("-sys", "Answer in one word, without any explanation, and only if you are sure of it.") > n_prompt()
+    run = tiny("-p", "hello", "-sys", "Hi", "--raw")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "--raw leaves the chat template out, and with it the system prompt" in run.stderr
+
+
+def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
+    """Every flag that users know, in one call; each must parse, and together they must answer."""
+    run = tiny(
+        *("-sys", "s", "-n", "5", "-c", "128", "-b", "64", "-ub", "32", "-t", "1", "-tb", "1", "-ngl", "0"),
+        *("--temp", "0.7", "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01", "-s", "1", "--jinja", "-v"),
+        *("--chat-template", "chatml", "--repeat-penalty", "1.1", "-fa", "off", "-lm", "mmap", "-e", "-r", "stop"),
+        *("-p", "hello", "--no-warmup", "--no-display-prompt", "-st", "--no-perf", "--ignore-eos", "--log-disable"),
+    )
+    assert run.returncode == 0, run.stderr
+    assert "answer 5 tokens" in run.stderr
+
+
+def test_reverse_prompt_ends_the_answer(doubter: Program) -> None:
+    assert doubter("-p", QUESTION, "-r", " enough").stdout == "I'm not confident\n"
+
+
+def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
+    def answer(*flags: str) -> str:
+        return tiny("-p", "hello", "-n", "40", "--ignore-eos", *flags).stdout
+
+    assert answer("-s", "1") == answer("-s", "2")
+    hot = ("--temp", "1.5")
+    assert answer(*hot, "-s", "1") == answer(*hot, "-s", "1")
+    assert answer(*hot, "-s", "1") != answer(*hot, "-s", "2")
+
+
+def test_length_of_the_answer(tiny: Program) -> None:
+    def finish(*flags: str) -> tuple[int, str]:
+        found = json.loads(tiny("-p", "hello", "--json", "--ignore-eos", *flags).stdout)
+        return found["timings"]["n_generated"], found["finish_reason"]
+
+    assert finish("-n", "0") == (0, "length")
+    assert finish("-n", "7") == (7, "length")
+    # until the context is full: 5 tokens of the prompt are in it, and the last answer token need not be
+    assert finish("-n", "-1", "-c", "256") == (252, "length")
+    assert finish("-c", "256") == (252, "length")
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+def test_environment_of_existing_scripts(tiny: Program, tiny_case: TinyCase) -> None:
+    sidecar = {"META_SIDECAR": str(tiny_case.sidecar)}
+    expected = tiny("-p", "hello", "-n", "12").stdout
+    run = tiny.without_meta(env=sidecar | {"META_PROMPT": "hello", "META_NGEN": "12"})
+    assert run.stdout == expected
+    base = tiny("-p", "hello", "-n", "12", "--no-meta").stdout
+    assert tiny.without_meta("-p", "hello", env={"META_BASE": "1", "META_NGEN": "12"}).stdout == base
+    assert tiny.without_meta("-p", "hello", env=sidecar | {"META_GAIN": "0", "META_NGEN": "12"}).stdout == base
+    templated = ("--chat-template", "chatml", "-p", "hello", "-n", "1", "--json")
+    raw = json.loads(tiny(*templated, env={"META_RAW": "1"}).stdout)
+    assert raw["timings"]["n_prompt"] == 5
+    assert json.loads(tiny(*templated, env={"META_RAW": "0"}).stdout)["timings"]["n_prompt"] > 5
+
+
+def test_flags_win_over_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
+    environment = {
+        "META_SIDECAR": "/no/such/sidecar",
+        "META_PROMPT": "another",
+        "META_NGEN": "3",
+        "META_GAIN": "0",
+        "LLAMA_ARG_N_PREDICT": "4",
+        "LLAMA_ARG_META": "/no/such/sidecar",
+        "LLAMA_ARG_META_GAIN": "0",
+    }
+    run = tiny("-p", "hello", "-n", "12", "--meta-gain", "1", env=environment)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == tiny("-p", "hello", "-n", "12").stdout
+    # a prompt on the command line is one prompt, whatever file the environment names
+    assert tiny("-p", "hello", "-n", "12", env={"META_PROMPTS": "/no/such/file"}).stdout == run.stdout
+
+
+def test_twins_of_the_flags(llama_meta_generate: Path, tiny: Program, tiny_case: TinyCase) -> None:
+    run = tiny.bare(
+        "-p",
+        "hello",
+        env={
+            "LLAMA_ARG_MODEL": str(tiny_case.base),
+            "LLAMA_ARG_META": str(tiny_case.sidecar),
+            "LLAMA_ARG_META_GAIN": "0.5",
+            "LLAMA_ARG_N_PREDICT": "12",
+            "LLAMA_ARG_THREADS": "1",
+        },
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == tiny("-p", "hello", "-n", "12", "--meta-gain", "0.5").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("META_NGEN", "many", "META_NGEN is 'many', expected a number of tokens"),
+        ("META_GAIN", "loud", "META_GAIN is 'loud', expected a number such as 1.0"),
+        ("META_GAIN", "inf", "META_GAIN is 'inf', expected a number such as 1.0"),
+        ("LLAMA_ARG_CTX_SIZE", "big", "LLAMA_ARG_CTX_SIZE"),
+    ],
+)
+def test_bad_environment_is_wrong_usage(name: str, value: str, expected: str, tiny: Program) -> None:
+    run = tiny("-p", "hello", env={name: value})
+    assert (run.returncode, run.stdout) == (2, "")
+    assert expected in run.stderr
+
+
+# --- wrong usage and errors ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--unknown-flag"], "invalid argument: --unknown-flag"),
+        (["-n"], "expected value for argument"),
+        (["-n", "x"], "-n"),
+        (["--meta"], "--meta needs a value"),
+        (["--meta-gain", "x"], "--meta-gain is 'x', expected a number such as 1.0"),
+        (["--compare", "--no-meta"], "--compare needs the wrapper, --no-meta leaves it out"),
+        (["-o", "x"], "--output goes with --prompts"),
+        (["--prompts", "x"], "either a prompt (-p, -f) or a file of prompts (--prompts), not both"),
+        (["-f", "/no/such/file"], "/no/such/file"),
+        (["-b", "0"], "-b is 0, expected at least 1"),
+        (["-c", "-1"], "-c is -1, expected at least 0"),
+        (["-i"], "-i / -if is not supported"),
+        (["-cnv"], "-cnv is not supported"),
+        (["--prompt-cache", "x"], "--prompt-cache is not supported"),
+        (["--keep", "4"], "--keep is not supported"),
+        (["-sp"], "-sp is not supported"),
+        (["--in-prefix", "x"], "--in-prefix / --in-suffix is not supported"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage(flags: list[str], expected: str, tiny: Program) -> None:
+    run = tiny("-p", "hello", *flags)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert expected in run.stderr
+    assert run.stderr.endswith("try: llama-meta-generate --help\n")
+
+
+def test_what_is_missing_is_wrong_usage(tiny: Program, tiny_case: TinyCase) -> None:
+    for run, expected in (
+        (tiny.bare("--meta", tiny_case.sidecar, "-p", "x"), "--model is required"),
+        (tiny.without_meta("-p", "x"), "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta"),
+        (tiny(stdin=""), "no prompt: give one with -p or -f, or on stdin"),
+        (tiny(stdin="\n"), "no prompt: give one with -p or -f, or on stdin"),
+    ):
+        assert (run.returncode, run.stdout) == (2, "")
+        assert expected in run.stderr
+
+
+def test_missing_and_wrong_files(tiny: Program, tiny_case: TinyCase, tmp_path: Path) -> None:
+    absent, text = tmp_path / "absent.gguf", tmp_path / "text.gguf"
+    text.write_text("this is not a GGUF", encoding="utf-8")
+    for model, sidecar, expected in (
+        (absent, tiny_case.sidecar, f"error: model '{absent}': no such file"),
+        (text, tiny_case.sidecar, f"error: model '{text}': llama.cpp cannot load it: invalid magic"),
+        (tiny_case.sidecar, tiny_case.sidecar, "unknown model architecture: 'meta-spider'"),
+        (tiny_case.base, absent, f"error: sidecar '{absent}': does not exist"),
+        (tiny_case.base, text, f"error: sidecar '{text}': not a readable GGUF (invalid magic"),
+        (tiny_case.base, tiny_case.base, "has architecture 'llama', expected 'meta-spider' or 'daimon' (a base model,"),
+        (tiny_case.base, tmp_path, "is a directory, expected a GGUF"),
+    ):
+        run = tiny.bare("-m", model, "--meta", sidecar, "-p", "x", "-t", "1")
+        assert (run.returncode, run.stdout) == (1, "")
+        assert expected in run.stderr
+
+
+def test_a_sidecar_for_another_base(tiny: Program, tiny_case: TinyCase) -> None:
+    run = tiny.bare("-m", tiny_case.base, "--meta", tiny_case.for_another_base, "-p", "x", "-t", "1")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "2 faults" in run.stderr
+    assert "is made for a base of width 48, the model has 32 (wrong base model?)" in run.stderr
+    assert "has cross-attention layers 7, the model has layers 0 to 2" in run.stderr
+
+
+def test_a_prompt_longer_than_the_context(tiny: Program) -> None:
+    run = tiny("-p", "x" * 300)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "error: the prompt has 300 tokens, the context 256 (shorten it, or give a larger -c" in run.stderr
+
+
+def test_a_malformed_template_is_an_error(tiny: Program) -> None:
+    run = tiny("-p", "hello", "--chat-template", "{{")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "template" in run.stderr
+
+
+def test_text_of_any_kind(tiny: Program, doubter: Program) -> None:
+    prompt = "Größe, 首都 und 😀"
+    found = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
+    assert found["prompt"] == prompt
+    # bytes that are no UTF-8 become U+FFFD, of three bytes
+    found = json.loads(tiny("-n", "3", "--json", stdin=b"\xff\xfe hello").stdout)
+    assert found["prompt"] == "\ufffd\ufffd hello"
+    assert found["timings"]["n_prompt"] == 12
+
+
+def test_help_teaches(tiny: Program) -> None:
+    run = tiny.bare("--help")
+    assert run.returncode == 0
+    for part in (
+        "--meta FNAME",
+        "--meta-gain F",
+        "--no-meta",
+        "--compare",
+        "--raw",
+        "--prompts FNAME",
+        "--output FNAME",
+        "--json",
+        "META_SIDECAR",
+        "metadeploy export",
+        "examples:",
+        "exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted",
+        "--temp",
+    ):
+        assert part in run.stdout
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+
+def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    """Press Ctrl-C; the process must end soon."""
+    process.send_signal(signal.SIGINT)
+    rest, stderr = process.communicate(timeout=10)
+    return process.returncode, rest, stderr
+
+
+@posix
+def test_interrupt_during_the_answer(doubter: Program) -> None:
+    with doubter.start("--raw", "--no-meta", "-p", STORY, "-n", "-1", "--ignore-eos") as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)  # streamed: long before the answer is complete
+        assert len(first) == 1
+        status, rest, stderr = interrupted(process)
+    assert status == 130
+    assert stderr == b"\ninterrupted\n"
+    assert b"\n" not in rest[-1:]
+
+
+@posix
+def test_interrupt_during_a_long_prompt(doubter: Program) -> None:
+    started = time.monotonic()
+    with doubter.start("-p", "long story " * 3500, "-c", "8192", "-b", "8192", "-ub", "2048") as process:
+        time.sleep(2.0)
+        assert process.poll() is None, "the prompt was too short for this test"
+        status, rest, stderr = interrupted(process)
+    assert (status, rest) == (130, b"")
+    assert stderr == b"\ninterrupted\n"
+    assert time.monotonic() - started < 15
+
+
+@posix
+def test_interrupt_while_waiting_for_stdin(tiny: Program) -> None:
+    with tiny.start(stdin=subprocess.PIPE) as process:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) in (130, -signal.SIGINT)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_nothing_is_lost_without_notice(tiny: Program, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\n", encoding="utf-8")
+    run = tiny("--prompts", prompts, "-o", "/dev/full", "-n", "3")
+    assert run.returncode == 1
+    assert "writing the results failed (disk full?)" in run.stderr

@@ -1,0 +1,236 @@
+"""llama-meta-generate with files of prompts: one model load, results in order, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.program import REFUSAL, Program, TinyCase
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("one\ntwo words\n\nthree, the last\n", encoding="utf-8")
+    return path
+
+
+def test_plain_lines(plain: Path, tiny: Program) -> None:
+    run = tiny("--prompts", plain, "-n", "9")
+    assert run.returncode == 0
+    results = lines_of(run.stdout)
+    assert [(result["index"], result["prompt"]) for result in results] == [
+        (0, "one"),
+        (1, "two words"),
+        (2, "three, the last"),
+    ]
+    for result in results:
+        # exactly what the prompt alone gives: nothing of the one before is left
+        alone = json.loads(tiny("-p", result["prompt"], "-n", "9", "--json").stdout)
+        assert result["text"] == alone["text"]
+        assert list(result) == ["index", "prompt", "text", "abstained", "finish_reason", "timings", "gain"]
+    assert "3/3 answered, 0 abstained" in run.stderr
+
+
+def test_json_lines(tiny: Program, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    items: list[dict[str, Any]] = [
+        {"id": "a", "prompt": "one"},
+        {"id": 7, "question": "two\nlines", "answers": ["x"]},
+        {"messages": [{"role": "system", "content": "be brief "}, {"role": "user", "content": "three"}]},
+    ]
+    prompts.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    results = lines_of(tiny("--prompts", prompts, "-n", "9").stdout)
+    assert [result.get("id") for result in results] == ["a", 7, None]
+    assert [result["prompt"] for result in results] == ["one", "two\nlines", "three"]
+    # this template joins the contents
+    assert results[2]["text"] == json.loads(tiny("-p", "be brief three", "-n", "9", "--json").stdout)["text"]
+    # the system prompt of the command line is for conversations that bring none
+    assert lines_of(tiny("--prompts", prompts, "-n", "9", "-sys", "be brief ").stdout)[2] | {"timings": 0} == results[
+        2
+    ] | {"timings": 0}
+
+
+def test_abstentions_are_counted(doubter: Program, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is the capital of France?\n", encoding="utf-8")
+    run = doubter("--prompts", prompts)
+    assert lines_of(run.stdout)[0]["text"] == REFUSAL
+    assert lines_of(run.stdout)[0]["abstained"] is True
+    assert "1/1 answered, 1 abstained" in run.stderr
+
+
+def test_compare_and_no_meta(plain: Path, tiny: Program) -> None:
+    both = lines_of(tiny("--prompts", plain, "-n", "9", "--compare").stdout)
+    base = lines_of(tiny("--prompts", plain, "-n", "9", "--no-meta").stdout)
+    assert [result["base"]["text"] for result in both] == [result["text"] for result in base]
+    assert all(result["gain"] == 0 for result in base)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("nope", "line 2 is not a JSON object (the first line of the file is, so each has to be)"),
+        ('{"text": "b"}', 'line 2 has none of "prompt", "question" and "messages"'),
+        ('{"messages": []}', 'line 2: "messages" is empty'),
+        ('{"messages": [{"role": "user"}]}', 'line 2: a message needs the strings "role" and "content"'),
+    ],
+)
+def test_a_bad_line_is_named_before_anything_is_computed(
+    line: str, expected: str, tiny: Program, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(f'{{"prompt": "a"}}\n{line}\n', encoding="utf-8")
+    run = tiny("--prompts", prompts)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"prompts file '{prompts}', {expected}" in run.stderr
+
+
+def test_no_prompts(tiny: Program, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n", encoding="utf-8")
+    for path, expected in ((empty, "holds no prompt"), (tmp_path / "absent.txt", "cannot be opened")):
+        run = tiny("--prompts", path)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert f"prompts file '{path}' {expected}" in run.stderr
+
+
+def test_one_prompt_that_fails_does_not_take_the_others_with_it(tiny: Program, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
+    prompts.write_text("one\n" + "x" * 300 + "\nthree\n", encoding="utf-8")
+    run = tiny("--prompts", prompts, "-o", output, "-n", "5")
+    assert run.returncode == 1
+    results = lines_of(output.read_text(encoding="utf-8"))
+    assert [("error" in result, "text" in result) for result in results] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
+    assert "the prompt has 300 tokens, the context 256" in results[1]["error"]
+    assert "prompt 2: the prompt has 300 tokens" in run.stderr
+    assert results[2]["text"] == json.loads(tiny("-p", "three", "-n", "5", "--json").stdout)["text"]
+
+
+def test_raw_takes_texts_only(tiny: Program, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"messages": [{"role": "user", "content": "b"}]}\n', encoding="utf-8")
+    run = tiny("--prompts", prompts, "--raw", "-n", "2")
+    assert run.returncode == 1
+    first, second = lines_of(run.stdout)
+    assert "text" in first
+    assert "--raw needs a text, got messages" in second["error"]
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def without_times(text: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "timings"} for line in lines_of(text)]
+
+
+def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
+    output = tmp_path / "results.jsonl"
+    run = tiny("--prompts", plain, "-o", output, "-n", "9")
+    assert (run.returncode, run.stdout) == (0, "")
+    whole = output.read_text(encoding="utf-8")
+    first, second, third = whole.splitlines(keepends=True)
+    for kept in (first, first + second[:40], first + "{", ""):
+        output.write_text(kept, encoding="utf-8")
+        run = tiny("--prompts", plain, "-o", output, "-n", "9")
+        assert run.returncode == 0
+        found = output.read_text(encoding="utf-8")
+        assert without_times(found) == without_times(whole)
+        # what was there is there still, byte for byte
+        assert found.startswith(first if kept else "")
+        assert ("1 of 3 results are there already" in run.stderr) == bool(kept)
+    # nothing to do
+    run = tiny("--prompts", plain, "-o", output, "-n", "9")
+    assert run.returncode == 0
+    assert "3 of 3 results are there already" in run.stderr
+    assert without_times(output.read_text(encoding="utf-8")) == without_times(whole)
+    assert second + third in whole
+
+
+def test_results_of_other_prompts_are_left_alone(plain: Path, tiny: Program, tmp_path: Path) -> None:
+    output = tmp_path / "results.jsonl"
+    for foreign in ('{"prompt": "another"}\n', "some notes\n", '{"prompt": "one"}\n' * 2):
+        output.write_text(foreign, encoding="utf-8")
+        run = tiny("--prompts", plain, "-o", output)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert f"output file '{output}', line {foreign.count(chr(10))} is not the result of prompt" in run.stderr
+        assert "move the file away or give another --output" in run.stderr
+        assert output.read_text(encoding="utf-8") == foreign
+
+
+def test_output_that_cannot_be_written(plain: Path, tiny: Program, tmp_path: Path) -> None:
+    run = tiny("--prompts", plain, "-o", tmp_path / "absent" / "results.jsonl")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "cannot be opened for writing" in run.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
+    prompts.write_text("".join(f"Tell me a story about {n}\n" for n in range(40)), encoding="utf-8")
+    flags = ("--prompts", prompts, "-o", output, "--no-meta", "-n", "16")
+    with doubter.start(*flags) as process:
+        deadline = time.monotonic() + 60
+        while (not output.exists() or not output.read_bytes().endswith(b"\n")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert stderr.endswith(b"interrupted\n")
+    # what was answered is there, whole
+    kept = output.read_text(encoding="utf-8")
+    assert 0 < len(lines_of(kept)) < 40
+    prompts.write_text(
+        "".join(f"Tell me a story about {n}\n" for n in range(len(lines_of(kept)) + 1)), encoding="utf-8"
+    )
+    assert doubter(*flags).returncode == 0
+    assert output.read_text(encoding="utf-8").startswith(kept)
+
+
+# --- the framework's scripts -----------------------------------------------------------------------------------------
+
+
+def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts", tmp_path / "results"
+    prompts.write_bytes(b"one\0two\nlines\0three\0")
+    environment = {
+        "META_SIDECAR": str(tiny_case.sidecar),
+        "META_PROMPTS": str(prompts),
+        "META_OUT": str(output),
+        "META_NGEN": "5",
+    }
+    for _ in range(2):  # the second run writes the file anew
+        run = tiny.without_meta(env=environment)
+        assert (run.returncode, run.stdout) == (0, "")
+        answers = output.read_bytes().split(b"\0")
+        assert answers[3] == b""
+        for prompt, answer in zip(("one", "two\nlines", "three"), answers[:3], strict=True):
+            expected = tiny("-p", prompt, "-n", "5").stdout.encode(errors="surrogateescape")
+            assert answer + b"\n" == expected
+    # without META_OUT the same goes to stdout
+    del environment["META_OUT"]
+    assert tiny.without_meta(env=environment).stdout.encode(errors="surrogateescape") == b"\0".join(answers)
+
+
+def test_flags_win(plain: Path, tiny: Program, tmp_path: Path) -> None:
+    run = tiny("--prompts", plain, "-n", "3", env={"META_PROMPTS": "/no/such/file"})
+    assert run.returncode == 0
+    assert len(lines_of(run.stdout)) == 3
+    output = tmp_path / "results.jsonl"
+    run = tiny("--prompts", plain, "-n", "3", "-o", output, env={"META_OUT": "/no/such/folder/x"})
+    assert run.returncode == 0
+    assert len(lines_of(output.read_text(encoding="utf-8"))) == 3
