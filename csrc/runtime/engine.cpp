@@ -29,6 +29,20 @@ common_init_result_ptr load(common_params & params) {
     if (!std::filesystem::is_regular_file(std::filesystem::u8path(params.model.path), ec)) {
         throw model_load_error(subject + ": no such file, expected a GGUF");
     }
+    // llama.cpp asserts these, which would end the process
+    for (const int n_threads : {params.cpuparams.n_threads, params.cpuparams_batch.n_threads}) {
+        if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS) {
+            throw error(
+                "the number of threads is " + std::to_string(n_threads) + ", expected 1 to " +
+                std::to_string(GGML_MAX_N_THREADS));
+        }
+    }
+    if (params.n_batch < 1 || params.n_ubatch < 1 || params.n_ctx < 0) {
+        throw error(
+            "sizes of context, batch and micro-batch are " + std::to_string(params.n_ctx) + ", " +
+            std::to_string(params.n_batch) + " and " + std::to_string(params.n_ubatch) +
+            ", expected at least 0, 1 and 1");
+    }
     log_capture log;
     common_init_result_ptr result;
     try {

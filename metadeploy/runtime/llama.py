@@ -90,11 +90,15 @@ class MetaLlama(OpenAICompletions):
             ModelMismatchError: the two do not fit each other, or the architecture has no place to inject at.
             ValueError: an option has a value that does not exist.
         """
-        for name, size in (("n_batch", n_batch), ("n_ubatch", n_ubatch)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}, expected at least 1")
-        if n_ctx < 0:
-            raise ValueError(f"n_ctx is {n_ctx}, expected 0 (as the model was trained) or more")
+        for name, value, least in (
+            ("n_ctx", n_ctx, 0),
+            ("n_batch", n_batch, 1),
+            ("n_ubatch", n_ubatch, 1),
+            ("n_threads", n_threads, 1),
+            ("n_threads_batch", n_threads_batch, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, expected {least} or more")
         logs.configure(verbose)
         options = _core.EngineOptions()
         options.model = os.fspath(model)
@@ -330,11 +334,13 @@ class MetaLlama(OpenAICompletions):
             return self._engine.apply_chat_template(_pairs(messages))
 
     def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
-        if isinstance(prompt, str):
-            text = prompt if raw else self._engine.apply_chat_template([("user", prompt)])
-            return self._engine.tokenize(text, True, True)
+        if not isinstance(prompt, Sequence):
+            raise TypeError(f"the prompt is of type {type(prompt).__name__}, expected str, messages or token ids")
         if len(prompt) == 0:
             raise Error("the prompt is empty, expected a text, at least one message or at least one token id")
+        if isinstance(prompt, str):
+            text = prompt if raw else self._engine.apply_chat_template(_pairs([{"role": "user", "content": prompt}]))
+            return self._engine.tokenize(_unicode(text), True, True)
         if isinstance(prompt[0], Mapping):
             if raw:
                 raise Error("raw needs a text, got messages (raw leaves the chat template out)")
@@ -440,4 +446,18 @@ class MetaLlama(OpenAICompletions):
 
 
 def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in messages]
+    pairs = []
+    for i, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise Error(f"message {i} of the conversation: expected the strings 'role' and 'content'")
+        pairs.append((_unicode(role), _unicode(content)))
+    return pairs
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Error(f"the prompt holds half a surrogate pair at character {error.start}, expected Unicode") from error
+    return text
