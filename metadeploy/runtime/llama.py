@@ -334,6 +334,8 @@ class MetaLlama(OpenAICompletions):
             return self._engine.apply_chat_template(_pairs(messages))
 
     def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
+        if isinstance(prompt, np.ndarray):
+            prompt = cast("list[int]", prompt.tolist())
         if not isinstance(prompt, Sequence):
             raise TypeError(f"the prompt is of type {type(prompt).__name__}, expected str, messages or token ids")
         if len(prompt) == 0:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "CancelCallback",
@@ -31,7 +34,7 @@ class Message(TypedDict):
 
 #: A question or a conversation, which go through the chat template unless ``raw`` is asked for; or token ids, as they
 #: are.
-Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
+Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int] | NDArray[np.integer[Any]]"
 
 
 @dataclass(frozen=True)
