@@ -1,0 +1,558 @@
+"""MetaLlama with a tiny random base: answers, shapes, errors and state. No test here needs a download."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metadeploy
+from metadeploy import Error, GenerationResult, MetaLlama, SidecarError
+from metadeploy.errors import ContextOverflowError, ModelLoadError, ModelMismatchError
+from metadeploy.sidecar import write_sidecar
+from support.program import TinyCase
+from support.random_wrapper import random_wrapper
+
+PROMPT = "What is the capital of France?"
+
+
+def load(case: TinyCase, **options: object) -> MetaLlama:
+    # flash attention sums in another order, in F16, for a few tokens at a time than for many
+    settings = {"n_threads": 1, "flash_attn": False} | options
+    return MetaLlama(case.base, case.sidecar, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_case: TinyCase) -> Iterator[MetaLlama]:
+    with load(tiny_case) as llm:
+        yield llm
+
+
+@pytest.fixture
+def llm(shared: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
+    """The shared instance; whatever a test did with its sidecar is undone."""
+    yield shared
+    shared.attach(tiny_case.sidecar)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_result(llm: MetaLlama) -> None:
+    result = llm.generate(PROMPT, max_tokens=12)
+    assert isinstance(result, GenerationResult)
+    assert len(result.token_ids) == result.timings.n_generated == 12
+    assert result.text == llm.detokenize(result.token_ids)
+    assert result.finish_reason == "length"
+    assert result.abstained is False
+    assert result.logprobs is None
+    assert result.gain == 1.0
+    times = result.timings
+    assert times.n_prompt == len(PROMPT)
+    assert min(times.pass1_ms, times.encode_ms, times.pass2_ms, times.decode_ms) > 0
+    assert times.tokens_per_second == pytest.approx(12e3 / times.decode_ms)
+
+
+def test_base_alone(llm: MetaLlama) -> None:
+    base = llm.generate(PROMPT, max_tokens=12, inject=False)
+    assert (base.gain, base.timings.encode_ms, base.timings.pass2_ms) == (0.0, 0.0, 0.0)
+    assert base.token_ids != llm.generate(PROMPT, max_tokens=12).token_ids
+    llm.detach()
+    assert llm.generate(PROMPT, max_tokens=12).token_ids == base.token_ids
+    assert llm.generate(PROMPT, max_tokens=12).gain == 0.0
+
+
+def test_stream_is_generate_in_pieces(llm: MetaLlama) -> None:
+    chunks = list(llm.stream(PROMPT, max_tokens=20, logprobs=1))
+    result = llm.generate(PROMPT, max_tokens=20, logprobs=1)
+    streamed = chunks[-1].result
+    assert streamed is not None
+    assert [chunk.result for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert (streamed.text, streamed.token_ids, streamed.logprobs) == (result.text, result.token_ids, result.logprobs)
+    assert "".join(chunk.text for chunk in chunks) == result.text
+    assert tuple(token for chunk in chunks for token in chunk.token_ids) == result.token_ids
+    assert tuple(item for chunk in chunks for item in chunk.logprobs or ()) == result.logprobs
+    assert "\ufffd" not in "".join(chunk.text for chunk in chunks[:-1]) or "\ufffd" in result.text
+
+
+def test_prompts_of_every_form_are_the_same(llm: MetaLlama) -> None:
+    expected = llm.generate(PROMPT, max_tokens=8).token_ids
+    assert llm.generate([{"role": "user", "content": PROMPT}], max_tokens=8).token_ids == expected
+    assert llm.generate(llm.tokenize(PROMPT), max_tokens=8).token_ids == expected
+    assert llm.generate(PROMPT, raw=True, max_tokens=8).token_ids == expected  # this template adds nothing
+    assert llm.apply_chat_template([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "ab"
+
+
+def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
+    with load(tiny_case, chat_template="chatml") as llm:
+        assert llm.apply_chat_template([{"role": "user", "content": "x"}]) == (
+            "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+        )
+
+
+def test_max_tokens(llm: MetaLlama) -> None:
+    nothing = llm.generate(PROMPT, max_tokens=0, logprobs=0)
+    assert (nothing.text, nothing.token_ids, nothing.finish_reason, nothing.logprobs) == ("", (), "length", ())
+    assert nothing.timings.pass2_ms > 0
+    with pytest.raises(ValueError, match="max_tokens is -1, expected 0 or more, or None"):
+        llm.generate(PROMPT, max_tokens=-1)
+
+
+def test_until_the_context_is_full(llm: MetaLlama) -> None:
+    result = llm.generate("x" * 250, max_tokens=None)
+    assert result.finish_reason == "length"
+    assert result.timings.n_prompt + result.timings.n_generated == llm.n_ctx + 1  # the last token need not be in it
+
+
+def test_stop_strings(llm: MetaLlama) -> None:
+    whole = llm.generate(PROMPT, max_tokens=40)
+    # the text of a random model is full of U+FFFD, which stands for bytes that no stop string can have
+    at = next(i for i in range(8, len(whole.text)) if whole.text[i : i + 2].isascii())
+    stop = whole.text[at : at + 2]
+    at = whole.text.index(stop)
+    for form in (stop, [stop], ["never there", stop]):
+        result = llm.generate(PROMPT, max_tokens=40, stop=form)
+        assert result.text == whole.text[:at]
+        assert result.finish_reason == "stop"
+        assert len(result.token_ids) < len(whole.token_ids)
+    assert "".join(chunk.text for chunk in llm.stream(PROMPT, max_tokens=40, stop=stop)) == whole.text[:at]
+    assert llm.generate(PROMPT, max_tokens=40, stop="").text == whole.text
+
+
+def test_sampling(llm: MetaLlama) -> None:
+    def tokens(**options: object) -> tuple[int, ...]:
+        return llm.generate(PROMPT, max_tokens=20, **options).token_ids  # type: ignore[arg-type]
+
+    greedy = tokens()
+    assert tokens(seed=1) == tokens(seed=2) == greedy
+    assert tokens(temperature=2.0, seed=1) == tokens(temperature=2.0, seed=1)
+    assert tokens(temperature=2.0, seed=1) != tokens(temperature=2.0, seed=2)
+    assert tokens(temperature=2.0, seed=1, top_k=1) == greedy
+    assert tokens(temperature=2.0, seed=-1) == tokens(temperature=2.0, seed=-1)
+    assert tokens(repeat_penalty=5.0) != greedy
+    with pytest.raises(Error, match="repeat penalty"):
+        tokens(repeat_penalty=0.0)
+
+
+# --- log-probabilities -----------------------------------------------------------------------------------------------
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def test_logprobs_are_a_distribution(llm: MetaLlama) -> None:
+    result = llm.generate(PROMPT, max_tokens=3, logprobs=llm.n_vocab + 5)
+    assert result.logprobs is not None
+    for item, token in zip(result.logprobs, result.token_ids, strict=True):
+        assert item.token_id == token
+        values = [logprob for _, _, logprob in item.top]
+        assert len(values) == llm.n_vocab
+        assert values == sorted(values, reverse=True)
+        assert np.exp(values).sum() == pytest.approx(1.0, abs=1e-4)
+        assert item.logprob == values[0]  # greedy
+        assert item.top[0][:2] == (item.token_id, item.text)
+    few = llm.generate(PROMPT, max_tokens=3, logprobs=2).logprobs
+    assert few is not None
+    assert [item.top for item in few] == [item.top[:2] for item in result.logprobs]
+
+
+def test_logprobs_are_those_of_the_logits(llm: MetaLlama) -> None:
+    ids = llm.tokenize(PROMPT)
+    for inject in (False, True):
+        result = llm.generate(PROMPT, max_tokens=10, logprobs=0, inject=inject)
+        assert result.logprobs is not None
+        # with injection, the cognitive tokens are those of the prompt alone
+        n = 10 if not inject else 1
+        logits = llm.logits([*ids, *result.token_ids][: len(ids) + n - 1], inject=inject)[len(ids) - 1 :]
+        expected = log_softmax(logits)[range(n), result.token_ids[:n]]
+        np.testing.assert_allclose([item.logprob for item in result.logprobs[:n]], expected, atol=1e-4)
+        assert (logits.argmax(axis=-1) == result.token_ids[:n]).all()
+
+
+# --- text and tokens -------------------------------------------------------------------------------------------------
+
+
+def test_tokens_round_trip(llm: MetaLlama) -> None:
+    for text in ("hello", "Größe, 首都, 😀", " a\n\tb ", ""):
+        assert llm.detokenize(llm.tokenize(text)) == text
+    special = llm.tokenize("<eos>")
+    assert len(special) == 1
+    assert llm.detokenize(special) == ""
+    assert llm.detokenize(special, special=True) == "<eos>"
+    assert len(llm.tokenize("<eos>", parse_special=False)) == 5
+    with pytest.raises(Error, match=r"token 100000 is not in the vocabulary of 259"):
+        llm.detokenize([100000])
+    with pytest.raises(Error, match=r"token -1 is not in the vocabulary"):
+        llm.detokenize([-1])
+
+
+# --- what is computed ------------------------------------------------------------------------------------------------
+
+
+def test_shapes_of_what_is_computed(llm: MetaLlama) -> None:
+    ids = llm.tokenize(PROMPT)
+    n = len(ids)
+    for array, shape in (
+        (llm.activations(PROMPT), (3, 32)),
+        (llm.cognitive_tokens(PROMPT), (3, 32)),
+        (llm.logits(ids), (n, 259)),
+        (llm.layer_outputs(ids, [2, 0]), (2, n, 32)),
+        (llm.cognitive_attention(PROMPT), (2, n, 4, 3)),
+    ):
+        assert (array.shape, array.dtype) == (shape, np.float32)
+        assert np.isfinite(array).all()
+    np.testing.assert_allclose(llm.cognitive_attention(PROMPT).sum(axis=-1), 1.0, atol=1e-5)
+    assert (llm.n_embd, llm.n_layer, llm.n_vocab, llm.n_ctx) == (32, 3, 259, llm.n_ctx)
+    assert (llm.target_layers, llm.cross_attn_layers) == ((0, 1, 2), (1, 2))
+    assert sorted(llm.gates) == [1, 2]
+    assert all(-1 < gate < 1 for gate in llm.gates.values())
+
+
+def test_activations_are_the_outputs_of_the_layers(llm: MetaLlama) -> None:
+    ids = llm.tokenize(PROMPT)
+    clean = llm.layer_outputs(ids, [0, 1, 2], inject=False)
+    np.testing.assert_allclose(llm.activations(ids), clean[:, -1], atol=1e-4)
+    injected = llm.layer_outputs(ids, [0, 1, 2])
+    np.testing.assert_array_equal(injected[0], clean[0])  # below the first layer that injects
+    assert np.abs(injected[1] - clean[1]).max() > 1e-2
+
+
+def test_without_a_sidecar_there_is_nothing_to_show(llm: MetaLlama) -> None:
+    llm.detach()
+    assert (llm.gates, llm.target_layers, llm.cross_attn_layers) == ({}, (), ())
+    assert llm.refusal_text.startswith("I'm not confident")
+    for call in (llm.activations, llm.cognitive_tokens, llm.cognitive_attention):
+        with pytest.raises(Error, match="need a sidecar, none is attached"):
+            call(PROMPT)
+    assert llm.layer_outputs(llm.tokenize("ab"), [0]).shape == (1, 2, 32)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_prompts(llm: MetaLlama) -> None:
+    for empty in ("", [], ()):
+        with pytest.raises(Error, match="the prompt is empty"):
+            llm.generate(empty)
+    with pytest.raises(Error, match="prompt token 259 is not in the vocabulary of 259"):
+        llm.generate([1, 259])
+    with pytest.raises(Error, match="raw needs a text, got messages"):
+        llm.generate([{"role": "user", "content": "x"}], raw=True)
+    for bad in (
+        [{"role": "user"}],
+        [{"content": "x"}],
+        [{"role": "user", "content": None}],
+        [{"role": 1, "content": "x"}],
+    ):
+        with pytest.raises(Error, match="message 0 of the conversation: expected the strings 'role' and 'content'"):
+            llm.generate(bad)  # type: ignore[arg-type]
+    assert llm.generate(PROMPT, max_tokens=1).token_ids
+
+
+def test_a_prompt_longer_than_the_context(llm: MetaLlama) -> None:
+    n = llm.n_ctx
+    assert llm.generate("x" * n, max_tokens=1).timings.n_prompt == n
+    for call in (llm.generate, llm.activations, llm.cognitive_tokens, llm.cognitive_attention):
+        with pytest.raises(ContextOverflowError, match=rf"the prompt has {n + 1} tokens, the context {n}"):
+            call("x" * (n + 1))
+    with pytest.raises(ContextOverflowError):
+        llm.logits([1] * (n + 1))
+    with pytest.raises(ContextOverflowError):
+        llm.layer_outputs([1] * (n + 1), [0])
+    with pytest.raises(Error, match="layer 3 does not exist, the model has layers 0 to 2"):
+        llm.layer_outputs([1, 2], [3])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"n_ctx": -1}, "n_ctx is -1"),
+        ({"n_batch": 0}, "n_batch is 0"),
+        ({"n_ubatch": 0}, "n_ubatch is 0"),
+        ({"n_threads": 0}, "n_threads is 0"),
+        ({"type_k": "f31"}, "cache type is 'f31', expected f32, f16"),
+        ({"flash_attn": "maybe"}, "flash_attn is 'maybe', expected auto, on or off"),
+    ],
+)
+def test_bad_options(options: dict[str, object], expected: str, tiny_case: TinyCase) -> None:
+    with pytest.raises(ValueError, match=expected):
+        MetaLlama(tiny_case.base, **options)  # type: ignore[arg-type]
+
+
+def test_files_that_cannot_be_loaded(tiny_case: TinyCase, tmp_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("this is not a GGUF", encoding="utf-8")
+    with pytest.raises(ModelLoadError, match=r"model '.*absent\.gguf': no such file"):
+        MetaLlama(tmp_path / "absent.gguf")
+    with pytest.raises(ModelLoadError, match=r"model '.*text\.gguf': llama\.cpp cannot load it: invalid magic"):
+        MetaLlama(text)
+    with pytest.raises(ModelLoadError, match="unknown model architecture: 'meta-spider'"):
+        MetaLlama(tiny_case.sidecar)
+    with pytest.raises(SidecarError, match="does not exist"):
+        MetaLlama(tiny_case.base, tmp_path / "absent.gguf")
+    with pytest.raises(SidecarError, match="a base model, not a sidecar"):
+        MetaLlama(tiny_case.base, tiny_case.base)
+    with pytest.raises(ModelMismatchError, match=r"width 48, the model has 32 \(wrong base model\?\)"):
+        MetaLlama(tiny_case.base, tiny_case.for_another_base)
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_base_is_the_same_before_and_after_injection(llm: MetaLlama) -> None:
+    ids = llm.tokenize(PROMPT)
+    before = llm.logits(ids, inject=False)
+    injected = llm.logits(ids)
+    assert np.abs(injected - before).max() > 0.1
+    np.testing.assert_array_equal(llm.logits(ids, inject=False), before)
+    llm.generate("another prompt", max_tokens=20)
+    np.testing.assert_array_equal(llm.logits(ids, inject=False), before)
+    np.testing.assert_array_equal(llm.logits(ids, gain=0.0), before)
+    np.testing.assert_array_equal(llm.logits(ids), injected)
+    llm.detach()
+    np.testing.assert_array_equal(llm.logits(ids), before)
+
+
+def test_gain(llm: MetaLlama, tiny_case: TinyCase) -> None:
+    base = llm.generate(PROMPT, max_tokens=20, inject=False)
+    zero = llm.generate(PROMPT, max_tokens=20, gain=0.0)
+    assert (zero.token_ids, zero.gain) == (base.token_ids, 0.0)
+    ids = llm.tokenize(PROMPT)
+    clean = llm.logits(ids, inject=False)
+    half, one, minus = (np.abs(llm.logits(ids, gain=gain) - clean).max() for gain in (0.5, 1.0, -1.0))
+    assert 0 < half < one
+    assert minus > 0
+    with load(tiny_case, gain=0.0) as other:
+        assert other.generate(PROMPT, max_tokens=20).token_ids == base.token_ids
+        assert (
+            other.generate(PROMPT, max_tokens=20, gain=1.0).token_ids == llm.generate(PROMPT, max_tokens=20).token_ids
+        )
+    with pytest.raises(Error, match="gain"):
+        llm.generate(PROMPT, gain=float("nan"))
+
+
+def test_nothing_of_one_prompt_stays_for_the_next(llm: MetaLlama) -> None:
+    prompts = ["one", "a longer second prompt", "x" * 100, "one"]
+    first = [llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts]
+    again = [llm.generate(prompt, max_tokens=15).token_ids for prompt in reversed(prompts)]
+    assert first == again[::-1]
+    assert first[0] == first[3]
+
+
+@pytest.mark.parametrize(("n_batch", "n_ubatch"), [(2048, 8), (16, 16), (16, 8), (1, 1), (7, 512)])
+def test_batch_sizes_do_not_change_the_answer(n_batch: int, n_ubatch: int, llm: MetaLlama, tiny_case: TinyCase) -> None:
+    prompts = ["a", "x" * 16, "a prompt that is longer than any of these batches, so that it comes in pieces " * 2]
+    with load(tiny_case, n_batch=n_batch, n_ubatch=n_ubatch) as other:
+        for prompt in prompts:
+            for inject in (True, False):
+                expected = llm.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
+                found = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
+                assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+            np.testing.assert_array_equal(other.activations(prompt), llm.activations(prompt))
+        ids = llm.tokenize(prompts[2])
+        np.testing.assert_array_equal(other.logits(ids), llm.logits(ids))
+
+
+def test_the_sidecar_is_swapped_at_run_time(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
+    config, tensors = random_wrapper(
+        "multi_token", hidden_dim=32, target_layers=(2,), cross_attn_layers=(0,), num_layers=3, seed=5
+    )
+    other = tmp_path / "other.gguf"
+    write_sidecar(other, config, {name: tensor.numpy() for name, tensor in tensors.items()})
+    first = llm.generate(PROMPT, max_tokens=15).token_ids
+    llm.attach(other)
+    second = llm.generate(PROMPT, max_tokens=15).token_ids
+    assert second != first
+    assert (llm.target_layers, llm.cross_attn_layers) == ((2,), (0,))
+    assert llm.cognitive_tokens(PROMPT).shape == (3, 32)
+    llm.attach(tiny_case.sidecar)
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == first
+    llm.attach(other)
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == second
+
+
+def test_on_an_error_the_old_sidecar_stays(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
+    expected = llm.generate(PROMPT, max_tokens=15).token_ids
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny_case.sidecar.read_bytes()[:-100])
+    for path, error in (
+        (broken, SidecarError),
+        (tiny_case.for_another_base, ModelMismatchError),
+        (tmp_path / "absent.gguf", SidecarError),
+        (tiny_case.base, SidecarError),
+    ):
+        with pytest.raises(error):
+            llm.attach(path)
+        assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
+    llm.detach()
+    base = llm.generate(PROMPT, max_tokens=15).token_ids
+    with pytest.raises(SidecarError):
+        llm.attach(broken)
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == base
+
+
+def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(1,), cross_attn_layers=(1,))
+    told = tmp_path / "told.gguf"
+    settings = {"answer_suffix": " Be brief.", "refusal_text": "No idea at all, sorry."}
+    write_sidecar(told, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    llm.attach(told)
+    assert llm.refusal_text == "No idea at all, sorry."
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert llm.apply_chat_template(messages) == "a Be brief.b"  # type: ignore[arg-type]
+    assert llm.generate("a", max_tokens=1).timings.n_prompt == len("a Be brief.")
+    assert llm.generate("a", max_tokens=1, raw=True).timings.n_prompt == 1
+    llm.detach()
+    assert llm.generate("a", max_tokens=1).timings.n_prompt == 1
+
+
+# --- instances and threads -------------------------------------------------------------------------------------------
+
+
+def test_two_instances(llm: MetaLlama, tiny_case: TinyCase) -> None:
+    expected = llm.generate(PROMPT, max_tokens=15).token_ids
+    base = llm.generate(PROMPT, max_tokens=15, inject=False).token_ids
+    with load(tiny_case) as second, MetaLlama(tiny_case.base, n_threads=1) as bare:
+        mine, theirs = llm.stream(PROMPT, max_tokens=15), second.stream(PROMPT, max_tokens=15)
+        pairs = list(zip(mine, theirs, strict=True))  # in turns
+        for chunk in pairs[-1]:
+            assert chunk.result is not None
+            assert chunk.result.token_ids == expected
+        assert bare.generate(PROMPT, max_tokens=15).token_ids == base
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # they are closed, this one is not
+
+
+def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
+    prompts = [f"prompt number {n} " * (1 + n % 3) for n in range(8)]
+    expected = {prompt: llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts}
+    found: dict[str, tuple[int, ...]] = {}
+    problems: list[BaseException] = []
+
+    def ask(mine: list[str]) -> None:
+        try:
+            for prompt in mine:
+                found[prompt] = llm.generate(prompt, max_tokens=15).token_ids
+                assert llm.tokenize(prompt)
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=ask, args=(prompts[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert problems == []
+    assert found == expected
+
+
+def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
+    stream = llm.stream(PROMPT, max_tokens=5)
+    next(stream)
+    for call in (lambda: llm.generate("x"), lambda: llm.tokenize("x"), lambda: llm.n_ctx, lambda: llm.detach()):
+        with pytest.raises(Error, match="busy with a stream of the same thread"):
+            call()
+    assert list(stream)[-1].result is not None
+    assert llm.tokenize("x")
+    # one that is dropped half-way lets go as well
+    stream = llm.stream(PROMPT, max_tokens=5)
+    next(stream)
+    del stream
+    assert llm.tokenize("x")
+
+
+def test_closing(tiny_case: TinyCase) -> None:
+    llm = load(tiny_case)
+    stream = llm.stream(PROMPT, max_tokens=5)
+    next(stream)
+    llm.close()
+    llm.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+    for call in (
+        lambda: llm.generate(PROMPT),
+        lambda: llm.tokenize("x"),
+        lambda: llm.activations(PROMPT),
+        lambda: llm.attach(tiny_case.sidecar),
+        lambda: llm.n_ctx,
+    ):
+        with pytest.raises(Error, match="the model is closed"):
+            call()
+    with load(tiny_case) as other:
+        pass
+    with pytest.raises(Error, match="the model is closed"):
+        other.generate(PROMPT)
+
+
+def test_cancelling(llm: MetaLlama) -> None:
+    asked = []
+
+    def after_five() -> bool:
+        asked.append(None)
+        return len(asked) >= 5
+
+    with pytest.raises(metadeploy.Cancelled):
+        # one question at least for each of some hundred tokens
+        llm.generate(PROMPT, max_tokens=200, cancel=after_five, temperature=3.0, seed=3)
+
+    def fails() -> bool:
+        raise LookupError("from the callback")
+
+    with pytest.raises(LookupError, match="from the callback"):
+        llm.generate(PROMPT, cancel=fails)
+    assert llm.generate(PROMPT, max_tokens=3, cancel=lambda: False).timings.n_generated == 3
+
+
+# --- logging and imports ---------------------------------------------------------------------------------------------
+
+
+def test_silent_by_default(tiny_case: TinyCase, capfd: pytest.CaptureFixture[str]) -> None:
+    with load(tiny_case) as llm:
+        llm.generate(PROMPT, max_tokens=2)
+    with pytest.raises(ModelLoadError):
+        MetaLlama(tiny_case.sidecar)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_messages_go_through_logging(tiny_case: TinyCase, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="metadeploy.llama_cpp"), load(tiny_case):
+        pass
+    found = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
+    assert any("llama" in record.getMessage() for record in found)
+    assert all(record.levelno >= logging.INFO for record in found)
+    caplog.clear()
+    with caplog.at_level(logging.ERROR, logger="metadeploy.llama_cpp"), load(tiny_case):
+        pass
+    assert caplog.records == []
+
+
+SCRIPT = """
+import sys
+from metadeploy import MetaLlama
+with MetaLlama(sys.argv[1], sys.argv[2], n_threads=1, verbose={verbose}) as llm:
+    print(llm.generate("hello", max_tokens=3).timings.n_generated)
+print(sorted({{"torch", "transformers", "safetensors", "gguf"}} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_script_of_a_user(verbose: bool, tiny_case: TinyCase) -> None:
+    """Running needs NumPy alone, nothing but the answer is printed, and the interpreter ends in peace."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(verbose=verbose), str(tiny_case.base), str(tiny_case.sidecar)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "3\n[]\n"), run.stderr
+    assert bool(run.stderr) is verbose

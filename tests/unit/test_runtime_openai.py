@@ -1,0 +1,191 @@
+"""OpenAI's shapes from known chunks, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from metadeploy.runtime.openai import OpenAICompletions
+from metadeploy.runtime.types import (
+    CancelCallback,
+    FinishReason,
+    GenerationChunk,
+    GenerationResult,
+    Message,
+    Prompt,
+    Timings,
+    TokenLogprob,
+)
+
+TIMES = Timings(pass1_ms=1.0, encode_ms=2.0, pass2_ms=3.0, decode_ms=4.0, n_prompt=7, n_generated=3)
+PIECES = ("Par", "is", "!")
+
+
+class Scripted(OpenAICompletions):
+    """Answers "Paris!" in three pieces, whatever it is asked."""
+
+    def __init__(self, finish_reason: FinishReason = "stop", abstained: bool = False) -> None:
+        self.finish_reason: FinishReason = finish_reason
+        self.abstained = abstained
+        self.asked: dict[str, Any] = {}
+
+    def _model_name(self) -> str:
+        return "base.gguf"
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> Iterator[GenerationChunk]:
+        self.asked = {key: value for key, value in locals().items() if key != "self"}
+        every = tuple(
+            TokenLogprob(i, piece, -0.5 * i, ((i, piece, -0.5 * i), (9, "x", -3.0))) for i, piece in enumerate(PIECES)
+        )
+        for i, piece in enumerate(PIECES):
+            yield GenerationChunk(piece, (i,), every[i : i + 1] if logprobs is not None else None, None)
+        result = GenerationResult(
+            text="".join(PIECES),
+            token_ids=(0, 1, 2),
+            abstained=self.abstained,
+            finish_reason=self.finish_reason,
+            logprobs=every if logprobs is not None else None,
+            timings=TIMES,
+            gain=1.0,
+        )
+        yield GenerationChunk("", (), () if logprobs is not None else None, result)
+
+
+MESSAGES: list[Message] = [{"role": "user", "content": "Capital of France?"}]
+
+
+def test_chat_completion() -> None:
+    found = Scripted(abstained=True).create_chat_completion(MESSAGES)
+    assert found["object"] == "chat.completion"
+    assert found["id"].startswith("chatcmpl-")
+    assert isinstance(found["created"], int)
+    assert found["model"] == "base.gguf"
+    assert found["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Paris!"},
+            "logprobs": None,
+            "finish_reason": "stop",
+            "abstained": True,
+        }
+    ]
+    assert found["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert found["timings"]["pass2_ms"] == 3.0
+    json.dumps(found)
+
+
+def test_chat_completion_logprobs() -> None:
+    found = Scripted().create_chat_completion(MESSAGES, logprobs=True, top_logprobs=2, model="mine")
+    assert found["model"] == "mine"
+    entries = found["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in entries] == list(PIECES)
+    assert entries[1] == {
+        "token": "is",
+        "bytes": [105, 115],
+        "logprob": -0.5,
+        "top_logprobs": [
+            {"token": "is", "bytes": [105, 115], "logprob": -0.5},
+            {"token": "x", "bytes": [120], "logprob": -3.0},
+        ],
+    }
+
+
+def test_chat_completion_chunks() -> None:
+    chunks = list(Scripted("length").create_chat_completion(MESSAGES, stream=True))
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant"},
+        {"content": "Par"},
+        {"content": "is"},
+        {"content": "!"},
+        {},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 4 + ["length"]
+    assert chunks[-1]["choices"][0]["abstained"] is False
+    assert chunks[-1]["usage"]["total_tokens"] == 10
+    assert "usage" not in chunks[0]
+    json.dumps(chunks)
+
+
+def test_completion() -> None:
+    scripted = Scripted()
+    found = scripted.create_completion("Q: capital? A: ", echo=True, logprobs=2)
+    assert found["object"] == "text_completion"
+    assert found["id"].startswith("cmpl-")
+    choice = found["choices"][0]
+    assert choice["text"] == "Q: capital? A: Paris!"
+    assert choice["logprobs"]["tokens"] == list(PIECES)
+    assert choice["logprobs"]["token_logprobs"] == [0.0, -0.5, -1.0]
+    assert choice["logprobs"]["top_logprobs"][1] == {"is": -0.5, "x": -3.0}
+    offsets = choice["logprobs"]["text_offset"]
+    assert [choice["text"][at:].startswith(piece) for at, piece in zip(offsets, PIECES, strict=True)] == [True] * 3
+    assert scripted.asked["raw"] is True
+    assert scripted.asked["max_tokens"] == 16  # OpenAI's default
+    assert Scripted()("Q", max_tokens=None)["choices"][0]["text"] == "Paris!"
+
+
+def test_completion_chunks() -> None:
+    chunks = list(Scripted().create_completion("Q", stream=True, echo=True, logprobs=0))
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Q", "Par", "is", "!", ""]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["completion_tokens"] == 3
+    # offsets count from the beginning of the text, not of the chunk
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[1:4]] == [[1], [4], [6]]
+
+
+def test_every_option_arrives() -> None:
+    options: dict[str, Any] = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.4,
+        "min_p": 0.1,
+        "repeat_penalty": 1.2,
+        "seed": 11,
+        "stop": ["a"],
+        "gain": 0.7,
+        "inject": False,
+    }
+    for call in (Scripted.create_chat_completion, Scripted.create_completion):
+        scripted = Scripted()
+        call(scripted, MESSAGES, **options)  # type: ignore[operator]
+        assert {key: scripted.asked[key] for key in options} == options
+
+
+def test_logprobs_only_where_asked_for() -> None:
+    scripted = Scripted()
+    scripted.create_chat_completion(MESSAGES, top_logprobs=3)
+    assert scripted.asked["logprobs"] is None
+    scripted.create_chat_completion(MESSAGES, logprobs=True)
+    assert scripted.asked["logprobs"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ids_differ_between_answers(stream: bool) -> None:
+    def one() -> str:
+        found = Scripted().create_chat_completion(MESSAGES, stream=stream)  # type: ignore[call-overload]
+        return str(next(iter(found))["id"] if stream else found["id"])
+
+    assert one() != one()
