@@ -113,10 +113,11 @@ class TextCompletion:
         }
         self._echo = echo
 
-    def _logprobs(self, items: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+    @staticmethod
+    def _logprobs(items: tuple[TokenLogprob, ...] | None, start: int) -> dict[str, Any] | None:
         if items is None:
             return None
-        offsets = [len(self._echo)]
+        offsets = [start]
         for item in items:
             offsets.append(offsets[-1] + len(item.text))
         return {
@@ -135,7 +136,7 @@ class TextCompletion:
                 {
                     "index": 0,
                     "text": self._echo + result.text,
-                    "logprobs": self._logprobs(result.logprobs),
+                    "logprobs": self._logprobs(result.logprobs, len(self._echo)),
                     "finish_reason": result.finish_reason,
                     "abstained": result.abstained,
                 }
@@ -146,6 +147,7 @@ class TextCompletion:
 
     def stream(self, chunks: Iterator[GenerationChunk]) -> Iterator[dict[str, Any]]:
         """The text as it comes; the last chunk has finish_reason, abstained and timings."""
+        at = len(self._echo)
 
         def chunk_of(text: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
             choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": None}
@@ -155,7 +157,8 @@ class TextCompletion:
             yield chunk_of(self._echo, None)
         for chunk in chunks:
             if chunk.text or chunk.logprobs:
-                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs))
+                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs, at))
+                at += sum(len(item.text) for item in chunk.logprobs or ())
             if chunk.result is not None:
                 last = chunk_of("", None)
                 last["choices"][0]["finish_reason"] = chunk.result.finish_reason
