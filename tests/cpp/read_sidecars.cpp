@@ -5,6 +5,7 @@
 #include "log.h"
 #include "runtime/wrapper.h"
 
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <vector>
@@ -13,13 +14,27 @@ using namespace metadeploy;
 
 namespace {
 
+// weights that are finite but huge make infinities, which a ggml with assertions aborts on (release builds have none)
+bool is_moderate(const sidecar & source) {
+    for (const auto & [name, tensor] : source.tensors) {
+        for (const float value : tensor.data) {
+            if (std::abs(value) > 1e6f) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 bool load_and_encode(const std::string & path) {
     try {
         const sidecar source = read_sidecar(path);
         wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1);
         meta.set_activations(
             std::vector<float>(source.config.target_layers.size() * (size_t)source.config.n_embd, 1.0f));
-        meta.encode();
+        if (is_moderate(source)) {
+            meta.encode();
+        }
         return true;
     } catch (const sidecar_error &) {
         return false;

@@ -4,8 +4,10 @@
 #include "sidecar/layout.h"
 #include "sidecar/sidecar.h"
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 

@@ -1,0 +1,26 @@
+// write_sidecars FOLDER: one small valid sidecar of each encoder, for a mutator to start from.
+#include "wrappers.h"
+
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+
+using namespace metadeploy;
+
+int main(int argc, char ** argv) {
+    if (argc != 2) {
+        std::cerr << "usage: write_sidecars FOLDER\n";
+        return 2;
+    }
+    for (const encoder_type encoder : {encoder_type::selective, encoder_type::multi_token, encoder_type::transformer}) {
+        const std::filesystem::path path =
+            std::filesystem::u8path(argv[1]) / (std::string(encoder_type_name(encoder)) + ".gguf");
+        std::ofstream file(path, std::ios::binary);
+        file << testing::to_gguf(testing::random_wrapper(encoder)).build();
+        if (!file.flush()) {
+            std::cerr << "cannot write " << path << "\n";
+            return 1;
+        }
+    }
+    return 0;
+}
