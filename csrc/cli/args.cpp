@@ -179,7 +179,7 @@ void refuse_unsupported(const common_params & params) {
 // what llama.cpp would meet with an assertion
 void check_sizes(const common_params & params) {
     const std::tuple<int32_t, int32_t, const char *> sizes[] = {
-        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 0, "-ub"}};
+        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 1, "-ub"}};
     for (const auto & [size, least, flag] : sizes) {
         if (size < least) {
             throw usage_error(
