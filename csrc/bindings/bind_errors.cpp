@@ -10,7 +10,7 @@ void register_errors(py::module_ & m) {
     py::register_exception_translator([](std::exception_ptr p) {
         const auto raise = [](const char * name, const std::exception & e) {
             const py::object type = py::module_::import("metadeploy.errors").attr(name);
-            py::set_error(type, e.what());
+            PyErr_SetObject(type.ptr(), to_str(e.what()).ptr());
         };
         try {
             if (p) {

@@ -10,11 +10,6 @@ engine & engine_of(const py::object & object);
 
 namespace {
 
-// text of a model may hold bytes that are no UTF-8
-py::str to_str(const std::string & text) {
-    return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(text.data(), (py::ssize_t)text.size(), "replace"));
-}
-
 class py_generation {
 public:
     py_generation(

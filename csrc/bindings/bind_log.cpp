@@ -33,9 +33,7 @@ void register_log(py::module_ & m) {
                     }
                     const py::gil_scoped_acquire gil;
                     try {
-                        (*held)(
-                            (int)level, py::reinterpret_steal<py::str>(
-                                            PyUnicode_DecodeUTF8(line.data(), (py::ssize_t)line.size(), "replace")));
+                        (*held)((int)level, to_str(line));
                     } catch (py::error_already_set & e) {
                         e.discard_as_unraisable("metadeploy log callback");
                     }

@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,12 @@ void register_log(pybind11::module_ & m);
 void register_sidecar(pybind11::module_ & m);
 void register_engine(pybind11::module_ & m);
 void register_generation(pybind11::module_ & m);
+
+// text of a model or a file may hold bytes that are no UTF-8
+inline pybind11::str to_str(const std::string & text) {
+    return pybind11::reinterpret_steal<pybind11::str>(
+        PyUnicode_DecodeUTF8(text.data(), (pybind11::ssize_t)text.size(), "replace"));
+}
 
 // hands the memory over to NumPy without a copy
 inline pybind11::array_t<float> to_numpy(std::vector<float> data, std::vector<pybind11::ssize_t> shape) {

@@ -29,7 +29,10 @@ chat_formatter::chat_formatter(const llama_model * model, const std::string & ov
     try {
         templates = common_chat_templates_init(model, override_template);
     } catch (const std::exception & e) {
-        throw error(std::string("chat template: ") + e.what() + " (give another with --chat-template, or use raw)");
+        const std::string what = e.what(); // some of the parser's errors have no text of their own
+        throw error(
+            "chat template: " + (what == "std::exception" ? "not valid Jinja" : what) +
+            " (give another with --chat-template, or use raw)");
     }
     explicit_template = common_chat_templates_was_explicit(templates.get());
 }
