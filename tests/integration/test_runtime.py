@@ -96,6 +96,11 @@ def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
         )
 
 
+def test_a_template_that_is_none(tiny_case: TinyCase) -> None:
+    with pytest.raises(Error, match=r"chat template: not valid Jinja \(give another"):
+        load(tiny_case, chat_template="{{")
+
+
 def test_max_tokens(llm: MetaLlama) -> None:
     nothing = llm.generate(PROMPT, max_tokens=0, logprobs=0)
     assert (nothing.text, nothing.token_ids, nothing.finish_reason, nothing.logprobs) == ("", (), "length", ())
@@ -359,6 +364,31 @@ def test_batch_sizes_do_not_change_the_answer(n_batch: int, n_ubatch: int, llm: 
             np.testing.assert_array_equal(other.activations(prompt), llm.activations(prompt))
         ids = llm.tokenize(prompts[2])
         np.testing.assert_array_equal(other.logits(ids), llm.logits(ids))
+
+
+@pytest.mark.parametrize("prompt", ["x", PROMPT, "x" * 100])
+def test_injection_from_the_last_prompt_token_on(prompt: str, llm: MetaLlama, tmp_path: Path) -> None:
+    config, tensors = random_wrapper(
+        "selective",
+        hidden_dim=32,
+        target_layers=(0, 2),
+        cross_attn_layers=(0, 1, 2),
+        inject_from="last_prompt_token",
+    )
+    late = tmp_path / "late.gguf"
+    write_sidecar(late, config, {name: tensor.numpy() for name, tensor in tensors.items()})
+    llm.attach(late)
+    ids = llm.tokenize(prompt)
+    clean, injected = llm.logits(ids, inject=False), llm.logits(ids)
+    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt before its last token stays clean
+    assert np.abs(injected[-1] - clean[-1]).max() > 0.1
+    first = llm.generate(prompt, max_tokens=10, logprobs=0)
+    assert first.logprobs is not None
+    assert first.token_ids[0] == injected[-1].argmax()
+    assert first.logprobs[0].logprob == pytest.approx(log_softmax(injected[-1])[first.token_ids[0]], abs=1e-4)
+    llm.generate("another", max_tokens=10)
+    assert llm.generate(prompt, max_tokens=10, logprobs=0).logprobs == first.logprobs
+    np.testing.assert_array_equal(llm.logits(ids, inject=False), clean)
 
 
 def test_the_sidecar_is_swapped_at_run_time(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:

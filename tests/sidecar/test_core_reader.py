@@ -100,6 +100,16 @@ def test_mutations(encoder: EncoderType, outtype: Any, core: CoreReader, tmp_pat
     assert PER_ENCODER // 50 < loads < PER_ENCODER // 2
 
 
+@given(seed=st.integers(0, 2**32), encoder=st.sampled_from(ENCODERS))
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_mutations_of_any_seed(seed: int, encoder: EncoderType, core: CoreReader, tmp_path: Path) -> None:
+    path = tmp_path / "mutated.gguf"
+    for mutation in mutations(file(encoder).build(), seed=seed, count=9):
+        path.write_bytes(mutation.data)
+        answer = core.read(path, mutation.name)
+        assert (answer.error is None) == isinstance(python_verdict(path), Sidecar), f"{mutation.name}: {answer.error!r}"
+
+
 @pytest.mark.parametrize("name", HANDMADE)
 def test_handmade(name: str, core: CoreReader, tmp_path: Path) -> None:
     path = tmp_path / "handmade.gguf"
