@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from metadeploy import MetaLlama
 from support.program import Program, TinyCase, write_tiny_case
 
 
 @pytest.fixture(scope="session")
 def tiny_case(tmp_path_factory: pytest.TempPathFactory) -> TinyCase:
     return write_tiny_case(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def shared_llm(tiny_case: TinyCase) -> Iterator[MetaLlama]:
+    with tiny_case.load() as llm:
+        yield llm
+
+
+@pytest.fixture
+def llm(shared_llm: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
+    """The tiny base with its sidecar in this process; whatever a test did with the sidecar is undone."""
+    yield shared_llm
+    shared_llm.attach(tiny_case.sidecar)
 
 
 @pytest.fixture(scope="session")

@@ -1,44 +1,17 @@
-"""MetaLlama with a tiny random base: answers, shapes, errors and state. No test here needs a download."""
+"""MetaLlama with a tiny random base: answers, shapes and errors. No test here needs a download."""
 
 from __future__ import annotations
 
-import logging
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import metadeploy
 from metadeploy import Error, GenerationResult, MetaLlama, SidecarError
 from metadeploy.errors import ContextOverflowError, ModelLoadError, ModelMismatchError
-from metadeploy.sidecar import write_sidecar
 from support.program import TinyCase
-from support.random_wrapper import random_wrapper
 
 PROMPT = "What is the capital of France?"
-
-
-def load(case: TinyCase, **options: object) -> MetaLlama:
-    # flash attention sums in another order, in F16, for a few tokens at a time than for many
-    settings = {"n_threads": 1, "flash_attn": False} | options
-    return MetaLlama(case.base, case.sidecar, **settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def shared(tiny_case: TinyCase) -> Iterator[MetaLlama]:
-    with load(tiny_case) as llm:
-        yield llm
-
-
-@pytest.fixture
-def llm(shared: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
-    """The shared instance; whatever a test did with its sidecar is undone."""
-    yield shared
-    shared.attach(tiny_case.sidecar)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -90,7 +63,7 @@ def test_prompts_of_every_form_are_the_same(llm: MetaLlama) -> None:
 
 
 def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
-    with load(tiny_case, chat_template="chatml") as llm:
+    with tiny_case.load(chat_template="chatml") as llm:
         assert llm.apply_chat_template([{"role": "user", "content": "x"}]) == (
             "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
         )
@@ -98,7 +71,7 @@ def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
 
 def test_a_template_that_is_none(tiny_case: TinyCase) -> None:
     with pytest.raises(Error, match=r"chat template: not valid Jinja \(give another"):
-        load(tiny_case, chat_template="{{")
+        tiny_case.load(chat_template="{{")
 
 
 def test_max_tokens(llm: MetaLlama) -> None:
@@ -307,282 +280,3 @@ def test_files_that_cannot_be_loaded(tiny_case: TinyCase, tmp_path: Path) -> Non
         MetaLlama(tiny_case.base, tiny_case.base)
     with pytest.raises(ModelMismatchError, match=r"width 48, the model has 32 \(wrong base model\?\)"):
         MetaLlama(tiny_case.base, tiny_case.for_another_base)
-
-
-# --- state -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_base_is_the_same_before_and_after_injection(llm: MetaLlama) -> None:
-    ids = llm.tokenize(PROMPT)
-    before = llm.logits(ids, inject=False)
-    injected = llm.logits(ids)
-    assert np.abs(injected - before).max() > 0.1
-    np.testing.assert_array_equal(llm.logits(ids, inject=False), before)
-    llm.generate("another prompt", max_tokens=20)
-    np.testing.assert_array_equal(llm.logits(ids, inject=False), before)
-    np.testing.assert_array_equal(llm.logits(ids, gain=0.0), before)
-    np.testing.assert_array_equal(llm.logits(ids), injected)
-    llm.detach()
-    np.testing.assert_array_equal(llm.logits(ids), before)
-
-
-def test_gain(llm: MetaLlama, tiny_case: TinyCase) -> None:
-    base = llm.generate(PROMPT, max_tokens=20, inject=False)
-    zero = llm.generate(PROMPT, max_tokens=20, gain=0.0)
-    assert (zero.token_ids, zero.gain) == (base.token_ids, 0.0)
-    ids = llm.tokenize(PROMPT)
-    clean = llm.logits(ids, inject=False)
-    half, one, minus = (np.abs(llm.logits(ids, gain=gain) - clean).max() for gain in (0.5, 1.0, -1.0))
-    assert 0 < half < one
-    assert minus > 0
-    with load(tiny_case, gain=0.0) as other:
-        assert other.generate(PROMPT, max_tokens=20).token_ids == base.token_ids
-        assert (
-            other.generate(PROMPT, max_tokens=20, gain=1.0).token_ids == llm.generate(PROMPT, max_tokens=20).token_ids
-        )
-    with pytest.raises(Error, match="gain"):
-        llm.generate(PROMPT, gain=float("nan"))
-
-
-def test_nothing_of_one_prompt_stays_for_the_next(llm: MetaLlama) -> None:
-    prompts = ["one", "a longer second prompt", "x" * 100, "one"]
-    first = [llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts]
-    again = [llm.generate(prompt, max_tokens=15).token_ids for prompt in reversed(prompts)]
-    assert first == again[::-1]
-    assert first[0] == first[3]
-
-
-@pytest.mark.parametrize(("n_batch", "n_ubatch"), [(2048, 8), (16, 16), (16, 8), (1, 1), (7, 512)])
-def test_batch_sizes_do_not_change_the_answer(n_batch: int, n_ubatch: int, llm: MetaLlama, tiny_case: TinyCase) -> None:
-    prompts = ["a", "x" * 16, "a prompt that is longer than any of these batches, so that it comes in pieces " * 2]
-    with load(tiny_case, n_batch=n_batch, n_ubatch=n_ubatch) as other:
-        for prompt in prompts:
-            for inject in (True, False):
-                expected = llm.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                found = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
-            np.testing.assert_array_equal(other.activations(prompt), llm.activations(prompt))
-        ids = llm.tokenize(prompts[2])
-        np.testing.assert_array_equal(other.logits(ids), llm.logits(ids))
-
-
-@pytest.mark.parametrize("prompt", ["x", PROMPT, "x" * 100])
-def test_injection_from_the_last_prompt_token_on(prompt: str, llm: MetaLlama, tmp_path: Path) -> None:
-    config, tensors = random_wrapper(
-        "selective",
-        hidden_dim=32,
-        target_layers=(0, 2),
-        cross_attn_layers=(0, 1, 2),
-        inject_from="last_prompt_token",
-    )
-    late = tmp_path / "late.gguf"
-    write_sidecar(late, config, {name: tensor.numpy() for name, tensor in tensors.items()})
-    llm.attach(late)
-    ids = llm.tokenize(prompt)
-    clean, injected = llm.logits(ids, inject=False), llm.logits(ids)
-    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt before its last token stays clean
-    assert np.abs(injected[-1] - clean[-1]).max() > 0.1
-    first = llm.generate(prompt, max_tokens=10, logprobs=0)
-    assert first.logprobs is not None
-    assert first.token_ids[0] == injected[-1].argmax()
-    assert first.logprobs[0].logprob == pytest.approx(log_softmax(injected[-1])[first.token_ids[0]], abs=1e-4)
-    llm.generate("another", max_tokens=10)
-    assert llm.generate(prompt, max_tokens=10, logprobs=0).logprobs == first.logprobs
-    np.testing.assert_array_equal(llm.logits(ids, inject=False), clean)
-
-
-def test_the_sidecar_is_swapped_at_run_time(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
-    config, tensors = random_wrapper(
-        "multi_token", hidden_dim=32, target_layers=(2,), cross_attn_layers=(0,), num_layers=3, seed=5
-    )
-    other = tmp_path / "other.gguf"
-    write_sidecar(other, config, {name: tensor.numpy() for name, tensor in tensors.items()})
-    first = llm.generate(PROMPT, max_tokens=15).token_ids
-    llm.attach(other)
-    second = llm.generate(PROMPT, max_tokens=15).token_ids
-    assert second != first
-    assert (llm.target_layers, llm.cross_attn_layers) == ((2,), (0,))
-    assert llm.cognitive_tokens(PROMPT).shape == (3, 32)
-    llm.attach(tiny_case.sidecar)
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == first
-    llm.attach(other)
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == second
-
-
-def test_on_an_error_the_old_sidecar_stays(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
-    expected = llm.generate(PROMPT, max_tokens=15).token_ids
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(tiny_case.sidecar.read_bytes()[:-100])
-    for path, error in (
-        (broken, SidecarError),
-        (tiny_case.for_another_base, ModelMismatchError),
-        (tmp_path / "absent.gguf", SidecarError),
-        (tiny_case.base, SidecarError),
-    ):
-        with pytest.raises(error):
-            llm.attach(path)
-        assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
-    llm.detach()
-    base = llm.generate(PROMPT, max_tokens=15).token_ids
-    with pytest.raises(SidecarError):
-        llm.attach(broken)
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == base
-
-
-def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(1,), cross_attn_layers=(1,))
-    told = tmp_path / "told.gguf"
-    settings = {"answer_suffix": " Be brief.", "refusal_text": "No idea at all, sorry."}
-    write_sidecar(told, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
-    llm.attach(told)
-    assert llm.refusal_text == "No idea at all, sorry."
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert llm.apply_chat_template(messages) == "a Be brief.b"  # type: ignore[arg-type]
-    assert llm.generate("a", max_tokens=1).timings.n_prompt == len("a Be brief.")
-    assert llm.generate("a", max_tokens=1, raw=True).timings.n_prompt == 1
-    llm.detach()
-    assert llm.generate("a", max_tokens=1).timings.n_prompt == 1
-
-
-# --- instances and threads -------------------------------------------------------------------------------------------
-
-
-def test_two_instances(llm: MetaLlama, tiny_case: TinyCase) -> None:
-    expected = llm.generate(PROMPT, max_tokens=15).token_ids
-    base = llm.generate(PROMPT, max_tokens=15, inject=False).token_ids
-    with load(tiny_case) as second, MetaLlama(tiny_case.base, n_threads=1) as bare:
-        mine, theirs = llm.stream(PROMPT, max_tokens=15), second.stream(PROMPT, max_tokens=15)
-        pairs = list(zip(mine, theirs, strict=True))  # in turns
-        for chunk in pairs[-1]:
-            assert chunk.result is not None
-            assert chunk.result.token_ids == expected
-        assert bare.generate(PROMPT, max_tokens=15).token_ids == base
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # they are closed, this one is not
-
-
-def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
-    prompts = [f"prompt number {n} " * (1 + n % 3) for n in range(8)]
-    expected = {prompt: llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts}
-    found: dict[str, tuple[int, ...]] = {}
-    problems: list[BaseException] = []
-
-    def ask(mine: list[str]) -> None:
-        try:
-            for prompt in mine:
-                found[prompt] = llm.generate(prompt, max_tokens=15).token_ids
-                assert llm.tokenize(prompt)
-        except BaseException as problem:
-            problems.append(problem)
-
-    threads = [threading.Thread(target=ask, args=(prompts[start::4],)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert problems == []
-    assert found == expected
-
-
-def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
-    stream = llm.stream(PROMPT, max_tokens=5)
-    next(stream)
-    for call in (lambda: llm.generate("x"), lambda: llm.tokenize("x"), lambda: llm.n_ctx, lambda: llm.detach()):
-        with pytest.raises(Error, match="busy with a stream of the same thread"):
-            call()
-    assert list(stream)[-1].result is not None
-    assert llm.tokenize("x")
-    # one that is dropped half-way lets go as well
-    stream = llm.stream(PROMPT, max_tokens=5)
-    next(stream)
-    del stream
-    assert llm.tokenize("x")
-
-
-def test_closing(tiny_case: TinyCase) -> None:
-    llm = load(tiny_case)
-    stream = llm.stream(PROMPT, max_tokens=5)
-    next(stream)
-    llm.close()
-    llm.close()
-    with pytest.raises(StopIteration):
-        next(stream)
-    for call in (
-        lambda: llm.generate(PROMPT),
-        lambda: llm.tokenize("x"),
-        lambda: llm.activations(PROMPT),
-        lambda: llm.attach(tiny_case.sidecar),
-        lambda: llm.n_ctx,
-    ):
-        with pytest.raises(Error, match="the model is closed"):
-            call()
-    with load(tiny_case) as other:
-        pass
-    with pytest.raises(Error, match="the model is closed"):
-        other.generate(PROMPT)
-
-
-def test_cancelling(llm: MetaLlama) -> None:
-    asked = []
-
-    def after_five() -> bool:
-        asked.append(None)
-        return len(asked) >= 5
-
-    with pytest.raises(metadeploy.Cancelled):
-        # one question at least for each of some hundred tokens
-        llm.generate(PROMPT, max_tokens=200, cancel=after_five, temperature=3.0, seed=3)
-
-    def fails() -> bool:
-        raise LookupError("from the callback")
-
-    with pytest.raises(LookupError, match="from the callback"):
-        llm.generate(PROMPT, cancel=fails)
-    assert llm.generate(PROMPT, max_tokens=3, cancel=lambda: False).timings.n_generated == 3
-
-
-# --- logging and imports ---------------------------------------------------------------------------------------------
-
-
-def test_silent_by_default(tiny_case: TinyCase, capfd: pytest.CaptureFixture[str]) -> None:
-    with load(tiny_case) as llm:
-        llm.generate(PROMPT, max_tokens=2)
-    with pytest.raises(ModelLoadError):
-        MetaLlama(tiny_case.sidecar)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_messages_go_through_logging(tiny_case: TinyCase, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="metadeploy.llama_cpp"), load(tiny_case):
-        pass
-    found = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
-    assert any("llama" in record.getMessage() for record in found)
-    assert all(record.levelno >= logging.INFO for record in found)
-    caplog.clear()
-    with caplog.at_level(logging.ERROR, logger="metadeploy.llama_cpp"), load(tiny_case):
-        pass
-    assert caplog.records == []
-
-
-SCRIPT = """
-import sys
-from metadeploy import MetaLlama
-with MetaLlama(sys.argv[1], sys.argv[2], n_threads=1, verbose={verbose}) as llm:
-    print(llm.generate("hello", max_tokens=3).timings.n_generated)
-print(sorted({{"torch", "transformers", "safetensors", "gguf"}} & set(sys.modules)))
-"""
-
-
-@pytest.mark.parametrize("verbose", [False, True])
-def test_a_script_of_a_user(verbose: bool, tiny_case: TinyCase) -> None:
-    """Running needs NumPy alone, nothing but the answer is printed, and the interpreter ends in peace."""
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(verbose=verbose), str(tiny_case.base), str(tiny_case.sidecar)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (run.returncode, run.stdout) == (0, "3\n[]\n"), run.stderr
-    assert bool(run.stderr) is verbose

@@ -19,6 +19,8 @@ from tolerances import FLASH_ATTN_NMSE
 QUESTION = "What is the capital of France?"
 #: Seconds of work for one thread.
 LONG_PROMPT = "A long story about a small town by the sea. " * 300
+#: The base goes on with this for ever.
+COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,"
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_cancelling_during_the_answer(llm: MetaLlama) -> None:
     started = time.perf_counter()
     raised_soon(
         lambda: llm.generate(
-            "Tell me a long story.", inject=False, max_tokens=2000, cancel=lambda: time.perf_counter() - started > 1.0
+            COUNTING, raw=True, inject=False, max_tokens=None, cancel=lambda: time.perf_counter() - started > 1.0
         ),
         Cancelled,
     )
@@ -168,7 +170,7 @@ def test_ctrl_c(what: str, delay: float, llm: MetaLlama) -> None:
     ids = llm.tokenize(LONG_PROMPT)
     calls: dict[str, Callable[[], object]] = {
         "prompt": lambda: llm.generate(LONG_PROMPT),
-        "answer": lambda: llm.generate("Tell me a long story.", inject=False, max_tokens=2000),
+        "answer": lambda: llm.generate(COUNTING, raw=True, inject=False, max_tokens=None),
         "activations": lambda: llm.activations(LONG_PROMPT),
         "logits": lambda: llm.logits(ids[:1500]),
     }

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from metadeploy import MetaLlama
 from metadeploy.sidecar import write_sidecar
 from support.gguf_tools import write_tiny_gguf
 from support.random_wrapper import random_wrapper
@@ -29,6 +31,10 @@ class TinyCase:
     base: Path
     sidecar: Path
     for_another_base: Path
+
+    def load(self, **options: Any) -> MetaLlama:
+        """The base with its sidecar; without flash attention, which sums few tokens in another order than many."""
+        return MetaLlama(self.base, self.sidecar, **{"n_threads": 1, "flash_attn": False} | options)
 
 
 def write_tiny_case(folder: Path) -> TinyCase:
