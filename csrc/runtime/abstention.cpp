@@ -66,8 +66,12 @@ bool is_abstention(const std::string & answer, const std::string & refusal_text,
            given.words[n_shared] == trained.words[n_shared]) {
         ++n_shared;
     }
-    if (truncated && !given.ended && n_shared == given.words.size()) {
-        return n_shared >= std::min(MIN_WORDS, trained.words.size()) && n_shared > 0;
+    if (truncated && !given.ended) {
+        const bool last_cut_off = n_shared + 1 == given.words.size() && n_shared < trained.words.size() &&
+                                  trained.words[n_shared].rfind(given.words[n_shared], 0) == 0;
+        if (n_shared == given.words.size() || last_cut_off) {
+            return n_shared >= std::min(MIN_WORDS, trained.words.size()) && n_shared > 0;
+        }
     }
     const size_t needed = std::max(MIN_WORDS, (size_t)std::ceil(MIN_SHARE * (double)trained.words.size()));
     return n_shared >= std::min(needed, trained.words.size()) && n_shared > 0;

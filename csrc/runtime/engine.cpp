@@ -55,8 +55,7 @@ common_init_result_ptr load(common_params & params) {
     }
     if (!result->context()) {
         throw model_load_error(
-            subject + ": no context for it: " + log.first_line("out of memory?") +
-            " (a smaller -c / n_ctx needs less memory)");
+            subject + ": no context for it: " + log.first_line("out of memory? (a smaller -c / n_ctx needs less)"));
     }
     if (!llama_model_has_decoder(result->model()) || llama_model_has_encoder(result->model()) ||
         !llama_get_memory(result->context())) {

@@ -24,6 +24,11 @@ const char * finish_reason_name(finish_reason reason) {
 
 generation::generation(engine & eng, const std::vector<llama_token> & prompt, generation_params params_)
     : eng(eng), params(std::move(params_)), stream(params.stop) {
+    for (const float value : {params.sampling.temp, params.sampling.top_p, params.sampling.min_p}) {
+        if (!std::isfinite(value)) {
+            throw error("temperature, top_p or min_p is " + std::to_string(value) + ", expected a finite number");
+        }
+    }
     if (!(params.sampling.penalty_repeat > 0.0f)) {
         throw error(
             "the repeat penalty is " + std::to_string(params.sampling.penalty_repeat) +

@@ -272,7 +272,16 @@ const ca_tables * wrapper::tables(int il) const {
 }
 
 void wrapper::encode() {
-    encode_graph->compute("sidecar '" + source_path + "'");
+    const std::string subject = "sidecar '" + source_path + "'";
+    encode_graph->compute(subject);
+    // finite weights can still be huge; what they make of a prompt must not reach the base as infinity
+    for (const float value : cognitive_tokens()) {
+        if (!std::isfinite(value)) {
+            throw decode_error(
+                subject + ": the encoder makes cognitive tokens that are not finite (huge weights, or a base whose "
+                          "activations overflow)");
+        }
+    }
 }
 
 void wrapper::fold(const std::vector<float> & tokens) {

@@ -450,7 +450,8 @@ class MetaLlama(OpenAICompletions):
 def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
     pairs = []
     for i, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
+        found = message if isinstance(message, Mapping) else {}
+        role, content = found.get("role"), found.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
             raise Error(f"message {i} of the conversation: expected the strings 'role' and 'content'")
         pairs.append((_unicode(role), _unicode(content)))

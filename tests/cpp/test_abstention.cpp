@@ -40,6 +40,10 @@ TEST(an_answer_cut_off_inside_the_sentence) {
     CHECK(!abstains("I'm not", true));
     CHECK(!abstains("I'm not confident.", true)); // that sentence ended
     CHECK(!abstains("I'm not certain", true));
+    CHECK(abstains("I'm not confident eno", true)); // inside a word, too
+    CHECK(!abstains("I'm not confident eno", false));
+    CHECK(!abstains("I'm not c", true));
+    CHECK(!abstains("I'm not confident, eh", true));
 }
 
 TEST(other_refusals) {
