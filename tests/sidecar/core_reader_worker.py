@@ -24,7 +24,7 @@ class Answer:
         error: message of the SidecarError, None where the file loaded.
         config: what the wrapper is.
         shapes: of its tensors, by name.
-        encoded: whether the wrapper that was built from it encoded and injected.
+        encoded: whether the wrapper that was built from it encoded and injected, or said that its tokens overflow.
     """
 
     error: str | None
@@ -73,7 +73,7 @@ class CoreReader:
 
 def _answer(path: str) -> dict[str, Any]:
     from metadeploy import _core
-    from metadeploy.errors import SidecarError
+    from metadeploy.errors import DecodeError, SidecarError
 
     try:
         config, shapes = _core.read_sidecar(path)
@@ -82,7 +82,13 @@ def _answer(path: str) -> dict[str, Any]:
     wrapper = _core.HostWrapper(path)
     rng = np.random.default_rng(0)
     activations = rng.normal(size=(len(wrapper.config["target_layers"]), wrapper.config["hidden_dim"]))
-    tokens = wrapper.encode(activations.astype(np.float32))
+    try:
+        tokens = wrapper.encode(activations.astype(np.float32))
+    except DecodeError as error:
+        # finite weights so huge that what they make of an activation is not: refused there, and only there
+        assert "not finite" in str(error)
+        return {"error": None, "config": config, "shapes": shapes, "encoded": True}
+    assert np.isfinite(tokens).all()
     for layer in wrapper.config["cross_attn_layers"]:
         wrapper.inject(layer, activations.astype(np.float32), tokens)
     return {"error": None, "config": config, "shapes": shapes, "encoded": tokens.size > 0}
