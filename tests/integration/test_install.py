@@ -75,12 +75,12 @@ print(MetaLlama.__name__)
 def test_missing_torch_is_answered_with_the_command_to_type(
     distribution: importlib.metadata.Distribution, tmp_path: Path
 ) -> None:
-    (tmp_path / "doubter_checkpoint.pt").write_bytes(b"PK\x03\x04")
     code = """
 import sys
 sys.modules["torch"] = None
-sys.argv = ["metadeploy", "export", "doubter_checkpoint.pt"]
 from metadeploy.cli import main
+from metadeploy.demo import assets
+sys.argv = ["metadeploy", "export", str(assets.CHECKPOINT), "-o", "doubter_sidecar.gguf"]
 main()
 """
     result = run(sys.executable, "-c", code, cwd=tmp_path)
