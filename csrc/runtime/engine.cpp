@@ -96,10 +96,9 @@ std::string engine::architecture() const {
 }
 
 engine::~engine() {
-    // the context must not meet the hook again, not even while it is freed
-    if (hook) {
-        detach();
-    }
+    // The context goes before the hook and the tensors that its graphs point to. Detaching instead would reserve graphs
+    // once more, which can fail, and a destructor has nobody to tell.
+    loaded.reset();
 }
 
 // --- sidecar ---------------------------------------------------------------------------------------------------------
