@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -113,6 +114,7 @@ class MetaLlama(OpenAICompletions):
         options.type_v = type_v
         options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
         self._lock = InstanceLock()
+        self._streams_lock = threading.Lock()  # a set must not grow while close() in another thread walks through it
         self._streams: WeakSet[Generator[GenerationChunk]] = WeakSet()
         self._model = os.fspath(model)
         self._engine = _core.Engine(options)
@@ -131,7 +133,9 @@ class MetaLlama(OpenAICompletions):
 
         Calling it twice does no harm; other calls then raise Error.
         """
-        for stream in list(self._streams):
+        with self._streams_lock:
+            open_streams = list(self._streams)
+        for stream in open_streams:
             with suppress(ValueError):  # it is running in another thread: wait for it below
                 stream.close()
         with self._lock:
@@ -266,7 +270,8 @@ class MetaLlama(OpenAICompletions):
         if max_tokens is not None and max_tokens < 0:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
         stream = self._run(prompt, raw, params, cancel)
-        self._streams.add(stream)
+        with self._streams_lock:
+            self._streams.add(stream)
         return stream
 
     def _model_name(self) -> str:
