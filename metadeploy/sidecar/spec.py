@@ -44,6 +44,8 @@ class WrapperConfig:
         cross_attn_layers: after which the injection happens, ascending.
         inject_from: ``prompt`` = at every position (the framework's way); ``last_prompt_token`` = from there on.
         refusal_text: what the wrapper was trained to say when it does not know.
+        refusal_token_ids: its tokens as trained, after the prompt and without end of turn; None where unknown.
+        refusal_bias: calibrated logit bias of the first of them, added where the answer begins; in nats.
         prompt_format: run.json's prompt format (``auto`` = the base's chat template), None where unknown.
         answer_suffix: text that the training prompts appended to the question, None where there was none.
         chat_template_kwargs: variables for the chat template, e.g. ``{"enable_thinking": False}``.
@@ -64,6 +66,8 @@ class WrapperConfig:
     cross_attn_layers: tuple[int, ...]
     inject_from: InjectFrom = "prompt"
     refusal_text: str = DEFAULT_REFUSAL_TEXT
+    refusal_token_ids: tuple[int, ...] | None = None
+    refusal_bias: float = 0.0
     prompt_format: str | None = None
     answer_suffix: str | None = None
     chat_template_kwargs: Mapping[str, JSONValue] = field(default_factory=dict)
