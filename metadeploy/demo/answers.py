@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from metadeploy.demo.questions import Question, is_right
+from metadeploy.evaluation.share import Share
 
 if TYPE_CHECKING:
     from metadeploy.runtime import GenerationResult, MetaLlama
@@ -16,8 +16,6 @@ __all__ = ["Answer", "Pair", "Scores", "Share", "ask", "score"]
 
 #: As the training's evaluation had it; only the first sentence counts.
 MAX_TOKENS: Final = 24
-
-_Z_95: Final = 1.96
 
 
 @dataclass(frozen=True)
@@ -42,29 +40,6 @@ class Pair:
     question: Question
     base: Answer
     doubter: Answer
-
-
-@dataclass(frozen=True)
-class Share:
-    """So many of so many."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float | None:
-        """The share, 0 to 1; None of nothing."""
-        return self.hits / self.total if self.total else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Where the true share lies with 95 % confidence (Wilson's score interval); None of nothing."""
-        if not self.total:
-            return None
-        share, z2 = self.hits / self.total, _Z_95**2 / self.total
-        centre = (share + z2 / 2) / (1 + z2)
-        spread = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
-        return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 @dataclass(frozen=True)
