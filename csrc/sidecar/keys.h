@@ -26,6 +26,8 @@ inline constexpr char KIND[] = ".kind";
 // ours
 inline constexpr char FORMAT_VERSION[] = ".format_version";
 inline constexpr char REFUSAL_TEXT[] = ".refusal_text";
+inline constexpr char REFUSAL_TOKEN_IDS[] = ".refusal_token_ids";
+inline constexpr char REFUSAL_BIAS[] = ".refusal_bias";
 inline constexpr char INJECT_FROM[] = ".inject_from";
 inline constexpr char PROMPT_FORMAT[] = ".prompt_format";
 inline constexpr char ANSWER_SUFFIX[] = ".answer_suffix";

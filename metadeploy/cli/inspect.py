@@ -163,6 +163,7 @@ def _show_sidecar(console: Console, found: Examination) -> None:
             "target layers": ranges(config.target_layers),
             "injected after": f"{ranges(config.cross_attn_layers)} "
             f"(bottleneck {config.bottleneck_dim}, {config.ca_num_heads} heads, from {config.inject_from})",
+            "declines with": f"{config.refusal_text}  (calibrated bias {config.refusal_bias:+g})",
         }
     elif found.dims.cross_attn_layers:
         facts["injected after"] = f"{ranges(found.dims.cross_attn_layers)} (by the tensors' names)"

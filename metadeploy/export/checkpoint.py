@@ -6,17 +6,17 @@ by a flag, must agree with it and with each other; all contradictions are report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, get_args
 
 from metadeploy.errors import CheckpointError, faults_message
 from metadeploy.export.layers import LayerSpec, parse_layers, preset_block_count
 from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoint
 from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
-from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
+from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class _Assembly:
         self.faults += layer_order_faults(target, cross, num_layers)
         encoder_dim, bottleneck = dims.sizes.get("E", 0), dims.sizes.get("B", 0)
         self.faults += heads_faults(dims.encoder_type, encoder_dim, bottleneck, enc_heads, ca_heads)
+        refusal_token_ids, refusal_bias = self._token_ids("refusal_token_ids"), self._number("refusal_bias") or 0.0
+        self.faults += refusal_faults(refusal_token_ids, refusal_bias)
         return WrapperConfig(
             encoder_type=dims.encoder_type,
             hidden_dim=hidden_dim,
@@ -153,6 +155,8 @@ class _Assembly:
             base_block_count=num_layers,
             inject_from=self._choice("inject_from", InjectFrom, "prompt"),
             refusal_text=self._text("refusal_text") or DEFAULT_REFUSAL_TEXT,
+            refusal_token_ids=refusal_token_ids,
+            refusal_bias=refusal_bias,
             prompt_format=self._text("prompt_format"),
             answer_suffix=self._text("answer_suffix"),
             chat_template_kwargs=self._template_kwargs(),
@@ -191,16 +195,37 @@ class _Assembly:
         value = self.raw.setting(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_int(value) or value < 1:
             self.faults.append(f"{key} in the checkpoint is {_shown(value)}, expected a positive whole number")
             return None
         return value
 
     def _text(self, key: str) -> str | None:
-        claims = [claim for claim in self._claims(key) if claim.value != ""]
-        wrong = [claim for claim in claims if not isinstance(claim.value, str)]
-        self.faults += [f"{key} is {_shown(claim.value)} in {claim.source}, expected text" for claim in wrong]
-        return None if wrong else self._settle(key, None, claims)
+        claims = [claim for claim in self._of_type(key, lambda value: isinstance(value, str), "text") if claim.value]
+        return self._settle(key, None, claims)
+
+    def _number(self, key: str) -> float | None:
+        # no int that no float can hold
+        claims = self._of_type(key, lambda v: isinstance(v, float) or (_is_int(v) and abs(v) < 2**53), "a number")
+        value = self._settle(key, None, claims)
+        return None if value is None else float(value)
+
+    def _token_ids(self, key: str) -> tuple[int, ...] | None:
+        def fits(value: object) -> bool:
+            return isinstance(value, (list, tuple)) and all(_is_int(item) for item in value)
+
+        claims = self._of_type(key, fits, "a list of token ids")
+        return self._settle(key, None, [_Claim(tuple(claim.value), claim.source) for claim in claims])
+
+    def _of_type(self, key: str, fits: Callable[[object], bool], what: str) -> list[_Claim]:
+        """The claims about a key whose values are of the right type; the others are faults."""
+        claims = self._claims(key)
+        self.faults += [
+            f"{key} is {_shown(claim.value)} in {claim.source}, expected {what}"
+            for claim in claims
+            if not fits(claim.value)
+        ]
+        return [claim for claim in claims if fits(claim.value)]
 
     def _choice(self, key: str, choices: Any, default: Any) -> Any:
         value = self._text(key)
@@ -277,7 +302,7 @@ class _Assembly:
             if isinstance(claim.value, str) and preset_block_count(claim.value) is not None
         ]
         count: Any = self._settle("num_layers", None, [*self._claims("num_layers"), *presets])
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        if count is not None and (not _is_int(count) or count < 1):
             self.faults.append(f"num_layers is {_shown(count)}, expected a positive whole number")
             return None
         return count
@@ -318,6 +343,10 @@ class _Assembly:
             for claim in self._layer_claims("cross_attn_layers", num_layers)
         ]
         return self._settle("cross_attn_layers", dims.cross_attn_layers, claims) or ()
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

@@ -37,6 +37,8 @@ class RunJson:
         chat_template_kwargs: variables for the chat template.
         inject_from: ours: where injection starts.
         refusal_text: ours: what the wrapper was trained to say.
+        refusal_token_ids: ours: its tokens.
+        refusal_bias: ours: calibrated logit bias of the first of them.
         license: ours: SPDX identifier of the wrapper.
     """
 
@@ -52,6 +54,8 @@ class RunJson:
     chat_template_kwargs: Mapping[str, JSONValue] = field(default_factory=dict)
     inject_from: str | None = None
     refusal_text: str | None = None
+    refusal_token_ids: list[int] | None = None
+    refusal_bias: float | None = None
     license: str | None = None
 
 
@@ -59,8 +63,12 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_ints(value: object) -> bool:
+    return isinstance(value, list) and all(_is_int(item) for item in value)
+
+
 def _is_layers(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(_is_int(layer) for layer in value))
+    return isinstance(value, str) or _is_ints(value)
 
 
 _TEXT: Final[tuple[str, Callable[[object], bool]]] = ("text", lambda value: isinstance(value, str))
@@ -81,6 +89,8 @@ _KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
     "chat_template_kwargs": ("an object", lambda value: isinstance(value, dict)),
     "inject_from": _TEXT,
     "refusal_text": _TEXT,
+    "refusal_token_ids": ("a list of whole numbers", _is_ints),
+    "refusal_bias": ("a number", lambda value: isinstance(value, float) or _is_int(value)),
     "license": _TEXT,
 }
 

@@ -18,7 +18,13 @@ from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.quants import SIDECAR_TYPES
-from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
+from metadeploy.sidecar.rules import (
+    MAX_INT,
+    cognitive_token_faults,
+    heads_faults,
+    layer_order_faults,
+    refusal_faults,
+)
 from metadeploy.sidecar.spec import (
     DEFAULT_REFUSAL_TEXT,
     FORMAT_VERSION,
@@ -34,8 +40,6 @@ _PREFIXES: Final = {
     keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
     keys.ARCH_DAIMON: keys.PREFIX_DAIMON,
 }
-#: Larger numbers mean nothing here, and the compiled reader counts in 32 bits.
-_MAX_INT: Final = 2**31 - 1
 #: What ``general.type`` should say.
 _GENERAL_TYPE: Final = "adapter"
 
@@ -158,8 +162,8 @@ class _Examiner:
 
     def _int(self, template: str) -> int | None:
         value: int | None = self._typed(template, "u32", lambda value: value.type in ("u32", "i32", "u64", "i64"))
-        if value is not None and not 0 <= value <= _MAX_INT:
-            self.faults.append(f"key '{self._key(template)}' is {value}, expected 0 to {_MAX_INT}")
+        if value is not None and not 0 <= value <= MAX_INT:
+            self.faults.append(f"key '{self._key(template)}' is {value}, expected 0 to {MAX_INT}")
             return None
         return value
 
@@ -167,10 +171,14 @@ class _Examiner:
         value: str | None = self._typed(template, "str", lambda value: value.type == "str")
         return value
 
-    def _layers(self, template: str) -> tuple[int, ...] | None:
+    def _float(self, template: str) -> float | None:
+        value: float | None = self._typed(template, "f32", lambda value: value.type == "f32")
+        return value
+
+    def _ints(self, template: str) -> tuple[int, ...] | None:
         types = ("[i32]", "[u32]", "[i64]", "[u64]")
-        layers: list[int] | None = self._typed(template, "[i32]", lambda value: value.type in types)
-        return None if layers is None else tuple(layers)
+        numbers: list[int] | None = self._typed(template, "[i32]", lambda value: value.type in types)
+        return None if numbers is None else tuple(numbers)
 
     def _required_int(self, template: str) -> int:
         value = self._int(template)
@@ -273,14 +281,14 @@ class _Examiner:
 
     def _layer_lists(self, dims: Dims) -> tuple[tuple[int, ...], tuple[int, ...]]:
         target_key, cross_key = self._key(keys.TARGET_LAYERS), self._key(keys.CROSS_ATTN_LAYERS)
-        target = self._layers(keys.TARGET_LAYERS)
+        target = self._ints(keys.TARGET_LAYERS)
         known = target is not None or target_key not in self.file.metadata  # else its type is wrong, and said so
         if known and dims.n_target is not None and len(target or ()) != dims.n_target:
             said = "is absent" if target is None else f"names {len(target)} layers"
             self.faults.append(f"key '{target_key}' {said}, but the tensors are for {dims.n_target} target layers")
         elif known and not target:
             self.faults.append(f"key '{target_key}' names no layers, expected at least one")
-        cross = self._layers(keys.CROSS_ATTN_LAYERS)
+        cross = self._ints(keys.CROSS_ATTN_LAYERS)
         if cross is None:
             if dims.cross_attn_layers and cross_key not in self.file.metadata:
                 self.oddities.append(f"key '{cross_key}' is absent; the tensors have {list(dims.cross_attn_layers)}")
@@ -298,9 +306,13 @@ class _Examiner:
     def _settings(self) -> dict[str, Any]:
         """The optional settings, as arguments of `WrapperConfig`."""
         inject_from = self._choice(keys.INJECT_FROM, get_args(InjectFrom))
+        token_ids, bias = self._ints(keys.REFUSAL_TOKEN_IDS), self._float(keys.REFUSAL_BIAS) or 0.0
+        self.faults += refusal_faults(token_ids, bias)
         found = {
             "inject_from": inject_from or "prompt",
             "refusal_text": self._str(keys.REFUSAL_TEXT) or DEFAULT_REFUSAL_TEXT,
+            "refusal_token_ids": token_ids,
+            "refusal_bias": bias,
             "prompt_format": self._str(keys.PROMPT_FORMAT),
             "answer_suffix": self._str(keys.ANSWER_SUFFIX),
             "chat_template_kwargs": self._chat_template_kwargs(),

@@ -29,6 +29,8 @@ KIND: Final = "{prefix}.kind"
 # ours
 FORMAT_VERSION: Final = "{prefix}.format_version"
 REFUSAL_TEXT: Final = "{prefix}.refusal_text"
+REFUSAL_TOKEN_IDS: Final = "{prefix}.refusal_token_ids"
+REFUSAL_BIAS: Final = "{prefix}.refusal_bias"
 INJECT_FROM: Final = "{prefix}.inject_from"
 PROMPT_FORMAT: Final = "{prefix}.prompt_format"
 ANSWER_SUFFIX: Final = "{prefix}.answer_suffix"

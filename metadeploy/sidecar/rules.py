@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from metadeploy.sidecar.spec import EncoderType
 
-__all__ = ["MAX_LAYERS", "cognitive_token_faults", "heads_faults", "layer_order_faults"]
+__all__ = [
+    "MAX_INT",
+    "MAX_LAYERS",
+    "MAX_REFUSAL_BIAS",
+    "MAX_REFUSAL_TOKENS",
+    "cognitive_token_faults",
+    "heads_faults",
+    "layer_order_faults",
+    "refusal_faults",
+]
 
 #: No decoder has more blocks; names of tensors have at most three digits for a layer.
 MAX_LAYERS = 1000
+#: Larger numbers mean nothing in a sidecar, and the compiled reader counts in 32 bits.
+MAX_INT = 2**31 - 1
+#: A refusal is a sentence.
+MAX_REFUSAL_TOKENS = 1024
+#: Logits of language models spread over some tens; a larger bias is no calibration.
+MAX_REFUSAL_BIAS = 100.0
 
 
 def layer_order_faults(
@@ -75,3 +90,24 @@ def cognitive_token_faults(encoder_type: EncoderType | None, n_tokens: int | Non
         f"the tensors have {n_tokens} cognitive tokens for {n_target} target layers, "
         f"expected as many for a {encoder_type} encoder"
     ]
+
+
+def refusal_faults(token_ids: tuple[int, ...] | None, bias: float) -> list[str]:
+    """Faults of the refusal's tokens and of its bias.
+
+    Args:
+        token_ids: None where unknown.
+        bias: of the first token's logit.
+
+    Returns:
+        Phrases without a subject; empty where all is well.
+    """
+    faults = []
+    if token_ids is not None and not 1 <= len(token_ids) <= MAX_REFUSAL_TOKENS:
+        faults.append(f"refusal_token_ids has {len(token_ids)} entries, expected 1 to {MAX_REFUSAL_TOKENS}")
+    wrong = [token for token in token_ids or () if not 0 <= token <= MAX_INT]
+    if wrong:
+        faults.append(f"refusal_token_ids has {wrong[0]}, expected token ids from 0 to {MAX_INT}")
+    if not abs(bias) <= MAX_REFUSAL_BIAS:  # nor is NaN
+        faults.append(f"refusal_bias is {bias}, expected -{MAX_REFUSAL_BIAS:g} to {MAX_REFUSAL_BIAS:g}")
+    return faults

@@ -24,7 +24,7 @@ from metadeploy.errors import SidecarError, faults_message
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
 from metadeploy.sidecar.quants import nbytes_of, quantise
-from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults
+from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
 from metadeploy.sidecar.spec import FORMAT_VERSION, WrapperConfig
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def _check_wrapper(subject: str, config: WrapperConfig, shapes: Mapping[str, tup
     faults += heads_faults(
         config.encoder_type, config.encoder_dim, config.bottleneck_dim, config.enc_num_heads, config.ca_num_heads
     )
+    faults += refusal_faults(config.refusal_token_ids, config.refusal_bias)
     if faults:
         raise SidecarError(faults_message(subject, faults))
 
@@ -338,5 +339,9 @@ def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig) -> None:
     for key, text in strings.items():
         if text:
             writer.add_string(key.format(prefix=keys.PREFIX_META_SPIDER), text)
+    if config.refusal_token_ids is not None:
+        writer.add_array(keys.REFUSAL_TOKEN_IDS.format(prefix=keys.PREFIX_META_SPIDER), list(config.refusal_token_ids))
+    if config.refusal_bias:
+        writer.add_float32(keys.REFUSAL_BIAS.format(prefix=keys.PREFIX_META_SPIDER), config.refusal_bias)
     writer.add_array(keys.TARGET_LAYERS.format(prefix=keys.PREFIX_META_SPIDER), list(config.target_layers))
     writer.add_array(keys.CROSS_ATTN_LAYERS.format(prefix=keys.PREFIX_META_SPIDER), list(config.cross_attn_layers))

@@ -34,7 +34,7 @@ def test_types_and_general_keys_are_those_written(tmp_path: Path) -> None:
         encoder_type="selective", hidden_dim=32, encoder_dim=32, bottleneck_dim=32, num_cognitive_tokens=1,
         ca_num_heads=4, enc_num_heads=8, target_layers=(1,), cross_attn_layers=(1,), prompt_format="auto",
         answer_suffix="?", chat_template_kwargs={"a": 1}, base_model="org/name", base_block_count=2,
-        checkpoint_sha256="0" * 64,
+        checkpoint_sha256="0" * 64, refusal_token_ids=(1, 2), refusal_bias=0.5,
     )  # fmt: skip
     tensors = {name: np.zeros(shape, np.float32) for name, shape in expected_tensors(dims_of(config)).items()}
     write_sidecar(tmp_path / "all.gguf", config, tensors, outtype="q8_0")

@@ -89,6 +89,8 @@ def test_every_setting_survives(tmp_path: Path) -> None:
         config,
         inject_from="last_prompt_token",
         refusal_text="Das weiß ich nicht. 🤷",
+        refusal_token_ids=(2**31 - 1, 0, 7),
+        refusal_bias=-1.25,
         prompt_format="auto",
         answer_suffix="\nAnswer briefly.",
         chat_template_kwargs={"enable_thinking": False, "thinking": False, "deep": {"list": [1, None, "x"]}},
@@ -191,6 +193,33 @@ def test_loads_by_the_frameworks_rules(encoder: EncoderType, tmp_path: Path) -> 
         assert len(tensor.name.encode()) < 64
         np.testing.assert_array_equal(tensor.data.reshape(array.shape), array)
     assert list(reader.get_tensor([t.name for t in reader.tensors].index("ca.2.gate")).shape) == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"refusal_token_ids": ()}, "refusal_token_ids has 0 entries, expected 1 to 1024"),
+        ({"refusal_token_ids": (1,) * 1025}, "refusal_token_ids has 1025 entries, expected 1 to 1024"),
+        ({"refusal_token_ids": (5, -1)}, "refusal_token_ids has -1, expected token ids from 0 to 2147483647"),
+        ({"refusal_token_ids": (2**31,)}, "refusal_token_ids has 2147483648, expected token ids from 0"),
+        ({"refusal_bias": 100.5}, "refusal_bias is 100.5, expected -100 to 100"),
+        ({"refusal_bias": float("nan")}, "refusal_bias is nan, expected -100 to 100"),
+        ({"refusal_bias": float("-inf")}, "refusal_bias is -inf, expected -100 to 100"),
+    ],
+)
+def test_a_refusal_that_cannot_be_is_not_written(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    with pytest.raises(SidecarError) as caught:
+        write_sidecar(tmp_path / "made.gguf", replace(config, **changes), arrays)
+    assert fault in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_at_its_limits_is_written(tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    config = replace(config, refusal_token_ids=(0,) * 1024, refusal_bias=-100.0)
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+    assert read_sidecar(tmp_path / "made.gguf").config == config
 
 
 def test_lazy_arrays_are_made_one_at_a_time(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ def save_checkpoint(
     settings[width] = config.encoder_dim
     if config.inject_from != "prompt":
         settings["inject_from"] = config.inject_from
+    if config.refusal_token_ids is not None:
+        settings["refusal_token_ids"] = list(config.refusal_token_ids)
+    if config.refusal_bias:
+        settings["refusal_bias"] = config.refusal_bias
     ca_state: dict[int | str, dict[str, Tensor]] = {}
     for layer in config.cross_attn_layers:
         prefix = f"ca.{layer}."
