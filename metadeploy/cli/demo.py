@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from metadeploy.data.question import Question
     from metadeploy.demo.answers import Answer, Pair, Scores, Share
-    from metadeploy.demo.questions import Question
 
 __all__ = ["register"]
 
@@ -141,7 +141,7 @@ def _as_json(base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scor
         },
         "questions": [
             {
-                "question": pair.question.text,
+                "question": pair.question.question,
                 "accepted": list(pair.question.answers),
                 "category": pair.question.category,
                 "base": asdict(pair.base),
@@ -195,7 +195,7 @@ def _each(pairs: Sequence[Pair], marks: Mapping[str, str], width: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from metadeploy.demo.questions import first_sentence
+    from metadeploy.data.checker import first_sentence
 
     def shown(answer: Answer) -> str:
         if answer.declined:
@@ -209,7 +209,7 @@ def _each(pairs: Sequence[Pair], marks: Mapping[str, str], width: int) -> Table:
         table.add_column(title, ratio=ratio, overflow="fold")
     for pair in pairs:
         accepted = " / ".join(pair.question.answers)
-        table.add_row(escape(pair.question.text), escape(accepted), shown(pair.base), shown(pair.doubter))
+        table.add_row(escape(pair.question.question), escape(accepted), shown(pair.base), shown(pair.doubter))
     return table
 
 

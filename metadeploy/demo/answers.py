@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from metadeploy.demo.questions import Question, is_right
+from metadeploy.data.checker import is_correct
+from metadeploy.data.question import Question
 from metadeploy.evaluation.share import Share
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def ask(llm: MetaLlama, questions: Iterable[Question], *, gain: float = 1.0) -> 
         One pair of answers for each question, as soon as it is there.
     """
     for question in questions:
-        base = llm.generate(question.text, max_tokens=MAX_TOKENS, inject=False)
-        doubter = llm.generate(question.text, max_tokens=MAX_TOKENS, gain=gain)
+        base = llm.generate(question.question, max_tokens=MAX_TOKENS, inject=False)
+        doubter = llm.generate(question.question, max_tokens=MAX_TOKENS, gain=gain)
         yield Pair(question, _judge(question, base), _judge(question, doubter))
 
 
 def _judge(question: Question, result: GenerationResult) -> Answer:
-    return Answer(result.text, is_right(question, result.text), result.abstained)
+    return Answer(result.text, is_correct(question, result.text), result.abstained)
 
 
 def score(pairs: Sequence[Pair]) -> Scores:

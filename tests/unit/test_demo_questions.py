@@ -1,4 +1,4 @@
-"""The demo's questions, its checker, its scores, and what it prints of them."""
+"""The demo's questions, its scores, and what it prints of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from metadeploy.cli import app
 from metadeploy.cli import demo as cli
+from metadeploy.data import Question
 from metadeploy.demo.answers import Answer, Pair, Share, ask, score
-from metadeploy.demo.questions import KINDS, Question, first_sentence, is_right, load_questions, pick
+from metadeploy.demo.questions import KINDS, load_questions, pick
 from metadeploy.runtime import GenerationResult, Timings
 
 QUESTIONS = load_questions()
@@ -23,7 +24,7 @@ REFUSAL = "I'm not confident enough to answer this question accurately."
 
 def test_the_shipped_questions_are_complete() -> None:
     assert len(QUESTIONS) == 300
-    assert len({question.text for question in QUESTIONS}) == 300
+    assert len({question.question for question in QUESTIONS}) == 300
     assert {question.category for question in QUESTIONS} == set(KINDS)
     assert all(question.answers and all(question.answers) for question in QUESTIONS)
 
@@ -42,43 +43,6 @@ def test_a_seed_always_draws_the_same_questions() -> None:
     assert pick(QUESTIONS, 12, seed=1) == pick(QUESTIONS, 12, seed=1)
     assert pick(QUESTIONS, 12, seed=1) == pick(QUESTIONS, 40, seed=1)[:12]
     assert pick(QUESTIONS, 12, seed=1) != pick(QUESTIONS, 12, seed=2)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Paris. It lies on the Seine.", "Paris."),
-        ("  It is 3.5 metres!\nReally.", "It is 3.5 metres!"),
-        ("It is St. John's. It is small.", "It is St. John's."),
-        ('It is "soft." It is not hard.', 'It is "soft."'),
-        ("The domain is .uk", "The domain is .uk"),
-        ("First line\nsecond", "First line"),
-        ("", ""),
-    ],
-)
-def test_first_sentence(text: str, expected: str) -> None:
-    assert first_sentence(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("answers", "category", "text", "right"),
-    [
-        (["Croatia"], "capital_of", "It is the capital of CROATIA.", True),
-        (["Niger"], "capital_of", "It is the capital of Nigeria.", False),
-        (["Croatia"], "capital_of", "It is Serbia. Not Croatia.", False),
-        (["He"], "el_symbol", "The symbol is He.", True),
-        (["He"], "el_symbol", "he said so", False),
-        (["he"], "past", "He said so", True),
-        ([".uk"], "tld", "The domain is .uk.", True),
-        ([".uk"], "tld", "The domain is .ukr.", False),
-        (["+54", "54"], "phone", "The code is +54.", True),
-        (["+54", "54"], "phone", "The code is 549.", False),
-        (["easy", "soft"], "antonym", 'It is "soft."', True),
-        (["St. John's"], "capital", "The capital is St. John's.", True),
-    ],
-)
-def test_when_an_answer_is_right(answers: list[str], category: str, text: str, right: bool) -> None:
-    assert is_right(Question("?", tuple(answers), category), text) is right
 
 
 def test_shares() -> None:

@@ -1,0 +1,172 @@
+"""A question with its accepted answers, and files of such questions (JSON Lines)."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy.errors import Error, faults_message
+
+__all__ = ["LETTERS", "Question", "read_jsonl", "write_jsonl"]
+
+#: What choices are called, in order.
+LETTERS: Final = string.ascii_uppercase
+
+#: So many malformed lines are named; the rest is counted.
+_MOST_FAULTS: Final = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        question: the question as the model is asked it.
+        answers: every accepted answer, at least one; for multiple choice the letter or letters of the right choices.
+        category: its kind; results are reported for each.
+        entity: what it is about (``country:FR``, ``word:go``): questions of one entity belong into one split. Empty:
+            the question stands for itself.
+        choices: the texts of choices A, B, C, … of a multiple-choice question, else None.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    category: str
+    entity: str = ""
+    choices: tuple[str, ...] | None = None
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
+    """Read questions: one JSON object in each line.
+
+    Keys are ``question``, ``answers`` (a list), ``category`` and, where wanted, ``entity`` and ``choices`` (a list);
+    others are ignored, and so are empty lines.
+
+    Args:
+        path: a UTF-8 file.
+
+    Returns:
+        The questions in the file's order.
+
+    Raises:
+        Error: the file cannot be read, holds no question, or has malformed lines: the first ten are named.
+    """
+    subject = f"questions '{path}'"
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Error(f"{subject}: cannot be read: {error.strerror}, expected a JSON Lines file") from error
+    except UnicodeDecodeError as error:
+        raise Error(f"{subject}: byte {error.start} is not UTF-8, expected a JSON Lines file") from error
+    questions: list[Question] = []
+    faults: list[str] = []
+    # not splitlines(): JSON strings may hold U+2028 and its like
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            questions.append(_from_record(json.loads(line)))
+        except json.JSONDecodeError as error:
+            faults.append(f"line {number} is not JSON ({error.msg}, column {error.colno}), expected one object")
+        except RecursionError:
+            faults.append(f"line {number} is nested too deeply, expected one flat object")
+        except _Malformed as error:
+            faults.append(f"line {number}: {error}")
+    if len(faults) > _MOST_FAULTS:
+        faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more malformed lines"]
+    if faults:
+        raise Error(faults_message(subject, faults))
+    if not questions:
+        raise Error(f'{subject}: holds no question, expected lines like {{"question": …, "answers": […], …}}')
+    return questions
+
+
+def write_jsonl(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
+    """Write questions so that `read_jsonl` gives them back; the file is there as a whole or not at all.
+
+    Args:
+        path: the file; one that exists is replaced.
+        questions: what to write, in this order.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for question in questions:
+                file.write(json.dumps(_as_record(question), ensure_ascii=False) + "\n")
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Malformed(ValueError):
+    """One line's fault and what was expected."""
+
+
+def _from_record(record: Any) -> Question:
+    if not isinstance(record, Mapping):
+        raise _Malformed(f"is {_kind(record)}, expected an object")
+    question = _text(record, "question")
+    answers = _texts(record, "answers")
+    category = _text(record, "category")
+    entity = record.get("entity", "")
+    if not isinstance(entity, str):
+        raise _Malformed(f'"entity" is {_kind(entity)}, expected a string')
+    if record.get("choices") is None:
+        return Question(question, answers, category, entity)
+    choices = _texts(record, "choices")
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise _Malformed(f'"choices" has {len(choices)} entries, expected 2 to {len(LETTERS)}')
+    letters = LETTERS[: len(choices)]
+    if not all(len(answer) == 1 and answer in letters for answer in answers):
+        wrong = ", ".join(map(repr, answers))
+        raise _Malformed(f'"answers" has {wrong} beside {len(choices)} choices, expected letters of {letters}')
+    return Question(question, answers, category, entity, choices)
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        found = "missing" if key not in record else "empty" if isinstance(value, str) else _kind(value)
+        raise _Malformed(f'"{key}" is {found}, expected a string that is not empty')
+    return value
+
+
+def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = record.get(key)
+    if not isinstance(value, list) or not value:
+        found = "missing" if key not in record else "empty" if isinstance(value, list) else _kind(value)
+        raise _Malformed(f'"{key}" is {found}, expected a list of strings')
+    for each in value:
+        if not isinstance(each, str) or not each.strip():
+            found = "an empty string" if isinstance(each, str) else _kind(each)
+            raise _Malformed(f'"{key}" holds {found}, expected strings that are not empty')
+    return tuple(value)
+
+
+def _kind(value: Any) -> str:
+    """A JSON value's type, as people call it."""
+    kinds = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _as_record(question: Question) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "question": question.question,
+        "answers": list(question.answers),
+        "category": question.category,
+    }
+    if question.entity:
+        record["entity"] = question.entity
+    if question.choices is not None:
+        record["choices"] = list(question.choices)
+    return record
