@@ -1,0 +1,188 @@
+"""Every metric of one run, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from metadeploy.evaluation.metrics.abstention import abstention
+from metadeploy.evaluation.metrics.auprc import auprc
+from metadeploy.evaluation.metrics.aurc import aurc
+from metadeploy.evaluation.metrics.auroc import auroc
+from metadeploy.evaluation.metrics.base_accuracy import base_accuracy
+from metadeploy.evaluation.metrics.bootstrap import bootstrap_interval
+from metadeploy.evaluation.metrics.brier import brier
+from metadeploy.evaluation.metrics.corrections import corrections
+from metadeploy.evaluation.metrics.coverage import coverage
+from metadeploy.evaluation.metrics.e_aurc import e_aurc
+from metadeploy.evaluation.metrics.ece import ece
+from metadeploy.evaluation.metrics.inputs import (
+    BoolArray,
+    FloatArray,
+    MetricInputError,
+    flags,
+    labels,
+    same_length,
+    scores,
+)
+from metadeploy.evaluation.metrics.kept_rate import kept_rate
+from metadeploy.evaluation.metrics.macro_auroc import macro_auroc, qualified
+from metadeploy.evaluation.metrics.mcnemar import mcnemar
+from metadeploy.evaluation.metrics.over_refusal_rate import over_refusal_rate
+from metadeploy.evaluation.metrics.pooled_auroc import pooled_auroc
+from metadeploy.evaluation.metrics.prr import prr
+from metadeploy.evaluation.metrics.refusal_precision import refusal_precision
+from metadeploy.evaluation.metrics.refusal_rate import refusal_rate
+from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
+from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
+from metadeploy.evaluation.metrics.within_categories import category_pairs
+from metadeploy.evaluation.share import Share
+
+__all__ = ["shares", "summarise"]
+
+_Ranking: TypeAlias = Callable[[FloatArray, BoolArray], "float | None"]
+
+_RANKINGS: dict[str, _Ranking] = {
+    "auroc": auroc,
+    "auprc": auprc,
+    "aurc": aurc,
+    "e_aurc": e_aurc,
+    "prr": prr,
+    "ece": ece,
+    "brier": brier,
+}
+
+#: A category's own AUROC needs as many errors and as many right answers.
+_MIN_EACH = 5
+
+
+def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike) -> dict[str, Share]:
+    """Every metric that is a share of questions, by name.
+
+    Args:
+        base_correct: bool [n].
+        answered: bool [n].
+        correct: bool [n].
+
+    Raises:
+        MetricInputError: the input is malformed.
+    """
+    changed = corrections(base_correct, answered, correct)
+    declining = abstention(base_correct, answered)
+    return {
+        "base_accuracy": base_accuracy(base_correct),
+        "coverage": coverage(answered),
+        "selective_accuracy": selective_accuracy(answered, correct),
+        "refusal_rate": refusal_rate(answered),
+        "refusal_precision": refusal_precision(base_correct, answered),
+        "smart_refusal_rate": smart_refusal_rate(base_correct, answered),
+        "over_refusal_rate": over_refusal_rate(base_correct, answered),
+        "kept_rate": kept_rate(base_correct, answered, correct),
+        "corrected_rate": changed.corrected,
+        "broken_rate": changed.broken,
+        "abstention_precision": declining.precision,
+        "abstention_recall": declining.recall,
+    }
+
+
+def summarise(
+    base_correct: ArrayLike,
+    answered: ArrayLike,
+    correct: ArrayLike,
+    doubt: ArrayLike,
+    category: ArrayLike,
+    *,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compute every metric with its 95 % interval: Wilson's for shares, the paired bootstrap's for the others.
+
+    The ranking and calibration metrics judge ``doubt`` against ``base_correct``, which is known for every question.
+
+    Args:
+        base_correct: bool [n], the base alone is right.
+        answered: bool [n], the base with its Doubter answers.
+        correct: bool [n], that answer is right; False where it declined.
+        doubt: float [n] in [0, 1].
+        category: text or whole numbers [n].
+        n_bootstrap: how often the questions are drawn anew, at least 1.
+        seed: of those draws.
+
+    Returns:
+        * ``n``: number of questions.
+        * ``metrics``: by name ``{"value", "low", "high", "n"}``; ``n`` is the denominator of a share, else the
+          number of questions that count; None where undefined.
+        * ``mcnemar``: base against Doubter, ``{"only_base", "only_doubter", "p_value"}``; a question counts for the
+          base if it is right, and for the Doubter if its answer is right or it declined an error of the base.
+        * ``categories``: by name the plain values, with ``n``.
+        * ``bootstrap``: ``{"n_resamples", "seed", "confidence"}``.
+
+        Python's own types only, no NaN.
+
+    Raises:
+        MetricInputError: the input is malformed, or ``correct`` is True where the Doubter declined.
+    """
+    base, given, right = flags(base_correct=base_correct, answered=answered, correct=correct)
+    (doubts,) = scores(doubt=doubt, probability=True)
+    kinds = labels(category)
+    same_length(base_correct=base, doubt=doubts, category=kinds)
+    if (right & ~given).any():
+        at = int(np.argmax(right & ~given))
+        raise MetricInputError(f"metric input 'correct': True at index {at}, expected False where nothing is answered")
+
+    def drawn(statistic: _Ranking, among: BoolArray) -> dict[str, Any]:
+        """Value and interval of what needs no category, over some of the questions."""
+        return _drawn(lambda at: statistic(doubts[at], base[at]), among, n_bootstrap, seed)
+
+    everything = np.ones(len(base), np.bool_)
+    names, codes = np.unique(kinds, return_inverse=True)
+    # which categories count is decided once, and not anew by each draw with its chance numbers of errors
+    counts = qualified(category_pairs(doubts, base, codes), _MIN_EACH)[codes]
+    metrics = {name: _share(share) for name, share in shares(base, given, right).items()}
+    metrics["abstention_f1"] = _drawn(lambda at: abstention(base[at], given[at]).f1, everything, n_bootstrap, seed)
+    metrics |= {name: drawn(statistic, everything) for name, statistic in _RANKINGS.items()}
+    metrics["macro_auroc"] = _drawn(
+        lambda at: macro_auroc(doubts[at], base[at], codes[at], min_each=1), counts, n_bootstrap, seed
+    )
+    metrics["pooled_auroc"] = _drawn(
+        lambda at: pooled_auroc(doubts[at], base[at], codes[at]), everything, n_bootstrap, seed
+    )
+    test = mcnemar(base, right | ~(given | base))
+    return {
+        "n": len(base),
+        "metrics": metrics,
+        "mcnemar": {"only_base": test.only_first, "only_doubter": test.only_second, "p_value": test.p_value},
+        "categories": {
+            str(name): _plain(base[codes == code], given[codes == code], right[codes == code], doubts[codes == code])
+            for code, name in enumerate(names)
+        },
+        "bootstrap": {"n_resamples": n_bootstrap, "seed": seed, "confidence": 0.95},
+    }
+
+
+def _share(share: Share) -> dict[str, Any]:
+    low, high = share.interval or (None, None)
+    return {"value": share.value, "low": low, "high": high, "n": share.total}
+
+
+def _drawn(
+    statistic: Callable[[NDArray[np.intp]], float | None], among: BoolArray, n_bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Value and interval of a statistic over the questions that count; all are drawn, so that draws stay paired."""
+    value = statistic(np.flatnonzero(among))
+    interval = (
+        None
+        if value is None
+        else bootstrap_interval(lambda at: statistic(at[among[at]]), len(among), n_resamples=n_bootstrap, seed=seed)
+    )
+    low, high = interval or (None, None)
+    return {"value": value, "low": low, "high": high, "n": int(among.sum())}
+
+
+def _plain(base: BoolArray, given: BoolArray, right: BoolArray, doubts: FloatArray) -> dict[str, Any]:
+    values: dict[str, Any] = {"n": len(base)}
+    values |= {name: share.value for name, share in shares(base, given, right).items()}
+    return values | {"auroc": auroc(doubts, base)}
