@@ -233,6 +233,13 @@ void register_engine(py::module_ & m) {
             },
             py::arg("tokens"), py::arg("cancel") = py::none())
         .def(
+            "doubt",
+            [](py_engine & self, const tokens_t & tokens, float gain, const py::object & cancel) {
+                engine & eng = self.get();
+                return run_interruptible(eng, cancel, [&] { return eng.doubt(tokens, gain); });
+            },
+            py::arg("tokens"), py::arg("gain"), py::arg("cancel") = py::none())
+        .def(
             "logits",
             [](py_engine & self, const tokens_t & tokens, bool inject, float gain, const py::object & cancel) {
                 engine & eng = self.get();

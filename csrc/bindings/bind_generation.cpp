@@ -54,6 +54,7 @@ void register_generation(py::module_ & m) {
         .def_readwrite("max_tokens", &generation_params::max_tokens)
         .def_readwrite("stop", &generation_params::stop)
         .def_readwrite("n_logprobs", &generation_params::n_logprobs)
+        .def_readwrite("doubt_threshold", &generation_params::doubt_threshold)
         .def_property(
             "inject", [](const generation_params & p) { return p.inject.on; },
             [](generation_params & p, bool on) { p.inject.on = on; })
@@ -98,6 +99,7 @@ void register_generation(py::module_ & m) {
             "finish_reason", [](const py_generation & self) { return finish_reason_name(self.get().finish()); })
         .def_property_readonly("text", [](const py_generation & self) { return to_str(self.get().text()); })
         .def_property_readonly("tokens", [](const py_generation & self) { return self.get().tokens(); })
+        .def_property_readonly("doubt", [](const py_generation & self) { return self.get().doubt(); })
         .def_property_readonly("abstained", [](const py_generation & self) { return self.get().abstained(); })
         .def_property_readonly("timings", [](const py_generation & self) { return self.get().times(); });
 }

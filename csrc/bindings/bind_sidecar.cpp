@@ -34,6 +34,8 @@ py::dict describe(const wrapper_config & config) {
     d["cross_attn_layers"] = py::tuple(py::cast(config.cross_attn_layers));
     d["inject_from"] = inject_from_name(config.from);
     d["refusal_text"] = config.refusal_text;
+    d["refusal_token_ids"] = py::tuple(py::cast(config.refusal_token_ids));
+    d["refusal_bias"] = config.refusal_bias;
     d["prompt_format"] = config.prompt_format;
     d["answer_suffix"] = config.answer_suffix;
     d["chat_template_kwargs"] = config.chat_template_kwargs;

@@ -20,6 +20,8 @@ constexpr char USAGE[] = R"(
                                         (env: LLAMA_ARG_META, META_SIDECAR)
 --meta-gain F                           strength of the injection (default: 1.0, 0 = the base exactly)
                                         (env: LLAMA_ARG_META_GAIN, META_GAIN)
+--doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
+                                        (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
 --no-meta                               answer with the base alone (env: META_BASE=1)
 --compare                               answer twice, with the base and with the wrapper
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
@@ -28,7 +30,7 @@ constexpr char USAGE[] = R"(
                                         "question", or "messages") and, if you like, "id"
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
                                         the last result in it
---json                                  print a JSON object with the answer, abstention and timings
+--json                                  print a JSON object with the answer, doubt, abstention and timings
 
 Sampling is greedy unless --temp is given, and an answer ends after 512 tokens unless -n is given.
 Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics on
@@ -65,6 +67,15 @@ float parse_gain(const std::string & text, const char * source) {
     return gain;
 }
 
+double parse_threshold(const std::string & text, const char * source) {
+    char * end = nullptr;
+    const double threshold = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || !(threshold >= 0.0 && threshold <= 1.0)) {
+        throw usage_error(std::string(source) + " is '" + text + "', expected a number from 0 to 1");
+    }
+    return threshold;
+}
+
 // the environment of the framework's program, and twins of our flags in llama.cpp's manner
 void read_environment(cli_args & args) {
     for (const char * name : {"META_SIDECAR", "LLAMA_ARG_META"}) {
@@ -76,6 +87,9 @@ void read_environment(cli_args & args) {
         if (const char * value = env(name)) {
             args.gain = parse_gain(value, name);
         }
+    }
+    if (const char * value = env("LLAMA_ARG_DOUBT_THRESHOLD")) {
+        args.doubt_threshold = parse_threshold(value, "LLAMA_ARG_DOUBT_THRESHOLD");
     }
     args.no_meta = env_flag("META_BASE");
     args.raw = env_flag("META_RAW");
@@ -102,6 +116,7 @@ void read_environment(cli_args & args) {
 std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     std::vector<char *> rest{argv[0]};
     bool has_prompt = false;
+    bool has_threshold = false;
     bool has_jinja = env("LLAMA_ARG_JINJA") != nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string flag = argv[i];
@@ -115,6 +130,9 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             args.meta = value();
         } else if (flag == "--meta-gain") {
             args.gain = parse_gain(value(), "--meta-gain");
+        } else if (flag == "--doubt-threshold") {
+            args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
+            has_threshold = true;
         } else if (flag == "--no-meta") {
             args.no_meta = true;
         } else if (flag == "--compare") {
@@ -135,6 +153,9 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             has_prompt = has_prompt || flag == "-p" || flag == "--prompt" || flag == "-f" || flag == "--file";
             rest.push_back(argv[i]);
         }
+    }
+    if (args.no_meta && has_threshold) {
+        throw usage_error("--doubt-threshold needs the wrapper, --no-meta leaves it out");
     }
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
@@ -168,6 +189,7 @@ void refuse_unsupported(const common_params & params) {
         {params.verbose_prompt, "--verbose-prompt"},
         {params.n_print > 0, "-ptc"},
         {params.sampling.reasoning_budget_tokens >= 0, "--reasoning-budget"},
+        {params.sampling.backend_sampling, "-bs"}, // the logits that doubt is read from would stay on the device
     };
     for (const auto & [given, flag] : unsupported) {
         if (given) {

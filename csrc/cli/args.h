@@ -9,17 +9,18 @@
 namespace metadeploy {
 
 struct cli_args {
-    common_params common;       // what llama.cpp's parser made of its flags
-    std::string meta;           // --meta: sidecar
-    float gain = 1.0f;          // --meta-gain
-    bool no_meta = false;       // --no-meta: the base alone
-    bool compare = false;       // --compare: base and wrapper
-    bool raw = false;           // --raw: no chat template
-    bool json = false;          // --json
-    bool verbose = false;       // -v: statistics on stderr
-    std::string prompts;        // --prompts: a file of prompts
-    std::string output;         // --output: where their results go, stdout if empty
-    bool nul_separated = false; // prompts and results are text between NUL bytes (META_PROMPTS, META_OUT)
+    common_params common;         // what llama.cpp's parser made of its flags
+    std::string meta;             // --meta: sidecar
+    float gain = 1.0f;            // --meta-gain
+    double doubt_threshold = 0.5; // --doubt-threshold
+    bool no_meta = false;         // --no-meta: the base alone
+    bool compare = false;         // --compare: base and wrapper
+    bool raw = false;             // --raw: no chat template
+    bool json = false;            // --json
+    bool verbose = false;         // -v: statistics on stderr
+    std::string prompts;          // --prompts: a file of prompts
+    std::string output;           // --output: where their results go, stdout if empty
+    bool nul_separated = false;   // prompts and results are text between NUL bytes (META_PROMPTS, META_OUT)
 };
 
 // Ends with a usage message and exit code 2.

@@ -16,6 +16,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <optional>
 #include <ostream>
 
 using namespace metadeploy;
@@ -33,6 +34,7 @@ void on_interrupt(int) {
 struct answer {
     std::string text;
     bool abstained = false;
+    std::optional<double> doubt; // none: the base alone
     finish_reason finish = finish_reason::none;
     timings times;
 };
@@ -42,6 +44,7 @@ json to_json(const answer & a) {
     return {
         {"text", a.text},
         {"abstained", a.abstained},
+        {"doubt", a.doubt ? json(*a.doubt) : json(nullptr)},
         {"finish_reason", finish_reason_name(a.finish)},
         {"timings",
          {{"n_prompt", t.n_prompt},
@@ -53,11 +56,16 @@ json to_json(const answer & a) {
           {"tokens_per_second", t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0}}}};
 }
 
-void print_statistics(const timings & t) {
+void print_statistics(const answer & a) {
+    const timings & t = a.times;
     const double rate = t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
     std::fprintf(
-        stderr, "prompt %d tokens: pass 1 %.1f ms, encode %.1f ms, pass 2 %.1f ms\n", t.n_prompt, t.pass1_ms,
-        t.encode_ms, t.pass2_ms);
+        stderr, "prompt %d tokens: pass 1 %.1f ms, encode %.1f ms, pass 2 %.1f ms", t.n_prompt, t.pass1_ms, t.encode_ms,
+        t.pass2_ms);
+    if (a.doubt) {
+        std::fprintf(stderr, ", doubt %.4f", *a.doubt);
+    }
+    std::fputs("\n", stderr);
     std::fprintf(stderr, "answer %d tokens: %.1f ms, %.2f tokens/s\n", t.n_generated, t.decode_ms, rate);
 }
 
@@ -77,6 +85,9 @@ public:
         params.sampling = eng.params().sampling; // completed by what only the model tells, for --ignore-eos for one
         params.stop = args.common.antiprompt;
         params.inject = {inject, args.gain};
+        if (inject) {
+            params.doubt_threshold = args.doubt_threshold;
+        }
         generation gen(eng, tokens_of(item), params);
         chunk out;
         bool more = true;
@@ -87,7 +98,7 @@ public:
                 std::fflush(stdout);
             }
         }
-        return {gen.text(), gen.abstained(), gen.finish(), gen.times()};
+        return {gen.text(), gen.abstained(), gen.doubt(), gen.finish(), gen.times()};
     }
 
     int run_one(const prompt_item & item) {
@@ -112,7 +123,7 @@ public:
             std::puts(dump_json(result, 2).c_str());
         }
         if (args.verbose) {
-            print_statistics(a.times);
+            print_statistics(a);
         }
         return 0;
     }

@@ -127,6 +127,14 @@ void engine::check_fits(const sidecar & source) const {
                 std::to_string(n_layer() - 1));
         }
     }
+    for (const int32_t token : config.refusal_token_ids) {
+        if (token >= n_vocab()) {
+            faults.push_back(
+                "has refusal token " + std::to_string(token) + ", the model has a vocabulary of " +
+                std::to_string(n_vocab()) + " (wrong base model?)");
+            break;
+        }
+    }
     // these call the seam inside a block, before the residual is added: what it hands over is not the block's output
     static const std::set<std::string> odd_seam = {"nemotron_h", "nemotron_h_moe"};
     if (const std::string arch = architecture(); odd_seam.count(arch) != 0) {
@@ -246,7 +254,6 @@ void engine::check_prompt(const std::vector<llama_token> & tokens) const {
     }
 }
 
-// whether this injection changes anything
 bool engine::injects(const injection & inject) const {
     if (!std::isfinite(inject.gain)) {
         throw error("the gain is " + std::to_string(inject.gain) + ", expected a finite number such as 1.0");
@@ -408,7 +415,7 @@ void engine::decode(llama_token token) {
     evaluate(&token, 1, outputs::last);
 }
 
-const float * engine::logits() const {
+float * engine::logits() const {
     return llama_get_logits_ith(ctx, -1);
 }
 

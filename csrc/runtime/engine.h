@@ -1,6 +1,7 @@
 // A base model with its context and, beside it, a wrapper: the two passes over a prompt, and decoding after them.
 #pragma once
 
+#include "runtime/doubt.h"
 #include "runtime/prompt.h"
 #include "runtime/seam.h"
 #include "runtime/wrapper.h"
@@ -10,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,7 +60,12 @@ public:
     // Throws error (empty prompt, bad token), context_overflow_error, decode_error, cancelled_error.
     void prefill(const std::vector<llama_token> & tokens, const injection & inject, timings & times);
     void decode(llama_token token);
-    const float * logits() const; // n_vocab values
+    float * logits() const; // n_vocab values
+    // whether this injection changes anything; throws error where the gain is no number
+    bool injects(const injection & inject) const;
+    // What those logits say of a refusal. Nothing without a wrapper, or where neither it nor the vocabulary tells what
+    // token a refusal begins with.
+    std::optional<doubt_reading> doubt_after(llama_token last_prompt_token) const;
     bool context_full() const { return n_past >= n_ctx(); }
 
     // What is computed, for looking at. Rows of n_embd (or n_vocab) values, row after row.
@@ -67,6 +74,7 @@ public:
     std::vector<float> all_logits(const std::vector<llama_token> & tokens, const injection & inject);
     std::vector<float> layer_outputs(
         const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject);
+    double doubt(const std::vector<llama_token> & tokens, float gain);
     // for each cross-attention layer and token: n_head rows of n_cog weights
     std::vector<float> cognitive_attention(const std::vector<llama_token> & tokens, float gain);
 
@@ -87,7 +95,7 @@ private:
 
     void check_prompt(const std::vector<llama_token> & tokens) const;
     std::string architecture() const;
-    bool injects(const injection & inject) const;
+    std::optional<llama_token> refusal_token(llama_token last_prompt_token) const;
     void clear_memory();
     void evaluate(
         const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);

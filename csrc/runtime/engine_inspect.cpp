@@ -2,6 +2,8 @@
 #include "errors.h"
 #include "runtime/engine.h"
 
+#include <algorithm>
+
 namespace metadeploy {
 
 namespace {
@@ -60,6 +62,49 @@ std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tok
     clean_pass(tokens);
     meta_wrapper->encode();
     return meta_wrapper->cognitive_tokens();
+}
+
+// As trained where the sidecar says; else as the refusal is tokenised after the text of the prompt's last token, for
+// many tokenizers give the first word of a text another token than the same word after a line break.
+std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) const {
+    if (!meta_wrapper) {
+        return std::nullopt;
+    }
+    const wrapper_config & config = meta_wrapper->config();
+    if (!config.refusal_token_ids.empty()) {
+        return config.refusal_token_ids.front();
+    }
+    if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
+        return std::nullopt;
+    }
+    const std::string before = detokenize({last_prompt_token}, /*special =*/true);
+    const std::vector<llama_token> head = tokenize(before, /*add_special =*/false, /*parse_special =*/true);
+    std::vector<llama_token> whole = tokenize(before + config.refusal_text, false, true);
+    size_t n_head = head.size();
+    if (whole.size() < n_head || !std::equal(head.begin(), head.end(), whole.begin())) {
+        whole = tokenize(config.refusal_text, false, true); // the two grow together: no boundary to look behind
+        n_head = 0;
+    }
+    return whole.size() > n_head ? std::optional(whole[n_head]) : std::nullopt;
+}
+
+std::optional<doubt_reading> engine::doubt_after(llama_token last_prompt_token) const {
+    const std::optional<llama_token> refusal = refusal_token(last_prompt_token);
+    if (!refusal) {
+        return std::nullopt;
+    }
+    return read_doubt(logits(), n_vocab(), *refusal, meta_wrapper->config().refusal_bias);
+}
+
+double engine::doubt(const std::vector<llama_token> & tokens, float gain) {
+    require_wrapper(meta_wrapper.get(), "readings of doubt");
+    timings times;
+    prefill(tokens, {true, gain}, times);
+    const std::optional<doubt_reading> reading = doubt_after(tokens.back());
+    if (!reading) {
+        throw error(UNKNOWN_REFUSAL);
+    }
+    return reading->doubt();
 }
 
 std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {

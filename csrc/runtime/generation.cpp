@@ -10,6 +10,13 @@
 
 namespace metadeploy {
 
+namespace {
+
+// the threshold that moves nothing but by the wrapper's own bias
+constexpr double AS_CALIBRATED = 0.5;
+
+} // namespace
+
 const char * finish_reason_name(finish_reason reason) {
     switch (reason) {
     case finish_reason::none:
@@ -34,14 +41,45 @@ generation::generation(engine & eng, const std::vector<llama_token> & prompt, ge
             "the repeat penalty is " + std::to_string(params.sampling.penalty_repeat) +
             ", expected more than 0 (1 for none)");
     }
+    check_threshold();
     sampler.reset(common_sampler_init(eng.model(), params.sampling));
     if (!sampler) {
         throw error("the sampling parameters are refused by llama.cpp (a malformed grammar?)");
     }
     eng.prefill(prompt, params.inject, time);
+    if (params.inject.on && eng.meta()) {
+        reading = eng.doubt_after(prompt.back());
+        if (!reading && (params.doubt_threshold != AS_CALIBRATED || eng.meta()->config().refusal_bias != 0.0f)) {
+            throw error(UNKNOWN_REFUSAL);
+        }
+    }
     for (const llama_token token : prompt) {
         common_sampler_accept(sampler.get(), token, /*is_generated =*/false);
     }
+}
+
+void generation::check_threshold() const {
+    if (!(params.doubt_threshold >= 0.0 && params.doubt_threshold <= 1.0)) {
+        throw error("the doubt threshold is " + std::to_string(params.doubt_threshold) + ", expected 0 to 1");
+    }
+    if (params.doubt_threshold != AS_CALIBRATED && !(params.inject.on && eng.meta())) {
+        throw error(
+            "the doubt threshold is " + std::to_string(params.doubt_threshold) +
+            ", but the base answers alone: " + (eng.meta() ? "the injection is off" : "no sidecar is attached"));
+    }
+}
+
+// The first token is sampled with the refusal's logit moved, and the model's own is put back: log-probabilities are of
+// those. With gain 0 nothing is moved, for that is the base exactly.
+llama_token generation::sample() {
+    if (!generated.empty() || !reading || !eng.injects(params.inject)) {
+        return common_sampler_sample(sampler.get(), eng.context(), -1);
+    }
+    float & logit = eng.logits()[reading->refusal];
+    logit = reading->logit_at(params.doubt_threshold);
+    const llama_token token = common_sampler_sample(sampler.get(), eng.context(), -1);
+    logit = reading->logit;
+    return token;
 }
 
 bool generation::end(finish_reason why, chunk & out) {
@@ -66,7 +104,7 @@ bool generation::step(chunk & out) {
         eng.decode(generated.back());
         pending = false;
     }
-    const llama_token token = common_sampler_sample(sampler.get(), eng.context(), -1);
+    const llama_token token = sample();
     common_sampler_accept(sampler.get(), token, /*is_generated =*/true);
     const auto stop_clock = [&] {
         time.decode_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -112,6 +150,10 @@ token_logprob generation::logprob_of(llama_token token) const {
         result.top.emplace_back(order[i], (float)(logits[order[i]] - log_sum));
     }
     return result;
+}
+
+std::optional<double> generation::doubt() const {
+    return reading ? std::optional(reading->doubt()) : std::nullopt;
 }
 
 bool generation::abstained() const {

@@ -6,6 +6,7 @@
 
 #include "sampling.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +18,8 @@ struct generation_params {
     common_params_sampling sampling;
     std::vector<std::string> stop;
     injection inject;
-    int32_t n_logprobs = -1; // negative: none; n: of the chosen token and of the n most likely ones
+    double doubt_threshold = 0.5; // 0 to 1: declines where doubt() reaches it; 0.5 as calibrated, 0 always, 1 never
+    int32_t n_logprobs = -1;      // negative: none; n: of the chosen token and of the n most likely ones
 };
 
 struct token_logprob {
@@ -51,10 +53,16 @@ public:
     const std::vector<llama_token> & tokens() const { return generated; }
     const timings & times() const { return time; }
 
+    // Known before the first token. Nothing where the base answers alone (inject.on is false, or no wrapper is there);
+    // with gain 0, of the base's own logits.
+    std::optional<double> doubt() const;
+
     // by the wrapper's refusal text, or the framework's where no wrapper is attached
     bool abstained() const;
 
 private:
+    void check_threshold() const;
+    llama_token sample();
     token_logprob logprob_of(llama_token token) const;
     bool end(finish_reason why, chunk & out);
 
@@ -64,6 +72,7 @@ private:
     text_stream stream;
     std::vector<llama_token> generated;
     timings time;
+    std::optional<doubt_reading> reading;
     finish_reason reason = finish_reason::none;
     bool pending = false; // the last token is not evaluated yet
 };

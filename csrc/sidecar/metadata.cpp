@@ -23,7 +23,7 @@ std::vector<int64_t> widened(const gguf_context * gguf, int64_t id) {
     if (n > 0) {
         std::memcpy(values.data(), gguf_get_arr_data(gguf, id), n * sizeof(T));
     }
-    // a number that does not fit becomes negative, which no layer is
+    // a number that does not fit becomes negative, which no layer and no token is
     return {values.begin(), values.end()};
 }
 
@@ -72,32 +72,62 @@ std::optional<int64_t> metadata::integer(const char * key) const {
     return value;
 }
 
-std::optional<std::vector<int32_t>> metadata::layers(const char * key) const {
+std::optional<float> metadata::number(const char * key) const {
     const int64_t id = gguf_find_key(gguf, name(key).c_str());
     if (id < 0) {
         return std::nullopt;
     }
-    std::vector<int64_t> values;
+    if (gguf_get_kv_type(gguf, id) != GGUF_TYPE_FLOAT32) {
+        faults.push_back("key '" + name(key) + "' has type " + type_name(gguf, id) + ", expected f32");
+        return std::nullopt;
+    }
+    return gguf_get_val_f32(gguf, id);
+}
+
+std::optional<std::vector<int64_t>> metadata::integers(const char * key) const {
+    const int64_t id = gguf_find_key(gguf, name(key).c_str());
+    if (id < 0) {
+        return std::nullopt;
+    }
     switch (gguf_get_kv_type(gguf, id) == GGUF_TYPE_ARRAY ? gguf_get_arr_type(gguf, id) : GGUF_TYPE_COUNT) {
     case GGUF_TYPE_INT32:
-        values = widened<int32_t>(gguf, id);
-        break;
+        return widened<int32_t>(gguf, id);
     case GGUF_TYPE_UINT32:
-        values = widened<uint32_t>(gguf, id);
-        break;
+        return widened<uint32_t>(gguf, id);
     case GGUF_TYPE_INT64:
-        values = widened<int64_t>(gguf, id);
-        break;
+        return widened<int64_t>(gguf, id);
     case GGUF_TYPE_UINT64:
-        values = widened<uint64_t>(gguf, id);
-        break;
+        return widened<uint64_t>(gguf, id);
     default:
         faults.push_back("key '" + name(key) + "' has type " + type_name(gguf, id) + ", expected [i32]");
         return std::nullopt;
     }
+}
+
+std::optional<std::vector<int32_t>> metadata::tokens(const char * key) const {
+    const std::optional<std::vector<int64_t>> values = integers(key);
+    if (!values) {
+        return std::nullopt;
+    }
+    for (const int64_t value : *values) {
+        if (value < 0 || value > INT32_MAX) {
+            faults.push_back(
+                "key '" + name(key) + "' has " + std::to_string(value) + ", expected token ids from 0 to " +
+                std::to_string(INT32_MAX));
+            return std::nullopt;
+        }
+    }
+    return std::vector<int32_t>(values->begin(), values->end());
+}
+
+std::optional<std::vector<int32_t>> metadata::layers(const char * key) const {
+    const std::optional<std::vector<int64_t>> values = integers(key);
+    if (!values) {
+        return std::nullopt;
+    }
     std::vector<int32_t> layers;
     std::set<int64_t> seen;
-    for (const int64_t value : values) {
+    for (const int64_t value : *values) {
         if (value < 0 || value >= MAX_LAYERS) {
             faults.push_back(
                 "key '" + name(key) + "' has layer " + std::to_string(value) + ", expected layers from 0 to " +

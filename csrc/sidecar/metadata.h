@@ -26,13 +26,17 @@ public:
 
     // Nothing where the key is absent; where the value is of another kind, nothing and a fault.
     std::optional<std::string> text(const char * key) const;
+    std::optional<float> number(const char * key) const;
     std::optional<int64_t> integer(const char * key) const;             // 0 to 2147483647
+    std::optional<std::vector<int32_t>> tokens(const char * key) const; // 0 to 2147483647 each
     std::optional<std::vector<int32_t>> layers(const char * key) const; // each once, below MAX_LAYERS
 
     // keys and texts that are no UTF-8 or empty where they must not be; Python could not show them
     void check_texts() const;
 
 private:
+    std::optional<std::vector<int64_t>> integers(const char * key) const; // those too large are negative
+
     const gguf_context * gguf;
     std::vector<std::string> & faults;
 };

@@ -155,9 +155,7 @@ private:
             fault(keys::INJECT_FROM, "is '" + from + "', expected one of prompt, last_prompt_token");
         }
         config.kind = meta.text(keys::KIND).value_or(config.kind);
-        if (const std::string text = meta.text(keys::REFUSAL_TEXT).value_or(""); !text.empty()) {
-            config.refusal_text = text;
-        }
+        read_refusal(config);
         config.prompt_format = meta.text(keys::PROMPT_FORMAT).value_or("");
         config.answer_suffix = meta.text(keys::ANSWER_SUFFIX).value_or("");
         config.checkpoint_sha256 = meta.text(keys::CHECKPOINT_SHA256).value_or("");
@@ -166,6 +164,24 @@ private:
             if (!nlohmann::json::parse(*kwargs, nullptr, /*allow_exceptions =*/false).is_object()) {
                 fault(keys::CHAT_TEMPLATE_KWARGS, "is '" + *kwargs + "', expected a JSON object");
             }
+        }
+    }
+
+    void read_refusal(wrapper_config & config) {
+        if (const std::string text = meta.text(keys::REFUSAL_TEXT).value_or(""); !text.empty()) {
+            config.refusal_text = text;
+        }
+        if (const std::optional<std::vector<int32_t>> tokens = meta.tokens(keys::REFUSAL_TOKEN_IDS)) {
+            config.refusal_token_ids = *tokens;
+            if (tokens->empty() || tokens->size() > MAX_REFUSAL_TOKENS) {
+                fault(
+                    keys::REFUSAL_TOKEN_IDS, "has " + std::to_string(tokens->size()) + " entries, expected 1 to " +
+                                                 std::to_string(MAX_REFUSAL_TOKENS));
+            }
+        }
+        config.refusal_bias = meta.number(keys::REFUSAL_BIAS).value_or(0.0f);
+        if (!(std::fabs(config.refusal_bias) <= MAX_REFUSAL_BIAS)) { // nor is NaN
+            fault(keys::REFUSAL_BIAS, "is " + std::to_string(config.refusal_bias) + ", expected -100 to 100");
         }
     }
 

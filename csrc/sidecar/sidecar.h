@@ -2,6 +2,7 @@
 // docs/sidecar-format.md specifies the file; metadeploy/sidecar is the Python side of the same.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -11,6 +12,10 @@ namespace metadeploy {
 
 // the newest format that this reader understands
 inline constexpr uint32_t SIDECAR_FORMAT_VERSION = 1;
+
+// a refusal is a sentence, and logits spread over some tens; the same bounds as metadeploy/sidecar/rules.py
+inline constexpr size_t MAX_REFUSAL_TOKENS = 1024;
+inline constexpr float MAX_REFUSAL_BIAS = 100.0f;
 
 // what the framework trains its Doubters to say; used where a sidecar does not name its own text
 inline constexpr char DEFAULT_REFUSAL_TEXT[] = "I'm not confident enough to answer this question accurately.";
@@ -33,11 +38,13 @@ struct wrapper_config {
 
     std::string kind = "doubter";
     std::string refusal_text = DEFAULT_REFUSAL_TEXT;
-    std::string prompt_format;        // empty: not said
-    std::string answer_suffix;        // empty: none
-    std::string chat_template_kwargs; // a JSON object, or empty
-    std::string checkpoint_sha256;    // empty: not said
-    int64_t base_block_count = 0;     // 0: not said
+    std::vector<int32_t> refusal_token_ids; // its tokens as trained; empty: not said
+    float refusal_bias = 0.0f;              // calibrated, on the logit of the first of them where an answer begins
+    std::string prompt_format;              // empty: not said
+    std::string answer_suffix;              // empty: none
+    std::string chat_template_kwargs;       // a JSON object, or empty
+    std::string checkpoint_sha256;          // empty: not said
+    int64_t base_block_count = 0;           // 0: not said
 };
 
 // F32 whatever the type in the file: the encoder and the folding run once per prompt, and activations have outliers

@@ -180,6 +180,7 @@ class MetaLlama(OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
@@ -199,6 +200,8 @@ class MetaLlama(OpenAICompletions):
             stop: strings that end the answer and are not part of it.
             gain: strength of the injection; None: the instance's.
             inject: False lets the base answer alone.
+            doubt_threshold: decline where doubt reaches it, from 0 (always) to 1 (never); 0.5 is how the sidecar is
+                calibrated. Without effect at gain 0, which is the base exactly.
             raw: take the prompt, a string, as it is, without template and suffix.
             logprobs: also return log-probabilities, and of how many of the most likely tokens.
             cancel: asked often, during the prompt too; True ends the call.
@@ -210,7 +213,9 @@ class MetaLlama(OpenAICompletions):
             ContextOverflowError: the prompt does not fit into the context.
             Cancelled: ``cancel`` returned True.
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
-            Error: the prompt is empty, or there is no chat template, or it refuses the messages.
+            ValueError: ``max_tokens`` or ``doubt_threshold`` is out of range.
+            Error: the prompt is empty, or there is no chat template, or it refuses the messages; or a threshold other
+                than 0.5 is given where the base answers alone.
         """
         result = None
         for chunk in self.stream(
@@ -225,6 +230,7 @@ class MetaLlama(OpenAICompletions):
             stop=stop,
             gain=gain,
             inject=inject,
+            doubt_threshold=doubt_threshold,
             raw=raw,
             logprobs=logprobs,
             cancel=cancel,
@@ -247,6 +253,7 @@ class MetaLlama(OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
@@ -266,9 +273,12 @@ class MetaLlama(OpenAICompletions):
         params.stop = [stop] if isinstance(stop, str) else list(stop or ())
         params.gain = self.gain if gain is None else gain
         params.inject = inject
+        params.doubt_threshold = doubt_threshold
         params.n_logprobs = -1 if logprobs is None else logprobs
         if max_tokens is not None and max_tokens < 0:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
+        if not 0 <= doubt_threshold <= 1:
+            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
         stream = self._run(prompt, raw, params, cancel)
         with self._streams_lock:
             self._streams.add(stream)
@@ -283,6 +293,7 @@ class MetaLlama(OpenAICompletions):
         with self._lock:
             injects = params.inject and self._engine.sidecar is not None
             generation = _core.Generation(self._engine, self._tokens(prompt, raw), params, cancel)
+            doubt = generation.doubt
             every: list[TokenLogprob] = []
             more = True
             while more:
@@ -297,6 +308,7 @@ class MetaLlama(OpenAICompletions):
                         text=generation.text,
                         token_ids=tuple(generation.tokens),
                         abstained=generation.abstained,
+                        doubt=doubt,
                         finish_reason=cast(FinishReason, generation.finish_reason),
                         logprobs=tuple(every) if params.n_logprobs >= 0 else None,
                         timings=Timings(
@@ -309,7 +321,7 @@ class MetaLlama(OpenAICompletions):
                         ),
                         gain=params.gain if injects else 0.0,
                     )
-                yield GenerationChunk(text, tuple(token_ids), logprobs, result)
+                yield GenerationChunk(text, tuple(token_ids), logprobs, doubt, result)
 
     # --- text and tokens ---------------------------------------------------------------------------------------------
 
@@ -374,6 +386,26 @@ class MetaLlama(OpenAICompletions):
         """What the encoder makes of a prompt: F32 [n_cog, n_embd]. Arguments as in :meth:`activations`."""
         with self._lock:
             return self._engine.cognitive_tokens(self._tokens(prompt, raw))
+
+    def doubt(self, prompt: Prompt, *, raw: bool = False, gain: float | None = None) -> float:
+        """How near the answer to a prompt is to beginning with the trained refusal; nothing is generated.
+
+        The sigmoid of m + b: m is the logit of the refusal's first token less the highest of all others, where the
+        answer begins, and b the sidecar's calibrated bias. Costs the two passes over the prompt.
+
+        Args:
+            prompt: a text, messages, or token ids.
+            raw: do not apply the chat template to a text.
+            gain: strength of the injection; None: the instance's. At 0 it is the doubt of the base's own logits.
+
+        Returns:
+            In (0, 1); from ``doubt_threshold`` on, :meth:`generate` declines.
+
+        Raises:
+            Error: there is no sidecar, or nothing tells the refusal's tokens.
+        """
+        with self._lock:
+            return self._engine.doubt(self._tokens(prompt, raw), self.gain if gain is None else gain)
 
     def logits(self, token_ids: Sequence[int], *, inject: bool = True, gain: float | None = None) -> FloatArray:
         """Logits at every position, F32 [n_tokens, n_vocab].

@@ -1,4 +1,4 @@
-"""OpenAI's calls and shapes, as llama-cpp-python has them, with ``abstained`` and ``timings`` beside."""
+"""OpenAI's calls and shapes, as llama-cpp-python has them, with ``abstained``, ``doubt`` and ``timings`` beside."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ class ChatCompletion:
                     "logprobs": self._logprobs(result.logprobs),
                     "finish_reason": result.finish_reason,
                     "abstained": result.abstained,
+                    "doubt": result.doubt,
                 }
             ],
             "usage": _usage(result.timings),
@@ -82,18 +83,18 @@ class ChatCompletion:
         }
 
     def stream(self, chunks: Iterator[GenerationChunk]) -> Iterator[dict[str, Any]]:
-        """The role first, then the text as it comes; the last chunk has finish_reason, abstained and timings."""
+        """The role first, then the text as it comes, with doubt; the last has finish_reason, abstained and timings."""
 
-        def chunk_of(delta: dict[str, str], logprobs: dict[str, Any] | None) -> dict[str, Any]:
-            choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        def chunk_of(delta: dict[str, str], logprobs: dict[str, Any] | None, **more: float | None) -> dict[str, Any]:
+            choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None, **more}
             return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
 
         yield chunk_of({"role": "assistant"}, None)
         for chunk in chunks:
             if chunk.text or chunk.logprobs:
-                yield chunk_of({"content": chunk.text}, self._logprobs(chunk.logprobs))
+                yield chunk_of({"content": chunk.text}, self._logprobs(chunk.logprobs), doubt=chunk.doubt)
             if chunk.result is not None:
-                last = chunk_of({}, None)
+                last = chunk_of({}, None, doubt=chunk.doubt)
                 last["choices"][0]["finish_reason"] = chunk.result.finish_reason
                 last["choices"][0]["abstained"] = chunk.result.abstained
                 last["usage"] = _usage(chunk.result.timings)
@@ -139,6 +140,7 @@ class TextCompletion:
                     "logprobs": self._logprobs(result.logprobs, len(self._echo)),
                     "finish_reason": result.finish_reason,
                     "abstained": result.abstained,
+                    "doubt": result.doubt,
                 }
             ],
             "usage": _usage(result.timings),
@@ -146,21 +148,21 @@ class TextCompletion:
         }
 
     def stream(self, chunks: Iterator[GenerationChunk]) -> Iterator[dict[str, Any]]:
-        """The text as it comes; the last chunk has finish_reason, abstained and timings."""
+        """The text as it comes, with doubt; the last chunk has finish_reason, abstained and timings."""
         at = len(self._echo)
 
-        def chunk_of(text: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
-            choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": None}
+        def chunk_of(text: str, logprobs: dict[str, Any] | None, **more: float | None) -> dict[str, Any]:
+            choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": None, **more}
             return {**self._head, "choices": [choice]}
 
         if self._echo:
             yield chunk_of(self._echo, None)
         for chunk in chunks:
             if chunk.text or chunk.logprobs:
-                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs, at))
+                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs, at), doubt=chunk.doubt)
                 at += sum(len(item.text) for item in chunk.logprobs or ())
             if chunk.result is not None:
-                last = chunk_of("", None)
+                last = chunk_of("", None, doubt=chunk.doubt)
                 last["choices"][0]["finish_reason"] = chunk.result.finish_reason
                 last["choices"][0]["abstained"] = chunk.result.abstained
                 last["usage"] = _usage(chunk.result.timings)
@@ -186,6 +188,7 @@ class OpenAICompletions(ABC):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
@@ -214,6 +217,7 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
 
@@ -235,6 +239,7 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
 
@@ -255,12 +260,13 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = None,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
 
-        Each choice has ``abstained`` beside ``finish_reason``; the refusal itself stays in ``content``, because
-        clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
+        Each choice has ``abstained`` and ``doubt`` beside ``finish_reason``; the refusal itself stays in ``content``,
+        because clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
 
         Args:
             messages: the conversation so far.
@@ -277,6 +283,7 @@ class OpenAICompletions(ABC):
             top_logprobs: of how many of the most likely tokens.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
+            doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
         chunks = self.stream(
@@ -291,6 +298,7 @@ class OpenAICompletions(ABC):
             stop=stop,
             gain=gain,
             inject=inject,
+            doubt_threshold=doubt_threshold,
             logprobs=(top_logprobs or 0) if logprobs else None,
         )
         shape = ChatCompletion(model or self._model_name())
@@ -314,6 +322,7 @@ class OpenAICompletions(ABC):
         echo: bool = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
 
@@ -335,6 +344,7 @@ class OpenAICompletions(ABC):
         echo: bool = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
 
@@ -355,6 +365,7 @@ class OpenAICompletions(ABC):
         echo: bool = False,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
@@ -374,6 +385,7 @@ class OpenAICompletions(ABC):
             echo: begin the text with the prompt.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
+            doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
         chunks = self.stream(
@@ -388,6 +400,7 @@ class OpenAICompletions(ABC):
             stop=stop,
             gain=gain,
             inject=inject,
+            doubt_threshold=doubt_threshold,
             raw=True,
             logprobs=logprobs,
         )

@@ -88,6 +88,8 @@ class GenerationResult:
         text: the answer, without the stop string that ended it.
         token_ids: its tokens, without the end-of-turn token.
         abstained: whether the opening sentence is the refusal that the wrapper was trained to say.
+        doubt: how near the answer was to beginning with that refusal, in (0, 1), before any threshold or sampling: 0.5
+            is where a greedy answer tips over. None where the base answered alone or the refusal's tokens are unknown.
         finish_reason: ``stop`` (the model ended, or a stop string came) or ``length``.
         logprobs: one entry for each token, or None where they were not asked for.
         timings: where the time went.
@@ -97,6 +99,7 @@ class GenerationResult:
     text: str
     token_ids: tuple[int, ...]
     abstained: bool
+    doubt: float | None
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
     timings: Timings
@@ -111,10 +114,12 @@ class GenerationChunk:
         text: what can be shown now; empty while a character or a stop string is incomplete.
         token_ids: the token of this step; empty in the last chunk where the model ended.
         logprobs: one entry for each token, or None where they were not asked for.
+        doubt: as in `GenerationResult`; known from the first chunk on, and the same in all.
         result: the whole answer in the last chunk, else None.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None
+    doubt: float | None
     result: GenerationResult | None

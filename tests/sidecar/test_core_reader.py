@@ -70,6 +70,8 @@ def described(config: WrapperConfig) -> dict[str, Any]:
         "cross_attn_layers": list(config.cross_attn_layers),
         "inject_from": config.inject_from,
         "refusal_text": config.refusal_text,
+        "refusal_token_ids": list(config.refusal_token_ids or ()),
+        "refusal_bias": config.refusal_bias,
         "prompt_format": config.prompt_format or "",
         "answer_suffix": config.answer_suffix or "",
         "chat_template_kwargs": json.dumps(dict(config.chat_template_kwargs)) if config.chat_template_kwargs else "",

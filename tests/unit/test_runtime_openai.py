@@ -21,6 +21,7 @@ from metadeploy.runtime.types import (
 )
 
 TIMES = Timings(pass1_ms=1.0, encode_ms=2.0, pass2_ms=3.0, decode_ms=4.0, n_prompt=7, n_generated=3)
+DOUBT = 0.25
 PIECES = ("Par", "is", "!")
 
 
@@ -49,6 +50,7 @@ class Scripted(OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
@@ -58,17 +60,18 @@ class Scripted(OpenAICompletions):
             TokenLogprob(i, piece, -0.5 * i, ((i, piece, -0.5 * i), (9, "x", -3.0))) for i, piece in enumerate(PIECES)
         )
         for i, piece in enumerate(PIECES):
-            yield GenerationChunk(piece, (i,), every[i : i + 1] if logprobs is not None else None, None)
+            yield GenerationChunk(piece, (i,), every[i : i + 1] if logprobs is not None else None, DOUBT, None)
         result = GenerationResult(
             text="".join(PIECES),
             token_ids=(0, 1, 2),
             abstained=self.abstained,
+            doubt=DOUBT,
             finish_reason=self.finish_reason,
             logprobs=every if logprobs is not None else None,
             timings=TIMES,
             gain=1.0,
         )
-        yield GenerationChunk("", (), () if logprobs is not None else None, result)
+        yield GenerationChunk("", (), () if logprobs is not None else None, DOUBT, result)
 
 
 MESSAGES: list[Message] = [{"role": "user", "content": "Capital of France?"}]
@@ -87,6 +90,7 @@ def test_chat_completion() -> None:
             "logprobs": None,
             "finish_reason": "stop",
             "abstained": True,
+            "doubt": DOUBT,
         }
     ]
     assert found["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -123,6 +127,7 @@ def test_chat_completion_chunks() -> None:
     ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 4 + ["length"]
     assert chunks[-1]["choices"][0]["abstained"] is False
+    assert [chunk["choices"][0].get("doubt") for chunk in chunks] == [None] + [DOUBT] * 4
     assert chunks[-1]["usage"]["total_tokens"] == 10
     assert "usage" not in chunks[0]
     json.dumps(chunks)
@@ -134,6 +139,7 @@ def test_completion() -> None:
     assert found["object"] == "text_completion"
     assert found["id"].startswith("cmpl-")
     choice = found["choices"][0]
+    assert choice["doubt"] == DOUBT
     assert choice["text"] == "Q: capital? A: Paris!"
     assert choice["logprobs"]["tokens"] == list(PIECES)
     assert choice["logprobs"]["token_logprobs"] == [0.0, -0.5, -1.0]
@@ -150,6 +156,7 @@ def test_completion_chunks() -> None:
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Q", "Par", "is", "!", ""]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert [chunk["choices"][0].get("doubt") for chunk in chunks] == [None] + [DOUBT] * 4
     assert chunks[-1]["usage"]["completion_tokens"] == 3
     # offsets count from the beginning of the text, not of the chunk
     assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[1:4]] == [[1], [4], [6]]
@@ -167,6 +174,7 @@ def test_every_option_arrives() -> None:
         "stop": ["a"],
         "gain": 0.7,
         "inject": False,
+        "doubt_threshold": 0.3,
     }
     for call in (Scripted.create_chat_completion, Scripted.create_completion):
         scripted = Scripted()
