@@ -88,22 +88,23 @@ class GenerationResult:
         text: the answer, without the stop string that ended it.
         token_ids: its tokens, without the end-of-turn token.
         abstained: whether the opening sentence is the refusal that the wrapper was trained to say.
-        doubt: how near the answer was to beginning with that refusal, in (0, 1), before any threshold or sampling: 0.5
-            is where a greedy answer tips over. None where the base answered alone or the refusal's tokens are unknown.
         finish_reason: ``stop`` (the model ended, or a stop string came) or ``length``.
         logprobs: one entry for each token, or None where they were not asked for.
         timings: where the time went.
         gain: strength of the injection; 0 where the base answered alone.
+        doubt: how near the answer was to beginning with the trained refusal, in (0, 1), whatever the threshold; 0.5 is
+            where a greedy answer tips over as calibrated. None where the base answered alone, or where neither sidecar
+            nor vocabulary tells the refusal's tokens.
     """
 
     text: str
     token_ids: tuple[int, ...]
     abstained: bool
-    doubt: float | None
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
     timings: Timings
     gain: float
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)

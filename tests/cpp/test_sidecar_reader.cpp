@@ -34,6 +34,8 @@ TEST(what_is_written_is_read) {
         CHECK_EQ(found.config.n_cog, source.config.n_cog); // not the 32 of the key
         CHECK(found.config.target_layers == source.config.target_layers);
         CHECK_EQ(found.config.refusal_text, DEFAULT_REFUSAL_TEXT);
+        CHECK(found.config.refusal_token_ids == std::vector<int32_t>({5, 0, 2}));
+        CHECK_EQ(found.config.refusal_bias, 1.5f);
         CHECK_EQ(found.tensors.size(), source.tensors.size());
         for (const auto & [name, tensor] : source.tensors) {
             CHECK(found.tensors.at(name).shape == tensor.shape);
@@ -98,6 +100,16 @@ TEST(keys) {
     CHECK_THROWS(sidecar_error, read(with("meta_spider.inject_from", b::str("never"))), "'never'");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_text", b::str("\xff"))), "not UTF-8");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_text", b::u32(1))), "has type u32, expected str");
+    CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_token_ids", b::u32(1))), "has type u32, expected [i32]");
+    CHECK_THROWS(
+        sidecar_error, read(with("meta_spider.refusal_token_ids", b::i32s({1, -2}))), "has -2, expected token");
+    CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_token_ids", b::i32s({}))), "has 0 entries");
+    CHECK_THROWS(
+        sidecar_error, read(with("meta_spider.refusal_token_ids", b::i32s(std::vector<int32_t>(1025, 1)))),
+        "has 1025 entries, expected 1 to 1024");
+    CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_bias", b::u32(1))), "has type u32, expected f32");
+    CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_bias", b::f32(-101.0f))), "expected -100 to 100");
+    CHECK_THROWS(sidecar_error, read(with("meta_spider.refusal_bias", b::f32(NAN))), "expected -100 to 100");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.hidden_dim", b::str("24"))), "has type str, expected u32");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.hidden_dim", b::u32(0x80000000u))), "expected 0 to 2147483647");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.target_layers", b::u32(2))), "has type u32, expected [i32]");

@@ -114,6 +114,7 @@ struct gguf_builder {
     int64_t n_keys = -1;
 
     static std::string u32(uint32_t value) { return bytes<uint32_t>(4) + bytes(value); }
+    static std::string f32(float value) { return bytes<uint32_t>(6) + bytes(value); }
     static std::string str(const std::string & value) { return bytes<uint32_t>(8) + text_bytes(value); }
     static std::string i32s(const std::vector<int32_t> & values) {
         std::string out = bytes<uint32_t>(9) + bytes<uint32_t>(5) + bytes<uint64_t>(values.size());
@@ -185,6 +186,8 @@ inline gguf_builder to_gguf(const sidecar & source) {
     file.set("meta_spider.enc_num_heads", gguf_builder::u32((uint32_t)config.n_enc_head));
     file.set("meta_spider.target_layers", gguf_builder::i32s(config.target_layers));
     file.set("meta_spider.cross_attn_layers", gguf_builder::i32s(config.cross_attn_layers));
+    file.set("meta_spider.refusal_token_ids", gguf_builder::i32s({5, 0, 2}));
+    file.set("meta_spider.refusal_bias", gguf_builder::f32(1.5f));
     for (const auto & [name, tensor] : source.tensors) {
         const auto * raw = reinterpret_cast<const char *>(tensor.data.data());
         file.tensors.push_back({name, tensor.shape, std::string(raw, tensor.data.size() * sizeof(float))});

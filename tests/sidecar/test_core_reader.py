@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def test_mutations(encoder: EncoderType, outtype: Any, core: CoreReader, tmp_pat
     config, tensors = random_wrapper(
         encoder, hidden_dim=32, target_layers=(1, 2), cross_attn_layers=(2, 3), num_layers=4, num_blocks=1
     )
+    config = replace(config, refusal_token_ids=(5, 0, 2), refusal_bias=1.5)
     valid, path = tmp_path / "valid.gguf", tmp_path / "mutated.gguf"
     write_sidecar(valid, config, {name: tensor.numpy() for name, tensor in tensors.items()}, outtype=outtype)
     loads = 0
@@ -160,6 +162,15 @@ def test_files_of_the_framework_load(encoder: EncoderType, prefix: str, core: Co
     path = tmp_path / "framework.gguf"
     path.write_bytes(gguf.build())
     assert agree(core, path, "framework").config["num_cognitive_tokens"] == config.num_cognitive_tokens
+
+
+@pytest.mark.parametrize(("kind", "content"), [("[i32]", [7]), ("[u32]", [0, 2**31 - 1]), ("[i32]", [1] * 1024)])
+def test_refusal_in_tokens(kind: str, content: list[int], core: CoreReader, tmp_path: Path) -> None:
+    gguf = file().with_key("meta_spider.refusal_token_ids", kind, content)
+    path = tmp_path / "refusal.gguf"
+    path.write_bytes(gguf.with_key("meta_spider.refusal_bias", "f32", -100.0).build())
+    answer = agree(core, path, "refusal")
+    assert (answer.config["refusal_token_ids"], answer.config["refusal_bias"]) == (content, -100.0)
 
 
 def test_keys_that_the_tensors_tell_may_be_absent(core: CoreReader, tmp_path: Path) -> None:
