@@ -24,9 +24,6 @@ float doubt_reading::logit_at(double threshold) const {
         return -INFINITY;
     }
     const double shift = bias - std::log(threshold / (1.0 - threshold));
-    if (shift == 0.0) {
-        return logit;
-    }
     const auto moved = (float)(logit + shift);
     // a rounding error must not decide, nor which of two equal tokens the sampler takes
     return doubt() >= threshold ? std::max(moved, std::nextafter(others, INFINITY))

@@ -40,6 +40,7 @@ TEST(as_calibrated_and_without_bias_nothing_moves) {
     for (const float margin : {-3.0f, -0.1f, 0.1f, 3.0f}) {
         CHECK_EQ(with_margin(margin).logit_at(0.5), with_margin(margin).logit);
     }
+    CHECK(declines(with_margin(0.0f), 0.5)); // of two equal tokens the sampler might take either
 }
 
 TEST(the_threshold_decides_exactly) {
