@@ -24,6 +24,7 @@ from metadeploy.errors import CheckpointError, Error, ModelMismatchError, faults
 from metadeploy.export.layers import LayerSpec, parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
+from metadeploy.reference.doubt import AS_CALIBRATED, DoubtReading, read_doubt, refusal_token
 from metadeploy.reference.doubter import Doubter, PendingDoubter
 from metadeploy.reference.injection import Injection
 from metadeploy.reference.loading import load_base
@@ -192,6 +193,7 @@ class MetaSpiderPipeline:
         raw: bool = False,
         inject: bool | None = None,
         gain: float | None = None,
+        doubt_threshold: float = AS_CALIBRATED,
     ) -> str:
         """Answer a prompt, greedily.
 
@@ -201,6 +203,7 @@ class MetaSpiderPipeline:
             raw: use the prompt, a str, as it is and not through the chat template.
             inject: False answers with the base alone; the default uses the wrapper where one is attached.
             gain: in place of the pipeline's.
+            doubt_threshold: as in ``generate_ids``.
 
         Returns:
             The answer, without special tokens.
@@ -216,7 +219,7 @@ class MetaSpiderPipeline:
             raise Error("prompt: is a list of messages, expected a str with raw=True")
         if inject is None:
             inject = self._doubter is not None
-        answer = self.generate_ids(ids, max_new_tokens, inject=inject, gain=gain)
+        answer = self.generate_ids(ids, max_new_tokens, inject=inject, gain=gain, doubt_threshold=doubt_threshold)
         text: str = self.tokenizer.decode(answer, skip_special_tokens=True)
         return text
 
@@ -229,6 +232,20 @@ class MetaSpiderPipeline:
     def cognitive_tokens(self, token_ids: Sequence[int]) -> Tensor:
         """What the encoder makes of the activations: [C, D]."""
         return _returned(self._cognitive_tokens(token_ids))
+
+    def doubt(self, token_ids: Sequence[int], *, gain: float | None = None) -> float:
+        """How near the answer to a prompt is to beginning with the trained refusal; nothing is generated.
+
+        Args:
+            token_ids: the prompt.
+            gain: in place of the pipeline's; at 0 it is the doubt of the base's own logits.
+
+        Returns:
+            In (0, 1); above 0.5 a greedy answer begins with the refusal.
+        """
+        injection = self._injection(token_ids, gain=gain)
+        output = self._base.forward(token_ids, injection=injection, last_only=True)
+        return self._read_doubt(output.logits[-1], token_ids).value
 
     def logits(
         self, token_ids: Sequence[int], *, inject: bool = True, gain: float | None = None, n_prompt: int | None = None
@@ -293,6 +310,7 @@ class MetaSpiderPipeline:
         inject: bool = True,
         gain: float | None = None,
         stop_ids: Sequence[int] | None = None,
+        doubt_threshold: float = AS_CALIBRATED,
     ) -> list[int]:
         """Generate greedily.
 
@@ -302,10 +320,20 @@ class MetaSpiderPipeline:
             inject: whether the wrapper takes part.
             gain: in place of the pipeline's.
             stop_ids: tokens that end the answer and are not part of it; the model's own where None, () for none.
+            doubt_threshold: decline where ``doubt`` reaches it, from 0 (always) to 1 (never); 0.5 is how the wrapper is
+                calibrated. Without effect at gain 0, which is the base exactly.
 
         Returns:
             The answer's token ids.
+
+        Raises:
+            ValueError: the threshold is out of range.
+            Error: a threshold other than 0.5 is given where the base answers alone.
         """
+        if not 0 <= doubt_threshold <= 1:
+            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
+        if not inject and doubt_threshold != AS_CALIBRATED:
+            raise Error(f"doubt_threshold is {doubt_threshold}, but the base answers alone (inject=False)")
         stop = {*self._base.stop_ids, *eos_ids(self.tokenizer)} if stop_ids is None else set(stop_ids)
         injection = self._injection(prompt_ids, gain=gain) if inject else None
         answer: list[int] = []
@@ -315,6 +343,8 @@ class MetaSpiderPipeline:
                 token_ids, injection=injection, n_past=n_past, cache=cache, use_cache=True, last_only=True
             )
             token = int(output.logits[-1].argmax())
+            if injection is not None and injection.gain != 0 and not answer:
+                token = self._read_doubt(output.logits[-1], prompt_ids).greedy_token(doubt_threshold)
             if token in stop:
                 break
             answer.append(token)
@@ -351,6 +381,11 @@ class MetaSpiderPipeline:
             gain=self._gain if gain is None else float(gain),
             first_position=len(prompt_ids) - 1 if from_last else 0,
         )
+
+    def _read_doubt(self, logits: Tensor, prompt_ids: Sequence[int]) -> DoubtReading:
+        config = self._attached().config
+        refusal = refusal_token(self.tokenizer, config, last_prompt_token=prompt_ids[-1])
+        return read_doubt(logits, refusal, bias=config.refusal_bias)
 
     # --- checks ---
 
@@ -391,6 +426,11 @@ class MetaSpiderPipeline:
             faults.append(
                 f"was made for {config.base_block_count} decoder blocks, the base has {self.num_layers} "
                 "(wrong base model?)"
+            )
+        unknown = [token for token in config.refusal_token_ids or () if token >= self.vocab_size]
+        if unknown:
+            faults.append(
+                f"has refusal token {unknown[0]}, the base has a vocabulary of {self.vocab_size} (wrong base model?)"
             )
         for name, ours in (("target_layers", self._target_layers), ("cross_attn_layers", self._cross_attn_layers)):
             theirs: tuple[int, ...] = getattr(config, name)
