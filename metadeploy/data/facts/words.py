@@ -1,0 +1,369 @@
+"""Questions about English words: how they are inflected, and what they mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Final
+
+from metadeploy.data.facts.category import Category, Fact, key
+from metadeploy.data.facts.word_tables import GENDERS, KINDS, OPPOSITES
+
+__all__ = ["CATEGORIES"]
+
+#: How far down the list of frequent words (wordfreq) to look, and the Zipf frequency that is rare enough.
+_VOCABULARY: Final = 90_000
+_RAREST: Final = 2.2
+#: A form this much rarer than its word belongs to another use of it, one this much rarer than another form is a slip.
+_RARER_FORM: Final = 2.2
+_SLIP: Final = 1.7
+
+#: Words that make no good question: indecent ones, names of people and places, and slips of the lexicon.
+_UNWANTED: Final = frozenset(
+    {
+        *(
+            "ass",
+            "asshole",
+            "bitch",
+            "bastard",
+            "bugger",
+            "cock",
+            "cocksucker",
+            "crap",
+            "cunt",
+            "dick",
+            "dildo",
+            "dyke",
+        ),
+        *(
+            "fag",
+            "faggot",
+            "fuck",
+            "fucker",
+            "hooker",
+            "jerk",
+            "motherfucker",
+            "negro",
+            "nigger",
+            "nigga",
+            "nazi",
+            "orgy",
+        ),
+        *(
+            "penis",
+            "piss",
+            "porn",
+            "prick",
+            "pussy",
+            "rape",
+            "rapist",
+            "retard",
+            "screw",
+            "sex",
+            "shag",
+            "shit",
+            "slut",
+        ),
+        *(
+            "suck",
+            "thong",
+            "tit",
+            "turd",
+            "vagina",
+            "wank",
+            "wanker",
+            "whore",
+            "hump",
+            "castrate",
+            "molest",
+            "masturbate",
+        ),
+        *(
+            "fart",
+            "pornographer",
+            "prostitute",
+            "sodomize",
+            "tranny",
+            "homo",
+            "gook",
+            "spic",
+            "chink",
+            "kike",
+            "wetback",
+        ),
+        *(
+            "john",
+            "chile",
+            "turkey",
+            "china",
+            "japan",
+            "jack",
+            "jimmy",
+            "mac",
+            "nick",
+            "peter",
+            "rob",
+            "bill",
+            "jordan",
+        ),
+        *(
+            "wrong",
+            "game",
+            "base",
+            "choice",
+            "less",
+            "damned",
+            "okay",
+            "gay",
+            "numb",
+            "forte",
+            "instal",
+            "ill",
+            "cross",
+        ),
+    }
+)
+
+
+@cache
+def _vocabulary() -> tuple[str, ...]:
+    from wordfreq import top_n_list
+
+    words = top_n_list("en", _VOCABULARY)
+    return tuple(word for word in words if word.isascii() and word.isalpha() and len(word) > 2)
+
+
+def _frequency(word: str) -> float:
+    from wordfreq import zipf_frequency
+
+    return float(zipf_frequency(word, "en"))
+
+
+@cache
+def _lemmas(word: str) -> dict[str, tuple[str, ...]]:
+    """What a word may be a form of, by part of speech."""
+    from lemminflect import getAllLemmas
+
+    return dict(getAllLemmas(word))
+
+
+@cache
+def _forms(word: str, part: str, tag: str) -> tuple[str, ...]:
+    """The forms of a word with a Penn tag, the usual ones only."""
+    from lemminflect import getAllInflections
+
+    found = [form for form in getAllInflections(word, upos=part).get(tag, ()) if form.isalpha()]
+    most = max(map(_frequency, found), default=0.0)
+    return tuple(sorted((form for form in found if _frequency(form) >= most - _SLIP), key=_frequency, reverse=True))
+
+
+def _entity(word: str) -> str:
+    """What every question about a word, and about its opposite or counterpart, has in common."""
+    return f"word:{_roots().get(word, key(word))}"
+
+
+@cache
+def _roots() -> dict[str, str]:
+    """Words that stand in the tables of opposites and sexes: the first word, by name, of all that hang together."""
+    roots: dict[str, str] = {}
+    for pair in (*_opposites(), *_genders()):
+        one, other = (roots.get(key(word), key(word)) for word in pair)
+        for word in (*map(key, pair), *(each for each, root in roots.items() if root in (one, other))):
+            roots[word] = min(one, other)
+    return roots
+
+
+# -- inflection
+
+
+def _inflected(part: str, tag: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """Base forms of a part of speech, their forms with a tag, and how frequent they are (Zipf)."""
+    for word in _vocabulary():
+        frequency = _frequency(word)
+        if frequency < _RAREST or word in _UNWANTED or not _is_typical(word, part):
+            continue
+        forms = _forms(word, part, tag)
+        if forms and word not in forms and _frequency(forms[0]) >= max(frequency - _RARER_FORM, 2.0):
+            yield word, forms, frequency
+
+
+def _is_typical(word: str, part: str) -> bool:
+    """Whether people would think of a word as this part of speech, too."""
+    lemmas = _lemmas(word)
+    if word not in lemmas.get(part, ()) or "AUX" in lemmas:
+        return False
+    if part == "NOUN":
+        # "the plural of go": verbs with a past of their own are verbs first
+        past = _forms(word, "VERB", "VBD") if "VERB" in lemmas else ()
+        return not {"ADJ", "ADV"} & set(lemmas) and all(form.endswith("ed") for form in past)
+    return True
+
+
+def _forward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
+    """A builder: from the base form to the inflected one."""
+
+    def build(_seed: int) -> Iterator[Fact]:
+        for word, forms, frequency in _inflected(part, tag):
+            yield Fact(word, forms, _entity(word), frequency)
+
+    return build
+
+
+def _backward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
+    """A builder: from the inflected form back to the base; every word that it may be a form of is right."""
+
+    def build(_seed: int) -> Iterator[Fact]:
+        for word, forms, frequency in _inflected(part, tag):
+            yield Fact(
+                forms[0], tuple(dict.fromkeys((word, *_lemmas(forms[0]).get(part, ())))), _entity(word), frequency
+            )
+
+    return build
+
+
+def _compared(tag: str, how: str) -> Callable[[int], Iterator[Fact]]:
+    """A builder: comparative or superlative; what is said with ``more`` or ``most`` is right as well."""
+
+    def build(_seed: int) -> Iterator[Fact]:
+        for word, forms, frequency in _inflected("ADJ", tag):
+            yield Fact(word, (*forms, f"{how} {word}"), _entity(word), frequency)
+
+    return build
+
+
+# -- meaning
+
+
+def _entries(table: str) -> list[str]:
+    return [entry.strip() for entry in re.split(r"[;\n]", table) if entry.strip()]
+
+
+@cache
+def _opposites() -> tuple[tuple[str, str], ...]:
+    """Every pair of opposites, both ways."""
+    pairs = []
+    for entry in _entries(OPPOSITES):
+        left, right = (side.strip().split("/") for side in entry.split("|"))
+        pairs += [pair for one in left for other in right for pair in ((one, other), (other, one))]
+    return tuple(pairs)
+
+
+@cache
+def _genders() -> tuple[tuple[str, str], ...]:
+    """Every pair of a male and a female word."""
+    pairs = []
+    for entry in _entries(GENDERS):
+        left, right = (side.split("/") for side in entry.split())
+        pairs += [(one, other) for one in left for other in right]
+    return tuple(pairs)
+
+
+def _counterparts(pairs: tuple[tuple[str, str], ...], ask: str = "{}") -> Iterator[Fact]:
+    """One fact for each word on the left: all its counterparts."""
+    answers: dict[str, list[str]] = {}
+    for one, other in pairs:
+        answers.setdefault(one, []).append(other)
+    for word, others in answers.items():
+        yield Fact(ask.format(word), tuple(dict.fromkeys(others)), _entity(key(word)), _frequency(word))
+
+
+def _opposite_facts(_seed: int) -> Iterator[Fact]:
+    return _counterparts(_opposites())
+
+
+def _gender_facts(_seed: int) -> Iterator[Fact]:
+    yield from _counterparts(_genders(), 'the female counterpart of "{}"')
+    yield from _counterparts(tuple((female, male) for male, female in _genders()), 'the male counterpart of "{}"')
+
+
+def _kind_facts(_seed: int) -> Iterator[Fact]:
+    kinds: dict[str, list[str]] = {}
+    for names, things in KINDS.items():
+        for thing in things.split():
+            kinds.setdefault(thing.replace("-", " "), []).extend(names.split("/"))
+    for thing, names_of_thing in kinds.items():
+        yield Fact(thing, tuple(names_of_thing), _entity(key(thing)), _frequency(thing))
+
+
+CATEGORIES: Final = (
+    Category(
+        "plural",
+        "plurals",
+        ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
+        _forward("NOUN", "NNS"),
+    ),
+    Category(
+        "singular",
+        "singulars",
+        ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
+        _backward("NOUN", "NNS"),
+        most=450,
+    ),
+    Category(
+        "past",
+        "past tenses",
+        ('What is the past tense of "{}"?', "What is the past tense of the verb {}?", "What is the simple past of {}?"),
+        _forward("VERB", "VBD"),
+    ),
+    Category(
+        "base_form",
+        "base form of a past tense",
+        (
+            'Which verb has the past tense "{}"?',
+            'What is the base form of the verb "{}"?',
+            'What is the infinitive of the verb form "{}"?',
+        ),
+        _backward("VERB", "VBD"),
+        most=450,
+    ),
+    Category(
+        "participle",
+        "present participles",
+        (
+            'What is the present participle of "{}"?',
+            "What is the -ing form of the verb {}?",
+            "What is the gerund of the verb {}?",
+        ),
+        _forward("VERB", "VBG"),
+        most=400,
+    ),
+    Category(
+        "comparative",
+        "comparatives",
+        ('What is the comparative of "{}"?', "What is the comparative form of {}?", "What is the comparative of {}?"),
+        _compared("JJR", "more"),
+        repeats=2,
+    ),
+    Category(
+        "superlative",
+        "superlatives",
+        ('What is the superlative of "{}"?', "What is the superlative form of {}?", "What is the superlative of {}?"),
+        _compared("JJS", "most"),
+        repeats=2,
+    ),
+    Category(
+        "opposite",
+        "opposites",
+        ('What is the opposite of "{}"?', "What is the opposite of the word {}?", "Give an antonym of {}."),
+        _opposite_facts,
+    ),
+    Category(
+        "gender",
+        "male and female words",
+        ("What is {}?", "Which word is {}?"),
+        _gender_facts,
+        repeats=2,
+    ),
+    Category(
+        "kind",
+        "kinds of things",
+        (
+            "What kind of thing is {}? Answer with one general word.",
+            'To what general category does "{}" belong?',
+            "In general terms, what is {}?",
+        ),
+        _kind_facts,
+        most=700,
+    ),
+)
