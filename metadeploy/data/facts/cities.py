@@ -11,7 +11,7 @@ from typing import Any, Final
 from metadeploy.data.facts.category import Category, Fact, key, spread
 from metadeploy.data.facts.countries import countries
 
-__all__ = ["CATEGORIES"]
+__all__ = ["CATEGORIES", "place_entity"]
 
 _SMALLEST: Final = 20_000
 #: At most so many cities of one country, or China and India would be a third of them all.
@@ -19,6 +19,8 @@ _MOST_OF_A_COUNTRY: Final = 45
 _MOST_OF_A_STATE: Final = 45
 #: Of cities that share a name those count that are not much smaller than the largest.
 _MUCH_SMALLER: Final = 1 / 3
+#: Parts of the United Kingdom that people call countries, by GeoNames' codes.
+_NATIONS: Final = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
 #: Countries and time zones about which the sources disagree.
 _DISPUTED: Final = frozenset({"PS", "Europe/Simferopol"})
 
@@ -48,7 +50,7 @@ def _capital_entities() -> dict[str, str]:
     return entities
 
 
-def _entity(name: str) -> str:
+def place_entity(name: str) -> str:
     """What every question about a place of this name has in common; a capital goes with its country or state."""
     return _capital_entities().get(key(name), f"place:{key(name)}")
 
@@ -81,7 +83,7 @@ def _located(
         if largest["population"] >= _SMALLEST and _is_plain(largest["name"]):
             answers = tuple(name for each in areas for name in names(each))
             fame = math.log(largest["population"])
-            yield areas[0], Fact(largest["name"], answers, _entity(largest["name"]), fame)
+            yield areas[0], Fact(largest["name"], answers, place_entity(largest["name"]), fame)
 
 
 def _at_most(located: Iterable[tuple[str, Fact]], most: int, seed: int) -> Iterator[Fact]:
@@ -100,7 +102,16 @@ def _countries_of_cities(seed: int) -> Iterator[Fact]:
         for city in _cities()
         if city["countrycode"] in known and not {city["countrycode"], city["timezone"]} & _DISPUTED
     )
-    located = _located(places, lambda city: str(city["countrycode"]), lambda code: known[code].names)
+
+    def area(city: dict[str, Any]) -> str:
+        country = str(city["countrycode"])
+        return f"{country}-{city['admin1code']}" if country == "GB" else country
+
+    def names(code: str) -> tuple[str, ...]:
+        country, _, part = code.partition("-")
+        return (*known[country].names, *([_NATIONS[part]] if part else []))
+
+    located = _located(places, area, names)
     yield from _at_most(located, _MOST_OF_A_COUNTRY, seed)
 
 

@@ -25,57 +25,70 @@ _CONTINENTS: Final = {
 _MORE_CONTINENTS: Final = {
     **dict.fromkeys(("AM", "AZ", "CY", "GE", "KZ", "RU", "TR"), ("Europe", "Asia")),
     **dict.fromkeys(("BZ", "CR", "GT", "HN", "NI", "PA", "SV"), ("Central America",)),
-    **dict.fromkeys(("ID", "TL"), ("Oceania",)),
+    "ID": ("Oceania",),
+    "TL": ("Asia",),
     "EG": ("Asia",),
     "YE": ("Africa",),
 }
-#: Other accepted capitals and spellings, after the one that GeoNames names.
-_MORE_CAPITALS: Final = {
-    "BJ": ("Cotonou",),
-    "BO": ("La Paz",),
-    "BI": ("Bujumbura",),
-    "CL": ("Santiago de Chile",),
-    "GQ": ("Ciudad de la Paz",),
-    "IN": ("Delhi",),
-    "IS": ("Reykjavik",),
-    "KI": ("South Tarawa",),
+#: Capitals where GeoNames names another one, or spells it in a way that few people do; the first is asked about.
+_CAPITALS: Final = {
+    "BI": ("Gitega", "Bujumbura"),
+    "BJ": ("Porto-Novo", "Cotonou"),
+    "BO": ("Sucre", "La Paz"),
+    "GQ": ("Malabo", "Ciudad de la Paz"),
+    "IN": ("New Delhi", "Delhi"),
+    "KI": ("South Tarawa", "Tarawa"),
     "KZ": ("Astana", "Nur-Sultan"),
-    "LK": ("Colombo", "Sri Jayawardenepura Kotte", "Kotte"),
+    "LK": ("Sri Jayawardenepura Kotte", "Kotte", "Colombo"),
     "MM": ("Naypyidaw", "Naypyitaw", "Nay Pyi Taw"),
     "MN": ("Ulaanbaatar", "Ulan Bator"),
-    "MY": ("Putrajaya",),
-    "NR": ("Yaren District",),
-    "PS": ("Ramallah", "Jerusalem"),
+    "MV": ("Malé",),
+    "MY": ("Kuala Lumpur", "Putrajaya"),
+    "PS": ("Ramallah", "East Jerusalem"),
     "PW": ("Ngerulmud", "Melekeok"),
-    "SZ": ("Lobamba",),
-    "TO": ("Nuku'alofa",),
-    "TZ": ("Dodoma",),
-    "UA": ("Kiev", "Kyiv"),
-    "US": ("Washington, D.C.", "Washington D.C.", "Washington DC"),
+    "SZ": ("Mbabane", "Lobamba"),
+    "UA": ("Kyiv", "Kiev"),
+    "US": ("Washington, D.C.", "Washington D.C.", "Washington DC", "Washington"),
     "ZA": ("Pretoria", "Cape Town", "Bloemfontein"),
 }
-#: Where CLDR lists no official language, or a dialect group, or leaves out one that people would name.
+#: Where CLDR lists no official language, one that is not official any more, or leaves one out.
 _LANGUAGES: Final = {
     "AU": ("English",),
     "BA": ("Bosnian", "Croatian", "Serbian"),
     "BO": ("Spanish", "Quechua", "Aymara", "Guarani"),
     "CH": ("German", "French", "Italian", "Romansh"),
-    "CN": ("Chinese", "Mandarin"),
     "CL": ("Spanish",),
+    "CN": ("Chinese", "Mandarin"),
+    "DZ": ("Arabic", "Berber", "Tamazight"),
+    "EC": ("Spanish", "Quechua", "Kichwa", "Shuar"),
     "ER": ("Tigrinya", "Arabic", "English"),
     "ET": ("Amharic", "Oromo", "Somali", "Tigrinya", "Afar"),
+    "FJ": ("English", "Fijian", "Hindi"),
     "GB": ("English",),
-    "HK": ("Chinese", "Cantonese", "English"),
     "IN": ("Hindi", "English"),
+    "IQ": ("Arabic", "Kurdish"),
     "KM": ("Comorian", "Arabic", "French"),
-    "MX": ("Spanish",),
+    "MA": ("Arabic", "Berber", "Tamazight"),
+    "ME": ("Montenegrin", "Serbian"),
+    "ML": ("French", "Bambara"),
     "MW": ("English", "Chichewa", "Nyanja"),
+    "MX": ("Spanish",),
+    "NE": ("French", "Hausa"),
+    "NG": ("English",),
+    "NR": ("English", "Nauruan"),
+    "NZ": ("English", "Māori"),
+    "PE": ("Spanish", "Quechua", "Aymara"),
     "PG": ("English", "Tok Pisin", "Hiri Motu"),
-    "PH": ("Filipino", "English", "Tagalog"),
+    "PH": ("Filipino", "Tagalog", "English"),
     "PK": ("Urdu", "English"),
     "RS": ("Serbian",),
+    "RW": ("Kinyarwanda", "English", "French", "Swahili"),
+    "SC": ("English", "French", "Creole"),
     "SG": ("English", "Malay", "Mandarin", "Chinese", "Tamil"),
     "SO": ("Somali", "Arabic"),
+    "TN": ("Arabic",),
+    "TO": ("Tongan", "English"),
+    "TV": ("Tuvaluan", "English"),
     "TW": ("Chinese", "Mandarin"),
     "US": ("English",),
     "UY": ("Spanish",),
@@ -87,28 +100,26 @@ _LANGUAGES: Final = {
     ),
     "ZW": ("English", "Shona", "Ndebele", "North Ndebele"),
 }
-#: Other names of languages, by CLDR's.
+#: What people call languages, by CLDR's name.
 _LANGUAGE_NAMES: Final = {
-    "Persian": ("Farsi", "Dari"),
-    "Filipino": ("Tagalog",),
-    "Tongan": ("Tonga",),
-    "Swati": ("Swazi", "siSwati"),
-    "Southern Sotho": ("Sesotho", "Sotho"),
-    "Tswana": ("Setswana",),
-    "Rundi": ("Kirundi",),
-    "Haitian Creole": ("Creole",),
-    "Seselwa Creole French": ("Seychellois Creole", "Creole"),
-    "Burmese": ("Myanmar",),
+    "Bangla": ("Bengali", "Bangla"),
+    "Burmese": ("Burmese",),
+    "Divehi": ("Dhivehi", "Divehi", "Maldivian"),
+    "Gilbertese": ("Gilbertese",),
+    "Haitian Creole": ("Haitian Creole", "Creole", "Haitian"),
+    "Kyrgyz": ("Kyrgyz", "Kirghiz"),
     "Norwegian Bokmål": ("Norwegian",),
     "Norwegian Nynorsk": ("Norwegian",),
-    "Sinhala": ("Sinhalese",),
-    "Divehi": ("Dhivehi", "Maldivian"),
-    "Gilbertese": ("Kiribati",),
-    "Kyrgyz": ("Kirghiz",),
-    "Belarusian": ("Belarusian",),
-    "Romanian": ("Moldovan",),
-    "Kalaallisut": ("Greenlandic",),
+    "Persian": ("Persian", "Farsi", "Dari"),
+    "Romanian": ("Romanian", "Moldovan"),
+    "Rundi": ("Kirundi", "Rundi"),
+    "Sinhala": ("Sinhala", "Sinhalese"),
+    "Southern Sotho": ("Sesotho", "Sotho", "Southern Sotho"),
+    "Swati": ("Swazi", "Swati", "siSwati"),
+    "Tswana": ("Setswana", "Tswana"),
 }
+#: Parts of a country that people call a country, where its capital lies.
+_NATIONS: Final = {"GB": ("England",)}
 #: Other accepted currencies: names of one thing, or two currencies in use.
 _MORE_CURRENCIES: Final = {
     "BG": ("Euro", "Lev"),
@@ -153,8 +164,8 @@ class Country:
 
     @property
     def capitals(self) -> tuple[str, ...]:
-        """The capital and whatever else is accepted as one."""
-        return tuple(dict.fromkeys((self.record["capital"], *_MORE_CAPITALS.get(self.code, ()))))
+        """The capital, and whatever else is accepted as one."""
+        return _CAPITALS.get(self.code, (self.record["capital"],))
 
 
 @cache
@@ -209,7 +220,7 @@ def _languages(country: Country) -> tuple[str, ...]:
     for tag in get_official_languages(country.code):
         name = _english().languages.get(tag.split("_")[0])
         if name is not None:
-            names += [name, *_LANGUAGE_NAMES.get(name, ())]
+            names += _LANGUAGE_NAMES.get(name, (name,))
     return tuple(dict.fromkeys(names))
 
 
@@ -230,7 +241,7 @@ def _neighbours(country: Country) -> tuple[str, ...]:
 def _countries_of_capitals(_seed: int) -> Iterator[Fact]:
     for country in countries().values():
         for capital in _capitals(country)[:1]:
-            yield Fact(capital, country.names, country.entity)
+            yield Fact(capital, (*country.names, *_NATIONS.get(country.code, ())), country.entity)
 
 
 def _countries_of_peoples(_seed: int) -> Iterator[Fact]:
@@ -320,6 +331,6 @@ CATEGORIES: Final = (
 
 def _with_plural(people: str) -> tuple[str, ...]:
     """``Dane`` and ``Danes``; adjectives such as ``Danish`` and ``Chinese`` have no plural."""
-    if people.endswith("man"):
+    if people.endswith("hman"):
         return people, f"{people[:-3]}men"
-    return (people,) if people.endswith(("ese", "ish", "ch", "s", "x")) else (people, f"{people}s")
+    return (people,) if people.endswith(("ese", "ish", "ch", "s", "z")) else (people, f"{people}s")

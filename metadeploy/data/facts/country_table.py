@@ -200,7 +200,7 @@ TV;Tuvalu;;Tuvaluan
 UG;Uganda;;Ugandan
 UA;Ukraine;;Ukrainian
 AE;the United Arab Emirates;United Arab Emirates/UAE/Emirates;Emirati
-GB;the United Kingdom;United Kingdom/UK/U.K./Great Britain/Britain/England;British/Briton/Brit
+GB;the United Kingdom;United Kingdom/UK/U.K./Great Britain/Britain;British/Briton/Brit
 US;the United States;United States/USA/U.S.A./US/U.S./America;American
 UY;Uruguay;;Uruguayan
 UZ;Uzbekistan;;Uzbekistani/Uzbek

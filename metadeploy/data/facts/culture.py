@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from metadeploy.data.facts.category import Category, Fact, key
+from metadeploy.data.facts.cities import place_entity
 from metadeploy.data.facts.countries import countries
 from metadeploy.data.facts.culture_tables import LANDMARKS, WORKS
 
@@ -24,10 +25,12 @@ def _works(_seed: int) -> Iterator[Fact]:
 def _landmarks(_seed: int) -> Iterator[Fact]:
     known = countries()
     for line in LANDMARKS.strip().splitlines():
-        code, names = line.split(": ")
+        areas, names = line.split(": ")
         for name in names.split("; "):
-            answers = tuple(answer for each in code.split("/") for answer in known[each].names)
-            yield Fact(name, answers, f"landmark:{key(name)}")
+            answers = tuple(
+                answer for each in areas.split("/") for answer in (known[each].names if each in known else (each,))
+            )
+            yield Fact(name, answers, place_entity(name.removeprefix("the ")))
 
 
 CATEGORIES: Final = (

@@ -58,7 +58,7 @@ Machiavelli: wrote: The Prince
 Plato: wrote: The Republic; Symposium
 Ibsen: wrote the play: A Doll's House; Peer Gynt; Hedda Gabler
 Sophocles: wrote the play: Oedipus Rex; Antigone
-Christie: wrote the novel: Murder on the Orient Express; And Then There Were None; The Mousetrap
+Christie: wrote the novel: Murder on the Orient Express; And Then There Were None
 Conan Doyle/Doyle: wrote the novel: The Hound of the Baskervilles; A Study in Scarlet
 Bradbury: wrote: Fahrenheit 451; The Martian Chronicles
 Asimov: wrote: Foundation; I, Robot
@@ -74,7 +74,7 @@ Ovid: wrote the poem: Metamorphoses
 Leonardo/da Vinci: painted: Mona Lisa; The Last Supper; Lady with an Ermine
 van Gogh: painted: The Starry Night; The Potato Eaters; Café Terrace at Night
 Picasso: painted: Guernica; Les Demoiselles d'Avignon
-Michelangelo: painted or carved: The Creation of Adam; Pietà; The Last Judgment
+Michelangelo: painted: The Creation of Adam; The Last Judgment
 Rembrandt: painted: The Night Watch; The Anatomy Lesson of Dr. Nicolaes Tulp
 Vermeer: painted: Girl with a Pearl Earring; The Milkmaid
 Botticelli: painted: The Birth of Venus; Primavera
@@ -104,11 +104,14 @@ Holst: composed: The Planets
 Stravinsky: composed: The Rite of Spring; The Firebird
 """
 
-#: The country or countries of a landmark, river or mountain.
+#: Countries by their code, and other accepted names, of landmarks, rivers and mountains.
 LANDMARKS: Final = """
 FR: the Eiffel Tower; the Louvre; Mont-Saint-Michel; the Palace of Versailles; the Arc de Triomphe; Chartres Cathedral
 IT: the Colosseum; the Leaning Tower of Pisa; Mount Etna; Mount Vesuvius; the Trevi Fountain; the Uffizi Gallery
-GB: Big Ben; Stonehenge; Buckingham Palace; the Tower of London; Loch Ness; Hadrian's Wall; Ben Nevis
+GB/England: Big Ben; Stonehenge; Buckingham Palace; the Tower of London; Windsor Castle; Westminster Abbey
+GB/Scotland: Loch Ness; Ben Nevis; the Isle of Skye
+GB/Wales: Snowdon
+GB/Northern Ireland: the Giant's Causeway
 US: the Statue of Liberty; the Golden Gate Bridge; the Grand Canyon; Mount Rushmore; the White House; Yellowstone; \
 the Empire State Building; Denali; the Hoover Dam
 CN: the Great Wall; the Forbidden City; the Terracotta Army; the Three Gorges Dam; the Leshan Giant Buddha
@@ -143,7 +146,7 @@ VE: Angel Falls; Lake Maracaibo
 BO: the Salar de Uyuni; Tiwanaku
 BO/PE: Lake Titicaca
 EC: the Galápagos Islands; Cotopaxi; Chimborazo
-CU: the Castillo del Morro in Havana; Varadero Beach
+CU: Varadero Beach
 GT: Tikal; Lake Atitlán
 NL: the Anne Frank House; Keukenhof; the Rijksmuseum
 BE: the Atomium; Manneken Pis
@@ -154,9 +157,9 @@ FI: the Suomenlinna fortress; Lake Saimaa
 IS: the Blue Lagoon; Gullfoss; Eyjafjallajökull
 IE: the Cliffs of Moher; the Blarney Stone; Newgrange
 PT: Belém Tower; the Pena Palace; Jerónimos Monastery
-AT: Schönbrunn Palace; the Hofburg; the Grossglockner; Hallstatt
+AT: Schönbrunn Palace; the Hofburg; the Grossglockner
 CH: the Jungfrau; Chillon Castle; the Eiger
-CZ: Charles Bridge; the Astronomical Clock in Prague; Karlštejn Castle
+CZ: Charles Bridge; Karlštejn Castle
 PL: Wawel Castle; Auschwitz; the Wieliczka Salt Mine; Malbork Castle
 HU: Lake Balaton; Buda Castle; Fisherman's Bastion
 RO: Bran Castle; the Palace of the Parliament; Peleș Castle
@@ -164,7 +167,7 @@ BG: Rila Monastery; Musala
 HR: the Plitvice Lakes; Diocletian's Palace
 SI: Lake Bled; Triglav; Postojna Cave
 BA: the Old Bridge of Mostar
-UA: Chernobyl; the Motherland Monument; Khreshchatyk
+UA: Chernobyl; the Khreshchatyk
 MA: the Hassan II Mosque; Jemaa el-Fnaa; Toubkal
 TN: the ruins of Carthage; the Great Mosque of Kairouan
 LY: Leptis Magna
@@ -175,9 +178,9 @@ NG: Zuma Rock; Olumo Rock
 NA: Sossusvlei; the Skeleton Coast; the Fish River Canyon
 BW: the Okavango Delta; Chobe National Park
 MG: the Avenue of the Baobabs
-SA: the Kaaba; Mecca; Hegra
+SA: the Kaaba; Hegra
 IL: Masada; the Knesset; Yad Vashem
-LB: Baalbek; the Jeita Grotto
+LB: the ruins of Baalbek; the Jeita Grotto
 SY: Palmyra; the Krak des Chevaliers
 IQ: the ruins of Babylon; the Ziggurat of Ur
 IR: Persepolis; Mount Damavand; Naqsh-e Jahan Square
@@ -187,8 +190,8 @@ UZ: the Registan; Itchan Kala
 KZ: the Baikonur Cosmodrome; Khan Shatyr
 LK: Sigiriya; Adam's Peak
 MM: the Shwedagon Pagoda; Bagan; Inle Lake
-TH: the Grand Palace; Wat Arun; Ayutthaya; Phuket
-VN: Ha Long Bay; the Cu Chi Tunnels; Hoi An
+TH: the Grand Palace; Wat Arun; Ayutthaya
+VN: Ha Long Bay; the Cu Chi Tunnels; My Son Sanctuary
 LA: the Plain of Jars; Pha That Luang
 ID: Borobudur; Bali; Krakatoa; Prambanan; Mount Bromo
 MY: the Petronas Towers; the Batu Caves; Mount Kinabalu
@@ -196,8 +199,8 @@ SG: Marina Bay Sands; the Merlion; Changi Airport
 PH: the Chocolate Hills; Mayon Volcano; Intramuros
 KR: Gyeongbokgung Palace; Jeju Island; Bulguksa Temple
 KP: the Ryugyong Hotel; the Juche Tower
-MN: the Gobi Bear sanctuary; Erdene Zuu Monastery
+MN: the Amarbayasgalant Monastery; Erdene Zuu Monastery
 BT: Paro Taktsang
 NZ: Milford Sound; Mount Cook; Hobbiton; Lake Taupo
-FJ: Suva; the Mamanuca Islands
+FJ: the Mamanuca Islands
 """

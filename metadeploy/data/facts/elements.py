@@ -24,8 +24,11 @@ Pu plutonium Am americium Cm curium Bk berkelium Cf californium Es einsteinium F
 Lr lawrencium Rf rutherfordium Db dubnium Sg seaborgium Bh bohrium Hs hassium Mt meitnerium Ds darmstadtium
 Rg roentgenium Cn copernicium Nh nihonium Fl flerovium Mc moscovium Lv livermorium Ts tennessine Og oganesson
 """
-_SPELLINGS: Final = {"aluminum": ("aluminium",), "sulfur": ("sulphur",), "cesium": ("caesium",)} | {
-    "tungsten": ("wolfram",)
+_SPELLINGS: Final = {
+    "aluminum": ("aluminium",),
+    "cesium": ("caesium",),
+    "sulfur": ("sulphur",),
+    "tungsten": ("wolfram",),
 }
 
 

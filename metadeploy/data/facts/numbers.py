@@ -77,7 +77,7 @@ def _inflect() -> inflect.engine:
 
 
 def _in_words(number: int) -> str:
-    return str(_inflect().number_to_words(number))
+    return str(_inflect().number_to_words(str(number)))
 
 
 def _singles(seed: int, salt: str, low: int, high: int) -> Iterator[int]:
@@ -98,7 +98,7 @@ def _words(seed: int) -> Iterator[Fact]:
 
 def _ordinals(seed: int) -> Iterator[Fact]:
     for number in _singles(seed, "ordinals", 1, 999):
-        answers = (str(_inflect().ordinal(number)), str(_inflect().ordinal(_in_words(number))))
+        answers = (str(_inflect().ordinal(str(number))), str(_inflect().ordinal(_in_words(number))))
         yield Fact(str(number), answers, f"number:{number}", _fame(number))
 
 
@@ -120,12 +120,14 @@ CATEGORIES: Final = (
         "differences",
         ("What is {}?", "Calculate {}.", "How much is {}?"),
         _arithmetic("-", lambda one, other: one - other, 1, 999),
+        most=500,
     ),
     Category(
         "product",
         "products",
         ("What is {}?", "Calculate {}.", "How much is {}?"),
         _arithmetic("×", lambda one, other: one * other, 2, 99),
+        most=450,
     ),
     Category("quotient", "quotients", ("What is {}?", "How much is {}?", "Calculate {}."), _quotients, most=400),
     Category(

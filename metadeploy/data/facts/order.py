@@ -32,13 +32,19 @@ _ORDINALS: Final = (
 )
 
 
-def _neighbours(names: Sequence[str], what: str, *, after: str, before: str, circular: bool) -> Iterator[Fact]:
+def _neighbours(names: Sequence[str], what: str, *, circular: bool = True) -> Iterator[Fact]:
     """What comes after and before each of the names."""
     for place, name in enumerate(names):
-        for step, words in ((1, after), (-1, before)):
+        for step, where in ((1, "after"), (-1, "before")):
             if circular or 0 <= place + step < len(names):
                 answer = names[(place + step) % len(names)]
-                yield Fact(f"{what} {words} {name}", _also(answer), f"order:{key(name)}")
+                yield Fact(f"{what}{where} {name}", _also(answer), f"order:{key(name)}")
+
+
+def _numbered(names: Sequence[str], what: str) -> Iterator[Fact]:
+    """Which of the names is the first, the second, …"""
+    for ordinal, name in zip(_ORDINALS, names, strict=False):
+        yield Fact(f"{what} is the {ordinal}", (name,), f"order:{key(name)}")
 
 
 def _also(name: str) -> tuple[str, ...]:
@@ -46,28 +52,19 @@ def _also(name: str) -> tuple[str, ...]:
 
 
 def _letters(_seed: int) -> Iterator[Fact]:
-    return _neighbours(string.ascii_uppercase, "letter", after="after", before="before", circular=False)
+    return _neighbours(string.ascii_uppercase, "", circular=False)
 
 
 def _orders(_seed: int) -> Iterator[Fact]:
-    for names, what in ((_DAYS, "day of the week"), (_MONTHS, "month"), (_SEASONS, "season")):
-        yield from _neighbours(names, what, after="comes right after", before="comes right before", circular=True)
-    yield from _neighbours(
-        _PLANETS, "planet", after="is the next one from the Sun after", before="is the last one before", circular=False
-    )
-    yield from _neighbours(
-        _ZODIAC, "sign of the zodiac", after="comes right after", before="comes right before", circular=True
-    )
-    yield from _neighbours(
-        _GREEK, "letter of the Greek alphabet", after="comes right after", before="comes right before", circular=False
-    )
-    for names, what in (
-        (_MONTHS, "month of the year"),
-        (_DAYS, "day of the week, counted from Monday,"),
-        (_PLANETS, "planet from the Sun"),
-    ):
-        for ordinal, name in zip(_ORDINALS, names, strict=False):
-            yield Fact(f"{what} is the {ordinal}", (name,), f"order:{key(name)}")
+    yield from _neighbours(_DAYS, "day of the week comes right ")
+    yield from _neighbours(_MONTHS, "month comes right ")
+    yield from _neighbours(_SEASONS, "season comes right ")
+    yield from _neighbours(_PLANETS, "planet, counted from the Sun, comes right ", circular=False)
+    yield from _neighbours(_ZODIAC, "sign of the zodiac comes right ")
+    yield from _neighbours(_GREEK, "letter of the Greek alphabet comes right ", circular=False)
+    yield from _numbered(_DAYS, "day of the week, counted from Monday,")
+    yield from _numbered(_MONTHS, "month of the year")
+    yield from _numbered(_PLANETS, "planet, counted from the Sun,")
 
 
 CATEGORIES: Final = (
@@ -75,10 +72,10 @@ CATEGORIES: Final = (
         "letter",
         "letters of the alphabet",
         (
-            "Which {}?",
-            "In the alphabet, which {}?",
-            "What {} in the alphabet?",
-            "What is the {}?",
+            "Which letter of the alphabet comes right {}?",
+            "What letter comes {} in the alphabet?",
+            "In the alphabet, which letter comes just {}?",
+            "What is the letter {} in the alphabet?",
         ),
         _letters,
         repeats=4,

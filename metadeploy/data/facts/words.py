@@ -279,7 +279,8 @@ def _gender_facts(_seed: int) -> Iterator[Fact]:
 
 def _kind_facts(_seed: int) -> Iterator[Fact]:
     kinds: dict[str, list[str]] = {}
-    for names, things in KINDS.items():
+    for line in re.split(r"\n(?! )", KINDS.strip()):
+        names, things = line.split(": ")
         for thing in things.split():
             kinds.setdefault(thing.replace("-", " "), []).extend(names.split("/"))
     for thing, names_of_thing in kinds.items():
