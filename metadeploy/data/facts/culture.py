@@ -38,7 +38,7 @@ CATEGORIES: Final = (
     Category(
         "landmark",
         "country of a landmark",
-        ("In which country is {}?", "Which country is {} in?", "In what country would you find {}?"),
+        ("In which country would you find {}?", "Which country has {}?", "In what country can you see {}?"),
         _landmarks,
     ),
 )

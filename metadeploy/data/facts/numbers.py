@@ -113,7 +113,7 @@ CATEGORIES: Final = (
         "sums",
         ("What is {}?", "Calculate {}.", "How much is {}?"),
         _arithmetic("+", lambda one, other: one + other, 1, 999),
-        most=700,
+        most=600,
     ),
     Category(
         "difference",

@@ -42,7 +42,7 @@ def _neighbours(names: Sequence[str], what: str, *, circular: bool = True) -> It
 
 
 def _numbered(names: Sequence[str], what: str) -> Iterator[Fact]:
-    """Which of the names is the first, the second, …"""
+    """Which of the names is the first, which the second, and so on."""
     for ordinal, name in zip(_ORDINALS, names, strict=False):
         yield Fact(f"{what} is the {ordinal}", (name,), f"order:{key(name)}")
 

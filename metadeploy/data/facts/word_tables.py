@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["GENDERS", "KINDS", "OPPOSITES"]
+__all__ = ["GENDERS", "KINDS", "OPPOSITES", "UNWANTED"]
 
 #: Opposites: any word left of the bar with any word right of it, both ways.
 OPPOSITES: Final = """
@@ -146,4 +146,15 @@ pasta: spaghetti macaroni lasagna penne ravioli linguine fettuccine tagliatelle 
 hat/headgear/cap/headwear: beret fedora sombrero turban bowler fez
 currency/money: dollar euro yen pound peso rupee krona
 religion/faith: Christianity Islam Buddhism Hinduism Judaism Sikhism Jainism Zoroastrianism Taoism
+"""
+
+#: Words of the vocabulary that are not asked about: indecent ones; names; slips of the lexicon, and words whose forms
+#: depend on what part of speech they are taken for.
+UNWANTED: Final = """
+ass asshole bastard bitch bugger buttock castrate chink cock cocksucker crap cunt dick dildo dyke fag faggot fart
+fetish fuck fucker gook homo hooker hump jerk jock kike masturbate molest molester motherfucker nazi negro nigga
+nigger orgy penis pervert piss porn pornographer prick prostitute pussy rape rapist retard screw sex shag shit
+slut snatch sodomize spic suck thong tit tranny turd vagina wank wanker wetback whore
+bill chile china hun jack japan jimmy john jordan mac nick peter rob turkey
+base bogie bootie choice comer cross damned forte game gay ill instal less mine numb okay other qua regale wrong
 """

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Final
 
 from metadeploy.data.facts.category import Category, Fact, key
-from metadeploy.data.facts.word_tables import GENDERS, KINDS, OPPOSITES
+from metadeploy.data.facts.word_tables import GENDERS, KINDS, OPPOSITES, UNWANTED
 
 __all__ = ["CATEGORIES"]
 
@@ -19,119 +19,14 @@ _RAREST: Final = 2.2
 _RARER_FORM: Final = 2.2
 _SLIP: Final = 1.7
 
-#: Words that make no good question: indecent ones, names of people and places, and slips of the lexicon.
-_UNWANTED: Final = frozenset(
-    {
-        *(
-            "ass",
-            "asshole",
-            "bitch",
-            "bastard",
-            "bugger",
-            "cock",
-            "cocksucker",
-            "crap",
-            "cunt",
-            "dick",
-            "dildo",
-            "dyke",
-        ),
-        *(
-            "fag",
-            "faggot",
-            "fuck",
-            "fucker",
-            "hooker",
-            "jerk",
-            "motherfucker",
-            "negro",
-            "nigger",
-            "nigga",
-            "nazi",
-            "orgy",
-        ),
-        *(
-            "penis",
-            "piss",
-            "porn",
-            "prick",
-            "pussy",
-            "rape",
-            "rapist",
-            "retard",
-            "screw",
-            "sex",
-            "shag",
-            "shit",
-            "slut",
-        ),
-        *(
-            "suck",
-            "thong",
-            "tit",
-            "turd",
-            "vagina",
-            "wank",
-            "wanker",
-            "whore",
-            "hump",
-            "castrate",
-            "molest",
-            "masturbate",
-        ),
-        *(
-            "fart",
-            "pornographer",
-            "prostitute",
-            "sodomize",
-            "tranny",
-            "homo",
-            "gook",
-            "spic",
-            "chink",
-            "kike",
-            "wetback",
-        ),
-        *(
-            "john",
-            "chile",
-            "turkey",
-            "china",
-            "japan",
-            "jack",
-            "jimmy",
-            "mac",
-            "nick",
-            "peter",
-            "rob",
-            "bill",
-            "jordan",
-        ),
-        *(
-            "wrong",
-            "game",
-            "base",
-            "choice",
-            "less",
-            "damned",
-            "okay",
-            "gay",
-            "numb",
-            "forte",
-            "instal",
-            "ill",
-            "cross",
-        ),
-    }
-)
-
 
 @cache
 def _vocabulary() -> tuple[str, ...]:
     from wordfreq import top_n_list
 
+    unwanted = set(UNWANTED.split())
     words = top_n_list("en", _VOCABULARY)
-    return tuple(word for word in words if word.isascii() and word.isalpha() and len(word) > 2)
+    return tuple(word for word in words if word.isascii() and word.isalpha() and len(word) > 2 and word not in unwanted)
 
 
 def _frequency(word: str) -> float:
@@ -181,7 +76,7 @@ def _inflected(part: str, tag: str) -> Iterator[tuple[str, tuple[str, ...], floa
     """Base forms of a part of speech, their forms with a tag, and how frequent they are (Zipf)."""
     for word in _vocabulary():
         frequency = _frequency(word)
-        if frequency < _RAREST or word in _UNWANTED or not _is_typical(word, part):
+        if frequency < _RAREST or not _is_typical(word, part):
             continue
         forms = _forms(word, part, tag)
         if forms and word not in forms and _frequency(forms[0]) >= max(frequency - _RARER_FORM, 2.0):
@@ -215,9 +110,8 @@ def _backward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
 
     def build(_seed: int) -> Iterator[Fact]:
         for word, forms, frequency in _inflected(part, tag):
-            yield Fact(
-                forms[0], tuple(dict.fromkeys((word, *_lemmas(forms[0]).get(part, ())))), _entity(word), frequency
-            )
+            lemmas = (word, *filter(str.isalpha, _lemmas(forms[0]).get(part, ())))
+            yield Fact(forms[0], tuple(dict.fromkeys(lemmas)), _entity(word), frequency)
 
     return build
 
@@ -360,9 +254,9 @@ CATEGORIES: Final = (
         "kind",
         "kinds of things",
         (
-            "What kind of thing is {}? Answer with one general word.",
+            'What kind of thing is "{}"?',
             'To what general category does "{}" belong?',
-            "In general terms, what is {}?",
+            'What is the general word for things such as "{}"?',
         ),
         _kind_facts,
         most=700,
