@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from metadeploy.errors import Error
 from metadeploy.evaluation import metrics
+from metadeploy.evaluation.metrics.inputs import same_length
 from metadeploy.evaluation.plots.style import BLUE, COLOURS, DARK, GREY, page, per_cent, per_cent_axis
 from metadeploy.evaluation.share import wilson_interval
 
@@ -49,6 +51,8 @@ def risk_coverage(
     accuracy = metrics.base_accuracy(base_correct)
     if accuracy.value is None or not curves:
         raise Error(f"plot '{path}': {len(curves)} curves of {accuracy.total} questions, expected at least one of each")
+    for doubt, _ in curves.values():
+        same_length(base_correct=np.asarray(base_correct), doubt=np.asarray(doubt))
     n, base = accuracy.total, accuracy.value
     if operating_point:
         covered, reached = operating_point
@@ -66,8 +70,7 @@ def risk_coverage(
         axes = figure.subplots()
         for index, (name, (doubt, correct)) in enumerate(curves.items()):
             _draw(axes, index, name, doubt, correct, fewest)
-        for name, found in (points or {}).items():
-            marker = _MARKERS[len(axes.get_lines()) % len(_MARKERS)]
+        for (name, found), marker in zip((points or {}).items(), cycle(_MARKERS)):
             axes.plot(*zip(*found, strict=True), color=DARK, marker=marker, linewidth=0.8, markersize=6, label=name)
         if operating_point:
             axes.scatter(*operating_point, s=120, color=BLUE, edgecolor="white", zorder=4, label="operating point")

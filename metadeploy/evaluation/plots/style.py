@@ -113,8 +113,8 @@ def _save(figure: Figure, path: Path, kind: str) -> None:
 
 
 def per_cent(value: float, *, digits: int = 0) -> str:
-    """A share as people read it: ``28 %``."""
-    return f"{value:.{digits}%}".replace("%", " %")
+    """A share as people read it: ``28 %``, never broken over two lines."""
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def per_cent_axis(axes: Axes, which: str, low: float = 0.0, high: float = 1.0) -> None:

@@ -1,0 +1,108 @@
+"""Metrics that are shares of questions, on one case worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from metadeploy.errors import Error
+from metadeploy.evaluation import metrics
+from metadeploy.evaluation.metrics import Share
+from metadeploy.evaluation.share import wilson_interval
+
+#   question                 0  1  2  3  4  5  6  7  8  9
+BASE = np.array(list(map(int, "1111000000")), dtype=bool)
+ANSWERED = np.array(list(map(int, "1110100001")), dtype=bool)
+CORRECT = np.array(list(map(int, "1100100000")), dtype=bool)
+
+questions = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=40)
+
+
+def columns(rows: list[tuple[bool, bool, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    base, answered, correct = np.array(rows, dtype=bool).reshape(-1, 3).T
+    return base, answered, answered & correct
+
+
+def test_by_hand() -> None:
+    assert metrics.base_accuracy(BASE) == Share(4, 10)
+    assert metrics.coverage(ANSWERED) == Share(5, 10)  # 0 1 2 4 9
+    assert metrics.selective_accuracy(ANSWERED, CORRECT) == Share(3, 5)  # 0 1 4
+    assert metrics.refusal_rate(ANSWERED) == Share(5, 10)  # 3 5 6 7 8
+    assert metrics.refusal_precision(BASE, ANSWERED) == Share(4, 5)  # all of them but 3
+    assert metrics.smart_refusal_rate(BASE, ANSWERED) == Share(4, 6)  # 5 6 7 8 of 4 … 9
+    assert metrics.over_refusal_rate(BASE, ANSWERED) == Share(1, 4)  # 3 of 0 … 3
+    assert metrics.kept_rate(BASE, ANSWERED, CORRECT) == Share(2, 3)  # 0 1 of 0 1 2
+
+
+def test_corrections_by_hand() -> None:
+    found = metrics.corrections(BASE, ANSWERED, CORRECT)
+    assert found == metrics.Corrections(corrected=Share(1, 6), broken=Share(1, 4))  # 4 of 4 … 9; 2 of 0 … 3
+    assert found.net == 0
+    assert metrics.corrections(BASE, ANSWERED, ANSWERED).net == 2  # 4 and 9, and nothing broken
+
+
+def test_abstention_by_hand() -> None:
+    found = metrics.abstention(BASE, ANSWERED)
+    assert (found.precision, found.recall) == (Share(4, 5), Share(4, 6))
+    assert found.f1 == pytest.approx(2 * 4 / (5 + 6))
+
+
+@given(questions)
+def test_abstention_as_scikit_learn_has_it(rows: list[tuple[bool, bool, bool]]) -> None:
+    base, answered, _ = columns(rows)
+    found = metrics.abstention(base, answered)
+    if found.precision.total:
+        assert found.precision.value == pytest.approx(precision_score(~base, ~answered, zero_division=0))
+    if found.recall.total:
+        assert found.recall.value == pytest.approx(recall_score(~base, ~answered, zero_division=0))
+    if found.f1 is None:
+        assert base.all() and answered.all()
+    else:
+        assert found.f1 == pytest.approx(f1_score(~base, ~answered, zero_division=0))
+
+
+@given(questions)
+def test_shares_fit_together(rows: list[tuple[bool, bool, bool]]) -> None:
+    base, answered, correct = columns(rows)
+    found = metrics.shares(base, answered, correct)
+    for share in found.values():
+        assert 0 <= share.hits <= share.total <= len(rows)
+        assert (share.value is None) == (share.total == 0) == (share.interval is None)
+    assert found["coverage"].hits + found["refusal_rate"].hits == len(rows)
+    assert found["smart_refusal_rate"].hits + found["over_refusal_rate"].hits == found["refusal_rate"].hits
+    # what is right of the answered was right before or has been corrected
+    assert found["selective_accuracy"].hits == found["kept_rate"].hits + found["corrected_rate"].hits
+    assert found["kept_rate"].total - found["kept_rate"].hits == found["broken_rate"].hits
+
+
+def test_declining_everything_does_not_win() -> None:
+    nothing = np.zeros(10, dtype=bool)
+    assert metrics.selective_accuracy(nothing, nothing).value is None
+    assert metrics.over_refusal_rate(BASE, nothing).value == 1
+    assert metrics.refusal_precision(BASE, nothing).value == 0.6
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_as_scipy_has_it(case: tuple[int, int]) -> None:
+    hits, total = case
+    theirs = binomtest(hits, total).proportion_ci(method="wilson")
+    assert wilson_interval(hits, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("answered", "message"),
+    [
+        ([True, False], r"'correct': 3 entries, expected 2 as 'answered' has \(one a question\)"),
+        ([1, 0, 1], "'answered': elements are int64, expected bool"),
+        ([[True], [False], [True]], r"'answered': shape \[3, 1\], expected one dimension"),
+        ([[True], [], [True]], r"'answered': .*inhomogeneous.*, expected one entry a question"),
+    ],
+)
+def test_malformed_input_is_said(answered: list[object], message: str) -> None:
+    with pytest.raises(Error, match=message) as caught:
+        metrics.selective_accuracy(answered, [True, False, True])
+    assert isinstance(caught.value, ValueError)

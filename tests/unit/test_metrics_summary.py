@@ -1,0 +1,164 @@
+"""The summary of a run: every metric, ready for JSON, defined or null."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metadeploy.errors import Error, MissingDependencyError
+from metadeploy.evaluation import metrics
+
+N = 300
+
+
+def a_run(seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    doubt = rng.random(N)
+    base_correct = rng.random(N) > doubt
+    answered = doubt < 0.4
+    return {
+        "base_correct": base_correct,
+        "answered": answered,
+        "correct": answered & (base_correct ^ (rng.random(N) < 0.05)),
+        "doubt": doubt,
+        "category": rng.choice(["plural", "capital", "opposite"], N),
+    }
+
+
+def strict(report: dict[str, Any]) -> dict[str, Any]:
+    """Through JSON without NaN, and the same again."""
+    copy: dict[str, Any] = json.loads(json.dumps(report, allow_nan=False))
+    assert copy == report
+    return copy
+
+
+def test_values_are_those_of_the_metrics() -> None:
+    run = a_run()
+    report = strict(metrics.summarise(**run, n_bootstrap=50))
+    found = report["metrics"]
+    base, answered, correct, doubt, category = run.values()
+    assert found["coverage"] == {
+        "value": answered.mean(),
+        "low": metrics.coverage(answered).interval[0],
+        "high": metrics.coverage(answered).interval[1],
+        "n": N,
+    }
+    assert found["selective_accuracy"]["value"] == pytest.approx(correct[answered].mean())
+    assert found["selective_accuracy"]["n"] == answered.sum()
+    assert found["abstention_f1"]["value"] == metrics.abstention(base, answered).f1
+    for name in ("auroc", "auprc", "aurc", "e_aurc", "prr", "ece", "brier"):
+        assert found[name]["value"] == getattr(metrics, name)(doubt, base), name
+    assert found["macro_auroc"]["value"] == pytest.approx(metrics.macro_auroc(doubt, base, category))
+    assert found["pooled_auroc"]["value"] == pytest.approx(metrics.pooled_auroc(doubt, base, category))
+    for name, entry in found.items():
+        assert entry["low"] <= entry["value"] <= entry["high"], name
+        assert entry["low"] < entry["high"], name
+    assert report["n"] == N
+    assert report["bootstrap"] == {"n_resamples": 50, "seed": 0, "confidence": 0.95}
+
+
+def test_mcnemar_rewards_a_declined_error() -> None:
+    report = metrics.summarise(
+        base_correct=[True, True, True, False, False, False],
+        answered=[True, True, False, True, True, False],
+        correct=[True, False, False, True, False, False],
+        doubt=[0.1] * 6,
+        category=["x"] * 6,
+        n_bootstrap=1,
+    )
+    # the base alone: broken, declined; the Doubter alone: corrected, error declined
+    assert report["mcnemar"] == {"only_base": 2, "only_doubter": 2, "p_value": 1.0}
+
+
+def test_categories() -> None:
+    run = a_run()
+    report = metrics.summarise(**run, n_bootstrap=1)
+    assert list(report["categories"]) == ["capital", "opposite", "plural"]
+    at = run["category"] == "plural"
+    plural = report["categories"]["plural"]
+    assert plural["n"] == at.sum()
+    assert plural["base_accuracy"] == pytest.approx(run["base_correct"][at].mean())
+    assert plural["selective_accuracy"] == pytest.approx(run["correct"][at & run["answered"]].mean())
+    assert plural["auroc"] == metrics.auroc(run["doubt"][at], run["base_correct"][at])
+
+
+def test_categories_that_do_not_count_are_left_out_of_the_macro_mean() -> None:
+    run = a_run()
+    rare = np.array(["rare"] * 6)
+    more = {
+        "base_correct": np.array([True] + [False] * 5),
+        "answered": np.zeros(6, dtype=bool),
+        "correct": np.zeros(6, dtype=bool),
+        "doubt": np.linspace(0.9, 0.1, 6),
+        "category": rare,
+    }
+    both = {name: np.concatenate([run[name], more[name]]) for name in run}
+    alone, with_rare = (metrics.summarise(**which, n_bootstrap=20)["metrics"] for which in (run, both))
+    assert with_rare["macro_auroc"]["n"] == N
+    assert with_rare["macro_auroc"]["value"] == alone["macro_auroc"]["value"]
+    assert with_rare["pooled_auroc"]["value"] != alone["pooled_auroc"]["value"]
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    first, again, other = (metrics.summarise(**a_run(), n_bootstrap=30, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["metrics"]["auroc"]["low"] != other["metrics"]["auroc"]["low"]
+    assert first["metrics"]["coverage"] == other["metrics"]["coverage"]
+
+
+NONE = np.zeros(4, dtype=bool)
+ALL = np.ones(4, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("base_correct", "answered", "undefined"),
+    [
+        (NONE[:0], NONE[:0], "base_accuracy coverage selective_accuracy auroc auprc aurc e_aurc prr ece brier"),
+        (ALL, ALL, "refusal_precision smart_refusal_rate abstention_f1 auroc auprc prr macro_auroc pooled_auroc"),
+        (NONE, NONE, "selective_accuracy over_refusal_rate kept_rate broken_rate auroc auprc prr pooled_auroc"),
+    ],
+)
+def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarray, undefined: str) -> None:
+    n = len(answered)
+    report = strict(metrics.summarise(base_correct, answered, answered & base_correct, np.linspace(0, 1, n), ["x"] * n))
+    for name in undefined.split():
+        entry = report["metrics"][name]
+        assert (entry["value"], entry["low"], entry["high"]) == (None, None, None), name
+    for name, entry in report["metrics"].items():
+        assert (entry["value"] is None) <= (entry["low"] is None and entry["high"] is None), name
+    assert report["mcnemar"]["p_value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"doubt": np.full(N, 1.5)}, "'doubt': 1.5 at index 0, expected a probability from 0 to 1"),
+        ({"doubt": np.full(N - 1, 0.5)}, "'doubt': 299 entries, expected 300 as 'base_correct' has"),
+        ({"category": ["x"]}, "'category': 1 entries, expected 300 as 'base_correct' has"),
+        (
+            {"answered": np.zeros(N, dtype=bool)},
+            "'correct': True at index .*, expected False",
+        ),
+        ({"n_bootstrap": 0}, "n_resamples is 0, expected at least 1"),
+    ],
+)
+def test_malformed_input_is_said(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
+        metrics.summarise(**(a_run() | change))
+
+
+@pytest.mark.parametrize(
+    ("package", "missing"), [("metrics", "sklearn"), ("metrics", "scipy"), ("plots", "matplotlib")]
+)
+def test_a_missing_package_says_what_to_install(package: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    source = Path(metrics.__file__).parents[1] / package / "__init__.py"
+    with pytest.raises(MissingDependencyError, match=r"pip install 'metadeploy\[eval\]'"):
+        runpy.run_path(str(source))
