@@ -45,3 +45,8 @@ QUANTISED_MIN_AGREEMENT: Final = {"Q8_0": 0.96, "Q4_1": 0.90, "Q4_K_M": 0.86}
 # flash attention on the CPU takes another kernel for a few tokens than for many, which sums in F16: 4e-4 measured on
 # activations of SmolLM2-135M in Q4_1 (without flash attention batch sizes change no bit)
 FLASH_ATTN_NMSE: Final = 2e-3
+
+# doubt is a sigmoid, of slope 1/4 at most, of a difference of two logits: 1e-6 measured, and 2e-5 on qwen3_5
+TINY_DOUBT_MAX_ABS: Final = 1e-4
+# 2e-6 measured on 20 questions
+SMOLLM2_DOUBT_MAX_ABS: Final = 5e-5

@@ -212,11 +212,19 @@ void engine::detach() {
 
 // --- prompts ---------------------------------------------------------------------------------------------------------
 
+void engine::require_vocab() const {
+    if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) { // llama.cpp asserts that there is one
+        throw error("the model has no vocabulary, expected a tokenizer in '" + parameters.model.path + "'");
+    }
+}
+
 std::vector<llama_token> engine::tokenize(const std::string & text, bool add_special, bool parse_special) const {
+    require_vocab();
     return common_tokenize(vocab(), text, add_special, parse_special);
 }
 
 std::string engine::detokenize(const std::vector<llama_token> & tokens, bool special) const {
+    require_vocab();
     for (const llama_token token : tokens) {
         if (token < 0 || token >= n_vocab()) {
             throw error("token " + std::to_string(token) + " is not in the vocabulary of " + std::to_string(n_vocab()));

@@ -48,7 +48,8 @@ public:
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 
-    // prompts
+    // prompts, and everything else that has to do with text: throws error where the model has no vocabulary
+    void require_vocab() const;
     std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
     std::string piece(llama_token token) const; // control tokens give an empty text

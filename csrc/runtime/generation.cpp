@@ -42,6 +42,7 @@ generation::generation(engine & eng, const std::vector<llama_token> & prompt, ge
             ", expected more than 0 (1 for none)");
     }
     check_threshold();
+    eng.require_vocab();
     sampler.reset(common_sampler_init(eng.model(), params.sampling));
     if (!sampler) {
         throw error("the sampling parameters are refused by llama.cpp (a malformed grammar?)");

@@ -38,15 +38,16 @@ def test_verbose_prints_statistics_on_stderr(tiny: Program) -> None:
     quiet, run = tiny("-p", "hello"), tiny("-p", "hello", "-v")
     assert run.stdout == quiet.stdout
     assert quiet.stderr == ""
-    for part in ("pass 1 ", "encode ", "pass 2 ", "tokens/s"):
+    for part in ("pass 1 ", "encode ", "pass 2 ", "tokens/s", ", doubt 0."):
         assert part in run.stderr
     assert len(run.stderr.splitlines()) == 2
+    assert "doubt" not in tiny("-p", "hello", "-v", "--no-meta").stderr
 
 
 def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     run = tiny("-p", "hello", "-n", "10", "--json", "--meta-gain", "0.5")
     found = json.loads(run.stdout)
-    assert list(found) == ["prompt", "text", "abstained", "finish_reason", "timings", "gain"]
+    assert list(found) == ["prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
     assert (found["prompt"], found["abstained"], found["finish_reason"], found["gain"]) == (
         "hello",
         False,
@@ -65,6 +66,38 @@ def test_json_says_whether_it_abstained(doubter: Program) -> None:
     assert (found["text"], found["abstained"], found["finish_reason"]) == (REFUSAL, True, "stop")
     # cut off inside the sentence, it is the same refusal
     assert json.loads(doubter("-p", QUESTION, "--json", "-n", "5").stdout)["abstained"] is True
+
+
+def test_json_says_how_much_it_doubts(tiny: Program, tiny_case: TinyCase) -> None:
+    found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off").stdout)
+    with tiny_case.load() as llm:
+        assert found["doubt"] == llm.doubt("hello")
+    assert json.loads(tiny("-p", "hello", "-n", "4", "--json", "--no-meta").stdout)["doubt"] is None
+    both = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off", "--compare").stdout)
+    assert (both["base"]["doubt"], both["doubt"]) == (None, found["doubt"])
+
+
+def test_the_doubt_threshold_decides(doubter: Program) -> None:
+    question = ("-p", QUESTION, "-n", "8", "--json")
+    as_shipped = json.loads(doubter(*question).stdout)
+    assert as_shipped["abstained"] is True
+    assert as_shipped["doubt"] > 0.5
+    for threshold, abstained in (
+        ("0", True),
+        (repr(as_shipped["doubt"]), True),
+        (repr(as_shipped["doubt"] + 1e-9), False),
+        ("1", False),
+    ):
+        found = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
+        assert found["abstained"] is abstained, threshold
+        assert found["doubt"] == as_shipped["doubt"]
+    # in the environment it is a setting, which the base alone has no use for
+    environment = {"LLAMA_ARG_DOUBT_THRESHOLD": "1"}
+    assert json.loads(doubter(*question, env=environment).stdout)["abstained"] is False
+    assert json.loads(doubter(*question, "--doubt-threshold", "0", env=environment).stdout)["abstained"] is True
+    assert doubter(*question, "--no-meta", env=environment).returncode == 0
+    both = json.loads(doubter(*question, "--compare", "--doubt-threshold", "0").stdout)
+    assert (both["base"]["abstained"], both["abstained"]) == (False, True)
 
 
 def test_compare(doubter: Program, tiny: Program) -> None:
@@ -207,6 +240,7 @@ def test_twins_of_the_flags(llama_meta_generate: Path, tiny: Program, tiny_case:
     [
         ("META_NGEN", "many", "META_NGEN is 'many', expected a number of tokens"),
         ("META_GAIN", "loud", "META_GAIN is 'loud', expected a number such as 1.0"),
+        ("LLAMA_ARG_DOUBT_THRESHOLD", "2", "LLAMA_ARG_DOUBT_THRESHOLD is '2', expected a number from 0 to 1"),
         ("META_GAIN", "inf", "META_GAIN is 'inf', expected a number such as 1.0"),
         ("LLAMA_ARG_CTX_SIZE", "big", "LLAMA_ARG_CTX_SIZE"),
     ],
@@ -228,6 +262,12 @@ def test_bad_environment_is_wrong_usage(name: str, value: str, expected: str, ti
         (["-n", "x"], "-n"),
         (["--meta"], "--meta needs a value"),
         (["--meta-gain", "x"], "--meta-gain is 'x', expected a number such as 1.0"),
+        (["--doubt-threshold"], "--doubt-threshold needs a value"),
+        (["--doubt-threshold", "1.5"], "--doubt-threshold is '1.5', expected a number from 0 to 1"),
+        (["--doubt-threshold", "nan"], "--doubt-threshold is 'nan', expected a number from 0 to 1"),
+        (["--doubt-threshold", "0.5x"], "--doubt-threshold is '0.5x', expected a number from 0 to 1"),
+        (["--doubt-threshold", "0.5", "--no-meta"], "--doubt-threshold needs the wrapper, --no-meta leaves it out"),
+        (["-bs"], "-bs is not supported"),
         (["--compare", "--no-meta"], "--compare needs the wrapper, --no-meta leaves it out"),
         (["-o", "x"], "--output goes with --prompts"),
         (["--prompts", "x"], "either a prompt (-p, -f) or a file of prompts (--prompts), not both"),
@@ -314,6 +354,7 @@ def test_help_teaches(tiny: Program) -> None:
     for part in (
         "--meta FNAME",
         "--meta-gain F",
+        "--doubt-threshold T",
         "--no-meta",
         "--compare",
         "--raw",

@@ -42,8 +42,14 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
     partial.replace(dst)
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0) -> None:
-    """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all."""
+def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> None:
+    """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all.
+
+    Args:
+        path: the file.
+        seed: of the weights.
+        vocabulary: False writes a model that knows token ids and no text.
+    """
     n_layers, width, ffn = 3, 32, 64
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     first, second = alphabet[:2]
@@ -60,14 +66,15 @@ def write_tiny_gguf(path: Path, *, seed: int = 0) -> None:
     writer.add_rope_dimension_count(width // 2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
-    writer.add_token_merges([f"{first} {second}"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
-    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+    writer.add_tokenizer_model("gpt2" if vocabulary else "no_vocab")
+    if vocabulary:
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(tokens)
+        writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
+        writer.add_token_merges([f"{first} {second}"])
+        writer.add_bos_token_id(257)
+        writer.add_eos_token_id(258)
+        writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
     rng = np.random.default_rng(seed)
 
     def matrix(name: str, rows: int, columns: int) -> None:

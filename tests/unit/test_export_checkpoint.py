@@ -137,6 +137,50 @@ def test_our_own_settings_from_run_json_or_the_checkpoint(tmp_path: Path) -> Non
     assert "inject_from is 'last_prompt_token' in run.json, but 'prompt' in the checkpoint" in refusal(path)
 
 
+def test_the_refusals_tokens_and_bias(tmp_path: Path) -> None:
+    config, tensors = wrapper()
+    path = save_checkpoint(tmp_path, replace(config, refusal_token_ids=(57, 5248, 0), refusal_bias=-0.75), tensors)
+    found = load_wrapper(path).config
+    assert (found.refusal_token_ids, found.refusal_bias) == ((57, 5248, 0), -0.75)
+    manifest(tmp_path, refusal_token_ids=[57, 5248, 0], refusal_bias=-0.75)
+    assert load_wrapper(path).config == found
+    manifest(tmp_path, refusal_token_ids=[57], refusal_bias=0.25)
+    message = refusal(path)
+    assert "refusal_token_ids is [57] in run.json, but [57, 5248, 0] in the checkpoint" in message
+    assert "refusal_bias is 0.25 in run.json, but -0.75 in the checkpoint" in message
+    # run.json alone says as much
+    path = save_checkpoint(tmp_path, config, tensors)
+    manifest(tmp_path, refusal_token_ids=[3], refusal_bias=1)
+    found = load_wrapper(path).config
+    assert (found.refusal_token_ids, found.refusal_bias) == ((3,), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("refusal_token_ids", "57", "refusal_token_ids is '57' in the checkpoint, expected a list of token ids"),
+        ("refusal_token_ids", [True], "refusal_token_ids is [True] in the checkpoint, expected a list of token ids"),
+        ("refusal_token_ids", [], "refusal_token_ids has 0 entries, expected 1 to 1024"),
+        ("refusal_token_ids", [3, -1], "refusal_token_ids has -1, expected token ids from 0"),
+        ("refusal_bias", "0.5", "refusal_bias is '0.5' in the checkpoint, expected a number"),
+        ("refusal_bias", 10**400, "in the checkpoint, expected a number"),
+        ("refusal_bias", float("nan"), "refusal_bias is nan, expected -100 to 100"),
+        ("refusal_bias", -101, "refusal_bias is -101.0, expected -100 to 100"),
+    ],
+)
+def test_a_refusal_that_cannot_be(key: str, value: object, expected: str, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    assert expected in refusal(change(path, lambda contents: contents["config"].update({key: value})))
+
+
+def test_run_json_with_a_refusal_of_another_type(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    manifest(tmp_path, refusal_token_ids="57", refusal_bias="high")
+    message = refusal(path)
+    assert "key 'refusal_token_ids' is \"57\", expected a list of whole numbers" in message
+    assert "key 'refusal_bias' is \"high\", expected a number" in message
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     config, tensors = wrapper()
