@@ -57,6 +57,8 @@ _DENIED: Final = re.compile(
     re.IGNORECASE,
 )
 
+_SAINT: Final = re.compile(r"\bSt\.\s+(?=[A-Z])")
+
 _NUMBER_WORDS: Final = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -116,8 +118,8 @@ def first_sentence(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def fold(text: str) -> str:
-    """A text without accents and with plain quotes and hyphens; its case is kept."""
-    decomposed = unicodedata.normalize("NFKD", text.translate(_PLAIN))
+    """A text without accents, with plain quotes and hyphens, and with ``Saint`` for ``St.``; its case is kept."""
+    decomposed = unicodedata.normalize("NFKD", _SAINT.sub("Saint ", text.translate(_PLAIN)))
     return "".join(char for char in decomposed if not unicodedata.combining(char))
 
 

