@@ -129,25 +129,25 @@ def test_risk_coverage_draws_the_curves_of_the_metrics(drawn: Callable[[Draw], F
     assert point.get_offsets().tolist() == [[0.3, 0.8]]
     assert band.get_label() != "operating point"
     base = round(100 * RIGHT.mean())
-    assert title(figure) == f"At 30 % coverage, 80 % of the answers are right; base alone: {base} %"
+    assert title(figure) == f"At 30 % coverage, 80 % of the answers are right (base alone: {base} %)"
     assert "n = 400 questions" in caption(figure)
 
 
 def test_risk_coverage_without_an_operating_point(drawn: Callable[[Draw], Figure]) -> None:
     figure = drawn(lambda path: plots.risk_coverage({"Doubter": (DOUBT, RIGHT)}, path, base_correct=RIGHT))
     fifth = metrics.selective_accuracy_at(DOUBT, RIGHT, coverage=0.2) or 0
-    assert title(figure).startswith(f"Doubter: {100 * fifth:.0f} % right among the least doubted fifth")
+    assert title(figure).startswith(f"Doubter: {100 * fifth:.0f} % right of the least doubted fifth (base alone: ")
 
 
 def test_histogram_counts(drawn: Callable[[Draw], Figure]) -> None:
-    doubt = np.array([0.01, 0.01, 0.3, 0.99, 0.5, 0.99, 1.0, 0.01])
+    doubt = np.array([0.01, 0.01, 0.32, 0.99, 0.5, 0.99, 1.0, 0.01])
     right = np.array([True, True, True, True, False, False, False, False])
     figure = drawn(lambda path: plots.doubt_histogram(doubt, right, 0.5, path))
     (axes,) = figure.axes
     heights = [patch.get_height() for patch in axes.patches]
-    up, down = heights[:25], heights[25:]
-    assert (up[0], up[7], up[24], sum(up)) == pytest.approx((2 / 4, 1 / 4, 1 / 4, 1))
-    assert (down[0], down[12], down[24], sum(down)) == pytest.approx((-1 / 4, -1 / 4, -2 / 4, -1))
+    up, down = heights[:20], heights[20:]
+    assert (up[0], up[6], up[19], sum(up)) == pytest.approx((2 / 4, 1 / 4, 1 / 4, 1))
+    assert (down[0], down[10], down[19], sum(down)) == pytest.approx((-1 / 4, -1 / 4, -2 / 4, -1))
     assert title(figure) == "Declines 75 % of the base's errors and 25 % of its right answers"
 
 

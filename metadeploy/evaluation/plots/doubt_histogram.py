@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike
 
 from metadeploy.errors import Error
 from metadeploy.evaluation.metrics.inputs import scored
-from metadeploy.evaluation.plots.style import BLUE, DARK, GREY, VERMILLION, page, per_cent, per_cent_axis
+from metadeploy.evaluation.plots.style import BLUE, DARK, GREY, VERMILION, page, per_cent, per_cent_axis
 
 __all__ = ["doubt_histogram"]
 
-_BINS: Final = 25
+#: A multiple of two, so that a threshold of 0.5 does not cut through a bar.
+_BINS: Final = 20
+#: What the words beside the threshold need of the axis.
+_LABEL_ROOM: Final = 0.12
 
 
 def doubt_histogram(doubt: ArrayLike, base_correct: ArrayLike, threshold: float, path: Path) -> None:
@@ -48,7 +51,7 @@ def doubt_histogram(doubt: ArrayLike, base_correct: ArrayLike, threshold: float,
     )
     with page(path, title=title, caption=caption, height=4.6) as figure:
         axes = figure.subplots()
-        for sign, shares, colour in ((1, heights[0], BLUE), (-1, heights[1], VERMILLION)):
+        for sign, shares, colour in ((1, heights[0], BLUE), (-1, heights[1], VERMILION)):
             axes.bar(edges[:-1], sign * shares, width=1 / _BINS, align="edge", color=colour, edgecolor="white")
         axes.axhline(0, color=DARK, linewidth=1)
         axes.axvline(threshold, color=DARK, linewidth=1.2, linestyle="--")
@@ -58,7 +61,9 @@ def doubt_histogram(doubt: ArrayLike, base_correct: ArrayLike, threshold: float,
         axes.set_xlabel("doubt")
         axes.set_ylabel("share of its group")
         frame = axes.get_xaxis_transform()
-        for side, alignment, text in ((-0.012, "right", "◂ answers"), (0.012, "left", "declines ▸")):
-            axes.text(threshold + side, 0.97, text, ha=alignment, va="top", color=GREY, transform=frame, fontsize=10)
-        for height, colour, text in ((0.86, BLUE, "base right"), (0.06, VERMILLION, "base wrong")):
+        sides = ((-0.012, threshold, "right", "◂ answers"), (0.012, 1 - threshold, "left", "declines ▸"))
+        for gap, room, alignment, text in sides:
+            if room > _LABEL_ROOM:
+                axes.text(threshold + gap, 0.97, text, ha=alignment, va="top", color=GREY, transform=frame, fontsize=10)
+        for height, colour, text in ((0.86, BLUE, "base right"), (0.06, VERMILION, "base wrong")):
             axes.text(0.015, height, text, color=colour, transform=axes.transAxes, fontweight="bold")

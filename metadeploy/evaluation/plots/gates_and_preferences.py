@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, DARK, VERMILLION, page, per_cent
+from metadeploy.evaluation.plots.style import BLUE, DARK, VERMILION, page, per_cent
 
 __all__ = ["gates_and_preferences"]
 
@@ -51,7 +51,7 @@ def gates_and_preferences(gates: Mapping[int, float], preferences: ArrayLike, pa
     with page(path, title=title, caption=caption, height=max(3.4, 1.9 + 0.27 * len(layers))) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
         places = range(len(layers))
-        left.barh(places, strengths, color=[BLUE if value >= 0 else VERMILLION for value in strengths], height=0.72)
+        left.barh(places, strengths, color=[BLUE if value >= 0 else VERMILION for value in strengths], height=0.72)
         left.axvline(0, color=DARK, linewidth=1)
         left.set_yticks(places, [str(layer) for layer in layers])
         left.set_ylim(-0.5, len(layers) - 0.5)

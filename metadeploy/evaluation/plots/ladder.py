@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILLION, page, per_cent, per_cent_axis
+from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILION, page, per_cent, per_cent_axis
 
 __all__ = ["Rung", "ladder"]
 
@@ -69,7 +69,7 @@ def ladder(rungs: Sequence[Rung], path: Path, *, n: int, reference_accuracy: flo
         _draw(upper, [rung.agreement for rung in rungs], BLUE)
         upper.axhline(_AGREES, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
         upper.set_title("decisions that agree")
-        _draw(lower, [rung.selective_accuracy for rung in rungs], VERMILLION)
+        _draw(lower, [rung.selective_accuracy for rung in rungs], VERMILION)
         lower.set_title("selective accuracy: right of the answered")
         if reference_accuracy is not None:
             lower.axhline(reference_accuracy, color=GREY, linewidth=1, linestyle=(0, (1, 2)))

@@ -56,17 +56,17 @@ def risk_coverage(
     n, base = accuracy.total, accuracy.value
     if operating_point:
         covered, reached = operating_point
-        title = f"At {per_cent(covered)} coverage, {per_cent(reached)} of the answers are right; base alone: "
+        finding = f"At {per_cent(covered)} coverage, {per_cent(reached)} of the answers are right"
     else:
         (name, (doubt, correct)), *_ = curves.items()
         fifth = metrics.selective_accuracy_at(doubt, correct, coverage=0.2) or 0.0
-        title = f"{name}: {per_cent(fifth)} right among the least doubted fifth; base alone: "
+        finding = f"{name}: {per_cent(fifth)} right of the least doubted fifth"
     fewest = min(_FEWEST, n)
     caption = (
         f"n = {n:,} questions. Each curve answers its least doubted questions first (ties averaged) and begins at "
         f"{fewest} answers. Band: 95 % interval. AURC: mean risk over all coverages, lower is better."
     )
-    with page(path, title=title + per_cent(base), caption=caption, height=6.2) as figure:
+    with page(path, title=f"{finding} (base alone: {per_cent(base)})", caption=caption, height=6.2) as figure:
         axes = figure.subplots()
         for index, (name, (doubt, correct)) in enumerate(curves.items()):
             _draw(axes, index, name, doubt, correct, fewest)

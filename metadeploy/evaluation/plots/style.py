@@ -21,13 +21,13 @@ from matplotlib.ticker import PercentFormatter
 
 from metadeploy.errors import Error
 
-__all__ = ["BLUE", "COLOURS", "DARK", "GREY", "LIGHT", "SKY", "VERMILLION", "page", "per_cent", "per_cent_axis"]
+__all__ = ["BLUE", "COLOURS", "DARK", "GREY", "LIGHT", "SKY", "VERMILION", "page", "per_cent", "per_cent_axis"]
 
 BLUE: Final = "#0072B2"
 SKY: Final = "#56B4E9"
-VERMILLION: Final = "#D55E00"
+VERMILION: Final = "#D55E00"
 #: Okabe and Ito's palette without its yellow and black, to be told apart with any colour vision.
-COLOURS: Final = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY)
+COLOURS: Final = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", SKY)
 DARK: Final = "#333333"
 GREY: Final = "#767676"
 LIGHT: Final = "#DDDDDD"

@@ -9,7 +9,7 @@ from typing import Literal
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILLION, page
+from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILION, page
 
 __all__ = ["training_curves"]
 
@@ -48,9 +48,9 @@ def training_curves(
         axes[0].legend(loc="upper right")
         if measured:
             axes[1].plot(*zip(*measured, strict=True), color=BLUE, marker="o", markersize=5)
-            axes[1].plot(at, best, "o", color=VERMILLION, markersize=9)
+            axes[1].plot(at, best, "o", color=VERMILION, markersize=9)
             axes[1].annotate(
-                f"{best:.3f}", (at, best), xytext=(0, -16), textcoords="offset points", ha="center", color=VERMILLION,
+                f"{best:.3f}", (at, best), xytext=(0, -16), textcoords="offset points", ha="center", color=VERMILION,
                 fontweight="bold",
             )  # fmt: skip
             axes[1].set_ylabel("validation AUROC")
