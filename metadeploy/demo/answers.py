@@ -27,11 +27,13 @@ class Answer:
         text: all of it, at most `MAX_TOKENS` tokens.
         right: whether an accepted answer is in its first sentence.
         declined: whether its first sentence is the trained refusal.
+        doubt: how near it was to beginning with the refusal, in (0, 1); None where the base answered alone.
     """
 
     text: str
     right: bool
     declined: bool
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def ask(llm: MetaLlama, questions: Iterable[Question], *, gain: float = 1.0) -> 
 
 
 def _judge(question: Question, result: GenerationResult) -> Answer:
-    return Answer(result.text, is_correct(question, result.text), result.abstained)
+    return Answer(result.text, is_correct(question, result.text), result.abstained, result.doubt)
 
 
 def score(pairs: Sequence[Pair]) -> Scores:

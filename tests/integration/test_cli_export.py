@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from sidecar.handmade import Gguf
 
 from metadeploy.cli._console import bar, byte_size, parameter_count, ranges
-from metadeploy.sidecar import read_sidecar
+from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
 from support.random_wrapper import random_wrapper, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,7 @@ def checkpoint(tmp_path: Path) -> Path:
     config, tensors = random_wrapper(
         "multi_token", hidden_dim=64, target_layers=(2, 3, 5), cross_attn_layers=(3, 4), num_layers=6
     )
+    config = replace(config, refusal_token_ids=(7, 8), refusal_bias=-0.5)
     return save_checkpoint(tmp_path / "run", config, tensors)
 
 
@@ -74,6 +76,7 @@ def test_export_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     shown = run("inspect", target).stdout
     for part in ("valid", "meta_spider.encoder_type", "ca.3.gate", "█", "enc.queries", "[5, 32]", "F16", "total"):
         assert part in shown
+    assert f"{DEFAULT_REFUSAL_TEXT}  (calibrated bias -0.5)" in shown
 
 
 def test_export_json_is_all_there_is(checkpoint: Path, tmp_path: Path) -> None:
@@ -100,6 +103,7 @@ def test_inspect_json(checkpoint: Path) -> None:
     found = json.loads(run("inspect", checkpoint.parent / "doubter_sidecar.gguf", "--json").stdout)
     assert (found["kind"], found["valid"], found["faults"], found["oddities"]) == ("sidecar", True, [], [])
     assert found["config"]["encoder_type"] == "multi_token"
+    assert (found["config"]["refusal_token_ids"], found["config"]["refusal_bias"]) == ([7, 8], -0.5)
     assert {"ca.3.gate", "ca.4.gate"} == set(found["gates"])
     contents = torch.load(checkpoint, weights_only=True)["ca_state"]["3"]["gate"]
     assert found["gates"]["ca.3.gate"] == pytest.approx(float(torch.tanh(contents)), abs=1e-6)

@@ -50,6 +50,9 @@ def test_base_and_doubter_answer_real_questions(first: dict[str, Any], cache: Pa
     assert [entry["category"] for entry in first["questions"]] == ["plural", "us_city", "el_bynum"]
     assert all(entry["base"]["text"] and entry["doubter"]["text"] for entry in first["questions"])
     assert any(entry["doubter"]["declined"] for entry in first["questions"])
+    for entry in first["questions"]:
+        assert entry["base"]["doubt"] is None
+        assert (entry["doubter"]["doubt"] > 0.5) == entry["doubter"]["declined"]
     assert any(entry["doubter"]["right"] for entry in first["questions"])
     assert not any(entry["base"]["declined"] for entry in first["questions"])
 

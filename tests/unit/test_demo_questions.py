@@ -149,7 +149,7 @@ def test_json_is_all_there_is() -> None:
         "value": 0.4,
         "interval": list(Share(2, 5).interval or ()),
     }
-    assert found["questions"][1]["doubter"] == {"text": REFUSAL, "right": False, "declined": True}
+    assert found["questions"][1]["doubter"] == {"text": REFUSAL, "right": False, "declined": True, "doubt": None}
     assert found["questions"][1]["accepted"] == ["here", "there"]
 
 
