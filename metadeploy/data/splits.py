@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Final
 
 from metadeploy.data.checker import fold
-from metadeploy.data.question import Question
+from metadeploy.data.drawing import draw
+from metadeploy.data.question import Question, read_jsonl
 from metadeploy.errors import Error, faults_message
 
-__all__ = ["SPLITS", "check_leakage", "split"]
+__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "split"]
 
+#: The parts, and the usual shares of the entities in them.
 SPLITS: Final = ("train", "val", "test")
+FRACTIONS: Final = (0.65, 0.1, 0.25)
 
 _MOST_FAULTS: Final = 10
 
+#: Numbers, words, and signs of arithmetic: 2 + 3 is not 2 × 3.
+_WORDS: Final = re.compile(r"\d+(?:[.,]\d+)*|\w+|[-+−×*/÷=<>%](?=[\s\d])")
+
 
 def split(
-    questions: Sequence[Question], *, seed: int = 0, fractions: tuple[float, float, float] = (0.65, 0.1, 0.25)
+    questions: Sequence[Question], *, seed: int = 0, fractions: tuple[float, float, float] = FRACTIONS
 ) -> dict[str, list[Question]]:
     """Split questions by entity: all questions of one entity, and of one wording, land in one part.
 
@@ -42,7 +50,7 @@ def split(
     if not all(fraction > 0 for fraction in fractions) or not math.isclose(sum(fractions), 1.0):
         raise Error(f"split: fractions are {fractions}, expected three numbers above 0 that sum to 1")
     groups = _groups(questions)
-    places = {group: _hash(seed, group) for group in sorted(set(groups))}
+    places = {group: draw(seed, group) for group in sorted(set(groups))}
     bounds = (0.0, *accumulate(fractions[:-1]), 1.0)
     parts = {group: _part(place, bounds) for group, place in places.items()}
     _spread_categories(_groups_by_category(questions, groups), parts, places, bounds)
@@ -51,6 +59,71 @@ def split(
         splits[SPLITS[parts[group]]].append(question)
     check_leakage(splits)
     return splits
+
+
+def load_set(
+    name_or_path: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    source: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+) -> dict[str, list[Question]]:
+    """Load a set of questions, split.
+
+    Args:
+        name_or_path: ``facts``, ``mmlu``, ``triviaqa``, ``gsm8k``; or a JSON Lines file; or a folder with
+            ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, which are taken as they are.
+        seed: of the `facts` drawn and of the split; it changes nothing in a folder.
+        fractions: as in `split`.
+        source: a local copy of ``mmlu``, ``triviaqa`` or ``gsm8k`` (`metadeploy.data.adapters.load`).
+        limit: at most so many questions in all, drawn by their hash before the split; of a folder, of each part.
+
+    Returns:
+        ``train``, ``val`` and ``test``, none of them empty, with nothing in two of them.
+
+    Raises:
+        Error: no such set, a malformed file, a part without questions, or a leak between the parts.
+        MissingDependencyError: a package that the set needs is not installed.
+    """
+    name, path = os.fspath(name_or_path), Path(name_or_path)
+    if path.is_dir():
+        splits = {part: _drawn(read_jsonl(path / f"{part}.jsonl"), limit, seed) for part in SPLITS}
+        check_leakage(splits)
+    else:
+        questions = _read(name, seed=seed, source=source)
+        splits = split(_drawn(questions, limit, seed), seed=seed, fractions=fractions)
+    empty = [part for part in SPLITS if not splits[part]]
+    if empty:
+        raise Error(f"questions '{name}': no question in {', '.join(empty)}, expected some (hint: more questions)")
+    return splits
+
+
+def _read(name: str, *, seed: int, source: str | os.PathLike[str] | None) -> list[Question]:
+    from metadeploy.data.adapters import ADAPTERS, load
+
+    if name in ADAPTERS:
+        return load(name, source)
+    if source is not None:
+        raise Error(f"questions '{name}': a source is given, expected only with {', '.join(ADAPTERS)}")
+    if name == "facts":
+        from metadeploy.data.facts import generate
+
+        return generate(seed)
+    if not Path(name).exists():
+        known = ", ".join(("facts", *ADAPTERS))
+        raise Error(f"questions '{name}': no such file or folder, and not one of {known}")
+    return read_jsonl(name)
+
+
+def _drawn(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
+    """At most so many of the questions, in their order."""
+    if limit is None or len(questions) <= limit:
+        return questions
+    if limit < 1:
+        raise Error(f"questions: the limit is {limit}, expected at least 1")
+    chosen = sorted(range(len(questions)), key=lambda place: draw(seed, "limit", _wording(questions[place])))
+    return [questions[place] for place in sorted(chosen[:limit])]
 
 
 def check_leakage(splits: Mapping[str, Sequence[Question]]) -> None:
@@ -83,15 +156,7 @@ def check_leakage(splits: Mapping[str, Sequence[Question]]) -> None:
 
 def _wording(question: Question) -> str:
     texts = (question.question, *(question.choices or ()))
-    # signs of arithmetic are words here: 2 + 3 is not 2 × 3
-    kept = ("".join(char if char.isalnum() or char in "+-−×*/÷=<>.%" else " " for char in fold(text)) for text in texts)
-    return "question " + " | ".join(" ".join(text.casefold().rstrip(". ").split()) for text in kept)
-
-
-def _hash(seed: int, text: str) -> float:
-    """Where an entity lies, 0 ≤ x < 1."""
-    digest = hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+    return "question " + " | ".join(" ".join(_WORDS.findall(fold(text).casefold())) for text in texts)
 
 
 def _groups(questions: Sequence[Question]) -> list[str]:

@@ -1,17 +1,17 @@
-"""What a domain of the `facts` set is made of: facts, categories, and draws that depend on nothing but a seed."""
+"""What a domain of the `facts` set is made of: facts and categories."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from metadeploy.data.checker import fold
+from metadeploy.data.drawing import draw
 from metadeploy.data.question import Question
 
-__all__ = ["Category", "Fact", "draw", "key", "named_in", "spread"]
+__all__ = ["Category", "Fact", "key", "named_in", "spread"]
 
 _BANDS: Final = 12
 
@@ -66,13 +66,6 @@ class Category:
                 text = text[0].upper() + text[1:]
                 questions.setdefault(text, Question(text, fact.answers, self.name, fact.entity))
         return list(questions.values())
-
-
-def draw(seed: int, *what: str) -> float:
-    """A number in 0 ≤ x < 1 that depends on the seed and the texts alone: no generator's state, no order of calls."""
-    digest = hashlib.blake2b("\0".join((str(seed), *what)).encode(), digest_size=8).digest()
-    # 53 bits: what a float holds, so that the quotient stays below 1
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def spread(facts: Iterable[Fact], most: int, *, seed: int, salt: str = "") -> list[Fact]:

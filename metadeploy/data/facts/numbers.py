@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from metadeploy.data.facts.category import Category, Fact, draw
+from metadeploy.data.drawing import draw
+from metadeploy.data.facts.category import Category, Fact
 
 if TYPE_CHECKING:
     import inflect
