@@ -32,10 +32,15 @@ class Fact:
     entity: str
     fame: float = 0.0
 
+    def phrased(self, phrasing: str) -> str:
+        """The question in a phrasing."""
+        text = phrasing.format(self.subject)
+        return text[0].upper() + text[1:]
+
 
 @dataclass(frozen=True)
 class Category:
-    """One kind of question.
+    """One kind of question; a question that names its answer is left out.
 
     Attributes:
         name: its key.
@@ -57,15 +62,19 @@ class Category:
 
     def questions(self, seed: int) -> list[Question]:
         """Draw facts and phrasings; the same seed gives the same questions in the same order."""
-        facts = [fact for fact in self.build(seed) if self.repeats_subject or not named_in(fact.answers, fact.subject)]
+        facts = [fact for fact in self.build(seed) if self._is_question(fact, fact.subject)]
         questions: dict[str, Question] = {}
         for fact in spread(facts, self.most, seed=seed, salt=self.name):
             order = sorted(self.phrasings, key=lambda phrasing: draw(seed, self.name, fact.subject, phrasing))
-            for phrasing in order[: self.repeats]:
-                text = phrasing.format(fact.subject)
-                text = text[0].upper() + text[1:]
-                questions.setdefault(text, Question(text, fact.answers, self.name, fact.entity))
+            texts = [text for text in map(fact.phrased, order) if self._is_question(fact, text)]
+            for text in texts[: self.repeats]:
+                answers = tuple(dict.fromkeys(fact.answers))
+                questions.setdefault(text, Question(text, answers, self.name, fact.entity))
         return list(questions.values())
+
+    def _is_question(self, fact: Fact, text: str) -> bool:
+        """Whether a text leaves something to answer."""
+        return self.repeats_subject or not named_in(fact.answers, text)
 
 
 def spread(facts: Iterable[Fact], most: int, *, seed: int, salt: str = "") -> list[Fact]:

@@ -99,7 +99,10 @@ def _located(
     for same in by_name.values():
         largest = max(same, key=lambda place: (place["population"], place["geonameid"]))
         least = largest["population"] * _MUCH_SMALLER
-        areas = sorted({area(place) for place in same if place["population"] >= least}, key=area(largest).__ne__)
+        areas = sorted(
+            {area(place) for place in same if place["population"] >= least},
+            key=lambda each: (each != area(largest), each),
+        )
         if largest["population"] >= _SMALLEST and _is_plain(largest["name"]):
             answers = tuple(name for each in areas for name in names(each))
             fame = math.log(largest["population"])

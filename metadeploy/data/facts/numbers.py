@@ -26,13 +26,12 @@ def _log_uniform(low: int, high: int, at: float) -> int:
 
 
 def _pairs(seed: int, salt: str, low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Pairs of different numbers with sizes spread evenly on a log scale, each unordered pair once."""
+    """Pairs of numbers with sizes spread evenly on a log scale, each unordered pair once."""
     seen = set()
     for turn in range(_DRAWS):
         one, other = (_log_uniform(low, high, draw(seed, salt, which, str(turn))) for which in ("one", "other"))
-        pair = frozenset((one, other))
-        if len(pair) == 2 and pair not in seen:
-            seen.add(pair)
+        if frozenset((one, other)) not in seen:
+            seen.add(frozenset((one, other)))
             yield one, other
 
 
@@ -46,28 +45,27 @@ def _fame(*numbers: int) -> float:
 
 
 def _arithmetic(sign: str, result: Callable[[int, int], int], low: int, high: int) -> Callable[[int], Iterator[Fact]]:
-    """A builder of sums and their like; what has its result among its operands (4 − 2) is left out."""
+    """A builder of sums and their like."""
 
     def build(seed: int) -> Iterator[Fact]:
         for one, other in _pairs(seed, sign, low, high):
             if sign == "-" and one < other:
                 one, other = other, one
-            value = result(one, other)
-            if value not in (one, other):
-                yield Fact(f"{one} {sign} {other}", (str(value),), _entity(one, other), _fame(one, other))
+            answers = (str(result(one, other)),)
+            yield Fact(f"{one} {sign} {other}", answers, _entity(one, other), _fame(one, other))
 
     return build
 
 
 def _quotients(seed: int) -> Iterator[Fact]:
     for one, other in _pairs(seed, "/", 2, 60):
-        if one != other:
-            yield Fact(f"{one * other} divided by {one}", (str(other),), _entity(one, other), _fame(one, other))
+        yield Fact(f"{one * other} divided by {one}", (str(other),), _entity(one, other), _fame(one, other))
 
 
 def _larger(seed: int) -> Iterator[Fact]:
     for one, other in _pairs(seed, "larger", 1, 9_999):
-        yield Fact(f"{one} or {other}", (str(max(one, other)),), _entity(one, other), _fame(one, other))
+        if one != other:
+            yield Fact(f"{one} or {other}", (str(max(one, other)),), _entity(one, other), _fame(one, other))
 
 
 @cache
