@@ -21,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelLoadError",
     "ModelMismatchError",
+    "RunDirError",
     "SidecarError",
 ]
 
@@ -35,6 +36,10 @@ class CheckpointError(Error):
 
 class SidecarError(Error):
     """A sidecar GGUF is malformed, incomplete or contradicts itself."""
+
+
+class RunDirError(Error):
+    """A run directory lacks what a step needs, or holds what does not fit it."""
 
 
 class ModelLoadError(Error):

@@ -1,0 +1,1 @@
+"""Train a Doubter: collect what the base does by itself, then teach a wrapper when to decline."""

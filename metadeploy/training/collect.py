@@ -1,0 +1,292 @@
+"""`metadeploy collect`: what the base does by itself, for every question of a set.
+
+For each question the clean pass gives the activations of the layers at the last prompt token, the greedy answer with
+the log-probabilities of its tokens, and a verdict. Work goes on in chunks, each written when it is done, so that an
+interrupted run loses at most one and repeats none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from metadeploy.data.checker import first_sentence, is_correct
+from metadeploy.data.question import Question
+from metadeploy.data.splits import load_set
+from metadeploy.errors import RunDirError, faults_message
+from metadeploy.export.layers import LayerSpec, parse_layers
+from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.reference.config import DType, MetaSpiderConfig, Quantization
+from metadeploy.reference.loading import load_base
+from metadeploy.reference.prompts import render_chat
+from metadeploy.training.clean_pass import CleanAnswer, CleanPass
+from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.records import Collected, Record
+from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
+
+__all__ = ["CollectSettings", "collect"]
+
+#: Questions of one chunk: what an interruption can cost, and what one file of the parts holds.
+_CHUNK: Final = 512
+#: Fewer right or wrong answers than this share make training pointless.
+_LEAST_CONTRAST: Final = 0.05
+
+#: Told how many questions of how many are done.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSettings:
+    """What to collect; all of it is recorded in run.json.
+
+    Attributes:
+        base: a hub id, a folder in Hugging Face format, or a GGUF file.
+        questions: ``facts``, ``mmlu``, ``triviaqa``, ``gsm8k``, a .jsonl file, or a folder with train, val and
+            test.jsonl.
+        layers: whose activations are kept; what `train` may read later.
+        dtype: of the base's weights.
+        quantization: bitsandbytes weights for the base.
+        device: a torch device, or ``auto``.
+        answer_suffix: appended to every question.
+        chat_template_kwargs: variables of the chat template.
+        max_new_tokens: most tokens of an answer.
+        whole_answer: keep and judge the whole answer, not only its first sentence.
+        batch_size: prompts at once.
+        limit: most questions of each split.
+        seed: of the question set.
+    """
+
+    base: str
+    questions: str = "facts"
+    layers: LayerSpec = "late"
+    dtype: DType = "bfloat16"
+    quantization: Quantization | None = None
+    device: str = "auto"
+    answer_suffix: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int = 32
+    whole_answer: bool = False
+    batch_size: int = 128
+    limit: int | None = None
+    seed: int = 0
+
+
+def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None = None) -> list[str]:
+    """Run the clean pass over a question set, and keep what it finds in the run directory.
+
+    Args:
+        run: the run directory.
+        settings: what to collect. A directory that holds the beginnings of the same is gone on with.
+        progress: called after each batch.
+
+    Returns:
+        Warnings: what is odd about the set, with the likely cause.
+
+    Raises:
+        RunDirError: the directory was collected with other settings.
+        ModelLoadError: the base cannot be loaded.
+    """
+    asked = _plain(settings)
+    _check_same(run, asked)
+    splits = load_set(settings.questions, seed=settings.seed)
+    splits = {name: list(splits[name])[: settings.limit] for name in SPLITS}
+    total = sum(map(len, splits.values()))
+    if all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
+        if progress is not None:
+            progress(total, total)
+        return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
+
+    model, tokenizer = load_base(
+        MetaSpiderConfig(
+            model_name=settings.base, device=settings.device, dtype=settings.dtype, quantization=settings.quantization
+        )
+    )
+    base = FrozenBase(model)
+    try:
+        layers = parse_layers(settings.layers, num_layers=base.num_layers)
+    except ValueError as error:
+        raise RunDirError(f"collect: --layers {error}") from error
+    run.update(
+        {
+            "model_name": settings.base,
+            "hidden_dim": base.stack.hidden_dim,
+            "num_layers": base.num_layers,
+            "dtype": settings.dtype,
+            "quantization": settings.quantization,
+            "dataset": settings.questions,
+            **{f"{name}_size": len(splits[name]) for name in SPLITS},
+            "prompt_format": "auto",
+            "answer_suffix": settings.answer_suffix,
+            "chat_template_kwargs": dict(settings.chat_template_kwargs) or None,
+            "collect": {**asked, "layers": list(layers)},
+        }
+    )
+
+    prompts = {
+        name: [
+            tokenizer(
+                render_chat(
+                    tokenizer,
+                    question.question,
+                    answer_suffix=settings.answer_suffix,
+                    template_kwargs=settings.chat_template_kwargs,
+                ),
+                add_special_tokens=False,
+            )["input_ids"]
+            for question in splits[name]
+        ]
+        for name in SPLITS
+    }
+    prefix = SharedPrefix.of(base, [prompt for name in SPLITS for prompt in prompts[name]])
+    clean_pass = CleanPass(base, layers=layers, stop_ids={*base.stop_ids, *eos_ids(tokenizer)}, prefix=prefix)
+    done = 0
+
+    def tell(of_chunk: int) -> None:
+        if progress is not None:
+            progress(done + of_chunk, total)
+
+    for name in SPLITS:
+        for number, start in enumerate(range(0, len(splits[name]), _CHUNK)):
+            chunk = slice(start, start + _CHUNK)
+            part = run.collect / "parts" / f"{name}-{number:04d}"
+            if not part.with_suffix(".jsonl").exists():
+                _collect_chunk(
+                    part,
+                    splits[name][chunk],
+                    prompts[name][chunk],
+                    clean_pass,
+                    tokenizer,
+                    settings,
+                    tell,
+                )
+            done += len(splits[name][chunk])
+            tell(0)
+    for name in SPLITS:
+        _join(run.collect, name, layers)
+    shutil.rmtree(run.collect / "parts")
+    return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
+
+
+def _collect_chunk(
+    part: Path,
+    questions: Sequence[Question],
+    prompts: Sequence[Sequence[int]],
+    clean_pass: CleanPass,
+    tokenizer: Any,
+    settings: CollectSettings,
+    progress: Callable[[int], None],
+) -> None:
+    """Answer a chunk's questions, those of like length together, and write them in the order of the set."""
+
+    def text(token_ids: Sequence[int]) -> str:
+        decoded: str = tokenizer.decode(token_ids, skip_special_tokens=True)
+        return decoded
+
+    def is_complete(token_ids: Sequence[int]) -> bool:
+        # one token past its end: "3." may go on to be "3.5"
+        said = text(token_ids).strip()
+        return not settings.whole_answer and len(first_sentence(said)) < len(said)
+
+    order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
+    activations: dict[int, torch.Tensor] = {}
+    records: dict[int, Record] = {}
+    for start in range(0, len(order), settings.batch_size):
+        batch = order[start : start + settings.batch_size]
+        found, answers = clean_pass.run(
+            [prompts[index] for index in batch], max_new_tokens=settings.max_new_tokens, is_complete=is_complete
+        )
+        for index, row, answer in zip(batch, found, answers, strict=True):
+            activations[index] = row
+            records[index] = _record(questions[index], answer, text, whole=settings.whole_answer)
+        progress(len(records))
+    part.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"activations": torch.stack([activations[i] for i in range(len(questions))])}, f"{part}.safetensors")
+    # the text last: a chunk counts as done where it is there
+    write_atomically(part.with_suffix(".jsonl"), "".join(records[i].to_json() + "\n" for i in range(len(questions))))
+
+
+def _record(question: Question, answer: CleanAnswer, text: Callable[[Sequence[int]], str], *, whole: bool) -> Record:
+    said = text(answer.token_ids).strip()
+    kept = said if whole else first_sentence(said)
+    length = len(answer.token_ids)
+    # the shortest run of tokens that says all that is kept
+    while length > 0 and text(answer.token_ids[: length - 1]).strip().startswith(kept):
+        length -= 1
+    return Record(
+        question=question,
+        answer=kept,
+        answer_ids=answer.token_ids[:length],
+        logprobs=answer.logprobs[:length],
+        complete=answer.ended or len(said) > len(kept),
+        correct=is_correct(question, kept),
+    )
+
+
+def _join(folder: Path, name: str, layers: Sequence[int]) -> None:
+    """Make one pair of files of a split's parts."""
+    parts = sorted((folder / "parts").glob(f"{name}-*.jsonl"))
+    tensors = [load_file(part.with_suffix(".safetensors"))["activations"] for part in parts]
+    Collected.write(
+        folder,
+        name,
+        [Record.from_json(line) for part in parts for line in part.read_text(encoding="utf-8").split("\n") if line],
+        torch.cat(tensors),
+        layers,
+    )
+
+
+def contrast_warnings(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What makes a set unfit for training: hardly any right or hardly any wrong answers, and answers cut off."""
+    warnings = []
+    for name, found in records.items():
+        if not found:
+            continue
+        share = sum(record.correct for record in found) / len(found)
+        cut = sum(not record.complete for record in found) / len(found)
+        if share < _LEAST_CONTRAST or share > 1 - _LEAST_CONTRAST:
+            what = "right" if share < _LEAST_CONTRAST else "wrong"
+            causes = (
+                "answers cut off by --max-new-tokens"
+                if cut > 0.5
+                else "questions too hard, or a thinking model that "
+                "was not told to answer directly (--chat-template-kwargs, --answer-suffix)"
+            )
+            cause = causes if what == "right" else "questions too easy for this base"
+            warnings.append(
+                f"{name}: the base got {share:.1%} of {len(found)} questions right, hardly any {what}: a Doubter has "
+                f"little to learn from that (likely cause: {cause})"
+            )
+        if cut > 0.25:
+            warnings.append(f"{name}: {cut:.0%} of the answers reached --max-new-tokens before they were complete")
+    return warnings
+
+
+def _plain(settings: CollectSettings) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(settings))))
+
+
+def _check_same(run: RunDir, asked: Mapping[str, Any]) -> None:
+    """Refuse to mix what was collected in different ways."""
+    before = run.manifest.get("collect")
+    if before is None:
+        return
+    # where and in what portions it is computed changes nothing about what is asked for
+    ignored = {"device", "batch_size", "layers"}
+    faults = [
+        f"was collected with {key} {json.dumps(before.get(key))}, asked for {json.dumps(asked[key])}"
+        for key in asked
+        if key not in ignored and before.get(key) != asked[key]
+    ]
+    if faults:
+        raise RunDirError(
+            faults_message(f"run directory '{run.path}'", faults) + "\n(hint: take another folder, or --restart)"
+        )

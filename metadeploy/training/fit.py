@@ -1,0 +1,328 @@
+"""The training loop: lessons in, a trained wrapper out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metadeploy.evaluation.metrics import auroc, macro_auroc
+from metadeploy.reference.base import FrozenBase
+from metadeploy.reference.decoder import BlockHook
+from metadeploy.reference.doubter import Doubter
+from metadeploy.training.examples import Batch, Kept
+from metadeploy.training.lessons import Lessons
+from metadeploy.training.objective import Losses, losses
+from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
+from metadeploy.training.wrapper import parameter_groups
+
+__all__ = ["Epoch", "FitSettings", "Fitting", "pretrain"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a wrapper learns.
+
+    Attributes:
+        epochs: most passes over the lessons.
+        patience: epochs without a better validation score after which training ends.
+        batch_size: examples of one step.
+        lr: learning rate of the matrices; gates and preferences learn five times as fast.
+        weight_decay: of the matrices.
+        warmup: share of the steps in which the rate rises; it falls along a cosine after that.
+        clip: greatest norm of the gradient.
+        decision_weight: weight of the first token's decision in the loss.
+        dropout: share of the activations' entries that are left out in each step.
+        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
+        seed: of everything that is drawn.
+    """
+
+    epochs: int = 8
+    patience: int = 3
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip: float = 1.0
+    decision_weight: float = 4.0
+    dropout: float = 0.1
+    pretrain_epochs: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One row of the training curves.
+
+    Attributes:
+        epoch: counted from 1.
+        loss, decision, opening, wording: training losses.
+        val_decision: the decision's loss on the validation questions.
+        val_auroc: of the doubt margin for the base's errors.
+        val_auroc_within: the same within categories, mean over them.
+        lr: at the epoch's end.
+        seconds: it took.
+    """
+
+    epoch: int
+    loss: float
+    decision: float
+    opening: float
+    wording: float
+    val_decision: float
+    val_auroc: float
+    val_auroc_within: float
+    lr: float
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: overall and within categories count alike."""
+        return (self.val_auroc + self.val_auroc_within) / 2
+
+
+class Fitting:
+    """A wrapper that is being trained.
+
+    Attributes:
+        doubter: the wrapper, as of the last step.
+        history: the epochs so far.
+        best: the wrapper's tensors after the best epoch so far.
+    """
+
+    def __init__(
+        self,
+        base: FrozenBase,
+        doubter: Doubter,
+        settings: FitSettings,
+        *,
+        train: tuple[Lessons, list[Kept]],
+        val: tuple[Lessons, list[Kept]],
+        prefix: SharedPrefix,
+        refusal_token: int,
+    ) -> None:
+        """Prepare; nothing is computed yet."""
+        self.doubter = doubter.requires_grad_(True).train()
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self._settings = settings
+        self._train, self._val = train, val
+        self._prefix = prefix
+        self._refusal_token = refusal_token
+        self._upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
+        base.model.requires_grad_(False)
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(doubter, lr=settings.lr, weight_decay=settings.weight_decay)
+        )
+        self.steps_per_epoch = math.ceil(len(train[0].examples) / settings.batch_size)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or none of the last ones was better."""
+        if len(self.history) >= self._settings.epochs:
+            return True
+        if not self.history:
+            return False
+        return len(self.history) - self.best_epoch > self._settings.patience
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the best epoch so far."""
+        return max(self.history, key=lambda epoch: epoch.score).epoch
+
+    def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
+        """Go over the lessons once, and look at the validation questions.
+
+        Args:
+            progress: called after each step with steps done and in all.
+
+        Returns:
+            The epoch's row, which is also in ``history``.
+        """
+        number = len(self.history) + 1
+        sums = np.zeros(4)
+        torch.manual_seed(hash_seed(self._settings.seed, number))
+        with self._upper.active():
+            self.doubter.train()
+            for done, indices in enumerate(self._batches(number), start=1):
+                found = self._losses(*self._train, indices, dropout=self._settings.dropout)
+                loss = found.total(self._settings.decision_weight)
+                self._optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self.doubter.parameters(), self._settings.clip)
+                self._optimizer.step()
+                self._schedule.step()
+                values = [float(each.detach()) for each in (loss, found.decision, found.opening, found.wording)]
+                sums += np.array(values) * len(indices)
+                if progress is not None:
+                    progress(done, self.steps_per_epoch)
+        margins, decision = self.margins(*self._val)
+        doubts, right = 1 / (1 + np.exp(-margins)), self._val[0].base_correct
+        mean = sums / len(self._train[0].examples)
+        row = Epoch(
+            epoch=number,
+            loss=float(mean[0]),
+            decision=float(mean[1]),
+            opening=float(mean[2]),
+            wording=float(mean[3]),
+            val_decision=decision,
+            val_auroc=auroc(doubts, right) or 0.5,
+            val_auroc_within=macro_auroc(doubts, right, self._val[0].categories) or 0.5,
+            lr=float(self._schedule.get_last_lr()[0]),
+        )
+        self.history.append(row)
+        if row.epoch == self.best_epoch:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.doubter.state_dict().items()}
+        return row
+
+    @torch.no_grad()
+    def margins(self, lessons: Lessons, kept: list[Kept], *, gain: float = 1.0) -> tuple[NDArray[np.float64], float]:
+        """Doubt margins [n] of questions, and the mean of the decision's loss."""
+        self.doubter.eval()
+        margins, total = np.zeros(len(kept)), 0.0
+        with self._upper.active():
+            for start in range(0, len(kept), 128):
+                indices = np.arange(start, min(start + 128, len(kept)))
+                found = self._losses(lessons, kept, indices, first_only=True, gain=gain)
+                margins[indices] = found.margin.cpu().numpy()
+                total += float(found.decision) * len(indices)
+        return margins, total / max(len(kept), 1)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on after an interruption between epochs."""
+        return {
+            "doubter": self.doubter.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": [asdict(row) for row in self.history],
+            "best": self.best,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.doubter.load_state_dict(state["doubter"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.history = [Epoch(**row) for row in state["history"]]
+        self.best = copy.copy(state["best"])
+
+    def _losses(
+        self,
+        lessons: Lessons,
+        kept: list[Kept],
+        indices: NDArray[np.intp],
+        *,
+        dropout: float = 0.0,
+        first_only: bool = False,
+        gain: float = 1.0,
+    ) -> Losses:
+        batch = Batch.of(
+            [lessons.examples[i] for i in indices],
+            [kept[i] for i in indices],
+            first=self._upper.first,
+            prefix=self._prefix,
+            first_only=first_only,
+        )
+        activations = lessons.activations[torch.from_numpy(indices)].float()
+        tokens = self.doubter(nn.functional.dropout(activations, dropout) if dropout else activations)
+        model = self._upper.base.model
+        with (
+            injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain),
+            selected_rows(model, batch.rows, batch.positions),
+        ):
+            output = self._upper.forward(
+                batch.hidden,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                past_key_values=batch.cache,
+                use_cache=batch.cache is not None,
+            )
+        return losses(output.logits[0], batch, self._refusal_token)
+
+    def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
+        """Batches of like length, in an order that only seed and epoch decide."""
+        draw = np.random.default_rng((self._settings.seed, epoch))
+        lengths = np.array([len(kept.hidden) for kept in self._train[1]])
+        order = draw.permutation(len(lengths))
+        size, pool = self._settings.batch_size, 16 * self._settings.batch_size
+        batches = []
+        for start in range(0, len(order), pool):
+            chunk = order[start : start + pool]
+            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+            batches += [chunk[at : at + size] for at in range(0, len(chunk), size)]
+        for place in draw.permutation(len(batches)):
+            yield batches[place]
+
+    def _rate(self, step: int) -> float:
+        total = self._settings.epochs * self.steps_per_epoch
+        warmup = max(1, round(self._settings.warmup * total))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+@contextmanager
+def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, *, gain: float = 1.0) -> Iterator[None]:
+    """Inject into a batch, with cognitive tokens [B, C, D] of each example and only where ``where`` [B, T] is True."""
+    everywhere = bool(where.all())
+
+    def hook(layer: int) -> BlockHook:
+        cross_attention = doubter.cross_attention(layer)
+
+        def inject(hidden: Tensor) -> Tensor:
+            after: Tensor = cross_attention(hidden.to(tokens), tokens, gain=gain).to(hidden)
+            return after if everywhere else torch.where(where[..., None], after, hidden)
+
+        return inject
+
+    with base.stack.hooked({layer: hook(layer) for layer in doubter.config.cross_attn_layers}):
+        yield
+
+
+def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[float]:
+    """Teach the encoder alone to tell right from wrong, with a linear head on its tokens that is thrown away.
+
+    Args:
+        doubter: the wrapper; its encoder is changed.
+        lessons: the questions.
+        settings: epochs, rate and seed.
+
+    Returns:
+        Mean loss (binary cross-entropy, nats) of each epoch.
+    """
+    torch.manual_seed(hash_seed(settings.seed, 0))
+    config = doubter.config
+    head = nn.Linear(config.num_cognitive_tokens * config.hidden_dim, 1)
+    nn.init.zeros_(head.weight)
+    doubter.enc.requires_grad_(True).train()
+    parameters = [*doubter.enc.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    doubts = torch.tensor([example.doubt for example in lessons.examples])
+    history = []
+    for _ in range(settings.pretrain_epochs):
+        total = 0.0
+        for indices in torch.split(torch.randperm(len(doubts)), 128):
+            activations = nn.functional.dropout(lessons.activations[indices].float(), settings.dropout)
+            score = head(doubter(activations).flatten(1))[:, 0]
+            loss = nn.functional.binary_cross_entropy_with_logits(score, doubts[indices])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimizer.step()
+            total += float(loss.detach()) * len(indices)
+        history.append(total / len(doubts))
+    return history
+
+
+def hash_seed(seed: int, number: int) -> int:
+    """One seed of two numbers."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])

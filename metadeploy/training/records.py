@@ -1,0 +1,128 @@
+"""What the clean pass found about each question, and its files: JSON Lines, and safetensors for the activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metadeploy.data.question import Question
+from metadeploy.errors import RunDirError
+from metadeploy.training.run_dir import write_atomically
+
+__all__ = ["Collected", "Record"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A question and what the base made of it.
+
+    Attributes:
+        question: what was asked.
+        answer: the base's greedy answer: its first sentence, or all of it.
+        answer_ids: the shortest run of the generated tokens that says it, without the token that ends the turn.
+        logprobs: natural log-probability of each of them.
+        complete: False where the length limit cut the answer off.
+        correct: the verdict on it.
+    """
+
+    question: Question
+    answer: str
+    answer_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    complete: bool
+    correct: bool
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean natural log-probability of the answer's tokens; 0 for an empty one."""
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else 0.0
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        fields = dataclasses.asdict(self)
+        fields["logprobs"] = [round(value, 5) for value in self.logprobs]
+        return json.dumps(fields, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Read `to_json` back."""
+        fields: dict[str, Any] = json.loads(line)
+        asked = fields.pop("question")
+        choices = asked.pop("choices")
+        question = Question(
+            **{**asked, "answers": tuple(asked["answers"])}, choices=None if choices is None else tuple(choices)
+        )
+        ids, logprobs = tuple(fields.pop("answer_ids")), tuple(fields.pop("logprobs"))
+        return cls(question=question, answer_ids=ids, logprobs=logprobs, **fields)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One split of what was collected.
+
+    Attributes:
+        records: one for each question.
+        activations: [n, n_layers, D] at the last prompt token, in the base's dtype.
+        layers: which layers those are.
+    """
+
+    records: list[Record]
+    activations: Tensor
+    layers: tuple[int, ...]
+
+    @classmethod
+    def read(cls, folder: Path, split: str) -> Collected:
+        """Read a split.
+
+        Raises:
+            RunDirError: it is not there, or its two files do not fit each other.
+        """
+        lines, tensors = folder / f"{split}.jsonl", folder / f"{split}.safetensors"
+        try:
+            text = lines.read_text(encoding="utf-8")
+            with safe_open(tensors, framework="pt") as file:
+                layers = tuple(json.loads(file.metadata()["layers"]))
+                activations: Tensor = file.get_tensor("activations")
+            records = [Record.from_json(line) for line in text.split("\n") if line]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise RunDirError(
+                f"collected questions '{lines}': cannot be read ({type(error).__name__}: {error}), expected what "
+                "metadeploy collect writes (hint: run it again)"
+            ) from error
+        if len(records) != len(activations):
+            raise RunDirError(
+                f"collected questions '{lines}': holds {len(records)}, beside activations of {len(activations)}, "
+                "expected the same (hint: run metadeploy collect --restart)"
+            )
+        return cls(records, activations, layers)
+
+    @staticmethod
+    def write(folder: Path, split: str, records: Sequence[Record], activations: Tensor, layers: Sequence[int]) -> None:
+        """Write a split; the text last, so that a split counts as there once it is."""
+        temporary = folder / f".{split}.safetensors.tmp"
+        save_file({"activations": activations}, temporary, metadata={"layers": json.dumps(list(layers))})
+        os.replace(temporary, folder / f"{split}.safetensors")
+        write_atomically(folder / f"{split}.jsonl", "".join(record.to_json() + "\n" for record in records))
+
+    def layers_at(self, layers: Sequence[int]) -> Tensor:
+        """Activations of some of the layers: [n, len(layers), D].
+
+        Raises:
+            RunDirError: a layer was not collected.
+        """
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            raise RunDirError(
+                f"collected activations: lack layers {missing}, expected some of {list(self.layers)} (hint: run "
+                "metadeploy collect --layers all, or choose other --target-layers)"
+            )
+        return self.activations[:, [self.layers.index(layer) for layer in layers]]

@@ -1,0 +1,119 @@
+"""The run directory: one folder and one run.json that every step of a run reads and writes.
+
+RUN/
+run.json                    the manifest: the framework's keys, and ours
+collect/{train,val,test}.jsonl and .safetensors      what the base does by itself
+train/                      training curves; while training lasts, its state and cache
+doubter_checkpoint.pt       the trained wrapper
+doubter_sidecar.gguf        the same for the runtime, after `metadeploy export`
+eval/                       results, samples and plots
+README.md                   the model card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy.errors import RunDirError
+
+__all__ = ["SPLITS", "RunDir", "write_atomically"]
+
+SPLITS: Final = ("train", "val", "test")
+
+
+class RunDir:
+    """A run directory and its manifest.
+
+    Attributes:
+        path: the folder.
+        manifest: what run.json says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Open a run directory.
+
+        Args:
+            path: the folder.
+            create: make the folder where it is missing; else it must have a run.json.
+
+        Raises:
+            RunDirError: no run.json, or one that is not a JSON object.
+        """
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = {}
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        if self.run_json.exists():
+            self.manifest = _read_object(self.run_json)
+        elif not create:
+            raise RunDirError(
+                f"run directory '{self.path}': has no run.json, expected one (hint: start with metadeploy collect)"
+            )
+
+    @property
+    def run_json(self) -> Path:
+        """The manifest's file."""
+        return self.path / "run.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained wrapper."""
+        return self.path / "doubter_checkpoint.pt"
+
+    @property
+    def collect(self) -> Path:
+        """Folder of what `metadeploy collect` found."""
+        return self.path / "collect"
+
+    @property
+    def train(self) -> Path:
+        """Folder of what `metadeploy train` leaves beside the checkpoint."""
+        return self.path / "train"
+
+    @property
+    def eval(self) -> Path:
+        """Folder of results, samples and plots."""
+        return self.path / "eval"
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set keys of the manifest (None removes one) and write it."""
+        for key, value in values.items():
+            if value is None:
+                self.manifest.pop(key, None)
+            else:
+                self.manifest[key] = value
+        write_atomically(self.run_json, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def require(self, *keys: str, made_by: str) -> None:
+        """Refuse to go on without what an earlier step writes.
+
+        Raises:
+            RunDirError: a key is missing; the message names the command that writes it.
+        """
+        missing = [key for key in keys if key not in self.manifest]
+        if missing:
+            raise RunDirError(
+                f"run.json '{self.run_json}': lacks {', '.join(missing)} (hint: run metadeploy {made_by} first)"
+            )
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunDirError(f"run.json '{path}': is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise RunDirError(f"run.json '{path}': holds a JSON {type(found).__name__}, expected an object")
+    return found

@@ -1,0 +1,107 @@
+"""Only the blocks that injection can touch: the upper part of a model, fed with what the block below put out.
+
+Below the lowest cross-attention layer nothing depends on the wrapper, so what those blocks put out is computed once and
+kept. The model's own forward still runs (masks, rotary embeddings, final norm, whatever scales its logits): the lower
+blocks are only stepped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from metadeploy.reference.base import FrozenBase
+
+__all__ = ["UpperBlocks", "selected_rows"]
+
+
+class UpperBlocks:
+    """A base of which only the blocks from ``first`` on are run.
+
+    Attributes:
+        base: the frozen base.
+        first: the lowest block that is run; at least 1.
+    """
+
+    def __init__(self, base: FrozenBase, first: int) -> None:
+        """Cut ``base`` below block ``first``; nothing happens before ``active``."""
+        self.base = base
+        self.first = first
+        self._hidden: Tensor | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """While it lasts, the base's lower blocks are stepped over; the base is as before afterwards."""
+        blocks = self.base.stack.blocks
+        lower = [blocks[index] for index in range(self.first)]
+        try:
+            for index, block in enumerate(lower):
+                blocks[index] = _SteppedOver(block, self if index == self.first - 1 else None)
+            yield
+        finally:
+            for index, block in enumerate(lower):
+                blocks[index] = block
+
+    def forward(self, hidden: Tensor, **options: Any) -> Any:
+        """Run the upper blocks; inside ``active`` only.
+
+        Args:
+            hidden: [B, T, D] that block ``first - 1`` put out.
+            options: attention mask, position ids, cache, as transformers' models take them.
+
+        Returns:
+            The model's output.
+        """
+        self._hidden = hidden
+        try:
+            return self.base.model(inputs_embeds=hidden, **options)
+        finally:
+            self._hidden = None
+
+
+class _SteppedOver(nn.Module):
+    """Stands for a lower block; the last of them hands over the kept hidden states."""
+
+    def __init__(self, block: nn.Module, source: UpperBlocks | None) -> None:
+        super().__init__()
+        self._block = [block]  # in a list, so that it is no submodule
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        # some models look at a block's kind of attention before they call it
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_block"][0], name)
+
+    def forward(self, hidden: Tensor, *_args: Any, **_options: Any) -> Tensor:
+        if self._source is None:
+            return hidden
+        # not its argument: some models scale what they are given as embeddings
+        assert self._source._hidden is not None
+        return self._source._hidden
+
+
+@contextmanager
+def selected_rows(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Let a model compute logits only of some positions: [1, n, V], in the order given.
+
+    Args:
+        model: a transformers model.
+        rows: [n] indices into the batch.
+        positions: [n] positions in the sequences.
+    """
+
+    def select(_module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        # index_select's gradient is many times cheaper than that of indexing with two tensors
+        return (hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + positions)[None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
