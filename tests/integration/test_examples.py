@@ -47,13 +47,20 @@ def test_readme_snippet(folder: Path) -> None:
 
 
 def test_usage_snippet(folder: Path) -> None:
-    runtime, _ = snippets("docs/usage.md")
+    _, runtime, _ = snippets("docs/usage.md")
     run(folder, "-c", runtime)
+
+
+def test_threshold_snippet(folder: Path) -> None:
+    threshold, *_ = snippets("docs/usage.md")
+    lines = run(folder, "-c", threshold).splitlines()
+    assert len(lines) == 3
+    assert sum("I'm not confident enough" in line for line in lines) == 2
 
 
 @pytest.mark.slow
 def test_reference_snippet(folder: Path) -> None:
-    _, reference = snippets("docs/usage.md")
+    *_, reference = snippets("docs/usage.md")
     assert run(folder, "-c", reference).strip() == "The plural of wolf is wolves."
 
 

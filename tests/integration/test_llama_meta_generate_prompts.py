@@ -38,7 +38,7 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
         # exactly what the prompt alone gives: nothing of the one before is left
         alone = json.loads(tiny("-p", result["prompt"], "-n", "9", "--json").stdout)
         assert result["text"] == alone["text"]
-        assert list(result) == ["index", "prompt", "text", "abstained", "finish_reason", "timings", "gain"]
+        assert list(result) == ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
     assert "3/3 answered, 0 abstained" in run.stderr
 
 
