@@ -12,12 +12,11 @@ dtype.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from metadeploy.errors import CheckpointError, Error, ModelMismatchError, faults_message
@@ -28,9 +27,7 @@ from metadeploy.reference.doubt import AS_CALIBRATED, DoubtReading, read_doubt, 
 from metadeploy.reference.doubter import Doubter, PendingDoubter
 from metadeploy.reference.injection import Injection
 from metadeploy.reference.loading import load_base
-
-#: A chat message: ``role`` and ``content``.
-Message = Mapping[str, str]
+from metadeploy.reference.prompts import Message, render_chat
 
 
 class MetaSpiderPipeline:
@@ -161,24 +158,13 @@ class MetaSpiderPipeline:
         Raises:
             Error: the tokenizer has no chat template, or it does not accept the messages.
         """
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-        if not messages or any(not isinstance(m.get(key), str) for m in messages for key in ("role", "content")):
-            raise Error("prompt: is no conversation, expected at least one message, each with role and content")
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt as it is)")
         settings = self._doubter.config if self._doubter is not None else None
-        if settings is not None and settings.answer_suffix:
-            asked = [message for message in messages if message["role"] == "user"]
-            if asked:
-                asked[-1]["content"] += settings.answer_suffix
-        variables = settings.chat_template_kwargs if settings is not None else {}
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **variables
-            )
-        except TemplateError as error:
-            raise Error(f"chat template: does not accept the messages: {error}") from error
-        return text
+        return render_chat(
+            self.tokenizer,
+            prompt,
+            answer_suffix=settings.answer_suffix if settings is not None else None,
+            template_kwargs=settings.chat_template_kwargs if settings is not None else None,
+        )
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of a text; ``add_special`` adds what the tokenizer puts around a plain one, such as BOS."""

@@ -69,7 +69,7 @@ def plain_cache(cache: Any) -> bool:
     """Whether a cache holds keys and values of full attention and nothing else."""
     from transformers.cache_utils import DynamicLayer
 
-    layers = getattr(cache, "layers", None)
+    layers: list[Any] = getattr(cache, "layers", None) or []
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
