@@ -233,8 +233,9 @@ def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix) -> tuple[Any, 
     n_upper, _, n_head, _, head_dim = like.shape
     past = like.new_zeros(n_upper, 2, count, n_head, n_past, head_dim)
     mask = torch.zeros(count, n_past, dtype=torch.long)
-    past[:, :, :, :, : len(prefix)] = prefix.keys_values(first)[:, :, None]
-    mask[:, : len(prefix)] = 1
+    if len(prefix):
+        past[:, :, :, :, : len(prefix)] = prefix.keys_values(first)[:, :, None]
+        mask[:, : len(prefix)] = 1
     for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
         assert part is not None
         past[:, :, row, :, len(prefix) : len(prefix) + length] = part

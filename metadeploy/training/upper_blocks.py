@@ -7,7 +7,7 @@ blocks are only stepped over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,15 +31,16 @@ class UpperBlocks:
         self.base = base
         self.first = first
         self._hidden: Tensor | None = None
+        self._n_beside = _outputs_beside_hidden(base)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """While it lasts, the base's lower blocks are stepped over; the base is as before afterwards."""
         blocks = self.base.stack.blocks
-        lower = [blocks[index] for index in range(self.first)]
+        lower = list(blocks[: self.first])
         try:
             for index, block in enumerate(lower):
-                blocks[index] = _SteppedOver(block, self if index == self.first - 1 else None)
+                blocks[index] = _SteppedOver(block, self._output)
             yield
         finally:
             for index, block in enumerate(lower):
@@ -61,14 +62,22 @@ class UpperBlocks:
         finally:
             self._hidden = None
 
+    def _output(self) -> Any:
+        """What every lower block puts out, in the shape that the model's loop takes apart."""
+        assert self._hidden is not None
+        return (self._hidden, *[None] * self._n_beside) if self._n_beside is not None else self._hidden
+
 
 class _SteppedOver(nn.Module):
-    """Stands for a lower block; the last of them hands over the kept hidden states."""
+    """Stands for a lower block; whatever it is given, it hands over the kept hidden states.
 
-    def __init__(self, block: nn.Module, source: UpperBlocks | None) -> None:
+    Not its argument: some models scale what they are given as embeddings, or add positions to it.
+    """
+
+    def __init__(self, block: nn.Module, output: Callable[[], Any]) -> None:
         super().__init__()
         self._block = [block]  # in a list, so that it is no submodule
-        self._source = source
+        self._output = output
 
     def __getattr__(self, name: str) -> Any:
         # some models look at a block's kind of attention before they call it
@@ -77,12 +86,19 @@ class _SteppedOver(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_block"][0], name)
 
-    def forward(self, hidden: Tensor, *_args: Any, **_options: Any) -> Tensor:
-        if self._source is None:
-            return hidden
-        # not its argument: some models scale what they are given as embeddings
-        assert self._source._hidden is not None
-        return self._source._hidden
+    def forward(self, *_inputs: Any, **_options: Any) -> Any:
+        return self._output()
+
+
+def _outputs_beside_hidden(base: FrozenBase) -> int | None:
+    """How many values stand beside the hidden states where blocks put out tuples; None where they do not."""
+    found: list[Any] = []
+    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    try:
+        base.forward([0], injection=None, last_only=True)
+    finally:
+        handle.remove()
+    return len(found[0]) - 1 if isinstance(found[0], tuple) else None
 
 
 @contextmanager
