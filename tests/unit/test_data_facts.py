@@ -39,7 +39,9 @@ def test_size_and_evenness(questions: list[Question]) -> None:
     sizes = Counter(question.category for question in questions)
     assert set(sizes) == set(CATEGORIES)
     assert max(sizes.values()) <= 900
-    assert sum(size >= 190 for size in sizes.values()) >= len(sizes) - 2
+    # what a small model always gets wrong, and what has few entities, is left small
+    assert sum(size >= 190 for size in sizes.values()) >= 0.8 * len(sizes)
+    assert min(sizes.values()) >= 80
 
 
 def test_no_text_occurs_twice_and_every_question_has_an_entity(questions: list[Question]) -> None:
@@ -152,7 +154,10 @@ def answers(questions: list[Question], category: str, subject: str) -> set[str]:
         ("gender", 'the female counterpart of "king"', {"queen"}),
         ("order", "month comes right after December", {"January"}),
         ("order", "planet, counted from the Sun, comes right after Earth", {"Mars"}),
-        ("letter", "after Y", {"Z"}),
+        ("us_abbreviation", "Maine", {"ME"}),
+        ("people_language", "Austrian", {"German", "Bavarian"}),
+        ("capital_continent", "Canberra", {"Oceania", "Australia"}),
+        ("spanish_name", "Germany", {"Alemania"}),
     ],
 )
 def test_facts_that_everyone_can_look_up(
@@ -161,31 +166,29 @@ def test_facts_that_everyone_can_look_up(
     assert answers(questions, category, subject) == expected
 
 
-SIGNS = {"+": int.__add__, "-": int.__sub__, "×": int.__mul__, "divided by": int.__floordiv__}
-TASK = re.compile(r"(?:What is|Calculate|How much is) (\d+) (\+|-|×|divided by) (\d+)[?.]")
+SIGNS = {"+": int.__add__, "-": int.__sub__, "×": int.__mul__}
+TASK = re.compile(r"What (?:is|does) (\d+) ([-+×]) (\d+)(?: equal| equal to)?\?")
 
 
 def test_arithmetic_is_right(questions: list[Question]) -> None:
-    asked = [question for question in questions if question.category in ("sum", "difference", "product", "quotient")]
-    assert len(asked) > 1_500
+    asked = [question for question in questions if question.category in ("sum", "difference", "product")]
+    assert len(asked) > 1_200
     for question in asked:
         task = TASK.fullmatch(question.question)
         assert task is not None
         one, other = int(task[1]), int(task[3])
         assert question.answers == (str(SIGNS[task[2]](one, other)),)
-        assert question.category != "quotient" or one % other == 0
 
 
 @pytest.mark.parametrize(
     ("category", "least"),
     [
         ("sum", (20, 150, 150)),
-        ("difference", (30, 120, 120)),
-        ("product", (4, 90, 150)),
-        ("quotient", (60, 200, 0)),
-        ("larger", (15, 80, 150)),
+        ("difference", (30, 100, 120)),
+        ("product", (4, 90, 100)),
+        ("larger", (50, 100, 150)),
         ("digits", (9, 80, 150)),
-        ("next_number", (9, 80, 150)),
+        ("next_number", (9, 30, 50)),
     ],
 )
 def test_numbers_are_of_every_size(questions: list[Question], category: str, least: tuple[int, int, int]) -> None:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 from metadeploy.data.facts.category import Category, Fact, key, spread
-from metadeploy.data.facts.countries import countries
+from metadeploy.data.facts.countries import countries, spoken_languages
 
 __all__ = ["CATEGORIES", "place_entity"]
 
@@ -118,23 +118,27 @@ def _at_most(located: Iterable[tuple[str, Fact]], most: int, seed: int) -> Itera
         yield from spread(facts, most, seed=seed, salt=area)
 
 
-def _countries_of_cities(seed: int) -> Iterator[Fact]:
+def _world_cities() -> Iterator[dict[str, Any]]:
     known = countries()
-    places = (
-        city
-        for city in _cities()
-        if city["countrycode"] in known and not {city["countrycode"], city["timezone"]} & _DISPUTED
-    )
+    for city in _cities():
+        if city["countrycode"] in known and not {city["countrycode"], city["timezone"]} & _DISPUTED:
+            yield city
 
+
+def _countries_of_cities(seed: int) -> Iterator[Fact]:
     def area(city: dict[str, Any]) -> str:
         country = str(city["countrycode"])
         return f"{country}-{city['admin1code']}" if country == "GB" else country
 
     def names(code: str) -> tuple[str, ...]:
         country, _, part = code.partition("-")
-        return (*known[country].names, *([_NATIONS[part]] if part else []))
+        return (*countries()[country].names, *([_NATIONS[part]] if part else []))
 
-    located = _located(places, area, names)
+    yield from _at_most(_located(_world_cities(), area, names), _MOST_OF_A_COUNTRY, seed)
+
+
+def _languages_of_cities(seed: int) -> Iterator[Fact]:
+    located = _located(_world_cities(), lambda city: str(city["countrycode"]), spoken_languages)
     yield from _at_most(located, _MOST_OF_A_COUNTRY, seed)
 
 
@@ -150,6 +154,11 @@ def _capitals_of_states(_seed: int) -> Iterator[Fact]:
         yield Fact(state.name, (state.capital,), f"state:{code}")
 
 
+def _abbreviations(_seed: int) -> Iterator[Fact]:
+    for code, state in _states().items():
+        yield Fact(state.name, (code,), f"state:{code}")
+
+
 def _states_of_capitals(_seed: int) -> Iterator[Fact]:
     for code, state in _states().items():
         yield Fact(state.capital, (state.name,), f"state:{code}")
@@ -162,10 +171,21 @@ CATEGORIES: Final = (
         (
             "In which country is the city of {}?",
             "Which country is {} in?",
-            "In what country would you find the city of {}?",
+            "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
         most=900,
+    ),
+    Category(
+        "city_language",
+        "language of a city",
+        (
+            "Which language do people speak in the city of {}?",
+            "What language is spoken in {}?",
+            "What language do people in {} speak?",
+        ),
+        _languages_of_cities,
+        most=700,
     ),
     Category(
         "us_city",
@@ -183,7 +203,7 @@ CATEGORIES: Final = (
         (
             "What is the capital of the US state of {}?",
             "What is the state capital of {}?",
-            "Name the capital of {}, USA.",
+            "What is the capital of {}, USA?",
             "Which city is the capital of the state of {}?",
         ),
         _capitals_of_states,
@@ -200,5 +220,16 @@ CATEGORIES: Final = (
         ),
         _states_of_capitals,
         repeats=4,
+    ),
+    Category(
+        "us_abbreviation",
+        "abbreviations of US states",
+        (
+            "What is the postal abbreviation of {}?",
+            "What is the two-letter abbreviation for {}?",
+            "How is the US state {} abbreviated?",
+        ),
+        _abbreviations,
+        repeats=3,
     ),
 )

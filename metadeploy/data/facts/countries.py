@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from metadeploy.data.facts.category import Category, Fact, named_in
 from metadeploy.data.facts.country_table import TABLE
 
-__all__ = ["CATEGORIES", "Country", "countries"]
+__all__ = ["CATEGORIES", "Country", "countries", "spoken_languages"]
 
 _CONTINENTS: Final = {
     "AF": ("Africa",),
@@ -100,6 +100,9 @@ _LANGUAGES: Final = {
     ),
     "ZW": ("English", "Shona", "Ndebele", "North Ndebele"),
 }
+#: Percentage of people from which on a language counts as spoken; CLDR counts those who have learnt it at school, too.
+_MANY_SPEAKERS: Final = 8
+_LEARNT: Final = frozenset({"de", "en", "es", "fr", "it", "nl", "ru"})
 #: What people call languages, by CLDR's name.
 _LANGUAGE_NAMES: Final = {
     "Bangla": ("Bengali", "Bangla"),
@@ -216,12 +219,46 @@ def _languages(country: Country) -> tuple[str, ...]:
 
     if country.code in _LANGUAGES:
         return _LANGUAGES[country.code]
+    return _named(get_official_languages(country.code))
+
+
+def spoken_languages(code: str) -> tuple[str, ...]:
+    """The official languages of a country, and those that many of its people grow up with."""
+    from babel.core import get_global
+
+    found = get_global("territory_languages").get(code, {})
+    spoken = [
+        tag
+        for tag, facts in found.items()
+        if facts["population_percent"] >= _MANY_SPEAKERS and (facts["official_status"] or tag not in _LEARNT)
+    ]
+    return tuple(dict.fromkeys((*_languages(countries()[code]), *_named(spoken))))
+
+
+def _named(tags: Iterable[str]) -> tuple[str, ...]:
+    """What people call languages, by CLDR's tags."""
     names: list[str] = []
-    for tag in get_official_languages(country.code):
+    for tag in tags:
         name = _english().languages.get(tag.split("_")[0])
         if name is not None:
             names += _LANGUAGE_NAMES.get(name, (name,))
     return tuple(dict.fromkeys(names))
+
+
+def _continents_of_capitals(_seed: int) -> Iterator[Fact]:
+    for country in countries().values():
+        yield Fact(country.capitals[0], _continents(country), country.entity)
+
+
+def _languages_of_peoples(_seed: int) -> Iterator[Fact]:
+    for country in countries().values():
+        yield Fact(country.people[0], spoken_languages(country.code), country.entity)
+
+
+def _spanish_name(country: Country) -> tuple[str, ...]:
+    from babel import Locale
+
+    return (re.sub(r" \(.*\)", "", Locale("es").territories[country.code]),)
 
 
 def _currencies(country: Country) -> tuple[str, ...]:
@@ -257,7 +294,7 @@ CATEGORIES: Final = (
     Category(
         "capital",
         "capital of a country",
-        ("What is the capital of {}?", "What is the capital city of {}?", "Name the capital of {}."),
+        ("What is the capital of {}?", "What is the capital city of {}?", "Which city is the capital of {}?"),
         _facts(_capitals),
         repeats=2,
     ),
@@ -271,9 +308,15 @@ CATEGORIES: Final = (
     Category(
         "continent",
         "continents",
-        ("On which continent is {}?", "Which continent is {} in?", "What continent does {} belong to?"),
+        ("On which continent is {}?", "Which continent is {} in?", "On which continent is {} located?"),
         _facts(_continents),
         repeats=2,
+    ),
+    Category(
+        "capital_continent",
+        "continent of a capital",
+        ("Which continent is {} in?", "On which continent is the city of {}?"),
+        _continents_of_capitals,
     ),
     Category(
         "language",
@@ -287,9 +330,16 @@ CATEGORIES: Final = (
         repeats=2,
     ),
     Category(
+        "people_language",
+        "language of a people",
+        ("What language do {} people speak?", "Which language is spoken by {} people?"),
+        _languages_of_peoples,
+        repeats=2,
+    ),
+    Category(
         "currency",
         "currencies",
-        ("What is the currency of {}?", "What currency is used in {}?", "Which currency do people pay with in {}?"),
+        ("What is the currency of {}?", "What currency is used in {}?", "What is the official currency of {}?"),
         _facts(_currencies),
         repeats=2,
     ),
@@ -298,8 +348,8 @@ CATEGORIES: Final = (
         "names of peoples",
         (
             "What do you call a person from {}?",
-            "What is the nationality of someone from {}?",
-            "What are people from {} called?",
+            "People from {} are called what?",
+            "What is the demonym for people from {}?",
         ),
         _facts(lambda country: tuple(form for people in country.people for form in _with_plural(people))),
         repeats=2,
@@ -309,8 +359,8 @@ CATEGORIES: Final = (
         "country of a people",
         (
             "Which country do {} people come from?",
-            "If someone is {}, which country are they from?",
-            "What country does the adjective {} refer to?",
+            "What country are {} people from?",
+            "What country is home to the {} people?",
         ),
         _countries_of_peoples,
         repeats=2,
@@ -320,11 +370,17 @@ CATEGORIES: Final = (
         "neighbours of a country",
         (
             "Name a country that borders {}.",
-            "Which country is a neighbour of {}?",
+            "Which country borders {}?",
             "What country shares a border with {}?",
         ),
         _facts(_neighbours),
         repeats=2,
+    ),
+    Category(
+        "spanish_name",
+        "Spanish names of countries",
+        ("What is the Spanish name for {}?", "What is {} called in Spanish?"),
+        _facts(_spanish_name),
     ),
 )
 

@@ -75,7 +75,6 @@ CATEGORIES: Final = (
             "In the periodic table, which element is {}?",
         ),
         _names,
-        repeats=2,
     ),
     Category(
         "element_number",

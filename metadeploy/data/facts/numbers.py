@@ -57,15 +57,12 @@ def _arithmetic(sign: str, result: Callable[[int, int], int], low: int, high: in
     return build
 
 
-def _quotients(seed: int) -> Iterator[Fact]:
-    for one, other in _pairs(seed, "/", 2, 60):
-        yield Fact(f"{one * other} divided by {one}", (str(other),), _entity(one, other), _fame(one, other))
-
-
-def _larger(seed: int) -> Iterator[Fact]:
+def _larger_and_smaller(seed: int) -> Iterator[Fact]:
     for one, other in _pairs(seed, "larger", 1, 9_999):
         if one != other:
-            yield Fact(f"{one} or {other}", (str(max(one, other)),), _entity(one, other), _fame(one, other))
+            which, pick = ("larger", max) if draw(seed, "which", f"{one} {other}") < 0.5 else ("smaller", min)
+            subject = f"{which} number: {one} or {other}"
+            yield Fact(subject, (str(pick(one, other)),), _entity(one, other), _fame(one, other))
 
 
 @cache
@@ -90,19 +87,8 @@ def _digits(seed: int) -> Iterator[Fact]:
         yield Fact(_in_words(number), (str(number),), f"number:{number}", _fame(number))
 
 
-def _words(seed: int) -> Iterator[Fact]:
-    for number in _singles(seed, "words", 1, 9_999):
-        yield Fact(str(number), (_in_words(number),), f"number:{number}", _fame(number))
-
-
-def _ordinals(seed: int) -> Iterator[Fact]:
-    for number in _singles(seed, "ordinals", 1, 999):
-        answers = (str(_inflect().ordinal(str(number))), str(_inflect().ordinal(_in_words(number))))
-        yield Fact(str(number), answers, f"number:{number}", _fame(number))
-
-
 def _next(seed: int) -> Iterator[Fact]:
-    for number, (step, words) in itertools.product(_singles(seed, "next", 2, 99_999), ((1, "after"), (-1, "before"))):
+    for number, (step, words) in itertools.product(_singles(seed, "next", 2, 9_999), ((1, "after"), (-1, "before"))):
         yield Fact(f"{words} {number}", (str(number + step),), f"number:{number}", _fame(number))
 
 
@@ -110,59 +96,43 @@ CATEGORIES: Final = (
     Category(
         "sum",
         "sums",
-        ("What is {}?", "Calculate {}.", "How much is {}?"),
+        ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("+", lambda one, other: one + other, 1, 999),
-        most=600,
+        most=550,
     ),
     Category(
         "difference",
         "differences",
-        ("What is {}?", "Calculate {}.", "How much is {}?"),
+        ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("-", lambda one, other: one - other, 1, 999),
-        most=500,
+        most=400,
     ),
     Category(
         "product",
         "products",
-        ("What is {}?", "Calculate {}.", "How much is {}?"),
+        ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("×", lambda one, other: one * other, 2, 99),
-        most=450,
+        most=350,
     ),
-    Category("quotient", "quotients", ("What is {}?", "How much is {}?", "Calculate {}."), _quotients, most=400),
     Category(
         "larger",
-        "larger of two numbers",
-        ("Which number is larger, {}?", "Which is greater: {}?", "Which number is bigger, {}?"),
-        _larger,
-        most=500,
+        "larger or smaller of two numbers",
+        ("What is the {}?", "Which is the {}?"),
+        _larger_and_smaller,
         repeats_subject=True,
     ),
     Category(
         "digits",
         "numbers in digits",
-        ('Write the number "{}" in digits.', "What is {} in digits?", "How do you write {} with digits?"),
+        ("Write {} as a number.", "What number is {}?", "How is {} written as a number?"),
         _digits,
-        most=450,
-    ),
-    Category(
-        "number_words",
-        "numbers in words",
-        ("Write the number {} in words.", "How do you spell the number {} in words?", "What is {} in words?"),
-        _words,
-        most=450,
-    ),
-    Category(
-        "ordinal",
-        "ordinals",
-        ("What is the ordinal form of {}?", "What is the ordinal number of {}?", "Write {} as an ordinal number."),
-        _ordinals,
-        most=300,
+        most=350,
     ),
     Category(
         "next_number",
         "the number before or after",
-        ("Which number comes right {}?", "What whole number comes immediately {}?", "What number comes just {}?"),
+        ("What is the number {}?", "Which number comes {}?"),
         _next,
-        most=500,
+        most=150,
     ),
 )

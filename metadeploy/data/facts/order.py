@@ -1,8 +1,7 @@
-"""Questions about things that stand in an order: letters, days, months."""
+"""Questions about things that stand in an order: days, months, seasons, planets."""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -17,15 +16,6 @@ _MONTHS: Final = (
 )
 _SEASONS: Final = ("spring", "summer", "autumn", "winter")
 _PLANETS: Final = ("Mercury", "Venus", "Earth", "Mars", "Jupiter", "Saturn", "Uranus", "Neptune")
-#: Signs of the zodiac and Greek letters: orders that fewer people know.
-_ZODIAC: Final = (
-    *("Aries", "Taurus", "Gemini", "Cancer", "Leo", "Virgo"),
-    *("Libra", "Scorpio", "Sagittarius", "Capricorn", "Aquarius", "Pisces"),
-)
-_GREEK: Final = (
-    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"),
-    *("nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"),
-)
 _ORDINALS: Final = (
     *("first", "second", "third", "fourth", "fifth", "sixth"),
     *("seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"),
@@ -51,34 +41,14 @@ def _also(name: str) -> tuple[str, ...]:
     return (name, "fall") if name == "autumn" else (name,)
 
 
-def _letters(_seed: int) -> Iterator[Fact]:
-    return _neighbours(string.ascii_uppercase, "", circular=False)
-
-
 def _orders(_seed: int) -> Iterator[Fact]:
     yield from _neighbours(_DAYS, "day of the week comes right ")
     yield from _neighbours(_MONTHS, "month comes right ")
     yield from _neighbours(_SEASONS, "season comes right ")
     yield from _neighbours(_PLANETS, "planet, counted from the Sun, comes right ", circular=False)
-    yield from _neighbours(_ZODIAC, "sign of the zodiac comes right ")
-    yield from _neighbours(_GREEK, "letter of the Greek alphabet comes right ", circular=False)
     yield from _numbered(_DAYS, "day of the week, counted from Monday,")
     yield from _numbered(_MONTHS, "month of the year")
     yield from _numbered(_PLANETS, "planet, counted from the Sun,")
 
 
-CATEGORIES: Final = (
-    Category(
-        "letter",
-        "letters of the alphabet",
-        (
-            "Which letter of the alphabet comes right {}?",
-            "What letter comes {} in the alphabet?",
-            "In the alphabet, which letter comes just {}?",
-            "What is the letter {} in the alphabet?",
-        ),
-        _letters,
-        repeats=4,
-    ),
-    Category("order", "days, months, planets", ("Which {}?", "What {}?"), _orders, repeats=2),
-)
+CATEGORIES: Final = (Category("order", "days, months, planets", ("Which {}?", "What {}?"), _orders, most=150),)

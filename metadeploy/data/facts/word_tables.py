@@ -83,6 +83,7 @@ executor executrix; aviator aviatrix; bachelor spinster/bachelorette
 """
 
 #: What a thing is called in general, and things of that kind from well known to little known; some are of two kinds.
+#: Starred are kinds of things that take no article.
 KINDS: Final = """
 fish: salmon tuna shark trout cod goldfish herring eel carp pike catfish halibut sardine anchovy perch mackerel
   swordfish piranha barracuda haddock tilapia sturgeon grouper minnow turbot gar loach tench bream wrasse
@@ -108,44 +109,44 @@ tree: oak maple pine willow birch palm elm cedar spruce sequoia fir ash beech sy
   eucalyptus hornbeam alder
 musical instrument/instrument: piano guitar violin drum flute trumpet cello harp saxophone clarinet trombone banjo
   accordion tuba oboe harmonica mandolin ukulele bassoon viola xylophone sitar lute zither dulcimer balalaika
-sport/game: football basketball tennis soccer baseball golf hockey volleyball rugby cricket swimming boxing
+sport/game *: football basketball tennis soccer baseball golf hockey volleyball rugby cricket swimming boxing
   badminton wrestling lacrosse polo fencing curling squash judo
 tool: hammer screwdriver saw wrench drill pliers shovel axe chisel rake spade pickaxe crowbar mallet sickle awl adze
   scythe
-metal/element/chemical element: iron gold silver copper aluminum tin lead zinc nickel platinum titanium uranium
+metal/element/chemical element *: iron gold silver copper aluminum tin lead zinc nickel platinum titanium uranium
   tungsten cobalt
-gas/element/chemical element: oxygen hydrogen nitrogen helium neon argon krypton xenon
+gas/element/chemical element *: oxygen hydrogen nitrogen helium neon argon krypton xenon
 gemstone/gem/precious stone/stone/mineral/crystal: diamond ruby emerald sapphire opal topaz amethyst garnet jade
   turquoise aquamarine peridot lapis-lazuli
-spice/herb: cinnamon pepper ginger cumin turmeric nutmeg basil oregano saffron parsley cloves paprika thyme rosemary
+spice/herb *: cinnamon pepper ginger cumin turmeric nutmeg basil oregano saffron parsley cloves paprika thyme rosemary
   cardamom coriander tarragon fenugreek
-drink/beverage: coffee tea milk juice beer wine lemonade vodka whiskey cider champagne rum soda cocoa gin tequila
+drink/beverage *: coffee tea milk juice beer wine lemonade vodka whiskey cider champagne rum soda cocoa gin tequila
   sake kombucha mead kefir
 dance: ballet tango waltz salsa polka flamenco samba foxtrot rumba mazurka quickstep minuet
-clothing/garment/clothes: shirt jacket trousers skirt dress sweater coat sock jeans scarf blouse vest kimono kilt
-  cardigan poncho sari toga tunic
+clothing/garment/item of clothing/piece of clothing: shirt jacket skirt dress sweater coat sock scarf blouse vest kimono
+  kilt cardigan poncho sari toga tunic
 furniture: chair table sofa bed desk bookcase cupboard dresser wardrobe armchair ottoman chaise credenza
 vehicle: car bus truck bicycle motorcycle van train tractor taxi scooter ambulance tricycle rickshaw
-color/colour: red blue green yellow purple pink orange brown black white gray violet crimson turquoise magenta beige
+color/colour *: red blue green yellow purple pink orange brown black white gray violet crimson turquoise magenta beige
   maroon cyan indigo teal mauve ochre vermilion chartreuse taupe
 shape: circle square triangle rectangle pentagon hexagon octagon oval rhombus trapezoid parallelogram heptagon
-planet: Mars Venus Jupiter Saturn Mercury Neptune Uranus Earth
-language: French Spanish English German Italian Latin Russian Hindi Swahili Esperanto Basque Tagalog Quechua
-continent: Africa Asia Europe Antarctica
+planet *: Mars Venus Jupiter Saturn Mercury Neptune Uranus Earth
+language *: French Spanish English German Italian Latin Russian Hindi Swahili Esperanto Basque Tagalog Quechua
+continent *: Africa Asia Europe Antarctica
 organ/body part/part of the body: heart lung liver kidney brain stomach pancreas spleen
-grain/cereal: wheat rice barley oats rye millet sorghum
+grain/cereal *: wheat rice barley oats rye millet sorghum
 dog/breed of dog/dog breed/breed: poodle labrador dachshund bulldog beagle chihuahua rottweiler dalmatian greyhound
   whippet samoyed weimaraner
-cheese: cheddar brie mozzarella parmesan gouda camembert feta gorgonzola ricotta emmental manchego pecorino
+cheese *: cheddar brie mozzarella parmesan gouda camembert feta gorgonzola ricotta emmental manchego pecorino
 shellfish/crustacean: crab lobster shrimp prawn crayfish krill
-disease/infection/illness/viral infection/infectious disease: measles malaria influenza tuberculosis cholera
+disease/infection/illness/viral infection/infectious disease *: measles malaria influenza tuberculosis cholera
   smallpox mumps typhoid rubella leprosy
 weapon: sword gun rifle spear dagger pistol cannon crossbow musket halberd rapier scimitar
 bread/food: baguette bagel pita naan ciabatta brioche focaccia
-pasta: spaghetti macaroni lasagna penne ravioli linguine fettuccine tagliatelle orzo
+pasta *: spaghetti macaroni lasagna penne ravioli linguine fettuccine tagliatelle orzo
 hat/headgear/cap/headwear: beret fedora sombrero turban bowler fez
 currency/money: dollar euro yen pound peso rupee krona
-religion/faith: Christianity Islam Buddhism Hinduism Judaism Sikhism Jainism Zoroastrianism Taoism
+religion/faith *: Christianity Islam Buddhism Hinduism Judaism Sikhism Jainism Zoroastrianism Taoism
 """
 
 #: Words of the vocabulary that are not asked about: indecent ones; names; slips of the lexicon, and words whose forms

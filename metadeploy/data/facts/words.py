@@ -1,4 +1,4 @@
-"""Questions about English words: how they are inflected, and what they mean."""
+"""Questions about English words: how they are inflected, and what they mean, and how they begin."""
 
 from __future__ import annotations
 
@@ -172,13 +172,33 @@ def _gender_facts(_seed: int) -> Iterator[Fact]:
 
 
 def _kind_facts(_seed: int) -> Iterator[Fact]:
+    import inflect
+
+    engine = inflect.engine()
     kinds: dict[str, list[str]] = {}
+    subjects: dict[str, str] = {}
     for line in re.split(r"\n(?! )", KINDS.strip()):
-        names, things = line.split(": ")
-        for thing in things.split():
-            kinds.setdefault(thing.replace("-", " "), []).extend(names.split("/"))
+        head, things = line.split(": ")
+        names = head.removesuffix(" *").split("/")
+        for thing in (thing.replace("-", " ") for thing in things.split()):
+            kinds.setdefault(thing, []).extend(form for name in names for form in (name, str(engine.plural(name))))
+            # a starred kind is of things without an article: gold, tennis, blue
+            subjects.setdefault(thing, thing if head.endswith(" *") else str(engine.a(thing)))
     for thing, names_of_thing in kinds.items():
-        yield Fact(thing, tuple(names_of_thing), _entity(key(thing)), _frequency(thing))
+        yield Fact(subjects[thing], tuple(names_of_thing), _entity(key(thing)), _frequency(thing))
+
+
+def _first_letters(_seed: int) -> Iterator[Fact]:
+    for word in _vocabulary():
+        # "A" and "I" are words of the answer as well
+        if word[0] not in "ai" and _frequency(word) >= _RAREST and "NOUN" in _lemmas(word):
+            yield Fact(word, (word[0].upper(),), _entity(_base(word)), _frequency(word))
+
+
+def _base(word: str) -> str:
+    """The word that a form is of, so that both are in one split."""
+    lemmas = [lemma for part in sorted(_lemmas(word)) for lemma in _lemmas(word)[part]]
+    return min(lemmas, key=lambda lemma: (len(lemma), lemma), default=word)
 
 
 CATEGORIES: Final = (
@@ -193,47 +213,48 @@ CATEGORIES: Final = (
         "singulars",
         ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
         _backward("NOUN", "NNS"),
-        most=450,
+        most=300,
     ),
     Category(
         "past",
         "past tenses",
-        ('What is the past tense of "{}"?', "What is the past tense of the verb {}?", "What is the simple past of {}?"),
+        (
+            'What is the past tense of "{}"?',
+            "What is the past tense of the verb {}?",
+            "What is the past form of the verb {}?",
+        ),
         _forward("VERB", "VBD"),
     ),
     Category(
         "base_form",
         "base form of a past tense",
         (
-            'Which verb has the past tense "{}"?',
+            '"{}" is the past tense of which verb?',
             'What is the base form of the verb "{}"?',
-            'What is the infinitive of the verb form "{}"?',
+            'Which verb has the past tense "{}"?',
         ),
         _backward("VERB", "VBD"),
-        most=450,
-    ),
-    Category(
-        "participle",
-        "present participles",
-        (
-            'What is the present participle of "{}"?',
-            "What is the -ing form of the verb {}?",
-            "What is the gerund of the verb {}?",
-        ),
-        _forward("VERB", "VBG"),
-        most=400,
+        most=300,
     ),
     Category(
         "comparative",
         "comparatives",
-        ('What is the comparative of "{}"?', "What is the comparative form of {}?", "What is the comparative of {}?"),
+        (
+            'What is the comparative of "{}"?',
+            "What is the comparative form of {}?",
+            "What is the comparative of the adjective {}?",
+        ),
         _compared("JJR", "more"),
         repeats=2,
     ),
     Category(
         "superlative",
         "superlatives",
-        ('What is the superlative of "{}"?', "What is the superlative form of {}?", "What is the superlative of {}?"),
+        (
+            'What is the superlative of "{}"?',
+            "What is the superlative form of {}?",
+            "What is the superlative form of the word {}?",
+        ),
         _compared("JJS", "most"),
         repeats=2,
     ),
@@ -254,11 +275,18 @@ CATEGORIES: Final = (
         "kind",
         "kinds of things",
         (
-            'What kind of thing is "{}"?',
-            'To what general category does "{}" belong?',
-            'What is the general word for things such as "{}"?',
+            "What kind of thing is {}?",
+            "What is {}?",
+            "{} is a type of what?",
         ),
         _kind_facts,
         most=700,
+    ),
+    Category(
+        "first_letter",
+        "first letter of a word",
+        ("What is the first letter of the word {}?", 'What letter does the word "{}" begin with?'),
+        _first_letters,
+        most=400,
     ),
 )
