@@ -1,0 +1,169 @@
+"""Greedy answers to many prompts at once, and the part of an answer that is kept and judged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metadeploy.data.checker import first_sentence
+from metadeploy.reference.base import FrozenBase
+from metadeploy.training.prefix import LeftPadded
+
+__all__ = ["AnswerOpening", "GreedyAnswer", "IsComplete", "KeptText", "greedy_answers", "kept_text", "says_enough"]
+
+#: Whether an answer, given its token ids so far, is complete enough for the purpose.
+IsComplete = Callable[[Sequence[int]], bool]
+#: What surrounds each step, told which answers [n] of the batch are still in it.
+Around = Callable[[Tensor], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """What the model says.
+
+    Attributes:
+        token_ids: the greedy answer, without the token that ended it.
+        logprobs: natural log-probability of each of them.
+        ended: whether the model ended it (not the length limit, nor `IsComplete`).
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class AnswerOpening:
+    """Where the answers of a batch begin.
+
+    Attributes:
+        logits: [B, V] of the first token.
+        cache: of transformers, up to there; answering uses it up.
+        attention_mask: [B, n] of what is in the cache.
+        positions: [B, 1] of the last prompt token.
+    """
+
+    logits: Tensor
+    cache: Any
+    attention_mask: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, output: Any, batch: LeftPadded) -> AnswerOpening:
+        """What a model's output for a batch of prompts leads to."""
+        return cls(output.logits[:, -1], output.past_key_values, batch.attention_mask, batch.position_ids[:, -1:])
+
+    def rows(self, index: Tensor) -> AnswerOpening:
+        """A copy of some of the batch [n], which can be answered beside this one."""
+        cache = copy.deepcopy(self.cache)
+        cache.batch_select_indices(index)
+        return AnswerOpening(self.logits[index], cache, self.attention_mask[index], self.positions[index])
+
+
+@torch.inference_mode()
+def greedy_answers(
+    base: FrozenBase,
+    opening: AnswerOpening,
+    *,
+    stop_ids: set[int],
+    max_new_tokens: int,
+    is_complete: IsComplete,
+    around: Around | None = None,
+) -> list[GreedyAnswer]:
+    """Go on from where the answers begin; an answer that is finished leaves the batch.
+
+    Args:
+        base: the model.
+        opening: first logits, and what lies before them.
+        stop_ids: tokens that end an answer.
+        max_new_tokens: most tokens of an answer.
+        is_complete: asked after each token; True ends that answer.
+        around: entered for each step after the first token, an injection for example.
+
+    Returns:
+        The answers, in the order of the batch.
+    """
+    logits, cache, mask, positions = opening.logits, opening.cache, opening.attention_mask, opening.positions
+    count = len(logits)
+    tokens: list[list[int]] = [[] for _ in range(count)]
+    logprobs: list[list[float]] = [[] for _ in range(count)]
+    ended = [False] * count
+    rows = torch.arange(count, device=logits.device)  # which answer each row of the batch belongs to
+    for _ in range(max_new_tokens):
+        best, chosen = logits.float().log_softmax(-1).max(-1)
+        going = []
+        for place, (row, token, logprob) in enumerate(zip(rows.tolist(), chosen.tolist(), best.tolist(), strict=True)):
+            if token in stop_ids:
+                ended[row] = True
+                continue
+            tokens[row].append(token)
+            logprobs[row].append(logprob)
+            if len(tokens[row]) < max_new_tokens and not is_complete(tokens[row]):
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(rows):
+            index = torch.tensor(going, device=logits.device)
+            cache.batch_select_indices(index)
+            rows, chosen, mask, positions = rows[index], chosen[index], mask[index], positions[index]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        positions = positions + 1
+        with nullcontext() if around is None else around(rows):
+            output = base.model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        logits, cache = output.logits[:, -1], output.past_key_values
+    return [GreedyAnswer(tuple(t), tuple(p), e) for t, p, e in zip(tokens, logprobs, ended, strict=True)]
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """The part of an answer that is kept and judged.
+
+    Attributes:
+        text: the first sentence, or all of it.
+        n_tokens: length of the shortest run of tokens that says it.
+        complete: False where the length limit cut the answer off.
+    """
+
+    text: str
+    n_tokens: int
+    complete: bool
+
+
+def kept_text(
+    token_ids: Sequence[int], text: Callable[[Sequence[int]], str], *, ended: bool, whole: bool = False
+) -> KeptText:
+    """Find what of an answer is kept.
+
+    Args:
+        token_ids: the generated tokens.
+        text: decodes tokens, special ones left out.
+        ended: whether the model ended the answer.
+        whole: keep all of it, and not only the first sentence.
+    """
+    said = text(token_ids).strip()
+    kept = said if whole else first_sentence(said)
+    length = len(token_ids)
+    while length > 0 and text(token_ids[: length - 1]).strip().startswith(kept):
+        length -= 1
+    return KeptText(kept, length, ended or len(said) > len(kept))
+
+
+def says_enough(said: str, *, whole: bool = False) -> bool:
+    """Whether all that is kept of an answer is there: its first sentence and one token more.
+
+    One token past the end, because "3." may go on to be "3.5".
+    """
+    said = said.strip()
+    return not whole and len(first_sentence(said)) < len(said)
