@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from metadeploy.cli import demo as _demo
+from metadeploy.cli import eval as _eval
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
 from metadeploy.errors import Error
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _demo.register(app)
+_eval.register(app)
 _export.register(app)
 _inspect.register(app)
 

@@ -1,0 +1,192 @@
+"""``metadeploy eval``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from metadeploy.evaluation.runner import Evaluation
+
+__all__ = ["register"]
+
+_GAINS: Final = "0,0.25,0.5,0.75,1,1.25,1.5,1.75,2"
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy eval runs/a                                     [dim]# the test questions, in PyTorch[/dim]
+
+  metadeploy eval runs/a --engine runtime --base Q4_K_M.gguf [dim]# what users run[/dim]
+
+  metadeploy eval runs/a --target-coverage 0.3               [dim]# a threshold chosen on val[/dim]
+
+  metadeploy eval runs/a runs/b runs/c                       [dim]# seeds: means over the runs[/dim]
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="eval", epilog=_EPILOG, short_help="Measure a Doubter, against what a sceptic would use.")(_eval)
+
+
+def _eval(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories, with a trained Doubter.")],
+    engine: Annotated[Literal["torch", "runtime"], typer.Option(help="PyTorch, or the compiled runtime.")] = "torch",
+    base: Annotated[
+        str | None, typer.Option(help="Base in its place; a GGUF for the runtime.", show_default="run.json's")
+    ] = None,
+    sidecar: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another wrapper.", show_default="doubter_checkpoint.pt; doubter_sidecar.gguf for the runtime"
+        ),
+    ] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="Other questions: a set or a folder (its split), or a .jsonl file.", show_default="the run's"
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most questions, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of that drawing, and of the bootstrap.")] = 0,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Decline where doubt reaches it.")] = 0.5,
+    target_coverage: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Choose the threshold on val: answer this share.")
+    ] = None,
+    max_over_refusal: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Choose it on val: decline at most this share of what the base has right."),
+    ] = None,
+    gains: Annotated[str, typer.Option(help="Gains of the sweep, between commas; 'none' for no sweep.")] = _GAINS,
+    sweep_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most questions of the sweep.", show_default="1000; 200 for the runtime"),
+    ] = None,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Compare with baselines.")] = True,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Draws of each interval.")] = 2000,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the base in PyTorch.", show_default="run.json's"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at once in PyTorch.")] = 128,
+    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="Threads of the engine.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File for the means over several run directories.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+) -> None:
+    """Ask a base alone and with its Doubter, and judge both.
+
+    Results, samples and plots go into the run's folder eval. What is interrupted goes on where it was, and answers that
+    are there already are not asked for again.
+    """
+    from metadeploy.cli._console import print_json
+    from metadeploy.evaluation.runner import evaluate
+    from metadeploy.evaluation.seeds import over_runs
+    from metadeploy.evaluation.settings import EvalSettings, parse_gains
+    from metadeploy.training.run_dir import RunDir, write_atomically
+
+    if output is not None and len(runs) == 1:
+        raise typer.BadParameter("is for the means over several run directories, one is given", param_hint="'--output'")
+    try:
+        swept = parse_gains(gains)
+    except ValueError:
+        raise typer.BadParameter(f"'{gains}' is no list of numbers", param_hint="'--gains'") from None
+    settings = EvalSettings(
+        engine=engine,
+        base=base,
+        sidecar=sidecar,
+        split=split,
+        questions=questions,
+        limit=limit,
+        seed=seed,
+        threshold=threshold,
+        target_coverage=target_coverage,
+        max_over_refusal=max_over_refusal,
+        gains=swept,
+        sweep_limit=sweep_limit,
+        baselines=baselines,
+        n_bootstrap=bootstrap,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    opened = [RunDir(path) for path in runs]
+    found = []
+    for run in opened:
+        with _stages(quiet=as_json) as stage:
+            found.append(evaluate(run, settings, stage=stage))
+        if not as_json:
+            _show(found[-1])
+    if len(found) == 1:
+        if as_json:
+            print_json(found[0].results)
+        return
+    combined = over_runs([each.results for each in found])
+    if output is not None:
+        write_atomically(output, json.dumps(combined, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if as_json:
+        print_json({**combined, "results": [each.results for each in found]})
+    else:
+        _show_means(combined, output)
+
+
+@contextmanager
+def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage on stderr, with rate and time left; nothing where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def stage(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                # what an interrupted evaluation left is no measure of the rate
+                tasks[name] = progress.add_task(name, total=total, completed=done, rate="")
+            task = progress.tasks[tasks[name]]
+            progress.update(tasks[name], completed=done, rate=f"{task.speed:.1f}/s" if task.speed else "")
+
+        yield stage
+
+
+def _show(evaluation: Evaluation) -> None:
+    from metadeploy.cli._console import output
+    from metadeploy.evaluation.report import tables
+
+    console = output()
+    console.print(f"\n{evaluation.results['config']['run']}", style="bold", markup=False)
+    for table in tables(evaluation.results):
+        console.print(table, soft_wrap=isinstance(table, str))
+    console.print()
+    for path in evaluation.files:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _show_means(combined: dict[str, Any], path: Path | None) -> None:
+    from metadeploy.cli._console import output
+    from metadeploy.evaluation.report import mean_tables
+
+    console = output()
+    console.print()
+    for table in mean_tables(combined):
+        console.print(table)
+    if path is not None:
+        console.print(str(path), markup=False, soft_wrap=True)

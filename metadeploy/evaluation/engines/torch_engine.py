@@ -1,0 +1,186 @@
+"""The engine in PyTorch: many questions at once, two passes.
+
+Pass 1 gives the activations, the base's own answer and, for a wrapper that injects from the last prompt token on, the
+keys and values that pass 2 goes on from: it then runs that one token again. For the other wrappers, and for bases whose
+cache is more than keys and values, pass 2 runs the whole prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
+from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.reference.doubt import AS_CALIBRATED, refusal_token
+from metadeploy.reference.pipeline import MetaSpiderPipeline
+from metadeploy.training.clean_pass import CleanPass, Prefilled
+from metadeploy.training.fit import injected
+from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, greedy_answers, kept_text, says_enough
+from metadeploy.training.objective import doubt_margin, without
+from metadeploy.training.prefix import SharedPrefix, left_padded, plain_cache
+
+__all__ = ["TorchEngine"]
+
+
+class TorchEngine:
+    """A base and its Doubter as transformers and the reference have them."""
+
+    def __init__(self, pipeline: MetaSpiderPipeline, *, limits: AnswerLimits, batch_size: int = 128) -> None:
+        """Take a pipeline.
+
+        Args:
+            pipeline: with a wrapper attached.
+            limits: of the answers.
+            batch_size: questions at once.
+
+        Raises:
+            ValueError: no wrapper is attached.
+        """
+        if pipeline.doubter is None:
+            raise ValueError("pipeline: no Doubter is attached, expected one")
+        self._pipeline = pipeline
+        self._doubter = pipeline.doubter
+        self._base = FrozenBase(pipeline.model)
+        self._stop_ids = {*self._base.stop_ids, *eos_ids(pipeline.tokenizer)}
+        self._limits = limits
+        self._batch_size = batch_size
+        self._refusal_length = len(pipeline.tokenize(self.refusal_text)) + BEYOND_REFUSAL
+        pipeline.model.eval()
+
+    @property
+    def refusal_text(self) -> str:
+        """What the wrapper was trained to say when it does not know."""
+        return self._doubter.config.refusal_text
+
+    def close(self) -> None:
+        """Nothing is held that needs to be freed by hand."""
+
+    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+        """Answer questions, those of like length together; as `Engine.ask`."""
+        prompts = [self._pipeline.tokenize(self._pipeline.apply_chat_template(question)) for question in questions]
+        clean_pass = CleanPass(
+            self._base,
+            layers=self._doubter.config.target_layers,
+            stop_ids=self._stop_ids,
+            prefix=SharedPrefix.of(self._base, prompts),
+        )
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            yield from self._batch(batch, [prompts[index] for index in batch], clean_pass, gains)
+
+    @torch.inference_mode()
+    def _batch(
+        self, indices: Sequence[int], prompts: Sequence[Sequence[int]], clean_pass: CleanPass, gains: Sequence[float]
+    ) -> list[Answered]:
+        prefilled = clean_pass.prefill(prompts)
+        # the base's answer uses its cache up: whatever else begins there comes first
+        replies = [self._replies(prompts, prefilled, gain) for gain in gains]
+        said = self._answers(prefilled.opening, whole=self._limits.whole_answer)
+        return [
+            Answered(index, self._base_answer(answer), tuple(each[row] for each in replies))
+            for row, (index, answer) in enumerate(zip(indices, said, strict=True))
+        ]
+
+    def _base_answer(self, answer: GreedyAnswer) -> BaseAnswer:
+        kept = kept_text(answer.token_ids, self._text, ended=answer.ended, whole=self._limits.whole_answer)
+        return BaseAnswer(kept.text, answer.logprobs[: kept.n_tokens], kept.complete)
+
+    def _replies(self, prompts: Sequence[Sequence[int]], prefilled: Prefilled, gain: float) -> list[Reply]:
+        config = self._doubter.config
+        # the template ends every prompt alike
+        refusal = refusal_token(self._pipeline.tokenizer, config, last_prompt_token=prompts[0][-1])
+        tokens = self._cognitive_tokens(prefilled)
+        opening = self._injected_opening(prompts, prefilled, tokens, gain)
+        doubts = torch.sigmoid(doubt_margin(opening.logits, refusal).double() + config.refusal_bias)
+        declined = (doubts >= AS_CALIBRATED).nonzero()[:, 0]
+        refusals: dict[int, str] = {}
+        if gain == AS_SHIPPED and len(declined):
+            found = self._spelt_out(opening.rows(declined), tokens[declined], refusal)
+            refusals = dict(zip(declined.tolist(), found, strict=True))
+        # at gain 0 it is the base, which no threshold keeps from its words
+        logits = opening.logits if gain == 0 else without(opening.logits.float(), refusal)
+        answers = self._answers(
+            AnswerOpening(logits, opening.cache, opening.attention_mask, opening.positions),
+            whole=self._limits.whole_answer,
+            tokens=tokens,
+            gain=gain,
+        )
+        return [
+            Reply(gain, doubt, self._base_answer(answer).text, refusals.get(row))
+            for row, (doubt, answer) in enumerate(zip(doubts.tolist(), answers, strict=True))
+        ]
+
+    def _cognitive_tokens(self, prefilled: Prefilled) -> Tensor:
+        like = next(self._doubter.enc.parameters())
+        tokens: Tensor = self._doubter.eval()(prefilled.activations.to(like))
+        return tokens
+
+    def _injected_opening(
+        self, prompts: Sequence[Sequence[int]], prefilled: Prefilled, tokens: Tensor, gain: float
+    ) -> AnswerOpening:
+        """Pass 2 over the prompts, on a cache of its own."""
+        clean, batch = prefilled.opening, prefilled.batch
+        if gain == 0:
+            return clean.rows(torch.arange(len(prompts), device=clean.logits.device))
+        from_last = self._doubter.config.inject_from == "last_prompt_token"
+        if from_last and plain_cache(clean.cache):
+            cache = copy.deepcopy(clean.cache)
+            cache.crop(-1)
+            inputs = {
+                "input_ids": batch.token_ids[:, -1:],
+                "attention_mask": batch.attention_mask,
+                "position_ids": clean.positions,
+            }
+        else:
+            cache, batch = None, left_padded(prompts, None, self._base.device)
+            inputs = batch.inputs()
+        where = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+        if from_last:
+            where[:, :-1] = False
+        with injected(self._base, self._doubter, tokens, where, gain=gain):
+            output = self._base.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return AnswerOpening.of(output, batch)
+
+    def _spelt_out(self, opening: AnswerOpening, tokens: Tensor, refusal: int) -> list[str]:
+        """All that is said after the refusal's first token, that token included."""
+        only = torch.full_like(opening.logits, -torch.inf)
+        only[:, refusal] = 0
+        opening = AnswerOpening(only, opening.cache, opening.attention_mask, opening.positions)
+        answers = self._answers(opening, whole=True, tokens=tokens, max_new_tokens=self._refusal_length)
+        return [self._text(answer.token_ids).strip() for answer in answers]
+
+    def _answers(
+        self,
+        opening: AnswerOpening,
+        *,
+        whole: bool,
+        tokens: Tensor | None = None,
+        gain: float = AS_SHIPPED,
+        max_new_tokens: int | None = None,
+    ) -> list[GreedyAnswer]:
+        def around(rows: Tensor) -> AbstractContextManager[None]:
+            if tokens is None or gain == 0:
+                return nullcontext()
+            where = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+            return injected(self._base, self._doubter, tokens[rows], where, gain=gain)
+
+        return greedy_answers(
+            self._base,
+            opening,
+            stop_ids=self._stop_ids,
+            max_new_tokens=max_new_tokens or self._limits.max_new_tokens,
+            is_complete=lambda ids: says_enough(self._text(ids), whole=whole),
+            around=around,
+        )
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        tokenizer: Any = self._pipeline.tokenizer
+        text: str = tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text

@@ -1,0 +1,195 @@
+"""Put questions to an engine, chunk by chunk, so that an interruption loses at most one chunk and repeats none."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from metadeploy._core import is_abstention
+from metadeploy.data.checker import is_correct
+from metadeploy.data.question import Question
+from metadeploy.errors import RunDirError
+from metadeploy.evaluation.engines import AS_SHIPPED, Answered, BaseAnswer, Engine, Reply
+from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
+
+__all__ = ["Plan", "gather", "told_question"]
+
+#: Questions of one chunk.
+_CHUNK: Final = 512
+
+#: Told how much of how much is done, in answers.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is asked.
+
+    Attributes:
+        fingerprint: of everything that the answers depend on.
+        questions: with their places in the split.
+        gains: others than 1, for the sweep.
+        swept: the places of the questions that are asked at those gains too.
+        told: whether the base is also asked with the leave to decline.
+    """
+
+    fingerprint: str
+    questions: Sequence[tuple[int, Question]]
+    gains: tuple[float, ...] = ()
+    swept: frozenset[int] = frozenset()
+    told: bool = False
+
+    def answers_of(self, place: int) -> int:
+        """How many answers the question at a place takes."""
+        return 2 + self.told + (len(self.gains) if place in self.swept else 0)
+
+
+def told_question(question: str, refusal_text: str) -> str:
+    """A question with the leave to decline, in the words that the wrapper was trained to decline with."""
+    return f"{question}\n\nIf you are not sure of the answer, reply only: {refusal_text}"
+
+
+def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None = None) -> Samples:
+    """Get a sample for each question.
+
+    Args:
+        engine: who answers.
+        plan: what is asked.
+        path: the file of samples. One that was made by the same plan is taken as it is; while it is not complete, its
+            whole chunks lie beside it and are gone on with. Those of another plan are replaced.
+        progress: called as answers come in.
+
+    Returns:
+        The samples, in the plan's order.
+
+    Raises:
+        RunDirError: a file of samples cannot be read.
+    """
+    total = sum(plan.answers_of(place) for place, _ in plan.questions)
+    if _belongs(path, plan):
+        found = Samples.read(path)
+        if len(found) == len(plan.questions):
+            if progress is not None:
+                progress(total, total)
+            return found
+    partial = path.with_name(f".{path.name}.partial")
+    samples = _whole_chunks(partial, plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+
+        def write(rows: Sequence[Sample]) -> None:
+            file.writelines(sample.to_json() + "\n" for sample in rows)
+            file.flush()
+
+        write(samples)
+        while len(samples) < len(plan.questions):
+            before = sum(plan.answers_of(sample.index) for sample in samples)
+            report = functools.partial(_report, progress, before, total)
+            rows = _Chunk(engine, plan, plan.questions[len(samples) : len(samples) + _CHUNK], report).samples()
+            write(rows)
+            samples += rows
+    os.replace(partial, path)
+    return Samples(tuple(samples))
+
+
+def _report(progress: Progress | None, before: int, total: int, answers: int) -> None:
+    if progress is not None:
+        progress(before + answers, total)
+
+
+def _belongs(path: Path, plan: Plan) -> bool:
+    """Whether a file holds samples of a plan, by its first line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return Sample.from_json(file.readline()).fingerprint == plan.fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _whole_chunks(partial: Path, plan: Plan) -> list[Sample]:
+    """What an interrupted run left, without a chunk that it had not finished writing."""
+    if not _belongs(partial, plan):
+        return []
+    *lines, _ = partial.read_text(encoding="utf-8").split("\n")  # the last one is empty, or cut off
+    whole = lines[: len(lines) // _CHUNK * _CHUNK]
+    try:
+        return [Sample.from_json(line) for line in whole]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirError(
+            f"samples '{partial}': cannot be read ({error}), expected what metadeploy eval writes (hint: delete the "
+            "file)"
+        ) from error
+
+
+class _Chunk:
+    """Questions that are asked together."""
+
+    def __init__(
+        self, engine: Engine, plan: Plan, questions: Sequence[tuple[int, Question]], report: Callable[[int], None]
+    ) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._questions = questions
+        self._report = report
+        self._answers = 0
+
+    def samples(self) -> list[Sample]:
+        swept = [(place, question) for place, question in self._questions if place in self._plan.swept]
+        others = [(place, question) for place, question in self._questions if place not in self._plan.swept]
+        found = self._ask(swept, (AS_SHIPPED, *self._plan.gains)) | self._ask(others, (AS_SHIPPED,))
+        told = self._told() if self._plan.told else {}
+        return [self._sample(place, question, found[place], told) for place, question in self._questions]
+
+    def _ask(self, questions: Sequence[tuple[int, Question]], gains: tuple[float, ...]) -> dict[int, Answered]:
+        found = {}
+        for answered in self._engine.ask([question.question for _, question in questions], gains=gains):
+            found[questions[answered.index][0]] = answered
+            self._count(1 + len(gains))
+        return found
+
+    def _told(self) -> dict[int, BaseAnswer]:
+        refusal = self._engine.refusal_text
+        told = [told_question(question.question, refusal) for _, question in self._questions]
+        found = {}
+        for answered in self._engine.ask(told, gains=()):
+            found[self._questions[answered.index][0]] = answered.base
+            self._count(1)
+        return found
+
+    def _count(self, answers: int) -> None:
+        self._answers += answers
+        self._report(self._answers)
+
+    def _sample(self, place: int, question: Question, answered: Answered, told: dict[int, BaseAnswer]) -> Sample:
+        base, (shipped, *others) = answered.base, answered.replies
+        return Sample(
+            fingerprint=self._plan.fingerprint,
+            index=place,
+            question=question.question,
+            accepted=question.answers,
+            category=question.category,
+            entity=question.entity,
+            base_answer=base.text,
+            base_correct=is_correct(question, base.text),
+            base_logprob=sum(base.logprobs) / len(base.logprobs) if base.logprobs else 0.0,
+            base_first_logprob=next(iter(base.logprobs), 0.0),
+            doubt=shipped.doubt,
+            answer=shipped.text,
+            answer_correct=is_correct(question, shipped.text),
+            declined_text=shipped.refusal,
+            told=_judged(question, told[place], self._engine.refusal_text) if told else None,
+            gains=tuple(_at_gain(question, reply) for reply in others),
+        )
+
+
+def _judged(question: Question, said: BaseAnswer, refusal_text: str) -> ToldAnswer:
+    declined = is_abstention(said.text, refusal_text, not said.complete)
+    return ToldAnswer(answer=said.text, declined=declined, correct=not declined and is_correct(question, said.text))
+
+
+def _at_gain(question: Question, reply: Reply) -> AtGain:
+    return AtGain(gain=reply.gain, doubt=reply.doubt, answer_correct=is_correct(question, reply.text))

@@ -1,0 +1,149 @@
+"""The engine that an evaluation asks, and all that is to be recorded of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metadeploy.errors import RunDirError
+from metadeploy.evaluation.engines import AnswerLimits, Engine
+from metadeploy.evaluation.settings import EvalSettings
+from metadeploy.reference.config import MetaSpiderConfig
+from metadeploy.reference.doubter import Doubter
+from metadeploy.training.run_dir import RunDir
+
+__all__ = ["Loaded", "identity", "load_engine"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine and what it is.
+
+    Attributes:
+        engine: ready to be asked.
+        doubter: the wrapper, for its gates.
+        tag: short name of the base, for file names.
+        limits: of the answers, as collected.
+        described: base, wrapper and settings that the answers depend on.
+        environment: what they were computed with.
+    """
+
+    engine: Engine
+    doubter: Doubter
+    tag: str
+    limits: AnswerLimits
+    described: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def refusal_text(self) -> str:
+        """What the wrapper was trained to say when it does not know."""
+        return self.engine.refusal_text
+
+
+def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
+    """Load base and wrapper.
+
+    Raises:
+        RunDirError: the wrapper is missing, or run.json names no GGUF for the runtime.
+        ModelLoadError: the base cannot be loaded.
+        ModelMismatchError: the two do not fit each other.
+    """
+    collected = run.manifest["collect"]
+    limits = AnswerLimits(
+        max_new_tokens=collected.get("max_new_tokens", AnswerLimits.max_new_tokens),
+        whole_answer=collected.get("whole_answer", AnswerLimits.whole_answer),
+    )
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    base = settings.base or str(run.manifest["model_name"])
+    return (_load_torch if settings.engine == "torch" else _load_runtime)(run, settings, base, limits)
+
+
+def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLimits) -> Loaded:
+    from metadeploy.evaluation.engines.torch_engine import TorchEngine
+    from metadeploy.reference.pipeline import MetaSpiderPipeline
+
+    wrapper = _wrapper(settings.sidecar or run.checkpoint, "train")
+    dtype, quantization = settings.dtype or run.manifest.get("dtype", "auto"), run.manifest.get("quantization")
+    config = MetaSpiderConfig(model_name=base, dtype=dtype, device=settings.device, quantization=quantization)
+    pipeline = MetaSpiderPipeline.from_pretrained(config)
+    doubter = pipeline.attach(Doubter.from_checkpoint(wrapper))
+    return Loaded(
+        TorchEngine(pipeline, limits=limits, batch_size=settings.batch_size),
+        doubter,
+        quantization or dtype,
+        limits,
+        {"base": identity(base), "wrapper": identity(wrapper), "dtype": dtype, "quantization": quantization},
+        _environment("torch", "transformers") | {"device": str(next(pipeline.model.parameters()).device)},
+    )
+
+
+def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLimits) -> Loaded:
+    from metadeploy._core import system_info
+    from metadeploy.evaluation.engines.runtime_engine import RuntimeEngine
+    from metadeploy.runtime import MetaLlama
+
+    if Path(base).suffix.lower() != ".gguf":
+        raise RunDirError(
+            f"run.json '{run.run_json}': model_name is '{base}', expected a GGUF for --engine runtime (hint: name one "
+            "with --base)"
+        )
+    wrapper = _wrapper(settings.sidecar or run.path / "doubter_sidecar.gguf", "export")
+    llm = MetaLlama(base, wrapper, n_threads=settings.threads)
+    return Loaded(
+        RuntimeEngine(llm, limits=limits),
+        _doubter(wrapper),
+        Path(base).stem,
+        limits,
+        {"base": identity(base), "wrapper": identity(wrapper)},
+        _environment("gguf") | {"llama.cpp": system_info().strip()},
+    )
+
+
+def _doubter(sidecar: Path) -> Doubter:
+    doubter = Doubter.from_checkpoint(sidecar)
+    assert isinstance(doubter, Doubter)  # a sidecar says all of its layers
+    return doubter
+
+
+def _wrapper(path: Path, made_by: str) -> Path:
+    if not path.exists():
+        raise RunDirError(f"wrapper '{path}': is not there, expected one (hint: run metadeploy {made_by} first)")
+    return path
+
+
+def identity(name: str | Path) -> dict[str, Any]:
+    """What tells a model or a file from others: for a file its name, size and SHA-256, else its name."""
+    path = Path(name)
+    if not path.is_file():
+        return {"name": path.name if path.is_dir() else str(name)}
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"name": path.name, "size": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _environment(*packages: str) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        **{name: _version(name) for name in ("metadeploy", "numpy", "scipy", "scikit-learn", *packages)},
+    }
+
+
+def _version(package: str) -> str | None:
+    """None for a source tree that is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

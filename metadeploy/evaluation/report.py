@@ -1,0 +1,142 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["mean_tables", "tables"]
+
+#: What is shown first: metric, what it is called, and whether it is a share.
+_METRICS: Final = (
+    ("base_accuracy", "base accuracy: right of all", True),
+    ("coverage", "coverage: the Doubter answers", True),
+    ("selective_accuracy", "selective accuracy: right of these", True),
+    ("over_refusal_rate", "over-refusal: right answers declined", True),
+    ("smart_refusal_rate", "errors caught: wrong answers declined", True),
+    ("kept_rate", "kept right: still right where answered", True),
+    ("auroc", "AUROC of doubt for the base's errors", False),
+    ("macro_auroc", "the same within categories, mean", False),
+    ("aurc", "AURC (lower is better)", False),
+)
+
+_RANKINGS: Final = ("auroc", "macro_auroc", "aurc")
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What one evaluation found: the Doubter, then what it is compared with."""
+    yield _metrics(results)
+    if results["baselines"]:
+        yield _baselines(results["baselines"])
+    if results["gains"]:
+        yield _gains(results["gains"])
+    yield _remarks(results)
+
+
+def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What several runs have in common."""
+    table = _plain_table(f"mean of {len(combined['runs'])} runs", "mean", "95 % interval over runs")
+    for name, title, is_share in _METRICS:
+        row = combined["metrics"][name]
+        table.add_row(title, _number(row["mean"], is_share), _interval(row, is_share))
+    yield table
+    if combined["baselines"]:
+        rows = _table("baseline, at the same coverage", "AUROC", "within", "right", "Doubter right", "p of each run")
+        for name, row in combined["baselines"].items():
+            rows.add_row(
+                escape(name),
+                *(_number(row[key]["mean"] if key in row else None, False) for key in ("auroc", "macro_auroc")),
+                *(_number(row[key]["mean"], True) for key in ("selective_accuracy", "doubter_selective_accuracy")),
+                ", ".join(_p_value(p_value) for p_value in row["p_values"]),
+            )
+        yield rows
+
+
+def _metrics(results: Mapping[str, Any]) -> Table:
+    threshold = results["threshold"]
+    table = _plain_table(
+        f"{results['n']:,} questions, threshold {threshold['value']:.3g}", "value", "95 % interval", "n"
+    )
+    for name, title, is_share in _METRICS:
+        row = results["metrics"][name]
+        table.add_row(title, _number(row["value"], is_share), _interval(row, is_share), f"{row['n']:,}")
+    return table
+
+
+def _baselines(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "baseline, at the same coverage", "AUROC", "within", "AURC", "coverage", "right", "Doubter right", "p"
+    )
+    for row in rows:
+        ranking = [
+            _number(row[key]["value"] if key in row else None, False) for key in ("auroc", "macro_auroc", "aurc")
+        ]
+        covered = _number(row["coverage"]["value"], True) if "coverage" in row else "same"
+        table.add_row(escape(row["name"]), *ranking, covered, *_against(row))
+    return table
+
+
+def _gains(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(f"gain ({rows[0]['coverage']['n']:,} questions)", "AUROC", "coverage", "right", "by threshold", "p")
+    for row in rows:
+        coverage = _number(row["coverage"]["value"], True)
+        table.add_row(f"{row['gain']:g}", _number(row["auroc"], False), coverage, *_against(row))
+    return table
+
+
+def _against(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    doubter = row["doubter"]
+    ours, theirs = doubter["selective_accuracy"]["value"], row["selective_accuracy"]["value"]
+    return _number(theirs, True), _number(ours, True), _p_value(doubter["p_value"])
+
+
+def _remarks(results: Mapping[str, Any]) -> str:
+    refusals, mcnemar = results["refusals"], results["mcnemar"]
+    lines = [
+        f"right or rightly declined: the Doubter alone {mcnemar['only_doubter']:,}, the base alone "
+        f"{mcnemar['only_base']:,} (McNemar p {_p_value(mcnemar['p_value'], sign=True)})",
+        f"refusals word for word: {refusals['word_for_word']:,} of {refusals['declined']:,}",
+    ]
+    lines += [
+        f"{escape(name)}: left out, for {note['left_out']}"
+        for name, note in results["trained_baselines"].items()
+        if "left_out" in note
+    ]
+    return "\n".join(lines)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _plain_table(first: str, *others: str) -> Table:
+    table = _table(first, *others)
+    table.columns[0].no_wrap = True
+    return table
+
+
+def _number(value: float | None, is_share: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if is_share else f"{value:.3f}"
+
+
+def _interval(row: Mapping[str, Any], is_share: bool) -> str:
+    if row["low"] is None or row["high"] is None:
+        return "-"
+    return f"{_number(row['low'], is_share)} to {_number(row['high'], is_share)}"
+
+
+def _p_value(value: float, *, sign: bool = False) -> str:
+    if value < 0.001:
+        return "< 0.001"
+    return f"= {value:.3f}" if sign else f"{value:.3f}"

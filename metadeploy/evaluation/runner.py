@@ -1,0 +1,248 @@
+"""`metadeploy eval`: a run directory, an engine and questions in; samples, results and plots out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy.data.question import Question, read_jsonl
+from metadeploy.data.splits import load_set
+from metadeploy.errors import RunDirError
+from metadeploy.evaluation.baselines import category_doubt, linear_probe
+from metadeploy.evaluation.engines import AS_SHIPPED, Engine
+from metadeploy.evaluation.figures import draw
+from metadeploy.evaluation.gather import Plan, gather
+from metadeploy.evaluation.loading import Loaded, load_engine
+from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
+from metadeploy.evaluation.samples import Samples
+from metadeploy.evaluation.settings import EvalSettings
+from metadeploy.training.calibration import OperatingPoint, calibrate
+from metadeploy.training.records import Collected
+from metadeploy.training.run_dir import RunDir, write_atomically
+
+__all__ = ["Evaluation", "evaluate"]
+
+#: Told a stage's name, how much of it is done, and of how much.
+Stage = Callable[[str, int, int], None]
+
+_PROBE: Final = "linear probe"
+_CATEGORY: Final = "category alone"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to.
+
+    Attributes:
+        results: as written.
+        path: of the results.
+        files: everything that was written.
+    """
+
+    results: dict[str, Any]
+    path: Path
+    files: tuple[Path, ...]
+
+
+def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None) -> Evaluation:
+    """Ask the base and its Doubter, and judge both against each other and against the baselines.
+
+    Answers that are there already, by the same settings and files, are not asked for again: an interrupted evaluation
+    goes on, and another threshold is only judged anew.
+
+    Args:
+        run: a run directory with collected questions and a trained wrapper.
+        settings: what to evaluate.
+        stage: told what goes on.
+
+    Returns:
+        The results. Written to the run's ``eval`` folder are ``results_*.json``, ``samples_*.jsonl`` and plots.
+
+    Raises:
+        RunDirError: something is missing in the run directory.
+        ModelLoadError: the base cannot be loaded.
+        ModelMismatchError: base and wrapper do not fit each other.
+    """
+    stage = stage or _quiet
+    run.require("model_name", "collect", made_by="collect")
+    started = time.monotonic()
+    questions = _questions(run, settings, settings.split)
+    chosen, swept = _drawn(len(questions), settings)
+    with _loaded(run, settings, stage) as (loaded, engine):
+        tag = f"{settings.engine}_{loaded.tag}_{_set_name(settings)}"
+        path = run.eval / f"results_{tag}.json"
+        samples_path = run.eval / f"samples_{tag}.jsonl"
+        plan = _plan(
+            loaded,
+            [(place, questions[place]) for place in chosen],
+            gains=tuple(gain for gain in settings.gains if gain != AS_SHIPPED),
+            swept=swept if settings.gains else frozenset(),
+            told=settings.baselines,
+        )
+        asked = time.monotonic()
+        samples = gather(engine, plan, samples_path, progress=_named(stage, "ask"))
+        asked = time.monotonic() - asked
+        threshold = _threshold(run, settings, loaded, engine, stage)
+    trained, notes = _trained_scores(run, settings, samples, stage) if settings.baselines else ({}, {})
+    scores = baseline_scores(samples, trained) if settings.baselines else {}
+    stage("judge", 0, 1)
+    judged = judge(
+        samples,
+        threshold=threshold["value"],
+        refusal_text=loaded.refusal_text,
+        scores=scores,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+    )
+    results = {
+        "schema": SCHEMA,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "config": {
+            "run": run.path.resolve().name,
+            "engine": settings.engine,
+            **loaded.described,
+            "questions": settings.questions or run.manifest.get("dataset"),
+            "split": settings.split,
+            "seed": settings.seed,
+            "limit": settings.limit,
+            **asdict(loaded.limits),
+            "gains": list(settings.gains),
+        },
+        "environment": loaded.environment,
+        "threshold": threshold,
+        **judged,
+        "trained_baselines": notes,
+        "samples": {"file": samples_path.name, "fingerprint": plan.fingerprint},
+        "timings": {"asking_s": round(asked, 3), "total_s": round(time.monotonic() - started, 3)},
+    }
+    pictures = draw(run.eval, tag, samples, results, scores, loaded.doubter)
+    results["plots"] = [picture.name for picture in pictures]
+    write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    stage("judge", 1, 1)
+    return Evaluation(results, path, (path, samples_path, *pictures))
+
+
+@contextmanager
+def _loaded(run: RunDir, settings: EvalSettings, stage: Stage) -> Iterator[tuple[Loaded, Engine]]:
+    """The engine while it is needed."""
+    stage("load the base", 0, 1)
+    loaded = load_engine(run, settings)
+    stage("load the base", 1, 1)
+    try:
+        yield loaded, loaded.engine
+    finally:
+        loaded.engine.close()
+
+
+def _questions(run: RunDir, settings: EvalSettings, split: str) -> list[Question]:
+    if settings.questions is None:
+        return [record.question for record in Collected.read(run.collect, split).records]
+    if Path(settings.questions).is_file():
+        return read_jsonl(settings.questions)
+    return load_set(settings.questions, seed=run.manifest["collect"].get("seed", 0))[split]
+
+
+def _set_name(settings: EvalSettings) -> str:
+    if settings.questions is None:
+        return settings.split
+    path = Path(settings.questions)
+    return path.stem if path.is_file() else f"{path.name}-{settings.split}"
+
+
+def _drawn(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
+    """The places of the questions that are asked, and of those in the sweep: a smaller limit draws some of the same."""
+    lot = np.random.default_rng(settings.seed).permutation(count)[: settings.limit].tolist()
+    return sorted(lot), frozenset(lot[: settings.most_swept])
+
+
+def _plan(
+    loaded: Loaded,
+    questions: Sequence[tuple[int, Question]],
+    *,
+    gains: tuple[float, ...] = (),
+    swept: frozenset[int] = frozenset(),
+    told: bool = False,
+) -> Plan:
+    asked = {
+        "schema": SCHEMA,
+        "engine": loaded.described,
+        "limits": asdict(loaded.limits),
+        "questions": [(place, asdict(question)) for place, question in questions],
+        "gains": gains,
+        "swept": sorted(swept) if gains else [],
+        "told": told,
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return Plan(
+        fingerprint=digest[:16],
+        questions=questions,
+        gains=gains,
+        swept=swept if gains else frozenset(),
+        told=told,
+    )
+
+
+def _threshold(run: RunDir, settings: EvalSettings, loaded: Loaded, engine: Engine, stage: Stage) -> dict[str, Any]:
+    """Where it declines, and what that rests on."""
+    if settings.target_coverage is None and settings.max_over_refusal is None:
+        return {"value": settings.threshold, "chosen": "as shipped" if settings.threshold == 0.5 else "by hand"}
+    questions = list(enumerate(record.question for record in Collected.read(run.collect, "val").records))
+    plan = _plan(loaded, questions)
+    path = run.eval / f"calibration_{settings.engine}_{loaded.tag}.jsonl"
+    val = gather(engine, plan, path, progress=_named(stage, "ask for the threshold"))
+    point = OperatingPoint(max_over_refusal=settings.max_over_refusal, target_coverage=settings.target_coverage)
+    # the order of the doubts is that of the margins: a line between two doubts is the threshold
+    line = calibrate(val.doubt, val.base_correct, point)
+    return {
+        "value": min(1.0, max(0.0, -line.bias)),
+        "chosen": "on the validation questions",
+        "target_coverage": settings.target_coverage,
+        "max_over_refusal": settings.max_over_refusal,
+        "val": {"n": len(val), **line.summary()},
+    }
+
+
+def _trained_scores(
+    run: RunDir, settings: EvalSettings, samples: Samples, stage: Stage
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+    """The baselines that learn from the training questions, and what is to be said of them."""
+    train, val = (Collected.read(run.collect, split) for split in ("train", "val"))
+    if not train.records or not val.records:
+        raise RunDirError(f"run directory '{run.path}': has no training or validation questions, expected some")
+    scores = {}
+    notes: dict[str, Any] = {}
+    if settings.questions is None:
+        asked = Collected.read(run.collect, settings.split)
+        activations = asked.activations[[sample.index for sample in samples]]
+        probe = linear_probe(train, val, activations, progress=_named(stage, "train the linear probe"))
+        if probe is not None:
+            scores[_PROBE] = probe.doubt
+            notes[_PROBE] = {"layer": probe.layer, "strength": probe.strength, "val_auroc": probe.val_auroc}
+        else:
+            notes[_PROBE] = {"left_out": "the base has all or none of the training or validation questions right"}
+    else:
+        notes[_PROBE] = {"left_out": "there are no collected activations of these questions"}
+    scores[_CATEGORY] = category_doubt(
+        [record.question.category for record in train.records],
+        [record.correct for record in train.records],
+        samples.category,
+    )
+    notes[_CATEGORY] = {"categories": len({record.question.category for record in train.records})}
+    return scores, notes
+
+
+def _named(stage: Stage, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: stage(name, done, total)
+
+
+def _quiet(_name: str, _done: int, _total: int) -> None:
+    pass
