@@ -8,6 +8,7 @@ interrupted run loses at most one and repeats none.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
 
-__all__ = ["CollectSettings", "collect"]
+__all__ = ["CollectSettings", "collect", "contrast_warnings", "discard_collected"]
 
 #: Questions of one chunk: what an interruption can cost, and what one file of the parts holds.
 _CHUNK: Final = 512
@@ -85,7 +86,7 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
     Args:
         run: the run directory.
         settings: what to collect. A directory that holds the beginnings of the same is gone on with.
-        progress: called after each batch.
+        progress: called before the first batch and after each one.
 
     Returns:
         Warnings: what is odd about the set, with the likely cause.
@@ -94,10 +95,10 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
         RunDirError: the directory was collected with other settings.
         ModelLoadError: the base cannot be loaded.
     """
-    asked = _plain(settings)
-    _check_same(run, asked)
     splits = load_set(settings.questions, seed=settings.seed)
     splits = {name: list(splits[name])[: settings.limit] for name in SPLITS}
+    asked = {**_plain(settings), "questions_sha256": _digest(splits)}
+    _check_same(run, asked)
     total = sum(map(len, splits.values()))
     if all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
         if progress is not None:
@@ -147,32 +148,36 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
     }
     prefix = SharedPrefix.of(base, [prompt for name in SPLITS for prompt in prompts[name]])
     clean_pass = CleanPass(base, layers=layers, stop_ids={*base.stop_ids, *eos_ids(tokenizer)}, prefix=prefix)
-    done = 0
+    chunks = [
+        (run.collect / "parts" / f"{name}-{number:04d}", name, slice(start, start + _CHUNK))
+        for name in SPLITS
+        for number, start in enumerate(range(0, len(splits[name]), _CHUNK))
+    ]
+    to_do = [chunk for chunk in chunks if not chunk[0].with_suffix(".jsonl").exists()]
+    done = total - sum(len(splits[name][where]) for _, name, where in to_do)
 
     def tell(of_chunk: int) -> None:
         if progress is not None:
             progress(done + of_chunk, total)
 
-    for name in SPLITS:
-        for number, start in enumerate(range(0, len(splits[name]), _CHUNK)):
-            chunk = slice(start, start + _CHUNK)
-            part = run.collect / "parts" / f"{name}-{number:04d}"
-            if not part.with_suffix(".jsonl").exists():
-                _collect_chunk(
-                    part,
-                    splits[name][chunk],
-                    prompts[name][chunk],
-                    clean_pass,
-                    tokenizer,
-                    settings,
-                    tell,
-                )
-            done += len(splits[name][chunk])
-            tell(0)
+    tell(0)
+    for part, name, where in to_do:
+        _collect_chunk(part, splits[name][where], prompts[name][where], clean_pass, tokenizer, settings, tell)
+        done += len(splits[name][where])
     for name in SPLITS:
         _join(run.collect, name, layers)
-    shutil.rmtree(run.collect / "parts")
+    shutil.rmtree(run.collect / "parts", ignore_errors=True)
     return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
+
+
+def discard_collected(run: RunDir) -> None:
+    """Delete what `collect` wrote into a run directory, and nothing else."""
+    for name in SPLITS:
+        for suffix in ("jsonl", "safetensors"):
+            (run.collect / f"{name}.{suffix}").unlink(missing_ok=True)
+    shutil.rmtree(run.collect / "parts", ignore_errors=True)
+    if "collect" in run.manifest:
+        run.update({"collect": None})
 
 
 def _collect_chunk(
@@ -274,18 +279,33 @@ def _plain(settings: CollectSettings) -> dict[str, Any]:
     return dict(json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
+def _digest(splits: Mapping[str, Sequence[Question]]) -> str:
+    """Says whether two sets hold the same questions."""
+    return hashlib.sha256(
+        json.dumps([[name, [dataclasses.astuple(each) for each in splits[name]]] for name in SPLITS]).encode()
+    ).hexdigest()
+
+
 def _check_same(run: RunDir, asked: Mapping[str, Any]) -> None:
     """Refuse to mix what was collected in different ways."""
     before = run.manifest.get("collect")
     if before is None:
         return
     # where and in what portions it is computed changes nothing about what is asked for
-    ignored = {"device", "batch_size", "layers"}
+    ignored = {"device", "batch_size", "layers", "questions_sha256"}
     faults = [
         f"was collected with {key} {json.dumps(before.get(key))}, asked for {json.dumps(asked[key])}"
         for key in asked
         if key not in ignored and before.get(key) != asked[key]
     ]
+    if not faults and before.get("questions_sha256") != asked["questions_sha256"]:
+        faults.append(f"was collected with other questions than '{asked['questions']}' has now")
+    try:
+        layers = parse_layers(asked["layers"], num_layers=run.manifest.get("num_layers"))
+    except ValueError as error:
+        raise RunDirError(f"collect: --layers {error}") from error
+    if list(layers) != before.get("layers"):
+        faults.append(f"was collected with layers {before.get('layers')}, asked for {list(layers)}")
     if faults:
         raise RunDirError(
             faults_message(f"run directory '{run.path}'", faults) + "\n(hint: take another folder, or --restart)"

@@ -118,7 +118,8 @@ def _keep_batch(
     cache: Any = output.past_key_values
     hidden = seen["hidden"]
     from_last = inject_from == "last_prompt_token"
-    cached = from_last and plain_cache(cache)
+    # above the last block nothing looks back
+    cached = from_last and plain_cache(cache) and first < len(cache.layers)
     for row, example in enumerate(examples):
         n_prompt = len(example.prompt_ids)
         start = n_prompt - 1 if cached else len(prefix)
@@ -130,8 +131,8 @@ def _keep_batch(
                     torch.stack([layer.keys[row, :, len(prefix) : start], layer.values[row, :, len(prefix) : start]])
                     for layer in cache.layers[first:]
                 ]
-            )
-        yield Kept(rows.clone(), start, n_prompt - 1 - start if from_last else 0, keys_values)
+            ).cpu()
+        yield Kept(rows.to("cpu", copy=True), start, n_prompt - 1 - start if from_last else 0, keys_values)
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class Batch:
         *,
         first: int,
         prefix: SharedPrefix,
+        device: torch.device,
         first_only: bool = False,
     ) -> Batch:
         """Put examples together.
@@ -180,6 +182,7 @@ class Batch:
             kept: their kept parts.
             first: the lowest block that is run.
             prefix: common beginning of the prompts.
+            device: where the batch goes.
             first_only: leave out all but the first target of each.
         """
         n_targets = [1 if first_only else len(example.target_ids) for example in examples]
@@ -195,7 +198,7 @@ class Batch:
             hidden[row, :length] = part.hidden[:length]
             injected[row, part.n_clean :] = True
         starts = torch.tensor([part.start for part in kept])
-        cache, past_mask = _past(kept, first, prefix)
+        cache, past_mask = _past(kept, first, prefix, device)
         rows = [row for row, n in enumerate(n_targets) for _ in range(n)]
         positions = [
             n_prompt - 1 - part.start + i
@@ -204,21 +207,21 @@ class Batch:
         ]
         targets = [t for example, n in zip(examples, n_targets, strict=True) for t in example.target_ids[:n]]
         return cls(
-            hidden=hidden,
-            position_ids=starts[:, None] + torch.arange(width),
-            attention_mask=torch.cat([past_mask, torch.ones(count, width, dtype=torch.long)], dim=1),
+            hidden=hidden.to(device),
+            position_ids=(starts[:, None] + torch.arange(width)).to(device),
+            attention_mask=torch.cat([past_mask, torch.ones(count, width, dtype=torch.long)], dim=1).to(device),
             cache=cache,
-            injected=injected,
-            rows=torch.tensor(rows),
-            positions=torch.tensor(positions),
-            targets=torch.tensor(targets),
-            is_first=torch.tensor([i == 0 for n in n_targets for i in range(n)]),
-            doubt=torch.tensor([example.doubt for example in examples]),
-            own_first=torch.tensor([example.own_first for example in examples]),
+            injected=injected.to(device),
+            rows=torch.tensor(rows, device=device),
+            positions=torch.tensor(positions, device=device),
+            targets=torch.tensor(targets, device=device),
+            is_first=torch.tensor([i == 0 for n in n_targets for i in range(n)], device=device),
+            doubt=torch.tensor([example.doubt for example in examples], device=device),
+            own_first=torch.tensor([example.own_first for example in examples], device=device),
         )
 
 
-def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix) -> tuple[Any, Tensor]:
+def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix, device: torch.device) -> tuple[Any, Tensor]:
     """A cache with what comes before the batch's positions, and its part of the attention mask [B, n_past]."""
     from transformers import DynamicCache
 
@@ -234,14 +237,15 @@ def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix) -> tuple[Any, 
     past = like.new_zeros(n_upper, 2, count, n_head, n_past, head_dim)
     mask = torch.zeros(count, n_past, dtype=torch.long)
     if len(prefix):
-        past[:, :, :, :, : len(prefix)] = prefix.keys_values(first)[:, :, None]
+        past[:, :, :, :, : len(prefix)] = prefix.keys_values(first)[:, :, None].to(past)
         mask[:, : len(prefix)] = 1
     for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
         assert part is not None
         past[:, :, row, :, len(prefix) : len(prefix) + length] = part
         mask[row, len(prefix) : len(prefix) + length] = 1
+    past = past.to(device)
     cache = DynamicCache()
-    empty = like.new_zeros(1).expand(count, n_head, n_past, head_dim)
+    empty = past.new_zeros(1).expand(count, n_head, n_past, head_dim)
     for index in range(first):
         cache.update(empty, empty, index)  # the model asks the first layer how long the cache is
     for index in range(n_upper):

@@ -110,7 +110,7 @@ class Fitting:
         refusal_token: int,
     ) -> None:
         """Prepare; nothing is computed yet."""
-        self.doubter = doubter.requires_grad_(True).train()
+        self.doubter = doubter.to(base.device).requires_grad_(True).train()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self._settings = settings
@@ -179,9 +179,10 @@ class Fitting:
             val_auroc_within=macro_auroc(doubts, right, self._val[0].categories) or 0.5,
             lr=float(self._schedule.get_last_lr()[0]),
         )
-        self.history.append(row)
-        if row.epoch == self.best_epoch:
+        if all(row.score > earlier.score for earlier in self.history):
+            # before it is in the history: Ctrl-C between the two must not leave a best epoch without its tensors
             self.best = {name: tensor.detach().clone() for name, tensor in self.doubter.state_dict().items()}
+        self.history.append(row)
         return row
 
     @torch.no_grad()
@@ -230,9 +231,10 @@ class Fitting:
             [kept[i] for i in indices],
             first=self._upper.first,
             prefix=self._prefix,
+            device=self._upper.base.device,
             first_only=first_only,
         )
-        activations = lessons.activations[torch.from_numpy(indices)].float()
+        activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
         tokens = self.doubter(nn.functional.dropout(activations, dropout) if dropout else activations)
         model = self._upper.base.model
         with (

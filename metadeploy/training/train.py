@@ -5,73 +5,45 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import hashlib
 import io
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 
-from metadeploy.errors import RunDirError, faults_message
-from metadeploy.export.layers import LayerSpec, parse_layers
-from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.errors import RunDirError
+from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.loading import load_base
-from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
-from metadeploy.training.calibration import OperatingPoint, calibrate
+from metadeploy.training.calibration import calibrate
 from metadeploy.training.checkpoint import save_checkpoint
 from metadeploy.training.examples import Kept, keep
-from metadeploy.training.fit import Epoch, FitSettings, Fitting, pretrain
+from metadeploy.training.fit import Epoch, Fitting, pretrain
 from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
+from metadeploy.training.plan import TrainSettings, as_json, end_of_turn, fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
 from metadeploy.training.wrapper import new_wrapper
 
-__all__ = ["Report", "TrainSettings", "train"]
+__all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
 
 _STATE: Final = "state.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What to train; all of it is recorded in run.json.
-
-    Attributes:
-        encoder_type: ``selective``, ``multi_token`` or ``transformer``.
-        target_layers: whose activations the encoder reads.
-        cross_attn_layers: after which the wrapper injects; what training runs begins above the lowest.
-        inject_from: ``prompt`` (every position) or ``last_prompt_token``.
-        bottleneck_dim: B of encoder and cross-attention.
-        ca_num_heads: heads of the cross-attention.
-        enc_num_heads: heads inside the multi_token and transformer encoders.
-        num_cognitive_tokens: C of the multi_token encoder; the others have one for each target layer.
-        encoder_blocks: blocks of the transformer encoder.
-        refusal_text: what the wrapper is to say when it doubts.
-        self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
-        point: the operating point that is calibrated on the validation questions.
-        fit: how it learns.
-        device: a torch device, or ``auto``.
-    """
-
-    encoder_type: EncoderType = "selective"
-    target_layers: LayerSpec = "late"
-    cross_attn_layers: LayerSpec = "late"
-    inject_from: InjectFrom = "last_prompt_token"
-    bottleneck_dim: int = 64
-    ca_num_heads: int = 4
-    enc_num_heads: int = 8
-    num_cognitive_tokens: int = 8
-    encoder_blocks: int = 2
-    refusal_text: str = DEFAULT_REFUSAL_TEXT
-    self_correction: float = 0.0
-    point: OperatingPoint = field(default_factory=OperatingPoint)
-    fit: FitSettings = field(default_factory=FitSettings)
-    device: str = "auto"
+_CURVES: Final = "curves.csv"
+#: Keys of run.json that are training's.
+_WRITTEN: Final = (
+    "encoder_type",
+    "target_layers",
+    "cross_attn_layers",
+    "inject_from",
+    "refusal_text",
+    "refusal_token_ids",
+    "refusal_bias",
+    "train",
+)
 
 
 @dataclass
@@ -80,10 +52,12 @@ class Report:
 
     Attributes:
         stage: called with a stage's name, steps done and in all.
+        resumed: called with the epochs of a training that was cut off and now goes on.
         epoch: called with each finished epoch.
     """
 
     stage: Callable[[str, int, int], None] = lambda name, done, total: None
+    resumed: Callable[[Sequence[Epoch]], None] = lambda history: None
     epoch: Callable[[Epoch], None] = lambda row: None
 
 
@@ -127,121 +101,151 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
     report = report or Report()
-    run.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
-    collected = {name: Collected.read(run.collect, name) for name in ("train", "val")}
-    config = _config(run, settings)
-    fingerprint = _fingerprint(run, settings)
-    state = _read_state(run, fingerprint)
-
-    report.stage("load the base", 0, 1)
-    model, tokenizer = load_base(
-        MetaSpiderConfig(
-            model_name=run.manifest["model_name"],
-            device=settings.device,
-            dtype=run.manifest["dtype"],
-            quantization=run.manifest.get("quantization"),
-        )
-    )
-    base = FrozenBase(model)
-    report.stage("load the base", 1, 1)
-    refusal_ids: list[int] = tokenizer(settings.refusal_text, add_special_tokens=False)["input_ids"]
-    config = dataclasses.replace(config, refusal_token_ids=tuple(refusal_ids))
-    lessons = {
-        name: make_lessons(
-            found,
-            tokenizer,
-            target_layers=config.target_layers,
-            refusal_ids=refusal_ids,
-            end_of_turn=end_of_turn(base, tokenizer, config),
-            answer_suffix=config.answer_suffix,
-            chat_template_kwargs=dict(config.chat_template_kwargs),
-            self_correction=settings.self_correction if name == "train" else 0.0,
-            seed=settings.fit.seed,
-        )
-        for name, found in collected.items()
-    }
-    prompts = [example.prompt_ids for each in lessons.values() for example in each.examples]
-    prefix = SharedPrefix.none() if config.inject_from == "prompt" else SharedPrefix.of(base, prompts)
-    kept = {name: _kept(run, name, base, each, config, prefix, fingerprint, report) for name, each in lessons.items()}
+    desk = _Desk(run, settings, report)
+    state = _read_state(run, desk.fingerprint)
+    desk.open()
+    train_kept, val_kept = desk.kept("train"), desk.kept("val")
 
     torch.manual_seed(settings.fit.seed)
-    doubter = new_wrapper(config, num_blocks=settings.encoder_blocks)
+    doubter = new_wrapper(desk.config, num_blocks=settings.encoder_blocks)
     if state is None and settings.fit.pretrain_epochs:
         report.stage("pre-train the encoder", 0, 1)
-        pretrain(doubter, lessons["train"], settings.fit)
+        pretrain(doubter, desk.lessons["train"], settings.fit)
         report.stage("pre-train the encoder", 1, 1)
-    fitting = Fitting(
-        base,
-        doubter,
-        settings.fit,
-        train=(lessons["train"], kept["train"]),
-        val=(lessons["val"], kept["val"]),
-        prefix=prefix,
-        refusal_token=refusal_ids[0],
-    )
+    fitting = desk.fitting(doubter, train_kept, val_kept)
     if state is not None:
         fitting.load_state(state["fitting"])
-    interrupted = _fit(run, fitting, fingerprint, report)
-    return _finish(run, settings, fitting, (lessons["val"], kept["val"]), interrupted)
+        report.resumed(fitting.history)
+    interrupted = _fit(run, fitting, desk.fingerprint, report)
+    return _finish(run, settings, fitting, (desk.lessons["val"], val_kept), desk.fingerprint, interrupted)
 
 
-def end_of_turn(base: FrozenBase, tokenizer: Any, config: WrapperConfig) -> int:
-    """The token that the chat template puts after what the assistant said.
+def finished_with(run: RunDir, settings: TrainSettings) -> bool | None:
+    """Whether a finished training had these settings, the operating point left out; None where none is finished."""
+    trained = run.manifest.get("train")
+    if trained is None or not run.checkpoint.exists() or (run.train / _STATE).exists():
+        return None
+    return bool(trained.get("fingerprint") == fingerprint(run, settings))
 
-    Raises:
-        RunDirError: it puts none of the tokens that end generation there, and the tokenizer has no end token.
+
+def recalibrate(run: RunDir, settings: TrainSettings, *, report: Report | None = None) -> Trained:
+    """Move the operating point of a wrapper whose training is finished; nothing is learnt.
+
+    Args:
+        run: a run directory for which `finished_with` is True.
+        settings: as trained, with any operating point.
+        report: told what goes on.
+
+    Returns:
+        As `train`; the same files are written.
     """
-    stops = {*base.stop_ids, *eos_ids(tokenizer)}
-    said = "fine"
-    variables = dict(config.chat_template_kwargs)
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}], tokenize=False, **variables
-    )
-    after: list[int] = tokenizer(text[text.rindex(said) + len(said) :], add_special_tokens=False)["input_ids"]
-    for token in (*after, tokenizer.eos_token_id):
-        if token in stops:
-            return int(token)
-    raise RunDirError("base model: its chat template ends a turn with no token that ends generation")
+    desk = _Desk(run, settings, report or Report())
+    desk.open()
+    doubter = Doubter.from_checkpoint(run.checkpoint)
+    assert isinstance(doubter, Doubter)  # format 1.1 says its layers
+    kept = desk.kept("val")
+    fitting = desk.fitting(doubter, [], kept)
+    fitting.best = {name: tensor.clone() for name, tensor in doubter.state_dict().items()}
+    with (run.train / _CURVES).open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    fitting.history = [Epoch(**{**row, "epoch": int(row["epoch"])}) for row in rows]  # type: ignore[arg-type]
+    return _finish(run, settings, fitting, (desk.lessons["val"], kept), desk.fingerprint, interrupted=False)
 
 
-def _config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
-    manifest = run.manifest
-    layers: dict[str, tuple[int, ...]] = {}
-    faults = []
-    for key in ("target_layers", "cross_attn_layers"):
-        try:
-            layers[key] = parse_layers(getattr(settings, key), num_layers=manifest["num_layers"])
-        except ValueError as error:
-            faults.append(f"--{key.replace('_', '-')} {error}")
-    heads = [("--ca-num-heads", settings.ca_num_heads)]
-    if settings.encoder_type != "selective":
-        heads.append(("--enc-num-heads", settings.enc_num_heads))
-    faults += [
-        f"{flag} is {count}, expected a divisor of --bottleneck-dim {settings.bottleneck_dim}"
-        for flag, count in heads
-        if count < 1 or settings.bottleneck_dim % count
-    ]
-    if faults:
-        raise RunDirError(faults_message("train", faults))
-    n_tokens = settings.num_cognitive_tokens if settings.encoder_type == "multi_token" else len(layers["target_layers"])
-    return WrapperConfig(
-        encoder_type=settings.encoder_type,
-        hidden_dim=manifest["hidden_dim"],
-        encoder_dim=settings.bottleneck_dim,
-        bottleneck_dim=settings.bottleneck_dim,
-        num_cognitive_tokens=n_tokens,
-        ca_num_heads=settings.ca_num_heads,
-        enc_num_heads=settings.enc_num_heads,
-        target_layers=layers["target_layers"],
-        cross_attn_layers=tuple(sorted(layers["cross_attn_layers"])),
-        inject_from=settings.inject_from,
-        refusal_text=settings.refusal_text,
-        prompt_format=manifest.get("prompt_format"),
-        answer_suffix=manifest.get("answer_suffix"),
-        chat_template_kwargs=manifest.get("chat_template_kwargs") or {},
-        base_model=manifest["model_name"],
-        base_block_count=manifest["num_layers"],
-    )
+def discard_trained(run: RunDir) -> None:
+    """Delete what `train` wrote into a run directory, and nothing else."""
+    run.checkpoint.unlink(missing_ok=True)
+    for name in (_STATE, _CURVES, "curves.png"):
+        (run.train / name).unlink(missing_ok=True)
+    for kept in run.train.glob("kept-*.safetensors"):
+        kept.unlink()
+    if run.manifest.keys() & set(_WRITTEN):
+        run.update(dict.fromkeys(_WRITTEN))
+
+
+class _Desk:
+    """What lies ready for a training: the base, the lessons, and what of the base's work is kept.
+
+    Attributes:
+        config: the wrapper to be.
+        fingerprint: says whether two trainings are the same.
+        lessons: by split.
+    """
+
+    def __init__(self, run: RunDir, settings: TrainSettings, report: Report) -> None:
+        """Check that there is something to train on; nothing heavy happens before `open`."""
+        run.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
+        self._run, self._settings, self._report = run, settings, report
+        self._collected = {name: Collected.read(run.collect, name) for name in ("train", "val")}
+        self.config = wrapper_config(run, settings)
+        self.fingerprint = fingerprint(run, settings)
+        self.lessons: dict[str, Lessons] = {}
+
+    def open(self) -> None:
+        """Load the base and make the lessons."""
+        run, settings = self._run, self._settings
+        self._report.stage("load the base", 0, 1)
+        model, tokenizer = load_base(
+            MetaSpiderConfig(
+                model_name=run.manifest["model_name"],
+                device=settings.device,
+                dtype=run.manifest["dtype"],
+                quantization=run.manifest.get("quantization"),
+            )
+        )
+        self._base = FrozenBase(model)
+        self._report.stage("load the base", 1, 1)
+        refusal_ids: list[int] = tokenizer(settings.refusal_text, add_special_tokens=False)["input_ids"]
+        self.config = dataclasses.replace(self.config, refusal_token_ids=tuple(refusal_ids))
+        self.lessons = {
+            name: make_lessons(
+                found,
+                tokenizer,
+                target_layers=self.config.target_layers,
+                refusal_ids=refusal_ids,
+                end_of_turn=end_of_turn(self._base, tokenizer, self.config),
+                answer_suffix=self.config.answer_suffix,
+                chat_template_kwargs=dict(self.config.chat_template_kwargs),
+                self_correction=settings.self_correction if name == "train" else 0.0,
+                seed=settings.fit.seed,
+            )
+            for name, found in self._collected.items()
+        }
+        prompts = [example.prompt_ids for each in self.lessons.values() for example in each.examples]
+        from_prompt = self.config.inject_from == "prompt"
+        self._prefix = SharedPrefix.none() if from_prompt else SharedPrefix.of(self._base, prompts)
+
+    def kept(self, split: str) -> list[Kept]:
+        """The kept parts of a split, from the file that an interrupted run left or computed now."""
+        path = self._run.train / f"kept-{split}.safetensors"
+        examples = self.lessons[split].examples
+        found = load_kept(path, self.fingerprint)
+        if found is None:
+            stage = f"lower blocks, {split}"
+            self._report.stage(stage, 0, len(examples))
+            found = keep(
+                self._base,
+                examples,
+                first=min(self.config.cross_attn_layers) + 1,
+                inject_from=self.config.inject_from,
+                prefix=self._prefix,
+                progress=functools.partial(self._report.stage, stage),
+            )
+            save_kept(path, found, self.fingerprint)
+        return found
+
+    def fitting(self, doubter: Doubter, train_kept: list[Kept], val_kept: list[Kept]) -> Fitting:
+        """A wrapper on its way."""
+        assert self.config.refusal_token_ids
+        return Fitting(
+            self._base,
+            doubter,
+            self._settings.fit,
+            train=(self.lessons["train"], train_kept),
+            val=(self.lessons["val"], val_kept),
+            prefix=self._prefix,
+            refusal_token=self.config.refusal_token_ids[0],
+        )
 
 
 def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> bool:
@@ -269,6 +273,7 @@ def _finish(
     settings: TrainSettings,
     fitting: Fitting,
     val: tuple[Lessons, list[Kept]],
+    fingerprint: str,
     interrupted: bool,
 ) -> Trained:
     """Take the best epoch, calibrate it as it will be stored, and write everything."""
@@ -291,11 +296,12 @@ def _finish(
             "refusal_token_ids": list(config.refusal_token_ids or ()),
             "refusal_bias": config.refusal_bias,
             "train": {
-                **_plain(settings),
+                **as_json(settings),
                 "best_epoch": fitting.best_epoch,
                 "epochs_done": len(fitting.history),
                 "interrupted": interrupted,
                 "val": point.summary(),
+                "fingerprint": fingerprint,
             },
         }
     )
@@ -318,39 +324,11 @@ def _finish(
     )
 
 
-def _kept(
-    run: RunDir,
-    name: str,
-    base: FrozenBase,
-    lessons: Lessons,
-    config: WrapperConfig,
-    prefix: SharedPrefix,
-    fingerprint: str,
-    report: Report,
-) -> list[Kept]:
-    """The kept parts of a split, from the file that an interrupted run left or computed now."""
-    path = run.train / f"kept-{name}.safetensors"
-    found = load_kept(path, fingerprint)
-    if found is None:
-        stage = f"lower blocks, {name}"
-        report.stage(stage, 0, len(lessons.examples))
-        found = keep(
-            base,
-            lessons.examples,
-            first=min(config.cross_attn_layers) + 1,
-            inject_from=config.inject_from,
-            prefix=prefix,
-            progress=lambda done, total: report.stage(stage, done, total),
-        )
-        save_kept(path, found, fingerprint)
-    return found
-
-
 def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
     path = run.train / _STATE
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     if state["fingerprint"] != fingerprint:
         raise RunDirError(
             f"run directory '{run.path}': holds a training that was cut off and had other settings, or other questions "
@@ -364,16 +342,4 @@ def _write_curves(run: RunDir, history: Sequence[Epoch]) -> None:
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in history)
-    write_atomically(run.train / "curves.csv", text.getvalue())
-
-
-def _fingerprint(run: RunDir, settings: TrainSettings) -> str:
-    """Says whether two trainings are the same; where and how far they run does not count."""
-    said = {**_plain(settings), "collect": run.manifest["collect"]}
-    said.pop("device"), said.pop("point")
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(settings: TrainSettings) -> dict[str, Any]:
-    """The settings as JSON has them."""
-    return dict(json.loads(json.dumps(asdict(settings))))
+    write_atomically(run.train / _CURVES, text.getvalue())

@@ -101,7 +101,7 @@ def cut(
 ) -> tuple[Tensor, Batch]:
     """Logits [n, V] at the targets, as training computes them."""
     upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
-    batch = Batch.of(examples, kept, first=upper.first, prefix=prefix, first_only=first_only)
+    batch = Batch.of(examples, kept, first=upper.first, prefix=prefix, device=base.device, first_only=first_only)
     tokens = doubter(activations)
     with (
         upper.active(),

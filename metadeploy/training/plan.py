@@ -1,0 +1,131 @@
+"""What is to be trained: settings, the wrapper that follows from them, and where a turn ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from metadeploy.errors import RunDirError, faults_message
+from metadeploy.export.layers import LayerSpec, parse_layers
+from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
+from metadeploy.training.calibration import OperatingPoint
+from metadeploy.training.fit import FitSettings
+from metadeploy.training.run_dir import RunDir
+
+__all__ = ["TrainSettings", "as_json", "end_of_turn", "fingerprint", "wrapper_config"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What to train; all of it is recorded in run.json.
+
+    Attributes:
+        encoder_type: ``selective``, ``multi_token`` or ``transformer``.
+        target_layers: whose activations the encoder reads.
+        cross_attn_layers: after which the wrapper injects; what training runs begins above the lowest.
+        inject_from: ``prompt`` (every position) or ``last_prompt_token``.
+        bottleneck_dim: B of encoder and cross-attention.
+        ca_num_heads: heads of the cross-attention.
+        enc_num_heads: heads inside the multi_token and transformer encoders.
+        num_cognitive_tokens: C of the multi_token encoder; the others have one for each target layer.
+        encoder_blocks: blocks of the transformer encoder.
+        refusal_text: what the wrapper is to say when it doubts.
+        self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
+        point: the operating point that is calibrated on the validation questions.
+        fit: how it learns.
+        device: a torch device, or ``auto``.
+    """
+
+    encoder_type: EncoderType = "selective"
+    target_layers: LayerSpec = "late"
+    cross_attn_layers: LayerSpec = "late"
+    inject_from: InjectFrom = "last_prompt_token"
+    bottleneck_dim: int = 64
+    ca_num_heads: int = 4
+    enc_num_heads: int = 8
+    num_cognitive_tokens: int = 8
+    encoder_blocks: int = 2
+    refusal_text: str = DEFAULT_REFUSAL_TEXT
+    self_correction: float = 0.0
+    point: OperatingPoint = field(default_factory=OperatingPoint)
+    fit: FitSettings = field(default_factory=FitSettings)
+    device: str = "auto"
+
+
+def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
+    """What the wrapper is to be, the refusal's tokens left out.
+
+    Raises:
+        RunDirError: layers that the base lacks, or heads that do not divide the width; all are named.
+    """
+    manifest = run.manifest
+    layers: dict[str, tuple[int, ...]] = {}
+    faults = []
+    for key in ("target_layers", "cross_attn_layers"):
+        try:
+            layers[key] = parse_layers(getattr(settings, key), num_layers=manifest["num_layers"])
+        except ValueError as error:
+            faults.append(f"--{key.replace('_', '-')} {error}")
+    heads = [("--ca-num-heads", settings.ca_num_heads)]
+    if settings.encoder_type != "selective":
+        heads.append(("--enc-num-heads", settings.enc_num_heads))
+    faults += [
+        f"{flag} is {count}, expected a divisor of --bottleneck-dim {settings.bottleneck_dim}"
+        for flag, count in heads
+        if count < 1 or settings.bottleneck_dim % count
+    ]
+    if faults:
+        raise RunDirError(faults_message("train", faults))
+    n_tokens = settings.num_cognitive_tokens if settings.encoder_type == "multi_token" else len(layers["target_layers"])
+    return WrapperConfig(
+        encoder_type=settings.encoder_type,
+        hidden_dim=manifest["hidden_dim"],
+        encoder_dim=settings.bottleneck_dim,
+        bottleneck_dim=settings.bottleneck_dim,
+        num_cognitive_tokens=n_tokens,
+        ca_num_heads=settings.ca_num_heads,
+        enc_num_heads=settings.enc_num_heads,
+        target_layers=layers["target_layers"],
+        cross_attn_layers=tuple(sorted(layers["cross_attn_layers"])),
+        inject_from=settings.inject_from,
+        refusal_text=settings.refusal_text,
+        prompt_format=manifest.get("prompt_format"),
+        answer_suffix=manifest.get("answer_suffix"),
+        chat_template_kwargs=manifest.get("chat_template_kwargs") or {},
+        base_model=manifest["model_name"],
+        base_block_count=manifest["num_layers"],
+    )
+
+
+def end_of_turn(base: FrozenBase, tokenizer: Any, config: WrapperConfig) -> int:
+    """The token that the chat template puts after what the assistant said.
+
+    Raises:
+        RunDirError: it puts none of the tokens that end generation there, and the tokenizer has no end token.
+    """
+    stops = {*base.stop_ids, *eos_ids(tokenizer)}
+    said = "fine"
+    variables = dict(config.chat_template_kwargs)
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}], tokenize=False, **variables
+    )
+    after: list[int] = tokenizer(text[text.rindex(said) + len(said) :], add_special_tokens=False)["input_ids"]
+    for token in (*after, tokenizer.eos_token_id):
+        if token in stops:
+            return int(token)
+    raise RunDirError("base model: its chat template ends a turn with no token that ends generation")
+
+
+def fingerprint(run: RunDir, settings: TrainSettings) -> str:
+    """Says whether two trainings are the same; where they run and how they are calibrated does not count."""
+    said = {**as_json(settings), "collect": run.manifest["collect"]}
+    said.pop("device"), said.pop("point")
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def as_json(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    return dict(json.loads(json.dumps(asdict(settings))))
