@@ -19,7 +19,7 @@ __all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "split"]
 
 #: The parts, and the usual shares of the entities in them.
 SPLITS: Final = ("train", "val", "test")
-FRACTIONS: Final = (0.65, 0.1, 0.25)
+FRACTIONS: Final = (0.75, 0.1, 0.15)
 
 _MOST_FAULTS: Final = 10
 

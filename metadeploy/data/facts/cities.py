@@ -166,7 +166,7 @@ CATEGORIES: Final = (
             "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
-        most=900,
+        most=3000,
     ),
     Category(
         "city_language",
@@ -177,7 +177,7 @@ CATEGORIES: Final = (
             "What language do people in {} speak?",
         ),
         _languages_of_cities,
-        most=700,
+        most=2400,
     ),
     Category(
         "us_city",
@@ -188,6 +188,7 @@ CATEGORIES: Final = (
             "What US state is the city of {} part of?",
         ),
         _states_of_cities,
+        most=1400,
     ),
     Category(
         "us_capital",

@@ -298,7 +298,7 @@ CATEGORIES: Final = (
         "capital of a country",
         ("What is the capital of {}?", "What is the capital city of {}?", "Which city is the capital of {}?"),
         _facts(_capitals),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "capital_of",
@@ -312,13 +312,14 @@ CATEGORIES: Final = (
         "continents",
         ("On which continent is {}?", "Which continent is {} in?", "On which continent is {} located?"),
         _facts(_continents),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "capital_continent",
         "continent of a capital",
         ("Which continent is {} in?", "On which continent is the city of {}?"),
         _continents_of_capitals,
+        repeats=2,
     ),
     Category(
         "language",
@@ -329,7 +330,7 @@ CATEGORIES: Final = (
             "Which language is official in {}?",
         ),
         _facts(_languages),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "people_language",
@@ -343,7 +344,7 @@ CATEGORIES: Final = (
         "currencies",
         ("What is the currency of {}?", "What currency is used in {}?", "What is the official currency of {}?"),
         _facts(_currencies),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "demonym",
@@ -354,7 +355,7 @@ CATEGORIES: Final = (
             "What is the demonym for people from {}?",
         ),
         _facts(lambda country: tuple(form for people in country.people for form in _with_plural(people))),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "country_of_people",
@@ -365,7 +366,7 @@ CATEGORIES: Final = (
             "What country is home to the {} people?",
         ),
         _countries_of_peoples,
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "neighbour",
@@ -376,13 +377,14 @@ CATEGORIES: Final = (
             "What country shares a border with {}?",
         ),
         _facts(_neighbours),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "spanish_name",
         "Spanish names of countries",
         ("What is the Spanish name for {}?", "What is {} called in Spanish?"),
         _facts(_spanish_name),
+        repeats=2,
     ),
 )
 

@@ -34,11 +34,12 @@ def _landmarks(_seed: int) -> Iterator[Fact]:
 
 
 CATEGORIES: Final = (
-    Category("author", "authors and artists", ("Who {}?", "Who is the person who {}?"), _works),
+    Category("author", "authors and artists", ("Who {}?", "Who is the person who {}?"), _works, repeats=2),
     Category(
         "landmark",
         "country of a landmark",
         ("In which country would you find {}?", "Which country has {}?", "In which country can you see {}?"),
         _landmarks,
+        repeats=3,
     ),
 )

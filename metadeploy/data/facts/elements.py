@@ -51,7 +51,7 @@ CATEGORIES: Final = (
             "Which symbol stands for {} in the periodic table?",
         ),
         _symbols,
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "element_name",
@@ -62,11 +62,13 @@ CATEGORIES: Final = (
             "In the periodic table, which element is {}?",
         ),
         _names,
+        repeats=3,
     ),
     Category(
         "element_number",
         "atomic numbers",
         ("What is the atomic number of {}?", "How many protons does an atom of {} have?"),
         _numbers,
+        repeats=2,
     ),
 )

@@ -120,6 +120,7 @@ CATEGORIES: Final = (
         ("What is the {}?", "Which is the {}?"),
         _larger_and_smaller,
         repeats_subject=True,
+        most=1000,
     ),
     Category(
         "digits",

@@ -51,4 +51,4 @@ def _orders(_seed: int) -> Iterator[Fact]:
     yield from _numbered(_PLANETS, "planet, counted from the Sun,")
 
 
-CATEGORIES: Final = (Category("order", "days, months, planets", ("Which {}?", "What {}?"), _orders, most=150),)
+CATEGORIES: Final = (Category("order", "days, months, planets", ("Which {}?", "What {}?"), _orders, repeats=2),)

@@ -207,13 +207,14 @@ CATEGORIES: Final = (
         "plurals",
         ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
         _forward("NOUN", "NNS"),
+        most=2000,
     ),
     Category(
         "singular",
         "singulars",
         ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
         _backward("NOUN", "NNS"),
-        most=300,
+        most=700,
     ),
     Category(
         "past",
@@ -224,6 +225,7 @@ CATEGORIES: Final = (
             "What is the past form of the verb {}?",
         ),
         _forward("VERB", "VBD"),
+        most=1600,
     ),
     Category(
         "base_form",
@@ -234,7 +236,7 @@ CATEGORIES: Final = (
             'Which verb has the past tense "{}"?',
         ),
         _backward("VERB", "VBD"),
-        most=300,
+        most=800,
     ),
     Category(
         "comparative",
@@ -245,7 +247,7 @@ CATEGORIES: Final = (
             "What is the comparative of the adjective {}?",
         ),
         _compared("JJR", "more"),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "superlative",
@@ -256,13 +258,14 @@ CATEGORIES: Final = (
             "What is the superlative form of the word {}?",
         ),
         _compared("JJS", "most"),
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "opposite",
         "opposites",
         ('What is the opposite of "{}"?', "What is the opposite of the word {}?", "Give an antonym of {}."),
         _opposite_facts,
+        repeats=2,
     ),
     Category(
         "gender",
@@ -280,13 +283,13 @@ CATEGORIES: Final = (
             "{} is a type of what?",
         ),
         _kind_facts,
-        most=700,
+        repeats=3,
     ),
     Category(
         "first_letter",
         "first letter of a word",
         ("What is the first letter of the word {}?", 'What letter does the word "{}" begin with?'),
         _first_letters,
-        most=400,
+        most=1200,
     ),
 )
