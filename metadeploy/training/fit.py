@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from metadeploy.training.lessons import Lessons
 from metadeploy.training.objective import Losses, losses
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
-from metadeploy.training.wrapper import parameter_groups
+from metadeploy.training.wrapper import parameter_groups, projector_dropout
+
+_PRETRAIN_BATCH: Final = 128
 
 __all__ = ["Epoch", "FitSettings", "Fitting", "pretrain"]
 
@@ -41,21 +43,22 @@ class FitSettings:
         warmup: share of the steps in which the rate rises; it falls along a cosine after that.
         clip: greatest norm of the gradient.
         decision_weight: weight of the first token's decision in the loss.
-        dropout: share of the activations' entries that are left out in each step.
+        dropout: share of each layer's normed activations that is left out in each step; without it the encoder learns
+            the training questions by heart within two epochs.
         pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
         seed: of everything that is drawn.
     """
 
-    epochs: int = 8
-    patience: int = 3
+    epochs: int = 5
+    patience: int = 2
     batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     clip: float = 1.0
     decision_weight: float = 4.0
-    dropout: float = 0.1
-    pretrain_epochs: int = 5
+    dropout: float = 0.5
+    pretrain_epochs: int = 10
     seed: int = 0
 
 
@@ -151,10 +154,10 @@ class Fitting:
         number = len(self.history) + 1
         sums = np.zeros(4)
         torch.manual_seed(hash_seed(self._settings.seed, number))
-        with self._upper.active():
+        with self._upper.active(), projector_dropout(self.doubter, self._settings.dropout):
             self.doubter.train()
             for done, indices in enumerate(self._batches(number), start=1):
-                found = self._losses(*self._train, indices, dropout=self._settings.dropout)
+                found = self._losses(*self._train, indices)
                 loss = found.total(self._settings.decision_weight)
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -222,7 +225,6 @@ class Fitting:
         kept: list[Kept],
         indices: NDArray[np.intp],
         *,
-        dropout: float = 0.0,
         first_only: bool = False,
         gain: float = 1.0,
     ) -> Losses:
@@ -235,7 +237,7 @@ class Fitting:
             first_only=first_only,
         )
         activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
-        tokens = self.doubter(nn.functional.dropout(activations, dropout) if dropout else activations)
+        tokens = self.doubter(activations)
         model = self._upper.base.model
         with (
             injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain),
@@ -309,19 +311,24 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[
     parameters = [*doubter.enc.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     doubts = torch.tensor([example.doubt for example in lessons.examples])
+    batches = math.ceil(len(doubts) / _PRETRAIN_BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=batches * settings.pretrain_epochs + 1, pct_start=0.1
+    )
     history = []
-    for _ in range(settings.pretrain_epochs):
-        total = 0.0
-        for indices in torch.split(torch.randperm(len(doubts)), 128):
-            activations = nn.functional.dropout(lessons.activations[indices].float(), settings.dropout)
-            score = head(doubter(activations).flatten(1))[:, 0]
-            loss = nn.functional.binary_cross_entropy_with_logits(score, doubts[indices])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, settings.clip)
-            optimizer.step()
-            total += float(loss.detach()) * len(indices)
-        history.append(total / len(doubts))
+    with projector_dropout(doubter, settings.dropout):
+        for _ in range(settings.pretrain_epochs):
+            total = 0.0
+            for indices in torch.split(torch.randperm(len(doubts)), _PRETRAIN_BATCH):
+                score = head(doubter(lessons.activations[indices].float()).flatten(1))[:, 0]
+                loss = nn.functional.binary_cross_entropy_with_logits(score, doubts[indices])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, settings.clip)
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach()) * len(indices)
+            history.append(total / len(doubts))
     return history
 
 

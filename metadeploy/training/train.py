@@ -27,7 +27,7 @@ from metadeploy.training.plan import TrainSettings, as_json, end_of_turn, finger
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
-from metadeploy.training.wrapper import new_wrapper
+from metadeploy.training.wrapper import new_wrapper, standardise
 
 __all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
 
@@ -53,12 +53,12 @@ class Report:
     Attributes:
         stage: called with a stage's name, steps done and in all.
         resumed: called with the epochs of a training that was cut off and now goes on.
-        epoch: called with each finished epoch.
+        epoch: called with each finished epoch, and whether it is the best so far.
     """
 
     stage: Callable[[str, int, int], None] = lambda name, done, total: None
     resumed: Callable[[Sequence[Epoch]], None] = lambda history: None
-    epoch: Callable[[Epoch], None] = lambda row: None
+    epoch: Callable[[Epoch, bool], None] = lambda row, best: None
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
 
     torch.manual_seed(settings.fit.seed)
     doubter = new_wrapper(desk.config, num_blocks=settings.encoder_blocks)
+    if state is None:
+        standardise(doubter, desk.lessons["train"].activations)
     if state is None and settings.fit.pretrain_epochs:
         report.stage("pre-train the encoder", 0, 1)
         pretrain(doubter, desk.lessons["train"], settings.fit)
@@ -260,7 +262,7 @@ def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> boo
             torch.save({"fingerprint": fingerprint, "fitting": fitting.state()}, buffer)
             write_atomically(run.train / _STATE, buffer.getvalue())
             _write_curves(run, fitting.history)
-            report.epoch(row)
+            report.epoch(row, row.epoch == fitting.best_epoch)
     except KeyboardInterrupt:
         if not fitting.history:
             raise

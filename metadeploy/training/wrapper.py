@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.encoders import MultiTokenEncoder, SelectiveEncoder, TransformerEncoder
 from metadeploy.sidecar.spec import WrapperConfig
 
-__all__ = ["new_wrapper", "parameter_groups"]
+__all__ = ["new_wrapper", "parameter_groups", "projector_dropout", "standardise"]
 
 #: Gates and token preferences are few and start small: they learn faster.
 _FAST = 5.0
@@ -50,6 +52,7 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
             num_layers=num_layers,
             num_blocks=num_blocks,
             num_heads=config.enc_num_heads,
+            prenorm_projector=True,
         )
     doubter = Doubter(config, encoder)
     for layer in config.cross_attn_layers:
@@ -58,6 +61,49 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
             nn.init.normal_(matrix.weight, std=init_std)
         nn.init.constant_(module.gate, gate)
     return doubter
+
+
+@torch.no_grad()
+def standardise(doubter: Doubter, activations: Tensor) -> None:
+    """Start the encoder's first norms so that every dimension of their output has mean 0 and variance 1.
+
+    A few dimensions of a language model's hidden states are hundreds of times as large as the rest. Behind a plain
+    LayerNorm they are all that a fresh projector sees, and dropout of the others means nothing. The norm's own weight
+    and bias can undo that, so the wrapper's form stays as it is.
+
+    Args:
+        doubter: the wrapper; norms that projectors begin with are changed.
+        activations: [n, N, D] that it is to be trained on.
+    """
+    for index, projector in enumerate(_projectors(doubter)):
+        norm = projector[0]
+        assert isinstance(norm, nn.LayerNorm)
+        shown = activations if len(_projectors(doubter)) == 1 else activations[:, index : index + 1]
+        normed = nn.functional.layer_norm(shown.float(), (activations.shape[-1],)).flatten(0, 1)
+        std, mean = torch.std_mean(normed, 0)
+        scale = 1 / std.clamp(min=1e-4)
+        norm.weight.copy_(scale)
+        norm.bias.copy_(-mean * scale)
+
+
+@contextmanager
+def projector_dropout(doubter: Doubter, share: float) -> Iterator[None]:
+    """While it lasts and the wrapper trains, leave out a share of what its projectors read, behind their norms."""
+
+    def drop(module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return nn.functional.dropout(output, share, training=module.training)
+
+    with ExitStack() as stack:
+        for projector in _projectors(doubter):
+            stack.callback(projector[0].register_forward_hook(drop).remove)
+        yield
+
+
+def _projectors(doubter: Doubter) -> list[nn.Sequential]:
+    """The encoder's projectors, each LayerNorm, Linear and GELU; one where all layers share it."""
+    encoder = doubter.enc
+    found: Any = getattr(encoder, "layer_projectors", None) or [getattr(encoder, "shared_projector", None)]
+    return [each for each in found if isinstance(each, nn.Sequential)]
 
 
 def parameter_groups(doubter: Doubter, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
