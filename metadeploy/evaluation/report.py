@@ -103,7 +103,7 @@ def _remarks(results: Mapping[str, Any]) -> str:
         f"refusals word for word: {refusals['word_for_word']:,} of {refusals['declined']:,}",
     ]
     lines += [
-        f"{escape(name)}: left out, for {note['left_out']}"
+        escape(f"{name}: left out, for {note['left_out']}")
         for name, note in results["trained_baselines"].items()
         if "left_out" in note
     ]

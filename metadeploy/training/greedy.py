@@ -62,7 +62,7 @@ class AnswerOpening:
     def rows(self, index: Tensor) -> AnswerOpening:
         """A copy of some of the batch [n], which can be answered beside this one."""
         cache = copy.deepcopy(self.cache)
-        cache.batch_select_indices(index)
+        cache.reorder_cache(index)
         return AnswerOpening(self.logits[index], cache, self.attention_mask[index], self.positions[index])
 
 
@@ -110,7 +110,7 @@ def greedy_answers(
             break
         if len(going) < len(rows):
             index = torch.tensor(going, device=logits.device)
-            cache.batch_select_indices(index)
+            cache.reorder_cache(index)  # made for beams: selects rows, of recurrent memories too
             rows, chosen, mask, positions = rows[index], chosen[index], mask[index], positions[index]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions + 1

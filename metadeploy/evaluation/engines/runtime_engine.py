@@ -30,12 +30,9 @@ class RuntimeEngine:
         """
         self._llm = llm
         self._limits = limits
+        #: What the wrapper was trained to say when it does not know.
+        self.refusal_text = llm.refusal_text
         self._refusal_length = len(llm.tokenize(llm.refusal_text, add_special=False)) + BEYOND_REFUSAL
-
-    @property
-    def refusal_text(self) -> str:
-        """What the wrapper was trained to say when it does not know."""
-        return self._llm.refusal_text
 
     def close(self) -> None:
         """Free the model."""
@@ -60,7 +57,8 @@ class RuntimeEngine:
         """The base's answer where the gain is None, else the Doubter's where it answers; and its doubt."""
         token_ids: list[int] = []
         logprobs: list[float] = []
-        said, doubt, ended = "", None, False
+        shown = [""]  # the text as it stands after so many tokens
+        doubt, ended = None, False
         stream = self._llm.stream(
             question,
             max_tokens=self._limits.max_new_tokens,
@@ -73,10 +71,12 @@ class RuntimeEngine:
             for chunk in stream:
                 token_ids += chunk.token_ids
                 logprobs += [item.logprob for item in chunk.logprobs or ()]
-                said += chunk.text
+                shown += [shown[-1]] * len(chunk.token_ids)
+                shown[-1] += chunk.text
                 doubt = chunk.doubt
                 ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-                if says_enough(said, whole=self._limits.whole_answer):
+                if says_enough(shown[-1], whole=self._limits.whole_answer):
                     break
-        kept = kept_text(token_ids, self._llm.detokenize, ended=ended, whole=self._limits.whole_answer)
+        # as shown, and not decoded anew: that may tidy spaces up
+        kept = kept_text(token_ids, lambda ids: shown[len(ids)], ended=ended, whole=self._limits.whole_answer)
         return BaseAnswer(kept.text, tuple(logprobs[: kept.n_tokens]), kept.complete), doubt

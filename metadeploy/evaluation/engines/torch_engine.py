@@ -50,13 +50,10 @@ class TorchEngine:
         self._stop_ids = {*self._base.stop_ids, *eos_ids(pipeline.tokenizer)}
         self._limits = limits
         self._batch_size = batch_size
+        #: What the wrapper was trained to say when it does not know.
+        self.refusal_text = self._doubter.config.refusal_text
         self._refusal_length = len(pipeline.tokenize(self.refusal_text)) + BEYOND_REFUSAL
         pipeline.model.eval()
-
-    @property
-    def refusal_text(self) -> str:
-        """What the wrapper was trained to say when it does not know."""
-        return self._doubter.config.refusal_text
 
     def close(self) -> None:
         """Nothing is held that needs to be freed by hand."""
@@ -64,6 +61,8 @@ class TorchEngine:
     def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
         """Answer questions, those of like length together; as `Engine.ask`."""
         prompts = [self._pipeline.tokenize(self._pipeline.apply_chat_template(question)) for question in questions]
+        if not prompts:
+            return
         clean_pass = CleanPass(
             self._base,
             layers=self._doubter.config.target_layers,

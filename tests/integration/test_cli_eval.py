@@ -1,0 +1,221 @@
+"""`metadeploy eval` on a tiny run directory, from questions to plots, through both engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metadeploy.cli import main
+from metadeploy.evaluation import gather
+from metadeploy.evaluation.samples import Samples
+from metadeploy.training.run_dir import RunDir
+from support.tiny_run import write_tiny_run
+
+QUICK = ("--gains", "0,1,2", "--sweep-limit", "20", "--bootstrap", "50")
+N_TEST = 42
+
+Eval = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_run(tmp_path_factory.mktemp("made") / "run").path
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A run directory of the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Eval:
+    """The command in this process: what it prints to stdout, or to stderr where it fails."""
+
+    def call(*arguments: str | Path, code: int = 0) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["metadeploy", "eval", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "150")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        assert (ended.value.code or 0) == code, said.err
+        assert "Traceback" not in said.err
+        return said.err if code else said.out
+
+    return call
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
+    text = evaluate(run, *QUICK)
+    for part in (
+        "42 questions, threshold 0.5",
+        "linear probe",
+        "category alone",
+        "told that it may decline",
+        "gain (20",
+    ):
+        assert part in text
+    found = read(run / "eval" / "results_torch_float32_test.json")
+    assert (found["schema"], found["n"]) == (1, N_TEST)
+    assert [row["name"] for row in found["baselines"]] == [
+        "mean log-probability",
+        "first token's log-probability",
+        "linear probe",
+        "category alone",
+        "told that it may decline",
+    ]
+    values = {name: row["value"] for name, row in found["metrics"].items()}
+    assert 0.2 < values["base_accuracy"] < 0.6
+    assert 0.2 < values["coverage"] < 0.8
+    assert [point["gain"] for point in found["gains"]] == [0, 1, 2]
+    assert found["gains"][0]["coverage"] == {**found["gains"][0]["coverage"], "value": 1.0, "n": 20}
+    assert found["trained_baselines"]["linear probe"]["layer"] in (0, 1, 2)
+    assert found["config"]["max_new_tokens"] == 16
+    assert found["config"]["base"]["name"] == "base.gguf"
+    assert len(found["config"]["wrapper"]["sha256"]) == 64
+    assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
+    for name in (*found["plots"], found["samples"]["file"]):
+        assert (run / "eval" / name).stat().st_size > 1000
+    assert len(found["plots"]) == 4
+    assert not list((run / "eval").glob(".*"))
+
+
+def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
+    one = json.loads(evaluate(run, *QUICK, "--json"))
+    other = json.loads(evaluate(run, *QUICK, "--json", "--engine", "runtime", "--threads", "1"))
+    assert other["config"]["engine"] == "runtime"
+    assert other["samples"]["file"] == "samples_runtime_base_test.jsonl"
+    ours, theirs = (Samples.read(run / "eval" / each["samples"]["file"]) for each in (one, other))
+    # the runtime's cache is F16, which may move a choice between two words that are nearly as likely
+    same = [a.base_answer == b.base_answer and a.answer == b.answer for a, b in zip(ours, theirs, strict=True)]
+    assert sum(same) >= 0.9 * N_TEST
+    assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
+    assert [sample.told is not None for sample in theirs] == [True] * N_TEST
+    assert sum(bool(sample.gains) for sample in theirs) == 20
+
+
+def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(run, *QUICK)
+    samples = (run / "eval" / "samples_torch_float32_test.jsonl").read_bytes()
+
+    def never(*_: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(gather, "_Chunk", never)
+    found = json.loads(evaluate(run, *QUICK, "--threshold", "0", "--json"))
+    assert found["threshold"] == {"value": 0.0, "chosen": "by hand"}
+    assert found["metrics"]["coverage"]["value"] == 0
+    assert (run / "eval" / "samples_torch_float32_test.jsonl").read_bytes() == samples
+
+
+def test_an_interrupted_evaluation_goes_on(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after the second of six chunks; then the same bytes as without it."""
+    monkeypatch.setattr(gather, "_CHUNK", 8)
+    asked: list[int] = []
+    chunk = gather._Chunk
+
+    class Counted(chunk):  # type: ignore[misc,valid-type]
+        def samples(self) -> Any:
+            if len(asked) == 2:
+                asked.append(0)
+                raise KeyboardInterrupt
+            asked.append(len(self._questions))
+            return super().samples()
+
+    path = run / "eval" / "samples_torch_float32_test.jsonl"
+    evaluate(run, *QUICK)
+    whole = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(gather, "_Chunk", Counted)
+    evaluate(run, *QUICK, code=130)
+    assert not path.exists()
+    evaluate(run, *QUICK)
+    assert asked == [8, 8, 0, 8, 8, 8, 2]
+    assert path.read_bytes() == whole
+
+
+def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
+    options = (*QUICK, "--no-baselines", "--gains", "none", "--json")
+    by_coverage = json.loads(evaluate(run, *options, "--target-coverage", "0.25"))
+    assert by_coverage["threshold"]["val"]["coverage"] == pytest.approx(10 / 42)  # 10.5, to the even one
+    assert by_coverage["baselines"] == by_coverage["gains"] == []
+    bounded = json.loads(evaluate(run, *options, "--max-over-refusal", "0.2"))
+    assert 0 < bounded["threshold"]["val"]["over_refusal"] <= 0.2
+    assert bounded["threshold"]["value"] > by_coverage["threshold"]["value"]
+    doubts = [sample.doubt for sample in Samples.read(run / "eval" / "calibration_torch_float32.jsonl")]
+    assert sum(doubt < by_coverage["threshold"]["value"] for doubt in doubts) == 10
+
+
+def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
+    found = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
+    assert (found["n"], found["samples"]["file"]) == (4, "samples_torch_float32_mine.jsonl")
+    assert "left_out" in found["trained_baselines"]["linear probe"]
+    assert [row["name"] for row in found["baselines"]][2:] == ["category alone", "told that it may decline"]
+    assert not any(name.startswith("doubt") for name in found["plots"])  # no right answer, no histogram
+
+
+def test_a_smaller_limit_draws_some_of_the_same(run: Path, evaluate: Eval) -> None:
+    options = ("--no-baselines", "--gains", "none", "--bootstrap", "5")
+    drawn = []
+    for limit in (10, 20):
+        evaluate(run, *options, "--limit", str(limit))
+        drawn.append({sample.index for sample in Samples.read(run / "eval" / "samples_torch_float32_test.jsonl")})
+    assert len(drawn[0]) == 10
+    assert drawn[0] < drawn[1]
+    assert drawn[0] != set(range(10))
+
+
+def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+    twin = shutil.copytree(run, tmp_path / "twin")
+    text = evaluate(run, twin, *QUICK, "--output", tmp_path / "mean.json")
+    assert "mean of 2 runs" in text
+    combined = read(tmp_path / "mean.json")
+    assert [each["run"] for each in combined["runs"]] == ["run", "twin"]
+    coverage = combined["metrics"]["coverage"]
+    assert coverage["low"] == coverage["mean"] == coverage["high"]  # the same run twice
+    printed = json.loads(evaluate(run, twin, *QUICK, "--json"))
+    assert printed["metrics"] == combined["metrics"]
+    assert len(printed["results"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--threshold", "0.3", "--target-coverage", "0.2"), 1, "--target-coverage and --threshold are given"),
+        (("--gains", "1,two"), 2, "'1,two' is no list of numbers"),
+        (("--output", "mean.json"), 2, "is for the means over several run directories"),
+        (("--base", "not-here.gguf"), 1, "not-here.gguf"),
+        (("--engine", "runtime", "--base", "some/model"), 1, "expected a GGUF for --engine runtime (hint: name one"),
+        (("--sidecar", "not-here.gguf"), 1, "wrapper 'not-here.gguf': is not there"),
+        (("--questions", "not-a-set"), 1, "questions 'not-a-set': no such file or folder"),
+    ],
+)
+def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
+    said = " ".join(evaluate(run, *arguments, code=code).replace("│", " ").split())
+    assert message in said
+    assert not (run / "eval").exists()
+
+
+def test_what_is_missing_is_told(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+    assert "has no run.json, expected one (hint: start with metadeploy collect)" in evaluate(tmp_path, code=1)
+    (run / "doubter_sidecar.gguf").unlink()
+    assert "(hint: run metadeploy export first)" in evaluate(run, "--engine", "runtime", code=1)
+    (run / "doubter_checkpoint.pt").unlink()
+    assert "(hint: run metadeploy train first)" in evaluate(run, code=1)
+    RunDir(run).update({"collect": None})
+    assert "lacks collect (hint: run metadeploy collect first)" in evaluate(run, code=1)

@@ -1,0 +1,131 @@
+"""The baselines on data where the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from metadeploy.data.question import Question
+from metadeploy.evaluation.baselines import Comparison, category_doubt, linear_probe
+from metadeploy.evaluation.metrics import auroc
+from metadeploy.evaluation.samples import Sample, Samples
+from metadeploy.training.records import Collected, Record
+
+
+def record(correct: bool, category: str = "a") -> Record:
+    return Record(
+        question=Question("?", ("x",), category),
+        answer="y",
+        answer_ids=(1,),
+        logprobs=(-1.0,),
+        complete=True,
+        correct=correct,
+    )
+
+
+def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
+    """Layers 3, 5, 8: layer 5 has the verdict in one direction among noise, the others only a hint of it."""
+    draw = np.random.default_rng(seed)
+    right = draw.random(n) < 0.4 if correct is None else np.full(n, correct)
+    activations = draw.normal(size=(n, 3, 8))
+    for layer, strength in enumerate((0.2, 4.0, 0.4)):
+        activations[:, layer, 2] += strength * (right - 0.5)
+    activations[:, :, 6] *= 100  # an outlier of a channel, as models have them
+    tensor = torch.from_numpy(activations).to(torch.bfloat16)
+    return Collected([record(bool(each)) for each in right], tensor, (3, 5, 8))
+
+
+def test_the_probe_finds_the_layer_that_knows() -> None:
+    test = collected(2, 300)
+    done: list[tuple[int, int]] = []
+    probe = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
+    assert probe is not None
+    assert probe.layer == 5
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    right = np.array([each.correct for each in test.records])
+    reached = auroc(probe.doubt, right)
+    assert reached is not None
+    # two classes four standard deviations apart: the normal distribution's Φ(4 / √2)
+    assert reached == pytest.approx(0.9977, abs=0.01)
+    assert probe.val_auroc == pytest.approx(0.9977, abs=0.01)
+    assert ((probe.doubt >= 0) & (probe.doubt <= 1)).all()
+    assert probe.doubt[~right].mean() > probe.doubt[right].mean() + 0.2
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_no_probe_without_contrast(right: bool) -> None:
+    test = collected(2, 20)
+    assert linear_probe(collected(0, 40, correct=right), collected(1, 40), test.activations) is None
+    assert linear_probe(collected(0, 40), collected(1, 40, correct=right), test.activations) is None
+
+
+def test_the_category_alone() -> None:
+    train = ["a", "a", "a", "a", "b", "b"]
+    right = [True, True, True, False, False, False]
+    doubts = category_doubt(train, right, ["b", "a", "unseen", "a"])
+    assert doubts.tolist() == [1.0, 0.25, 0.5, 0.25]  # 3 of all 6 for what was not seen
+
+
+def samples(doubts: list[float], base: list[bool], answers: list[bool] | None = None) -> Samples:
+    rows = zip(doubts, base, base if answers is None else answers, strict=True)
+    return Samples(
+        tuple(
+            Sample(
+                fingerprint="",
+                index=index,
+                question="?",
+                accepted=("x",),
+                category="ab"[index % 2],
+                entity="",
+                base_answer="",
+                base_correct=right,
+                base_logprob=0.0,
+                base_first_logprob=0.0,
+                doubt=doubt,
+                answer="",
+                answer_correct=answer_right,
+            )
+            for index, (doubt, right, answer_right) in enumerate(rows)
+        )
+    )
+
+
+def test_a_perfect_doubter_against_its_opposite() -> None:
+    n = 20
+    base = [index < n // 2 for index in range(n)]
+    doubts = np.linspace(0, 1, n)
+    against = Comparison(samples=samples(doubts.tolist(), base), n_bootstrap=50)
+    row = against.score("opposite", 1 - doubts, n_answered=8)
+    assert (row["name"], row["kind"]) == ("opposite", "score")
+    assert row["auroc"]["value"] == 0
+    assert row["macro_auroc"]["value"] == 0
+    assert row["selective_accuracy"]["value"] == 0
+    assert row["selective_accuracy"]["n"] == 8
+    doubter = row["doubter"]
+    assert doubter["selective_accuracy"]["value"] == 1
+    assert (doubter["only_doubter"], doubter["only_baseline"]) == (8, 0)
+    assert doubter["p_value"] == pytest.approx(2 / 2**8)  # eight coins on one side
+    assert doubter["auroc_difference"]["value"] == 1
+    assert doubter["auroc_difference"]["p_value"] == pytest.approx(2 / 51)
+
+
+def test_a_score_without_errors_has_no_auroc() -> None:
+    against = Comparison(samples=samples([0.1, 0.2], [True, True]), n_bootstrap=10)
+    row = against.score("any", np.array([0.3, 0.1]), n_answered=1)
+    assert row["auroc"] == {"value": None, "low": None, "high": None}
+    assert row["doubter"]["auroc_difference"]["p_value"] is None
+    assert row["selective_accuracy"]["value"] == 1
+
+
+def test_a_point_is_compared_at_its_own_coverage() -> None:
+    # it answers 4 of 6, two of them rightly; the Doubter's four least doubted are right but for one
+    doubter = samples([0.1, 0.2, 0.3, 0.4, 0.8, 0.9], [True] * 3 + [False] * 3)
+    declined = np.array([False, True, False, False, False, True])
+    correct = np.array([True, False, True, False, False, False])
+    row = Comparison(samples=doubter, n_bootstrap=10).point("told", declined, correct)
+    assert row["coverage"]["value"] == pytest.approx(4 / 6)
+    assert row["coverage"]["n"] == 6
+    assert row["selective_accuracy"]["value"] == 0.5
+    assert row["doubter"]["selective_accuracy"]["value"] == 0.75
+    assert (row["doubter"]["only_doubter"], row["doubter"]["only_baseline"], row["doubter"]["p_value"]) == (1, 0, 1.0)

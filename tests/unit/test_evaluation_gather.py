@@ -1,0 +1,171 @@
+"""Asking in chunks: what is asked for, what a sample holds, and what an interruption costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from metadeploy.data.question import Question
+from metadeploy.errors import RunDirError
+from metadeploy.evaluation import gather as module
+from metadeploy.evaluation.engines import Answered, BaseAnswer, Reply
+from metadeploy.evaluation.gather import Plan, gather, told_question
+from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer, declines
+
+REFUSAL = "I'm not confident enough to answer this question accurately."
+
+
+class FakeEngine:
+    """Knows the even numbers; declines where it was told that it may and the number is odd."""
+
+    refusal_text = REFUSAL
+
+    def __init__(self, *, dies_after: int | None = None) -> None:
+        self.asked: list[tuple[str, tuple[float, ...]]] = []
+        self._dies_after = dies_after
+
+    def close(self) -> None: ...
+
+    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+        for index in reversed(range(len(questions))):  # in any order
+            if self._dies_after is not None and len(self.asked) == self._dies_after:
+                raise KeyboardInterrupt
+            self.asked.append((questions[index], tuple(gains)))
+            number = int(questions[index].split()[0])
+            known = number % 2 == 0
+            text = f"{number}." if known else REFUSAL if "not sure" in questions[index] else "None."
+            replies = (Reply(gain, self.doubt(number, gain), text, REFUSAL if not known else None) for gain in gains)
+            yield Answered(index, BaseAnswer(text, (-1.0, -0.5), True), tuple(replies))
+
+    @staticmethod
+    def doubt(number: int, gain: float) -> float:
+        return gain * (0.9 if number % 2 else 0.1) / 2
+
+
+def plan(count: int, fingerprint: str = "one", *, told: bool = True) -> Plan:
+    questions = [(place, Question(f"{place} ?", (str(place),), ["even", "odd"][place % 2])) for place in range(count)]
+    return Plan(
+        fingerprint=fingerprint, questions=questions, gains=(0.0, 2.0), swept=frozenset(range(0, count, 3)), told=told
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 4)
+
+
+def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
+    samples = gather(FakeEngine(), plan(2), tmp_path / "samples.jsonl")
+    known, unknown = samples
+    assert known == Sample(
+        fingerprint="one",
+        index=0,
+        question="0 ?",
+        accepted=("0",),
+        category="even",
+        entity="",
+        base_answer="0.",
+        base_correct=True,
+        base_logprob=-0.75,
+        base_first_logprob=-1.0,
+        doubt=0.05,
+        answer="0.",
+        answer_correct=True,
+        declined_text=None,
+        told=ToldAnswer(answer="0.", declined=False, correct=True),
+        gains=(
+            AtGain(gain=0.0, doubt=0.0, answer_correct=True),
+            AtGain(gain=2.0, doubt=0.1, answer_correct=True),
+        ),
+    )
+    assert (unknown.base_correct, unknown.answer_correct, unknown.doubt) == (False, False, 0.45)
+    assert unknown.declined_text == REFUSAL
+    assert unknown.told == ToldAnswer(answer=REFUSAL, declined=True, correct=False)
+    assert unknown.gains == ()  # not in the sweep
+    assert Samples.read(tmp_path / "samples.jsonl") == samples
+
+
+def test_every_question_is_asked_once(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    done: list[tuple[int, int]] = []
+    gather(engine, plan(10), tmp_path / "samples.jsonl", progress=lambda *at: done.append(at))
+    swept, others = (1.0, 0.0, 2.0), (1.0,)
+    expected = [(f"{place} ?", others if place % 3 else swept) for place in range(10)]
+    expected += [(told_question(f"{place} ?", REFUSAL), ()) for place in range(10)]
+    assert sorted(engine.asked) == sorted(expected)
+    # 2 for the base and its Doubter, 1 for the base that was told, 2 more for 4 swept ones
+    assert done[-1] == (10 * 3 + 4 * 2, 38)
+    assert [at for at, _ in done] == sorted({at for at, _ in done})
+
+
+def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    samples = gather(engine, plan(3, told=False), tmp_path / "samples.jsonl")
+    assert len(engine.asked) == 3
+    assert [sample.told for sample in samples] == [None] * 3
+
+
+@pytest.mark.parametrize("dies_after", [0, 7, 8, 9, 17])
+def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> None:
+    """At most the chunk is lost in which it stopped: 4 questions, asked twice each."""
+    path, whole = tmp_path / "samples.jsonl", tmp_path / "whole.jsonl"
+    gather(FakeEngine(), plan(10), whole)
+    with pytest.raises(KeyboardInterrupt):
+        gather(FakeEngine(dies_after=dies_after), plan(10), path)
+    assert not path.exists()
+    engine = FakeEngine()
+    done: list[int] = []
+    gather(engine, plan(10), path, progress=lambda at, _: done.append(at))
+    assert path.read_bytes() == whole.read_bytes()
+    assert len(engine.asked) == 20 - dies_after // 8 * 8
+    assert set(tmp_path.iterdir()) == {path, whole}  # nothing is left beside them
+
+
+def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    gather(FakeEngine(), plan(10), path)
+    whole = path.read_bytes()
+    path.unlink()
+    path.with_name(".samples.jsonl.partial").write_bytes(whole[:-30])  # inside the tenth line: two chunks are whole
+    engine = FakeEngine()
+    gather(engine, plan(10), path)
+    assert path.read_bytes() == whole
+    assert len(engine.asked) == 4
+
+
+def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    samples = gather(FakeEngine(), plan(6), path)
+    engine = FakeEngine()
+    done: list[tuple[int, int]] = []
+    assert gather(engine, plan(6), path, progress=lambda *at: done.append(at)) == samples
+    assert engine.asked == []
+    assert done == [(22, 22)]
+
+
+def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    gather(FakeEngine(), plan(6), path)
+    with pytest.raises(KeyboardInterrupt):
+        gather(FakeEngine(dies_after=9), plan(6, "two"), path)
+    assert {sample.fingerprint for sample in Samples.read(path)} == {"one"}  # until the others are complete
+    engine = FakeEngine()
+    assert {sample.fingerprint for sample in gather(engine, plan(6, "three"), path)} == {"three"}
+    assert len(engine.asked) == 12
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"index": 1}\n', encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': cannot be read \(KeyError.*hint: delete"):
+        Samples.read(path)
+
+
+@pytest.mark.parametrize(
+    ("doubt", "threshold", "expected"),
+    [(0.5, 0.5, True), (0.49, 0.5, False), (0.0, 0.0, True), (1.0, 1.0, False), (0.999, 1.0, False)],
+)
+def test_where_it_declines(doubt: float, threshold: float, expected: bool) -> None:
+    assert declines(doubt, threshold) is expected

@@ -1,0 +1,223 @@
+"""From hand-made samples to results, means over runs and tables, and the settings that cannot be meant."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from metadeploy.errors import Error
+from metadeploy.evaluation.report import mean_tables, tables
+from metadeploy.evaluation.results import baseline_scores, gain_points, judge, selective_point
+from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
+from metadeploy.evaluation.seeds import over_runs
+from metadeploy.evaluation.settings import EvalSettings, parse_gains
+
+REFUSAL = "I cannot say."
+
+
+def sample(index: int, base: bool, doubt: float, answer: bool | None = None, **fields: Any) -> Sample:
+    """A sample whose log-probability is minus its number."""
+    declined = REFUSAL if doubt >= 0.5 else None
+    return Sample(
+        **{
+            "fingerprint": "f",
+            "index": index,
+            "question": "?",
+            "accepted": ("x",),
+            "category": "ab"[index % 2],
+            "entity": "",
+            "base_answer": "y",
+            "base_correct": base,
+            "base_logprob": -float(index),
+            "base_first_logprob": -1.0,
+            "doubt": doubt,
+            "answer": "y",
+            "answer_correct": base if answer is None else answer,
+            "declined_text": declined,
+            **fields,
+        }
+    )
+
+
+def told(declined: bool, correct: bool) -> ToldAnswer:
+    return ToldAnswer(answer="y", declined=declined, correct=correct)
+
+
+@pytest.fixture
+def samples() -> Samples:
+    """Eight questions: the base has 0, 1, 2, 3 right. Below 0.5 the Doubter answers 0, 1, 2, 4 and mends 4."""
+    return Samples(
+        (
+            sample(0, True, 0.1, told=told(False, True)),
+            sample(1, True, 0.2, told=told(False, True)),
+            sample(2, True, 0.3, False, told=told(True, False)),
+            sample(3, True, 0.6, told=told(True, False)),
+            sample(4, False, 0.4, True, told=told(False, False)),
+            sample(5, False, 0.7, told=told(False, False)),
+            sample(6, False, 0.8, told=told(False, True)),
+            sample(7, False, 0.9, declined_text="I cannot say. Or can I?", told=told(True, False)),
+        )
+    )
+
+
+def test_the_results_of_hand_made_samples(samples: Samples) -> None:
+    scores = baseline_scores(samples, {"probe": np.linspace(0, 1, 8)})
+    found = judge(samples, threshold=0.5, refusal_text=REFUSAL, scores=scores, n_bootstrap=50)
+    values = {name: row["value"] for name, row in found["metrics"].items()}
+    assert found["n"] == 8
+    assert values["base_accuracy"] == 4 / 8
+    assert values["coverage"] == 4 / 8
+    assert values["selective_accuracy"] == 3 / 4  # 0, 1 and 4 of 0, 1, 2, 4
+    assert values["over_refusal_rate"] == 1 / 4  # 3 of 0, 1, 2, 3
+    assert values["smart_refusal_rate"] == 3 / 4
+    assert values["kept_rate"] == 2 / 3
+    assert values["auroc"] == 15 / 16  # only 4 is doubted less than a right answer, the one of 3
+    assert found["refusals"] == {"at_threshold": 0.5, "declined": 4, "word_for_word": 3}
+    assert found["gains"] == []
+    rows = {row["name"]: row for row in found["baselines"]}
+    assert list(rows) == [
+        "mean log-probability",
+        "first token's log-probability",
+        "probe",
+        "told that it may decline",
+    ]
+    by_logprob = rows["mean log-probability"]  # the least doubted four are 0 to 3, all of them right
+    assert by_logprob["auroc"]["value"] == 1
+    assert by_logprob["selective_accuracy"]["value"] == 1
+    assert by_logprob["doubter"]["selective_accuracy"]["value"] == 3 / 4
+    # the Doubter alone has 4, the log-probability alone 2 and 3
+    assert (by_logprob["doubter"]["only_doubter"], by_logprob["doubter"]["only_baseline"]) == (1, 2)
+    assert rows["first token's log-probability"]["auroc"]["value"] == 0.5
+    by_telling = rows["told that it may decline"]
+    assert by_telling["coverage"]["value"] == 5 / 8
+    assert by_telling["selective_accuracy"]["value"] == 3 / 5
+    assert by_telling["doubter"]["selective_accuracy"]["value"] == 4 / 5  # 3 comes to what it answers at 4
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_threshold_moves_what_is_declined(samples: Samples) -> None:
+    def found(threshold: float) -> dict[str, Any]:
+        result = judge(samples, threshold=threshold, refusal_text=REFUSAL, scores={}, n_bootstrap=10)
+        assert result["baselines"] == []
+        return {name: row["value"] for name, row in result["metrics"].items()}
+
+    assert found(0.25)["coverage"] == 2 / 8
+    assert found(0.25)["selective_accuracy"] == 1
+    assert found(1.0)["coverage"] == 1
+    assert found(0.0)["coverage"] == 0
+    assert found(0.0)["selective_accuracy"] is None
+
+
+def test_the_gain_as_a_dial() -> None:
+    samples = Samples(
+        (
+            sample(0, True, 0.2, gains=(AtGain(gain=0.0, doubt=0.9, answer_correct=True), at_2(0.4, True))),
+            sample(1, False, 0.6, gains=(AtGain(gain=0.0, doubt=0.1, answer_correct=False), at_2(0.9, False))),
+            sample(2, True, 0.4, gains=(AtGain(gain=0.0, doubt=0.2, answer_correct=True), at_2(0.7, True))),
+            sample(3, True, 0.1),  # not in the sweep
+        )
+    )
+    points = gain_points(samples, threshold=0.5, n_bootstrap=10)
+    assert [point["gain"] for point in points] == [0.0, 1.0, 2.0]
+    assert [selective_point(point) for point in points] == [(1.0, 2 / 3), (2 / 3, 1.0), (1 / 3, 1.0)]
+    assert [point["auroc"] for point in points] == [0.0, 1.0, 1.0]
+    assert points[0]["doubter"]["selective_accuracy"]["value"] == 2 / 3
+
+
+def at_2(doubt: float, right: bool) -> AtGain:
+    return AtGain(gain=2.0, doubt=doubt, answer_correct=right)
+
+
+def results(samples: Samples, name: str, threshold: float = 0.5) -> dict[str, Any]:
+    """As the runner puts them together, with what the tables read."""
+    scores = baseline_scores(samples, {})
+    return {
+        "config": {"run": name},
+        "threshold": {"value": threshold},
+        **judge(samples, threshold=threshold, refusal_text=REFUSAL, scores=scores, n_bootstrap=20),
+        "trained_baselines": {"linear probe": {"left_out": "there are no [activations]"}},
+        "samples": {"file": "samples.jsonl", "fingerprint": "f"},
+    }
+
+
+def test_means_over_runs(samples: Samples) -> None:
+    """Coverages 2/8, 4/8 and 6/8: mean 1/2, s = 1/4, t(0.975; 2) = 4.3027."""
+    runs = [results(samples, str(threshold), threshold) for threshold in (0.25, 0.5, 0.75)]
+    combined = over_runs(runs)
+    assert [run["run"] for run in combined["runs"]] == ["0.25", "0.5", "0.75"]
+    coverage = combined["metrics"]["coverage"]
+    assert (coverage["mean"], coverage["n"]) == (0.5, 3)
+    assert coverage["high"] - coverage["mean"] == pytest.approx(4.302653 * 0.25 / 3**0.5)
+    assert combined["metrics"]["base_accuracy"]["low"] == combined["metrics"]["base_accuracy"]["high"] == 0.5
+    baseline = combined["baselines"]["mean log-probability"]
+    assert baseline["auroc"]["mean"] == 1
+    assert baseline["selective_accuracy"]["mean"] == pytest.approx((1 + 1 + 4 / 6) / 3)
+    assert baseline["doubter_selective_accuracy"]["mean"] == pytest.approx((1 + 3 / 4 + 4 / 6) / 3)
+    assert len(baseline["p_values"]) == 3
+    json.dumps(combined, allow_nan=False)
+
+
+def test_a_mean_leaves_out_what_is_undefined(samples: Samples) -> None:
+    combined = over_runs([results(samples, "a", 0.0), results(samples, "b", 0.5)])
+    assert combined["metrics"]["selective_accuracy"] == {"mean": 3 / 4, "low": None, "high": None, "n": 1}
+
+
+def test_the_tables_say_it(samples: Samples) -> None:
+    swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
+    run = results(Samples(tuple(swept)), "a")
+    text = printed(*tables(run))
+    for part in ("8 questions, threshold 0.5", "50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
+        assert part in text
+    assert "refusals word for word: 3 of 4" in text
+    assert "linear probe: left out, for there are no [activations]" in text
+    means = printed(*mean_tables(over_runs([run, run])))
+    assert "mean of 2 runs" in means
+    assert "mean log-probability" in means
+
+
+def printed(*what: Any) -> str:
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        for each in what:
+            console.print(each, soft_wrap=isinstance(each, str))
+    return captured.get()
+
+
+def test_settings_that_cannot_be_meant_are_all_named() -> None:
+    with pytest.raises(Error) as caught:
+        EvalSettings(
+            engine="runtime",
+            dtype="float32",
+            threshold=0.4,
+            target_coverage=1.5,
+            max_over_refusal=0.2,
+            gains=(float("nan"),),
+            limit=0,
+        )
+    message = str(caught.value)
+    assert message.startswith("eval: 5 faults")
+    for part in (
+        "--target-coverage is 1.5, expected 0 to 1",
+        "--target-coverage and --max-over-refusal and --threshold are given",
+        "--dtype is given",
+        "--gains has nan",
+        "--limit is 0",
+    ):
+        assert part in message
+
+
+def test_gains_as_people_write_them() -> None:
+    assert parse_gains("0, 0.5,1,0.5") == (0.0, 0.5, 1.0)
+    assert parse_gains("none") == ()
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_gains("1,two")
+
+
+def test_one_by_one_fewer_are_swept() -> None:
+    assert EvalSettings().most_swept == 1000
+    assert EvalSettings(engine="runtime").most_swept == 200
+    assert EvalSettings(engine="runtime", sweep_limit=7).most_swept == 7
