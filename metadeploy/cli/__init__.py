@@ -13,10 +13,12 @@ from typing import Annotated
 
 import typer
 
+from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
 from metadeploy.cli import eval as _eval
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
+from metadeploy.cli import train as _train
 from metadeploy.errors import Error
 
 __all__ = ["app", "main"]
@@ -31,6 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _demo.register(app)
+_collect.register(app)
+_train.register(app)
 _eval.register(app)
 _export.register(app)
 _inspect.register(app)

@@ -12,30 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.errors import RunDirError
+from metadeploy.training.settings import OperatingPoint
 
 __all__ = ["Calibrated", "OperatingPoint", "calibrate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
-    """What the line is to achieve on the validation questions; at most one of the two is given.
-
-    Attributes:
-        max_over_refusal: most of what the base had right that may be declined, in [0, 1]; declines as much as that
-            allows.
-        target_coverage: share of the questions that is to be answered, in (0, 1].
-    """
-
-    max_over_refusal: float | None = 0.35
-    target_coverage: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if (self.max_over_refusal is None) == (self.target_coverage is None):
-            raise RunDirError("operating point: expected one of --max-over-refusal and --target-coverage")
-        for name, value in (("--max-over-refusal", self.max_over_refusal), ("--target-coverage", self.target_coverage)):
-            if value is not None and not 0 <= value <= 1:
-                raise RunDirError(f"operating point: {name} is {value}, expected 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

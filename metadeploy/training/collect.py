@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,61 +22,26 @@ from metadeploy.data.checker import first_sentence, is_correct
 from metadeploy.data.question import Question
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError, faults_message
-from metadeploy.export.layers import LayerSpec, parse_layers
+from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
-from metadeploy.reference.config import DType, MetaSpiderConfig, Quantization
+from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import render_chat
 from metadeploy.training.clean_pass import CleanAnswer, CleanPass
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
+from metadeploy.training.settings import CollectSettings
 
-__all__ = ["CollectSettings", "collect", "contrast_warnings", "discard_collected"]
+__all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings", "discard_collected"]
 
 #: Questions of one chunk: what an interruption can cost, and what one file of the parts holds.
-_CHUNK: Final = 512
+CHUNK: Final = 512
 #: Fewer right or wrong answers than this share make training pointless.
 _LEAST_CONTRAST: Final = 0.05
 
 #: Told how many questions of how many are done.
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectSettings:
-    """What to collect; all of it is recorded in run.json.
-
-    Attributes:
-        base: a hub id, a folder in Hugging Face format, or a GGUF file.
-        questions: ``facts``, ``mmlu``, ``triviaqa``, ``gsm8k``, a .jsonl file, or a folder with train, val and
-            test.jsonl.
-        layers: whose activations are kept; what `train` may read later.
-        dtype: of the base's weights.
-        quantization: bitsandbytes weights for the base.
-        device: a torch device, or ``auto``.
-        answer_suffix: appended to every question.
-        chat_template_kwargs: variables of the chat template.
-        max_new_tokens: most tokens of an answer.
-        whole_answer: keep and judge the whole answer, not only its first sentence.
-        batch_size: prompts at once.
-        limit: most questions of each split.
-        seed: of the question set.
-    """
-
-    base: str
-    questions: str = "facts"
-    layers: LayerSpec = "late"
-    dtype: DType = "bfloat16"
-    quantization: Quantization | None = None
-    device: str = "auto"
-    answer_suffix: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_new_tokens: int = 32
-    whole_answer: bool = False
-    batch_size: int = 128
-    limit: int | None = None
-    seed: int = 0
 
 
 def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None = None) -> list[str]:
@@ -149,9 +113,9 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
     prefix = SharedPrefix.of(base, [prompt for name in SPLITS for prompt in prompts[name]])
     clean_pass = CleanPass(base, layers=layers, stop_ids={*base.stop_ids, *eos_ids(tokenizer)}, prefix=prefix)
     chunks = [
-        (run.collect / "parts" / f"{name}-{number:04d}", name, slice(start, start + _CHUNK))
+        (run.collect / "parts" / f"{name}-{number:04d}", name, slice(start, start + CHUNK))
         for name in SPLITS
-        for number, start in enumerate(range(0, len(splits[name]), _CHUNK))
+        for number, start in enumerate(range(0, len(splits[name]), CHUNK))
     ]
     to_do = [chunk for chunk in chunks if not chunk[0].with_suffix(".jsonl").exists()]
     done = total - sum(len(splits[name][where]) for _, name, where in to_do)

@@ -22,44 +22,13 @@ from metadeploy.training.examples import Batch, Kept
 from metadeploy.training.lessons import Lessons
 from metadeploy.training.objective import Losses, losses
 from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.settings import FitSettings
 from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
 from metadeploy.training.wrapper import parameter_groups, projector_dropout
 
 _PRETRAIN_BATCH: Final = 128
 
 __all__ = ["Epoch", "FitSettings", "Fitting", "pretrain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How a wrapper learns.
-
-    Attributes:
-        epochs: most passes over the lessons.
-        patience: epochs without a better validation score after which training ends.
-        batch_size: examples of one step.
-        lr: learning rate of the matrices; gates and preferences learn five times as fast.
-        weight_decay: of the matrices.
-        warmup: share of the steps in which the rate rises; it falls along a cosine after that.
-        clip: greatest norm of the gradient.
-        decision_weight: weight of the first token's decision in the loss.
-        dropout: share of each layer's normed activations that is left out in each step; without it the encoder learns
-            the training questions by heart within two epochs.
-        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
-        seed: of everything that is drawn.
-    """
-
-    epochs: int = 5
-    patience: int = 2
-    batch_size: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    clip: float = 1.0
-    decision_weight: float = 4.0
-    dropout: float = 0.5
-    pretrain_epochs: int = 10
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,58 +1,20 @@
-"""What is to be trained: settings, the wrapper that follows from them, and where a turn ends."""
+"""What is to be trained: the wrapper that follows from the settings, and where a turn ends."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from metadeploy.errors import RunDirError, faults_message
-from metadeploy.export.layers import LayerSpec, parse_layers
+from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
-from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
-from metadeploy.training.calibration import OperatingPoint
-from metadeploy.training.fit import FitSettings
+from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.run_dir import RunDir
+from metadeploy.training.settings import TrainSettings
 
-__all__ = ["TrainSettings", "as_json", "end_of_turn", "fingerprint", "wrapper_config"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What to train; all of it is recorded in run.json.
-
-    Attributes:
-        encoder_type: ``selective``, ``multi_token`` or ``transformer``.
-        target_layers: whose activations the encoder reads.
-        cross_attn_layers: after which the wrapper injects; what training runs begins above the lowest.
-        inject_from: ``prompt`` (every position) or ``last_prompt_token``.
-        bottleneck_dim: B of encoder and cross-attention.
-        ca_num_heads: heads of the cross-attention.
-        enc_num_heads: heads inside the multi_token and transformer encoders.
-        num_cognitive_tokens: C of the multi_token encoder; the others have one for each target layer.
-        encoder_blocks: blocks of the transformer encoder.
-        refusal_text: what the wrapper is to say when it doubts.
-        self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
-        point: the operating point that is calibrated on the validation questions.
-        fit: how it learns.
-        device: a torch device, or ``auto``.
-    """
-
-    encoder_type: EncoderType = "selective"
-    target_layers: LayerSpec = "late"
-    cross_attn_layers: LayerSpec = "late"
-    inject_from: InjectFrom = "last_prompt_token"
-    bottleneck_dim: int = 64
-    ca_num_heads: int = 4
-    enc_num_heads: int = 8
-    num_cognitive_tokens: int = 8
-    encoder_blocks: int = 2
-    refusal_text: str = DEFAULT_REFUSAL_TEXT
-    self_correction: float = 0.0
-    point: OperatingPoint = field(default_factory=OperatingPoint)
-    fit: FitSettings = field(default_factory=FitSettings)
-    device: str = "auto"
+__all__ = ["as_json", "end_of_turn", "fingerprint", "wrapper_config"]
 
 
 def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:

@@ -23,10 +23,11 @@ from metadeploy.training.examples import Kept, keep
 from metadeploy.training.fit import Epoch, Fitting, pretrain
 from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
-from metadeploy.training.plan import TrainSettings, as_json, end_of_turn, fingerprint, wrapper_config
+from metadeploy.training.plan import as_json, end_of_turn, fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.settings import TrainSettings
 from metadeploy.training.wrapper import new_wrapper, standardise
 
 __all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
@@ -53,12 +54,12 @@ class Report:
     Attributes:
         stage: called with a stage's name, steps done and in all.
         resumed: called with the epochs of a training that was cut off and now goes on.
-        epoch: called with each finished epoch, and whether it is the best so far.
+        epoch: called with each finished epoch.
     """
 
     stage: Callable[[str, int, int], None] = lambda name, done, total: None
     resumed: Callable[[Sequence[Epoch]], None] = lambda history: None
-    epoch: Callable[[Epoch, bool], None] = lambda row, best: None
+    epoch: Callable[[Epoch], None] = lambda row: None
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> boo
             torch.save({"fingerprint": fingerprint, "fitting": fitting.state()}, buffer)
             write_atomically(run.train / _STATE, buffer.getvalue())
             _write_curves(run, fitting.history)
-            report.epoch(row, row.epoch == fitting.best_epoch)
+            report.epoch(row)
     except KeyboardInterrupt:
         if not fitting.history:
             raise

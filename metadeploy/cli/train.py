@@ -1,0 +1,332 @@
+"""``metadeploy train``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from metadeploy.sidecar.spec import InjectFrom
+from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
+
+if TYPE_CHECKING:
+    from metadeploy.cli._progress import StageProgress
+    from metadeploy.training.fit import Epoch
+    from metadeploy.training.run_dir import RunDir
+    from metadeploy.training.train import Trained
+
+__all__ = ["register"]
+
+_INJECT_FROM: Final[dict[str, InjectFrom]] = {"prompt": "prompt", "last-token": "last_prompt_token"}
+_TRAIN, _FIT = TrainSettings(), FitSettings()
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy train runs/a                               [dim]# as it comes[/dim]
+
+  metadeploy train runs/a --target-coverage 0.3         [dim]# answers 30 % of the validation questions[/dim]
+
+  metadeploy train runs/b --inject-from prompt --encoder-type multi_token --epochs 6
+
+  metadeploy train runs/b --restart --seed 1            [dim]# anew, on what was collected[/dim]
+
+Interrupted, the best epoch so far is kept and the same command goes on. Given again with another operating point when
+training is over, only the line between answering and declining is drawn anew.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="train", epilog=_EPILOG, short_help="Train a Doubter on what was collected.")(_train)
+
+
+_WRAPPER, _POINT, _LEARNING = "The Doubter", "Operating point", "Learning"
+
+
+def _train(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that metadeploy collect has filled.")],
+    encoder_type: Annotated[
+        Literal["selective", "multi_token", "transformer"],
+        typer.Option(help="What makes cognitive tokens of the activations.", rich_help_panel=_WRAPPER),
+    ] = _TRAIN.encoder_type,
+    target_layers: Annotated[
+        str, typer.Option(help="Layers the encoder reads: late, all, 21-31 or 1,5,7-9.", rich_help_panel=_WRAPPER)
+    ] = str(_TRAIN.target_layers),
+    cross_attn_layers: Annotated[
+        str,
+        typer.Option(help="Layers injected after. Only what lies above the lowest is run.", rich_help_panel=_WRAPPER),
+    ] = str(_TRAIN.cross_attn_layers),
+    inject_from: Annotated[
+        Literal["prompt", "last-token"],
+        typer.Option(help="Inject at every position, or from the last prompt token on.", rich_help_panel=_WRAPPER),
+    ] = "last-token",
+    bottleneck_dim: Annotated[
+        int, typer.Option(min=1, help="Width of encoder and cross-attention.", rich_help_panel=_WRAPPER)
+    ] = _TRAIN.bottleneck_dim,
+    ca_num_heads: Annotated[
+        int, typer.Option(min=1, help="Heads of the cross-attention.", rich_help_panel=_WRAPPER)
+    ] = _TRAIN.ca_num_heads,
+    enc_num_heads: Annotated[
+        int, typer.Option(min=1, help="Heads of the encoder (multi_token, transformer).", rich_help_panel=_WRAPPER)
+    ] = _TRAIN.enc_num_heads,
+    num_cognitive_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Of the multi_token encoder; the others have one a layer.", rich_help_panel=_WRAPPER),
+    ] = _TRAIN.num_cognitive_tokens,
+    encoder_blocks: Annotated[
+        int, typer.Option(min=1, help="Blocks of the transformer encoder.", rich_help_panel=_WRAPPER)
+    ] = _TRAIN.encoder_blocks,
+    refusal_text: Annotated[
+        str, typer.Option(help="What it is to say where it declines.", rich_help_panel=_WRAPPER)
+    ] = _TRAIN.refusal_text,
+    max_over_refusal: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Most of what the base has right that may be declined.",
+            show_default=str(_TRAIN.point.max_over_refusal),
+            rich_help_panel=_POINT,
+        ),
+    ] = None,
+    target_coverage: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share to be answered, in its place.", show_default="none", rich_help_panel=_POINT
+        ),
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Most passes over the questions.", rich_help_panel=_LEARNING)
+    ] = _FIT.epochs,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, help="Epochs without a better one before training ends.", rich_help_panel=_LEARNING),
+    ] = _FIT.patience,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions of one step.", rich_help_panel=_LEARNING)
+    ] = _FIT.batch_size,
+    lr: Annotated[
+        float,
+        typer.Option(help="Learning rate; gates and preferences learn at 5 times that.", rich_help_panel=_LEARNING),
+    ] = _FIT.lr,
+    weight_decay: Annotated[
+        float, typer.Option(min=0, help="Of the matrices.", rich_help_panel=_LEARNING)
+    ] = _FIT.weight_decay,
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.", rich_help_panel=_LEARNING)
+    ] = _FIT.warmup,
+    clip: Annotated[float, typer.Option(help="Greatest norm of the gradient.", rich_help_panel=_LEARNING)] = _FIT.clip,
+    decision_weight: Annotated[
+        float,
+        typer.Option(min=0, help="Weight of the decision between answer and refusal.", rich_help_panel=_LEARNING),
+    ] = _FIT.decision_weight,
+    dropout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of the activations.", rich_help_panel=_LEARNING)
+    ] = _FIT.dropout,
+    pretrain_epochs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Passes in which the encoder alone learns right from wrong.", rich_help_panel=_LEARNING
+        ),
+    ] = _FIT.pretrain_epochs,
+    self_correction: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the base's errors that are taught the accepted answer in place of the refusal.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = _TRAIN.self_correction,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_LEARNING)
+    ] = _FIT.seed,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU where there is one.")] = "auto",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Delete what an earlier train left in RUN_DIR, and begin anew.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+) -> None:
+    """Train a Doubter on what the base model did with its questions.
+
+    It learns to let the base say its own words where it is right, and the refusal where it is wrong.
+
+    The best epoch by the validation questions is kept, and the line between the two is drawn on them.
+    """
+    for name, value in (("--lr", lr), ("--clip", clip)):
+        if not value > 0:
+            raise typer.BadParameter(f"{value} is not above 0", param_hint=f"'{name}'")
+    if max_over_refusal is not None and target_coverage is not None:
+        raise typer.BadParameter("give either this or --max-over-refusal, not both", param_hint="'--target-coverage'")
+    from metadeploy.cli._training import prepare_process
+
+    prepare_process()
+    from metadeploy.training.run_dir import RunDir
+
+    if max_over_refusal is None and target_coverage is None:
+        max_over_refusal = _TRAIN.point.max_over_refusal
+    settings = TrainSettings(
+        encoder_type=encoder_type,
+        target_layers=target_layers,
+        cross_attn_layers=cross_attn_layers,
+        inject_from=_INJECT_FROM[inject_from],
+        bottleneck_dim=bottleneck_dim,
+        ca_num_heads=ca_num_heads,
+        enc_num_heads=enc_num_heads,
+        num_cognitive_tokens=num_cognitive_tokens,
+        encoder_blocks=encoder_blocks,
+        refusal_text=refusal_text,
+        self_correction=self_correction,
+        point=OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
+        fit=FitSettings(
+            epochs=epochs,
+            patience=patience,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            clip=clip,
+            decision_weight=decision_weight,
+            dropout=dropout,
+            pretrain_epochs=pretrain_epochs,
+            seed=seed,
+        ),
+        device=device,
+    )
+    run = RunDir(run_dir)
+    trained = _run(run, settings, restart=restart)
+    if as_json:
+        from metadeploy.cli._console import print_json
+
+        print_json(_as_json(run, trained))
+    else:
+        _show(run, trained)
+    if trained.interrupted:
+        typer.echo(
+            f"interrupted: epoch {trained.best_epoch} is kept as it is; the same command goes on after epoch "
+            f"{len(trained.history)}",
+            err=True,
+        )
+        raise typer.Exit(130)
+
+
+def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
+    """Train, or only calibrate where training is over, and show how it goes."""
+    from metadeploy.cli._progress import StageProgress
+    from metadeploy.cli._training import terminate_as_interrupt
+    from metadeploy.errors import RunDirError
+    from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
+
+    pace = _Pace(settings.fit.epochs)
+    with terminate_as_interrupt(), StageProgress(whole=pace.whole) as progress:
+
+        def resumed(history: Sequence[Epoch]) -> None:
+            for row in history:
+                pace.add(row)
+            progress.say(f"going on after epoch {len(history)}")
+
+        def finished(row: Epoch) -> None:
+            best = pace.add(row, seconds=progress.elapsed)
+            progress.say(
+                f"epoch {row.epoch} of at most {settings.fit.epochs}: loss {row.loss:.3f}, validation AUROC "
+                f"{row.val_auroc:.3f}, within categories {row.val_auroc_within:.3f}{'  (best so far)' if best else ''}"
+            )
+
+        report = Report(stage=progress.stage, resumed=resumed, epoch=finished)
+        try:
+            if restart:
+                discard_trained(run)
+            same = finished_with(run, settings)
+            if same is False:
+                raise RunDirError(
+                    f"run directory '{run.path}': holds a trained Doubter that had other settings, or other questions "
+                    "(hint: take another folder, or --restart to train anew)"
+                )
+            if same:
+                progress.say("training is over: only the operating point is calibrated (--restart trains anew)")
+                return recalibrate(run, settings, report=report)
+            return train(run, settings, report=report)
+        except KeyboardInterrupt:
+            progress.say(
+                "interrupted: what was computed before the first epoch is kept; the same command goes on"
+                if not pace.epochs_done
+                else f"interrupted: {pace.epochs_done} epochs are kept; the same command goes on"
+            )
+            raise typer.Exit(130) from None
+
+
+class _Pace:
+    """How long all epochs take at most, by those that are done or the one that runs.
+
+    Attributes:
+        epochs_done: by this run and the one that it goes on with.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs_done = 0
+        self._epochs = epochs
+        self._seconds: list[float] = []
+        self._best = -math.inf
+
+    def add(self, row: Epoch, *, seconds: float | None = None) -> bool:
+        """Count a finished epoch, and how long it took where that is known; whether it is the best so far."""
+        self.epochs_done += 1
+        if seconds is not None:
+            self._seconds.append(seconds)
+        better = row.score > self._best
+        self._best = max(self._best, row.score)
+        return better
+
+    def whole(self, progress: StageProgress) -> str | None:
+        from metadeploy.cli._progress import duration
+
+        left = progress.left
+        if left is None or not progress.name.startswith("epoch "):
+            return None
+        each = sum(self._seconds) / len(self._seconds) if self._seconds else progress.elapsed + left
+        to_come = self._epochs - self.epochs_done - 1
+        return f"at most {duration(left + to_come * each)} in all"
+
+
+def _files(run: RunDir) -> list[Path]:
+    return [run.checkpoint, run.train / "curves.csv", run.train / "curves.png", run.run_json]
+
+
+def _as_json(run: RunDir, trained: Trained) -> dict[str, Any]:
+    return {
+        "run_dir": str(run.path),
+        "best_epoch": trained.best_epoch,
+        "interrupted": trained.interrupted,
+        "refusal_bias": trained.bias,
+        "val": trained.val,
+        "history": [asdict(row) for row in trained.history],
+        "files": [str(path) for path in _files(run)],
+    }
+
+
+def _show(run: RunDir, trained: Trained) -> None:
+    from rich.markup import escape
+
+    from metadeploy.cli._console import facts_table, output, parameter_count
+
+    best = trained.history[trained.best_epoch - 1]
+    val = {name: "–" if share is None else f"{share:.1%}" for name, share in trained.val.items()}
+    console = output()
+    console.print(
+        facts_table(
+            {
+                "best epoch": f"{best.epoch} of {len(trained.history)}: AUROC {best.val_auroc:.3f}, within categories "
+                f"{best.val_auroc_within:.3f} (validation questions)",
+                "operating point": f"answers {val['coverage']}, {val['selective_accuracy']} of that right; declines "
+                f"{val['over_refusal']} of what the base has right (validation questions)",
+                "parameters": parameter_count(sum(each.numel() for each in trained.doubter.parameters())),
+                "written": "\n".join(str(path) for path in _files(run)),
+            }
+        )
+    )
+    console.print(f"\nnext: metadeploy eval {escape(str(run.path))}", soft_wrap=True)

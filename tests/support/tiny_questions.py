@@ -1,0 +1,46 @@
+"""A tiny base that says short sentences of small letters, and questions half of which it gets right; no network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from transformers.utils import logging
+
+from metadeploy.data.checker import is_correct
+from metadeploy.data.question import Question, write_jsonl
+from metadeploy.reference import MetaSpiderConfig, MetaSpiderPipeline
+from support.tiny_run import write_speaking_gguf
+
+MAX_NEW_TOKENS = 12
+_WORDS = "wind,stone,boat,bread,ink,tea,snow,tin,salt,wool,rust,chalk,moss,clay,rope,sand,soap,coal,silk,oak"
+_KINDS = {"colour": "What colour is {}?", "weight": "How heavy is {}?", "place": "Where is {} from?"}
+
+
+def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[Path, Path]:
+    """Write ``base.gguf`` (llama, F32, 3 blocks, width 32) and ``questions.jsonl``.
+
+    Args:
+        folder: where to; made where missing.
+        per_category: at most 20; every other question accepts a word that the base says.
+
+    Returns:
+        The two files.
+    """
+    logging.disable_progress_bar()
+    folder.mkdir(parents=True, exist_ok=True)
+    base, questions = folder / "base.gguf", folder / "questions.jsonl"
+    write_speaking_gguf(base)
+    pipe = MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name=str(base), device="cpu", dtype="float32"))
+    found = []
+    for kind, wording in _KINDS.items():
+        for number, word in enumerate(_WORDS.split(",")[:per_category]):
+            question = Question(wording.format(word), ("nothing of the sort",), kind, word)
+            if number % 2:
+                said = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
+                tries = (replace(question, answers=(each,)) for each in re.findall(r"\w+", said))
+                question = next((each for each in tries if is_correct(each, said)), question)
+            found.append(question)
+    write_jsonl(questions, found)
+    return base, questions
