@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -89,6 +87,10 @@ def _eval(
     are there already are not asked for again.
     """
     from metadeploy.cli._console import print_json
+    from metadeploy.cli._progress import StageProgress
+    from metadeploy.cli._training import prepare_process
+
+    prepare_process()
     from metadeploy.evaluation.runner import evaluate
     from metadeploy.evaluation.seeds import over_runs
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
@@ -123,10 +125,12 @@ def _eval(
     opened = [RunDir(path) for path in runs]
     found = []
     for run in opened:
-        with _stages(quiet=as_json) as stage:
-            found.append(evaluate(run, settings, stage=stage))
-        if not as_json:
-            _show(found[-1])
+        if as_json:
+            found.append(evaluate(run, settings))
+            continue
+        with StageProgress() as progress:
+            found.append(evaluate(run, settings, stage=progress.stage))
+        _show(found[-1])
     if len(found) == 1:
         if as_json:
             print_json(found[0].results)
@@ -138,33 +142,6 @@ def _eval(
         print_json({**combined, "results": [each.results for each in found]})
     else:
         _show_means(combined, output)
-
-
-@contextmanager
-def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on stderr, with rate and time left; nothing where that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def stage(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                # what an interrupted evaluation left is no measure of the rate
-                tasks[name] = progress.add_task(name, total=total, completed=done, rate="")
-            task = progress.tasks[tasks[name]]
-            progress.update(tasks[name], completed=done, rate=f"{task.speed:.1f}/s" if task.speed else "")
-
-        yield stage
 
 
 def _show(evaluation: Evaluation) -> None:
