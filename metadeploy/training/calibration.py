@@ -60,7 +60,10 @@ def calibrate(margins: NDArray[np.float64], base_correct: NDArray[np.bool_], poi
         raise RunDirError("calibration: there are no validation questions, expected some to draw the line on")
     order = np.sort(margins)
     if point.target_coverage is not None:
-        n_answered = round(point.target_coverage * len(order))
+        # equal margins fall on one side: as near as they allow
+        ends = [0, *(np.flatnonzero(np.diff(order)) + 1).tolist(), len(order)]
+        wanted = round(point.target_coverage * len(order))
+        n_answered = min(ends, key=lambda end: abs(end - wanted))
     else:
         assert point.max_over_refusal is not None
         right = np.sort(margins[base_correct])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metadeploy.reference.base import FrozenBase
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.prefix import SharedPrefix, plain_cache
+from metadeploy.training.prefix import SharedPrefix, plain_cache, takes_positions
 
 __all__ = ["Batch", "Example", "Kept", "keep"]
 
@@ -119,7 +119,7 @@ def _keep_batch(
     hidden = seen["hidden"]
     from_last = inject_from == "last_prompt_token"
     # above the last block nothing looks back
-    cached = from_last and plain_cache(cache) and first < len(cache.layers)
+    cached = from_last and takes_positions(base) and plain_cache(cache) and first < len(cache.layers)
     for row, example in enumerate(examples):
         n_prompt = len(example.prompt_ids)
         start = n_prompt - 1 if cached else len(prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ class SharedPrefix:
     """The keys and values of what all prompts begin with.
 
     Only where a cache is plain keys and values: recurrent memories and sliding windows do not go on from a cached
-    beginning with several tokens at once in transformers. There the prefix is empty.
+    beginning with several tokens at once in transformers. There the prefix is empty, as it is for models that count
+    distances by place in the cache.
     """
 
     def __init__(self, token_ids: tuple[int, ...], cache: Any) -> None:
@@ -38,7 +40,7 @@ class SharedPrefix:
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
         most = min(map(len, prompts)) - 1
         common = first[: next((i for i in range(most) if first[i] != last[i]), most)]
-        if not common:
+        if not common or not takes_positions(base):
             return cls.none()
         output = base.model(input_ids=torch.tensor([list(common)], device=base.device), use_cache=True)
         cache = getattr(output, "past_key_values", None)
@@ -63,6 +65,11 @@ class SharedPrefix:
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(count)
         return cache
+
+
+def takes_positions(base: FrozenBase) -> bool:
+    """Whether a model can be told positions; else padding after a cached beginning would count as distance."""
+    return "position_ids" in inspect.signature(base.model.forward).parameters
 
 
 def plain_cache(cache: Any) -> bool:

@@ -19,6 +19,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     PreTrainedModel,
 )
 
@@ -34,7 +36,7 @@ from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, tiny_causal_lm
 from tolerances import CUT_F32_INSIDE, CUT_F64
 
 #: Compute softmax or recurrent states in float32 whatever the model's dtype.
-F32_INSIDE = ("qwen3_5", "gemma2", "gpt_neo")
+F32_INSIDE = ("qwen3_5", "gemma2", "gpt_neo", "mpt")
 
 _SIZES: dict[str, Any] = {
     "vocab_size": BYTE_VOCAB_SIZE,
@@ -67,12 +69,18 @@ def _gpt_neo() -> PreTrainedModel:
     return GPTNeoForCausalLM(GPTNeoConfig(**sizes, attention_types=[[["global"], 6]]))  # both
 
 
+def _mpt() -> PreTrainedModel:
+    sizes = {"vocab_size": BYTE_VOCAB_SIZE, "d_model": 32, "n_layers": 6, "n_heads": 4}
+    return MptForCausalLM(MptConfig(**sizes))  # knows no positions, only distances
+
+
 OTHERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gpt2": _gpt2,
     "falcon": _falcon,
     "gpt_neo": _gpt_neo,
+    "mpt": _mpt,
 }
 
 
@@ -163,7 +171,8 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
 
     from_last = inject_from == "last_prompt_token"
     prefix = SharedPrefix.of(base, [example.prompt_ids for example in examples]) if from_last else SharedPrefix.none()
-    plain = kind not in ("qwen3_5", "gemma3", "gemma2")  # their caches hold more than keys and values of all positions
+    # caches that hold more than keys and values of all positions, and positions that cannot be told
+    plain = kind not in ("qwen3_5", "gemma3", "gemma2", "mpt")
     assert len(prefix) == (shared if plain and from_last else 0)
     kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
     assert [len(part.hidden) for part in kept] == [
@@ -225,3 +234,17 @@ def test_a_batch_by_itself_and_among_longer_ones() -> None:
             row = slice(index, index + 1)
             alone, _ = cut(base, doubter, examples[row], kept[row], prefix, activations[row])
             assert_near(together[batch.rows == index], alone, CUT_F64)
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+def test_injection_after_the_last_block_alone(inject_from: InjectFrom) -> None:
+    base = base_of("llama")
+    doubter = fresh_doubter(base, inject_from=inject_from, cross_attn_layers=(5,)).double()
+    examples = some_examples(4, vocab_size=BYTE_VOCAB_SIZE)
+    activations = some_activations(4, doubter).double()
+    prompts = [example.prompt_ids for example in examples]
+    prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
+    kept = keep(base, examples, first=6, inject_from=inject_from, prefix=prefix)
+    with torch.no_grad():
+        found, _ = cut(base, doubter, examples, kept, prefix, activations)
+        assert_near(found, whole(base, doubter, examples, activations), CUT_F64)

@@ -1,0 +1,123 @@
+"""A fresh wrapper, its five groups of parameters, and the checkpoint that it is written to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from metadeploy.export.checkpoint import load_wrapper
+from metadeploy.reference.base import FrozenBase
+from metadeploy.reference.doubter import Doubter
+from metadeploy.sidecar.spec import EncoderType
+from metadeploy.training.checkpoint import save_checkpoint
+from metadeploy.training.wrapper import parameter_groups
+from support.lessons import fresh_doubter, some_activations
+from support.tiny_models import tiny_causal_lm
+
+ENCODERS = get_args(EncoderType)
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return FrozenBase(tiny_causal_lm("llama"))
+
+
+@pytest.mark.parametrize("encoder_type", ENCODERS)
+def test_the_groups_have_every_parameter_once(base: FrozenBase, encoder_type: str) -> None:
+    doubter = fresh_doubter(base, encoder_type=encoder_type, num_cognitive_tokens=3)
+    groups = parameter_groups(doubter, lr=0.01, weight_decay=0.1)
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(parameter) for parameter in doubter.parameters())
+
+    names = {id(parameter): name for name, parameter in doubter.named_parameters()}
+    members = {group["name"]: sorted(names[id(parameter)] for parameter in group["params"]) for group in groups}
+    layer_gates = [f"enc.layer_gates.{index}" for index in range(3)] if encoder_type == "selective" else []
+    assert members["gates"] == ["ca.3.gate", "ca.5.gate", *layer_gates]
+    assert members["preferences"] == ["ca.3.token_preference", "ca.5.token_preference"]
+    matrices = ("down_proj", "k_proj", "q_proj", "up_proj", "v_proj")
+    assert members["cross_attention"] == [f"ca.{layer}.{name}.weight" for layer in (3, 5) for name in matrices]
+    assert all(name.startswith("enc.") and name.count("bias") == 0 for name in members["encoder"])
+    assert {"ca.3.norm.weight", "ca.3.norm.bias", "enc.output_norm.weight"} <= set(members["norms_and_biases"])
+
+    rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert rates == {
+        "encoder": (0.01, 0.1),
+        "cross_attention": (0.01, 0.1),
+        "norms_and_biases": (0.01, 0.0),
+        "gates": (pytest.approx(0.05), 0.0),
+        "preferences": (pytest.approx(0.05), 0.0),
+    }
+    torch.optim.AdamW(groups)  # takes them as they are
+
+
+@pytest.mark.parametrize("encoder_type", ENCODERS)
+def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str, tmp_path: Path) -> None:
+    n_tokens = 5 if encoder_type == "multi_token" else 3
+    doubter = fresh_doubter(base, encoder_type=encoder_type, num_cognitive_tokens=n_tokens, encoder_dim=24)
+    doubter.config = replace(
+        doubter.config,
+        inject_from="last_prompt_token",
+        refusal_text="No idea.",
+        refusal_token_ids=(7, 8, 9),
+        refusal_bias=-1.25,
+    )
+    path = tmp_path / "doubter_checkpoint.pt"
+    save_checkpoint(path, doubter)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+    wrapper = load_wrapper(path)
+    unused = {"enc_num_heads": 2} if encoder_type == "selective" else {}
+    assert replace(wrapper.config, checkpoint_sha256=None, **unused) == doubter.config
+    stored = {
+        name: tensor.bfloat16().float() if name.startswith("ca.") else tensor
+        for name, tensor in doubter.state_dict().items()
+    }
+    found = Doubter.from_checkpoint(path)
+    assert isinstance(found, Doubter)
+    assert found.state_dict().keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in found.state_dict().items())
+    activations = some_activations(2, doubter)
+    with torch.no_grad():
+        torch.testing.assert_close(found(activations), doubter(activations), rtol=0, atol=1e-6)
+
+
+def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
+    """What a reader of format 1.1 looks for, in types that need no code of ours (source: design, Checkpoint)."""
+    path = tmp_path / "doubter_checkpoint.pt"
+    found: dict[str, dict[str, Any]] = {}
+    for encoder_type in ENCODERS:
+        save_checkpoint(path, fresh_doubter(base, encoder_type=encoder_type))
+        found[encoder_type] = torch.load(path, weights_only=True)
+    for encoder_type, content in found.items():
+        assert content["format_version"] == "1.1"
+        assert (content["target_layers"], content["cross_attn_layers"]) == ([1, 3, 5], [3, 5])
+        shared = {"encoder_type": encoder_type, "ca_bottleneck_dim": 16, "ca_num_heads": 2, "encoder_bottleneck": 16}
+        assert shared.items() <= content["config"].items()
+        assert {tensor.dtype for tensor in content["encoder_state"].values()} == {torch.float32}
+        assert list(content["ca_state"]) == [3, 5]
+        assert {tensor.dtype for tensor in content["ca_state"][3].values()} == {torch.bfloat16}
+        assert "output_norm.weight" in content["encoder_state"]
+        assert {"gate", "token_preference", "norm.weight", "up_proj.weight"} <= content["ca_state"][5].keys()
+    assert {
+        "transformer_encoder_dim": 16,
+        "transformer_num_blocks": 2,
+        "transformer_num_heads": 2,
+        "transformer_ffn_expansion": 4,
+    }.items() <= found["transformer"]["config"].items()
+
+
+def test_the_same_bytes_for_the_same_wrapper(base: FrozenBase, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        save_checkpoint(tmp_path / name, fresh_doubter(base))
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_a_trained_wrapper_moves_to_the_cpu_for_its_file(base: FrozenBase, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", fresh_doubter(base).requires_grad_(True))
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    tensors = [*content["encoder_state"].values(), *content["ca_state"][3].values()]
+    assert not any(tensor.requires_grad for tensor in tensors)
