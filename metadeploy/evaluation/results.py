@@ -84,25 +84,24 @@ def judge(
             "word_for_word": sum(text == refusal_text for text in spelt),
         },
         "baselines": baselines,
-        "gains": gain_points(samples, threshold=threshold, n_bootstrap=n_bootstrap, seed=seed),
+        "gains": gain_points(samples, threshold=threshold, seed=seed),
     }
 
 
-def gain_points(samples: Samples, *, threshold: float, n_bootstrap: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
+def gain_points(samples: Samples, *, threshold: float, seed: int = 0) -> list[dict[str, Any]]:
     """The gain as a dial for coverage: a point for each, compared with the threshold as the dial.
 
     Args:
         samples: the questions; those that were asked at other gains count.
         threshold: declined where doubt reaches it; at gain 0, which is the base exactly, nothing is declined.
-        n_bootstrap: draws of each interval.
-        seed: of the draws.
+        seed: of the lot among ties.
 
     Returns:
         By ascending gain ``gain``, ``auroc`` of its doubts, and what `Comparison.point` gives, in which the Doubter is
         the one at gain 1 with its threshold moved to the same coverage; empty without a sweep.
     """
     swept = Samples(tuple(sample for sample in samples if sample.gains))
-    against = Comparison(samples=swept, n_bootstrap=n_bootstrap, seed=seed)
+    against = Comparison(samples=swept, seed=seed)
     columns: dict[float, list[AtGain]] = {}
     for sample in swept:
         shipped = AtGain(gain=1.0, doubt=sample.doubt, answer_correct=sample.answer_correct)

@@ -121,7 +121,7 @@ def test_the_gain_as_a_dial() -> None:
             sample(3, True, 0.1),  # not in the sweep
         )
     )
-    points = gain_points(samples, threshold=0.5, n_bootstrap=10)
+    points = gain_points(samples, threshold=0.5)
     assert [point["gain"] for point in points] == [0.0, 1.0, 2.0]
     assert [selective_point(point) for point in points] == [(1.0, 2 / 3), (2 / 3, 1.0), (1 / 3, 1.0)]
     assert [point["auroc"] for point in points] == [0.0, 1.0, 1.0]
