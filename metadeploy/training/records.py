@@ -93,7 +93,7 @@ class Collected:
                 layers = tuple(json.loads(file.metadata()["layers"]))
                 activations: Tensor = file.get_tensor("activations")
             records = [Record.from_json(line) for line in text.split("\n") if line]
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirError(
                 f"collected questions '{lines}': cannot be read ({type(error).__name__}: {error}), expected what "
                 "metadeploy collect writes (hint: run it again)"

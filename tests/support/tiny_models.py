@@ -141,7 +141,7 @@ def tiny_causal_lm(kind: str, *, vocab_size: int = BYTE_VOCAB_SIZE, seed: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = KINDS[kind](vocab_size)
-        _draw_weights(model)
+        draw_weights(model)
     return model.eval()
 
 
@@ -233,7 +233,7 @@ def convert_to_gguf(path_hf: Path, path_gguf: Path, *, llama_cpp: Path, no_mtp: 
     partial.replace(path_gguf)
 
 
-def _draw_weights(model: PreTrainedModel) -> None:
+def draw_weights(model: PreTrainedModel) -> None:
     """Draw weights at scales that make the text depend on all of the context, and logits spread by about 3.
 
     Blocks must outweigh the embedding in the residual stream, or the model repeats its last token for ever.

@@ -1,0 +1,293 @@
+"""Collecting: the files, going on after an interruption, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metadeploy.data.question import Question
+from metadeploy.errors import Error, RunDirError
+from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
+from metadeploy.training import collect as module
+from metadeploy.training.collect import collect, contrast_warnings, discard_collected
+from metadeploy.training.greedy import kept_text
+from metadeploy.training.records import Collected, Record
+from metadeploy.training.run_dir import SPLITS, RunDir
+from metadeploy.training.settings import CollectSettings
+from metadeploy.training.summary import by_category, by_split
+from support.random_wrapper import random_wrapper
+from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
+from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from tolerances import F32_LOGITS_MAX_ABS
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> CollectSettings:
+    base, questions = write_base_and_questions(tmp_path_factory.mktemp("tiny"))
+    return CollectSettings(
+        base=str(base),
+        questions=str(questions),
+        layers="all",
+        dtype="float32",
+        device="cpu",
+        max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=4,
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 8)
+
+
+@pytest.fixture(scope="module")
+def collected(settings: CollectSettings, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = RunDir(tmp_path_factory.mktemp("whole"), create=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", 8)
+        collect(run, settings)
+    return run
+
+
+def files(run: RunDir) -> dict[str, bytes]:
+    found = (path for path in run.path.rglob("*") if path.is_file())
+    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in found}
+
+
+def stop_at(count: int, error: type[BaseException]) -> Callable[[int, int], None]:
+    def progress(done: int, _total: int) -> None:
+        if done >= count:
+            raise error
+
+    return progress
+
+
+def test_what_is_kept_is_what_the_reference_finds(collected: RunDir, settings: CollectSettings) -> None:
+    pipe = MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name=settings.base, device="cpu", dtype="float32"))
+    pipe.attach(
+        Doubter.from_tensors(
+            *random_wrapper("selective", hidden_dim=32, target_layers=(0, 1, 2), cross_attn_layers=(1,), num_layers=3)
+        )
+    )
+    total = 0
+    for split in SPLITS:
+        found = Collected.read(collected.collect, split)
+        assert found.layers == (0, 1, 2)
+        total += len(found.records)
+        for record, activations in zip(found.records, found.activations, strict=True):
+            prompt = pipe.tokenize(pipe.apply_chat_template(record.question.question))
+            torch.testing.assert_close(activations, pipe.activations(prompt), rtol=0, atol=F32_LOGITS_MAX_ABS)
+            said = pipe.generate_ids(prompt, MAX_NEW_TOKENS, inject=False)
+            assert list(record.answer_ids) == said[: len(record.answer_ids)]
+            text = pipe.tokenizer.decode(said, skip_special_tokens=True)
+            assert text.strip().startswith(record.answer)
+            assert len(record.logprobs) == len(record.answer_ids)
+            assert all(value <= 0 for value in record.logprobs)
+    assert total == 60
+    right = [record.correct for split in SPLITS for record in Collected.read(collected.collect, split).records]
+    assert 10 < sum(right) < 50
+
+
+def test_the_manifest(collected: RunDir, settings: CollectSettings) -> None:
+    manifest = json.loads((collected.path / "run.json").read_text(encoding="utf-8"))
+    expected = {"model_name": settings.base, "hidden_dim": 32, "num_layers": 3, "dtype": "float32"}
+    assert expected.items() <= manifest.items()
+    assert sum(manifest[f"{split}_size"] for split in SPLITS) == 60
+    assert manifest["collect"]["layers"] == [0, 1, 2]
+    assert "answer_suffix" not in manifest
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("count", [0, 5, 20, 44])
+def test_an_interrupted_run_goes_on(
+    collected: RunDir, settings: CollectSettings, tmp_path: Path, count: int, error: type[BaseException]
+) -> None:
+    run = RunDir(tmp_path / "run", create=True)
+    with pytest.raises(error):
+        collect(run, settings, progress=stop_at(count, error))
+    told: list[int] = []
+    collect(RunDir(run.path), settings, progress=lambda done, total: told.append(done))
+    sizes = [collected.manifest[f"{split}_size"] for split in SPLITS]
+    # whole chunks of what was done before are not done again
+    assert told[0] >= max(0, count - 7 - 3 * 8)
+    assert told[0] in {sum(sizes[:i]) + at for i, size in enumerate(sizes) for at in (*range(0, size, 8), size)}
+    assert told[-1] == 60
+    assert files(run) == files(collected)
+
+
+def test_nothing_is_done_twice(collected: RunDir, settings: CollectSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(collected)
+    monkeypatch.setattr(module, "load_base", None)  # not even loaded
+    told: list[tuple[int, int]] = []
+    collect(RunDir(collected.path), settings, progress=lambda *step: told.append(step))
+    assert told == [(60, 60)]
+    assert files(collected) == before
+
+
+def test_batches_and_device_change_nothing_that_is_asked_for(collected: RunDir, settings: CollectSettings) -> None:
+    again = dataclasses.replace(settings, batch_size=7, device="auto", layers="0-2")
+    collect(RunDir(collected.path), again)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "bfloat16"}, 'with dtype "float32", asked for "bfloat16"'),
+        ({"max_new_tokens": 5}, "with max_new_tokens 12, asked for 5"),
+        ({"answer_suffix": "!"}, 'with answer_suffix null, asked for "!"'),
+        ({"chat_template_kwargs": {"a": 1}}, "with chat_template_kwargs {}, asked for"),
+        ({"layers": "1-2"}, r"with layers \[0, 1, 2\], asked for \[1, 2\]"),
+        ({"layers": "7"}, "--layers has \\[7\\]"),
+        ({"seed": 1, "whole_answer": True}, "2 faults"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    collected: RunDir, settings: CollectSettings, change: dict[str, Any], message: str
+) -> None:
+    before = files(collected)
+    with pytest.raises(RunDirError, match=message):
+        collect(RunDir(collected.path), dataclasses.replace(settings, **change))
+    assert files(collected) == before
+
+
+def test_other_questions_in_the_same_file_are_refused(settings: CollectSettings, tmp_path: Path) -> None:
+    copy = tmp_path / "questions.jsonl"
+    text = Path(settings.questions).read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    run = RunDir(tmp_path / "run", create=True)
+    mine = dataclasses.replace(settings, questions=str(copy))
+    collect(run, mine)
+    copy.write_text(text.replace("wind", "gale"), encoding="utf-8")
+    with pytest.raises(RunDirError, match="was collected with other questions"):
+        collect(RunDir(run.path), mine)
+
+
+def test_restart_deletes_what_collect_wrote(settings: CollectSettings, tmp_path: Path) -> None:
+    run = RunDir(tmp_path, create=True)
+    run.update({"mine": 1})
+    run.collect.mkdir()
+    (run.collect / "notes.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        collect(run, settings, progress=stop_at(30, KeyboardInterrupt))
+    assert any((run.collect / "parts").iterdir())
+    discard_collected(run)
+    assert set(files(run)) == {"run.json", "collect/notes.txt"}
+    assert RunDir(tmp_path).manifest["mine"] == 1
+    told: list[int] = []
+    collect(run, dataclasses.replace(settings, layers="2"), progress=lambda done, total: told.append(done))
+    assert told[0] == 0
+    assert Collected.read(run.collect, "val").activations.shape[1:] == (1, 32)
+
+
+def test_layers_that_the_base_lacks(settings: CollectSettings, tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"collect: --layers has \[3\], expected layers from 0 to 2"):
+        collect(RunDir(tmp_path, create=True), dataclasses.replace(settings, layers="3"))
+
+
+def test_limit(settings: CollectSettings, tmp_path: Path) -> None:
+    run = RunDir(tmp_path, create=True)
+    collect(run, dataclasses.replace(settings, limit=3))
+    assert [run.manifest[f"{split}_size"] for split in SPLITS] == [3, 3, 3]
+
+
+def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # its kernels for CPUs take widths in blocks of 64
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 6}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=BYTE_VOCAB_SIZE, **sizes))
+    draw_weights(model)
+    model.save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    plain = dataclasses.replace(settings, base=str(tmp_path / "base"), layers="3,5", limit=6)
+    found = {}
+    for quantization in (None, "nf4", "int8"):
+        run = RunDir(tmp_path / str(quantization), create=True)
+        collect(run, dataclasses.replace(plain, quantization=quantization))
+        assert run.manifest.get("quantization") == quantization
+        found[quantization] = Collected.read(run.collect, "train").activations.float().flatten()
+    for quantization, least in (("nf4", 0.9), ("int8", 0.99)):
+        cosine = torch.cosine_similarity(found[None], found[quantization], dim=0)
+        assert least < float(cosine) < 1 - 1e-7
+
+
+# -- records, warnings, sums
+
+
+def record(correct: bool, *, complete: bool = True, category: str = "a") -> Record:
+    question = Question("q\u2028?", ("x",), category, choices=("x", "y"))
+    return Record(
+        question=question, answer="x", answer_ids=(1, 2), logprobs=(-0.5, -1.0), complete=complete, correct=correct
+    )
+
+
+def test_a_record_and_its_line() -> None:
+    found = record(True)
+    assert "\n" not in found.to_json()
+    assert Record.from_json(found.to_json()) == found
+    assert found.mean_logprob == -0.75
+
+
+def test_sets_without_contrast_are_called_out() -> None:
+    fine = [record(number % 2 == 0) for number in range(20)]
+    easy, hard = [record(True)] * 20, [record(False)] * 20
+    assert contrast_warnings({"train": fine, "val": []}) == []
+    (warning,) = contrast_warnings({"train": easy})
+    assert "100.0% of 20 questions right, hardly any wrong" in warning
+    assert "too easy" in warning
+    (warning,) = contrast_warnings({"val": hard})
+    assert "hardly any right" in warning
+    assert "thinking model" in warning
+    cut = contrast_warnings({"test": [record(False, complete=False)] * 20})
+    assert len(cut) == 2
+    assert "cut off by --max-new-tokens" in cut[0]
+    assert "100% of the answers reached --max-new-tokens" in cut[1]
+
+
+def test_sums() -> None:
+    records = {"train": [record(True), record(False, category="b", complete=False)], "test": [record(True)], "val": []}
+    assert [(each.split, each.n, each.base_accuracy, each.cut_off) for each in by_split(records)] == [
+        ("train", 2, 0.5, 0.5),
+        ("test", 1, 1.0, 0.0),
+        ("val", 0, None, None),
+    ]
+    assert [(each.category, each.n, each.base_accuracy) for each in by_category(records)] == [("a", 2, 1), ("b", 1, 0)]
+
+
+def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
+    folder = tmp_path / "collect"
+    folder.mkdir()
+    with pytest.raises(RunDirError, match=r"cannot be read \(FileNotFoundError"):
+        Collected.read(folder, "val")
+    for suffix in ("jsonl", "safetensors"):
+        (folder / f"val.{suffix}").write_bytes((collected.collect / f"val.{suffix}").read_bytes())
+    found = Collected.read(folder, "val")
+    with pytest.raises(RunDirError, match=r"lack layers \[9\]"):
+        found.layers_at([1, 9])
+    lines = (folder / "val.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "val.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
+    with pytest.raises(RunDirError, match=f"holds {len(lines) - 1}, beside activations of {len(lines)}"):
+        Collected.read(folder, "val")
+    (folder / "val.jsonl").write_text('{"question": 1}', encoding="utf-8")
+    with pytest.raises(Error, match="cannot be read"):
+        Collected.read(folder, "val")
+
+
+def test_the_kept_part_of_an_answer() -> None:
+    words = ["It", " is", " 3", ".", " No", " more"]
+
+    def text(ids: Any) -> str:
+        return "".join(words[i] for i in ids)
+
+    kept = kept_text(range(6), text, ended=False)
+    assert (kept.text, kept.n_tokens, kept.complete) == ("It is 3.", 4, True)
+    assert kept_text(range(3), text, ended=False).complete is False
+    assert kept_text(range(3), text, ended=True).complete is True
+    assert kept_text(range(6), text, ended=False, whole=True).n_tokens == 6
