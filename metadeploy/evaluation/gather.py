@@ -106,7 +106,7 @@ def _belongs(path: Path, plan: Plan) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             return Sample.from_json(file.readline()).fingerprint == plan.fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -118,7 +118,7 @@ def _whole_chunks(partial: Path, plan: Plan) -> list[Sample]:
     whole = lines[: len(lines) // _CHUNK * _CHUNK]
     try:
         return [Sample.from_json(line) for line in whole]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirError(
             f"samples '{partial}': cannot be read ({error}), expected what metadeploy eval writes (hint: delete the "
             "file)"

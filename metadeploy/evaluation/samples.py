@@ -137,7 +137,7 @@ class Samples:
         try:
             # not splitlines(): JSON strings may hold U+2028 and its like
             return cls(tuple(Sample.from_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirError(
                 f"samples '{path}': cannot be read ({type(error).__name__}: {error}), expected what metadeploy eval "
                 "writes (hint: delete the file)"

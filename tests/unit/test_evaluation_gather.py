@@ -156,11 +156,13 @@ def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
     assert len(engine.asked) == 12
 
 
-def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"index": 1}', "3", "[]", "{", '{"told": null, "accepted": 1, "gains": []}'])
+def test_a_file_that_is_none_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    path.write_text('{"index": 1}\n', encoding="utf-8")
-    with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': cannot be read \(KeyError.*hint: delete"):
+    path.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': cannot be read \(\w+Error.*hint: delete"):
         Samples.read(path)
+    assert len(gather(FakeEngine(), plan(2), path)) == 2  # it is replaced
 
 
 @pytest.mark.parametrize(
