@@ -120,6 +120,8 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
         fitting.load_state(state["fitting"])
         report.resumed(fitting.history)
     interrupted = _fit(run, fitting, desk.fingerprint, report)
+    _write_curves(run, fitting.history)
+    _draw_curves(run, fitting.history)
     return _finish(run, settings, fitting, (desk.lessons["val"], val_kept), desk.fingerprint, interrupted)
 
 
@@ -196,6 +198,7 @@ class _Desk:
                 quantization=run.manifest.get("quantization"),
             )
         )
+        _keep_gradients(model)
         self._base = FrozenBase(model)
         self._report.stage("load the base", 1, 1)
         refusal_ids: list[int] = tokenizer(settings.refusal_text, add_special_tokens=False)["input_ids"]
@@ -308,12 +311,6 @@ def _finish(
             },
         }
     )
-    _write_curves(run, fitting.history)
-    from metadeploy.evaluation import plots
-
-    plots.training_curves(
-        [{**asdict(row), "val_loss": row.val_decision} for row in fitting.history], run.train / "curves.png"
-    )
     if fitting.is_over:
         for leftover in (run.train / _STATE, *run.train.glob("kept-*.safetensors")):
             leftover.unlink(missing_ok=True)
@@ -327,6 +324,13 @@ def _finish(
     )
 
 
+def _keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for inference, as it does on some CPUs: gradients would stop there."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
     path = run.train / _STATE
     if not path.exists():
@@ -338,6 +342,13 @@ def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
             "(hint: use the same to go on, or --restart to begin anew)"
         )
     return state
+
+
+def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
+    from metadeploy.evaluation import plots
+
+    rows = [{**asdict(row), "val_loss": row.val_decision} for row in history]
+    plots.training_curves(rows, run.train / "curves.png")
 
 
 def _write_curves(run: RunDir, history: Sequence[Epoch]) -> None:

@@ -1,0 +1,325 @@
+"""Training as a whole, on a tiny base: determinism, interruptions, the operating point."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metadeploy.errors import RunDirError
+from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
+from metadeploy.reference.config import Quantization
+from metadeploy.training.collect import collect
+from metadeploy.training.fit import Epoch
+from metadeploy.training.records import Collected
+from metadeploy.training.run_dir import RunDir
+from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
+from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
+from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
+from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from tolerances import TINY_DOUBT_MAX_ABS
+
+FIT = FitSettings(epochs=3, batch_size=8, pretrain_epochs=1, patience=5, lr=3e-3)
+SETTINGS = TrainSettings(
+    target_layers="all",
+    cross_attn_layers="1-2",
+    bottleneck_dim=16,
+    enc_num_heads=4,
+    refusal_text="I do not know.",
+    fit=FIT,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    base, questions = write_base_and_questions(folder)
+    settings = CollectSettings(
+        base=str(base),
+        questions=str(questions),
+        layers="all",
+        dtype="float32",
+        device="cpu",
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    collect(RunDir(folder / "run", create=True), settings)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(collected: Path, tmp_path: Path) -> RunDir:
+    """A run directory with what was collected."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "run.json").write_bytes((collected / "run.json").read_bytes())
+    (path / "collect").symlink_to(collected / "collect")
+    return RunDir(path)
+
+
+@pytest.fixture(scope="module")
+def trained(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of a training that nothing disturbed."""
+    path = tmp_path_factory.mktemp("trained")
+    (path / "run.json").write_bytes((collected / "run.json").read_bytes())
+    (path / "collect").symlink_to(collected / "collect")
+    run = RunDir(path)
+    train(run, SETTINGS)
+    return files(run)
+
+
+def files(run: RunDir) -> dict[str, bytes]:
+    """What training wrote."""
+    return {path.name: path.read_bytes() for path in (run.checkpoint, run.run_json, *run.train.iterdir())}
+
+
+class StopError(Exception):
+    """Something that ends the process without warning, as far as training can tell."""
+
+
+def stop_at(name: str, done: int, error: type[BaseException]) -> Report:
+    def stage(told: str, at: int, _total: int) -> None:
+        if (told, at) == (name, done):
+            raise error
+
+    return Report(stage=stage)
+
+
+def test_what_training_leaves(trained: dict[str, bytes]) -> None:
+    assert trained.keys() == {"doubter_checkpoint.pt", "run.json", "curves.csv", "curves.png"}
+    rows = list(csv.DictReader(trained["curves.csv"].decode().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert list(rows[0]) == [field.name for field in dataclasses.fields(Epoch)]
+    assert trained["curves.png"].startswith(b"\x89PNG")
+    manifest = json.loads(trained["run.json"])
+    expected = {
+        "target_layers": [0, 1, 2],
+        "cross_attn_layers": [1, 2],
+        "inject_from": "last_prompt_token",
+        "refusal_text": "I do not know.",
+    }
+    assert expected.items() <= manifest.items()
+    assert manifest["train"]["fit"]["epochs"] == 3
+    assert manifest["train"]["epochs_done"] == 3
+    assert manifest["train"]["interrupted"] is False
+    assert "collect" in manifest
+
+
+def test_a_seed_decides_everything(run: RunDir, trained: dict[str, bytes]) -> None:
+    train(run, SETTINGS)
+    assert files(run) == trained
+    discard_trained(run)
+    train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, seed=1)))
+    assert files(run)["doubter_checkpoint.pt"] != trained["doubter_checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "done"), [("lower blocks, val", 0), ("epoch 1", 2), ("epoch 2", 0), ("epoch 2", 3), ("epoch 3", 1)]
+)
+def test_a_training_that_was_killed_goes_on(run: RunDir, trained: dict[str, bytes], stage: str, done: int) -> None:
+    with pytest.raises(StopError):
+        train(run, SETTINGS, report=stop_at(stage, done, StopError))
+    assert not run.checkpoint.exists()
+    stages: list[str] = []
+    resumed: list[int] = []
+    report = Report(stage=lambda name, done, total: stages.append(name), resumed=lambda rows: resumed.append(len(rows)))
+    train(RunDir(run.path), SETTINGS, report=report)
+    assert files(run) == trained
+    assert "lower blocks, train" not in stages
+    finished = int(stage[-1]) - 1 if stage.startswith("epoch") else 0
+    assert resumed == ([finished] if finished else [])
+    assert ("pre-train the encoder" in stages) == (finished == 0)
+    assert f"epoch {finished}" not in stages
+
+
+def test_control_c_keeps_the_best_so_far(run: RunDir, trained: dict[str, bytes]) -> None:
+    found = train(run, SETTINGS, report=stop_at("epoch 3", 2, KeyboardInterrupt))
+    assert found.interrupted
+    assert len(found.history) == 2
+    assert isinstance(Doubter.from_checkpoint(run.path), Doubter)
+    assert json.loads(run.run_json.read_text())["train"]["interrupted"] is True
+    assert finished_with(run, SETTINGS) is None
+    train(RunDir(run.path), SETTINGS)
+    assert files(run) == trained
+
+
+def test_control_c_before_there_is_anything_to_keep(run: RunDir, trained: dict[str, bytes]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(run, SETTINGS, report=stop_at("epoch 1", 1, KeyboardInterrupt))
+    assert not run.checkpoint.exists()
+    train(RunDir(run.path), SETTINGS)
+    assert files(run) == trained
+
+
+def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
+    with pytest.raises(StopError):
+        train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
+    before = {path.name for path in run.train.iterdir()}
+    for change in (
+        {"bottleneck_dim": 32},
+        {"refusal_text": "No."},
+        {"fit": dataclasses.replace(FIT, lr=1e-4)},
+    ):
+        with pytest.raises(RunDirError, match="holds a training that was cut off and had other settings"):
+            train(RunDir(run.path), dataclasses.replace(SETTINGS, **change))
+    assert {path.name for path in run.train.iterdir()} == before
+    # where the line is drawn is no matter of training
+    train(RunDir(run.path), dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=0.1), device="auto"))
+
+
+def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> None:
+    with pytest.raises(StopError):
+        train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
+    (run.train / "notes.txt").write_text("mine")
+    discard_trained(run)
+    assert [path.name for path in run.train.iterdir()] == ["notes.txt"]
+    train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, epochs=1)))
+    discard_trained(run)
+    assert not run.checkpoint.exists()
+    assert json.loads(run.run_json.read_text()) == json.loads((collected / "run.json").read_text())
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+@pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
+def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_from: str) -> None:
+    """What training says of the validation questions is what generation does with them."""
+    change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from}
+    point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
+    found = train(run, dataclasses.replace(SETTINGS, point=point, **change))
+    records = Collected.read(run.collect, "val").records
+    assert found.val["coverage"] == round(0.5 * len(records)) / len(records)
+
+    pipe = MetaSpiderPipeline.from_pretrained(
+        MetaSpiderConfig(model_name=run.manifest["model_name"], device="cpu", dtype="float32")
+    )
+    doubter = pipe.attach(Doubter.from_checkpoint(run.path))
+    assert (doubter.config.encoder_type, doubter.config.inject_from) == (encoder_type, inject_from)
+    assert doubter.config.refusal_bias == pytest.approx(found.bias)
+    prompts = [pipe.tokenize(pipe.apply_chat_template(record.question.question)) for record in records]
+    doubts = np.array([pipe.doubt(prompt) for prompt in prompts])
+    right = np.array([record.correct for record in records])
+    assert np.abs(doubts - 0.5).min() > TINY_DOUBT_MAX_ABS
+    answered = doubts < 0.5
+    assert answered.mean() == found.val["coverage"]
+    assert right[answered].mean() == found.val["selective_accuracy"]
+    assert (~answered)[right].mean() == found.val["over_refusal"]
+    refusal = doubter.config.refusal_token_ids
+    assert refusal is not None
+    for prompt, declined in zip(prompts, ~answered, strict=True):
+        assert (pipe.generate_ids(prompt, 1, stop_ids=()) == [refusal[0]]) == declined
+
+
+def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
+    """The same few questions again and again: it must tell those that the base has right."""
+    source = run.collect.resolve()
+    run.collect.unlink()
+    run.collect.mkdir()
+    settings = dataclasses.replace(
+        SETTINGS, fit=dataclasses.replace(FIT, epochs=25, patience=25, dropout=0.0, pretrain_epochs=20)
+    )
+    for split in ("train", "val"):
+        for suffix in ("jsonl", "safetensors"):
+            (run.collect / f"{split}.{suffix}").write_bytes((source / f"train.{suffix}").read_bytes())
+    found = train(run, settings)
+    best = found.history[found.best_epoch - 1]
+    assert best.val_auroc > 0.95
+    assert found.history[-1].decision < 0.5 * found.history[0].decision
+
+
+def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, bytes]) -> None:
+    assert finished_with(run, SETTINGS) is None
+    train(run, SETTINGS)
+    assert finished_with(run, SETTINGS) is True
+    assert finished_with(run, dataclasses.replace(SETTINGS, refusal_text="No.")) is False
+    stages: list[str] = []
+    moved = dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=None, target_coverage=0.25))
+    found = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
+    assert found.val["coverage"] == 0.25
+    assert not any(name.startswith("epoch") for name in stages)
+    before, after = torch.load(run.checkpoint, weights_only=True), files(run)
+    assert before["refusal_bias"] == found.bias
+    assert after.keys() == trained.keys()
+    assert after["curves.csv"] == trained["curves.csv"]
+    recalibrate(RunDir(run.path), SETTINGS)
+    assert files(run) == trained
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantization) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 3}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=BYTE_VOCAB_SIZE, **sizes))
+    draw_weights(model)
+    model.save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    run = RunDir(tmp_path / "run", create=True)
+    collect(
+        run,
+        CollectSettings(
+            base=str(tmp_path / "base"),
+            questions=str(collected.parent / "questions.jsonl"),
+            layers="all",
+            quantization=quantization,
+            device="cpu",
+            max_new_tokens=4,
+        ),
+    )
+    found = train(
+        run,
+        dataclasses.replace(
+            SETTINGS,
+            point=OperatingPoint(max_over_refusal=None, target_coverage=0.5),
+            fit=dataclasses.replace(FIT, epochs=1),
+        ),
+    )
+    assert math.isfinite(found.history[0].loss)
+
+
+# -- what cannot be trained
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_layers": "5", "cross_attn_layers": "x"}, "2 faults"),
+        ({"ca_num_heads": 5}, "--ca-num-heads is 5, expected a divisor of --bottleneck-dim 16"),
+        ({"encoder_type": "transformer", "enc_num_heads": 3}, "--enc-num-heads is 3"),
+    ],
+)
+def test_wrappers_that_cannot_be(run: RunDir, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunDirError, match=message):
+        train(run, dataclasses.replace(SETTINGS, **change))
+    assert not run.train.exists()
+
+
+def test_nothing_was_collected(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"has no run.json, expected one \(hint: start with metadeploy collect\)"):
+        RunDir(tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(RunDirError, match="holds a JSON list, expected an object"):
+        RunDir(tmp_path)
+    (tmp_path / "run.json").write_text('{"model_name": "x"}')
+    with pytest.raises(RunDirError, match=r"lacks num_layers, hidden_dim, collect \(hint: run metadeploy collect"):
+        train(RunDir(tmp_path), SETTINGS)
+
+
+def test_layers_that_were_not_collected(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Callable[..., Collected] = Collected.read
+
+    def fewer(folder: Path, split: str) -> Collected:
+        found = read(folder, split)
+        return dataclasses.replace(found, activations=found.activations[:, 1:], layers=found.layers[1:])
+
+    monkeypatch.setattr(Collected, "read", fewer)
+    with pytest.raises(RunDirError, match=r"lack layers \[0\], expected some of \[1, 2\]"):
+        train(run, SETTINGS)
