@@ -325,7 +325,7 @@ def _finish(
 
 
 def _keep_gradients(model: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for inference, as it does on some CPUs: gradients would stop there."""
+    """Keep bitsandbytes from packing 4-bit weights, as it does on some CPUs for inference: they have no gradient then."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
