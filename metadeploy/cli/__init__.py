@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
 from metadeploy.cli import eval as _eval
@@ -38,6 +39,7 @@ _train.register(app)
 _eval.register(app)
 _export.register(app)
 _inspect.register(app)
+_card.register(app)
 
 
 def _show_version(wanted: bool) -> None:

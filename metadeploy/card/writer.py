@@ -1,0 +1,266 @@
+"""`metadeploy card`: a run directory in, a README.md for the Hugging Face hub out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy.card import markdown, tables
+from metadeploy.card.caveats import caveats
+from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
+from metadeploy.card.training import training_table
+from metadeploy.errors import Error, MissingDependencyError, RunDirError
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
+from metadeploy.training.run_dir import RunDir, write_atomically
+
+__all__ = ["CardReport", "write_card"]
+
+_TEMPLATE: Final = Path(__file__).with_name("card.md.jinja")
+_SIDECAR: Final = "doubter_sidecar.gguf"
+_TAGS: Final = ("meta-spider", "gguf", "llama.cpp", "selective-prediction", "abstention", "calibration")
+#: Ends a card: the hash of all before it says whether a person has edited it since.
+_MARK: Final = re.compile(r"<!-- written by metadeploy card, ([0-9a-f]{64}) -->\n\Z")
+_PICTURES: Final = (
+    ("risk_coverage", "Selective accuracy against coverage, with the baselines"),
+    ("doubt", "How much right and wrong answers are doubted"),
+    ("categories", "Accuracy and coverage by kind of question"),
+)
+
+
+@dataclass(frozen=True)
+class CardReport:
+    """What was written.
+
+    Attributes:
+        path: the card.
+        n_results: results files whose figures it shows.
+        notes: what the card lacks, and how to supply it.
+    """
+
+    path: Path
+    n_results: int
+    notes: tuple[str, ...]
+
+
+def write_card(
+    run: RunDir,
+    *,
+    output: Path | None = None,
+    name: str | None = None,
+    base_model: str | None = None,
+    license_id: str | None = None,
+    force: bool = False,
+) -> CardReport:
+    """Write a model card of what is in a run directory.
+
+    Args:
+        run: the run directory; results are optional.
+        output: the card; README.md in the run directory where None. Its links are relative to it.
+        name: its title; made of the base's name where None.
+        base_model: hub id of the base, for the front matter; run.json's where None and where that is one.
+        license_id: SPDX identifier of the wrapper's licence; run.json's where None.
+        force: replace a file that was not written by this function, or was edited since.
+
+    Raises:
+        RunDirError: a results file cannot be read or belongs to another wrapper, or the card has been edited.
+        MissingDependencyError: huggingface_hub or Jinja2 is not installed.
+        Error: ``base_model`` is no hub id.
+    """
+    output = output or run.path / "README.md"
+    _refuse_edited(output, force)
+    if base_model is not None and hub_id(base_model) is None:
+        raise Error(f"card: --base-model is '{base_model}', expected a hub id such as owner/name")
+    files = list_files(run)
+    measured = read_measured(run, files)
+    model_name = str(run.manifest.get("model_name") or "an unnamed base")
+    base_model = base_model or hub_id(model_name)
+    license_id = license_id or run.manifest.get("license")
+    base = base_model or short_name(model_name)
+    name = name or f"Doubter for {base.rpartition('/')[2].removesuffix('.gguf')}"
+    try:
+        text = _render(
+            run,
+            measured,
+            files,
+            front_matter=_front_matter(measured, name, base_model, license_id),
+            name=name,
+            base=base,
+            folder=output.parent,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunDirError(
+            f"run directory '{run.path}': its results or run.json cannot be read ({type(error).__name__}: {error}), "
+            "expected what metadeploy collect, train and eval write (hint: run metadeploy eval again)"
+        ) from error
+    write_atomically(output, text + _mark(text))
+    notes = _notes(measured, base_model, license_id)
+    return CardReport(output, len(measured.evaluations) + len(measured.repetitions), tuple(notes))
+
+
+def _refuse_edited(path: Path, force: bool) -> None:
+    if force or not path.exists():
+        return
+    text = path.read_bytes().decode(errors="replace")
+    found = _MARK.search(text)
+    if found is None or text != text[: found.start()] + _mark(text[: found.start()]):
+        raise RunDirError(
+            f"card '{path}': was written or edited by someone else, expected a card as metadeploy card wrote it "
+            "(hint: --force replaces it, -o writes elsewhere)"
+        )
+
+
+def _mark(text: str) -> str:
+    return f"<!-- written by metadeploy card, {hashlib.sha256(text.encode()).hexdigest()} -->\n"
+
+
+def _front_matter(measured: Measured, name: str, base_model: str | None, license_id: str | None) -> str:
+    """The YAML block that the hub reads."""
+    try:
+        from huggingface_hub import ModelCardData
+    except ImportError as error:
+        raise _missing("huggingface_hub") from error
+    results = [result for each in measured.evaluations for result in _eval_results(each)]
+    data = ModelCardData(
+        base_model=base_model,
+        base_model_relation="adapter" if base_model else None,
+        license=license_id.lower() if license_id else None,
+        library_name="metadeploy",
+        pipeline_tag="text-generation",
+        tags=list(_TAGS),
+        model_name=name,
+        eval_results=results or None,
+    )
+    if not results:
+        data.model_name = None  # it is the model-index's, which there is none of
+    return str(data.to_yaml())
+
+
+def _eval_results(evaluation: Evaluation) -> Iterator[Any]:
+    from huggingface_hub import EvalResult
+
+    for key, title, _, is_headline in tables.METRICS:
+        row = evaluation.results["metrics"][key]
+        if is_headline and row["value"] is not None:
+            yield EvalResult(
+                task_type="text-generation",
+                dataset_type=evaluation.dataset,
+                dataset_name=evaluation.title,
+                dataset_config=evaluation.engine,
+                dataset_split=evaluation.split if evaluation.is_own else None,
+                metric_type=key,
+                metric_name=f"{title.partition(':')[0]} (n = {row['n']:,})",
+                metric_value=round(row["value"], 4),
+            )
+
+
+def _render(
+    run: RunDir,
+    measured: Measured,
+    files: list[ListedFile],
+    *,
+    front_matter: str,
+    name: str,
+    base: str,
+    folder: Path,
+) -> str:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise _missing("jinja2") from error
+
+    # Markdown and no HTML: every text from a file goes through `md` or `code` in the template
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters |= {
+        "md": markdown.escape,
+        "code": markdown.code,
+        "count": markdown.count,
+        "p_value": markdown.p_value,
+        "sh": shlex.quote,
+        "string_literal": lambda text: json.dumps(text, ensure_ascii=False),
+        "metrics": tables.metrics_table,
+        "baselines": tables.baselines_table,
+        "categories": tables.categories_table,
+        "repeated": tables.repeated_table,
+        "repeated_baselines": tables.repeated_baselines_table,
+        "files": tables.files_table,
+    }
+    here = {file.name for file in files}
+
+    def picture(alternative: str, name: str) -> str | None:
+        relative = os.path.relpath(run.path / name, folder).replace(os.sep, "/")
+        return markdown.image(alternative, relative) if name in here else None
+
+    def pictures(evaluation: Evaluation) -> list[str]:
+        shown = (
+            picture(alternative, f"eval/{plot}")
+            for kind, alternative in _PICTURES
+            for plot in evaluation.results["plots"]
+            if plot.startswith(f"{kind}_")
+        )
+        return [each for each in shown if each is not None]
+
+    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        front_matter=front_matter,
+        name=name,
+        base=_base_link(base),
+        refusal=str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT),
+        measured=measured,
+        caveats=list(_caveats(measured, base)),
+        base_file=_base_file(run.manifest, measured),
+        has_sidecar=_SIDECAR in here,
+        has_checkpoint="doubter_checkpoint.pt" in here,
+        files=files,
+        training=training_table(run.manifest),
+        curves=picture("Loss and validation figures of each epoch", "train/curves.png"),
+        pictures=pictures,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n\n"
+
+
+def _caveats(measured: Measured, base: str) -> Iterator[str]:
+    """What holds for every Doubter, and what the most telling evaluation says of this one."""
+    yield (
+        f"It belongs to {_base_link(base)} and its quantisations. Another model, also one that was fine-tuned from it, "
+        "has other activations, which it was not trained to read."
+    )
+    yield "It declines; it does not know better. Where it answers, the answer is the base's, and may be wrong."
+    if not measured.evaluations:
+        return
+    if all(each.is_own for each in measured.evaluations):
+        yield "All figures are from the run's own questions. On kinds of question unlike those it was not measured."
+    engines = {each.results["config"]["engine"] for each in measured.evaluations}
+    if engines == {"torch"}:
+        yield "It was measured in PyTorch only; a quantised base in llama.cpp decides otherwise on some questions."
+    yield from caveats(measured.evaluations[0])
+
+
+def _base_link(base: str) -> str:
+    """The base in running text."""
+    return f"[{markdown.escape(base)}](https://huggingface.co/{base})" if hub_id(base) else markdown.code(base)
+
+
+def _base_file(manifest: Mapping[str, Any], measured: Measured) -> str:
+    """Name of a GGUF of the base: one that was measured, else run.json's."""
+    names = [each.results["config"]["base"]["name"] for each in measured.evaluations]
+    names.append(short_name(str(manifest.get("model_name") or "")))
+    return next((name for name in names if name.lower().endswith(".gguf")), "base.gguf")
+
+
+def _notes(measured: Measured, base_model: str | None, license_id: str | None) -> Iterator[str]:
+    if not measured.evaluations:
+        yield "there are no results: the card has no figures (metadeploy eval measures)"
+    if base_model is None:
+        yield "the base is a file, not a hub id: the card does not link it (--base-model owner/name)"
+    if license_id is None:
+        yield "no licence is named (--license MIT)"
+
+
+def _missing(package: str) -> MissingDependencyError:
+    return MissingDependencyError(f"metadeploy card: {package} is not installed (pip install 'metadeploy[eval]')")
