@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
 def _card(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, best with results.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The card.", show_default="README.md in RUN_DIR")
+        Path | None,
+        typer.Option("-o", "--output", dir_okay=False, help="The card.", show_default="README.md in RUN_DIR"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Its title.", show_default="after the base")] = None,
     base_model: Annotated[

@@ -1,0 +1,82 @@
+"""`metadeploy card` as people type it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from support.card_run import drawn_samples, results_of, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+#: As if it were installed without the extras of training.
+NO_TORCH = "import sys; sys.modules['torch'] = None; from metadeploy.cli import main; main()"
+
+
+def card(*arguments: str | Path, code: int = 0, start: tuple[str, ...] = ("-c", NO_TORCH)) -> tuple[str, str]:
+    command = [sys.executable, *start, "card", *map(str, arguments)]
+    result = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", results_of(drawn_samples(30)), model_name="models/tiny.gguf").path
+
+
+def test_a_card(folder: Path) -> None:
+    stdout, stderr = card(folder)
+    assert stdout == f"{folder / 'README.md'}\n"
+    assert stderr.splitlines() == [
+        "note: the base is a file, not a hub id: the card does not link it (--base-model owner/name)",
+        "note: no licence is named (--license MIT)",
+    ]
+    # unedited, it is written anew
+    stdout, stderr = card(folder, "--license", "MIT", "--name", "My Doubter", "--base-model", "owner/Tiny-1B")
+    assert stderr == ""
+    found = ModelCard.load(folder / "README.md")
+    assert (found.data.license, found.data.base_model, found.data.model_name) == ("mit", "owner/Tiny-1B", "My Doubter")
+    assert found.text.strip().startswith("# My Doubter\n")
+
+
+def test_what_was_edited_stays(folder: Path) -> None:
+    (folder / "README.md").write_text("mine\n", encoding="utf-8")
+    stdout, stderr = card(folder, code=1)
+    assert stdout == ""
+    assert "--force replaces it" in stderr
+    assert (folder / "README.md").read_text(encoding="utf-8") == "mine\n"
+    card(folder, "-o", folder / "other.md")
+    card(folder, "--force")
+    assert (folder / "README.md").read_bytes() == (folder / "other.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "Missing argument 'RUN_DIR'"),
+        (("absent",), 1, "has no run.json, expected one (hint: start with metadeploy collect)"),
+        (("RUN", "--base-model", "no id"), 1, "--base-model is 'no id', expected a hub id such as owner/name"),
+        (("RUN", "-o", "RUN"), 2, "is a directory"),
+    ],
+)
+def test_wrong_use_is_told(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    found = [str(folder) if each == "RUN" else each for each in arguments]
+    stdout, stderr = card(*found, code=code)
+    assert stdout == ""
+    assert message in stderr
+    assert not (folder / "README.md").exists()
+
+
+def test_help_teaches() -> None:
+    stdout, _ = card("--help")
+    for part in ("Examples", "metadeploy card runs/a --license MIT", "--base-model", "--force"):
+        assert part in stdout

@@ -1,0 +1,454 @@
+"""The model card: its parts, its figures, what it warns of, and that nobody's own words are overwritten."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from metadeploy.card import CardReport, write_card
+from metadeploy.card.caveats import caveats
+from metadeploy.card.facts import Evaluation
+from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
+from metadeploy.card.training import training_table
+from metadeploy.errors import Error, MissingDependencyError, RunDirError
+from metadeploy.evaluation.seeds import over_runs
+from metadeploy.training.run_dir import RunDir
+from support.card_run import RUNTIME, drawn_samples, results_of, write_run
+
+SECTIONS = [
+    "Results",
+    "How to read this",
+    "What it cannot do",
+    "Use it",
+    "What is in the folder",
+    "Training",
+    "Formats and sources",
+]
+
+
+def written(run: RunDir, **options: Any) -> str:
+    return write_card(run, **options).path.read_text(encoding="utf-8")
+
+
+def sections(card: str) -> list[str]:
+    return re.findall(r"^## (.+)$", card, re.MULTILINE)
+
+
+def section(card: str, title: str) -> str:
+    return card.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+    return found
+
+
+def cells(card: str) -> list[list[list[str]]]:
+    """Every table as a reader sees it: rows of plain cells, by a Markdown parser."""
+    tables: list[list[list[str]]] = []
+    in_cell = False
+    for token in MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2]):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            tables[-1][-1].append("")
+        elif token.type == "inline" and in_cell:
+            tables[-1][-1][-1] = "".join(child.content for child in token.children or ())
+        in_cell = token.type in ("th_open", "td_open")
+    return tables
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Measured in PyTorch and in the compiled runtime."""
+    return write_run(tmp_path / "run", results_of(drawn_samples(40), **RUNTIME), results_of(drawn_samples(60, seed=1)))
+
+
+def test_the_parts_of_a_card(run: RunDir) -> None:
+    report = write_card(run, license_id="MIT")
+    assert report == CardReport(run.path / "README.md", 2, ())
+    card = report.path.read_text(encoding="utf-8")
+    assert sections(card) == SECTIONS
+    assert "\n# Doubter for Tiny-1B\n" in card
+    assert "\n> I cannot say.\n" in card
+    # the test questions in PyTorch come first
+    assert re.findall(r"^### (.+)$", card, re.MULTILINE) == [
+        "facts, test split (PyTorch, bfloat16)",
+        "facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf)",
+    ]
+    # of the plots only the one that is there, and not the gates
+    assert card.count("![") == 1
+    assert "](eval/risk_coverage_torch_test.png)" in card
+    assert 'MetaLlama("tiny-Q4_K_M.gguf", "doubter_sidecar.gguf")' in card
+    assert "llama-meta-generate -m tiny-Q4_K_M.gguf --meta doubter_sidecar.gguf" in card
+    assert "\n\n\n" not in card
+    assert str(run.path) not in card
+    assert not list(run.path.glob(".*"))
+
+
+def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
+    card = written(run, license_id="Apache-2.0")
+    found = front_matter(card)
+    assert found["base_model"] == "owner/Tiny-1B"
+    assert found["base_model_relation"] == "adapter"
+    assert (found["license"], found["library_name"], found["pipeline_tag"]) == (
+        "apache-2.0",
+        "metadeploy",
+        "text-generation",
+    )
+    assert {"meta-spider", "gguf", "selective-prediction", "abstention", "calibration"} <= set(found["tags"])
+    data = ModelCard(card).data  # raises where the model-index is not as the hub has it
+    assert data.model_name == "Doubter for Tiny-1B"
+    results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
+    values = {each.metric_type: each for each in data.eval_results if each.dataset_config == "PyTorch, bfloat16"}
+    for name in ("coverage", "selective_accuracy", "over_refusal_rate", "auroc"):
+        row = results["metrics"][name]
+        assert values[name].metric_value == pytest.approx(row["value"], abs=5e-5)
+        assert values[name].metric_name.endswith(f"(n = {row['n']})")
+    assert {each.dataset_split for each in data.eval_results} == {"test"}
+
+
+def test_every_metric_has_its_row(run: RunDir) -> None:
+    results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
+    metrics, baselines, categories, *_ = cells(written(run))
+    assert metrics[0] == ["metric", "value", "95 % interval", "n"]
+    rows = {name: rest for name, *rest in metrics[1:]}
+    row = results["metrics"]["selective_accuracy"]
+    assert rows["selective accuracy: right, of the answered"] == [
+        f"{row['value']:.1%}",
+        f"{row['low']:.1%} to {row['high']:.1%}",
+        str(row["n"]),
+    ]
+    assert [name for name, *_ in baselines[1:]] == [each["name"] for each in results["baselines"]]
+    probe, told = baselines[3], baselines[4]
+    assert probe[3] == "same"
+    assert told[1:4] == ["–", "–", f"{results['baselines'][3]['coverage']['value']:.1%}"]
+    assert {name for name, *_ in categories[1:]} == {"capital", "plural"}
+    assert (f"McNemar test, p {p_value(results['mcnemar']['p_value'])}") in written(run)
+
+
+def figures_of(found: Any) -> Iterator[float]:
+    """Every number in a JSON document."""
+    if isinstance(found, dict):
+        for each in found.values():
+            yield from figures_of(each)
+    elif isinstance(found, list):
+        for each in found:
+            yield from figures_of(each)
+    elif isinstance(found, (int, float)) and not isinstance(found, bool):
+        yield found
+
+
+def spelt(figure: float) -> set[str]:
+    return {f"{figure:.1%}", f"{figure:.3f}", f"{figure:,}", f"{figure:.3g}", f"{round(figure, 4):g}"}
+
+
+FIGURE = re.compile(r"-?\d[\d,]*(?:\.\d+)?%?")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n=st.integers(1, 50),
+    seed=st.integers(0, 10_000),
+    threshold=st.sampled_from([0, 0.1, 0.5, 0.625, 1]),
+    kinds=st.integers(1, 4),
+)
+def test_every_figure_is_in_a_results_file(
+    n: int, seed: int, threshold: float, kinds: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    samples = drawn_samples(n, seed=seed, categories=("a", "b", "c", "d")[:kinds])
+    results = results_of(samples, threshold=threshold)
+    card = written(write_run(tmp_path_factory.mktemp("drawn") / "run", results))
+    known = {text for figure in figures_of(results) for text in spelt(figure)}
+    # words of the card, and not figures: the level of the intervals, the threshold that is always shipped
+    known |= {"95", "0.001", "0.5", "0.8", "1"}
+    shown = section(card, "Results") + section(card, "What it cannot do")
+    shown = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", shown))
+    found = FIGURE.findall(shown)
+    assert len(found) > 30
+    assert [figure for figure in found if figure not in known] == []
+    for result in front_matter(card)["model-index"][0]["results"]:
+        for metric in result["metrics"]:
+            assert f"{metric['value']:g}" in known
+            (count,) = re.findall(r"\(n = ([\d,]+)\)", metric["name"])
+            assert count in known
+
+
+def test_without_results_it_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    report = write_card(run)
+    card = report.path.read_text(encoding="utf-8")
+    assert report.n_results == 0
+    assert report.notes == (
+        "there are no results: the card has no figures (metadeploy eval measures)",
+        "no licence is named (--license MIT)",
+    )
+    assert "Nothing has been measured yet" in card
+    assert "model-index" not in front_matter(card)
+    assert sections(card) == [each for each in SECTIONS if each != "How to read this"]
+    assert "|" not in section(card, "Results")
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_a_run_directory_of_the_framework(tmp_path: Path) -> None:
+    """No training keys, no sidecar, no collected questions, layers by name, a base from a file."""
+    (tmp_path / "doubter_checkpoint.pt").write_bytes(b"x")
+    RunDir(tmp_path, create=True).update({"model_name": "/models/base x.gguf", "target_layers": "late"})
+    report = write_card(RunDir(tmp_path), name="Mine")
+    card = report.path.read_text(encoding="utf-8")
+    assert "metadeploy export . --base 'base x.gguf'" in card
+    assert 'MetaLlama("base x.gguf", ' in card
+    assert "/models" not in card
+    assert "base_model" not in front_matter(card)
+    assert any("--base-model" in note for note in report.notes)
+    assert "A *Doubter* for `base x.gguf`:" in card
+    assert training_table({}).splitlines()[2:] == []
+    assert front_matter(written(RunDir(tmp_path), base_model="a/b"))["base_model"] == "a/b"
+    with pytest.raises(Error, match="--base-model is 'b.gguf', expected a hub id"):
+        write_card(RunDir(tmp_path), base_model="b.gguf")
+    (tmp_path / "doubter_checkpoint.pt").unlink()
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    assert "`an unnamed base`" in written(RunDir(tmp_path))
+
+
+NASTY = "a|b *c* _d_ `e` <f> [g](h) $i$ ~~j~~ #k &amp; \\l ---"
+
+
+def test_names_are_never_markup(tmp_path: Path) -> None:
+    samples = drawn_samples(20, categories=(NASTY, "x\ny: - {z}"))
+    results = results_of(samples, **{**RUNTIME, "base": {"name": f"{NASTY}.gguf"}, "questions": f"{NASTY}.jsonl"})
+    results["baselines"][0]["name"] = NASTY
+    results["threshold"]["chosen"] = NASTY
+    run = write_run(tmp_path / "run", results, refusal_text=NASTY, dataset=NASTY, answer_suffix=NASTY)
+    name = f"{NASTY}: 'quoted' \"twice\"\nsecond"
+    card = written(run, name=name)
+    assert ModelCard(card).data.model_name == name
+    tables = cells(card)
+    assert all(len({len(row) for row in table}) == 1 for table in tables), "no cell was split"
+    shown = {cell for table in tables for row in table for cell in row}
+    assert {NASTY, "x y: - {z}"} <= shown
+    rendered = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
+    assert "<em>c</em>" not in rendered
+    assert "<f>" not in rendered
+    assert 'href="h"' not in rendered
+    assert re.findall(r"<h1>(.*)</h1>", rendered) == [
+        "a|b *c* _d_ `e` &lt;f&gt; [g](h) $i$ ~~j~~ #k &amp;amp; \\l ---: 'quoted' &quot;twice&quot; second"
+    ]
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_any_text_survives(text: str) -> None:
+    """Escaped in a line, or as code in a cell of a table."""
+    parser = MarkdownIt("commonmark").enable("table")
+    plain = " ".join(text.split())
+    (inline,) = parser.parseInline(f"x{escape(text)}x")
+    assert "".join(child.content for child in inline.children or ()) == f"x{plain}x"
+    if plain:
+        tokens = parser.parse(table(("a", "b"), [(code(text), "end")]))
+        spans = [child for token in tokens for child in token.children or () if child.type == "code_inline"]
+        assert [span.content for span in spans] == [plain]
+
+
+def test_figures_are_spelt_for_people() -> None:
+    assert (percent(0.5812), percent(None), number(0.81), number(None)) == ("58.1%", "–", "0.810", "–")
+    assert (p_value(0.0004), p_value(0.05), p_value(None)) == ("< 0.001", "0.050", "–")
+    assert interval({"low": 0.1, "high": 0.25}, is_share=True) == "10.0% to 25.0%"
+    assert interval({"low": None, "high": None}, is_share=False) == "–"
+
+
+def test_it_may_be_written_again_until_it_is_edited(run: RunDir) -> None:
+    first = written(run)
+    assert written(run) == first, "the same files, the same card"
+    (run.path / "eval" / "results_0.json").unlink()
+    assert written(run) != first
+    card = run.path / "README.md"
+    edited = card.read_text(encoding="utf-8").replace("# Doubter", "# My Doubter", 1)
+    for content in (edited, "my own words\n", ""):
+        card.write_text(content, encoding="utf-8")
+        with pytest.raises(RunDirError, match=r"README\.md': was written or edited by someone else.*--force"):
+            write_card(run)
+        assert card.read_text(encoding="utf-8") == content
+    assert "# Doubter for" in written(run, force=True)
+
+
+def test_links_are_relative_to_the_card(run: RunDir) -> None:
+    (run.path / "train").mkdir()
+    (run.path / "train" / "curves.png").write_bytes(b"x")
+    card = written(run, output=run.path.parent / "docs" / "card.md")
+    assert "](../run/train/curves.png)" in card
+    assert "](../run/eval/risk_coverage_torch_test.png)" in card
+    assert not (run.path / "README.md").exists()
+
+
+def test_the_files_that_are_there(run: RunDir) -> None:
+    (run.path / "collect").mkdir()
+    (run.path / "collect" / "val.jsonl").write_bytes(b"12345")
+    (run.path / "eval" / ".samples.jsonl.partial").write_bytes(b"x")
+    (run.path / "notes.txt").write_bytes(b"x")
+    rows = cells(section_only(written(run), "What is in the folder"))[0]
+    assert [name for name, *_ in rows[1:]] == [
+        "doubter_sidecar.gguf",
+        "doubter_checkpoint.pt",
+        "run.json",
+        "collect/val.jsonl",
+        "eval/results_0.json",
+        "eval/results_1.json",
+        "eval/risk_coverage_torch_test.png",
+    ]
+    assert rows[4][2:] == ["5", "5994471abb01…"]
+
+
+def section_only(card: str, title: str) -> str:
+    return "---\n---\n" + section(card, title)
+
+
+def test_means_over_seeds(run: RunDir) -> None:
+    results = [results_of(drawn_samples(60, seed=seed), run=f"seed|{seed}") for seed in range(3)]
+    combined = over_runs([{**each, "samples": {"file": "s", "fingerprint": "f"}} for each in results])
+    (run.path / "eval" / "results_seeds.json").write_text(json.dumps(combined), encoding="utf-8")
+    report = write_card(run)
+    assert report.n_results == 3
+    card = report.path.read_text(encoding="utf-8")
+    assert "### Means over 3 trainings" in card
+    assert "`seed\\|0`, `seed\\|1`, `seed\\|2`: the same recipe" in card
+    row = combined["metrics"]["auroc"]
+    assert f"| {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | 3 |" in card
+    assert "| linear probe |" in card.split("### Means")[1]
+
+
+def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
+    path = run.path / "eval" / "results_1.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    change(results)
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
+        (lambda found: found.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
+        (lambda found: found["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
+        (lambda found: found.update(metrics=[]), r"cannot be read \(TypeError"),
+        (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
+        (
+            lambda found: found["config"]["wrapper"].update(sha256="0" * 64),
+            r"another doubter_checkpoint\.pt than the one in the run directory \(hint: run metadeploy eval again",
+        ),
+    ],
+)
+def test_results_that_cannot_be_trusted_make_no_card(
+    run: RunDir, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    replaced(run, change)
+    with pytest.raises(RunDirError, match=message):
+        write_card(run)
+    assert not (run.path / "README.md").exists()
+
+
+def test_results_that_are_no_json(run: RunDir) -> None:
+    path = run.path / "eval" / "results_0.json"
+    for content, message in (("{", "are not JSON"), ("[]", "are of another kind")):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(RunDirError, match=rf"results_0\.json': {message}"):
+            write_card(run)
+
+
+@pytest.mark.parametrize("package", ["huggingface_hub", "jinja2"])
+def test_a_missing_package_is_named(run: RunDir, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        MissingDependencyError, match=rf"{package} is not installed \(pip install 'metadeploy\[eval\]'\)"
+    ):
+        write_card(run)
+
+
+# -- what it warns of
+
+
+def warned(change: Callable[[dict[str, Any]], object], *, is_own: bool = True) -> str:
+    """The caveats of a Doubter of which nothing bad can be said, after a change."""
+    row = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 2000}
+    results: dict[str, Any] = {
+        "config": {"split": "test"},
+        "n": 2000,
+        "threshold": {"value": 0.5, "chosen": "as shipped"},
+        "metrics": {
+            **{name: dict(row) for name in ("base_accuracy", "coverage", "selective_accuracy", "auroc", "macro_auroc")},
+            "over_refusal_rate": {**row, "value": 0.0},
+            "ece": {**row, "value": 0.01},
+        },
+        "refusals": {"declined": 200, "word_for_word": 200},
+        "baselines": [
+            {
+                "name": "probe",
+                "selective_accuracy": {"value": 0.8},
+                "doubter": {"selective_accuracy": {"value": 0.9}, "p_value": 0.01},
+            }
+        ],
+    }
+    change(results)
+    return "\n".join(caveats(Evaluation(Path("results_x.json"), results, "facts", is_own)))
+
+
+def test_what_is_good_is_not_warned_of() -> None:
+    assert warned(lambda _: None) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("config.split", "val", "which training used"),
+        ("n", 300, "300 questions are few"),
+        ("metrics.selective_accuracy.n", 42, "Only 42 questions are answered"),
+        ("threshold.chosen", "by hand", "set by hand"),
+        ("metrics.base_accuracy.value", 0.28, "The base has only 28.0% right"),
+        ("metrics.coverage.value", 0, "declines every question"),
+        ("metrics.coverage.value", 1, "declines nothing"),
+        ("metrics.over_refusal_rate.value", 0.53, "declines 53.0% of what the base would have had right"),
+        ("refusals.word_for_word", 199, "Of 200 refusals 199 are word for word"),
+        ("metrics.macro_auroc.value", 0.65, "Much of the AUROC of 0.900 is knowing which kinds"),
+        ("baselines.0.doubter.p_value", 0.2, "not significantly ahead of: probe (p = 0.200)"),
+        ("baselines.0.selective_accuracy.value", 0.95, "not significantly ahead of: probe (p = 0.010)"),
+        ("baselines", [], "not compared with baselines"),
+        ("metrics.ece.value", 0.2, "(calibration error 0.200)"),
+    ],
+)
+def test_what_it_warns_of(path: str, value: object, words: str) -> None:
+    def change(results: dict[str, Any]) -> None:
+        *steps, last = path.split(".")
+        found: Any = results
+        for step in steps:
+            found = found[int(step) if step.isdigit() else step]
+        found[last] = value
+
+    said = warned(change)
+    assert words in said
+    assert said.count("\n") == 0, "and of nothing else"
+
+
+def test_other_questions_have_no_split(run: RunDir) -> None:
+    replaced(run, lambda found: found["config"].update(questions="/data/mine.jsonl"))
+    card = written(run)
+    assert "### mine (PyTorch, bfloat16)" in card
+    assert "unlike those it was not measured" not in card
+    assert "/data" not in card
+    (run.path / "eval" / "results_1.json").unlink()
+    assert "unlike those it was not measured" in written(run)
+    (run.path / "eval" / "results_0.json").unlink()
+    assert "in PyTorch only" not in written(run)
