@@ -217,7 +217,7 @@ def test_a_run_directory_of_the_framework(tmp_path: Path) -> None:
     assert "A *Doubter* for `base x.gguf`:" in card
     assert training_table({}).splitlines()[2:] == []
     assert front_matter(written(RunDir(tmp_path), base_model="a/b"))["base_model"] == "a/b"
-    with pytest.raises(Error, match="--base-model is 'b.gguf', expected a hub id"):
+    with pytest.raises(Error, match=r"--base-model is 'b\.gguf', expected a hub id"):
         write_card(RunDir(tmp_path), base_model="b.gguf")
     (tmp_path / "doubter_checkpoint.pt").unlink()
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
