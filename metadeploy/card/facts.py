@@ -34,6 +34,7 @@ _KNOWN: Final = (
     ("eval/calibration_*.jsonl", "validation questions that a threshold was chosen on"),
     ("eval/*.png", "plot"),
     ("ladder/results.json", "results for other types of base and sidecar"),
+    ("ladder/rung_*.json", "each question's outcome on one of these types"),
     ("ladder/*.png", "plot"),
 )
 
@@ -115,10 +116,15 @@ class Measured:
     Attributes:
         evaluations: the most telling one first.
         repetitions: means over trainings.
+        ladder: results of `metadeploy ladder`; None where there are none.
     """
 
-    evaluations: tuple[Evaluation, ...]
-    repetitions: tuple[Repetition, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    repetitions: tuple[Repetition, ...] = ()
+    ladder: Mapping[str, Any] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.evaluations or self.repetitions or self.ladder)
 
 
 def hub_id(name: str) -> str | None:
@@ -156,24 +162,29 @@ def read_measured(run: RunDir, files: list[ListedFile]) -> Measured:
         RunDirError: a file is no results file, or its figures are those of another wrapper than the one that is there.
     """
     digests = {file.name: file.sha256 for file in files}
-    evaluations, repetitions = [], []
-    for file in files:
-        path = run.path / file.name
-        if not path.match("eval/results_*.json"):
-            continue
-        results = _read(path)
-        if "runs" in results:
-            repetitions.append(Repetition(path, results))
-            continue
-        evaluations.append(_evaluation(run, path, results))
-        wrapper = results["config"]["wrapper"]
-        here = digests.get(wrapper["name"])
-        if here is not None and wrapper.get("sha256") != here:
-            raise RunDirError(
-                f"results '{path}': were measured with another {wrapper['name']} than the one in the run directory "
-                "(hint: run metadeploy eval again, or delete the file)"
-            )
-    return Measured(tuple(sorted(evaluations, key=lambda each: each._rank)), tuple(repetitions))
+    evaluations, repetitions, ladder = [], [], None
+    for path in (run.path / file.name for file in files):
+        if path.match("ladder/results.json"):
+            ladder = _read(path, "ladder", "config", "n", "reference", "rungs")
+            _refuse_other_wrapper(path, ladder["config"]["checkpoint"], digests, "ladder")
+        elif path.match("eval/results_*.json"):
+            results = _read(path, "eval", "metrics", "baselines")
+            if "runs" in results:
+                repetitions.append(Repetition(path, results))
+                continue
+            evaluations.append(_evaluation(run, path, results))
+            _refuse_other_wrapper(path, results["config"]["wrapper"], digests, "eval")
+    return Measured(tuple(sorted(evaluations, key=lambda each: each._rank)), tuple(repetitions), ladder)
+
+
+def _refuse_other_wrapper(path: Path, wrapper: Mapping[str, Any], digests: Mapping[str, str], command: str) -> None:
+    """A wrapper that was trained anew makes older figures false."""
+    here = digests.get(wrapper["name"])
+    if here is not None and wrapper.get("sha256") != here:
+        raise RunDirError(
+            f"results '{path}': were measured with another {wrapper['name']} than the one in the run directory "
+            f"(hint: run metadeploy {command} again, or delete the file)"
+        )
 
 
 def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluation:
@@ -181,15 +192,14 @@ def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluati
     return Evaluation(path, results, Path(short_name(asked)).stem, asked == own)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    expected = f"expected version {_SCHEMA} of what metadeploy eval writes (hint: run metadeploy eval again)"
+def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
+    expected = f"expected version {_SCHEMA} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunDirError(f"results '{path}': are not JSON: {error}, {expected}") from None
     if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
         raise RunDirError(f"results '{path}': are of another kind, {expected}")
-    keys = ("runs", "metrics", "baselines") if "runs" in found else ("config", "n", "metrics", "threshold", "mcnemar")
     missing = [key for key in keys if key not in found]
     if missing:
         raise RunDirError(f"results '{path}': lack {', '.join(missing)}, {expected}")

@@ -13,6 +13,7 @@ __all__ = [
     "baselines_table",
     "categories_table",
     "files_table",
+    "ladder_table",
     "metrics_table",
     "repeated_baselines_table",
     "repeated_table",
@@ -109,6 +110,28 @@ def repeated_baselines_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             for name, row in rows.items()
         ),
     )
+
+
+def ladder_table(results: Mapping[str, Any]) -> str:
+    """Types of base and sidecar: how near each comes to PyTorch in F32, and what is left of the figures."""
+    header = ("base + sidecar", "bytes of the base", "decisions agree", "95 % interval", *(title for title, _ in _RUNG))
+    rows = [(escape(results["reference"]["name"]), "–", "–", "–", *_rung(results["reference"]))]
+    for rung in results["rungs"]:
+        agree = rung["decisions"]["agree"]
+        sizes = count(rung["files"]["base"]["size"]), percent(agree["value"]), interval(agree, is_share=True)
+        rows.append((escape(f"{rung['base']} + {rung['sidecar']}"), *sizes, *_rung(rung)))
+    return table(header, rows)
+
+
+def _rung(row: Mapping[str, Any]) -> list[str]:
+    return [percent(row["metrics"][key]["value"]) for _, key in _RUNG]
+
+
+_RUNG: Final = (
+    ("coverage", "coverage"),
+    ("selective accuracy", "selective_accuracy"),
+    ("refusal precision", "refusal_precision"),
+)
 
 
 def files_table(files: Sequence[ListedFile]) -> str:

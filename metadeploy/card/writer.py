@@ -100,8 +100,8 @@ def write_card(
             "expected what metadeploy collect, train and eval write (hint: run metadeploy eval again)"
         ) from error
     write_atomically(output, text + _mark(text))
-    notes = _notes(measured, base_model, license_id)
-    return CardReport(output, len(measured.evaluations) + len(measured.repetitions), tuple(notes))
+    n_results = len(measured.evaluations) + len(measured.repetitions) + (measured.ladder is not None)
+    return CardReport(output, n_results, tuple(_notes(measured, base_model, license_id)))
 
 
 def _refuse_edited(path: Path, force: bool) -> None:
@@ -189,6 +189,7 @@ def _render(
         "categories": tables.categories_table,
         "repeated": tables.repeated_table,
         "repeated_baselines": tables.repeated_baselines_table,
+        "ladder": tables.ladder_table,
         "files": tables.files_table,
     }
     here = {file.name for file in files}
@@ -218,6 +219,7 @@ def _render(
         has_checkpoint="doubter_checkpoint.pt" in here,
         files=files,
         training=training_table(run.manifest),
+        ladder_picture=picture("Agreement and selective accuracy of each type", "ladder/ladder.png"),
         curves=picture("Loss and validation figures of each epoch", "train/curves.png"),
         pictures=pictures,
     )
@@ -254,7 +256,7 @@ def _base_file(manifest: Mapping[str, Any], measured: Measured) -> str:
 
 
 def _notes(measured: Measured, base_model: str | None, license_id: str | None) -> Iterator[str]:
-    if not measured.evaluations:
+    if not measured:
         yield "there are no results: the card has no figures (metadeploy eval measures)"
     if base_model is None:
         yield "the base is a file, not a hub id: the card does not link it (--base-model owner/name)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -24,7 +25,7 @@ from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
 from metadeploy.evaluation.seeds import over_runs
 from metadeploy.training.run_dir import RunDir
-from support.card_run import RUNTIME, drawn_samples, results_of, write_run
+from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, write_run
 
 SECTIONS = [
     "Results",
@@ -330,6 +331,50 @@ def test_means_over_seeds(run: RunDir) -> None:
     assert "| linear probe |" in card.split("### Means")[1]
 
 
+def test_the_ladder(run: RunDir) -> None:
+    def row(coverage: float) -> dict[str, Any]:
+        return {
+            "metrics": {
+                "coverage": {"value": coverage},
+                "selective_accuracy": {"value": None},
+                "refusal_precision": {"value": 0.75},
+            }
+        }
+
+    agree = {"value": 0.975, "low": 0.9, "high": 0.995}
+    checkpoint = {"name": "doubter_checkpoint.pt", "sha256": hashlib.sha256(CHECKPOINT).hexdigest()}
+    results = {
+        "schema": 1,
+        "config": {"checkpoint": checkpoint, "split": "test"},
+        "n": 1300,
+        "reference": {"name": "PyTorch F32", **row(0.31)},
+        "rungs": [
+            {
+                "base": "Q4_K_M",
+                "sidecar": "q8_0",
+                "files": {"base": {"size": 1234}},
+                "decisions": {"agree": agree},
+                **row(0.29),
+            }
+        ],
+    }
+    path = run.path / "ladder" / "results.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(results), encoding="utf-8")
+    (path.parent / "ladder.png").write_bytes(b"x")
+    report = write_card(run)
+    card = report.path.read_text(encoding="utf-8")
+    assert report.n_results == 3
+    assert "1,300 questions of the test split in llama.cpp" in card
+    assert "| PyTorch F32 | – | – | – | 31.0% | – | 75.0% |" in card
+    assert r"| Q4\_K\_M + q8\_0 | 1,234 | 97.5% | 90.0% to 99.5% | 29.0% | – | 75.0% |" in card
+    assert "](ladder/ladder.png)" in card
+    checkpoint["sha256"] = "0" * 64
+    path.write_text(json.dumps(results), encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"results\.json': were measured with another.*metadeploy ladder again"):
+        write_card(run)
+
+
 def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
     path = run.path / "eval" / "results_1.json"
     results = json.loads(path.read_text(encoding="utf-8"))
@@ -342,7 +387,8 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
     ("change", "message"),
     [
         (lambda found: found.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
-        (lambda found: found.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
+        (lambda found: found.pop("metrics"), r"results_1\.json': lack metrics, expected version 1"),
+        (lambda found: found.pop("mcnemar"), r"cannot be read \(KeyError: 'mcnemar'\)"),
         (lambda found: found["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
         (lambda found: found.update(metrics=[]), r"cannot be read \(TypeError"),
         (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
