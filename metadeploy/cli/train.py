@@ -100,20 +100,37 @@ def _train(
             min=0, max=1, help="Share to be answered, in its place.", show_default="none", rich_help_panel=_POINT
         ),
     ] = None,
+    pretrain_epochs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Passes in which the encoder alone learns right from wrong.", rich_help_panel=_LEARNING
+        ),
+    ] = _FIT.pretrain_epochs,
+    decision_epochs: Annotated[
+        int,
+        typer.Option(min=0, help="Passes in which only the first token is taught: cheap.", rich_help_panel=_LEARNING),
+    ] = _FIT.decision_epochs,
+    decision_batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
+    ] = _FIT.decision_batch_size,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Most passes over the questions.", rich_help_panel=_LEARNING)
+        int,
+        typer.Option(min=1, help="Most passes after these, in which every token is taught.", rich_help_panel=_LEARNING),
     ] = _FIT.epochs,
     patience: Annotated[
         int,
-        typer.Option(min=0, help="Epochs without a better one before training ends.", rich_help_panel=_LEARNING),
+        typer.Option(min=0, help="Such passes without a better one before training ends.", rich_help_panel=_LEARNING),
     ] = _FIT.patience,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Questions of one step.", rich_help_panel=_LEARNING)
+        int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
     ] = _FIT.batch_size,
     lr: Annotated[
         float,
         typer.Option(help="Learning rate; gates and preferences learn at 5 times that.", rich_help_panel=_LEARNING),
     ] = _FIT.lr,
+    whole_lr: Annotated[
+        float, typer.Option(help="The same where every token is taught.", rich_help_panel=_LEARNING)
+    ] = _FIT.whole_lr,
     weight_decay: Annotated[
         float, typer.Option(min=0, help="Of the matrices.", rich_help_panel=_LEARNING)
     ] = _FIT.weight_decay,
@@ -128,12 +145,6 @@ def _train(
     dropout: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of the activations.", rich_help_panel=_LEARNING)
     ] = _FIT.dropout,
-    pretrain_epochs: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Passes in which the encoder alone learns right from wrong.", rich_help_panel=_LEARNING
-        ),
-    ] = _FIT.pretrain_epochs,
     self_correction: Annotated[
         float,
         typer.Option(
@@ -158,7 +169,7 @@ def _train(
 
     The best epoch by the validation questions is kept, and the line between the two is drawn on them.
     """
-    for name, value in (("--lr", lr), ("--clip", clip)):
+    for name, value in (("--lr", lr), ("--whole-lr", whole_lr), ("--clip", clip)):
         if not value > 0:
             raise typer.BadParameter(f"{value} is not above 0", param_hint=f"'{name}'")
     if max_over_refusal is not None and target_coverage is not None:
@@ -184,16 +195,19 @@ def _train(
         self_correction=self_correction,
         point=OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
         fit=FitSettings(
+            pretrain_epochs=pretrain_epochs,
+            decision_epochs=decision_epochs,
+            decision_batch_size=decision_batch_size,
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
             lr=lr,
+            whole_lr=whole_lr,
             weight_decay=weight_decay,
             warmup=warmup,
             clip=clip,
             decision_weight=decision_weight,
             dropout=dropout,
-            pretrain_epochs=pretrain_epochs,
             seed=seed,
         ),
         device=device,
@@ -222,7 +236,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
     from metadeploy.errors import RunDirError
     from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
 
-    pace = _Pace(settings.fit.epochs)
+    pace = _Pace(settings.fit)
     with terminate_as_interrupt(), StageProgress(whole=pace.whole) as progress:
 
         def resumed(history: Sequence[Epoch]) -> None:
@@ -233,7 +247,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
         def finished(row: Epoch) -> None:
             best = pace.add(row, seconds=progress.elapsed)
             progress.say(
-                f"epoch {row.epoch} of at most {settings.fit.epochs}: loss {row.loss:.3f}, validation AUROC "
+                f"epoch {row.epoch} of at most {settings.fit.all_epochs}: loss {row.loss:.3f}, validation AUROC "
                 f"{row.val_auroc:.3f}, within categories {row.val_auroc_within:.3f}{'  (best so far)' if best else ''}"
             )
 
@@ -261,26 +275,29 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
 
 
 class _Pace:
-    """How long all epochs take at most, by those that are done or the one that runs.
+    """How long training takes at most, by the epochs that are done or the one that runs.
+
+    Epochs that teach only the first token say nothing of those that teach all: while they run, only their own end is
+    foretold.
 
     Attributes:
         epochs_done: by this run and the one that it goes on with.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, settings: FitSettings) -> None:
         self.epochs_done = 0
-        self._epochs = epochs
-        self._seconds: list[float] = []
-        self._best = -math.inf
+        self._settings = settings
+        self._seconds: dict[str, list[float]] = {"decision": [], "whole": []}
+        self._best: dict[str, float] = {}
 
     def add(self, row: Epoch, *, seconds: float | None = None) -> bool:
-        """Count a finished epoch, and how long it took where that is known; whether it is the best so far."""
+        """Count a finished epoch, and its time where that is known; whether it is the best of its part so far."""
         self.epochs_done += 1
         if seconds is not None:
-            self._seconds.append(seconds)
-        better = row.score > self._best
-        self._best = max(self._best, row.score)
-        return better
+            self._seconds[row.part].append(seconds)
+        before = self._best.get(row.part, -math.inf)
+        self._best[row.part] = max(before, row.score)
+        return row.score > before
 
     def whole(self, progress: StageProgress) -> str | None:
         from metadeploy.cli._progress import duration
@@ -288,9 +305,13 @@ class _Pace:
         left = progress.left
         if left is None or not progress.name.startswith("epoch "):
             return None
-        each = sum(self._seconds) / len(self._seconds) if self._seconds else progress.elapsed + left
-        to_come = self._epochs - self.epochs_done - 1
-        return f"at most {duration(left + to_come * each)} in all"
+        settings = self._settings
+        in_decision = self.epochs_done < settings.decision_epochs
+        known = self._seconds["decision" if in_decision else "whole"]
+        each = sum(known) / len(known) if known else progress.elapsed + left
+        end = settings.decision_epochs if in_decision else settings.all_epochs
+        until = f"until epoch {end + 1}" if end < settings.all_epochs else "in all"
+        return f"at most {duration(left + (end - self.epochs_done - 1) * each)} {until}"
 
 
 def _files(run: RunDir) -> list[Path]:

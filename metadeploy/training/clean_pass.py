@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from metadeploy.reference.base import FrozenBase
-from metadeploy.training.greedy import AnswerOpening, IsComplete, greedy_answers
-from metadeploy.training.greedy import GreedyAnswer as CleanAnswer
+from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, IsComplete, greedy_answers
 from metadeploy.training.prefix import LeftPadded, SharedPrefix, left_padded
 
-__all__ = ["CleanAnswer", "CleanPass", "Prefilled"]
+__all__ = ["CleanPass", "Prefilled"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class CleanPass:
 
     def run(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, is_complete: IsComplete
-    ) -> tuple[Tensor, list[CleanAnswer]]:
+    ) -> tuple[Tensor, list[GreedyAnswer]]:
         """One batch.
 
         Args:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from metadeploy.data.checker import first_sentence, is_correct
+from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError, faults_message
@@ -27,7 +27,8 @@ from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import render_chat
-from metadeploy.training.clean_pass import CleanAnswer, CleanPass
+from metadeploy.training.clean_pass import CleanPass
+from metadeploy.training.greedy import GreedyAnswer, kept_text, says_enough
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
@@ -160,9 +161,7 @@ def _collect_chunk(
         return decoded
 
     def is_complete(token_ids: Sequence[int]) -> bool:
-        # one token past its end: "3." may go on to be "3.5"
-        said = text(token_ids).strip()
-        return not settings.whole_answer and len(first_sentence(said)) < len(said)
+        return says_enough(text(token_ids), whole=settings.whole_answer)
 
     order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     activations: dict[int, torch.Tensor] = {}
@@ -182,20 +181,15 @@ def _collect_chunk(
     write_atomically(part.with_suffix(".jsonl"), "".join(records[i].to_json() + "\n" for i in range(len(questions))))
 
 
-def _record(question: Question, answer: CleanAnswer, text: Callable[[Sequence[int]], str], *, whole: bool) -> Record:
-    said = text(answer.token_ids).strip()
-    kept = said if whole else first_sentence(said)
-    length = len(answer.token_ids)
-    # the shortest run of tokens that says all that is kept
-    while length > 0 and text(answer.token_ids[: length - 1]).strip().startswith(kept):
-        length -= 1
+def _record(question: Question, answer: GreedyAnswer, text: Callable[[Sequence[int]], str], *, whole: bool) -> Record:
+    kept = kept_text(answer.token_ids, text, ended=answer.ended, whole=whole)
     return Record(
         question=question,
-        answer=kept,
-        answer_ids=answer.token_ids[:length],
-        logprobs=answer.logprobs[:length],
-        complete=answer.ended or len(said) > len(kept),
-        correct=is_correct(question, kept),
+        answer=kept.text,
+        answer_ids=answer.token_ids[: kept.n_tokens],
+        logprobs=answer.logprobs[: kept.n_tokens],
+        complete=kept.complete,
+        correct=is_correct(question, kept.text),
     )
 
 

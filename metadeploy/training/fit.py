@@ -37,15 +37,16 @@ class Epoch:
 
     Attributes:
         epoch: counted from 1.
+        part: ``decision``: only the first token is taught, at a fraction of the cost; ``whole``: all of them.
         loss, decision, opening, wording: training losses.
         val_decision: the decision's loss on the validation questions.
         val_auroc: of the doubt margin for the base's errors.
         val_auroc_within: the same within categories, mean over them.
         lr: at the epoch's end.
-        seconds: it took.
     """
 
     epoch: int
+    part: str
     loss: float
     decision: float
     opening: float
@@ -94,22 +95,27 @@ class Fitting:
         self._optimizer = torch.optim.AdamW(
             parameter_groups(doubter, lr=settings.lr, weight_decay=settings.weight_decay)
         )
-        self.steps_per_epoch = math.ceil(len(train[0].examples) / settings.batch_size)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or none of the last ones was better."""
-        if len(self.history) >= self._settings.epochs:
+        """Whether all epochs are done, or none of the last whole ones was better."""
+        done = len(self.history)
+        if done >= self._settings.all_epochs:
             return True
-        if not self.history:
+        if done <= self._settings.decision_epochs:
             return False
-        return len(self.history) - self.best_epoch > self._settings.patience
+        return done - self.best_epoch > self._settings.patience
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch so far."""
-        return max(self.history, key=lambda epoch: epoch.score).epoch
+        """Number of the best epoch so far; once there are whole ones, the best of these, which know the wording."""
+        last = self.history[-1].part
+        return max((row for row in self.history if row.part == last), key=lambda row: row.score).epoch
+
+    def steps(self, number: int) -> int:
+        """Steps of an epoch, counted from 1."""
+        return math.ceil(len(self._train[0].examples) / self._batch_size(number))
 
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
         """Go over the lessons once, and look at the validation questions.
@@ -121,12 +127,13 @@ class Fitting:
             The epoch's row, which is also in ``history``.
         """
         number = len(self.history) + 1
+        decision_only = self._decision_only(number)
         sums = np.zeros(4)
         torch.manual_seed(hash_seed(self._settings.seed, number))
         with self._upper.active(), projector_dropout(self.doubter, self._settings.dropout):
             self.doubter.train()
             for done, indices in enumerate(self._batches(number), start=1):
-                found = self._losses(*self._train, indices)
+                found = self._losses(*self._train, indices, first_only=decision_only)
                 loss = found.total(self._settings.decision_weight)
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -136,12 +143,13 @@ class Fitting:
                 values = [float(each.detach()) for each in (loss, found.decision, found.opening, found.wording)]
                 sums += np.array(values) * len(indices)
                 if progress is not None:
-                    progress(done, self.steps_per_epoch)
+                    progress(done, self.steps(number))
         margins, decision = self.margins(*self._val)
         doubts, right = 1 / (1 + np.exp(-margins)), self._val[0].base_correct
         mean = sums / len(self._train[0].examples)
         row = Epoch(
             epoch=number,
+            part="decision" if decision_only else "whole",
             loss=float(mean[0]),
             decision=float(mean[1]),
             opening=float(mean[2]),
@@ -151,7 +159,7 @@ class Fitting:
             val_auroc_within=macro_auroc(doubts, right, self._val[0].categories) or 0.5,
             lr=float(self._schedule.get_last_lr()[0]),
         )
-        if all(row.score > earlier.score for earlier in self.history):
+        if all(row.score > earlier.score for earlier in self.history if earlier.part == row.part):
             # before it is in the history: Ctrl-C between the two must not leave a best epoch without its tensors
             self.best = {name: tensor.detach().clone() for name, tensor in self.doubter.state_dict().items()}
         self.history.append(row)
@@ -226,7 +234,8 @@ class Fitting:
         draw = np.random.default_rng((self._settings.seed, epoch))
         lengths = np.array([len(kept.hidden) for kept in self._train[1]])
         order = draw.permutation(len(lengths))
-        size, pool = self._settings.batch_size, 16 * self._settings.batch_size
+        size = self._batch_size(epoch)
+        pool = 16 * size
         batches = []
         for start in range(0, len(order), pool):
             chunk = order[start : start + pool]
@@ -235,12 +244,28 @@ class Fitting:
         for place in draw.permutation(len(batches)):
             yield batches[place]
 
+    def _decision_only(self, number: int) -> bool:
+        return number <= self._settings.decision_epochs
+
+    def _batch_size(self, number: int) -> int:
+        return self._settings.decision_batch_size if self._decision_only(number) else self._settings.batch_size
+
     def _rate(self, step: int) -> float:
-        total = self._settings.epochs * self.steps_per_epoch
-        warmup = max(1, round(self._settings.warmup * total))
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+        """Factor of the learning rates: each part warms up and falls along a cosine, the second from a lower height."""
+        settings = self._settings
+        in_decision = settings.decision_epochs * self.steps(1) if settings.decision_epochs else 0
+        if step < in_decision:
+            return _cycle(step, in_decision, settings.warmup)
+        in_whole = settings.epochs * self.steps(settings.decision_epochs + 1)
+        return settings.whole_lr / settings.lr * _cycle(step - in_decision, in_whole, settings.warmup)
+
+
+def _cycle(step: int, total: int, warmup: float) -> float:
+    """A linear rise over the share ``warmup`` of the steps, then half a cosine down to 0."""
+    rise = max(1, round(warmup * total))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))
 
 
 @contextmanager
@@ -262,7 +287,9 @@ def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, 
 
 
 def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[float]:
-    """Teach the encoder alone to tell right from wrong, with a linear head on its tokens that is thrown away.
+    """Teach the encoder alone to tell right from wrong, with a linear head that is thrown away.
+
+    The head reads the mean of the tokens, as a cross-attention that looks everywhere alike would.
 
     Args:
         doubter: the wrapper; its encoder is changed.
@@ -273,8 +300,7 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[
         Mean loss (binary cross-entropy, nats) of each epoch.
     """
     torch.manual_seed(hash_seed(settings.seed, 0))
-    config = doubter.config
-    head = nn.Linear(config.num_cognitive_tokens * config.hidden_dim, 1)
+    head = nn.Linear(doubter.config.hidden_dim, 1)
     nn.init.zeros_(head.weight)
     doubter.enc.requires_grad_(True).train()
     parameters = [*doubter.enc.parameters(), *head.parameters()]
@@ -289,7 +315,7 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[
         for _ in range(settings.pretrain_epochs):
             total = 0.0
             for indices in torch.split(torch.randperm(len(doubts)), _PRETRAIN_BATCH):
-                score = head(doubter(lessons.activations[indices].float()).flatten(1))[:, 0]
+                score = head(doubter(lessons.activations[indices].float()).mean(1))[:, 0]
                 loss = nn.functional.binary_cross_entropy_with_logits(score, doubts[indices])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -57,31 +57,43 @@ class FitSettings:
     """How a wrapper learns.
 
     Attributes:
-        epochs: most passes over the lessons.
-        patience: epochs without a better validation score after which training ends.
-        batch_size: examples of one step.
+        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
+        decision_epochs: passes in which only the first token is taught: answer or refusal. They cost a fraction of
+            a whole one where injection starts at the last prompt token.
+        decision_batch_size: examples of one step of these.
+        epochs: most passes after these, in which all tokens are taught.
+        patience: such passes without a better validation score after which training ends.
+        batch_size: examples of one step of these.
         lr: learning rate of the matrices; gates and preferences learn five times as fast.
+        whole_lr: the same where all tokens are taught.
         weight_decay: of the matrices.
         warmup: share of the steps in which the rate rises; it falls along a cosine after that.
         clip: greatest norm of the gradient.
         decision_weight: weight of the first token's decision in the loss.
         dropout: share of each layer's normed activations that is left out in each step; without it the encoder learns
             the training questions by heart within two epochs.
-        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
         seed: of everything that is drawn.
     """
 
-    epochs: int = 5
+    pretrain_epochs: int = 10
+    decision_epochs: int = 6
+    decision_batch_size: int = 128
+    epochs: int = 2
     patience: int = 2
     batch_size: int = 32
     lr: float = 1e-3
+    whole_lr: float = 3e-4
     weight_decay: float = 0.01
     warmup: float = 0.05
     clip: float = 1.0
     decision_weight: float = 4.0
     dropout: float = 0.5
-    pretrain_epochs: int = 10
     seed: int = 0
+
+    @property
+    def all_epochs(self) -> int:
+        """Most epochs of both parts."""
+        return self.decision_epochs + self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)

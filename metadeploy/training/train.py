@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -152,8 +152,7 @@ def recalibrate(run: RunDir, settings: TrainSettings, *, report: Report | None =
     fitting = desk.fitting(doubter, [], kept)
     fitting.best = {name: tensor.clone() for name, tensor in doubter.state_dict().items()}
     with (run.train / _CURVES).open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    fitting.history = [Epoch(**{**row, "epoch": int(row["epoch"])}) for row in rows]  # type: ignore[arg-type]
+        fitting.history = [_epoch(row) for row in csv.DictReader(file)]
     return _finish(run, settings, fitting, (desk.lessons["val"], kept), desk.fingerprint, interrupted=False)
 
 
@@ -256,20 +255,22 @@ class _Desk:
 
 def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> bool:
     """Run epochs until it is over; True where Ctrl-C ended it."""
+    n_saved = len(fitting.history)
     try:
         while not fitting.is_over:
             stage = f"epoch {len(fitting.history) + 1}"
             step = functools.partial(report.stage, stage)
-            step(0, fitting.steps_per_epoch)
+            step(0, fitting.steps(len(fitting.history) + 1))
             row = fitting.run_epoch(step)
-            buffer = io.BytesIO()
-            torch.save({"fingerprint": fingerprint, "fitting": fitting.state()}, buffer)
-            write_atomically(run.train / _STATE, buffer.getvalue())
+            _write_state(run, fitting, fingerprint)
+            n_saved += 1
             _write_curves(run, fitting.history)
             report.epoch(row)
     except KeyboardInterrupt:
         if not fitting.history:
             raise
+        if len(fitting.history) > n_saved:  # it came between the epoch's end and its file
+            _write_state(run, fitting, fingerprint)
         return True
     return False
 
@@ -325,10 +326,16 @@ def _finish(
 
 
 def _keep_gradients(model: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights, as it does on some CPUs for inference: they have no gradient then."""
+    """Keep bitsandbytes from packing 4-bit weights for inference, as it does on some CPUs: that has no gradient."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _write_state(run: RunDir, fitting: Fitting, fingerprint: str) -> None:
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": fingerprint, "fitting": fitting.state()}, buffer)
+    write_atomically(run.train / _STATE, buffer.getvalue())
 
 
 def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
@@ -349,6 +356,12 @@ def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
 
     rows = [{**asdict(row), "val_loss": row.val_decision} for row in history]
     plots.training_curves(rows, run.train / "curves.png")
+
+
+def _epoch(row: Mapping[str, str]) -> Epoch:
+    """A line of the curves' file."""
+    numbers = {key: float(value) for key, value in row.items() if key not in ("epoch", "part")}
+    return Epoch(epoch=int(row["epoch"]), part=row["part"], **numbers)
 
 
 def _write_curves(run: RunDir, history: Sequence[Epoch]) -> None:
