@@ -19,6 +19,7 @@ from metadeploy.cli import demo as _demo
 from metadeploy.cli import eval as _eval
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
+from metadeploy.cli import ladder as _ladder
 from metadeploy.cli import train as _train
 from metadeploy.errors import Error
 
@@ -37,6 +38,7 @@ _demo.register(app)
 _collect.register(app)
 _train.register(app)
 _eval.register(app)
+_ladder.register(app)
 _export.register(app)
 _inspect.register(app)
 _card.register(app)

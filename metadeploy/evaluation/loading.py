@@ -19,7 +19,7 @@ from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
 
-__all__ = ["Loaded", "identity", "load_engine"]
+__all__ = ["Loaded", "answer_limits", "environment", "identity", "load_engine"]
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,20 @@ def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: the two do not fit each other.
     """
-    collected = run.manifest["collect"]
-    limits = AnswerLimits(
-        max_new_tokens=collected.get("max_new_tokens", AnswerLimits.max_new_tokens),
-        whole_answer=collected.get("whole_answer", AnswerLimits.whole_answer),
-    )
+    limits = answer_limits(run)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     base = settings.base or str(run.manifest["model_name"])
     return (_load_torch if settings.engine == "torch" else _load_runtime)(run, settings, base, limits)
+
+
+def answer_limits(run: RunDir) -> AnswerLimits:
+    """How long answers are, as when the run's questions were collected."""
+    collected = run.manifest["collect"]
+    return AnswerLimits(
+        max_new_tokens=collected.get("max_new_tokens", AnswerLimits.max_new_tokens),
+        whole_answer=collected.get("whole_answer", AnswerLimits.whole_answer),
+    )
 
 
 def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLimits) -> Loaded:
@@ -82,7 +87,7 @@ def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLi
         quantization or dtype,
         limits,
         {"base": identity(base), "wrapper": identity(wrapper), "dtype": dtype, "quantization": quantization},
-        _environment("torch", "transformers") | {"device": str(next(pipeline.model.parameters()).device)},
+        environment("torch", "transformers") | {"device": str(next(pipeline.model.parameters()).device)},
     )
 
 
@@ -104,7 +109,7 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
         Path(base).stem,
         limits,
         {"base": identity(base), "wrapper": identity(wrapper)},
-        _environment("gguf") | {"llama.cpp": system_info().strip()},
+        environment("gguf") | {"llama.cpp": system_info().strip()},
     )
 
 
@@ -132,7 +137,8 @@ def identity(name: str | Path) -> dict[str, Any]:
     return {"name": path.name, "size": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def _environment(*packages: str) -> dict[str, Any]:
+def environment(*packages: str) -> dict[str, Any]:
+    """What results were computed with: interpreter, platform, and versions of our packages and of those named."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

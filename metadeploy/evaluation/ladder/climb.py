@@ -1,0 +1,300 @@
+"""`metadeploy ladder`: a run directory and a base in; a table, its figures and a plot out."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from metadeploy._core import system_info
+from metadeploy.data.question import Question
+from metadeploy.errors import RunDirError
+from metadeploy.evaluation import plots
+from metadeploy.evaluation.ladder.asking import BaseInRuntime
+from metadeploy.evaluation.ladder.compare import against_reference, outcome
+from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
+from metadeploy.evaluation.ladder.reference import Vectors, ask_pytorch
+from metadeploy.evaluation.ladder.report import markdown
+from metadeploy.evaluation.ladder.samples import LadderSample, RungSamples
+from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings, Rung
+from metadeploy.evaluation.loading import answer_limits, environment, identity
+from metadeploy.export import load_wrapper
+from metadeploy.export.base import check_base
+from metadeploy.reference.doubt import AS_CALIBRATED
+from metadeploy.training.records import Collected
+from metadeploy.training.run_dir import RunDir, write_atomically
+
+__all__ = ["Ladder", "climb"]
+
+#: Version of the results' layout.
+_SCHEMA: Final = 1
+
+#: Told a stage's name, how much of it is done, and of how much.
+Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a ladder came to.
+
+    Attributes:
+        results: as written.
+        files: everything that was written.
+    """
+
+    results: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+def climb(
+    run: RunDir,
+    settings: LadderSettings,
+    *,
+    stage: Stage | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Ladder:
+    """Put the same questions to PyTorch in F32 and to the runtime on every rung, and compare.
+
+    A rung that is there already, by the same settings and files, is not asked again.
+
+    Args:
+        run: a run directory with collected questions and a trained wrapper.
+        settings: what to compare.
+        stage: told what goes on. While rungs are asked, done and total count the questions of all of them.
+        say: told what one should know beforehand.
+
+    Returns:
+        The results. Written to the run's ``ladder`` folder are ``results.json``, ``table.md``, ``ladder.png`` and the
+        samples of each rung.
+
+    Raises:
+        RunDirError: something is missing in the run directory.
+        CheckpointError: the checkpoint cannot be used.
+        ModelLoadError: the base cannot be loaded or quantised.
+        ModelMismatchError: base and wrapper do not fit each other.
+    """
+    started = time.monotonic()
+    return _Climb(run, settings, stage or _quiet, say or _silent).result(started)
+
+
+class _Climb:
+    """One call of `climb`: what is asked is known from the start, what was found grows rung by rung."""
+
+    def __init__(self, run: RunDir, settings: LadderSettings, stage: Stage, say: Callable[[str], None]) -> None:
+        run.require("model_name", "collect", made_by="collect")
+        if not run.checkpoint.exists():
+            raise RunDirError(
+                f"wrapper '{run.checkpoint}': is not there, expected one (hint: run metadeploy train first)"
+            )
+        wrapper = load_wrapper(run.path).config
+        check_base(settings.base, wrapper)
+        self._run, self._settings, self._stage = run, settings, stage
+        self._folder = run.path / "ladder"
+        self._limits = answer_limits(run)
+        self._questions = _drawn(run, settings)
+        self._note = quantised_note(settings.base, matrix_types(settings.base))
+        if self._note is not None:
+            say(self._note)
+        self._base, checkpoint = identity(settings.base), identity(run.checkpoint)
+        self._config = {
+            "run": run.path.resolve().name,
+            "base": self._base,
+            "checkpoint": checkpoint,
+            "split": settings.split,
+            "limit": settings.limit,
+            "seed": settings.seed,
+            "threshold": AS_CALIBRATED,
+            "cache_type": settings.cache_type,
+            "device": settings.device,
+            "threads": settings.threads,
+            **asdict(self._limits),
+        }
+        asked = {
+            **{name: value for name, value in self._config.items() if name not in ("run", "limit", "seed")},
+            "schema": _SCHEMA,
+            "wrapper": asdict(wrapper),
+            "questions": [(place, asdict(question)) for place, question in self._questions],
+        }
+        self._digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode())
+        self._work = WorkFolder(
+            settings.work_dir or self._folder / "work",
+            keep=settings.work_dir is not None,
+            base=settings.base,
+            base_sha256=self._base["sha256"],
+            checkpoint=run.checkpoint,
+            threads=settings.threads,
+        )
+
+    def result(self, started: float) -> Ladder:
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+        rungs = self._settings.rungs
+        finished = {
+            rung: found
+            for rung in rungs
+            if (found := RungSamples.read(self._path(rung), self._fingerprint(rung))) is not None
+        }
+        missing = [rung for rung in rungs if rung not in finished]
+        reference, vectors = self._reference(needs_vectors=bool(missing))
+        if vectors is not None:
+            self._ask(missing, vectors, finished)
+        self._work.close()
+        samples = {rung: finished[rung] for rung in rungs}
+        return self._written(reference, samples, started)
+
+    # --- PyTorch ---
+
+    def _reference(self, *, needs_vectors: bool) -> tuple[tuple[LadderSample, ...], Vectors | None]:
+        path, fingerprint = self._folder / "rung_pytorch.json", self._fingerprint(None)
+        vectors_path = self._work.path / "reference.safetensors"
+        found = RungSamples.read(path, fingerprint)
+        vectors = Vectors.read(vectors_path, fingerprint) if needs_vectors else None
+        if found is not None and (vectors is not None or not needs_vectors):
+            return found.samples, vectors
+        self._stage("load the base in PyTorch", 0, 1)
+        samples, vectors = ask_pytorch(
+            self._settings.base,
+            self._run.checkpoint,
+            self._questions,
+            limits=self._limits,
+            device=self._settings.device,
+            progress=lambda done, total: self._stage("PyTorch F32", done, total),
+        )
+        gc.collect()  # the model is in cycles, and its memory is wanted for the rungs
+        self._work.path.mkdir(parents=True, exist_ok=True)
+        vectors.write(vectors_path, fingerprint)
+        files = {"base": self._base, "checkpoint": self._config["checkpoint"]}
+        RungSamples(fingerprint=fingerprint, files=files, samples=samples).write(path)
+        return samples, vectors
+
+    # --- the rungs ---
+
+    def _ask(self, missing: Sequence[Rung], theirs: Vectors, finished: dict[Rung, RungSamples]) -> None:
+        """Ask the rungs that are missing, base by base."""
+        before, total = 0, len(missing) * len(self._questions)
+        for kind, rungs in groupby(missing, key=lambda rung: rung.base):
+            if not self._work.base_path(kind).exists():
+                self._stage(f"quantise {kind}", 0, 1)
+            path = self._work.base(kind)
+            described = described_file(path)
+            base = BaseInRuntime(
+                path,
+                self._questions,
+                limits=self._limits,
+                cache_type=self._settings.cache_type,
+                threads=self._settings.threads,
+            )
+            with closing(base):
+                alone = finished.get(Rung(kind, EXACT_SIDECAR))
+                if alone is not None:
+                    base.alone(alone.samples)
+                for rung in rungs:
+                    sidecar = self._work.sidecar(rung.sidecar)
+                    tell = _Counted(self._stage, rung.name, before, total)
+                    samples = base.ask(sidecar, theirs, progress=tell)
+                    files = {"base": described, "sidecar": identity(sidecar)}
+                    finished[rung] = RungSamples(fingerprint=self._fingerprint(rung), files=files, samples=samples)
+                    finished[rung].write(self._path(rung))
+                    before += len(self._questions)
+            self._work.release(kind)
+
+    def _path(self, rung: Rung) -> Path:
+        return self._folder / f"rung_{rung.base}_{rung.sidecar}.json"
+
+    def _fingerprint(self, rung: Rung | None) -> str:
+        """Of everything that the samples of a rung, or of PyTorch, depend on."""
+        digest = self._digest.copy()
+        digest.update(repr(rung and tuple(rung)).encode())
+        return digest.hexdigest()[:16]
+
+    # --- what is written ---
+
+    def _written(self, reference: Sequence[LadderSample], finished: dict[Rung, RungSamples], started: float) -> Ladder:
+        rows = [
+            {
+                "name": rung.name,
+                "base": rung.base,
+                "sidecar": rung.sidecar,
+                "files": found.files,
+                **against_reference(found.samples, reference),
+                **outcome(found.samples),
+                "samples": self._path(rung).name,
+            }
+            for rung, found in finished.items()
+        ]
+        plot = self._folder / "ladder.png"
+        results = {
+            "schema": _SCHEMA,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "config": self._config,
+            "environment": environment("torch", "transformers", "gguf") | {"llama.cpp": system_info().strip()},
+            "notes": [] if self._note is None else [self._note],
+            "n": len(self._questions),
+            "reference": {"name": "PyTorch F32", **outcome(reference), "samples": "rung_pytorch.json"},
+            "rungs": rows,
+            "plots": [plot.name],
+            "timings": {"total_s": round(time.monotonic() - started, 3)},
+        }
+        _draw(results, plot)
+        table, path = self._folder / "table.md", self._folder / "results.json"
+        write_atomically(table, markdown(results))
+        write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        kept = [self._folder / "rung_pytorch.json", *(self._path(rung) for rung in finished)]
+        return Ladder(results, (path, table, plot, *kept))
+
+
+class _Counted:
+    """Turns the questions of one rung into questions of all of them."""
+
+    def __init__(self, stage: Stage, name: str, before: int, total: int) -> None:
+        self._stage, self._name, self._before, self._total = stage, name, before, total
+
+    def __call__(self, done: int) -> None:
+        self._stage(self._name, self._before + done, self._total)
+
+
+def _drawn(run: RunDir, settings: LadderSettings) -> list[tuple[int, Question]]:
+    """Questions and their places in the split: a smaller limit draws some of the same."""
+    records = Collected.read(run.collect, settings.split).records
+    if not records:
+        raise RunDirError(f"run directory '{run.path}': has no {settings.split} questions, expected some")
+    lot = np.random.default_rng(settings.seed).permutation(len(records))[: settings.limit]
+    return [(place, records[place].question) for place in sorted(lot.tolist())]
+
+
+def _draw(results: dict[str, Any], path: Path) -> None:
+    """The types of the base, the largest file first."""
+    rungs = [
+        plots.Rung(
+            row["base"],
+            row["files"]["base"]["size"],
+            row["decisions"]["agree"]["value"],
+            row["metrics"]["selective_accuracy"]["value"],
+        )
+        for row in results["rungs"]
+        if row["sidecar"] == EXACT_SIDECAR
+    ]
+    plots.ladder(
+        sorted(rungs, key=lambda rung: rung.size, reverse=True),
+        path,
+        n=results["n"],
+        reference_accuracy=results["reference"]["metrics"]["selective_accuracy"]["value"],
+    )
+
+
+def _quiet(_name: str, _done: int, _total: int) -> None:
+    pass
+
+
+def _silent(_text: str) -> None:
+    pass

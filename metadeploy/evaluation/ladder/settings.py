@@ -1,0 +1,126 @@
+"""What `metadeploy ladder` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, cast, get_args
+
+from metadeploy.errors import Error, faults_message
+from metadeploy.sidecar.writer import OutType
+
+__all__ = [
+    "ALL_TYPES",
+    "SIDECAR_TYPES",
+    "TYPES",
+    "CacheType",
+    "LadderSettings",
+    "Rung",
+    "parse_sidecar_types",
+    "parse_types",
+]
+
+#: Of keys and values: ``f32`` with plain attention, so that only the weights differ from PyTorch's; ``f16`` with flash
+#: attention where it helps, as the runtime has it by itself.
+CacheType = Literal["f32", "f16"]
+
+#: File types of a base that llama.cpp can be asked for here; twin of the table in csrc/runtime/quantize.cpp.
+ALL_TYPES: Final = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K",
+)  # fmt: skip
+#: Those that are asked for by default.
+TYPES: Final = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+SIDECAR_TYPES: Final[tuple[OutType, ...]] = ("f32", "f16", "q8_0")
+
+#: The sidecar that every type of the base is tried with.
+EXACT_SIDECAR: Final[OutType] = "f32"
+#: The bases that every type of the sidecar is tried with, where they are on the ladder.
+_UNDER_SIDECARS: Final = ("F32", "Q4_K_M")
+
+
+class Rung(NamedTuple):
+    """A base of one type with a sidecar of one type."""
+
+    base: str
+    sidecar: OutType
+
+    @property
+    def name(self) -> str:
+        """``Q4_K_M``, or with another sidecar than F32 ``Q4_K_M + q8_0``."""
+        return self.base if self.sidecar == EXACT_SIDECAR else f"{self.base} + {self.sidecar}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderSettings:
+    """What to compare, and how.
+
+    Attributes:
+        base: the base as GGUF, best in F32, F16 or BF16.
+        types: of the base, each tried with the F32 sidecar.
+        sidecar_types: of the sidecar, each tried with the base in F32 and in Q4_K_M where those are among ``types``,
+            else with the first of these.
+        split: of the collected questions.
+        limit: most questions, drawn at random.
+        seed: of that drawing.
+        work_dir: where quantised files are put and kept; None: in the run's ladder folder, and deleted.
+        cache_type: of keys and values in the runtime.
+        device: a torch device for the reference, or ``auto``.
+        threads: of PyTorch and of the runtime; None leaves it to them.
+    """
+
+    base: Path
+    types: tuple[str, ...] = TYPES
+    sidecar_types: tuple[OutType, ...] = SIDECAR_TYPES
+    split: Literal["train", "val", "test"] = "test"
+    limit: int = 300
+    seed: int = 0
+    work_dir: Path | None = None
+    cache_type: CacheType = "f32"
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all at once.
+
+        Raises:
+            Error: a type does not exist, there is none, or a number is out of range.
+        """
+        faults = []
+        allowed: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
+            ("--types", self.types, ALL_TYPES),
+            ("--sidecar-types", self.sidecar_types, get_args(OutType)),
+        )
+        for name, given, known in allowed:
+            faults += [
+                f"{name} has '{kind}', expected some of {', '.join(known)}" for kind in given if kind not in known
+            ]
+        if not self.types:
+            faults.append("--types is empty, expected at least one")
+        if self.limit < 1:
+            faults.append(f"--limit is {self.limit}, expected at least 1")
+        if self.threads is not None and self.threads < 1:
+            faults.append(f"--threads is {self.threads}, expected at least 1")
+        if faults:
+            raise Error(faults_message("ladder", faults))
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Every pair that is tried, those with the same base beside each other and the F32 sidecar first."""
+        under = [kind for kind in self.types if kind in _UNDER_SIDECARS] or self.types[:1]
+        return tuple(
+            Rung(base, sidecar)
+            for base in dict.fromkeys(self.types)
+            for sidecar in dict.fromkeys((EXACT_SIDECAR, *(self.sidecar_types if base in under else ())))
+        )
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Read types as people write them: names between commas, each once, in any case of letters; ``none`` for none."""
+    names = (name.strip().upper() for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name not in ("", "NONE")))
+
+
+def parse_sidecar_types(text: str) -> tuple[OutType, ...]:
+    """The same for the types of a sidecar; what is none is left for `LadderSettings` to refuse."""
+    return tuple(cast("OutType", name.lower()) for name in parse_types(text))
