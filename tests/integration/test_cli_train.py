@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 COLLECT = ("--layers", "all", "--dtype", "float32", "--max-new-tokens", "12", "--device", "cpu")
 TRAIN = ("--target-layers", "all", "--cross-attn-layers", "1-2", "--bottleneck-dim", "16", "--device", "cpu")
-SHORT = (*TRAIN, "--epochs", "2", "--pretrain-epochs", "1", "--batch-size", "8")
+SHORT = (*TRAIN, "--decision-epochs", "1", "--epochs", "1", "--pretrain-epochs", "1", "--batch-size", "8")
 
 
 def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -147,7 +147,7 @@ def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("collect", "RUN", "--base", "absent.gguf"), 1, "absent.gguf"),
+        (("collect", "RUN", "--base", "absent.gguf", "--questions", "QUESTIONS"), 1, "absent.gguf"),
         (("collect", "RUN", "--base", "b", "--questions", "absent.jsonl"), 1, "absent.jsonl"),
         (("collect", "RUN", "--base", "b", "--chat-template-kwargs", "[1]"), 2, "is not a JSON object"),
         (("collect", "RUN", "--base", "b", "--chat-template-kwargs", "{x"), 2, "is not JSON"),
@@ -158,8 +158,11 @@ def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> N
         (("train", "RUN", "--epochs", "0"), 2, "--epochs"),
     ],
 )
-def test_errors_are_clean(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
-    found = [str(tmp_path / "run") if each == "RUN" else each for each in arguments]
+def test_errors_are_clean(
+    tiny: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    paths = {"RUN": str(tmp_path / "run"), "QUESTIONS": str(tiny[1])}
+    found = [paths.get(each, each) for each in arguments]
     result = run(*found, code=code)
     assert result.stdout == ""
     assert message in result.stderr

@@ -18,7 +18,7 @@ from metadeploy.errors import RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
 from metadeploy.training.collect import collect
-from metadeploy.training.fit import Epoch
+from metadeploy.training.fit import Epoch, Fitting
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
@@ -27,7 +27,16 @@ from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
 from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
 from tolerances import TINY_DOUBT_MAX_ABS
 
-FIT = FitSettings(epochs=3, batch_size=8, pretrain_epochs=1, patience=5, lr=3e-3)
+FIT = FitSettings(
+    pretrain_epochs=1,
+    decision_epochs=1,
+    decision_batch_size=16,
+    epochs=2,
+    batch_size=8,
+    patience=5,
+    lr=3e-3,
+    dropout=0.1,
+)
 SETTINGS = TrainSettings(
     target_layers="all",
     cross_attn_layers="1-2",
@@ -107,7 +116,9 @@ def test_what_training_leaves(trained: dict[str, bytes]) -> None:
         "refusal_text": "I do not know.",
     }
     assert expected.items() <= manifest.items()
-    assert manifest["train"]["fit"]["epochs"] == 3
+    assert [row["part"] for row in rows] == ["decision", "whole", "whole"]
+    assert manifest["train"]["best_epoch"] in (2, 3)
+    assert manifest["train"]["fit"]["epochs"] == 2
     assert manifest["train"]["epochs_done"] == 3
     assert manifest["train"]["interrupted"] is False
     assert "collect" in manifest
@@ -148,6 +159,23 @@ def test_control_c_keeps_the_best_so_far(run: RunDir, trained: dict[str, bytes])
     assert json.loads(run.run_json.read_text())["train"]["interrupted"] is True
     assert finished_with(run, SETTINGS) is None
     train(RunDir(run.path), SETTINGS)
+    assert files(run) == trained
+
+
+def test_control_c_between_an_epoch_and_its_file(
+    run: RunDir, trained: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(fitting: Fitting, *rest: Any) -> Epoch:
+        run_epoch(fitting, *rest)
+        raise KeyboardInterrupt
+
+    run_epoch = Fitting.run_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitting, "run_epoch", late)
+        assert train(run, SETTINGS).interrupted
+    resumed: list[int] = []
+    train(RunDir(run.path), SETTINGS, report=Report(resumed=lambda rows: resumed.append(len(rows))))
+    assert resumed == [1]
     assert files(run) == trained
 
 
@@ -223,7 +251,8 @@ def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
     run.collect.unlink()
     run.collect.mkdir()
     settings = dataclasses.replace(
-        SETTINGS, fit=dataclasses.replace(FIT, epochs=25, patience=25, dropout=0.0, pretrain_epochs=20)
+        SETTINGS,
+        fit=dataclasses.replace(FIT, decision_epochs=15, epochs=10, whole_lr=3e-3, dropout=0.0, pretrain_epochs=20),
     )
     for split in ("train", "val"):
         for suffix in ("jsonl", "safetensors"):
