@@ -31,6 +31,8 @@ _EPILOG = """\
 
   metadeploy train runs/a --target-coverage 0.3         [dim]# answers 30 % of the validation questions[/dim]
 
+  metadeploy train runs/a1 --collected runs/a --seed 1       [dim]# another seed, on the same questions[/dim]
+
   metadeploy train runs/b --inject-from prompt --encoder-type multi_token --epochs 6
 
   metadeploy train runs/b --restart --seed 1            [dim]# anew, on what was collected[/dim]
@@ -157,6 +159,24 @@ def _train(
     seed: Annotated[
         int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_LEARNING)
     ] = _FIT.seed,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A category that it never sees, to test it on an unknown kind; can be repeated.",
+            show_default="none",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    collected: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER_RUN", help="For a new RUN_DIR: share the questions that another one collected."),
+    ] = None,
+    keep_cache: Annotated[
+        bool,
+        typer.Option(
+            "--keep-cache", help="Leave what was computed of the base for the next training with --collected."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU where there is one.")] = "auto",
     restart: Annotated[
         bool, typer.Option("--restart", help="Delete what an earlier train left in RUN_DIR, and begin anew.")
@@ -193,6 +213,8 @@ def _train(
         encoder_blocks=encoder_blocks,
         refusal_text=refusal_text,
         self_correction=self_correction,
+        leave_out=tuple(leave_out or ()),
+        keep_cache=keep_cache,
         point=OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
         fit=FitSettings(
             pretrain_epochs=pretrain_epochs,
@@ -212,7 +234,14 @@ def _train(
         ),
         device=device,
     )
-    run = RunDir(run_dir)
+    if collected is None:
+        run = RunDir(run_dir)
+    else:
+        from metadeploy.training.train import share_collected
+
+        run = RunDir(run_dir, create=True)
+        if "collect" not in run.manifest:
+            share_collected(run, RunDir(collected))
     trained = _run(run, settings, restart=restart)
     if as_json:
         from metadeploy.cli._console import print_json

@@ -14,7 +14,7 @@ from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import TrainSettings
 
-__all__ = ["as_json", "end_of_turn", "fingerprint", "wrapper_config"]
+__all__ = ["as_json", "end_of_turn", "fingerprint", "kept_fingerprint", "wrapper_config"]
 
 
 def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
@@ -84,8 +84,19 @@ def end_of_turn(base: FrozenBase, tokenizer: Any, config: WrapperConfig) -> int:
 def fingerprint(run: RunDir, settings: TrainSettings) -> str:
     """Says whether two trainings are the same; where they run and how they are calibrated does not count."""
     said = {**as_json(settings), "collect": run.manifest["collect"]}
-    said.pop("device"), said.pop("point")
+    for key in ("device", "point", "keep_cache"):
+        del said[key]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def kept_fingerprint(run: RunDir, settings: TrainSettings) -> str:
+    """Says whether two trainings share the kept parts: seed and whatever concerns the wrapper alone do not count."""
+    said = as_json(settings)
+    keys = ("cross_attn_layers", "inject_from", "refusal_text", "self_correction", "leave_out")
+    parts = {key: said[key] for key in keys} | {"collect": run.manifest["collect"]}
+    if settings.self_correction:
+        parts["seed"] = settings.fit.seed
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def as_json(settings: TrainSettings) -> dict[str, Any]:

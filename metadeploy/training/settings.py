@@ -134,6 +134,8 @@ class TrainSettings:
         encoder_blocks: blocks of the transformer encoder.
         refusal_text: what the wrapper is to say when it doubts.
         self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
+        leave_out: categories that it never sees, to find out what it makes of an unknown kind of question.
+        keep_cache: leave the kept parts of the base's work in the run directory, for another training.
         point: the operating point that is calibrated on the validation questions.
         fit: how it learns.
         device: a torch device, or ``auto``.
@@ -150,6 +152,8 @@ class TrainSettings:
     encoder_blocks: int = 2
     refusal_text: str = DEFAULT_REFUSAL_TEXT
     self_correction: float = 0.0
+    leave_out: tuple[str, ...] = ()
+    keep_cache: bool = False
     point: OperatingPoint = field(default_factory=OperatingPoint)
     fit: FitSettings = field(default_factory=FitSettings)
     device: str = "auto"

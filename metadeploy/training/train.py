@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import functools
 import io
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -23,7 +25,7 @@ from metadeploy.training.examples import Kept, keep
 from metadeploy.training.fit import Epoch, Fitting, pretrain
 from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
-from metadeploy.training.plan import as_json, end_of_turn, fingerprint, wrapper_config
+from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
@@ -156,6 +158,33 @@ def recalibrate(run: RunDir, settings: TrainSettings, *, report: Report | None =
     return _finish(run, settings, fitting, (desk.lessons["val"], kept), desk.fingerprint, interrupted=False)
 
 
+def share_collected(run: RunDir, source: RunDir) -> None:
+    """Let a new run directory have what another one collected, and what it kept of the base's work; both are links.
+
+    Args:
+        run: the new one.
+        source: one whose questions are collected.
+
+    Raises:
+        RunDirError: ``run`` has collected questions of its own, or ``source`` has none.
+    """
+    source.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
+    if run.collect.exists():
+        raise RunDirError(
+            f"run directory '{run.path}': has collected questions, expected a new folder to share those of "
+            f"'{source.path}' with (hint: leave --collected out to go on with its own)"
+        )
+    files = [*source.collect.glob("*.*"), *source.train.glob("kept-*.safetensors")]
+    for file in files:
+        target = run.path / file.relative_to(source.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(file, target)
+    run.update({key: value for key, value in source.manifest.items() if key not in _WRITTEN})
+
+
 def discard_trained(run: RunDir) -> None:
     """Delete what `train` wrote into a run directory, and nothing else."""
     run.checkpoint.unlink(missing_ok=True)
@@ -180,7 +209,9 @@ class _Desk:
         """Check that there is something to train on; nothing heavy happens before `open`."""
         run.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
         self._run, self._settings, self._report = run, settings, report
-        self._collected = {name: Collected.read(run.collect, name) for name in ("train", "val")}
+        self._collected = {
+            name: Collected.read(run.collect, name).without(settings.leave_out) for name in ("train", "val")
+        }
         self.config = wrapper_config(run, settings)
         self.fingerprint = fingerprint(run, settings)
         self.lessons: dict[str, Lessons] = {}
@@ -224,7 +255,8 @@ class _Desk:
         """The kept parts of a split, from the file that an interrupted run left or computed now."""
         path = self._run.train / f"kept-{split}.safetensors"
         examples = self.lessons[split].examples
-        found = load_kept(path, self.fingerprint)
+        shared = kept_fingerprint(self._run, self._settings)
+        found = load_kept(path, shared)
         if found is None:
             stage = f"lower blocks, {split}"
             self._report.stage(stage, 0, len(examples))
@@ -236,7 +268,7 @@ class _Desk:
                 prefix=self._prefix,
                 progress=functools.partial(self._report.stage, stage),
             )
-            save_kept(path, found, self.fingerprint)
+            save_kept(path, found, shared)
         return found
 
     def fitting(self, doubter: Doubter, train_kept: list[Kept], val_kept: list[Kept]) -> Fitting:
@@ -313,8 +345,10 @@ def _finish(
         }
     )
     if fitting.is_over:
-        for leftover in (run.train / _STATE, *run.train.glob("kept-*.safetensors")):
-            leftover.unlink(missing_ok=True)
+        (run.train / _STATE).unlink(missing_ok=True)
+        if not settings.keep_cache:
+            for kept in run.train.glob("kept-*.safetensors"):
+                kept.unlink()
     return Trained(
         doubter.requires_grad_(False).eval(),
         fitting.history,

@@ -1,0 +1,108 @@
+"""Several trainings on the same collected questions, and trainings that never see some kinds of question."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from metadeploy.errors import RunDirError
+from metadeploy.training import train as training
+from metadeploy.training.collect import collect
+from metadeploy.training.examples import keep
+from metadeploy.training.records import Collected
+from metadeploy.training.run_dir import RunDir
+from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
+from metadeploy.training.train import share_collected, train
+from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+
+FIT = FitSettings(pretrain_epochs=1, decision_epochs=1, epochs=1, decision_batch_size=16, batch_size=8)
+SETTINGS = TrainSettings(target_layers="all", cross_attn_layers="1-2", bottleneck_dim=16, fit=FIT, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp("shared")
+    base, questions = write_base_and_questions(folder)
+    run = RunDir(folder / "first", create=True)
+    settings = CollectSettings(
+        base=str(base),
+        questions=str(questions),
+        layers="all",
+        dtype="float32",
+        device="cpu",
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    collect(run, settings)
+    train(run, dataclasses.replace(SETTINGS, keep_cache=True))
+    return run
+
+
+def test_another_seed_computes_nothing_of_the_base_again(
+    first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "second", create=True)
+    share_collected(run, first)
+    assert "train" not in run.manifest
+    assert run.manifest["collect"] == first.manifest["collect"]
+    monkeypatch.setattr(training, "keep", lambda *_args, **_options: pytest.fail("the base was run again"))
+    other = train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, seed=1)))
+    one, two = torch.load(first.checkpoint, weights_only=True), torch.load(run.checkpoint, weights_only=True)
+    name = "layer_projectors.0.1.weight"
+    assert not torch.equal(one["encoder_state"][name], two["encoder_state"][name])
+    assert len(other.history) == 2
+    # without keep_cache the links are gone, and the first run's files are untouched
+    assert not list(run.train.glob("kept-*"))
+    assert len(list(first.train.glob("kept-*"))) == 2
+
+
+def test_another_place_of_injection_does_not_use_what_is_kept(
+    first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "other", create=True)
+    share_collected(run, first)
+    calls = []
+    monkeypatch.setattr(training, "keep", lambda *args, **options: calls.append(1) or keep(*args, **options))
+    train(run, dataclasses.replace(SETTINGS, inject_from="prompt"))
+    assert len(calls) == 2
+
+
+def test_a_directory_with_questions_of_its_own_shares_none(first: RunDir) -> None:
+    with pytest.raises(RunDirError, match="has collected questions, expected a new folder"):
+        share_collected(RunDir(first.path), first)
+
+
+def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    category = Collected.read(first.collect, "train").records[0].question.category
+    run = RunDir(tmp_path / "left", create=True)
+    share_collected(run, first)
+    seen: set[str] = set()
+    lessons = training.make_lessons
+
+    def spy(collected: Collected, *args: object, **options: object) -> object:
+        seen.update(record.question.category for record in collected.records)
+        return lessons(collected, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "make_lessons", spy)
+    train(run, dataclasses.replace(SETTINGS, leave_out=(category,)))
+    assert seen
+    assert category not in seen
+    assert run.manifest["train"]["leave_out"] == [category]
+
+
+def test_an_unknown_category_is_named_with_those_there_are(first: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "unknown", create=True)
+    share_collected(run, first)
+    with pytest.raises(RunDirError, match="have no category nonsense, expected some of"):
+        train(run, dataclasses.replace(SETTINGS, leave_out=("nonsense",)))
+
+
+def test_parts_of_a_split_keep_their_activations(first: RunDir) -> None:
+    whole = Collected.read(first.collect, "train")
+    category = whole.records[0].question.category
+    left = whole.without((category,))
+    rows = [i for i, record in enumerate(whole.records) if record.question.category != category]
+    assert left.records == [whole.records[i] for i in rows]
+    assert torch.equal(left.activations, whole.activations[rows])
