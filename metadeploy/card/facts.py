@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,8 @@ __all__ = ["Evaluation", "ListedFile", "Measured", "Repetition", "hub_id", "list
 _SCHEMA: Final = 1
 _CHUNK: Final = 1 << 20
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+#: Keys of the results of one run.
+_OF_ONE_RUN: Final = ("config", "n", "threshold", "mcnemar", "refusals", "categories", "plots")
 
 #: What a run directory may hold, in the order of the card.
 _KNOWN: Final = (
@@ -169,9 +171,10 @@ def read_measured(run: RunDir, files: list[ListedFile]) -> Measured:
             _refuse_other_wrapper(path, ladder["config"]["checkpoint"], digests, "ladder")
         elif path.match("eval/results_*.json"):
             results = _read(path, "eval", "metrics", "baselines")
-            if "runs" in results:
+            if "runs" in results:  # means have neither questions nor a wrapper of their own
                 repetitions.append(Repetition(path, results))
                 continue
+            _require(path, results, "eval", _OF_ONE_RUN)
             evaluations.append(_evaluation(run, path, results))
             _refuse_other_wrapper(path, results["config"]["wrapper"], digests, "eval")
     return Measured(tuple(sorted(evaluations, key=lambda each: each._rank)), tuple(repetitions), ladder)
@@ -193,17 +196,25 @@ def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluati
 
 
 def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
-    expected = f"expected version {_SCHEMA} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
+    expected = _expected(command)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunDirError(f"results '{path}': are not JSON: {error}, {expected}") from None
     if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
         raise RunDirError(f"results '{path}': are of another kind, {expected}")
+    _require(path, found, command, keys)
+    return found
+
+
+def _require(path: Path, found: Mapping[str, Any], command: str, keys: Sequence[str]) -> None:
     missing = [key for key in keys if key not in found]
     if missing:
-        raise RunDirError(f"results '{path}': lack {', '.join(missing)}, {expected}")
-    return found
+        raise RunDirError(f"results '{path}': lack {', '.join(missing)}, {_expected(command)}")
+
+
+def _expected(command: str) -> str:
+    return f"expected version {_SCHEMA} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
 
 
 def _sha256(path: Path) -> str:

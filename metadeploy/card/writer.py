@@ -94,7 +94,7 @@ def write_card(
             base=base,
             folder=output.parent,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirError(
             f"run directory '{run.path}': its results or run.json cannot be read ({type(error).__name__}: {error}), "
             "expected what metadeploy collect, train and eval write (hint: run metadeploy eval again)"
@@ -171,7 +171,7 @@ def _render(
     folder: Path,
 ) -> str:
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, StrictUndefined, UndefinedError
     except ImportError as error:
         raise _missing("jinja2") from error
 
@@ -207,7 +207,8 @@ def _render(
         )
         return [each for each in shown if each is not None]
 
-    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    values = dict(
         front_matter=front_matter,
         name=name,
         base=_base_link(base),
@@ -223,6 +224,10 @@ def _render(
         curves=picture("Loss and validation figures of each epoch", "train/curves.png"),
         pictures=pictures,
     )
+    try:
+        text = template.render(values)
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n\n"
 
 

@@ -388,7 +388,9 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
     [
         (lambda found: found.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
         (lambda found: found.pop("metrics"), r"results_1\.json': lack metrics, expected version 1"),
-        (lambda found: found.pop("mcnemar"), r"cannot be read \(KeyError: 'mcnemar'\)"),
+        (lambda found: found.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
+        (lambda found: found.update(mcnemar={}), r"cannot be read \(TypeError"),
+        (lambda found: found["threshold"].pop("value"), r"cannot be read \(LookupError: .*value"),
         (lambda found: found["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
         (lambda found: found.update(metrics=[]), r"cannot be read \(TypeError"),
         (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),

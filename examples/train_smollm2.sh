@@ -1,0 +1,51 @@
+#!/bin/sh
+# From an empty folder to a trained, measured and documented Doubter for SmolLM2-135M-Instruct:
+#
+#     mkdir doubter && cd doubter && sh PATH/TO/examples/train_smollm2.sh [SEED...]
+#
+# One Doubter for each seed (0 by default) goes into runs/seed-SEED; they share what was collected. Interrupted, the same
+# command goes on where it was. It needs `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
+set -eu
+
+# The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
+: "${COLLECT:=--questions facts --layers late}"
+: "${TRAIN:=--inject-from last-token --max-over-refusal 0.35}"
+: "${EVAL:=--split test}"
+: "${CARD:=--license MIT --base-model HuggingFaceTB/SmolLM2-135M-Instruct}"
+
+base=$(python -c 'from metadeploy.demo.assets import cache_dir; print(cache_dir())')/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -f "$base" ]; then
+    echo "error: '$base': is not there, expected the demo's base model (hint: run metadeploy demo once)" >&2
+    exit 1
+fi
+
+[ $# -gt 0 ] || set -- 0
+runs=
+for seed in "$@"; do
+    runs="$runs runs/seed-$seed"
+done
+means=
+if [ $# -gt 1 ]; then
+    means="--output runs/seed-$1/eval/results_seeds.json"  # and so into the first one's card
+fi
+
+# shellcheck disable=SC2086  # recipe, runs and means are meant to fall into words
+{
+    metadeploy collect runs/collected --base "$base" $COLLECT
+
+    for seed in "$@"; do
+        run=runs/seed-$seed
+        mkdir -p "$run"
+        [ -e "$run/collect" ] || ln -s ../collected/collect "$run/collect"
+        [ -e "$run/run.json" ] || cp runs/collected/run.json "$run/run.json"
+        metadeploy train "$run" --seed "$seed" $TRAIN
+        metadeploy export "$run" --base "$base" --force
+    done
+
+    metadeploy eval $runs --engine torch $EVAL $means
+    metadeploy eval $runs --engine runtime --base "$base" $EVAL
+
+    for run in $runs; do
+        metadeploy card "$run" $CARD
+    done
+}

@@ -1,0 +1,142 @@
+"""The whole cycle in miniature: the example from an empty folder, with a tiny random base."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from metadeploy.evaluation.samples import Samples
+from support.tiny_questions import write_base_and_questions
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples" / "train_smollm2.sh"
+COLLECT = "--layers all --dtype float32 --max-new-tokens 12 --questions"
+TRAIN = "--target-layers all --cross-attn-layers 1-2 --bottleneck-dim 16 --epochs 2 --pretrain-epochs 1 --batch-size 8"
+EVAL = "--gains 0,1 --sweep-limit 4 --bootstrap 20 --threads 1"
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the example is a POSIX shell script")
+
+
+def commands_folder(folder: Path) -> Path:
+    """A folder for PATH with `metadeploy`, as installed or else of this checkout, and the `python` of these tests."""
+    folder.mkdir()
+    (folder / "python").symlink_to(sys.executable)
+    installed = Path(sysconfig.get_path("scripts"), "metadeploy")
+    command = str(installed) if installed.exists() else f"{sys.executable} -m metadeploy"
+    (folder / "metadeploy").write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    (folder / "metadeploy").chmod(0o755)
+    return folder
+
+
+def run(
+    folder: Path, commands: Path, *seeds: str, code: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The example, from a folder."""
+    values = {
+        **os.environ,
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
+    result = subprocess.run(
+        ["sh", str(SCRIPT), *seeds],
+        cwd=folder,
+        env=values,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
+    base, questions = write_base_and_questions(tmp_path / "tiny")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copy(base, cache / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    run(
+        folder,
+        commands_folder(tmp_path / "bin"),
+        "7",
+        METADEPLOY_CACHE=str(cache),
+        COLLECT=f"{COLLECT} {questions}",
+        TRAIN=TRAIN,
+        EVAL=EVAL,
+    )
+    made = folder / "runs" / "seed-7"
+    manifest = read(made / "run.json")
+    assert manifest["train"]["fit"]["seed"] == 7
+    ours, theirs = (
+        Samples.read(made / "eval" / f"samples_{tag}_test.jsonl")
+        for tag in ("torch_float32", "runtime_SmolLM2-135M-Instruct.Q4_1")
+    )
+    assert len(ours) == len(theirs) == manifest["test_size"]
+    assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
+    results = read(made / "eval" / "results_torch_float32_test.json")
+    card = ModelCard.load(made / "README.md")
+    shown = {(each.dataset_config, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert shown["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
+    assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in shown
+    assert str(tmp_path) not in card.content
+
+
+def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
+    result = run(tmp_path, commands_folder(tmp_path / "bin"), code=1, METADEPLOY_CACHE=str(tmp_path / "none"))
+    assert "is not there, expected the demo's base model (hint: run metadeploy demo once)" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
+    """The example with its own recipe; in place of the command one that only checks its arguments."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "python").symlink_to(sys.executable)
+    checker = (
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from typer.main import get_command\n"
+        "from metadeploy.cli import app\n"
+        "name, *arguments = sys.argv[1:]\n"
+        "context = get_command(app).commands[name].make_context(name, arguments)\n"
+        "if name == 'collect':\n"
+        "    folder = context.params['run_dir']\n"
+        "    folder.mkdir(parents=True)\n"
+        "    (folder / 'run.json').write_text('{}')\n"
+        "print(name, *map(str, context.params.get('runs', [])), context.params.get('output') or '')\n"
+    )
+    (commands / "metadeploy").write_text(checker, encoding="utf-8")
+    (commands / "metadeploy").chmod(0o755)
+    (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
+    result = run(tmp_path, commands, "3", "4", METADEPLOY_CACHE=str(tmp_path))
+    both = "runs/seed-3 runs/seed-4"
+    assert [line.strip() for line in result.stdout.splitlines()] == [
+        "collect",
+        *("train", "export") * 2,
+        f"eval {both} runs/seed-3/eval/results_seeds.json",
+        f"eval {both}",
+        *("card",) * 2,
+    ]
+    assert (tmp_path / "runs" / "seed-4" / "run.json").exists()
