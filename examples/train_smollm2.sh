@@ -3,8 +3,8 @@
 #
 #     mkdir doubter && cd doubter && sh PATH/TO/examples/train_smollm2.sh [SEED...]
 #
-# One Doubter for each seed (0 by default) goes into runs/seed-SEED; they share what was collected. Interrupted, the same
-# command goes on where it was. It needs `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
+# One Doubter for each seed (0 by default) goes into runs/seed-SEED; all share what the first one collects. Interrupted, the
+# same command goes on where it was. It needs `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
 set -eu
 
 # The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
@@ -20,25 +20,26 @@ if [ ! -f "$base" ]; then
 fi
 
 [ $# -gt 0 ] || set -- 0
+first=runs/seed-$1
 runs=
 for seed in "$@"; do
     runs="$runs runs/seed-$seed"
 done
 means=
 if [ $# -gt 1 ]; then
-    means="--output runs/seed-$1/eval/results_seeds.json"  # and so into the first one's card
+    means="--output $first/eval/results_seeds.json"  # and so into the first one's card
 fi
 
 # shellcheck disable=SC2086  # recipe, runs and means are meant to fall into words
 {
-    metadeploy collect runs/collected --base "$base" $COLLECT
+    metadeploy collect "$first" --base "$base" $COLLECT
+    metadeploy train "$first" --seed "$1" $TRAIN ${means:+--keep-cache}
+    for run in ${runs#" $first"}; do
+        metadeploy train "$run" --seed "${run#runs/seed-}" $TRAIN --collected "$first"
+    done
+    rm -f "$first"/train/kept-*.safetensors  # of the base's work, for the others
 
-    for seed in "$@"; do
-        run=runs/seed-$seed
-        mkdir -p "$run"
-        [ -e "$run/collect" ] || ln -s ../collected/collect "$run/collect"
-        [ -e "$run/run.json" ] || cp runs/collected/run.json "$run/run.json"
-        metadeploy train "$run" --seed "$seed" $TRAIN
+    for run in $runs; do
         metadeploy export "$run" --base "$base" --force
     done
 

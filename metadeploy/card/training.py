@@ -34,6 +34,8 @@ def _rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ]
         name = Path(short_name(str(manifest["dataset"]))).stem
         yield "questions", escape(name) + (f": {', '.join(sizes)}" if sizes else "")
+    if trained.get("leave_out"):
+        yield "left out of training", ", ".join(escape(str(kind)) for kind in trained["leave_out"])
     if manifest.get("answer_suffix"):
         yield "answer suffix", code(str(manifest["answer_suffix"]))
     for title, key in (("encoder reads layers", "target_layers"), ("injects after layers", "cross_attn_layers")):

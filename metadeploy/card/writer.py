@@ -198,6 +198,11 @@ def _render(
         relative = os.path.relpath(run.path / name, folder).replace(os.sep, "/")
         return markdown.image(alternative, relative) if name in here else None
 
+    left_out = (run.manifest.get("train") or {}).get("leave_out", ())
+
+    def unseen(evaluation: Evaluation) -> dict[str, Any]:
+        return {name: row for name, row in evaluation.results["categories"].items() if name in left_out}
+
     def pictures(evaluation: Evaluation) -> list[str]:
         shown = (
             picture(alternative, f"eval/{plot}")
@@ -214,7 +219,7 @@ def _render(
         base=_base_link(base),
         refusal=str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT),
         measured=measured,
-        caveats=list(_caveats(measured, base)),
+        caveats=list(_caveats(measured, base, knows_all_kinds=not left_out)),
         base_file=_base_file(run.manifest, measured),
         has_sidecar=_SIDECAR in here,
         has_checkpoint="doubter_checkpoint.pt" in here,
@@ -223,6 +228,7 @@ def _render(
         ladder_picture=picture("Agreement and selective accuracy of each type", "ladder/ladder.png"),
         curves=picture("Loss and validation figures of each epoch", "train/curves.png"),
         pictures=pictures,
+        unseen=unseen,
     )
     try:
         text = template.render(values)
@@ -231,7 +237,7 @@ def _render(
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n\n"
 
 
-def _caveats(measured: Measured, base: str) -> Iterator[str]:
+def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterator[str]:
     """What holds for every Doubter, and what the most telling evaluation says of this one."""
     yield (
         f"It belongs to {_base_link(base)} and its quantisations. Another model, also one that was fine-tuned from it, "
@@ -240,7 +246,7 @@ def _caveats(measured: Measured, base: str) -> Iterator[str]:
     yield "It declines; it does not know better. Where it answers, the answer is the base's, and may be wrong."
     if not measured.evaluations:
         return
-    if all(each.is_own for each in measured.evaluations):
+    if knows_all_kinds and all(each.is_own for each in measured.evaluations):
         yield "All figures are from the run's own questions. On kinds of question unlike those it was not measured."
     engines = {each.results["config"]["engine"] for each in measured.evaluations}
     if engines == {"torch"}:

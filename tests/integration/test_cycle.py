@@ -120,23 +120,29 @@ def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
         "from typer.main import get_command\n"
         "from metadeploy.cli import app\n"
         "name, *arguments = sys.argv[1:]\n"
+        "said = ('run_dir', 'runs', 'checkpoint', 'output', 'seed', 'collected', 'keep_cache')\n"
         "context = get_command(app).commands[name].make_context(name, arguments)\n"
-        "if name == 'collect':\n"
-        "    folder = context.params['run_dir']\n"
-        "    folder.mkdir(parents=True)\n"
-        "    (folder / 'run.json').write_text('{}')\n"
-        "print(name, *map(str, context.params.get('runs', [])), context.params.get('output') or '')\n"
+        "values = {key: context.params.get(key) for key in said}\n"
+        "values['runs'] = ','.join(map(str, values['runs'] or []))\n"
+        "print(name, *(f'{key}={value}' for key, value in values.items() if value))\n"
     )
     (commands / "metadeploy").write_text(checker, encoding="utf-8")
     (commands / "metadeploy").chmod(0o755)
     (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
     result = run(tmp_path, commands, "3", "4", METADEPLOY_CACHE=str(tmp_path))
-    both = "runs/seed-3 runs/seed-4"
-    assert [line.strip() for line in result.stdout.splitlines()] == [
-        "collect",
-        *("train", "export") * 2,
-        f"eval {both} runs/seed-3/eval/results_seeds.json",
-        f"eval {both}",
-        *("card",) * 2,
+    assert result.stdout.splitlines() == [
+        "collect run_dir=runs/seed-3",
+        "train run_dir=runs/seed-3 seed=3 keep_cache=True",
+        "train run_dir=runs/seed-4 seed=4 collected=runs/seed-3",
+        "export checkpoint=runs/seed-3",
+        "export checkpoint=runs/seed-4",
+        "eval runs=runs/seed-3,runs/seed-4 output=runs/seed-3/eval/results_seeds.json",
+        "eval runs=runs/seed-3,runs/seed-4",
+        "card run_dir=runs/seed-3",
+        "card run_dir=runs/seed-4",
     ]
-    assert (tmp_path / "runs" / "seed-4" / "run.json").exists()
+    result = run(tmp_path, commands, METADEPLOY_CACHE=str(tmp_path))
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        *("collect", "train", "export", "eval", "eval", "card")
+    ]
+    assert "output" not in result.stdout

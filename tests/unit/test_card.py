@@ -331,6 +331,18 @@ def test_means_over_seeds(run: RunDir) -> None:
     assert "| linear probe |" in card.split("### Means")[1]
 
 
+def test_kinds_that_training_left_out(tmp_path: Path) -> None:
+    results = results_of(drawn_samples(40))
+    run = write_run(tmp_path / "run", results, train={"leave_out": ["plural"]})
+    card = written(run)
+    table = card.split("Kinds of question that were left out of training")[1].split("<details>")[0]
+    row = results["categories"]["plural"]
+    assert f"| plural | {row['n']} | {row['base_accuracy']:.1%} | {row['coverage']:.1%} |" in table
+    assert "capital" not in table
+    assert "| **left out of training** | plural |" in card
+    assert "unlike those it was not measured" not in card
+
+
 def test_the_ladder(run: RunDir) -> None:
     def row(coverage: float) -> dict[str, Any]:
         return {
