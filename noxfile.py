@@ -76,6 +76,18 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def doubter(session: nox.Session) -> None:
+    """Train, measure and document the shipped Doubter from nothing, in build/doubter; arguments after ``--`` are seeds."""
+    _install(session, ".[train,eval]")
+    session.run("metadeploy", "demo", "-n", "1")  # fetches the base
+    script = Path("examples/train_smollm2.sh").resolve()
+    folder = Path("build/doubter")
+    folder.mkdir(parents=True, exist_ok=True)
+    with session.chdir(folder):
+        session.run("sh", str(script), *session.posargs, external=True)
+
+
+@nox.session
 def asan(session: nox.Session) -> None:
     """Run the C++ tests under the address and undefined-behaviour sanitizers."""
     _install(session, "cmake", "ninja")

@@ -155,8 +155,8 @@ class Fitting:
             opening=float(mean[2]),
             wording=float(mean[3]),
             val_decision=decision,
-            val_auroc=auroc(doubts, right) or 0.5,
-            val_auroc_within=macro_auroc(doubts, right, self._val[0].categories) or 0.5,
+            val_auroc=_or_chance(auroc(doubts, right)),
+            val_auroc_within=_or_chance(macro_auroc(doubts, right, self._val[0].categories)),
             lr=float(self._schedule.get_last_lr()[0]),
         )
         if all(row.score > earlier.score for earlier in self.history if earlier.part == row.part):
@@ -258,6 +258,11 @@ class Fitting:
             return _cycle(step, in_decision, settings.warmup)
         in_whole = settings.epochs * self.steps(settings.decision_epochs + 1)
         return settings.whole_lr / settings.lr * _cycle(step - in_decision, in_whole, settings.warmup)
+
+
+def _or_chance(area: float | None) -> float:
+    """0.5 where there is nothing to tell apart."""
+    return 0.5 if area is None else area
 
 
 def _cycle(step: int, total: int, warmup: float) -> float:

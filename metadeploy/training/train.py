@@ -323,6 +323,7 @@ def _finish(
     margins, _ = fitting.margins(*val)
     point = calibrate(margins, val[0].base_correct, settings.point)
     doubter.config = dataclasses.replace(doubter.config, refusal_bias=point.bias)
+    run.update({"refusal_bias": None})  # killed here or below, the two files do not contradict each other
     save_checkpoint(run.checkpoint, doubter)
     config = doubter.config
     run.update(

@@ -91,7 +91,7 @@ class _Climb:
     """One call of `climb`: what is asked is known from the start, what was found grows rung by rung."""
 
     def __init__(self, run: RunDir, settings: LadderSettings, stage: Stage, say: Callable[[str], None]) -> None:
-        run.require("model_name", "collect", made_by="collect")
+        run.require("collect", made_by="collect")
         if not run.checkpoint.exists():
             raise RunDirError(
                 f"wrapper '{run.checkpoint}': is not there, expected one (hint: run metadeploy train first)"
@@ -200,7 +200,7 @@ class _Climb:
                     base.alone(alone.samples)
                 for rung in rungs:
                     sidecar = self._work.sidecar(rung.sidecar)
-                    tell = _Counted(self._stage, rung.name, before, total)
+                    tell = _counted(self._stage, f"ask {rung.name}", before, total)
                     samples = base.ask(sidecar, theirs, progress=tell)
                     files = {"base": described, "sidecar": identity(sidecar)}
                     finished[rung] = RungSamples(fingerprint=self._fingerprint(rung), files=files, samples=samples)
@@ -253,14 +253,9 @@ class _Climb:
         return Ladder(results, (path, table, plot, *kept))
 
 
-class _Counted:
+def _counted(stage: Stage, name: str, before: int, total: int) -> Callable[[int], None]:
     """Turns the questions of one rung into questions of all of them."""
-
-    def __init__(self, stage: Stage, name: str, before: int, total: int) -> None:
-        self._stage, self._name, self._before, self._total = stage, name, before, total
-
-    def __call__(self, done: int) -> None:
-        self._stage(self._name, self._before + done, self._total)
+    return lambda done: stage(name, before + done, total)
 
 
 def _drawn(run: RunDir, settings: LadderSettings) -> list[tuple[int, Question]]:
