@@ -77,7 +77,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def doubter(session: nox.Session) -> None:
-    """Train, measure and document the shipped Doubter from nothing, in build/doubter; arguments after ``--`` are seeds."""
+    """Train, measure and document the shipped Doubter in build/doubter; arguments after ``--`` are seeds."""
     _install(session, ".[train,eval]")
     session.run("metadeploy", "demo", "-n", "1")  # fetches the base
     script = Path("examples/train_smollm2.sh").resolve()
