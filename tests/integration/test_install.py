@@ -93,7 +93,7 @@ def test_types_and_data_are_installed(distribution: importlib.metadata.Distribut
     code = """
 from importlib.resources import files
 package = files("metadeploy")
-names = ("py.typed", "_core.pyi", "demo/data/smollm2_doubter/doubter_checkpoint.pt")
+names = ("py.typed", "_core.pyi", "card/card.md.jinja", "demo/data/smollm2_doubter/doubter_checkpoint.pt")
 print([name for name in names if not package.joinpath(name).is_file()])
 """
     assert python(code, cwd=tmp_path) == "[]"
