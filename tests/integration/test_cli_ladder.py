@@ -1,0 +1,262 @@
+"""`metadeploy ladder` on a tiny run directory, from a base to table and plot."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metadeploy import MetaLlama, _core
+from metadeploy.cli import main
+from metadeploy.data.checker import first_sentence
+from metadeploy.evaluation.ladder import climbing
+from metadeploy.evaluation.ladder.asking import BaseInRuntime
+from metadeploy.sidecar.spec import InjectFrom
+from metadeploy.training.run_dir import RunDir
+from support.parity import EXACT
+from support.tiny_run import MAX_NEW_TOKENS, write_tiny_run
+
+N_TEST = 42
+
+Climb = Callable[..., tuple[str, str]]
+
+
+Made = Callable[[InjectFrom], Path]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    @functools.cache
+    def make(inject_from: InjectFrom) -> Path:
+        run = write_tiny_run(tmp_path_factory.mktemp("made") / "run", inject_from=inject_from)
+        run.update({"chat_template_kwargs": {"enable_thinking": False}})
+        return run.path
+
+    return make
+
+
+@pytest.fixture
+def run(made: Made, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A run directory of the test's own."""
+    return Path(shutil.copytree(made(getattr(request, "param", "last_prompt_token")), tmp_path / "run"))
+
+
+@pytest.fixture
+def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Climb:
+    """The command in this process: what it prints to stdout, and to stderr."""
+
+    def call(run: Path, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
+        capfd.readouterr()
+        given = arguments if "--base" in arguments else ("--base", run / "base.gguf", *arguments)
+        monkeypatch.setattr(sys, "argv", ["metadeploy", "ladder", str(run), "-t", "1", *map(str, given)])
+        monkeypatch.setenv("COLUMNS", "150")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        assert (ended.value.code or 0) == code, said.err
+        assert "Traceback" not in said.err
+        return said.out, said.err
+
+    return call
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
+    text, _ = climb(run, "--types", "F32,Q8_0,Q4_K_M", "--sidecar-types", "q8_0")
+    for part in ("How near to PyTorch F32", "Q4_K_M + q8_0", "Size and speed", "n = 42 questions of test"):
+        assert part in text
+    folder = run / "ladder"
+    found = read(folder / "results.json")
+    assert (found["schema"], found["n"], found["notes"]) == (1, N_TEST, [])
+    names = [row["name"] for row in found["rungs"]]
+    assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
+    assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
+    files = [found["rungs"][place]["files"] for place in (0, 1, 3)]
+    assert files[0]["base"]["name"] == "base.gguf"  # not copied: it is F32
+    assert len(files[0]["base"]["sha256"]) == len(files[0]["sidecar"]["sha256"]) == 64
+    assert files[1]["base"] == files[0]["base"]
+    assert files[1]["sidecar"]["size"] < files[0]["sidecar"]["size"]
+    assert files[2]["base"]["size"] < files[0]["base"]["size"]
+    assert set(files[2]["base"]["matrices"]) == {"Q5_0", "Q8_0"}  # rows of 32 are too short for K-quants
+    nearness = [row["activations"]["mean"] for row in found["rungs"]]
+    assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar moves no activation
+    tokens = [row["cognitive_tokens"]["mean"] for row in found["rungs"]]
+    assert 1.0001 > tokens[0] > tokens[1] > tokens[3] > 0
+    for row in found["rungs"]:
+        for what in ("prompt", "decode"):
+            for who in ("base", "doubter"):
+                speed = row["speed"][who][what]
+                assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+        assert len(read(folder / row["samples"])["samples"]) == N_TEST
+    assert found["rungs"][0]["speed"]["base"] == found["rungs"][1]["speed"]["base"]
+    assert (folder / "table.md").read_text(encoding="utf-8").count("| Q4_K_M + q8_0 |") == 3
+    assert (folder / "ladder.png").stat().st_size > 1000
+    assert not (folder / "work").exists()
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("run", ["last_prompt_token", "prompt"], indirect=True)
+def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
+    printed, _ = climb(run, "--types", "F32", "--sidecar-types", "none", "--json")
+    found = json.loads(printed)
+    assert found == read(run / "ladder" / "results.json")
+    (row,) = found["rungs"]
+    assert row["decisions"]["agree"] == {**row["decisions"]["agree"], "value": 1.0, "n": N_TEST}
+    assert (row["decisions"]["declines_instead"], row["decisions"]["answers_instead"]) == (0, 0)
+    assert row["activations"]["least"] > 1 - 1e-9
+    assert row["cognitive_tokens"]["least"] > 1 - 1e-9
+    assert row["doubt_difference"]["greatest"] < 1e-4
+    assert row["metrics"] == found["reference"]["metrics"]
+    assert row["auroc"] == found["reference"]["auroc"]
+    assert 0.2 < row["metrics"]["coverage"]["value"] < 0.8
+    ours, theirs = (read(run / "ladder" / each["samples"])["samples"] for each in (row, found["reference"]))
+    for said in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
+        assert [sample[said] for sample in ours] == [sample[said] for sample in theirs]
+
+
+def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
+    work = run / "quantised"
+    climb(run, "--types", "Q8_0", "--sidecar-types", "none", "--limit", "10", "--work-dir", work)
+    (base,) = work.glob("base-*-Q8_0.gguf")
+    n_declined = 0
+    with MetaLlama(base, work / "sidecar-f32.gguf", **{**EXACT, "n_threads": 1}) as llm:
+        encoder = _core.HostWrapper(str(work / "sidecar-f32.gguf"), 1)
+        for sample in read(run / "ladder" / "rung_Q8_0_f32.json")["samples"]:
+            question = sample["question"]
+            assert sample["doubt"] == llm.doubt(question)
+            alone = llm.generate(question, max_tokens=MAX_NEW_TOKENS, inject=False).text
+            assert sample["base_answer"] == first_sentence(alone)
+            if sample["doubt"] >= 0.5:
+                n_declined += 1
+                assert (sample["answer"], sample["answer_correct"]) == (None, False)
+            else:
+                said = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
+                assert sample["answer"] == first_sentence(said)
+            # the encoder beside the model is the encoder in it
+            tokens = encoder.encode(llm.activations(question))
+            np.testing.assert_array_equal(tokens, llm.cognitive_tokens(question))
+    assert 0 < n_declined < 10
+
+
+def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--sidecar-types", "none", "--limit", "6", "--json")
+    first = json.loads(climb(run, *options, "--types", "F16")[0])
+    asked: list[str] = []
+    ask = BaseInRuntime.ask
+
+    def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
+        asked.append(self._name)
+        return ask(self, *arguments, **more)
+
+    monkeypatch.setattr(BaseInRuntime, "ask", counted)
+    more = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
+    assert more["rungs"][0] == first["rungs"][0]
+    assert [name[-9:] for name in asked] == ["Q8_0.gguf"]
+    monkeypatch.setattr(climbing, "ask_pytorch", None)
+    again = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
+    assert again["rungs"] == more["rungs"]
+    assert len(asked) == 1
+
+
+def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
+    options = ("--types", "F16", "--sidecar-types", "none", "--json")
+    few, more = (json.loads(climb(run, *options, "--limit", limit)[0]) for limit in ("5", "10"))
+    assert (few["n"], more["n"]) == (5, 10)
+    as_usual = json.loads(climb(run, *options, "--limit", "10", "--cache-type", "f16")[0])
+    assert as_usual["config"]["cache_type"] == "f16"
+    assert as_usual["rungs"][0]["doubt_difference"] != more["rungs"][0]["doubt_difference"]
+
+
+def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the third of four rungs; then only the last two are asked."""
+    options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
+    asked: list[str] = []
+    ask = BaseInRuntime.ask
+
+    def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
+        asked.append(self._name[-12:])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return ask(self, *arguments, **more)
+
+    monkeypatch.setattr(BaseInRuntime, "ask", counted)
+    _, said = climb(run, *options, code=130)
+    assert "interrupted: the same command goes on with the first type that is not finished" in said
+    folder = run / "ladder"
+    assert not (folder / "results.json").exists()
+    kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
+    assert sorted(kept) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
+    monkeypatch.setattr(climbing, "ask_pytorch", None)
+    climb(run, *options)
+    assert asked == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
+    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    assert not (folder / "work").exists()
+
+
+def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And PyTorch computes with the very weights that the file has."""
+    base = run / "small.gguf"
+    _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
+    printed, said = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
+    warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantising them again loses more"
+    assert warning in said
+    found = json.loads(printed)
+    assert found["notes"][0].startswith(warning)
+    exact, same = found["rungs"]
+    assert exact["decisions"]["agree"]["value"] == 1
+    assert exact["doubt_difference"]["greatest"] < 1e-4
+    assert exact["files"]["base"]["matrices"] == {"F32": 23}
+    assert same["files"]["base"]["matrices"] == {"Q8_0": 23}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--types", "Q9_K"), 1, "ladder: --types has 'Q9_K', expected some of F32, F16"),
+        (("--types", "none"), 1, "ladder: --types is empty, expected at least one"),
+        (("--sidecar-types", "q2_k"), 1, "--sidecar-types has 'q2_k', expected some of f32, f16, bf16, q8_0"),
+        (("--limit", "0"), 2, "Invalid value for '--limit': Input should be greater than or equal to 1"),
+        (("--base", "not-here.gguf"), 1, "not-here.gguf"),
+        (("--base", "some/model"), 1, "base model 'some/model'"),
+        (("--device", "abacus"), 1, "device is 'abacus', expected one that this PyTorch can use"),
+    ],
+)
+def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
+    _, said = climb(run, *arguments, code=code)
+    assert message in " ".join(said.replace("│", " ").split())
+    assert not (run / "ladder").exists()
+
+
+def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    assert f"base model '{broken}'" in climb(run, "--base", broken, code=1)[1]
+    _core.quantize(str(run / "base.gguf"), str(tmp_path / "small.gguf"), "Q8_0", 1)
+    manifest = read(run / "run.json")
+    manifest["num_layers"] = 7
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert "has 3 layers, the wrapper was trained on 7" in climb(run, code=1)[1]
+    assert not (run / "ladder").exists()
+
+
+def test_what_is_missing_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+    assert "has no run.json, expected one (hint: start with metadeploy collect)" in climb(tmp_path, code=1)[1]
+    shutil.move(run / "doubter_checkpoint.pt", tmp_path / "kept.pt")
+    assert "doubter_checkpoint.pt': is not there, expected one (hint: run metadeploy train" in climb(run, code=1)[1]
+    shutil.move(tmp_path / "kept.pt", run / "doubter_checkpoint.pt")
+    shutil.rmtree(run / "collect")
+    assert "expected what metadeploy collect writes (hint: run it again)" in climb(run, code=1)[1]
+    RunDir(run).update({"collect": None})
+    assert "lacks collect (hint: run metadeploy collect first)" in climb(run, code=1)[1]
+    assert not (run / "ladder").exists()
