@@ -115,14 +115,10 @@ class BaseInRuntime:
         for place, (index, question) in enumerate(self._questions):
             progress(place)
             prompt = self._llm.tokenize(self._llm.apply_chat_template([{"role": "user", "content": question.question}]))
-            if index not in self._activations:
-                self._activations[index] = self._llm.activations(prompt)
-            activations = self._activations[index]
-            if not np.isfinite(activations).all():
-                raise Error(f"base '{self._name}': its activations are not finite, expected numbers (damaged weights?)")
             if index not in self._alone:
                 self._alone[index] = self._say(prompt, inject=False)
-            alone, said = self._alone[index], self._say(prompt, inject=True)
+            alone, activations = self._alone[index], self._activations_of(index, prompt)
+            said = self._say(prompt, inject=True)
             if said.doubt is None:
                 raise Error(
                     "sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt"
@@ -145,6 +141,15 @@ class BaseInRuntime:
             )
         progress(len(self._questions))
         return tuple(samples)
+
+    def _activations_of(self, index: int, prompt: Sequence[int]) -> NDArray[np.float32]:
+        """F32 [n_target, D] of the question at a place of the split, computed once."""
+        if index not in self._activations:
+            found = self._llm.activations(prompt)
+            if not np.isfinite(found).all():
+                raise Error(f"base '{self._name}': its activations are not finite, expected numbers (damaged weights?)")
+            self._activations[index] = found
+        return self._activations[index]
 
     def _say(self, prompt: Sequence[int], *, inject: bool) -> _Said:
         token_ids: list[int] = []

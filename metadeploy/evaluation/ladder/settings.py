@@ -12,6 +12,7 @@ from metadeploy.sidecar.writer import OutType
 
 __all__ = [
     "ALL_TYPES",
+    "EXACT_SIDECAR",
     "SIDECAR_TYPES",
     "TYPES",
     "CacheType",
