@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from metadeploy.training.settings import FitSettings
 from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
 from metadeploy.training.wrapper import parameter_groups, projector_dropout
 
-_PRETRAIN_BATCH: Final = 128
-
-__all__ = ["Epoch", "FitSettings", "Fitting", "pretrain"]
+__all__ = ["Epoch", "FitSettings", "Fitting", "hash_seed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +163,19 @@ class Fitting:
         self.history.append(row)
         return row
 
+    def margin_gradient(self, n_examples: int = 256) -> Tensor:
+        """Where to the output of the last injected block would have to move for doubt to grow: [D], float32.
+
+        The mean gradient of the uninjected doubt margins of the first training questions, at the last prompt token.
+        """
+        indices = np.arange(min(n_examples, len(self._train[1])))
+        shift = torch.zeros(self.doubter.config.hidden_dim, device=self._upper.base.device, requires_grad=True)
+        hook = {self.doubter.config.cross_attn_layers[-1]: lambda hidden: hidden + shift.to(hidden)}
+        with self._upper.active(), self._upper.base.stack.hooked(hook):
+            found = self._losses(*self._train, indices, first_only=True, gain=0.0)
+            (gradient,) = torch.autograd.grad(found.margin.mean(), shift)
+        return gradient
+
     @torch.no_grad()
     def margins(self, lessons: Lessons, kept: list[Kept], *, gain: float = 1.0) -> tuple[NDArray[np.float64], float]:
         """Doubt margins [n] of questions, and the mean of the decision's loss."""
@@ -230,19 +241,14 @@ class Fitting:
         return losses(output.logits[0], batch, self._refusal_token)
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
-        """Batches of like length, in an order that only seed and epoch decide."""
-        draw = np.random.default_rng((self._settings.seed, epoch))
-        lengths = np.array([len(kept.hidden) for kept in self._train[1]])
-        order = draw.permutation(len(lengths))
+        """Batches in an order that only seed and epoch decide.
+
+        Drawn at random and not by length, which would save padding: a refusal is longer than most answers, so batches of
+        like length would teach nothing but refusing, or nothing but answering, at a time.
+        """
+        order = np.random.default_rng((self._settings.seed, epoch)).permutation(len(self._train[1]))
         size = self._batch_size(epoch)
-        pool = 16 * size
-        batches = []
-        for start in range(0, len(order), pool):
-            chunk = order[start : start + pool]
-            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            batches += [chunk[at : at + size] for at in range(0, len(chunk), size)]
-        for place in draw.permutation(len(batches)):
-            yield batches[place]
+        yield from (order[start : start + size] for start in range(0, len(order), size))
 
     def _decision_only(self, number: int) -> bool:
         return number <= self._settings.decision_epochs
@@ -289,47 +295,6 @@ def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, 
 
     with base.stack.hooked({layer: hook(layer) for layer in doubter.config.cross_attn_layers}):
         yield
-
-
-def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> list[float]:
-    """Teach the encoder alone to tell right from wrong, with a linear head that is thrown away.
-
-    The head reads the mean of the tokens, as a cross-attention that looks everywhere alike would.
-
-    Args:
-        doubter: the wrapper; its encoder is changed.
-        lessons: the questions.
-        settings: epochs, rate and seed.
-
-    Returns:
-        Mean loss (binary cross-entropy, nats) of each epoch.
-    """
-    torch.manual_seed(hash_seed(settings.seed, 0))
-    head = nn.Linear(doubter.config.hidden_dim, 1)
-    nn.init.zeros_(head.weight)
-    doubter.enc.requires_grad_(True).train()
-    parameters = [*doubter.enc.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    doubts = torch.tensor([example.doubt for example in lessons.examples])
-    batches = math.ceil(len(doubts) / _PRETRAIN_BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=batches * settings.pretrain_epochs + 1, pct_start=0.1
-    )
-    history = []
-    with projector_dropout(doubter, settings.dropout):
-        for _ in range(settings.pretrain_epochs):
-            total = 0.0
-            for indices in torch.split(torch.randperm(len(doubts)), _PRETRAIN_BATCH):
-                score = head(doubter(lessons.activations[indices].float()).mean(1))[:, 0]
-                loss = nn.functional.binary_cross_entropy_with_logits(score, doubts[indices])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(parameters, settings.clip)
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(indices)
-            history.append(total / len(doubts))
-    return history
 
 
 def hash_seed(seed: int, number: int) -> int:

@@ -32,7 +32,7 @@ class Losses:
         decision: at the first token, refusal against answer.
         opening: of the base's own first token.
         wording: of the tokens after the first.
-        margin: [B] doubt margins, without gradient.
+        margin: [B] doubt margins.
     """
 
     decision: Tensor
@@ -72,9 +72,7 @@ def losses(logits: Tensor, batch: Batch, refusal_token: int) -> Losses:
     later = (~batch.is_first).nonzero()[:, 0]
     if len(later):
         wording = torch.nn.functional.cross_entropy(logits.index_select(0, later).float(), batch.targets[later])
-    with torch.no_grad():
-        margin = doubt_margin(first, refusal_token)
-    return Losses(decision, opening, wording, margin)
+    return Losses(decision, opening, wording, doubt_margin(first, refusal_token))
 
 
 def doubt_margin(logits: Tensor, refusal_token: int) -> Tensor:

@@ -22,11 +22,12 @@ from metadeploy.reference.loading import load_base
 from metadeploy.training.calibration import calibrate
 from metadeploy.training.checkpoint import save_checkpoint
 from metadeploy.training.examples import Kept, keep
-from metadeploy.training.fit import Epoch, Fitting, pretrain
+from metadeploy.training.fit import Epoch, Fitting
 from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.pretraining import aim, pretrain
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
 from metadeploy.training.settings import TrainSettings
@@ -111,14 +112,14 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
 
     torch.manual_seed(settings.fit.seed)
     doubter = new_wrapper(desk.config, num_blocks=settings.encoder_blocks)
+    fitting = desk.fitting(doubter, train_kept, val_kept)
     if state is None:
         standardise(doubter, desk.lessons["train"].activations)
-    if state is None and settings.fit.pretrain_epochs:
-        report.stage("pre-train the encoder", 0, 1)
-        pretrain(doubter, desk.lessons["train"], settings.fit)
-        report.stage("pre-train the encoder", 1, 1)
-    fitting = desk.fitting(doubter, train_kept, val_kept)
-    if state is not None:
+        if settings.fit.pretrain_epochs:
+            report.stage("pre-train the encoder", 0, 1)
+            aim(fitting, pretrain(doubter, desk.lessons["train"], settings.fit).direction)
+            report.stage("pre-train the encoder", 1, 1)
+    else:
         fitting.load_state(state["fitting"])
         report.resumed(fitting.history)
     interrupted = _fit(run, fitting, desk.fingerprint, report)
