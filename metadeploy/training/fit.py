@@ -243,8 +243,8 @@ class Fitting:
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
         """Batches in an order that only seed and epoch decide.
 
-        Drawn at random and not by length, which would save padding: a refusal is longer than most answers, so batches of
-        like length would teach nothing but refusing, or nothing but answering, at a time.
+        Drawn at random and not by length, which would save padding: refusals are longer than most answers, so batches
+        of like length would teach nothing but refusing, or nothing but answering, at a time.
         """
         order = np.random.default_rng((self._settings.seed, epoch)).permutation(len(self._train[1]))
         size = self._batch_size(epoch)
