@@ -51,7 +51,7 @@ TINY_DOUBT_MAX_ABS: Final = 1e-4
 # 2e-6 measured on 20 questions
 SMOLLM2_DOUBT_MAX_ABS: Final = 5e-5
 
-# training's upper blocks against the whole model in float64, logits and gradients, of the greatest value: only the order
-# of summation differs
+# training's upper blocks against the whole model in float64, logits and gradients, of the greatest value: only the
+# order of summation differs
 CUT_F64: Final = 1e-10
 CUT_F32_INSIDE: Final = 1e-5

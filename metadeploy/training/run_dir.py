@@ -82,9 +82,8 @@ class RunDir:
     def update(self, values: Mapping[str, Any]) -> None:
         """Set keys of the manifest (None removes one) and write it."""
         for key, value in values.items():
-            if value is None:
-                self.manifest.pop(key, None)
-            else:
+            self.manifest.pop(key, None)  # so that the order of the keys is that of the last writing
+            if value is not None:
                 self.manifest[key] = value
         write_atomically(self.run_json, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
