@@ -30,7 +30,7 @@ std::optional<encoder_type> parse_encoder_type(const std::string & name) {
     return std::nullopt;
 }
 
-// Compares what the keys say with what the tensors say, as metadeploy/sidecar/examine.py does: the tensors are the
+// Compares what the keys say with what the tensors say, as metadeploy/sidecar/examination.py does: the tensors are the
 // truth (published files say 32 cognitive tokens and hold 11), and keys that repeat it may be absent.
 class config_reader {
 public:

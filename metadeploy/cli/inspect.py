@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from metadeploy.export.base import BaseModel
-    from metadeploy.sidecar.examine import Examination
+    from metadeploy.sidecar.examination import Examination
     from metadeploy.sidecar.gguf_file import GGUFFile
 
 __all__ = ["register"]
@@ -46,7 +46,7 @@ def _inspect(
     Of a base model it says whether a sidecar can run beside it.
     """
     from metadeploy.cli._console import output, print_json
-    from metadeploy.sidecar.examine import examine, prefix_of
+    from metadeploy.sidecar.examination import examine, prefix_of
 
     found = examine(file)
     if prefix_of(found.file) is None and "general.architecture" in found.file.metadata:

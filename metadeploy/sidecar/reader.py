@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.errors import SidecarError, faults_message
-from metadeploy.sidecar.examine import examine
+from metadeploy.sidecar.examination import examine
 from metadeploy.sidecar.gguf_file import GGUFFile
 from metadeploy.sidecar.layout import Shape, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig, keys, write_sidecar
-from metadeploy.sidecar.examine import examine
+from metadeploy.sidecar.examination import examine
 from metadeploy.sidecar.layout import dims_of, expected_tensors, templates
 from metadeploy.sidecar.spec import EncoderType
 
