@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from metadeploy.training.wrapper import new_wrapper, parameter_groups  # noqa: E
 BATCH = 32
 
 
-class Trainer:
+class Trainer(ABC):
     """One kind of step.
 
     Attributes:
@@ -77,8 +78,9 @@ class Trainer:
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - began)
 
+    @abstractmethod
     def forward(self, indices: range) -> tuple[Tensor, Batch]:
-        raise NotImplementedError
+        """Logits at the supervised positions, and the batch that they belong to."""
 
 
 class Cut(Trainer):

@@ -202,11 +202,13 @@ def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:
 
     # its kernels for CPUs take widths in blocks of 64
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 6}
+    torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=BYTE_VOCAB_SIZE, **sizes))
     draw_weights(model)
     model.save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
-    plain = dataclasses.replace(settings, base=str(tmp_path / "base"), layers="3,5", limit=6)
+    # the first block's output: over more of them the error of 4 bits adds up, in random weights without bound
+    plain = dataclasses.replace(settings, base=str(tmp_path / "base"), layers="0", limit=6)
     found = {}
     for quantization in (None, "nf4", "int8"):
         run = RunDir(tmp_path / str(quantization), create=True)
