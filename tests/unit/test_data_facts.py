@@ -35,7 +35,7 @@ def by_text(questions: list[Question]) -> dict[str, Question]:
 
 
 def test_size_and_evenness(questions: list[Question]) -> None:
-    assert 26_000 <= len(questions) <= 30_000
+    assert 29_000 <= len(questions) <= 33_000
     sizes = Counter(question.category for question in questions)
     assert set(sizes) == set(CATEGORIES)
     assert max(sizes.values()) <= 3_000

@@ -166,7 +166,7 @@ CATEGORIES: Final = (
             "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
-        most=3000,
+        most=4500,
     ),
     Category(
         "city_language",
@@ -177,7 +177,7 @@ CATEGORIES: Final = (
             "What language do people in {} speak?",
         ),
         _languages_of_cities,
-        most=2400,
+        most=1400,
     ),
     Category(
         "us_city",

@@ -207,7 +207,7 @@ CATEGORIES: Final = (
         "plurals",
         ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
         _forward("NOUN", "NNS"),
-        most=2000,
+        most=1400,
     ),
     Category(
         "singular",
@@ -225,7 +225,7 @@ CATEGORIES: Final = (
             "What is the past form of the verb {}?",
         ),
         _forward("VERB", "VBD"),
-        most=1600,
+        most=1200,
     ),
     Category(
         "base_form",
@@ -283,13 +283,13 @@ CATEGORIES: Final = (
             "{} is a type of what?",
         ),
         _kind_facts,
-        repeats=3,
+        repeats=2,
     ),
     Category(
         "first_letter",
         "first letter of a word",
         ("What is the first letter of the word {}?", 'What letter does the word "{}" begin with?'),
         _first_letters,
-        most=1200,
+        most=300,
     ),
 )
