@@ -126,6 +126,15 @@ def _train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
     ] = _FIT.batch_size,
+    refusal_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the questions to be declined that it goes over; they count for all of them.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = _FIT.refusal_share,
     lr: Annotated[
         float,
         typer.Option(help="Learning rate; gates and preferences learn at 5 times that.", rich_help_panel=_LEARNING),
@@ -223,6 +232,7 @@ def _train(
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
+            refusal_share=refusal_share,
             lr=lr,
             whole_lr=whole_lr,
             weight_decay=weight_decay,

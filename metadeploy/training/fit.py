@@ -86,6 +86,7 @@ class Fitting:
         self.best: dict[str, Tensor] = {}
         self._settings = settings
         self._train, self._val = train, val
+        self._declined = np.flatnonzero([example.doubt > 0 for example in train[0].examples])
         self._prefix = prefix
         self._refusal_token = refusal_token
         self._upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
@@ -113,7 +114,7 @@ class Fitting:
 
     def steps(self, number: int) -> int:
         """Steps of an epoch, counted from 1."""
-        return math.ceil(len(self._train[0].examples) / self._batch_size(number))
+        return math.ceil(self._n_taught(number) / self._batch_size(number))
 
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
         """Go over the lessons once, and look at the validation questions.
@@ -126,12 +127,14 @@ class Fitting:
         """
         number = len(self.history) + 1
         decision_only = self._decision_only(number)
+        # those of the questions to be declined that it goes over stand for all of them
+        weight = 1.0 if decision_only else len(self._declined) / max(1, self._n_declined)
         sums = np.zeros(4)
         torch.manual_seed(hash_seed(self._settings.seed, number))
         with self._upper.active(), projector_dropout(self.doubter, self._settings.dropout):
             self.doubter.train()
             for done, indices in enumerate(self._batches(number), start=1):
-                found = self._losses(*self._train, indices, first_only=decision_only)
+                found = self._losses(*self._train, indices, first_only=decision_only, declined_weight=weight)
                 loss = found.total(self._settings.decision_weight)
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -144,7 +147,7 @@ class Fitting:
                     progress(done, self.steps(number))
         margins, decision = self.margins(*self._val)
         doubts, right = 1 / (1 + np.exp(-margins)), self._val[0].base_correct
-        mean = sums / len(self._train[0].examples)
+        mean = sums / self._n_taught(number)
         row = Epoch(
             epoch=number,
             part="decision" if decision_only else "whole",
@@ -215,6 +218,7 @@ class Fitting:
         *,
         first_only: bool = False,
         gain: float = 1.0,
+        declined_weight: float = 1.0,
     ) -> Losses:
         batch = Batch.of(
             [lessons.examples[i] for i in indices],
@@ -238,7 +242,7 @@ class Fitting:
                 past_key_values=batch.cache,
                 use_cache=batch.cache is not None,
             )
-        return losses(output.logits[0], batch, self._refusal_token)
+        return losses(output.logits[0], batch, self._refusal_token, declined_weight=declined_weight)
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
         """Batches in an order that only seed and epoch decide.
@@ -246,9 +250,24 @@ class Fitting:
         Drawn at random and not by length, which would save padding: refusals are longer than most answers, so batches
         of like length would teach nothing but refusing, or nothing but answering, at a time.
         """
-        order = np.random.default_rng((self._settings.seed, epoch)).permutation(len(self._train[1]))
+        generator = np.random.default_rng((self._settings.seed, epoch))
+        taught = np.arange(len(self._train[1]))
+        if not self._decision_only(epoch):
+            left_out = generator.permutation(self._declined)[self._n_declined :]
+            taught = np.setdiff1d(taught, left_out)
+        order = generator.permutation(taught)
         size = self._batch_size(epoch)
         yield from (order[start : start + size] for start in range(0, len(order), size))
+
+    @property
+    def _n_declined(self) -> int:
+        """Questions to be declined that an epoch of all tokens goes over."""
+        return math.ceil(self._settings.refusal_share * len(self._declined))
+
+    def _n_taught(self, number: int) -> int:
+        """Questions that an epoch goes over."""
+        n_all = len(self._train[0].examples)
+        return n_all if self._decision_only(number) else n_all - len(self._declined) + self._n_declined
 
     def _decision_only(self, number: int) -> bool:
         return number <= self._settings.decision_epochs

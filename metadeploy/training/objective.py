@@ -45,13 +45,14 @@ class Losses:
         return decision_weight * self.decision + self.opening + self.wording
 
 
-def losses(logits: Tensor, batch: Batch, refusal_token: int) -> Losses:
+def losses(logits: Tensor, batch: Batch, refusal_token: int, *, declined_weight: float = 1.0) -> Losses:
     """Compare what the injected model says with what is to be said.
 
     Args:
         logits: [n, V] at the batch's target positions.
         batch: the examples.
         refusal_token: the refusal's first token.
+        declined_weight: what a question to be declined counts in the decision, where one to be answered counts 1.
 
     Returns:
         The losses.
@@ -62,7 +63,8 @@ def losses(logits: Tensor, batch: Batch, refusal_token: int) -> Losses:
     normalizer = torch.logsumexp(first, -1)
     refusal = first.select(1, refusal_token) - normalizer
     answer = torch.logsumexp(others, -1) - normalizer  # log(1 - p(r)), exact near 1 too
-    decision = -(batch.doubt * refusal + (1 - batch.doubt) * answer).mean()
+    weight = torch.where(batch.doubt > 0, declined_weight, 1.0)
+    decision = -(weight * (batch.doubt * refusal + (1 - batch.doubt) * answer)).sum() / weight.sum()
 
     known = (batch.own_first >= 0) & (batch.own_first != refusal_token)
     own = others.log_softmax(-1).gather(1, batch.own_first.clamp(min=0)[:, None])[:, 0]

@@ -64,6 +64,8 @@ class FitSettings:
         epochs: most passes after these, in which all tokens are taught.
         patience: such passes without a better validation score after which training ends.
         batch_size: examples of one step of these.
+        refusal_share: share of the questions to be declined that such a pass goes over, drawn anew for each. Their
+            words are all the same and soon learnt; those of the answers are not. In the decision they count for all.
         lr: learning rate of the matrices; gates and preferences learn five times as fast.
         whole_lr: the same where all tokens are taught.
         weight_decay: of the matrices.
@@ -81,6 +83,7 @@ class FitSettings:
     epochs: int = 2
     patience: int = 2
     batch_size: int = 32
+    refusal_share: float = 0.25
     lr: float = 1e-3
     whole_lr: float = 3e-4
     weight_decay: float = 0.01

@@ -65,6 +65,17 @@ def test_refusing_is_cross_entropy() -> None:
     assert float(found.opening) == 0
 
 
+def test_the_declined_can_stand_for_more() -> None:
+    """With weight 3, one question to be declined decides as much as three of it."""
+    logits = drawn(2, 11)
+    once = batch([[4], [REFUSAL]], [0.0, 0.5], [4, 7])
+    thrice = batch([[4], *[[REFUSAL]] * 3], [0.0, *[0.5] * 3], [4, *[7] * 3])
+    weighted = losses(logits, once, REFUSAL, declined_weight=3.0)
+    repeated = losses(logits[[0, 1, 1, 1]], thrice, REFUSAL)
+    torch.testing.assert_close(weighted.decision, repeated.decision)
+    torch.testing.assert_close(weighted.opening, losses(logits, once, REFUSAL).opening)
+
+
 def test_later_tokens_are_cross_entropy() -> None:
     logits = drawn(6, 11)
     found = losses(logits, batch([[1, 5, 6], [REFUSAL, 8, 9]], [0.0, 1.0], [1, 4]), REFUSAL)

@@ -263,6 +263,33 @@ def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
     assert found.history[-1].decision < 0.5 * found.history[0].decision
 
 
+def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = np.array([record.correct for record in Collected.read(run.collect, "train").records])
+    seen: list[list[int]] = []
+    weights = set()
+    losses_of = Fitting._losses
+
+    def watched(self: Fitting, lessons: Any, kept: Any, indices: Any, **options: Any) -> Any:
+        if "declined_weight" in options:  # a step, not a look at the validation questions
+            seen.append(indices.tolist())
+            weights.add((options["first_only"], options["declined_weight"]))
+        return losses_of(self, lessons, kept, indices, **options)
+
+    monkeypatch.setattr(Fitting, "_losses", watched)
+    found = train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, refusal_share=0.4)))
+    steps = [math.ceil(len(right) / 16)] + 2 * [math.ceil((right.sum() + math.ceil(0.4 * (~right).sum())) / 8)]
+    assert len(seen) == sum(steps)
+    batches = iter(seen)
+    epochs = [sorted(index for _ in range(count) for index in next(batches)) for count in steps]
+    assert epochs[0] == list(range(len(right)))
+    assert epochs[1] != epochs[2]  # drawn anew
+    for epoch in epochs[1:]:
+        assert len(set(epoch)) == len(epoch)
+        assert set(np.flatnonzero(right)) <= set(epoch)
+    assert weights == {(True, 1.0), (False, (~right).sum() / math.ceil(0.4 * (~right).sum()))}
+    assert len(found.history) == 3
+
+
 def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, bytes]) -> None:
     assert finished_with(run, SETTINGS) is None
     train(run, SETTINGS)
