@@ -23,6 +23,7 @@ struct engine_options {
     std::string type_k = "f16";
     std::string type_v = "f16";
     std::string flash_attn = "auto";
+    int32_t hidden_cache_mib = cache_limits().hidden_mib;
 };
 
 ggml_type parse_cache_type(const std::string & name) {
@@ -80,8 +81,10 @@ public:
     explicit py_engine(const engine_options & options) {
         init_backend_once();
         const common_params params = to_common_params(options);
+        cache_limits limits;
+        limits.hidden_mib = options.hidden_cache_mib;
         const py::gil_scoped_release release;
-        impl = std::make_unique<engine>(params);
+        impl = std::make_unique<engine>(params, limits);
     }
 
     engine & get() {
@@ -121,7 +124,8 @@ void register_engine(py::module_ & m) {
         .def_readwrite("n_gpu_layers", &engine_options::n_gpu_layers)
         .def_readwrite("type_k", &engine_options::type_k)
         .def_readwrite("type_v", &engine_options::type_v)
-        .def_readwrite("flash_attn", &engine_options::flash_attn);
+        .def_readwrite("flash_attn", &engine_options::flash_attn)
+        .def_readwrite("hidden_cache_mib", &engine_options::hidden_cache_mib);
 
     m.def(
         "quantize",

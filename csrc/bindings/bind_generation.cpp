@@ -85,6 +85,8 @@ void register_generation(py::module_ & m) {
         .def_readonly("encode_ms", &timings::encode_ms)
         .def_readonly("pass2_ms", &timings::pass2_ms)
         .def_readonly("decode_ms", &timings::decode_ms)
+        .def_property_readonly("pass2", [](const timings & self) { return pass2_kind_name(self.pass2); })
+        .def_readonly("hidden_bytes", &timings::hidden_bytes)
         .def_readonly("n_prompt", &timings::n_prompt)
         .def_readonly("n_generated", &timings::n_generated);
 

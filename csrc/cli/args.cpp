@@ -22,6 +22,9 @@ constexpr char USAGE[] = R"(
                                         (env: LLAMA_ARG_META_GAIN, META_GAIN)
 --doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
                                         (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
+--hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
+                                        then begins at the lowest injection; 0: it goes through all blocks again
+                                        (default: 256; env: LLAMA_ARG_HIDDEN_CACHE)
 --no-meta                               answer with the base alone (env: META_BASE=1)
 --compare                               answer twice, with the base and with the wrapper
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
@@ -76,6 +79,15 @@ double parse_threshold(const std::string & text, const char * source) {
     return threshold;
 }
 
+int32_t parse_mib(const std::string & text, const char * source) {
+    char * end = nullptr;
+    const long mib = std::strtol(text.c_str(), &end, 10);
+    if (text.empty() || *end != '\0' || mib < 0 || mib > INT32_MAX) {
+        throw usage_error(std::string(source) + " is '" + text + "', expected a number of MiB, 0 or more");
+    }
+    return (int32_t)mib;
+}
+
 // the environment of the framework's program, and twins of our flags in llama.cpp's manner
 void read_environment(cli_args & args) {
     for (const char * name : {"META_SIDECAR", "LLAMA_ARG_META"}) {
@@ -90,6 +102,9 @@ void read_environment(cli_args & args) {
     }
     if (const char * value = env("LLAMA_ARG_DOUBT_THRESHOLD")) {
         args.doubt_threshold = parse_threshold(value, "LLAMA_ARG_DOUBT_THRESHOLD");
+    }
+    if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
+        args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
     }
     args.no_meta = env_flag("META_BASE");
     args.raw = env_flag("META_RAW");
@@ -133,6 +148,8 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
         } else if (flag == "--doubt-threshold") {
             args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
             has_threshold = true;
+        } else if (flag == "--hidden-cache") {
+            args.limits.hidden_mib = parse_mib(value(), "--hidden-cache");
         } else if (flag == "--no-meta") {
             args.no_meta = true;
         } else if (flag == "--compare") {

@@ -52,6 +52,8 @@ json to_json(const answer & a) {
           {"pass1_ms", t.pass1_ms},
           {"encode_ms", t.encode_ms},
           {"pass2_ms", t.pass2_ms},
+          {"pass2", pass2_kind_name(t.pass2)},
+          {"hidden_bytes", t.hidden_bytes},
           {"decode_ms", t.decode_ms},
           {"tokens_per_second", t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0}}}};
 }
@@ -60,8 +62,11 @@ void print_statistics(const answer & a) {
     const timings & t = a.times;
     const double rate = t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
     std::fprintf(
-        stderr, "prompt %d tokens: pass 1 %.1f ms, encode %.1f ms, pass 2 %.1f ms", t.n_prompt, t.pass1_ms, t.encode_ms,
-        t.pass2_ms);
+        stderr, "prompt %d tokens: pass 1 %.1f ms, encode %.1f ms, pass 2 (%s) %.1f ms", t.n_prompt, t.pass1_ms,
+        t.encode_ms, pass2_kind_name(t.pass2), t.pass2_ms);
+    if (t.hidden_bytes > 0) {
+        std::fprintf(stderr, ", %.1f MiB kept", (double)t.hidden_bytes / (1024.0 * 1024.0));
+    }
     if (a.doubt) {
         std::fprintf(stderr, ", doubt %.4f", *a.doubt);
     }
@@ -71,7 +76,7 @@ void print_statistics(const answer & a) {
 
 class program {
 public:
-    explicit program(const cli_args & args) : args(args), eng(args.common) {
+    explicit program(const cli_args & args) : args(args), eng(args.common, args.limits) {
         eng.cancel = [] { return interrupted != 0; };
         if (!args.no_meta) {
             eng.attach(args.meta);

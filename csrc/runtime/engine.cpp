@@ -7,7 +7,6 @@
 #include "llama-model.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -15,13 +14,6 @@
 namespace metadeploy {
 
 namespace {
-
-// Prompts that are only looked at come in small steps: all their logits are kept, and a row may be megabytes.
-constexpr int32_t CAPTURE_BATCH = 64;
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 common_init_result_ptr load(common_params & params) {
     const std::string subject = "model '" + params.model.path + "'";
@@ -74,8 +66,9 @@ std::string layer_list(const std::vector<int32_t> & layers) {
 
 } // namespace
 
-engine::engine(common_params params)
+engine::engine(common_params params, const cache_limits & limits)
     : parameters(std::move(params)),
+      limits(limits),
       loaded(load(parameters)),
       llm(loaded->model()),
       ctx(loaded->context()),
@@ -165,11 +158,16 @@ void engine::attach(const std::string & sidecar_path) {
         return it != bufts.end() ? it->second : bufts[il] = llm->select_buft(il);
     };
     auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx));
-    auto next_hook = std::make_unique<seam>(next_wrapper.get(), n_layer());
+    auto next_hook = std::make_unique<seam>(next_wrapper.get(), seq, n_layer());
+    const std::vector<int32_t> & injected = source.config.cross_attn_layers;
+    const int32_t il_entry = *std::min_element(injected.begin(), injected.end());
+    const int64_t n_rows = (int64_t)limits.hidden_mib * 1024 * 1024 / (n_embd() * (int64_t)sizeof(float));
+    next_hook->entry =
+        std::make_unique<entry_block>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), place(il_entry));
 
     // reserve the largest graph there can be, and see on the way which blocks the architecture shows
     next_hook->plan.inject = true;
-    next_hook->plan.tap_at = 0;
+    seq.plan.tap_at = 0;
     std::vector<std::string> faults;
     try {
         set_hook(next_hook.get());
@@ -192,14 +190,14 @@ void engine::attach(const std::string & sidecar_path) {
                 faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
         }
     } catch (...) {
+        seq.plan = {};
         llama_set_block_hook(ctx, hook.get()); // as it was
         throw;
     }
-    next_hook->plan = {};
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
     settings = std::move(next_settings);
-    clear_memory();
+    forget();
 }
 
 void engine::detach() {
@@ -207,7 +205,7 @@ void engine::detach() {
     hook.reset();
     meta_wrapper.reset();
     settings = {};
-    clear_memory();
+    forget();
 }
 
 // --- prompts ---------------------------------------------------------------------------------------------------------
@@ -267,164 +265,6 @@ bool engine::injects(const injection & inject) const {
         throw error("the gain is " + std::to_string(inject.gain) + ", expected a finite number such as 1.0");
     }
     return meta_wrapper && inject.on && inject.gain != 0.0f;
-}
-
-// --- evaluation ------------------------------------------------------------------------------------------------------
-
-void engine::clear_memory() {
-    llama_memory_clear(llama_get_memory(ctx), /*data =*/false);
-    n_past = 0;
-}
-
-void engine::fail(int status) const {
-    if (status == 2) {
-        throw cancelled_error("cancelled");
-    }
-    if (status == 1) {
-        throw context_overflow_error(
-            "the context of " + std::to_string(n_ctx()) + " tokens has no room left (give a larger -c / n_ctx)");
-    }
-    throw decode_error("llama.cpp failed to evaluate a batch (status " + std::to_string(status) + ")");
-}
-
-void engine::evaluate(const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out) {
-    const size_t n_step = wanted == outputs::all ? (size_t)std::min<int32_t>(CAPTURE_BATCH, llama_n_batch(ctx))
-                                                 : (size_t)llama_n_batch(ctx);
-    struct batch_guard {
-        llama_batch batch;
-        ~batch_guard() { llama_batch_free(batch); }
-    } guard{llama_batch_init((int32_t)std::min(n_step, n_tokens), 0, 1)};
-    llama_batch & batch = guard.batch;
-
-    for (size_t first = 0; first < n_tokens; first += n_step) {
-        const size_t n = std::min(n_step, n_tokens - first);
-        batch.n_tokens = (int32_t)n;
-        for (size_t i = 0; i < n; ++i) {
-            batch.token[i] = tokens[first + i];
-            batch.pos[i] = n_past + (llama_pos)i;
-            batch.n_seq_id[i] = 1;
-            batch.seq_id[i][0] = 0;
-            batch.logits[i] = wanted == outputs::all || first + i + 1 == n_tokens;
-        }
-        if (cancel && cancel()) {
-            fail(2);
-        }
-        if (const int status = llama_decode(ctx, batch); status != 0) {
-            fail(status);
-        }
-        llama_synchronize(ctx);
-        n_past += (int32_t)n;
-        if (logits_out) {
-            for (size_t i = 0; i < n; ++i) {
-                const float * row = llama_get_logits_ith(ctx, (int32_t)i);
-                if (row) {
-                    logits_out->insert(logits_out->end(), row, row + n_vocab());
-                }
-            }
-        }
-    }
-}
-
-// from an empty context, leaving the activations of the last token in the taps
-void engine::clean_pass(const std::vector<llama_token> & tokens) {
-    clear_memory();
-    hook->plan = {};
-    hook->plan.tap_at = (llama_pos)tokens.size() - 1;
-    evaluate(tokens.data(), tokens.size(), outputs::last);
-    hook->plan = {};
-}
-
-void engine::prefill(const std::vector<llama_token> & tokens, const injection & inject, timings & times) {
-    check_prompt(tokens);
-    times = {};
-    times.n_prompt = (int32_t)tokens.size();
-    auto start = std::chrono::steady_clock::now();
-    const auto lap = [&] {
-        const double ms = ms_since(start);
-        start = std::chrono::steady_clock::now();
-        return ms;
-    };
-    if (!injects(inject)) {
-        clear_memory();
-        if (hook) {
-            hook->plan = {};
-        }
-        evaluate(tokens.data(), tokens.size(), outputs::last);
-        times.pass1_ms = lap();
-        return;
-    }
-    if (meta_wrapper->config().from == inject_from::last_prompt_token) {
-        prefill_from_last_token(tokens, inject, times);
-        return;
-    }
-    clean_pass(tokens);
-    times.pass1_ms = lap();
-    meta_wrapper->encode();
-    times.encode_ms = lap();
-    clear_memory();
-    hook->plan.inject = true;
-    hook->plan.gain = inject.gain;
-    evaluate(tokens.data(), tokens.size(), outputs::last);
-    times.pass2_ms = lap();
-}
-
-// The prompt's keys and values stay those of the clean pass: only its last token is evaluated again.
-void engine::prefill_from_last_token(
-    const std::vector<llama_token> & tokens, const injection & inject, timings & times) {
-    auto start = std::chrono::steady_clock::now();
-    const auto last = (llama_pos)tokens.size() - 1;
-    const bool has_state = llama_model_is_recurrent(llm) || llama_model_is_hybrid(llm);
-    std::vector<uint8_t> state; // recurrent memories cannot step back, so keep what they were
-
-    clear_memory();
-    hook->plan = {};
-    if (last > 0) {
-        evaluate(tokens.data(), (size_t)last, outputs::last);
-        if (has_state) {
-            state.resize(llama_state_seq_get_size_ext(ctx, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
-            llama_state_seq_get_data_ext(ctx, state.data(), state.size(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-        }
-    }
-    hook->plan.tap_at = last;
-    evaluate(&tokens[(size_t)last], 1, outputs::last);
-    hook->plan = {};
-    times.pass1_ms = ms_since(start);
-
-    start = std::chrono::steady_clock::now();
-    meta_wrapper->encode();
-    times.encode_ms = ms_since(start);
-
-    start = std::chrono::steady_clock::now();
-    llama_memory_t memory = llama_get_memory(ctx);
-    bool stepped_back = last > 0;
-    if (stepped_back && has_state) {
-        stepped_back = llama_state_seq_set_data_ext(
-                           ctx, state.data(), state.size(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size();
-    }
-    if (stepped_back && llama_memory_seq_rm(memory, 0, last, -1) && llama_memory_seq_pos_max(memory, 0) == last - 1) {
-        n_past = last;
-    } else {
-        clear_memory();
-        if (last > 0) {
-            evaluate(tokens.data(), (size_t)last, outputs::last);
-        }
-    }
-    hook->plan.inject = true;
-    hook->plan.gain = inject.gain;
-    hook->plan.inject_from = last;
-    evaluate(&tokens[(size_t)last], 1, outputs::last);
-    times.pass2_ms = ms_since(start);
-}
-
-void engine::decode(llama_token token) {
-    if (context_full()) {
-        fail(1);
-    }
-    evaluate(&token, 1, outputs::last);
-}
-
-float * engine::logits() const {
-    return llama_get_logits_ith(ctx, -1);
 }
 
 } // namespace metadeploy

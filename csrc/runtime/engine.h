@@ -17,13 +17,28 @@
 
 namespace metadeploy {
 
+enum class pass2_kind {
+    none, // nothing is injected
+    tail, // from the lowest block that is injected into
+    full  // all blocks
+};
+
+const char * pass2_kind_name(pass2_kind kind);
+
 struct timings {
     double pass1_ms = 0.0;  // clean pass over the prompt
     double encode_ms = 0.0; // activations to cognitive tokens to tables
     double pass2_ms = 0.0;  // injected pass; 0 where nothing is injected
     double decode_ms = 0.0; // the answer, sampling included
+    pass2_kind pass2 = pass2_kind::none;
+    int64_t hidden_bytes = 0; // hidden states that pass 1 has kept for pass 2
     int32_t n_prompt = 0;
     int32_t n_generated = 0;
+};
+
+// How much may be kept so that nothing is computed twice, in MiB.
+struct cache_limits {
+    int32_t hidden_mib = 256; // hidden states of a prompt, between its passes; a longer prompt gets a full pass 2
 };
 
 struct injection {
@@ -37,7 +52,7 @@ class engine {
 public:
     // Loads the model that params names, with everything else that llama.cpp's common parameters say.
     // Throws model_load_error.
-    explicit engine(common_params params);
+    explicit engine(common_params params, const cache_limits & limits = {});
     ~engine();
     engine(const engine &) = delete;
     engine & operator=(const engine &) = delete;
@@ -67,7 +82,7 @@ public:
     // What those logits say of a refusal. Nothing without a wrapper, or where neither it nor the vocabulary tells what
     // token a refusal begins with.
     std::optional<doubt_reading> doubt_after(llama_token last_prompt_token) const;
-    bool context_full() const { return n_past >= n_ctx(); }
+    bool context_full() const { return seq.n_past >= n_ctx(); }
 
     // What is computed, for looking at. Rows of n_embd (or n_vocab) values, row after row.
     std::vector<float> activations(const std::vector<llama_token> & tokens);
@@ -95,27 +110,43 @@ private:
     enum class outputs { last, all };
 
     void check_prompt(const std::vector<llama_token> & tokens) const;
+    void check_fits(const sidecar & source) const;
     std::string architecture() const;
     std::optional<llama_token> refusal_token(llama_token last_prompt_token) const;
+    void set_hook(seam * hook);
+
+    bool has_state() const; // a memory that moves on with each token and cannot step back
+    bool memory_intact() const;
     void clear_memory();
+    void forget();
+    void begin(
+        const pass_plan & graphs, const token_plan & tokens, entry_use entry = entry_use::none, bool intact = false);
     void evaluate(
         const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);
-    void clean_pass(const std::vector<llama_token> & tokens);
-    void prefill_from_last_token(const std::vector<llama_token> & tokens, const injection & inject, timings & times);
-    void check_fits(const sidecar & source) const;
-    void set_hook(seam * hook);
+    void clean_pass(const std::vector<llama_token> & tokens, outputs wanted, entry_use entry);
+    token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
+    void step_back(const std::vector<llama_token> & tokens, size_t first, const std::vector<uint8_t> & state);
+    pass2_kind injected_pass(
+        const std::vector<llama_token> & tokens,
+        const injection & inject,
+        size_t first,
+        const std::vector<uint8_t> & state,
+        outputs wanted,
+        std::vector<float> * logits_out = nullptr);
+    std::vector<uint8_t> clean_pass_in_two(const std::vector<llama_token> & tokens);
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
     [[noreturn]] void fail(int status) const;
 
     common_params parameters;
+    const cache_limits limits;
     common_init_result_ptr loaded;
     llama_model * llm = nullptr;
     llama_context * ctx = nullptr;
     chat_formatter chat;
     prompt_settings settings;
     std::unique_ptr<wrapper> meta_wrapper;
+    sequence seq;
     std::unique_ptr<seam> hook;
-    int32_t n_past = 0;
 };
 
 } // namespace metadeploy

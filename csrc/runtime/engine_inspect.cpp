@@ -52,14 +52,14 @@ void require_wrapper(const wrapper * meta, const char * what) {
 std::vector<float> engine::activations(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "activations");
     check_prompt(tokens);
-    clean_pass(tokens);
+    clean_pass(tokens, outputs::last, entry_use::none);
     return meta_wrapper->activations();
 }
 
 std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "cognitive tokens");
     check_prompt(tokens);
-    clean_pass(tokens);
+    clean_pass(tokens, outputs::last, entry_use::none);
     meta_wrapper->encode();
     return meta_wrapper->cognitive_tokens();
 }
@@ -109,23 +109,17 @@ double engine::doubt(const std::vector<llama_token> & tokens, float gain) {
 
 std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {
     check_prompt(tokens);
-    const bool injected = injects(inject);
-    if (injected) {
-        clean_pass(tokens);
-        meta_wrapper->encode();
-    }
-    clear_memory();
-    if (hook) {
-        hook->plan = {};
-        hook->plan.inject = injected;
-        hook->plan.gain = inject.gain;
-        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
-            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
-        }
-    }
     std::vector<float> rows;
     rows.reserve(tokens.size() * (size_t)n_vocab());
-    evaluate(tokens.data(), tokens.size(), outputs::all, &rows);
+    if (injects(inject)) {
+        clean_pass(tokens, outputs::all, entry_use::keep); // the last block may keep the rows of outputs only
+        meta_wrapper->encode();
+        injected_pass(tokens, inject, 0, {}, outputs::all, &rows);
+    } else {
+        clear_memory();
+        begin({}, {});
+        evaluate(tokens.data(), tokens.size(), outputs::all, &rows);
+    }
     return rows;
 }
 
@@ -133,11 +127,11 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
     // the base alone has no hook; give it one for this call
     const bool borrowed = !hook;
     if (borrowed) {
-        hook = std::make_unique<seam>(nullptr, n_layer());
+        hook = std::make_unique<seam>(nullptr, seq, n_layer());
         set_hook(hook.get());
     }
     const auto restore = [&] {
-        hook->plan = {};
+        begin({}, {});
         hook->cap = nullptr;
         if (borrowed) {
             set_hook(nullptr);
@@ -154,18 +148,17 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
                     "' has no seam in llama.cpp, its output cannot be shown");
             }
         }
-        const bool injected = injects(inject);
-        if (injected) {
-            clean_pass(tokens);
+        pass_plan graphs;
+        token_plan plan;
+        graphs.inject = injects(inject);
+        graphs.capture_blocks = true;
+        if (graphs.inject) {
+            clean_pass(tokens, outputs::last, entry_use::none);
             meta_wrapper->encode();
+            plan = injected_from(tokens, inject);
         }
         clear_memory();
-        hook->plan.inject = injected;
-        hook->plan.gain = inject.gain;
-        if (injected && meta_wrapper->config().from == inject_from::last_prompt_token) {
-            hook->plan.inject_from = (llama_pos)tokens.size() - 1;
-        }
-        hook->plan.capture_blocks = true;
+        begin(graphs, plan);
         hook->cap = &cap;
         evaluate(tokens.data(), tokens.size(), outputs::all);
     } catch (...) {

@@ -10,6 +10,7 @@ public:
     seam_input(const seam & owner, const llm_graph_context & graph)
         : owner(owner),
           injects(owner.plan.inject),
+          entry(owner.using_entry()),
           cap(owner.plan.capture_blocks ? owner.cap : nullptr),
           n_taps(count_taps(graph.ubatch)),
           n_tokens(graph.n_tokens),
@@ -32,6 +33,7 @@ public:
     // the graph was built for these; content is filled in for every micro-batch
     const seam & owner;
     const bool injects;
+    const entry_use entry;
     const capture * const cap;
     const int64_t n_taps;
     const int64_t n_tokens;
@@ -48,7 +50,7 @@ public:
     }
 
     void set_input(const llama_ubatch * ubatch) override {
-        const pass_plan & plan = owner.plan;
+        const token_plan & plan = owner.seq.plan;
         std::vector<float> gains[2];
         std::vector<int64_t> positions[2];
         int32_t tap_rows[2] = {0, 0};
@@ -61,7 +63,7 @@ public:
                 if (pos == plan.tap_at) {
                     tap_rows[kind] = (int32_t)gains[kind].size();
                 }
-                gains[kind].push_back(plan.inject && pos >= plan.inject_from ? plan.gain : 0.0f);
+                gains[kind].push_back(injects && pos >= plan.inject_from ? plan.gain : 0.0f);
                 positions[kind].push_back(pos);
             }
         }
@@ -76,14 +78,15 @@ public:
 
     bool can_reuse(const llm_graph_params & params) override {
         return params.ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && owner.plan.inject == injects &&
-               (owner.plan.capture_blocks ? owner.cap : nullptr) == cap && count_taps(params.ubatch) == n_taps;
+               owner.using_entry() == entry && (owner.plan.capture_blocks ? owner.cap : nullptr) == cap &&
+               count_taps(params.ubatch) == n_taps;
     }
 
 private:
     int64_t count_taps(const llama_ubatch & ubatch) const {
         int64_t n = 0;
         for (uint32_t i = 0; i < ubatch.n_tokens && ubatch.pos; ++i) {
-            n += ubatch.pos[i] == owner.plan.tap_at;
+            n += ubatch.pos[i] == owner.seq.plan.tap_at;
         }
         return n;
     }
@@ -107,8 +110,8 @@ seam_input * seam::input_of(const llm_graph_context & graph) {
 }
 
 uint32_t seam::max_nodes() const {
-    // inputs, and for each block a tap (3), an injection and a capture of block and attention (6)
-    return 8 + (uint32_t)n_layer * (3 + CA_INJECTION_MAX_NODES + 6);
+    // inputs, the entry, and for each block a tap (3), an injection and a capture of block and attention (6)
+    return 8 + entry_block::MAX_NODES + (uint32_t)n_layer * (3 + CA_INJECTION_MAX_NODES + 6);
 }
 
 ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur, int il) {
@@ -123,6 +126,13 @@ ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur,
         return cur;
     }
     seen_layers.emplace(il, "");
+    if (entry && il == entry->il) {
+        const auto is_tap = [this](const ggml_tensor * memory) { return meta->is_tap(memory); };
+        cur = entry->on_entry(graph, cur, rows == 0, seq, is_tap);
+    }
+    if (entry && il == n_layer - 1) {
+        entry->on_last(graph, cur);
+    }
     if (cur->ne[1] == 0) {
         return cur; // a micro-batch without outputs ends early in the last block
     }

@@ -2,24 +2,22 @@
 // The hook's own interface is the whole patch to llama.cpp (vendor/patches).
 #pragma once
 
+#include "runtime/entry.h"
+#include "runtime/sequence.h"
 #include "runtime/wrapper.h"
 
 #include "llama-graph.h"
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace metadeploy {
 
-// What to do with the tokens of the decode calls that follow. One sequence is alive at a time.
+// What the graphs of the decode calls that follow are to hold. What becomes of each token its sequence says.
 struct pass_plan {
-    static constexpr llama_pos NEVER = INT32_MAX;
-
     bool inject = false;
-    float gain = 1.0f;
-    llama_pos inject_from = 0;   // tokens before this position stay clean
-    llama_pos tap_at = NEVER;    // position whose block outputs go to the taps
     bool capture_blocks = false; // copy block outputs of all tokens to the capture's tensors
 };
 
@@ -31,11 +29,14 @@ struct capture {
 
 class seam : public llm_block_hook {
 public:
-    // meta: may be nullptr, then only captures are made. It must outlive the seam.
-    seam(wrapper * meta, int32_t n_layer) : meta(meta), n_layer(n_layer) {}
+    // meta: may be nullptr, then only captures are made. It and the sequence must outlive the seam.
+    seam(wrapper * meta, sequence & seq, int32_t n_layer) : meta(meta), seq(seq), n_layer(n_layer) {}
 
     pass_plan plan;
     const capture * cap = nullptr;
+    std::unique_ptr<entry_block> entry; // none without a wrapper
+
+    entry_use using_entry() const { return entry ? entry->use() : entry_use::none; }
 
     // Which blocks the architecture showed us since the hook was attached, by layer; the text says what is wrong with
     // the tensor it handed over, or is empty.
@@ -50,6 +51,7 @@ private:
     class seam_input * input_of(const llm_graph_context & graph);
 
     wrapper * const meta;
+    sequence & seq;
     const int32_t n_layer;
     std::map<int, std::string> seen_layers;
 };

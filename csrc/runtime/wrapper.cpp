@@ -266,6 +266,10 @@ ggml_tensor * wrapper::tap(int il) const {
     return nullptr;
 }
 
+bool wrapper::is_tap(const ggml_tensor * tensor) const {
+    return std::find(taps.begin(), taps.end(), tensor) != taps.end();
+}
+
 const ca_tables * wrapper::tables(int il) const {
     const auto it = ca_tabs.find(il);
     return it == ca_tabs.end() ? nullptr : &it->second;

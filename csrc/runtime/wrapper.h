@@ -36,6 +36,7 @@ public:
 
     // where pass 1 leaves the activation of target layer il, F32 [n_embd]; nullptr: not a target layer
     ggml_tensor * tap(int il) const;
+    bool is_tap(const ggml_tensor * tensor) const;
 
     // what the injection at block il reads; nullptr: no injection there
     const ca_tables * tables(int il) const;

@@ -24,6 +24,7 @@ from metadeploy.runtime.types import (
     GenerationChunk,
     GenerationResult,
     Message,
+    Pass2Kind,
     Prompt,
     Timings,
     TokenLogprob,
@@ -63,6 +64,7 @@ class MetaLlama(OpenAICompletions):
         type_k: str = "f16",
         type_v: str = "f16",
         flash_attn: bool | Literal["auto"] = "auto",
+        hidden_cache_mib: int = 256,
         gain: float = 1.0,
         chat_template: str | None = None,
         verbose: bool = False,
@@ -81,6 +83,9 @@ class MetaLlama(OpenAICompletions):
             type_k: type of the cached keys (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl).
             type_v: type of the cached values.
             flash_attn: flash attention on, off, or where it helps.
+            hidden_cache_mib: most memory for the hidden states that the clean pass over a prompt keeps for the injected
+                one, which then begins at the lowest block that is injected into; for a longer prompt it goes through
+                all blocks again. 0: always.
             gain: strength of the injection where a call does not say another; 0 is the base exactly.
             chat_template: Jinja text, or a name of llama.cpp's, in place of the model's own.
             verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
@@ -97,6 +102,7 @@ class MetaLlama(OpenAICompletions):
             ("n_ubatch", n_ubatch, 1),
             ("n_threads", n_threads, 1),
             ("n_threads_batch", n_threads_batch, 1),
+            ("hidden_cache_mib", hidden_cache_mib, 0),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, expected {least} or more")
@@ -113,6 +119,7 @@ class MetaLlama(OpenAICompletions):
         options.type_k = type_k
         options.type_v = type_v
         options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
+        options.hidden_cache_mib = hidden_cache_mib
         self._lock = InstanceLock()
         self._streams_lock = threading.Lock()  # a set must not grow while close() in another thread walks through it
         self._streams: WeakSet[Generator[GenerationChunk]] = WeakSet()
@@ -316,6 +323,8 @@ class MetaLlama(OpenAICompletions):
                             encode_ms=times.encode_ms,
                             pass2_ms=times.pass2_ms,
                             decode_ms=times.decode_ms,
+                            pass2=cast(Pass2Kind, times.pass2),
+                            hidden_bytes=times.hidden_bytes,
                             n_prompt=times.n_prompt,
                             n_generated=times.n_generated,
                         ),

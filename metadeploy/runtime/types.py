@@ -15,12 +15,15 @@ __all__ = [
     "GenerationChunk",
     "GenerationResult",
     "Message",
+    "Pass2Kind",
     "Prompt",
     "Timings",
     "TokenLogprob",
 ]
 
 FinishReason: TypeAlias = Literal["stop", "length"]
+#: Which blocks the injected pass went through: none of them, those from the lowest injection on, or all.
+Pass2Kind: TypeAlias = Literal["none", "tail", "full"]
 #: Asked while tokens are evaluated; True ends the call.
 CancelCallback: TypeAlias = Callable[[], bool]
 
@@ -46,6 +49,9 @@ class Timings:
         encode_ms: from activations to cognitive tokens to the tables that the injection reads.
         pass2_ms: the injected pass over the prompt; 0 where nothing is injected.
         decode_ms: the answer, sampling included.
+        pass2: ``tail`` (the injected pass began at the lowest block that is injected into, with what the clean one had
+            kept), ``full`` (it went through all blocks) or ``none`` (nothing is injected).
+        hidden_bytes: memory of the hidden states that the clean pass kept for the injected one.
         n_prompt: tokens of the prompt.
         n_generated: tokens of the answer, its end excluded.
     """
@@ -54,6 +60,8 @@ class Timings:
     encode_ms: float
     pass2_ms: float
     decode_ms: float
+    pass2: Pass2Kind
+    hidden_bytes: int
     n_prompt: int
     n_generated: int
 

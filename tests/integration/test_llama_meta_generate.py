@@ -59,6 +59,23 @@ def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     assert all(timings[name] > 0 for name in ("pass1_ms", "encode_ms", "pass2_ms", "decode_ms", "tokens_per_second"))
     base = json.loads(tiny("-p", "hello", "-n", "10", "--json", "--no-meta").stdout)
     assert (base["gain"], base["timings"]["pass2_ms"]) == (0, 0)
+    assert (base["timings"]["pass2"], base["timings"]["hidden_bytes"]) == ("none", 0)
+
+
+def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
+    def pass2(*flags: str, env: dict[str, str] | None = None) -> tuple[str, str, int]:
+        found = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
+        return found["text"], found["timings"]["pass2"], found["timings"]["hidden_bytes"]
+
+    text, kind, n_bytes = pass2()
+    assert (kind, n_bytes) == ("tail", 5 * 32 * 4)
+    assert pass2("--hidden-cache", "0") == pass2(env={"LLAMA_ARG_HIDDEN_CACHE": "0"}) == (text, "full", 0)
+    assert pass2("--hidden-cache", "1", env={"LLAMA_ARG_HIDDEN_CACHE": "0"}) == (text, kind, n_bytes)
+    assert "pass 2 (full)" in tiny("-p", "hello", "-n", "1", "-v", "--hidden-cache", "0").stderr
+    for bad in ("", "x", "-1", "1.5", "99999999999"):
+        run = tiny("-p", "hello", "--hidden-cache", bad)
+        assert run.returncode == 2
+        assert f"--hidden-cache is '{bad}', expected a number of MiB, 0 or more" in run.stderr
 
 
 def test_json_says_whether_it_abstained(doubter: Program) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import gguf
 import numpy as np
@@ -42,6 +43,24 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
     partial.replace(dst)
 
 
+#: 256 bytes, one merge, BOS and EOS
+TINY_VOCAB_SIZE: Final = 259
+
+
+def add_byte_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """A tokenizer of single bytes, and a chat template that adds nothing."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first, second = alphabet[:2]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*alphabet, first + second, "<bos>", "<eos>"])  # readers expect at least one merge
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges([f"{first} {second}"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+
+
 def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> None:
     """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all.
 
@@ -51,9 +70,6 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> No
         vocabulary: False writes a model that knows token ids and no text.
     """
     n_layers, width, ffn = 3, 32, 64
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    first, second = alphabet[:2]
-    tokens = [*alphabet, first + second, "<bos>", "<eos>"]  # readers expect at least one merge
     writer = gguf.GGUFWriter(path, arch="llama")
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
@@ -65,16 +81,11 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> No
     writer.add_head_count_kv(1)
     writer.add_rope_dimension_count(width // 2)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2" if vocabulary else "no_vocab")
+    writer.add_vocab_size(TINY_VOCAB_SIZE)
     if vocabulary:
-        writer.add_tokenizer_pre("default")
-        writer.add_token_list(tokens)
-        writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
-        writer.add_token_merges([f"{first} {second}"])
-        writer.add_bos_token_id(257)
-        writer.add_eos_token_id(258)
-        writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+        add_byte_vocabulary(writer)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     rng = np.random.default_rng(seed)
 
     def matrix(name: str, rows: int, columns: int) -> None:
@@ -82,8 +93,8 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> No
         quantised = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
         writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
 
-    matrix("token_embd.weight", len(tokens), width)
-    matrix("output.weight", len(tokens), width)
+    matrix("token_embd.weight", TINY_VOCAB_SIZE, width)
+    matrix("output.weight", TINY_VOCAB_SIZE, width)
     writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
     for i in range(n_layers):
         for norm in ("attn_norm", "ffn_norm"):

@@ -1,0 +1,48 @@
+// What the nodes of a graph write to memory that outlives it: the cells of key-value caches and recurrent states.
+//
+// Nothing here knows of a kind of memory. A node that writes into a tensor with a buffer of its own writes to memory:
+// by SET_ROWS into the rows that an index input names, by any other operation into a view, which has an address.
+#pragma once
+
+#include "ggml.h"
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <vector>
+
+namespace metadeploy {
+
+class memory_writes {
+public:
+    memory_writes() = default;
+
+    // Of all nodes that gf has now. ignore: memory that is not the model's.
+    memory_writes(ggml_cgraph * gf, const std::function<bool(const ggml_tensor * memory)> & ignore);
+
+    // false: rows are chosen by something other than an input, so places() cannot say where they lie
+    bool traceable() const { return known; }
+
+    // For each of n_tokens tokens a fingerprint of all the places that are written for it: the same for two graphs
+    // exactly where they write a token to the same places. To be called when the index inputs are filled.
+    std::vector<uint64_t> places(int64_t n_tokens) const;
+
+    // whether a node of gf takes something from memory that is written here
+    bool read_by(ggml_cgraph * gf) const;
+
+private:
+    bool known = true;
+    uint64_t fixed = 0;                       // fingerprint of the addresses
+    std::vector<const ggml_tensor *> indices; // inputs, I64 or I32; an equal share of the elements for each token
+    std::set<const ggml_tensor *> memories;
+};
+
+// Takes all nodes out of a graph that is being built, so that only what is added from now on is computed. Its inputs
+// stay, for they are filled before a graph runs, used or not: as sources of views, because the allocator looks at the
+// sources of nodes alone to see whether tensors have outgrown the last graph's memory.
+void drop_nodes(ggml_context * ctx, ggml_cgraph * gf);
+
+// upper bound of the views that drop_nodes adds; models have some ten inputs, those with most of them some fifty
+inline constexpr uint32_t DROP_NODES_MAX_NODES = 96;
+
+} // namespace metadeploy

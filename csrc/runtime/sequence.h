@@ -1,0 +1,27 @@
+// One sequence of a context: what to do with its tokens, and what is remembered of those it has had.
+#pragma once
+
+#include "llama.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace metadeploy {
+
+// What to do with a sequence's tokens in the decode calls that follow.
+struct token_plan {
+    static constexpr llama_pos NEVER = INT32_MAX;
+
+    float gain = 1.0f;
+    llama_pos inject_from = 0; // tokens before this position stay clean
+    llama_pos tap_at = NEVER;  // position whose block outputs go to the taps
+};
+
+struct sequence {
+    token_plan plan;
+    int32_t n_past = 0;
+    // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys, values and states.
+    std::vector<uint64_t> places;
+};
+
+} // namespace metadeploy

@@ -1,0 +1,219 @@
+"""Random tiny models of architectures with memories of other kinds, written as GGUF and made in milliseconds.
+
+There is no twin of them in PyTorch: they are for comparing the runtime with itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import gguf
+import numpy as np
+
+from support.gguf_tools import TINY_VOCAB_SIZE, add_byte_vocabulary
+
+WIDTH: Final = 64
+NUM_LAYERS: Final = 6
+FFN: Final = 96
+WINDOW: Final = 16
+
+Metadata = Mapping[str, "int | float | list[bool]"]
+#: names, ``.weight`` where there is no dot, and shapes, rows first
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Arch:
+    """How llama.cpp wants one architecture.
+
+    Attributes:
+        metadata: keys without the architecture's name, beside those that all have.
+        block: tensors of block i.
+        top: tensors outside of the blocks, beside those that all have.
+        tied: the embedding is the output matrix as well.
+    """
+
+    metadata: Metadata
+    block: Callable[[int], Shapes]
+    top: Shapes
+    tied: bool = False
+
+
+def _attention(head_dim: int, *, key_value: bool = True) -> Shapes:
+    """2 heads, 1 for keys and values."""
+    shapes: Shapes = {"attn_q": (2 * head_dim, WIDTH), "attn_output": (WIDTH, 2 * head_dim)}
+    return shapes | ({"attn_k": (head_dim, WIDTH), "attn_v": (head_dim, WIDTH)} if key_value else {})
+
+
+def _gemma_block(head_dim: int, *, key_value: bool = True) -> Shapes:
+    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    ffn: Shapes = {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
+    return {name: (WIDTH,) for name in norms} | _attention(head_dim, key_value=key_value) | ffn
+
+
+def _gemma4_block(i: int) -> Shapes:
+    head_dim, key_value = (16 if GEMMA4_WINDOWED[i] else 32), i < GEMMA4_FIRST_SHARED
+    block = _gemma_block(head_dim, key_value=key_value)
+    block |= {"attn_q_norm": (head_dim,)} | ({"attn_k_norm": (head_dim,)} if key_value else {})
+    return block | {"inp_gate": (8, WIDTH), "proj": (WIDTH, 8), "post_norm": (WIDTH,)}
+
+
+def _mamba_block(_: int) -> Shapes:
+    inner, state, rank = 2 * WIDTH, 8, 4
+    return {
+        "attn_norm": (WIDTH,),
+        "ssm_in": (2 * inner, WIDTH),
+        "ssm_conv1d": (inner, 4),
+        "ssm_conv1d.bias": (inner,),
+        "ssm_x": (rank + 2 * state, inner),
+        "ssm_dt": (inner, rank),
+        "ssm_dt.bias": (inner,),
+        "ssm_a.": (inner, state),
+        "ssm_d.": (inner,),
+        "ssm_out": (WIDTH, inner),
+    }
+
+
+def _rwkv7_block(_: int) -> Shapes:
+    rank = 8
+    norms: Shapes = {
+        f"{n}{part}": (WIDTH,) for n in ("attn_norm", "attn_norm_2", "time_mix_ln") for part in ("", ".bias")
+    }
+    vectors: Shapes = {f"time_mix_{n}": (WIDTH,) for n in ("w0", "a0", "v0", "k_k", "k_a", "r_k")}
+    low_rank: Shapes = {}
+    for name in "wavg":
+        low_rank |= {f"time_mix_{name}1": (rank, WIDTH), f"time_mix_{name}2": (WIDTH, rank)}
+    squares: Shapes = {f"time_mix_{n}": (WIDTH, WIDTH) for n in ("key", "value", "receptance", "output")}
+    mixes: Shapes = {"time_mix_lerp_fused": (6, 1, 1, WIDTH), "channel_mix_lerp_k": (1, 1, WIDTH)}
+    channel: Shapes = {"channel_mix_key": (FFN, WIDTH), "channel_mix_value": (WIDTH, FFN)}
+    return norms | vectors | low_rank | squares | mixes | channel
+
+
+#: of Gemma 4's blocks the last three read the keys and values of block 1 (window) and 2 (no window)
+GEMMA4_WINDOWED: Final = [True, True, False, True, True, False]
+GEMMA4_FIRST_SHARED: Final = 3
+
+_HEADS: Final[Metadata] = {
+    "attention.head_count": 2,
+    "attention.head_count_kv": 1,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "attention.sliding_window": WINDOW,
+    "attention.key_length": 32,
+    "attention.value_length": 32,
+}
+
+ARCHS: Final[dict[str, Arch]] = {
+    # every other block looks back over a window only
+    "gemma2": Arch(_HEADS, lambda _: _gemma_block(32), {}, tied=True),
+    # the same, and upper blocks read what lower ones have written
+    "gemma4": Arch(
+        {
+            **_HEADS,
+            "attention.sliding_window_pattern": GEMMA4_WINDOWED,
+            "attention.shared_kv_layers": NUM_LAYERS - GEMMA4_FIRST_SHARED,
+            "attention.key_length_swa": 16,
+            "attention.value_length_swa": 16,
+            "embedding_length_per_layer_input": 8,
+            "rope.dimension_count": 32,
+            "rope.dimension_count_swa": 16,
+        },
+        _gemma4_block,
+        {
+            "per_layer_token_embd": (TINY_VOCAB_SIZE, 8 * NUM_LAYERS),
+            "per_layer_model_proj": (8 * NUM_LAYERS, WIDTH),
+            "per_layer_proj_norm": (8,),
+            "rope_freqs": (16,),
+        },
+    ),
+    # a state in place of keys and values
+    "mamba": Arch(
+        {
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.head_count": 0,
+            "ssm.conv_kernel": 4,
+            "ssm.inner_size": 2 * WIDTH,
+            "ssm.state_size": 8,
+            "ssm.time_step_rank": 4,
+        },
+        _mamba_block,
+        {},
+    ),
+    # the same, and all blocks read what the first one has made of its state
+    "rwkv7": Arch(
+        {
+            "attention.layer_norm_epsilon": 1e-5,
+            "attention.head_count": 0,
+            "attention.decay_lora_rank": 8,
+            "attention.iclr_lora_rank": 8,
+            "attention.value_residual_mix_lora_rank": 8,
+            "attention.gate_lora_rank": 8,
+            "wkv.head_size": 64,
+            "token_shift_count": 2,
+        },
+        _rwkv7_block,
+        {"token_embd_norm": (WIDTH,), "token_embd_norm.bias": (WIDTH,), "output_norm.bias": (WIDTH,)},
+    ),
+}
+
+
+def write_tiny_arch(path: Path, kind: str, *, seed: int = 0) -> None:
+    """Write a model of 6 blocks and width 32 in F32, with a tokenizer of single bytes.
+
+    Args:
+        path: the file.
+        kind: a key of ``ARCHS``.
+        seed: of the weights.
+    """
+    arch = ARCHS[kind]
+    writer = gguf.GGUFWriter(path, arch=kind)
+    writer.add_name("tiny")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(512)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(NUM_LAYERS)
+    writer.add_feed_forward_length(FFN)
+    writer.add_vocab_size(TINY_VOCAB_SIZE)
+    add_byte_vocabulary(writer)
+    for key, value in arch.metadata.items():
+        if isinstance(value, list):
+            writer.add_array(f"{kind}.{key}", value)
+        elif isinstance(value, float):
+            writer.add_float32(f"{kind}.{key}", value)
+        else:
+            writer.add_uint32(f"{kind}.{key}", value)
+    rng = np.random.default_rng(seed)
+    embeddings = (TINY_VOCAB_SIZE, WIDTH)
+    shapes = {"token_embd": embeddings, "output_norm": (WIDTH,)} | arch.top
+    if not arch.tied:
+        shapes["output"] = embeddings
+    for i in range(NUM_LAYERS):
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in arch.block(i).items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(_full_name(name), _draw(name, shape, rng))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _full_name(name: str) -> str:
+    if name.endswith("."):
+        return name[:-1]
+    return name if name.endswith(".bias") else f"{name}.weight"
+
+
+def _draw(
+    name: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    noise = rng.normal(size=shape)
+    if "norm" in name or "rope_freqs" in name:
+        noise = 1 + 0.1 * noise
+    elif name.endswith("ssm_a."):
+        noise = -np.exp(noise)
+    else:
+        noise /= math.sqrt(shape[-1]) if len(shape) == 2 else 2
+    return noise.astype(np.float32)
