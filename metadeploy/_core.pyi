@@ -34,6 +34,7 @@ class EngineOptions:
     type_v: str
     flash_attn: str
     hidden_cache_mib: int
+    prefix_cache_mib: int
     def __init__(self) -> None: ...
 
 class Engine:
@@ -123,6 +124,8 @@ class Timings:
     def hidden_bytes(self) -> int: ...
     @property
     def n_prompt(self) -> int: ...
+    @property
+    def n_reused(self) -> int: ...
     @property
     def n_generated(self) -> int: ...
 

@@ -46,6 +46,11 @@ QUANTISED_MIN_AGREEMENT: Final = {"Q8_0": 0.96, "Q4_1": 0.90, "Q4_K_M": 0.86}
 # activations of SmolLM2-135M in Q4_1 (without flash attention batch sizes change no bit)
 FLASH_ATTN_NMSE: Final = 2e-3
 
+# the same prompt cut into other batches: F32 products of few and of many rows take kernels that sum in another order.
+# On log-probabilities of tiny models, whose logits spread by about 3, 4e-6 measured; gemma: 4e-4, because a last digit
+# can move its GELU to the next entry of ggml's table of F16 values.
+BATCH_SPLIT_MAX_ABS: Final = {"gemma": 5e-3, "others": 1e-4}
+
 # doubt is a sigmoid, of slope 1/4 at most, of a difference of two logits: 1e-6 measured, and 2e-5 on qwen3_5
 TINY_DOUBT_MAX_ABS: Final = 1e-4
 # 2e-6 measured on 20 questions

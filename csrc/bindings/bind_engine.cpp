@@ -24,6 +24,7 @@ struct engine_options {
     std::string type_v = "f16";
     std::string flash_attn = "auto";
     int32_t hidden_cache_mib = cache_limits().hidden_mib;
+    int32_t prefix_cache_mib = cache_limits().prefix_mib;
 };
 
 ggml_type parse_cache_type(const std::string & name) {
@@ -83,6 +84,7 @@ public:
         const common_params params = to_common_params(options);
         cache_limits limits;
         limits.hidden_mib = options.hidden_cache_mib;
+        limits.prefix_mib = options.prefix_cache_mib;
         const py::gil_scoped_release release;
         impl = std::make_unique<engine>(params, limits);
     }
@@ -125,7 +127,8 @@ void register_engine(py::module_ & m) {
         .def_readwrite("type_k", &engine_options::type_k)
         .def_readwrite("type_v", &engine_options::type_v)
         .def_readwrite("flash_attn", &engine_options::flash_attn)
-        .def_readwrite("hidden_cache_mib", &engine_options::hidden_cache_mib);
+        .def_readwrite("hidden_cache_mib", &engine_options::hidden_cache_mib)
+        .def_readwrite("prefix_cache_mib", &engine_options::prefix_cache_mib);
 
     m.def(
         "quantize",

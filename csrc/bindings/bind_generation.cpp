@@ -88,6 +88,7 @@ void register_generation(py::module_ & m) {
         .def_property_readonly("pass2", [](const timings & self) { return pass2_kind_name(self.pass2); })
         .def_readonly("hidden_bytes", &timings::hidden_bytes)
         .def_readonly("n_prompt", &timings::n_prompt)
+        .def_readonly("n_reused", &timings::n_reused)
         .def_readonly("n_generated", &timings::n_generated);
 
     py::class_<py_generation>(m, "Generation", "One answer, token by token; the constructor runs both passes.")

@@ -25,6 +25,9 @@ constexpr char USAGE[] = R"(
 --hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
                                         then begins at the lowest injection; 0: it goes through all blocks again
                                         (default: 256; env: LLAMA_ARG_HIDDEN_CACHE)
+--prefix-cache N                        most MiB for what the clean pass over a prompt leaves for the next one that
+                                        begins with the same tokens; 0: each is computed from its first token on
+                                        (default: 512; env: LLAMA_ARG_PREFIX_CACHE)
 --no-meta                               answer with the base alone (env: META_BASE=1)
 --compare                               answer twice, with the base and with the wrapper
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
@@ -106,6 +109,9 @@ void read_environment(cli_args & args) {
     if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
         args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
     }
+    if (const char * value = env("LLAMA_ARG_PREFIX_CACHE")) {
+        args.limits.prefix_mib = parse_mib(value, "LLAMA_ARG_PREFIX_CACHE");
+    }
     args.no_meta = env_flag("META_BASE");
     args.raw = env_flag("META_RAW");
     if (const char * value = env("META_PROMPT")) {
@@ -150,6 +156,8 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             has_threshold = true;
         } else if (flag == "--hidden-cache") {
             args.limits.hidden_mib = parse_mib(value(), "--hidden-cache");
+        } else if (flag == "--prefix-cache") {
+            args.limits.prefix_mib = parse_mib(value(), "--prefix-cache");
         } else if (flag == "--no-meta") {
             args.no_meta = true;
         } else if (flag == "--compare") {

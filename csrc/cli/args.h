@@ -15,7 +15,7 @@ struct cli_args {
     std::string meta;             // --meta: sidecar
     float gain = 1.0f;            // --meta-gain
     double doubt_threshold = 0.5; // --doubt-threshold
-    cache_limits limits;          // --hidden-cache
+    cache_limits limits;          // --hidden-cache, --prefix-cache
     bool no_meta = false;         // --no-meta: the base alone
     bool compare = false;         // --compare: base and wrapper
     bool raw = false;             // --raw: no chat template

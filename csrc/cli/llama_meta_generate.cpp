@@ -48,6 +48,7 @@ json to_json(const answer & a) {
         {"finish_reason", finish_reason_name(a.finish)},
         {"timings",
          {{"n_prompt", t.n_prompt},
+          {"n_reused", t.n_reused},
           {"n_generated", t.n_generated},
           {"pass1_ms", t.pass1_ms},
           {"encode_ms", t.encode_ms},
@@ -62,8 +63,8 @@ void print_statistics(const answer & a) {
     const timings & t = a.times;
     const double rate = t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
     std::fprintf(
-        stderr, "prompt %d tokens: pass 1 %.1f ms, encode %.1f ms, pass 2 (%s) %.1f ms", t.n_prompt, t.pass1_ms,
-        t.encode_ms, pass2_kind_name(t.pass2), t.pass2_ms);
+        stderr, "prompt %d tokens (%d reused): pass 1 %.1f ms, encode %.1f ms, pass 2 (%s) %.1f ms", t.n_prompt,
+        t.n_reused, t.pass1_ms, t.encode_ms, pass2_kind_name(t.pass2), t.pass2_ms);
     if (t.hidden_bytes > 0) {
         std::fprintf(stderr, ", %.1f MiB kept", (double)t.hidden_bytes / (1024.0 * 1024.0));
     }

@@ -33,12 +33,14 @@ struct timings {
     pass2_kind pass2 = pass2_kind::none;
     int64_t hidden_bytes = 0; // hidden states that pass 1 has kept for pass 2
     int32_t n_prompt = 0;
+    int32_t n_reused = 0; // tokens of the prompt that pass 1 need not go through, as the last prompt began with them
     int32_t n_generated = 0;
 };
 
 // How much may be kept so that nothing is computed twice, in MiB.
 struct cache_limits {
     int32_t hidden_mib = 256; // hidden states of a prompt, between its passes; a longer prompt gets a full pass 2
+    int32_t prefix_mib = 512; // clean keys, values and states of a prompt, for the next one that begins alike
 };
 
 struct injection {
@@ -46,8 +48,8 @@ struct injection {
     float gain = 1.0f; // 0: the base alone, exactly
 };
 
-// Not thread-safe: one call at a time. Every call that evaluates tokens starts from an empty context, so nothing
-// computed under one prompt, wrapper or gain can serve another.
+// Not thread-safe: one call at a time. Every call that evaluates a prompt starts from an empty context or from what a
+// clean pass over the same tokens has left, so nothing that was injected under one prompt or gain can serve another.
 class engine {
 public:
     // Loads the model that params names, with everything else that llama.cpp's common parameters say.
@@ -115,25 +117,31 @@ private:
     std::optional<llama_token> refusal_token(llama_token last_prompt_token) const;
     void set_hook(seam * hook);
 
+    // engine_memory.cpp
     bool has_state() const; // a memory that moves on with each token and cannot step back
     bool memory_intact() const;
     void clear_memory();
     void forget();
+    void step_back(const std::vector<llama_token> & tokens, size_t first);
+    size_t restore_prefix(const std::vector<llama_token> & tokens, bool whole);
+    void keep_prefix(const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped);
+
+    // prefill.cpp
     void begin(
         const pass_plan & graphs, const token_plan & tokens, entry_use entry = entry_use::none, bool intact = false);
     void evaluate(
         const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);
-    void clean_pass(const std::vector<llama_token> & tokens, outputs wanted, entry_use entry);
+    void begin_clean(const std::vector<llama_token> & tokens, bool keep);
+    size_t clean_pass(const std::vector<llama_token> & tokens, bool injected);
+    size_t clean_pass_in_two(const std::vector<llama_token> & tokens);
+    void clean_pass_anew(const std::vector<llama_token> & tokens, outputs wanted);
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
-    void step_back(const std::vector<llama_token> & tokens, size_t first, const std::vector<uint8_t> & state);
     pass2_kind injected_pass(
         const std::vector<llama_token> & tokens,
         const injection & inject,
         size_t first,
-        const std::vector<uint8_t> & state,
         outputs wanted,
         std::vector<float> * logits_out = nullptr);
-    std::vector<uint8_t> clean_pass_in_two(const std::vector<llama_token> & tokens);
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
     [[noreturn]] void fail(int status) const;
 

@@ -52,14 +52,14 @@ void require_wrapper(const wrapper * meta, const char * what) {
 std::vector<float> engine::activations(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "activations");
     check_prompt(tokens);
-    clean_pass(tokens, outputs::last, entry_use::none);
+    clean_pass(tokens, /*injected =*/true);
     return meta_wrapper->activations();
 }
 
 std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "cognitive tokens");
     check_prompt(tokens);
-    clean_pass(tokens, outputs::last, entry_use::none);
+    clean_pass(tokens, /*injected =*/true);
     meta_wrapper->encode();
     return meta_wrapper->cognitive_tokens();
 }
@@ -112,9 +112,9 @@ std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, c
     std::vector<float> rows;
     rows.reserve(tokens.size() * (size_t)n_vocab());
     if (injects(inject)) {
-        clean_pass(tokens, outputs::all, entry_use::keep); // the last block may keep the rows of outputs only
+        clean_pass_anew(tokens, outputs::all); // the last block may keep the rows of outputs only
         meta_wrapper->encode();
-        injected_pass(tokens, inject, 0, {}, outputs::all, &rows);
+        injected_pass(tokens, inject, 0, outputs::all, &rows);
     } else {
         clear_memory();
         begin({}, {});
@@ -153,7 +153,7 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
         graphs.inject = injects(inject);
         graphs.capture_blocks = true;
         if (graphs.inject) {
-            clean_pass(tokens, outputs::last, entry_use::none);
+            clean_pass_anew(tokens, outputs::last);
             meta_wrapper->encode();
             plan = injected_from(tokens, inject);
         }

@@ -26,47 +26,6 @@ const char * pass2_kind_name(pass2_kind kind) {
     return "none";
 }
 
-// --- memory ----------------------------------------------------------------------------------------------------------
-
-bool engine::has_state() const {
-    return llama_model_is_recurrent(llm) || llama_model_is_hybrid(llm);
-}
-
-// Each token of the sequence still has the cells that it was given, and none of them is a state that has moved on.
-bool engine::memory_intact() const {
-    return !has_state() && llama_memory_seq_pos_min(llama_get_memory(ctx), 0) == 0;
-}
-
-void engine::clear_memory() {
-    llama_memory_clear(llama_get_memory(ctx), /*data =*/false);
-    seq.n_past = 0;
-}
-
-void engine::forget() {
-    clear_memory();
-    seq = {};
-    begin({}, {});
-}
-
-// Back to where the tokens from first on are not evaluated yet: by forgetting them where memory can, with the state
-// that was there where it is given, and by evaluating the others again where neither helps.
-void engine::step_back(const std::vector<llama_token> & tokens, size_t first, const std::vector<uint8_t> & state) {
-    llama_memory_t memory = llama_get_memory(ctx);
-    const auto n_left = (llama_pos)first;
-    const bool restored = first > 0 && (state.empty() || llama_state_seq_set_data_ext(
-                                                             ctx, state.data(), state.size(), 0,
-                                                             LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size());
-    if (restored && llama_memory_seq_rm(memory, 0, n_left, -1) && llama_memory_seq_pos_max(memory, 0) == n_left - 1) {
-        seq.n_past = n_left;
-        return;
-    }
-    clear_memory();
-    if (first > 0) {
-        begin({}, {});
-        evaluate(tokens.data(), first, outputs::last);
-    }
-}
-
 // --- evaluation ------------------------------------------------------------------------------------------------------
 
 void engine::fail(int status) const {
@@ -134,36 +93,55 @@ void engine::evaluate(const llama_token * tokens, size_t n_tokens, outputs wante
 
 // --- the passes ------------------------------------------------------------------------------------------------------
 
-// Pass 1, from an empty context. Leaves the activations of the last token in the taps and, where asked for and there is
-// room, what pass 2 can begin with.
-void engine::clean_pass(const std::vector<llama_token> & tokens, outputs wanted, entry_use entry) {
-    clear_memory();
-    seq.places.clear();
+// What is wanted of a clean pass besides logits: the activations of the last token, and what pass 2 begins with.
+void engine::begin_clean(const std::vector<llama_token> & tokens, bool keep) {
     token_plan plan;
     plan.tap_at = (llama_pos)tokens.size() - 1;
-    begin({}, plan, hook->entry->worth_keeping(tokens.size(), has_state()) ? entry : entry_use::none);
-    evaluate(tokens.data(), tokens.size(), wanted);
-    begin({}, {});
+    // what has been kept of the tokens before must be all of them
+    keep = keep && hook && seq.places.size() == (size_t)seq.n_past &&
+           hook->entry->worth_keeping(tokens.size(), has_state());
+    begin({}, plan, keep ? entry_use::keep : entry_use::none);
 }
 
-// The same for a memory that cannot step back over the last token: returns its state before that.
-std::vector<uint8_t> engine::clean_pass_in_two(const std::vector<llama_token> & tokens) {
-    const size_t last = tokens.size() - 1;
-    std::vector<uint8_t> state;
-    clear_memory();
-    seq.places.clear();
-    begin({}, {});
-    if (last > 0) {
-        evaluate(tokens.data(), last, outputs::last);
-        state.resize(llama_state_seq_get_size_ext(ctx, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
-        llama_state_seq_get_data_ext(ctx, state.data(), state.size(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+// Pass 1; injected: a pass 2 follows. Returns how many tokens it need not go through.
+size_t engine::clean_pass(const std::vector<llama_token> & tokens, bool injected) {
+    const size_t first = restore_prefix(tokens, /*whole =*/injected);
+    if (first < tokens.size()) {
+        begin_clean(tokens, injected || limits.prefix_mib > 0);
+        evaluate(tokens.data() + first, tokens.size() - first, outputs::last);
+        begin({}, {});
+        keep_prefix(tokens, tokens.size(), meta_wrapper != nullptr);
     }
-    token_plan plan;
-    plan.tap_at = (llama_pos)last;
-    begin({}, plan);
+    return first;
+}
+
+// The same for a memory that cannot step back over the last token: keeps its state before that.
+size_t engine::clean_pass_in_two(const std::vector<llama_token> & tokens) {
+    const size_t last = tokens.size() - 1;
+    const size_t first = restore_prefix(tokens, /*whole =*/false);
+    seq.places.clear();
+    if (first < last) {
+        begin({}, {});
+        evaluate(tokens.data() + first, last - first, outputs::last);
+    }
+    if (last > 0) {
+        constexpr llama_state_seq_flags flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+        seq.before_last.resize(llama_state_seq_get_size_ext(ctx, 0, flags));
+        llama_state_seq_get_data_ext(ctx, seq.before_last.data(), seq.before_last.size(), 0, flags);
+        keep_prefix(tokens, last, /*tapped =*/false);
+    }
+    begin_clean(tokens, /*keep =*/false);
     evaluate(&tokens[last], 1, outputs::last);
     begin({}, {});
-    return state;
+    return first;
+}
+
+// Pass 1 from an empty context, of which nothing is left for the next prompt.
+void engine::clean_pass_anew(const std::vector<llama_token> & tokens, outputs wanted) {
+    forget();
+    begin_clean(tokens, /*keep =*/true);
+    evaluate(tokens.data(), tokens.size(), wanted);
+    begin({}, {});
 }
 
 token_plan engine::injected_from(const std::vector<llama_token> & tokens, const injection & inject) const {
@@ -175,12 +153,11 @@ token_plan engine::injected_from(const std::vector<llama_token> & tokens, const 
     return plan;
 }
 
-// Pass 2 over the tokens from first on; state: as in step_back(). Decoding then goes on with the same injection.
+// Pass 2 over the tokens from first on. Decoding then goes on with the same injection.
 pass2_kind engine::injected_pass(
     const std::vector<llama_token> & tokens,
     const injection & inject,
     size_t first,
-    const std::vector<uint8_t> & state,
     outputs wanted,
     std::vector<float> * logits_out) {
     pass_plan graphs;
@@ -188,7 +165,7 @@ pass2_kind engine::injected_pass(
     const token_plan plan = injected_from(tokens, inject);
     const bool intact = memory_intact();
     const auto run = [&](entry_use entry) {
-        step_back(tokens, first, state);
+        step_back(tokens, first);
         begin(graphs, plan, entry, intact);
         evaluate(tokens.data() + first, tokens.size() - first, wanted, logits_out);
         const bool right = !hook->entry->failed();
@@ -218,26 +195,18 @@ void engine::prefill(const std::vector<llama_token> & tokens, const injection & 
         start = now;
         return ms;
     };
-    if (!injects(inject)) {
-        clear_memory();
-        begin({}, {});
-        evaluate(tokens.data(), tokens.size(), outputs::last);
-        times.pass1_ms = lap();
+    const bool injected = injects(inject);
+    // where only the last token is injected into, the keys and values of the others serve both passes
+    const bool from_last = injected && meta_wrapper->config().from == inject_from::last_prompt_token;
+    times.n_reused = (int32_t)(from_last && has_state() ? clean_pass_in_two(tokens) : clean_pass(tokens, injected));
+    times.pass1_ms = lap();
+    if (!injected) {
         return;
     }
-    // where only the last token is injected into, the keys and values of the others serve both passes
-    const bool from_last = meta_wrapper->config().from == inject_from::last_prompt_token;
-    std::vector<uint8_t> state;
-    if (from_last && has_state()) {
-        state = clean_pass_in_two(tokens);
-    } else {
-        clean_pass(tokens, outputs::last, entry_use::keep);
-    }
     times.hidden_bytes = (int64_t)(seq.places.size() * hook->entry->row_bytes());
-    times.pass1_ms = lap();
     meta_wrapper->encode();
     times.encode_ms = lap();
-    times.pass2 = injected_pass(tokens, inject, from_last ? tokens.size() - 1 : 0, state, outputs::last);
+    times.pass2 = injected_pass(tokens, inject, from_last ? tokens.size() - 1 : 0, outputs::last);
     times.pass2_ms = lap();
 }
 

@@ -17,11 +17,20 @@ struct token_plan {
     llama_pos tap_at = NEVER;  // position whose block outputs go to the taps
 };
 
+// What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.
+struct kept_prompt {
+    std::vector<llama_token> tokens;
+    std::vector<uint8_t> memory;    // keys, values and states after them, as llama.cpp writes them
+    std::vector<float> activations; // of the last token; none where it was not tapped
+};
+
 struct sequence {
     token_plan plan;
     int32_t n_past = 0;
     // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys, values and states.
     std::vector<uint64_t> places;
+    std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then
+    kept_prompt kept;
 };
 
 } // namespace metadeploy

@@ -102,7 +102,8 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
             "with --base)"
         )
     wrapper = _wrapper(settings.sidecar or run.path / "doubter_sidecar.gguf", "export")
-    llm = MetaLlama(base, wrapper, n_threads=settings.threads)
+    # an answer must not depend on the question before it, not even in its last digits
+    llm = MetaLlama(base, wrapper, n_threads=settings.threads, prefix_cache_mib=0)
     return Loaded(
         RuntimeEngine(llm, limits=limits),
         _doubter(wrapper),

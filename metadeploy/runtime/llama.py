@@ -65,6 +65,7 @@ class MetaLlama(OpenAICompletions):
         type_v: str = "f16",
         flash_attn: bool | Literal["auto"] = "auto",
         hidden_cache_mib: int = 256,
+        prefix_cache_mib: int = 512,
         gain: float = 1.0,
         chat_template: str | None = None,
         verbose: bool = False,
@@ -86,6 +87,8 @@ class MetaLlama(OpenAICompletions):
             hidden_cache_mib: most memory for the hidden states that the clean pass over a prompt keeps for the injected
                 one, which then begins at the lowest block that is injected into; for a longer prompt it goes through
                 all blocks again. 0: always.
+            prefix_cache_mib: most memory for what the clean pass over a prompt leaves for the next one that begins with
+                the same tokens, as the turns of a chat do. 0: every prompt is computed from its first token on.
             gain: strength of the injection where a call does not say another; 0 is the base exactly.
             chat_template: Jinja text, or a name of llama.cpp's, in place of the model's own.
             verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
@@ -103,6 +106,7 @@ class MetaLlama(OpenAICompletions):
             ("n_threads", n_threads, 1),
             ("n_threads_batch", n_threads_batch, 1),
             ("hidden_cache_mib", hidden_cache_mib, 0),
+            ("prefix_cache_mib", prefix_cache_mib, 0),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, expected {least} or more")
@@ -120,6 +124,7 @@ class MetaLlama(OpenAICompletions):
         options.type_v = type_v
         options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
         options.hidden_cache_mib = hidden_cache_mib
+        options.prefix_cache_mib = prefix_cache_mib
         self._lock = InstanceLock()
         self._streams_lock = threading.Lock()  # a set must not grow while close() in another thread walks through it
         self._streams: WeakSet[Generator[GenerationChunk]] = WeakSet()
@@ -326,6 +331,7 @@ class MetaLlama(OpenAICompletions):
                             pass2=cast(Pass2Kind, times.pass2),
                             hidden_bytes=times.hidden_bytes,
                             n_prompt=times.n_prompt,
+                            n_reused=times.n_reused,
                             n_generated=times.n_generated,
                         ),
                         gain=params.gain if injects else 0.0,

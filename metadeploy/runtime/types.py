@@ -53,6 +53,7 @@ class Timings:
             kept), ``full`` (it went through all blocks) or ``none`` (nothing is injected).
         hidden_bytes: memory of the hidden states that the clean pass kept for the injected one.
         n_prompt: tokens of the prompt.
+        n_reused: those of them that the clean pass did not go through, because the prompt before began with them too.
         n_generated: tokens of the answer, its end excluded.
     """
 
@@ -63,6 +64,7 @@ class Timings:
     pass2: Pass2Kind
     hidden_bytes: int
     n_prompt: int
+    n_reused: int
     n_generated: int
 
     @property

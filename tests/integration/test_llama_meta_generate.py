@@ -72,10 +72,25 @@ def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
     assert pass2("--hidden-cache", "0") == pass2(env={"LLAMA_ARG_HIDDEN_CACHE": "0"}) == (text, "full", 0)
     assert pass2("--hidden-cache", "1", env={"LLAMA_ARG_HIDDEN_CACHE": "0"}) == (text, kind, n_bytes)
     assert "pass 2 (full)" in tiny("-p", "hello", "-n", "1", "-v", "--hidden-cache", "0").stderr
+
+
+def test_what_is_kept_for_the_next_prompt_is_an_option(tiny: Program) -> None:
+    def reused(*flags: str, env: dict[str, str] | None = None) -> tuple[int, int]:
+        found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
+        return found["base"]["timings"]["n_reused"], found["timings"]["n_reused"]
+
+    assert reused() == (0, 5)  # the wrapper begins with what the base has computed
+    assert reused("--prefix-cache", "0") == reused(env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 0)
+    assert reused("--prefix-cache", "1", env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 5)
+    assert "5 tokens (5 reused)" in tiny("-p", "hello", "-n", "1", "-v", "--compare").stderr
+
+
+@pytest.mark.parametrize("flag", ["--hidden-cache", "--prefix-cache"])
+def test_sizes_in_mib(flag: str, tiny: Program) -> None:
     for bad in ("", "x", "-1", "1.5", "99999999999"):
-        run = tiny("-p", "hello", "--hidden-cache", bad)
+        run = tiny("-p", "hello", flag, bad)
         assert run.returncode == 2
-        assert f"--hidden-cache is '{bad}', expected a number of MiB, 0 or more" in run.stderr
+        assert f"{flag} is '{bad}', expected a number of MiB, 0 or more" in run.stderr
 
 
 def test_json_says_whether_it_abstained(doubter: Program) -> None:

@@ -257,6 +257,7 @@ def test_a_prompt_longer_than_the_context(llm: MetaLlama) -> None:
         ({"n_ubatch": 0}, "n_ubatch is 0"),
         ({"n_threads": 0}, "n_threads is 0"),
         ({"hidden_cache_mib": -1}, "hidden_cache_mib is -1, expected 0 or more"),
+        ({"prefix_cache_mib": -1}, "prefix_cache_mib is -1, expected 0 or more"),
         ({"type_k": "f31"}, "cache type is 'f31', expected f32, f16"),
         ({"flash_attn": "maybe"}, "flash_attn is 'maybe', expected auto, on or off"),
     ],

@@ -21,7 +21,15 @@ from metadeploy.runtime.types import (
 )
 
 TIMES = Timings(
-    pass1_ms=1.0, encode_ms=2.0, pass2_ms=3.0, decode_ms=4.0, pass2="tail", hidden_bytes=5, n_prompt=7, n_generated=3
+    pass1_ms=1.0,
+    encode_ms=2.0,
+    pass2_ms=3.0,
+    decode_ms=4.0,
+    pass2="tail",
+    hidden_bytes=5,
+    n_prompt=7,
+    n_reused=2,
+    n_generated=3,
 )
 DOUBT = 0.25
 PIECES = ("Par", "is", "!")

@@ -77,7 +77,8 @@ class BaseInRuntime:
         Raises:
             ModelLoadError: llama.cpp cannot load it.
         """
-        self._llm = MetaLlama(base, n_threads=threads, **_CACHES[cache_type])
+        # an answer must not depend on the question before it, not even in its last digits
+        self._llm = MetaLlama(base, n_threads=threads, prefix_cache_mib=0, **_CACHES[cache_type])
         self._name = base.name
         self._questions = questions
         self._limits = limits

@@ -1,0 +1,111 @@
+// What a context remembers: emptied, stepped back in, and kept from one prompt to the next that begins alike.
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <new>
+
+namespace metadeploy {
+
+bool engine::has_state() const {
+    return llama_model_is_recurrent(llm) || llama_model_is_hybrid(llm);
+}
+
+// Each token of the sequence still has the cells that it was given, and none of them is a state that has moved on.
+bool engine::memory_intact() const {
+    return !has_state() && llama_memory_seq_pos_min(llama_get_memory(ctx), 0) == 0;
+}
+
+void engine::clear_memory() {
+    llama_memory_clear(llama_get_memory(ctx), /*data =*/false);
+    seq.n_past = 0;
+}
+
+void engine::forget() {
+    clear_memory();
+    seq = {};
+    begin({}, {});
+}
+
+// Back to where the tokens from first on are not evaluated yet: by forgetting them where memory can, with the state
+// that was there where it has been kept, and by evaluating the others again where neither helps.
+void engine::step_back(const std::vector<llama_token> & tokens, size_t first) {
+    llama_memory_t memory = llama_get_memory(ctx);
+    const auto n_left = (llama_pos)first;
+    const std::vector<uint8_t> & state = seq.before_last;
+    const auto restored = [&] {
+        constexpr llama_state_seq_flags flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+        return state.empty() || llama_state_seq_set_data_ext(ctx, state.data(), state.size(), 0, flags) == state.size();
+    };
+    if (first > 0 && restored() && llama_memory_seq_rm(memory, 0, n_left, -1) &&
+        llama_memory_seq_pos_max(memory, 0) == n_left - 1) {
+        seq.n_past = n_left;
+        return;
+    }
+    clear_memory();
+    if (first > 0) {
+        begin({}, {});
+        evaluate(tokens.data(), first, outputs::last);
+    }
+}
+
+// Puts into memory what the last clean pass has left of the tokens that this prompt begins with as well, and returns
+// their number. It lies in the places where that pass had put it: an empty memory gives its cells away from the first
+// on in either case. whole: may be all of them, then the taps are as that pass left them too.
+size_t engine::restore_prefix(const std::vector<llama_token> & tokens, bool whole) {
+    kept_prompt & kept = seq.kept;
+    clear_memory();
+    seq.before_last.clear();
+    const auto [end, _] = std::mismatch(kept.tokens.begin(), kept.tokens.end(), tokens.begin(), tokens.end());
+    auto n = (size_t)(end - kept.tokens.begin());
+    whole = whole && n == tokens.size() && n == kept.tokens.size() && !kept.activations.empty();
+    if (n == tokens.size() && !whole) {
+        --n; // the last one is wanted for its logits or activations
+    }
+    // what is little of much costs more to put back than to compute; a state is that of its last token only
+    const bool useful = n > 0 && 2 * n >= kept.tokens.size() && (!has_state() || n == kept.tokens.size());
+    const auto restored = [&] {
+        llama_memory_t memory = llama_get_memory(ctx);
+        return llama_state_seq_set_data_ext(ctx, kept.memory.data(), kept.memory.size(), 0, 0) == kept.memory.size() &&
+               (n == kept.tokens.size() || llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) &&
+               llama_memory_seq_pos_max(memory, 0) == (llama_pos)n - 1 && (has_state() || memory_intact());
+    };
+    if (!useful || !restored()) {
+        clear_memory();
+        n = 0;
+    }
+    seq.n_past = (int32_t)n;
+    seq.places.resize(std::min(seq.places.size(), n));
+    if (whole && n == tokens.size()) {
+        meta_wrapper->set_activations(kept.activations);
+    } else {
+        kept.tokens.clear(); // until the pass that begins now is over
+    }
+    return n;
+}
+
+// For the next prompt, what a clean pass over the first n_tokens tokens has left; tapped: up to the last one's
+// activations. Nothing where it is more than there is room for, or where a window has left tokens behind.
+void engine::keep_prefix(const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped) {
+    const size_t n_max = (size_t)limits.prefix_mib << 20;
+    const auto n_window = (size_t)llama_model_n_swa(llm);
+    if (n_max == 0 || (n_window > 0 && n_tokens > n_window)) {
+        return;
+    }
+    kept_prompt & kept = seq.kept;
+    const size_t n_bytes = llama_state_seq_get_size_ext(ctx, 0, 0);
+    if (n_bytes > n_max) {
+        return;
+    }
+    try {
+        kept.memory.resize(n_bytes);
+    } catch (const std::bad_alloc &) {
+        return; // the next prompt is computed as a whole
+    }
+    if (llama_state_seq_get_data_ext(ctx, kept.memory.data(), n_bytes, 0, 0) != n_bytes) {
+        return;
+    }
+    kept.activations = tapped ? meta_wrapper->activations() : std::vector<float>();
+    kept.tokens.assign(tokens.begin(), tokens.begin() + (std::ptrdiff_t)n_tokens);
+}
+
+} // namespace metadeploy

@@ -1,0 +1,190 @@
+"""Prompts that begin as the one before did: the answers are those of prompts that are computed as a whole.
+
+Reuse changes where a prompt is cut into batches, and nothing else; F32 products of few and of many rows differ in their
+last digits. K/V cache in F32, flash attention off (``EXACT``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tolerances
+from metadeploy import Cancelled, GenerationResult, MetaLlama
+from metadeploy.sidecar.spec import InjectFrom
+from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, runtime_pair
+from support.tiny_archs import WINDOW
+from support.tiny_models import TinyModel
+
+WITHOUT = {"prefix_cache_mib": 0}
+
+
+@pytest.fixture(scope="module", params=PAIR_KINDS)
+def pair(
+    request: pytest.FixtureRequest, tiny: Callable[[str], TinyModel], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RuntimePair]:
+    folder = tmp_path_factory.mktemp("archs")
+    with runtime_pair(request.param, folder, tiny, tested={}, plain=WITHOUT, n_ubatch=32) as two:
+        yield two
+
+
+@pytest.fixture
+def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
+    """With injection in the upper half."""
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
+    return pair
+
+
+def ask(pair: RuntimePair, ids: list[int], *, n_reused: int, **options: object) -> GenerationResult:
+    """An answer of the base under test, which must be the plain one's."""
+    found, expected = (
+        llm.generate(ids, max_tokens=8, logprobs=0, **options)  # type: ignore[arg-type]
+        for llm in (pair.tested, pair.plain)
+    )
+    assert found.token_ids == expected.token_ids
+    assert found.logprobs is not None
+    assert expected.logprobs is not None
+    for one, other in zip(found.logprobs, expected.logprobs, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=limit(pair))
+    assert (found.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
+    return found
+
+
+def limit(pair: RuntimePair) -> float:
+    """How far a log-probability may be off."""
+    return tolerances.BATCH_SPLIT_MAX_ABS["gemma" if pair.kind.startswith("gemma") else "others"]
+
+
+def reusable(pair: RuntimePair, before: int, shared: int) -> int:
+    """How many of the shared tokens can be reused after a prompt of so many."""
+    if pair.kind in WINDOWED and before > WINDOW:
+        return 0  # the window has left the first ones behind
+    if pair.kind in STATEFUL and shared != before:
+        return 0  # a state is that of its last token
+    return shared if 2 * shared >= before else 0
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+@pytest.mark.parametrize("length", [7, 60])
+def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
+    ids, before = pair.prompt(length), 0
+    for turn in range(4):
+        # a state is kept before the last token where only that one is injected into
+        kept = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
+        result = ask(pair, ids, n_reused=reusable(pair, kept, kept) if turn else 0)
+        before = len(ids)
+        ids = [*ids, *result.token_ids, *pair.prompt(3, seed=turn)]
+
+
+def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
+    """A long common beginning, other endings; a prompt that is part of the last one; one that shares too little."""
+    common = attached.prompt(12)
+    before = 0
+    for rest, shared in (([21, 22], 0), ([23, 24, 25], 12), ([23], 12), ([], 11), ([26, 27], 12)):
+        ids = [*common, *rest]
+        ask(attached, ids, n_reused=reusable(attached, before, shared))
+        before = len(ids)
+    ask(attached, [*common[:5], 30], n_reused=0)
+
+
+def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
+    """The same prompt under other gains: pass 1 is there already, and all else is computed for this gain."""
+    ids = attached.prompt(14)
+    first = ask(attached, ids, n_reused=0)
+    for gain in (-1.0, 0.5, 2.0, 1.0):
+        result = ask(attached, ids, n_reused=14, gain=gain)
+        assert result.timings.pass2 == ("full" if attached.kind == "rwkv7" else "tail")
+        assert (result.logprobs == first.logprobs) is (gain == 1.0)
+    # the base's own logits need the last token again
+    again = reusable(attached, 14, 13)
+    ask(attached, ids, n_reused=again, inject=False)
+    ask(attached, ids, n_reused=again, gain=0.0)
+    # and what the base alone has computed serves the wrapper
+    ask(attached, ids, n_reused=14)
+
+
+def test_other_cognitive_tokens(attached: RuntimePair) -> None:
+    """Prompts with the same beginning have other activations at their end."""
+    common = attached.prompt(14)
+    for token in (40, 41, 42):
+        found, expected = (llm.cognitive_tokens([*common, token]) for llm in (attached.tested, attached.plain))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit(attached))
+        ask(attached, [*common, token], n_reused=15)
+
+
+def test_another_sidecar_begins_anew(pair: RuntimePair, tmp_path: Path) -> None:
+    ids = pair.prompt(14)
+    for layer, seed in ((1, 0), (pair.num_layers - 1, 1), (0, 2)):
+        pair.attach(tmp_path, [layer], seed=seed)
+        ask(pair, ids, n_reused=0)
+        ask(pair, ids, n_reused=14)
+    pair.tested.detach()
+    pair.plain.detach()
+    ask(pair, ids, n_reused=0)
+    ask(pair, ids, n_reused=reusable(pair, 14, 13))
+
+
+def test_looking_inside_begins_anew(attached: RuntimePair) -> None:
+    ids = attached.prompt(14)
+    for look in (
+        lambda llm: llm.logits(attached.prompt(9)),
+        lambda llm: llm.layer_outputs(ids, [0]),
+        lambda llm: llm.cognitive_attention(ids),
+    ):
+        ask(attached, ids, n_reused=ask(attached, ids, n_reused=0).timings.n_prompt)
+        look(attached.tested)
+    assert attached.tested.activations(ids).shape[0] == 3
+    ask(attached, ids, n_reused=14)  # those are of a clean pass
+
+
+def test_a_pass_that_is_cancelled_is_not_reused(attached: RuntimePair) -> None:
+    common = attached.prompt(14)
+    ask(attached, common, n_reused=0)
+    with pytest.raises(Cancelled):
+        attached.tested.generate([*common, *attached.prompt(100)], cancel=lambda: True)
+    ask(attached, common, n_reused=0)
+    ask(attached, common, n_reused=14)
+
+
+def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """A MiB holds some 680 tokens: 6 layers, keys and values of 32 in F32."""
+    with runtime_pair("llama", tmp_path, tiny, tested={"prefix_cache_mib": 1}, plain=WITHOUT, n_ctx=2048) as pair:
+        pair.attach(tmp_path, [3])
+        for length, n_reused in ((500, 500), (800, 0)):
+            ids = pair.prompt(length)
+            ask(pair, ids, n_reused=0)
+            ask(pair, ids, n_reused=n_reused)
+
+
+def test_a_prompt_beyond_the_kept_hidden_states(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """Its clean pass is reused, its pass 2 is a whole one, and so is that of a shorter one whose rows are missing."""
+    options = {"tested": {"hidden_cache_mib": 1}, "plain": WITHOUT}
+    with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=4608, n_ubatch=512) as pair:
+        pair.attach(tmp_path, [3])
+        ids = pair.prompt(4100)
+        for length, n_reused, kind in ((4097, 0, "full"), (4100, 4097, "full"), (4090, 4089, "full"), (14, 0, "tail")):
+            assert ask(pair, ids[:length], n_reused=n_reused).timings.pass2 == kind
+
+
+def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
+    """The real base with its chat template: the turns of a conversation, as a user has it."""
+    options = {"n_ctx": 1024, "n_threads": 2, "flash_attn": False}
+    with (
+        MetaLlama(base_gguf, trained_sidecar, **options) as llm,
+        MetaLlama(base_gguf, trained_sidecar, **WITHOUT, **options) as plain,
+    ):
+        messages = [{"role": "user", "content": "What is the plural of wolf?"}]
+        before = 0
+        for follow_up in ("And of goose?", "And of mouse?", "And of house?"):
+            found, expected = (one.generate(messages, max_tokens=24) for one in (llm, plain))
+            assert found.token_ids == expected.token_ids
+            assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
+            assert found.timings.n_reused == before
+            assert found.timings.pass2 == "tail"
+            before = found.timings.n_prompt
+            answer = {"role": "assistant", "content": found.text}
+            messages = [*messages, answer, {"role": "user", "content": follow_up}]

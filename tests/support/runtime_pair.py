@@ -1,0 +1,97 @@
+"""One base in the runtime twice, with different options, for what must not make a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from metadeploy import MetaLlama
+from metadeploy.sidecar import write_sidecar
+from metadeploy.sidecar.spec import InjectFrom
+from support.parity import EXACT
+from support.random_wrapper import random_wrapper
+from support.tiny_archs import ARCHS, NUM_LAYERS, WIDTH, write_tiny_arch
+from support.tiny_models import TinyModel
+
+#: of both modules of tiny models
+PAIR_KINDS: Final = ["llama", "qwen3", "qwen3_5", "gemma3", *ARCHS]
+#: their memory is, or holds, a state that moves on with each token
+STATEFUL: Final = ("qwen3_5", "mamba", "rwkv7")
+#: some of their blocks look back over 16 tokens only
+WINDOWED: Final = ("gemma2", "gemma3", "gemma4")
+
+
+@dataclass(frozen=True)
+class RuntimePair:
+    """A base under test, and the same one in the plain way.
+
+    Attributes:
+        kind: one of ``PAIR_KINDS``.
+        num_layers: decoder blocks.
+        hidden_dim: width.
+        tested: with the options under test.
+        plain: with those that it is compared with.
+    """
+
+    kind: str
+    num_layers: int
+    hidden_dim: int
+    tested: MetaLlama
+    plain: MetaLlama
+
+    def attach(self, folder: Path, layers: Sequence[int], *, inject_from: InjectFrom = "prompt", seed: int = 0) -> None:
+        """The same random wrapper on both, which also reads layers above and below those it injects into."""
+        n = self.num_layers
+        config, tensors = random_wrapper(
+            "selective",
+            hidden_dim=self.hidden_dim,
+            target_layers=[n - 1, 0, n // 2],
+            cross_attn_layers=sorted(set(layers)),
+            inject_from=inject_from,
+            seed=seed,
+        )
+        path = folder / "sidecar.gguf"
+        write_sidecar(path, config, {name: tensor.numpy() for name, tensor in tensors.items()}, force=True)
+        self.tested.attach(path)
+        self.plain.attach(path)
+
+    def prompt(self, length: int, *, seed: int = 0) -> list[int]:
+        """Random tokens, none of them a control token."""
+        rng = np.random.default_rng((seed, length))
+        return rng.integers(20, min(250, self.tested.n_vocab), size=length).tolist()
+
+
+@contextmanager
+def runtime_pair(
+    kind: str,
+    folder: Path,
+    tiny: Callable[[str], TinyModel],
+    *,
+    tested: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    **common: Any,
+) -> Iterator[RuntimePair]:
+    """A tiny base loaded twice, with an F32 cache and without flash attention.
+
+    Args:
+        kind: one of ``PAIR_KINDS``.
+        folder: where a base of ``tiny_archs`` is written.
+        tiny: the other ones, by kind.
+        tested: options of the first alone.
+        plain: options of the second alone.
+        common: options of both.
+    """
+    if kind in ARCHS:
+        path, num_layers, width = folder / f"{kind}.gguf", NUM_LAYERS, WIDTH
+        write_tiny_arch(path, kind)
+    else:
+        model = tiny(kind)
+        path, num_layers, width = model.path_gguf, model.num_layers, model.hidden_dim
+    options = {"n_ctx": 512, **EXACT, **common}
+    with MetaLlama(path, **options, **tested) as one, MetaLlama(path, **options, **plain) as other:
+        yield RuntimePair(kind, num_layers, width, one, other)
