@@ -32,6 +32,12 @@ class Lessons:
     activations: Tensor
     records: list[Record]
 
+    def at(self, indices: Sequence[int]) -> Lessons:
+        """Some of them."""
+        return Lessons(
+            [self.examples[i] for i in indices], self.activations[list(indices)], [self.records[i] for i in indices]
+        )
+
     @property
     def base_correct(self) -> NDArray[np.bool_]:
         """[n] whether the base was right."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ import torch
 from metadeploy.errors import RunDirError
 from metadeploy.training import train as training
 from metadeploy.training.collect import collect
-from metadeploy.training.examples import keep
+from metadeploy.training.examples import Example, keep
+from metadeploy.training.fit import Fitting
+from metadeploy.training.lessons import Lessons
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
@@ -78,17 +81,20 @@ def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monke
     category = Collected.read(first.collect, "train").records[0].question.category
     run = RunDir(tmp_path / "left", create=True)
     share_collected(run, first)
-    seen: set[str] = set()
-    lessons = training.make_lessons
+    shown: list[Lessons] = []
+    fitting = training.Fitting
 
-    def spy(collected: Collected, *args: object, **options: object) -> object:
-        seen.update(record.question.category for record in collected.records)
-        return lessons(collected, *args, **options)  # type: ignore[arg-type]
+    def spy(*args: Any, train: Any, val: Any, **options: Any) -> Fitting:
+        shown.extend((train[0], val[0]))
+        assert [len(lessons.examples) for lessons, _ in (train, val)] == [len(kept) for _, kept in (train, val)]
+        return fitting(*args, train=train, val=val, **options)
 
-    monkeypatch.setattr(training, "make_lessons", spy)
+    monkeypatch.setattr(training, "Fitting", spy)
+    # what was kept of the base's work is that of all questions, and shared
+    monkeypatch.setattr(training, "keep", lambda *_args, **_options: pytest.fail("the base was run again"))
     train(run, dataclasses.replace(SETTINGS, leave_out=(category,)))
-    assert seen
-    assert category not in seen
+    assert len(shown) == 2
+    assert all(category not in lessons.categories for lessons in shown)
     assert run.manifest["train"]["leave_out"] == [category]
 
 
@@ -99,10 +105,13 @@ def test_an_unknown_category_is_named_with_those_there_are(first: RunDir, tmp_pa
         train(run, dataclasses.replace(SETTINGS, leave_out=("nonsense",)))
 
 
-def test_parts_of_a_split_keep_their_activations(first: RunDir) -> None:
+def test_lessons_keep_what_belongs_together(first: RunDir) -> None:
     whole = Collected.read(first.collect, "train")
     category = whole.records[0].question.category
-    left = whole.without((category,))
     rows = [i for i, record in enumerate(whole.records) if record.question.category != category]
-    assert left.records == [whole.records[i] for i in rows]
-    assert torch.equal(left.activations, whole.activations[rows])
+    assert whole.others((category,)) == rows
+    examples = [Example(prompt_ids=(i,), target_ids=(i,), doubt=0.0, own_first=i) for i in range(len(whole.records))]
+    lessons = Lessons(examples, whole.activations, whole.records).at(rows)
+    assert [example.own_first for example in lessons.examples] == rows
+    assert lessons.records == [whole.records[i] for i in rows]
+    assert torch.equal(lessons.activations, whole.activations[rows])
