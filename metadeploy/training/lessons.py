@@ -105,7 +105,7 @@ def make_lessons(
                 prompt_ids=tuple(encode(text)),
                 target_ids=(*said, *ending),
                 doubt=0.0 if corrects else doubt,
-                own_first=said[0] if corrects else next(iter(record.answer_ids), -1),
+                n_own=len(record.answer_ids) if record.correct else 0,
             )
         )
     return Lessons(examples, collected.layers_at(target_layers), collected.records)

@@ -114,6 +114,7 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
     doubter = new_wrapper(desk.config, num_blocks=settings.encoder_blocks)
     fitting = desk.fitting(doubter, train_kept, val_kept)
     if state is None:
+        fitting.begin()
         standardise(doubter, desk.lessons["train"].activations)
         if settings.fit.pretrain_epochs:
             report.stage("pre-train the encoder", 0, 1)
@@ -293,9 +294,8 @@ def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> boo
     n_saved = len(fitting.history)
     try:
         while not fitting.is_over:
-            stage = f"epoch {len(fitting.history) + 1}"
-            step = functools.partial(report.stage, stage)
-            step(0, fitting.steps(len(fitting.history) + 1))
+            step = functools.partial(report.stage, f"epoch {len(fitting.history) + 1}")
+            step(0, fitting.n_steps)
             row = fitting.run_epoch(step)
             _write_state(run, fitting, fingerprint)
             n_saved += 1
@@ -398,8 +398,8 @@ def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
 
 def _epoch(row: Mapping[str, str]) -> Epoch:
     """A line of the curves' file."""
-    numbers = {key: float(value) for key, value in row.items() if key not in ("epoch", "part")}
-    return Epoch(epoch=int(row["epoch"]), part=row["part"], **numbers)
+    numbers = {key: float(value) for key, value in row.items() if key != "epoch"}
+    return Epoch(epoch=int(row["epoch"]), **numbers)
 
 
 def _write_curves(run: RunDir, history: Sequence[Epoch]) -> None:
