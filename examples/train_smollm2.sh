@@ -9,7 +9,7 @@ set -eu
 
 # The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
 : "${COLLECT:=--questions facts --layers late --max-new-tokens 24}"
-: "${TRAIN:=--inject-from last-token --max-over-refusal 0.35}"
+: "${TRAIN:=--inject-from last-token --max-over-refusal 0.37}"
 : "${EVAL:=--split test}"
 : "${CARD:=--license MIT --base-model HuggingFaceTB/SmolLM2-135M-Instruct}"
 

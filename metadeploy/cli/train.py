@@ -108,16 +108,12 @@ def _train(
             min=0, help="Passes in which the encoder alone learns right from wrong.", rich_help_panel=_LEARNING
         ),
     ] = _FIT.pretrain_epochs,
-    decision_epochs: Annotated[
-        int,
-        typer.Option(min=0, help="Passes in which only the first token is taught: cheap.", rich_help_panel=_LEARNING),
-    ] = _FIT.decision_epochs,
-    decision_batch_size: Annotated[
-        int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
-    ] = _FIT.decision_batch_size,
+    pretrain_lr: Annotated[
+        float, typer.Option(help="Learning rate of these.", rich_help_panel=_LEARNING)
+    ] = _FIT.pretrain_lr,
     epochs: Annotated[
         int,
-        typer.Option(min=1, help="Most passes after these, in which every token is taught.", rich_help_panel=_LEARNING),
+        typer.Option(min=1, help="Most passes after these, through the base.", rich_help_panel=_LEARNING),
     ] = _FIT.epochs,
     patience: Annotated[
         int,
@@ -139,9 +135,6 @@ def _train(
         float,
         typer.Option(help="Learning rate; gates and preferences learn at 5 times that.", rich_help_panel=_LEARNING),
     ] = _FIT.lr,
-    whole_lr: Annotated[
-        float, typer.Option(help="The same where every token is taught.", rich_help_panel=_LEARNING)
-    ] = _FIT.whole_lr,
     weight_decay: Annotated[
         float, typer.Option(min=0, help="Of the matrices.", rich_help_panel=_LEARNING)
     ] = _FIT.weight_decay,
@@ -153,6 +146,9 @@ def _train(
         float,
         typer.Option(min=0, help="Weight of the decision between answer and refusal.", rich_help_panel=_LEARNING),
     ] = _FIT.decision_weight,
+    keep_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of keeping the base's own words.", rich_help_panel=_LEARNING)
+    ] = _FIT.keep_weight,
     dropout: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of the activations.", rich_help_panel=_LEARNING)
     ] = _FIT.dropout,
@@ -198,7 +194,7 @@ def _train(
 
     The best epoch by the validation questions is kept, and the line between the two is drawn on them.
     """
-    for name, value in (("--lr", lr), ("--whole-lr", whole_lr), ("--clip", clip)):
+    for name, value in (("--lr", lr), ("--pretrain-lr", pretrain_lr), ("--clip", clip)):
         if not value > 0:
             raise typer.BadParameter(f"{value} is not above 0", param_hint=f"'{name}'")
     if max_over_refusal is not None and target_coverage is not None:
@@ -227,18 +223,17 @@ def _train(
         point=OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
         fit=FitSettings(
             pretrain_epochs=pretrain_epochs,
-            decision_epochs=decision_epochs,
-            decision_batch_size=decision_batch_size,
+            pretrain_lr=pretrain_lr,
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
             refusal_share=refusal_share,
             lr=lr,
-            whole_lr=whole_lr,
             weight_decay=weight_decay,
             warmup=warmup,
             clip=clip,
             decision_weight=decision_weight,
+            keep_weight=keep_weight,
             dropout=dropout,
             seed=seed,
         ),
@@ -286,7 +281,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
         def finished(row: Epoch) -> None:
             best = pace.add(row, seconds=progress.elapsed)
             progress.say(
-                f"epoch {row.epoch} of at most {settings.fit.all_epochs}: loss {row.loss:.3f}, validation AUROC "
+                f"epoch {row.epoch} of at most {settings.fit.epochs}: loss {row.loss:.3f}, validation AUROC "
                 f"{row.val_auroc:.3f}, within categories {row.val_auroc_within:.3f}{'  (best so far)' if best else ''}"
             )
 
@@ -316,26 +311,22 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
 class _Pace:
     """How long training takes at most, by the epochs that are done or the one that runs.
 
-    Epochs that teach only the first token say nothing of those that teach all: while they run, only their own end is
-    foretold.
-
     Attributes:
         epochs_done: by this run and the one that it goes on with.
     """
 
     def __init__(self, settings: FitSettings) -> None:
         self.epochs_done = 0
-        self._settings = settings
-        self._seconds: dict[str, list[float]] = {"decision": [], "whole": []}
-        self._best: dict[str, float] = {}
+        self._epochs = settings.epochs
+        self._seconds: list[float] = []
+        self._best = -math.inf
 
     def add(self, row: Epoch, *, seconds: float | None = None) -> bool:
-        """Count a finished epoch, and its time where that is known; whether it is the best of its part so far."""
+        """Count a finished epoch, and its time where that is known; whether it is the best so far."""
         self.epochs_done += 1
         if seconds is not None:
-            self._seconds[row.part].append(seconds)
-        before = self._best.get(row.part, -math.inf)
-        self._best[row.part] = max(before, row.score)
+            self._seconds.append(seconds)
+        before, self._best = self._best, max(self._best, row.score)
         return row.score > before
 
     def whole(self, progress: StageProgress) -> str | None:
@@ -344,13 +335,8 @@ class _Pace:
         left = progress.left
         if left is None or not progress.name.startswith("epoch "):
             return None
-        settings = self._settings
-        in_decision = self.epochs_done < settings.decision_epochs
-        known = self._seconds["decision" if in_decision else "whole"]
-        each = sum(known) / len(known) if known else progress.elapsed + left
-        end = settings.decision_epochs if in_decision else settings.all_epochs
-        until = f"until epoch {end + 1}" if end < settings.all_epochs else "in all"
-        return f"at most {duration(left + (end - self.epochs_done - 1) * each)} {until}"
+        each = sum(self._seconds) / len(self._seconds) if self._seconds else progress.elapsed + left
+        return f"at most {duration(left + (self._epochs - self.epochs_done - 1) * each)} in all"
 
 
 def _files(run: RunDir) -> list[Path]:

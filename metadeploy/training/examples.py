@@ -31,13 +31,13 @@ class Example:
         prompt_ids: the prompt, up to where the answer begins.
         target_ids: what is to be said, the token that ends the turn included.
         doubt: in [0, 1]: how strongly the first token is to be the refusal's.
-        own_first: first token of the base's own answer, whatever is to be said; -1 for an empty one.
+        n_own: so many of the targets, from the first on, are the base's own words.
     """
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     doubt: float
-    own_first: int
+    n_own: int
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class Batch:
         rows, positions: [n] where in the batch each target token is predicted from; an example's in one run.
         targets: [n] token ids.
         is_first: [n] bool, first target of its example.
+        is_own: [n] bool, what the base said by itself.
         doubt: [B].
-        own_first: [B].
     """
 
     hidden: Tensor
@@ -161,8 +161,8 @@ class Batch:
     positions: Tensor
     targets: Tensor
     is_first: Tensor
+    is_own: Tensor
     doubt: Tensor
-    own_first: Tensor
 
     @classmethod
     def of(
@@ -216,8 +216,12 @@ class Batch:
             positions=torch.tensor(positions, device=device),
             targets=torch.tensor(targets, device=device),
             is_first=torch.tensor([i == 0 for n in n_targets for i in range(n)], device=device),
+            is_own=torch.tensor(
+                [i < example.n_own for example, n in zip(examples, n_targets, strict=True) for i in range(n)],
+                dtype=torch.bool,
+                device=device,
+            ),
             doubt=torch.tensor([example.doubt for example in examples], device=device),
-            own_first=torch.tensor([example.own_first for example in examples], device=device),
         )
 
 

@@ -35,8 +35,7 @@ class Epoch:
 
     Attributes:
         epoch: counted from 1.
-        part: ``decision``: only the first token is taught, at a fraction of the cost; ``whole``: all of them.
-        loss, decision, opening, wording: training losses.
+        loss, decision, wording, keeping: training losses.
         val_decision: the decision's loss on the validation questions.
         val_auroc: of the doubt margin for the base's errors.
         val_auroc_within: the same within categories, mean over them.
@@ -44,11 +43,10 @@ class Epoch:
     """
 
     epoch: int
-    part: str
     loss: float
     decision: float
-    opening: float
     wording: float
+    keeping: float
     val_decision: float
     val_auroc: float
     val_auroc_within: float
@@ -67,6 +65,7 @@ class Fitting:
         doubter: the wrapper, as of the last step.
         history: the epochs so far.
         best: the wrapper's tensors after the best epoch so far.
+        bias: what the refusal's first token gets in the decision, so that the base begins undecided.
     """
 
     def __init__(
@@ -84,6 +83,7 @@ class Fitting:
         self.doubter = doubter.to(base.device).requires_grad_(True).train()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
+        self.bias = 0.0
         self._settings = settings
         self._train, self._val = train, val
         self._declined = np.flatnonzero([example.doubt > 0 for example in train[0].examples])
@@ -98,23 +98,27 @@ class Fitting:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or none of the last whole ones was better."""
+        """Whether all epochs are done, or none of the last ones was better."""
         done = len(self.history)
-        if done >= self._settings.all_epochs:
-            return True
-        if done <= self._settings.decision_epochs:
-            return False
-        return done - self.best_epoch > self._settings.patience
+        return done >= self._settings.epochs or (done > 0 and done - self.best_epoch > self._settings.patience)
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch so far; once there are whole ones, the best of these, which know the wording."""
-        last = self.history[-1].part
-        return max((row for row in self.history if row.part == last), key=lambda row: row.score).epoch
+        """Number of the best epoch so far."""
+        return max(self.history, key=lambda row: row.score).epoch
 
-    def steps(self, number: int) -> int:
-        """Steps of an epoch, counted from 1."""
-        return math.ceil(self._n_taught(number) / self._batch_size(number))
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        n_taught = len(self._train[0].examples) - len(self._declined) + self._n_declined
+        return math.ceil(n_taught / self._settings.batch_size)
+
+    def begin(self, n_examples: int = 1024) -> None:
+        """Find the bias, by the uninjected margins of the first training questions."""
+        lessons, kept = self._train
+        shown = range(min(n_examples, len(kept)))
+        margins, _ = self.margins(lessons.at(shown), [kept[i] for i in shown], gain=0.0)
+        self.bias = -float(margins.mean())
 
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
         """Go over the lessons once, and look at the validation questions.
@@ -126,41 +130,41 @@ class Fitting:
             The epoch's row, which is also in ``history``.
         """
         number = len(self.history) + 1
-        decision_only = self._decision_only(number)
         # those of the questions to be declined that it goes over stand for all of them
-        weight = 1.0 if decision_only else len(self._declined) / max(1, self._n_declined)
-        sums = np.zeros(4)
-        torch.manual_seed(hash_seed(self._settings.seed, number))
-        with self._upper.active(), projector_dropout(self.doubter, self._settings.dropout):
+        weight = len(self._declined) / max(1, self._n_declined)
+        settings = self._settings
+        sums, n_done = np.zeros(4), 0
+        torch.manual_seed(hash_seed(settings.seed, number))
+        with self._upper.active(), projector_dropout(self.doubter, settings.dropout):
             self.doubter.train()
             for done, indices in enumerate(self._batches(number), start=1):
-                found = self._losses(*self._train, indices, first_only=decision_only, declined_weight=weight)
-                loss = found.total(self._settings.decision_weight)
+                found = self._losses(*self._train, indices, keeps=True, declined_weight=weight)
+                loss = found.total(decision_weight=settings.decision_weight, keep_weight=settings.keep_weight)
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.doubter.parameters(), self._settings.clip)
+                nn.utils.clip_grad_norm_(self.doubter.parameters(), settings.clip)
                 self._optimizer.step()
                 self._schedule.step()
-                values = [float(each.detach()) for each in (loss, found.decision, found.opening, found.wording)]
+                values = [float(each.detach()) for each in (loss, found.decision, found.wording, found.keeping)]
                 sums += np.array(values) * len(indices)
+                n_done += len(indices)
                 if progress is not None:
-                    progress(done, self.steps(number))
+                    progress(done, self.n_steps)
         margins, decision = self.margins(*self._val)
-        doubts, right = 1 / (1 + np.exp(-margins)), self._val[0].base_correct
-        mean = sums / self._n_taught(number)
+        doubts, right = 1 / (1 + np.exp(-(margins + self.bias))), self._val[0].base_correct
+        mean = sums / n_done
         row = Epoch(
             epoch=number,
-            part="decision" if decision_only else "whole",
             loss=float(mean[0]),
             decision=float(mean[1]),
-            opening=float(mean[2]),
-            wording=float(mean[3]),
+            wording=float(mean[2]),
+            keeping=float(mean[3]),
             val_decision=decision,
             val_auroc=_or_chance(auroc(doubts, right)),
             val_auroc_within=_or_chance(macro_auroc(doubts, right, self._val[0].categories)),
             lr=float(self._schedule.get_last_lr()[0]),
         )
-        if all(row.score > earlier.score for earlier in self.history if earlier.part == row.part):
+        if all(row.score > earlier.score for earlier in self.history):
             # before it is in the history: Ctrl-C between the two must not leave a best epoch without its tensors
             self.best = {name: tensor.detach().clone() for name, tensor in self.doubter.state_dict().items()}
         self.history.append(row)
@@ -198,6 +202,7 @@ class Fitting:
             "doubter": self.doubter.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "bias": self.bias,
             "history": [asdict(row) for row in self.history],
             "best": self.best,
         }
@@ -207,6 +212,7 @@ class Fitting:
         self.doubter.load_state_dict(state["doubter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self.bias = state["bias"]
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = copy.copy(state["best"])
 
@@ -217,10 +223,37 @@ class Fitting:
         indices: NDArray[np.intp],
         *,
         first_only: bool = False,
+        keeps: bool = False,
         gain: float = 1.0,
         declined_weight: float = 1.0,
     ) -> Losses:
-        batch = Batch.of(
+        batch = self._batch(lessons, kept, indices, first_only=first_only)
+        activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
+        tokens = self.doubter(activations)
+        with injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain):
+            logits = self._logits(batch, batch.rows, batch.positions)
+        return losses(
+            logits,
+            batch,
+            self._refusal_token,
+            own_logits=self._own_logits(lessons, kept, indices) if keeps else None,
+            bias=self.bias,
+            declined_weight=declined_weight,
+        )
+
+    @torch.no_grad()
+    def _own_logits(self, lessons: Lessons, kept: list[Kept], indices: NDArray[np.intp]) -> Tensor | None:
+        """What the base alone says where the targets are its own words: [n_own, V]."""
+        answered = np.array([index for index in indices if lessons.examples[index].n_own], dtype=np.intp)
+        if not len(answered):
+            return None
+        batch = self._batch(lessons, kept, answered)
+        return self._logits(batch, batch.rows[batch.is_own], batch.positions[batch.is_own])
+
+    def _batch(
+        self, lessons: Lessons, kept: list[Kept], indices: NDArray[np.intp], *, first_only: bool = False
+    ) -> Batch:
+        return Batch.of(
             [lessons.examples[i] for i in indices],
             [kept[i] for i in indices],
             first=self._upper.first,
@@ -228,13 +261,10 @@ class Fitting:
             device=self._upper.base.device,
             first_only=first_only,
         )
-        activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
-        tokens = self.doubter(activations)
-        model = self._upper.base.model
-        with (
-            injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain),
-            selected_rows(model, batch.rows, batch.positions),
-        ):
+
+    def _logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
+        """Logits [n, V] at some places of a batch; its cache serves once."""
+        with selected_rows(self._upper.base.model, rows, positions):
             output = self._upper.forward(
                 batch.hidden,
                 position_ids=batch.position_ids,
@@ -242,7 +272,8 @@ class Fitting:
                 past_key_values=batch.cache,
                 use_cache=batch.cache is not None,
             )
-        return losses(output.logits[0], batch, self._refusal_token, declined_weight=declined_weight)
+        logits: Tensor = output.logits[0]
+        return logits
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
         """Batches in an order that only seed and epoch decide.
@@ -251,51 +282,28 @@ class Fitting:
         of like length would teach nothing but refusing, or nothing but answering, at a time.
         """
         generator = np.random.default_rng((self._settings.seed, epoch))
-        taught = np.arange(len(self._train[1]))
-        if not self._decision_only(epoch):
-            left_out = generator.permutation(self._declined)[self._n_declined :]
-            taught = np.setdiff1d(taught, left_out)
-        order = generator.permutation(taught)
-        size = self._batch_size(epoch)
+        left_out = generator.permutation(self._declined)[self._n_declined :]
+        order = generator.permutation(np.setdiff1d(np.arange(len(self._train[1])), left_out))
+        size = self._settings.batch_size
         yield from (order[start : start + size] for start in range(0, len(order), size))
 
     @property
     def _n_declined(self) -> int:
-        """Questions to be declined that an epoch of all tokens goes over."""
+        """Questions to be declined that an epoch goes over."""
         return math.ceil(self._settings.refusal_share * len(self._declined))
 
-    def _n_taught(self, number: int) -> int:
-        """Questions that an epoch goes over."""
-        n_all = len(self._train[0].examples)
-        return n_all if self._decision_only(number) else n_all - len(self._declined) + self._n_declined
-
-    def _decision_only(self, number: int) -> bool:
-        return number <= self._settings.decision_epochs
-
-    def _batch_size(self, number: int) -> int:
-        return self._settings.decision_batch_size if self._decision_only(number) else self._settings.batch_size
-
     def _rate(self, step: int) -> float:
-        """Factor of the learning rates: each part warms up and falls along a cosine, the second from a lower height."""
-        settings = self._settings
-        in_decision = settings.decision_epochs * self.steps(1) if settings.decision_epochs else 0
-        if step < in_decision:
-            return _cycle(step, in_decision, settings.warmup)
-        in_whole = settings.epochs * self.steps(settings.decision_epochs + 1)
-        return settings.whole_lr / settings.lr * _cycle(step - in_decision, in_whole, settings.warmup)
+        """Factor of the learning rates: a linear rise over the warm-up, then half a cosine down to 0."""
+        total = self._settings.epochs * self.n_steps
+        rise = max(1, round(self._settings.warmup * total))
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))
 
 
 def _or_chance(area: float | None) -> float:
     """0.5 where there is nothing to tell apart."""
     return 0.5 if area is None else area
-
-
-def _cycle(step: int, total: int, warmup: float) -> float:
-    """A linear rise over the share ``warmup`` of the steps, then half a cosine down to 0."""
-    rise = max(1, round(warmup * total))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))
 
 
 @contextmanager

@@ -32,6 +32,12 @@ class Lessons:
     activations: Tensor
     records: list[Record]
 
+    def at(self, indices: Sequence[int]) -> Lessons:
+        """Some of them."""
+        return Lessons(
+            [self.examples[i] for i in indices], self.activations[list(indices)], [self.records[i] for i in indices]
+        )
+
     @property
     def base_correct(self) -> NDArray[np.bool_]:
         """[n] whether the base was right."""
@@ -99,7 +105,7 @@ def make_lessons(
                 prompt_ids=tuple(encode(text)),
                 target_ids=(*said, *ending),
                 doubt=0.0 if corrects else doubt,
-                own_first=said[0] if corrects else next(iter(record.answer_ids), -1),
+                n_own=len(record.answer_ids) if record.correct else 0,
             )
         )
     return Lessons(examples, collected.layers_at(target_layers), collected.records)

@@ -1,27 +1,37 @@
-"""What is minimised: a decision at the first token, and the words that follow from it.
+"""What is minimised: a decision at the first token, the refusal's words, and how far the base's own words are changed.
 
-At the first token the refusal stands against everything else. With r its first token, p the injected model's
-probabilities and d in [0, 1] the doubt that is taught::
+At the first token the refusal stands against everything else. With z the log-odds of its first token under the injected
+model, moved by the bias so that they begin near 0, and d in [0, 1] the doubt that is taught::
 
-    decision = -d · log p(r) - (1 - d) · log(1 - p(r))
-    opening  = -log p(own | not r)         the base's own first token, among all that is not the refusal
-    wording  = mean over the later tokens of -log p(token)
-    loss     = decision_weight · decision + opening + wording
+    decision = -d · log σ(z / SHARPNESS) - (1 - d) · log σ(-z / SHARPNESS)
+    wording  = mean over the tokens of refusals, corrections and ends of turns of -log p(token)
+    keeping  = mean over the tokens of the base's own answers of KL(base ‖ injected)
+    loss     = decision_weight · decision + wording + keep_weight · keeping
 
-For d of 0 or 1 decision and opening together are the usual cross-entropy. Apart from each other they can be weighted,
-doubt can be taught by degrees, and the base keeps its own words wherever the threshold comes to lie.
+The base has leanings of its own towards one first token or another, which know nothing of right and wrong. A decision
+spread over SHARPNESS times as many nats drowns them. The price is that doubt is no probability: it is too sure.
+
+Keeping compares distributions and not tokens, so it is 0 where the wrapper does nothing; at first tokens the refusal's
+is ruled out in both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metadeploy.training.examples import Batch
 
-__all__ = ["Losses", "doubt_margin", "losses"]
+__all__ = ["SHARPNESS", "Losses", "doubt_margin", "losses"]
+
+#: Nats between refusing and answering for a nat of log-odds.
+SHARPNESS: Final = 4.0
+
+#: A logit that leaves nothing of a token, finite so that no difference of two is undefined.
+_RULED_OUT: Final = -1e4
 
 
 @dataclass(frozen=True)
@@ -30,28 +40,38 @@ class Losses:
 
     Attributes:
         decision: at the first token, refusal against answer.
-        opening: of the base's own first token.
-        wording: of the tokens after the first.
+        wording: of what the base would not have said.
+        keeping: of the base's own words.
         margin: [B] doubt margins.
     """
 
     decision: Tensor
-    opening: Tensor
     wording: Tensor
+    keeping: Tensor
     margin: Tensor
 
-    def total(self, decision_weight: float) -> Tensor:
+    def total(self, *, decision_weight: float, keep_weight: float) -> Tensor:
         """The loss."""
-        return decision_weight * self.decision + self.opening + self.wording
+        return decision_weight * self.decision + self.wording + keep_weight * self.keeping
 
 
-def losses(logits: Tensor, batch: Batch, refusal_token: int, *, declined_weight: float = 1.0) -> Losses:
+def losses(
+    logits: Tensor,
+    batch: Batch,
+    refusal_token: int,
+    *,
+    own_logits: Tensor | None = None,
+    bias: float = 0.0,
+    declined_weight: float = 1.0,
+) -> Losses:
     """Compare what the injected model says with what is to be said.
 
     Args:
         logits: [n, V] at the batch's target positions.
         batch: the examples.
         refusal_token: the refusal's first token.
+        own_logits: [n_own, V] of the base alone, where the targets are its own words; None leaves keeping out.
+        bias: what is added to the log-odds of the refusal.
         declined_weight: what a question to be declined counts in the decision, where one to be answered counts 1.
 
     Returns:
@@ -59,22 +79,26 @@ def losses(logits: Tensor, batch: Batch, refusal_token: int, *, declined_weight:
     """
     # index_select throughout: the gradient of indexing with a tensor is many times as expensive
     first = logits.index_select(0, batch.is_first.nonzero()[:, 0]).float()  # [B, V]
-    others = without(first, refusal_token)
-    normalizer = torch.logsumexp(first, -1)
-    refusal = first.select(1, refusal_token) - normalizer
-    answer = torch.logsumexp(others, -1) - normalizer  # log(1 - p(r)), exact near 1 too
+    refusal = first.select(1, refusal_token)
+    odds = (refusal - torch.logsumexp(without(first, refusal_token), -1) + bias) / SHARPNESS
     weight = torch.where(batch.doubt > 0, declined_weight, 1.0)
-    decision = -(weight * (batch.doubt * refusal + (1 - batch.doubt) * answer)).sum() / weight.sum()
+    decision = nn.functional.binary_cross_entropy_with_logits(odds, batch.doubt, weight, reduction="sum") / weight.sum()
 
-    known = (batch.own_first >= 0) & (batch.own_first != refusal_token)
-    own = others.log_softmax(-1).gather(1, batch.own_first.clamp(min=0)[:, None])[:, 0]
-    opening = -torch.where(known, own, 0.0).mean()
-
-    wording = opening * 0
-    later = (~batch.is_first).nonzero()[:, 0]
-    if len(later):
-        wording = torch.nn.functional.cross_entropy(logits.index_select(0, later).float(), batch.targets[later])
-    return Losses(decision, opening, wording, doubt_margin(first, refusal_token))
+    nothing = logits.sum() * 0
+    refuses = batch.doubt.index_select(0, batch.rows) > 0
+    taught = (~batch.is_own & ~(batch.is_first & refuses)).nonzero()[:, 0]
+    wording = nothing
+    if len(taught):
+        said = _spoken(logits, taught, batch, refusal_token)
+        wording = nn.functional.cross_entropy(said, batch.targets.index_select(0, taught))
+    own = batch.is_own.nonzero()[:, 0]
+    keeping = nothing
+    if own_logits is not None and len(own):
+        said = _spoken(logits, own, batch, refusal_token).log_softmax(-1)
+        meant = own_logits.float()
+        meant = meant.masked_fill(_refusals(own, batch, refusal_token, meant.shape[1]), _RULED_OUT).log_softmax(-1)
+        keeping = nn.functional.kl_div(said, meant, reduction="batchmean", log_target=True)
+    return Losses(decision, wording, keeping, doubt_margin(first, refusal_token))
 
 
 def doubt_margin(logits: Tensor, refusal_token: int) -> Tensor:
@@ -87,3 +111,15 @@ def without(logits: Tensor, token: int) -> Tensor:
     """Logits [B, V] with one token ruled out."""
     out = torch.zeros(logits.shape[-1]).index_fill_(0, torch.tensor(token), -torch.inf)
     return logits + out.to(logits.device)
+
+
+def _spoken(logits: Tensor, rows: Tensor, batch: Batch, refusal_token: int) -> Tensor:
+    """Logits of some targets, float32; at first tokens without the refusal, which is the decision's."""
+    said = logits.index_select(0, rows).float()
+    return said.masked_fill(_refusals(rows, batch, refusal_token, said.shape[1]), _RULED_OUT)
+
+
+def _refusals(rows: Tensor, batch: Batch, refusal_token: int, n_vocab: int) -> Tensor:
+    """Where the refusal's first token would stand: bool [len(rows), V]."""
+    tokens = torch.arange(n_vocab, device=rows.device)
+    return batch.is_first.index_select(0, rows)[:, None] & (tokens == refusal_token)

@@ -92,7 +92,7 @@ def fingerprint(run: RunDir, settings: TrainSettings) -> str:
 def kept_fingerprint(run: RunDir, settings: TrainSettings) -> str:
     """Says whether two trainings share the kept parts: seed and whatever concerns the wrapper alone do not count."""
     said = as_json(settings)
-    keys = ("cross_attn_layers", "inject_from", "refusal_text", "self_correction", "leave_out")
+    keys = ("cross_attn_layers", "inject_from", "refusal_text", "self_correction")
     parts = {key: said[key] for key in keys} | {"collect": run.manifest["collect"]}
     if settings.self_correction:
         parts["seed"] = settings.fit.seed

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.fit import Fitting, hash_seed
 from metadeploy.training.lessons import Lessons
+from metadeploy.training.objective import SHARPNESS
 from metadeploy.training.settings import FitSettings
 from metadeploy.training.wrapper import projector_dropout
 
 __all__ = ["Pretrained", "aim", "pretrain"]
 
 _BATCH: Final = 128
-#: How much the doubt margin moves for a unit of the log-odds. Above 1, since the margin has a spread of its own.
-_STRENGTH: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> Pretr
     nn.init.zeros_(head.weight)
     doubter.enc.requires_grad_(True).train()
     parameters = [*doubter.enc.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.pretrain_lr, weight_decay=settings.weight_decay)
     doubts = torch.tensor([example.doubt for example in lessons.examples])
     batches = math.ceil(len(doubts) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=batches * settings.pretrain_epochs + 1, pct_start=0.1
+        optimizer, settings.pretrain_lr, total_steps=batches * settings.pretrain_epochs + 1, pct_start=0.1
     )
     history = []
     with projector_dropout(doubter, settings.dropout):
@@ -81,7 +80,8 @@ def aim(fitting: Fitting, direction: Tensor) -> None:
     """Let the last cross-attention begin with what the encoder knows, instead of having to find it.
 
     One channel of its first head carries the head's log-odds out of the cognitive tokens and moves the hidden states to
-    where the refusal becomes more likely. All the rest starts at random, and everything goes on learning.
+    where the refusal becomes more likely. No other channel of any layer puts out anything yet, and all of them go on
+    learning.
 
     Args:
         fitting: the wrapper on its way; its last cross-attention is changed.
@@ -93,7 +93,7 @@ def aim(fitting: Fitting, direction: Tensor) -> None:
         return  # a base, or an encoder, that gives nothing to begin with
     doubter = fitting.doubter
     last = doubter.cross_attention(doubter.config.cross_attn_layers[-1])
-    out = _STRENGTH * gradient / (gradient.square().sum() * torch.tanh(last.gate))
+    out = SHARPNESS * gradient / (gradient.square().sum() * torch.tanh(last.gate))
     balance = torch.sqrt(out.norm() / direction.norm())
     last.v_proj.weight[0] = balance * direction.to(out)
     last.up_proj.weight[:, 0] = out / balance

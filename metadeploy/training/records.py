@@ -113,8 +113,8 @@ class Collected:
         os.replace(temporary, folder / f"{split}.safetensors")
         write_atomically(folder / f"{split}.jsonl", "".join(record.to_json() + "\n" for record in records))
 
-    def without(self, categories: Sequence[str]) -> Collected:
-        """The same without some categories.
+    def others(self, categories: Sequence[str]) -> list[int]:
+        """Indices of the questions that are in none of some categories.
 
         Raises:
             RunDirError: there is no such category.
@@ -126,8 +126,7 @@ class Collected:
                 f"collected questions: have no category {', '.join(unknown)}, expected some of "
                 f"{', '.join(sorted(there))}"
             )
-        left = [i for i, record in enumerate(self.records) if record.question.category not in categories]
-        return Collected([self.records[i] for i in left], self.activations[left], self.layers)
+        return [i for i, record in enumerate(self.records) if record.question.category not in categories]
 
     def layers_at(self, layers: Sequence[int]) -> Tensor:
         """Activations of some of the layers: [n, len(layers), D].

@@ -57,46 +57,38 @@ class FitSettings:
     """How a wrapper learns.
 
     Attributes:
-        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong.
-        decision_epochs: passes in which only the first token is taught: answer or refusal. They cost a fraction of
-            a whole one where injection starts at the last prompt token.
-        decision_batch_size: examples of one step of these.
-        epochs: most passes after these, in which all tokens are taught.
+        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong; they take seconds.
+        pretrain_lr: learning rate of these.
+        epochs: most passes after these, in which the wrapper learns to speak through the base.
         patience: such passes without a better validation score after which training ends.
         batch_size: examples of one step of these.
         refusal_share: share of the questions to be declined that such a pass goes over, drawn anew for each. Their
             words are all the same and soon learnt; those of the answers are not. In the decision they count for all.
         lr: learning rate of the matrices; gates and preferences learn five times as fast.
-        whole_lr: the same where all tokens are taught.
         weight_decay: of the matrices.
         warmup: share of the steps in which the rate rises; it falls along a cosine after that.
         clip: greatest norm of the gradient.
         decision_weight: weight of the first token's decision in the loss.
+        keep_weight: weight of how far the base's own words are changed.
         dropout: share of each layer's normed activations that is left out in each step; without it the encoder learns
             the training questions by heart within two epochs.
         seed: of everything that is drawn.
     """
 
     pretrain_epochs: int = 10
-    decision_epochs: int = 6
-    decision_batch_size: int = 128
+    pretrain_lr: float = 1e-3
     epochs: int = 2
     patience: int = 2
     batch_size: int = 32
     refusal_share: float = 0.25
-    lr: float = 1e-3
-    whole_lr: float = 3e-4
+    lr: float = 3e-4
     weight_decay: float = 0.01
     warmup: float = 0.05
     clip: float = 1.0
     decision_weight: float = 4.0
+    keep_weight: float = 4.0
     dropout: float = 0.5
     seed: int = 0
-
-    @property
-    def all_epochs(self) -> int:
-        """Most epochs of both parts."""
-        return self.decision_epochs + self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)

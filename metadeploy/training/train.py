@@ -114,6 +114,7 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
     doubter = new_wrapper(desk.config, num_blocks=settings.encoder_blocks)
     fitting = desk.fitting(doubter, train_kept, val_kept)
     if state is None:
+        fitting.begin()
         standardise(doubter, desk.lessons["train"].activations)
         if settings.fit.pretrain_epochs:
             report.stage("pre-train the encoder", 0, 1)
@@ -203,18 +204,18 @@ class _Desk:
     Attributes:
         config: the wrapper to be.
         fingerprint: says whether two trainings are the same.
-        lessons: by split.
+        lessons: by split, without those that are left out.
     """
 
     def __init__(self, run: RunDir, settings: TrainSettings, report: Report) -> None:
         """Check that there is something to train on; nothing heavy happens before `open`."""
         run.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
         self._run, self._settings, self._report = run, settings, report
-        self._collected = {
-            name: Collected.read(run.collect, name).without(settings.leave_out) for name in ("train", "val")
-        }
+        self._collected = {name: Collected.read(run.collect, name) for name in ("train", "val")}
+        self._shown = {name: found.others(settings.leave_out) for name, found in self._collected.items()}
         self.config = wrapper_config(run, settings)
         self.fingerprint = fingerprint(run, settings)
+        self._all_lessons: dict[str, Lessons] = {}
         self.lessons: dict[str, Lessons] = {}
 
     def open(self) -> None:
@@ -234,7 +235,7 @@ class _Desk:
         self._report.stage("load the base", 1, 1)
         refusal_ids: list[int] = tokenizer(settings.refusal_text, add_special_tokens=False)["input_ids"]
         self.config = dataclasses.replace(self.config, refusal_token_ids=tuple(refusal_ids))
-        self.lessons = {
+        self._all_lessons = {
             name: make_lessons(
                 found,
                 tokenizer,
@@ -248,14 +249,16 @@ class _Desk:
             )
             for name, found in self._collected.items()
         }
-        prompts = [example.prompt_ids for each in self.lessons.values() for example in each.examples]
+        self.lessons = {name: found.at(self._shown[name]) for name, found in self._all_lessons.items()}
+        prompts = [example.prompt_ids for each in self._all_lessons.values() for example in each.examples]
         from_prompt = self.config.inject_from == "prompt"
         self._prefix = SharedPrefix.none() if from_prompt else SharedPrefix.of(self._base, prompts)
 
     def kept(self, split: str) -> list[Kept]:
         """The kept parts of a split, from the file that an interrupted run left or computed now."""
         path = self._run.train / f"kept-{split}.safetensors"
-        examples = self.lessons[split].examples
+        # of what is left out as well: so another training can share the file
+        examples = self._all_lessons[split].examples
         shared = kept_fingerprint(self._run, self._settings)
         found = load_kept(path, shared)
         if found is None:
@@ -270,7 +273,7 @@ class _Desk:
                 progress=functools.partial(self._report.stage, stage),
             )
             save_kept(path, found, shared)
-        return found
+        return [found[i] for i in self._shown[split]]
 
     def fitting(self, doubter: Doubter, train_kept: list[Kept], val_kept: list[Kept]) -> Fitting:
         """A wrapper on its way."""
@@ -291,9 +294,8 @@ def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> boo
     n_saved = len(fitting.history)
     try:
         while not fitting.is_over:
-            stage = f"epoch {len(fitting.history) + 1}"
-            step = functools.partial(report.stage, stage)
-            step(0, fitting.steps(len(fitting.history) + 1))
+            step = functools.partial(report.stage, f"epoch {len(fitting.history) + 1}")
+            step(0, fitting.n_steps)
             row = fitting.run_epoch(step)
             _write_state(run, fitting, fingerprint)
             n_saved += 1
@@ -396,8 +398,8 @@ def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
 
 def _epoch(row: Mapping[str, str]) -> Epoch:
     """A line of the curves' file."""
-    numbers = {key: float(value) for key, value in row.items() if key not in ("epoch", "part")}
-    return Epoch(epoch=int(row["epoch"]), part=row["part"], **numbers)
+    numbers = {key: float(value) for key, value in row.items() if key != "epoch"}
+    return Epoch(epoch=int(row["epoch"]), **numbers)
 
 
 def _write_curves(run: RunDir, history: Sequence[Epoch]) -> None:

@@ -25,7 +25,8 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
     Args:
         config: what it is.
         num_blocks: blocks of the transformer encoder.
-        init_std: standard deviation of the cross-attention's matrices.
+        init_std: standard deviation of the cross-attention's matrices; only ``up_proj`` starts at 0, so that a new
+            wrapper injects nothing.
         gate: start of every gate, before the tanh.
 
     Returns:
@@ -57,8 +58,9 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
     doubter = Doubter(config, encoder)
     for layer in config.cross_attn_layers:
         module = doubter.cross_attention(layer)
-        for matrix in (module.down_proj, module.q_proj, module.k_proj, module.v_proj, module.up_proj):
+        for matrix in (module.down_proj, module.q_proj, module.k_proj, module.v_proj):
             nn.init.normal_(matrix.weight, std=init_std)
+        nn.init.zeros_(module.up_proj.weight)
         nn.init.constant_(module.gate, gate)
     return doubter
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 COLLECT = ("--layers", "all", "--dtype", "float32", "--max-new-tokens", "12", "--device", "cpu")
 TRAIN = ("--target-layers", "all", "--cross-attn-layers", "1-2", "--bottleneck-dim", "16", "--device", "cpu")
-SHORT = (*TRAIN, "--decision-epochs", "1", "--epochs", "1", "--pretrain-epochs", "1", "--batch-size", "8")
+SHORT = (*TRAIN, "--epochs", "2", "--pretrain-epochs", "1", "--batch-size", "8")
 
 
 def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -101,6 +101,23 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
     assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in shown
     assert str(tmp_path) not in card.content
 
+    told = subprocess.run(
+        [sys.executable, ROOT / "examples" / "unseen_kinds.py", made, "--folds", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    unseen = read(folder / "runs" / "seed-7-unseen" / "results.json")
+    assert unseen["n"] == manifest["test_size"]
+    assert unseen["categories"].keys() == results["categories"].keys()
+    for number in range(2):
+        left_out = read(folder / "runs" / "seed-7-unseen" / f"fold-{number}" / "run.json")["train"]["leave_out"]
+        assert left_out == sorted(results["categories"])[number::2]
+    assert f"all {unseen['n']}: " in told.stdout
+
 
 def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
     result = run(tmp_path, commands_folder(tmp_path / "bin"), code=1, METADEPLOY_CACHE=str(tmp_path / "none"))

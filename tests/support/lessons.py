@@ -29,7 +29,7 @@ def some_examples(count: int, *, vocab_size: int, shared: int = 5, seed: int = 0
                 prompt_ids=(*head, second[index], *draw.choices(tokens, k=draw.randint(0, 25))),
                 target_ids=tuple(target),
                 doubt=float(index % 2),
-                own_first=target[0] if index % 2 == 0 else draw.choice(tokens),
+                n_own=len(target) - 1 if index % 2 == 0 else 0,
             )
         )
     return examples
@@ -55,6 +55,8 @@ def fresh_doubter(base: FrozenBase, *, seed: int = 0, **changes: Any) -> Doubter
         for name, parameter in doubter.named_parameters():
             if name.endswith("token_preference"):
                 parameter.data.normal_()
+            if name.endswith("up_proj.weight"):
+                parameter.data.normal_(std=0.2)
     return doubter
 
 

@@ -10,95 +10,113 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metadeploy.training.examples import Batch
-from metadeploy.training.objective import doubt_margin, losses
+from metadeploy.training.objective import SHARPNESS, doubt_margin, losses
 
 REFUSAL = 2
 
 
-def batch(targets: list[list[int]], doubt: list[float], own_first: list[int]) -> Batch:
+def batch(targets: list[list[int]], doubt: list[float], n_own: list[int]) -> Batch:
     """What the objective looks at; positions and hidden states do not matter to it."""
     none = torch.zeros(0)
+    places = [(row, place) for row, each in enumerate(targets) for place in range(len(each))]
     return Batch(
         hidden=none,
         position_ids=none,
         attention_mask=none,
         cache=None,
         injected=none,
-        rows=torch.tensor([row for row, each in enumerate(targets) for _ in each]),
+        rows=torch.tensor([row for row, _ in places]),
         positions=none,
         targets=torch.tensor([token for each in targets for token in each]),
-        is_first=torch.tensor([place == 0 for each in targets for place in range(len(each))]),
+        is_first=torch.tensor([place == 0 for _, place in places]),
+        is_own=torch.tensor([place < n_own[row] for row, place in places]),
         doubt=torch.tensor(doubt),
-        own_first=torch.tensor(own_first),
     )
 
 
-def drawn(*shape: int) -> Tensor:
-    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_by_hand() -> None:
-    # p = (1/8, 1/8, 1/2, 1/4) at the first token, (1/2, 1/4, 1/8, 1/8) at the second
-    logits = torch.tensor([[1 / 8, 1 / 8, 1 / 2, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]]).log() + 5
-    found = losses(logits, batch([[3, 1]], [0.25], [3]), REFUSAL)
-    assert float(found.decision) == pytest.approx(-0.25 * math.log(1 / 2) - 0.75 * math.log(1 / 2), abs=1e-6)
-    assert float(found.opening) == pytest.approx(-math.log((1 / 4) / (1 / 2)), abs=1e-6)
-    assert float(found.wording) == pytest.approx(-math.log(1 / 4), abs=1e-6)
+    # p = (1/8, 1/8, 1/2, 1/4) at the first token, (1/2, 1/4, 1/8, 1/8) at the second, (1/4, ...) at the end of the turn
+    spoken = [[1 / 8, 1 / 8, 1 / 2, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8], [1 / 4, 1 / 4, 1 / 4, 1 / 4]]
+    logits = torch.tensor(spoken).log() + 5
+    # the base alone would be as sure of everything but the refusal at the first, and as good as certain at the second
+    base = torch.tensor([[1 / 4, 1 / 4, 1 / 8, 3 / 8], [1 / 2, 1 / 2, 1e-9, 1e-9]]).log() - 1
+    found = losses(logits, batch([[3, 1, 0]], [0.25], [2]), REFUSAL, own_logits=base, bias=1.0)
+    sigmoid = 1 / (1 + math.exp(-1 / SHARPNESS))  # log-odds of the refusal are log(1/2 : 1/2), and the bias
+    assert float(found.decision) == pytest.approx(-0.25 * math.log(sigmoid) - 0.75 * math.log(1 - sigmoid), abs=1e-6)
+    first = 2 / 7 * math.log((2 / 7) / (1 / 4)) * 2 + 3 / 7 * math.log((3 / 7) / (1 / 2))
+    second = 1 / 2 * math.log((1 / 2) / (1 / 2)) + 1 / 2 * math.log((1 / 2) / (1 / 4))
+    assert float(found.keeping) == pytest.approx((first + second) / 2, abs=1e-6)
+    assert float(found.wording) == pytest.approx(math.log(4), abs=1e-6)
     assert found.margin.tolist() == pytest.approx([math.log((1 / 2) / (1 / 4))], abs=1e-6)
-    total = 4 * math.log(2) + math.log(2) + math.log(4)
-    assert float(found.total(4.0)) == pytest.approx(total, abs=1e-5)
+    total = found.total(decision_weight=4.0, keep_weight=3.0)
+    assert float(total) == pytest.approx(float(4 * found.decision + found.wording + 3 * found.keeping), abs=1e-6)
 
 
-def test_answering_is_cross_entropy() -> None:
-    """With doubt 0, decision and opening together are the first token's cross-entropy."""
-    logits = drawn(5, 11)
-    own = [0, 3, 4, 10, 7]
-    found = losses(logits, batch([[token] for token in own], [0.0] * 5, own), REFUSAL)
-    torch.testing.assert_close(found.decision + found.opening, cross_entropy(logits, torch.tensor(own)))
+def test_a_base_that_is_left_alone_is_kept() -> None:
+    logits = drawn(4, 11)
+    moved = logits.clone()
+    moved[0, REFUSAL] += 5  # the decision's business, not the words'
+    found = losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits)
+    assert float(found.keeping) == pytest.approx(0, abs=1e-6)
+    assert float(found.wording) == 0
+    moved[1, 3] += 5
+    assert float(losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits).keeping) > 0.01
 
 
-def test_refusing_is_cross_entropy() -> None:
-    """With doubt 1, the decision alone is the cross-entropy of the refusal."""
-    logits = drawn(5, 11)
-    found = losses(logits, batch([[REFUSAL]] * 5, [1.0] * 5, [-1] * 5), REFUSAL)
-    torch.testing.assert_close(found.decision, cross_entropy(logits, torch.full((5,), REFUSAL)))
-    assert float(found.opening) == 0
+def test_keeping_is_the_divergence_of_the_words_alone() -> None:
+    logits, base = drawn(2, 11), drawn(2, 11, seed=1)
+    found = losses(logits, batch([[1, 5]], [0.0], [2]), REFUSAL, own_logits=base)
+    words = [token for token in range(11) if token != REFUSAL]
+    expected = 0.0
+    for place, tokens in ((0, words), (1, list(range(11)))):
+        meant, said = base[place][tokens].log_softmax(-1), logits[place][tokens].log_softmax(-1)
+        expected += float((meant.exp() * (meant - said)).sum()) / 2
+    assert float(found.keeping) == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_the_base_would_not_say_is_cross_entropy() -> None:
+    """Refusals after the token that decides, ends of turns, and corrections, whose first word is not the refusal."""
+    logits = drawn(7, 11)
+    found = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
+    said = logits[[1, 3, 4, 5, 6]].clone()
+    said[3, REFUSAL] = -torch.inf
+    torch.testing.assert_close(found.wording, cross_entropy(said, torch.tensor([5, 8, 9, 4, 6])))
+    assert float(losses(logits[:2], batch([[1], [REFUSAL]], [0.0, 1.0], [1, 0]), REFUSAL).wording) == 0
+
+
+def test_the_bias_moves_the_decision_alone() -> None:
+    logits = drawn(3, 11)
+    example = batch([[4], [REFUSAL], [5]], [0.0, 1.0, 0.3], [1, 0, 1])
+    moved = logits.clone()
+    moved[:, REFUSAL] += 2.5
+    biased, expected = losses(logits, example, REFUSAL, bias=2.5), losses(moved, example, REFUSAL)
+    torch.testing.assert_close(biased.decision, expected.decision)
+    torch.testing.assert_close(biased.margin + 2.5, expected.margin)
 
 
 def test_the_declined_can_stand_for_more() -> None:
     """With weight 3, one question to be declined decides as much as three of it."""
     logits = drawn(2, 11)
-    once = batch([[4], [REFUSAL]], [0.0, 0.5], [4, 7])
-    thrice = batch([[4], *[[REFUSAL]] * 3], [0.0, *[0.5] * 3], [4, *[7] * 3])
+    once = batch([[4], [REFUSAL]], [0.0, 0.5], [1, 0])
+    thrice = batch([[4], *[[REFUSAL]] * 3], [0.0, *[0.5] * 3], [1, 0, 0, 0])
     weighted = losses(logits, once, REFUSAL, declined_weight=3.0)
     repeated = losses(logits[[0, 1, 1, 1]], thrice, REFUSAL)
     torch.testing.assert_close(weighted.decision, repeated.decision)
-    torch.testing.assert_close(weighted.opening, losses(logits, once, REFUSAL).opening)
-
-
-def test_later_tokens_are_cross_entropy() -> None:
-    logits = drawn(6, 11)
-    found = losses(logits, batch([[1, 5, 6], [REFUSAL, 8, 9]], [0.0, 1.0], [1, 4]), REFUSAL)
-    later = [1, 2, 4, 5]
-    torch.testing.assert_close(found.wording, cross_entropy(logits[later], torch.tensor([5, 6, 8, 9])))
-    assert float(losses(logits[:2], batch([[1], [1]], [0.0, 0.0], [1, 1]), REFUSAL).wording) == 0
-
-
-def test_an_opening_that_is_unknown_or_the_refusal_does_not_count() -> None:
-    logits = drawn(3, 11)
-    one = losses(logits, batch([[5], [REFUSAL], [REFUSAL]], [0.0, 1.0, 1.0], [5, -1, REFUSAL]), REFUSAL)
-    others = logits[0].index_fill(0, torch.tensor(REFUSAL), -torch.inf)
-    torch.testing.assert_close(one.opening, cross_entropy(others[None], torch.tensor([5])) / 3)
 
 
 def test_certainty_costs_nothing_and_stays_finite() -> None:
-    for logit, doubt in ((60.0, 1.0), (-60.0, 0.0)):
+    for logit, doubt, n_own in ((90.0, 1.0, 0), (-90.0, 0.0, 1)):
         logits = torch.zeros(1, 4)
         logits[0, REFUSAL] = logit
-        logits.requires_grad_()
-        found = losses(logits, batch([[0]], [doubt], [0]), REFUSAL)
+        base = logits[:n_own] if n_own else None
+        logits = logits.clone().requires_grad_()
+        found = losses(logits, batch([[0]], [doubt], [n_own]), REFUSAL, own_logits=base)
         assert 0 <= float(found.decision.detach()) < 1e-6
-        found.total(1.0).backward()
+        found.total(decision_weight=1.0, keep_weight=1.0).backward()
         assert logits.grad is not None
         assert bool(logits.grad.isfinite().all())
 
@@ -106,7 +124,7 @@ def test_certainty_costs_nothing_and_stays_finite() -> None:
 @pytest.mark.parametrize(("doubt", "sign"), [(1.0, -1), (0.0, 1)])
 def test_a_step_moves_the_margin_as_taught(doubt: float, sign: int) -> None:
     logits = drawn(1, 11).requires_grad_()
-    losses(logits, batch([[0]], [doubt], [-1]), REFUSAL).decision.backward()
+    losses(logits, batch([[0]], [doubt], [0]), REFUSAL).decision.backward()
     assert logits.grad is not None
     assert math.copysign(1, float(logits.grad[0, REFUSAL])) == sign
 

@@ -34,9 +34,9 @@ def plain() -> Console:
     return Console(file=io.StringIO(), width=200, highlight=False)
 
 
-def row(epoch: int, auroc: float, part: str = "whole") -> Epoch:
-    values = dict.fromkeys(("loss", "decision", "opening", "wording", "val_decision", "lr"), 0.0)
-    return Epoch(epoch=epoch, part=part, val_auroc=auroc, val_auroc_within=auroc, **values)
+def row(epoch: int, auroc: float) -> Epoch:
+    values = dict.fromkeys(("loss", "decision", "wording", "keeping", "val_decision", "lr"), 0.0)
+    return Epoch(epoch=epoch, val_auroc=auroc, val_auroc_within=auroc, **values)
 
 
 def test_durations() -> None:
@@ -89,7 +89,7 @@ def test_a_bar_on_a_terminal(clock: Clock) -> None:
 
 
 def test_all_epochs_take_at_most(clock: Clock) -> None:
-    pace = _Pace(FitSettings(decision_epochs=0, epochs=5))
+    pace = _Pace(FitSettings(epochs=5))
     progress = StageProgress(console=plain(), clock=clock, whole=pace.whole)
     progress.stage("lower blocks, train", 0, 10)
     clock.now += 10
@@ -112,23 +112,7 @@ def test_all_epochs_take_at_most(clock: Clock) -> None:
     assert pace.whole(progress) == "at most 1:28 in all"
 
 
-def test_epochs_of_two_kinds(clock: Clock) -> None:
-    pace = _Pace(FitSettings(decision_epochs=3, epochs=2))
-    progress = StageProgress(console=plain(), clock=clock)
-    progress.stage("epoch 1", 0, 10)
-    clock.now += 5
-    progress.stage("epoch 1", 5, 10)
-    # 5 s of this one, and two of 10 s; how long those of the other kind take cannot be known
-    assert pace.whole(progress) == "at most 0:25 until epoch 4"
-    for number in (1, 2, 3):
-        pace.add(row(number, 0.5, "decision"), seconds=10)
-    progress.stage("epoch 4", 0, 10)
-    clock.now += 30
-    progress.stage("epoch 4", 5, 10)
-    assert pace.whole(progress) == "at most 1:30 in all"
-
-
 def test_which_epoch_is_the_best_so_far() -> None:
-    pace = _Pace(FitSettings(decision_epochs=3, epochs=3))
-    told = [(1, 0.6, "decision"), (2, 0.8, "decision"), (3, 0.8, "decision"), (4, 0.6, "whole"), (5, 0.6, "whole")]
-    assert [pace.add(row(*each)) for each in told] == [True, True, False, True, False]
+    pace = _Pace(FitSettings(epochs=4))
+    told = [(1, 0.6), (2, 0.8), (3, 0.8), (4, 0.7)]
+    assert [pace.add(row(*each)) for each in told] == [True, True, False, False]

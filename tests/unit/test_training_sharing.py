@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,16 @@ import torch
 from metadeploy.errors import RunDirError
 from metadeploy.training import train as training
 from metadeploy.training.collect import collect
-from metadeploy.training.examples import keep
+from metadeploy.training.examples import Example, keep
+from metadeploy.training.fit import Fitting
+from metadeploy.training.lessons import Lessons
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
 from metadeploy.training.train import share_collected, train
 from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
 
-FIT = FitSettings(pretrain_epochs=1, decision_epochs=1, epochs=1, decision_batch_size=16, batch_size=8)
+FIT = FitSettings(pretrain_epochs=1, epochs=1, batch_size=8)
 SETTINGS = TrainSettings(target_layers="all", cross_attn_layers="1-2", bottleneck_dim=16, fit=FIT, device="cpu")
 
 
@@ -52,7 +55,7 @@ def test_another_seed_computes_nothing_of_the_base_again(
     one, two = torch.load(first.checkpoint, weights_only=True), torch.load(run.checkpoint, weights_only=True)
     name = "layer_projectors.0.1.weight"
     assert not torch.equal(one["encoder_state"][name], two["encoder_state"][name])
-    assert len(other.history) == 2
+    assert len(other.history) == 1
     # without keep_cache the links are gone, and the first run's files are untouched
     assert not list(run.train.glob("kept-*"))
     assert len(list(first.train.glob("kept-*"))) == 2
@@ -78,17 +81,20 @@ def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monke
     category = Collected.read(first.collect, "train").records[0].question.category
     run = RunDir(tmp_path / "left", create=True)
     share_collected(run, first)
-    seen: set[str] = set()
-    lessons = training.make_lessons
+    shown: list[Lessons] = []
+    fitting = training.Fitting
 
-    def spy(collected: Collected, *args: object, **options: object) -> object:
-        seen.update(record.question.category for record in collected.records)
-        return lessons(collected, *args, **options)  # type: ignore[arg-type]
+    def spy(*args: Any, train: Any, val: Any, **options: Any) -> Fitting:
+        shown.extend((train[0], val[0]))
+        assert [len(lessons.examples) for lessons, _ in (train, val)] == [len(kept) for _, kept in (train, val)]
+        return fitting(*args, train=train, val=val, **options)
 
-    monkeypatch.setattr(training, "make_lessons", spy)
+    monkeypatch.setattr(training, "Fitting", spy)
+    # what was kept of the base's work is that of all questions, and shared
+    monkeypatch.setattr(training, "keep", lambda *_args, **_options: pytest.fail("the base was run again"))
     train(run, dataclasses.replace(SETTINGS, leave_out=(category,)))
-    assert seen
-    assert category not in seen
+    assert len(shown) == 2
+    assert all(category not in lessons.categories for lessons in shown)
     assert run.manifest["train"]["leave_out"] == [category]
 
 
@@ -99,10 +105,13 @@ def test_an_unknown_category_is_named_with_those_there_are(first: RunDir, tmp_pa
         train(run, dataclasses.replace(SETTINGS, leave_out=("nonsense",)))
 
 
-def test_parts_of_a_split_keep_their_activations(first: RunDir) -> None:
+def test_lessons_keep_what_belongs_together(first: RunDir) -> None:
     whole = Collected.read(first.collect, "train")
     category = whole.records[0].question.category
-    left = whole.without((category,))
     rows = [i for i, record in enumerate(whole.records) if record.question.category != category]
-    assert left.records == [whole.records[i] for i in rows]
-    assert torch.equal(left.activations, whole.activations[rows])
+    assert whole.others((category,)) == rows
+    examples = [Example(prompt_ids=(i,), target_ids=(i,), doubt=0.0, n_own=i) for i in range(len(whole.records))]
+    lessons = Lessons(examples, whole.activations, whole.records).at(rows)
+    assert [example.n_own for example in lessons.examples] == rows
+    assert lessons.records == [whole.records[i] for i in rows]
+    assert torch.equal(lessons.activations, whole.activations[rows])

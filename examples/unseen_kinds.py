@@ -1,0 +1,100 @@
+"""What does a Doubter make of a kind of question that it has never seen?
+
+    python examples/unseen_kinds.py runs/seed-0 [--folds 5]
+
+Every category is left out of one training: fold k leaves out each category whose place in the alphabet is k modulo
+the number of folds. All folds train as RUN_DIR did, on what it collected, and go into RUN_DIR-unseen/fold-K; what they
+make of the test questions of their left-out categories goes into RUN_DIR-unseen/results.json, with a table on the
+screen. What `metadeploy train --keep-cache` kept in RUN_DIR is not computed again. Interrupted, the same command goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metadeploy.training.cpu import prepare
+
+prepare()  # before anything imports PyTorch
+
+from metadeploy.data.question import write_jsonl  # noqa: E402
+from metadeploy.evaluation.metrics import summarise  # noqa: E402
+from metadeploy.evaluation.runner import evaluate  # noqa: E402
+from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
+from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
+from metadeploy.training.records import Collected  # noqa: E402
+from metadeploy.training.run_dir import RunDir, write_atomically  # noqa: E402
+from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
+from metadeploy.training.train import Report, finished_with, share_collected, train  # noqa: E402
+
+
+def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
+    """The settings that a run was trained with, for a training without some categories."""
+    run.require("train", made_by="train")
+    said: dict[str, Any] = run.manifest["train"]
+    fields = {field.name: said[field.name] for field in dataclasses.fields(TrainSettings)}
+    fields |= {"fit": FitSettings(**said["fit"]), "point": OperatingPoint(**said["point"])}
+    return TrainSettings(**{**fields, "leave_out": tuple(leave_out), "keep_cache": True})
+
+
+def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
+    """Train without some categories, and ask about nothing else."""
+    there = (path / "run.json").exists()
+    other = RunDir(path, create=True)
+    if not there:
+        share_collected(other, run)
+    settings = settings_of(run, leave_out)
+    if not finished_with(other, settings):
+        train(
+            other, settings, report=Report(epoch=lambda row: print(f"  epoch {row.epoch}: {row.val_auroc:.3f} on val"))
+        )
+    questions = path / "unseen.jsonl"
+    asked = (record.question for record in Collected.read(other.collect, "test").records)
+    write_jsonl(questions, [question for question in asked if question.category in leave_out])
+    evaluate(other, EvalSettings(questions=str(questions), gains=(), baselines=False))
+    (samples,) = other.eval.glob("samples_torch_*_unseen.jsonl")
+    return Samples.read(samples)
+
+
+def main() -> None:
+    """Train and measure, and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--folds", type=int, default=5, help="trainings (default: 5)")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run_dir)
+    categories = sorted({record.question.category for record in Collected.read(run.collect, "test").records})
+    output = run.path.with_name(f"{run.path.name}-unseen")
+    asked: list[Sample] = []
+    for number in range(arguments.folds):
+        leave_out = categories[number :: arguments.folds]
+        print(f"fold {number + 1} of {arguments.folds}, without {', '.join(leave_out)}", flush=True)
+        asked += fold(run, output / f"fold-{number}", leave_out)
+    found = Samples(tuple(asked))
+    answered = ~found.abstained(0.5)
+    report = summarise(found.base_correct, answered, found.answer_correct & answered, found.doubt, found.category)
+    write_atomically(output / "results.json", json.dumps({"n": len(found), **report}, indent=2) + "\n")
+
+    print("\n| category | n | base right | answered | AUROC |\n|---|---|---|---|---|")
+    for kind, row in report["categories"].items():
+        shown = (kind, row["n"], f"{row['base_accuracy']:.0%}", f"{row['coverage']:.0%}", number_or_dash(row["auroc"]))
+        print(f"| {' | '.join(map(str, shown))} |")
+    metrics = {name: number_or_dash(metric["value"]) for name, metric in report["metrics"].items()}
+    print(
+        f"\nall {len(found)}: coverage {metrics['coverage']}, selective accuracy {metrics['selective_accuracy']}, "
+        f"AUROC {metrics['auroc']}, within categories {metrics['macro_auroc']}"
+    )
+
+
+def number_or_dash(value: float | None) -> str:
+    """A dash where a metric is undefined: no error, no right answer, or nothing answered."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()
