@@ -52,7 +52,8 @@ class WrapperConfig:
         base_model: name of the base the wrapper was trained for (a hub id or a path), None where unknown.
         base_block_count: number of decoder blocks of that base, None where unknown.
         checkpoint_sha256: hex digest of the checkpoint file, None where unknown.
-        kind: ``doubter``; foreign files may hold other kinds.
+        kind: ``doubter``; or ``goal_anchor``, whose cognitive tokens are those of a goal and are kept over turns.
+            Foreign files may hold other kinds.
     """
 
     encoder_type: EncoderType
@@ -75,3 +76,8 @@ class WrapperConfig:
     base_block_count: int | None = None
     checkpoint_sha256: str | None = None
     kind: str = "doubter"
+
+    @property
+    def declines(self) -> bool:
+        """Whether it was trained to say ``refusal_text``: a Doubter was, other kinds were not."""
+        return self.kind == "doubter"
