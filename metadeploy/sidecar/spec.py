@@ -12,6 +12,7 @@ __all__ = [
     "EncoderType",
     "InjectFrom",
     "JSONValue",
+    "Kind",
     "WrapperConfig",
 ]
 
@@ -22,6 +23,8 @@ FORMAT_VERSION: Final = 1
 DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question accurately."
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
+#: Kinds of wrapper that run; a reader lets others pass, for `metadeploy inspect` to show.
+Kind: TypeAlias = Literal["doubter", "goal_anchor"]
 InjectFrom: TypeAlias = Literal["prompt", "last_prompt_token"]
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
 
