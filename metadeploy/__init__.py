@@ -23,20 +23,24 @@ from metadeploy.errors import (
 
 if TYPE_CHECKING:
     from metadeploy.runtime import GenerationChunk, GenerationResult, Message, MetaLlama, Timings, TokenLogprob
+    from metadeploy.schedule import Decay, InjectionSchedule, Refresh
 
 __all__ = [
     "Cancelled",
     "CheckpointError",
     "ContextOverflowError",
+    "Decay",
     "DecodeError",
     "Error",
     "GenerationChunk",
     "GenerationResult",
+    "InjectionSchedule",
     "Message",
     "MetaLlama",
     "MissingDependencyError",
     "ModelLoadError",
     "ModelMismatchError",
+    "Refresh",
     "SidecarError",
     "Timings",
     "TokenLogprob",
@@ -44,11 +48,14 @@ __all__ = [
 ]
 
 _RUNTIME_NAMES = frozenset({"GenerationChunk", "GenerationResult", "Message", "MetaLlama", "Timings", "TokenLogprob"})
+_SCHEDULE_NAMES = frozenset({"Decay", "InjectionSchedule", "Refresh"})
 
 
 def __getattr__(name: str) -> Any:
     if name in _RUNTIME_NAMES:
         return getattr(import_module("metadeploy.runtime"), name)
+    if name in _SCHEDULE_NAMES:
+        return getattr(import_module("metadeploy.schedule"), name)
     if name == "__version__":
         from importlib.metadata import version
 

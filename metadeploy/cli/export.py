@@ -37,7 +37,12 @@ def _export(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The sidecar.", show_default="doubter_sidecar.gguf beside the checkpoint"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="The sidecar.",
+            show_default="<kind>_sidecar.gguf beside the checkpoint, as in doubter_sidecar.gguf",
+        ),
     ] = None,
     outtype: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"],
@@ -142,9 +147,12 @@ def _summary(report: ExportReport) -> None:
         + ("at every position" if config.inject_from == "prompt" else "from the last prompt token on"),
         "gates": f"tanh(gate) {gates[0]:+.3f} to {gates[-1]:+.3f}",
         "parameters": f"{parameter_count(report.n_parameters)} in {sum(report.tensor_types.values())} tensors: {types}",
-        "refusal": config.refusal_text,
         "sha256": report.sha256,
     }
+    if config.declines:
+        facts["refusal"] = config.refusal_text
+    else:
+        facts["kind"] = config.kind
     if report.base is not None:
         facts["checked"] = f"fits {report.base}"
     console = output()

@@ -158,13 +158,15 @@ def _show_sidecar(console: Console, found: Examination) -> None:
     if found.config is not None:
         config = found.config
         facts |= {
+            "kind": config.kind,
             "encoder": f"{config.encoder_type}, width {config.encoder_dim}, "
             f"{config.num_cognitive_tokens} cognitive tokens",
             "target layers": ranges(config.target_layers),
             "injected after": f"{ranges(config.cross_attn_layers)} "
             f"(bottleneck {config.bottleneck_dim}, {config.ca_num_heads} heads, from {config.inject_from})",
-            "declines with": f"{config.refusal_text}  (calibrated bias {config.refusal_bias:+g})",
         }
+        if config.declines:
+            facts["declines with"] = f"{config.refusal_text}  (calibrated bias {config.refusal_bias:+g})"
     elif found.dims.cross_attn_layers:
         facts["injected after"] = f"{ranges(found.dims.cross_attn_layers)} (by the tensors' names)"
     console.print(facts_table(facts))

@@ -17,7 +17,7 @@ from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoin
 from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
-from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, WrapperConfig
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, Kind, WrapperConfig
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ class _Assembly:
         cross = self._cross_attn_layers(dims, num_layers)
         ca_heads = self._heads("ca_num_heads", _CA_HEADS, "cross-attention")
         encoder_name = None if dims.encoder_type == "selective" else f"{dims.encoder_type} encoder"
-        enc_heads = self._heads("transformer_num_heads", _ENC_HEADS, encoder_name)
+        enc_heads = self._heads("transformer_num_heads", _ENC_HEADS, encoder_name, also="encoder_num_heads")
         self.faults += layer_order_faults(target, cross, num_layers)
         encoder_dim, bottleneck = dims.sizes.get("E", 0), dims.sizes.get("B", 0)
         self.faults += heads_faults(dims.encoder_type, encoder_dim, bottleneck, enc_heads, ca_heads)
@@ -161,6 +161,7 @@ class _Assembly:
             answer_suffix=self._text("answer_suffix"),
             chat_template_kwargs=self._template_kwargs(),
             base_model=self._text("model_name"),
+            kind=self._kind(),
         )
 
     # -- who says what
@@ -263,12 +264,15 @@ class _Assembly:
         told: dict[str, int | None] = {"ca_bottleneck_dim": sizes.get("B")}
         if dims.encoder_type == "transformer":
             told |= {"transformer_encoder_dim": sizes.get("E"), "transformer_num_blocks": dims.n_blocks}
-            expansion = self._size("transformer_ffn_expansion")
-            if expansion is not None and expansion * sizes.get("E", 0) != sizes.get("F"):
-                self.faults.append(
-                    f"transformer_ffn_expansion is {expansion} in the checkpoint, but the tensors have "
-                    f"{sizes.get('F')} inner for {sizes.get('E')} outer units"
-                )
+            # the names that goal anchors have for the same
+            told |= {"encoder_dim": sizes.get("E"), "encoder_num_blocks": dims.n_blocks}
+            for key in ("transformer_ffn_expansion", "encoder_ffn_expansion"):
+                expansion = self._size(key)
+                if expansion is not None and expansion * sizes.get("E", 0) != sizes.get("F"):
+                    self.faults.append(
+                        f"{key} is {expansion} in the checkpoint, but the tensors have "
+                        f"{sizes.get('F')} inner for {sizes.get('E')} outer units"
+                    )
         else:
             told["encoder_bottleneck"] = sizes.get("E")
         if dims.encoder_type == "multi_token":
@@ -284,13 +288,25 @@ class _Assembly:
                 f"encoder; the tensors have {sizes.get('C')}"
             )
 
-    def _heads(self, key: str, default: int, user: str | None) -> int:
-        value = self._size(key)
-        if value is None and user is not None and self.raw.setting(key) is None:
+    def _heads(self, key: str, default: int, user: str | None, *, also: str | None = None) -> int:
+        """Heads of a part; ``also`` is another name for ``key``."""
+        keys = [name for name in (key, also) if name is not None and self.raw.setting(name) is not None]
+        sizes = [_Claim(size, f"{name} in the checkpoint") for name in keys if (size := self._size(name)) is not None]
+        if not keys and user is not None:
             self.notes.append(
                 f"{key} is not in the checkpoint: the framework's default of {default} heads for the {user}"
             )
-        return value or default
+        return self._settle("the number of heads", None, sizes) or default
+
+    def _kind(self) -> str:
+        kind: str = self._choice("kind", Kind, "doubter")
+        trigger = self.raw.setting("trigger")
+        if kind == "goal_anchor" and trigger not in (None, "always"):
+            self.faults.append(
+                f"trigger is {_shown(trigger)} in the checkpoint, expected 'always': the runtime injects at every "
+                "token, and has no other triggers"
+            )
+        return kind
 
     # -- layers
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportReport", "export"]
 
-_DEFAULT_NAME: Final = "doubter_sidecar.gguf"
+_DEFAULT_NAME: Final = "{kind}_sidecar.gguf"
 _CHUNK: Final = 1 << 20
 
 
@@ -78,7 +78,7 @@ def export(
 
     Args:
         checkpoint: a ``.pt`` or ``.safetensors`` file, or a run directory.
-        output: the sidecar; by default ``doubter_sidecar.gguf`` beside the checkpoint.
+        output: the sidecar; by default ``doubter_sidecar.gguf``, or the like for another kind, beside the checkpoint.
         outtype: type of the weight matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``.
         run_json: see `load_wrapper`.
         target_layers: see `load_wrapper`.
@@ -111,7 +111,7 @@ def export(
     if base is not None:
         check_base(base, wrapper.config)
     config = replace(wrapper.config, checkpoint_sha256=_sha256(wrapper.path))
-    target = Path(output) if output is not None else wrapper.path.with_name(_DEFAULT_NAME)
+    target = Path(output) if output is not None else wrapper.path.with_name(_DEFAULT_NAME.format(kind=config.kind))
     if target.exists() and target.samefile(wrapper.path):
         raise CheckpointError(f"checkpoint '{wrapper.path}': is also the output file (hint: -o names another one)")
     tensors = {name: _lazy(tensor) for name, tensor in wrapper.tensors.items()}

@@ -103,20 +103,10 @@ class FrozenBase:
         layers: Sequence[int],
         *,
         injection: Injection | None,
-        last_only: bool = False,
     ) -> list[Tensor]:
-        """[T, D] for each layer, or [1, D] with ``last_only``, on the block's device in the base's dtype."""
+        """[T, D] for each layer, on the block's device in the base's dtype."""
         seen: dict[int, Tensor] = {}
-
-        def keep(layer: int) -> BlockHook:
-            def hook(hidden: Tensor) -> None:
-                # a copy: the next block may work in place
-                seen[layer] = hidden[0, -1:].clone() if last_only else hidden[0].clone()
-
-            return hook
-
-        hooks = {layer: keep(layer) for layer in layers}
-        self.forward(token_ids, injection=injection, hooks=hooks, last_only=True)
+        self.forward(token_ids, injection=injection, hooks=keep_outputs(layers, seen), last_only=True)
         return [seen[layer] for layer in layers]
 
     def range_faults(self, name: str, layers: Sequence[int]) -> list[str]:
@@ -134,6 +124,19 @@ class FrozenBase:
                 raise DecodeError(
                     f"prompt: token id {token} at position {position}, expected 0 to {self.stack.vocab_size - 1}"
                 )
+
+
+def keep_outputs(layers: Sequence[int], seen: dict[int, Tensor], *, last_only: bool = False) -> dict[int, BlockHook]:
+    """Hooks that put a copy of each layer's output into ``seen``: [T, D], or [1, D] with ``last_only``."""
+
+    def keep(layer: int) -> BlockHook:
+        def hook(hidden: Tensor) -> None:
+            # a copy: the next block may work in place
+            seen[layer] = (hidden[0, -1:] if last_only else hidden[0]).clone()
+
+        return hook
+
+    return {layer: keep(layer) for layer in layers}
 
 
 def eos_ids(holder: Any) -> set[int]:

@@ -151,6 +151,12 @@ class Doubter(nn.Module):
         tokens: Tensor = self.enc(activations)
         return tokens
 
+    @torch.no_grad()
+    def encode(self, activations: Tensor) -> Tensor:
+        """As ``forward``, in evaluation mode and without gradients."""
+        tokens: Tensor = self.eval()(activations)
+        return tokens
+
     def cross_attention(self, layer: int) -> BottleneckCrossAttention:
         """The cross-attention at the output of decoder block ``layer``."""
         module = self.ca[str(layer)]

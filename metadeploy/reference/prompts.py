@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
 
 from metadeploy.errors import Error
 
-__all__ = ["Message", "render_chat"]
+__all__ = ["Message", "Prompt", "render_chat"]
 
 #: A chat message: ``role`` and ``content``.
 Message = Mapping[str, str]
+#: What the user says, or messages, which go through the chat template; or token ids, as they are.
+Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
 
 
 def render_chat(

@@ -12,6 +12,7 @@ __all__ = [
     "EncoderType",
     "InjectFrom",
     "JSONValue",
+    "Kind",
     "WrapperConfig",
 ]
 
@@ -22,6 +23,8 @@ FORMAT_VERSION: Final = 1
 DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question accurately."
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
+#: Kinds of wrapper that run; a reader lets others pass, for `metadeploy inspect` to show.
+Kind: TypeAlias = Literal["doubter", "goal_anchor"]
 InjectFrom: TypeAlias = Literal["prompt", "last_prompt_token"]
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
 
@@ -52,7 +55,8 @@ class WrapperConfig:
         base_model: name of the base the wrapper was trained for (a hub id or a path), None where unknown.
         base_block_count: number of decoder blocks of that base, None where unknown.
         checkpoint_sha256: hex digest of the checkpoint file, None where unknown.
-        kind: ``doubter``; foreign files may hold other kinds.
+        kind: ``doubter``; or ``goal_anchor``, whose cognitive tokens are those of a goal and are kept over turns.
+            Foreign files may hold other kinds.
     """
 
     encoder_type: EncoderType
@@ -75,3 +79,8 @@ class WrapperConfig:
     base_block_count: int | None = None
     checkpoint_sha256: str | None = None
     kind: str = "doubter"
+
+    @property
+    def declines(self) -> bool:
+        """Whether it was trained to say ``refusal_text``: a Doubter was, other kinds were not."""
+        return self.kind == "doubter"

@@ -25,7 +25,7 @@ from metadeploy.sidecar import keys
 from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
 from metadeploy.sidecar.quants import nbytes_of, quantise
 from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
-from metadeploy.sidecar.spec import FORMAT_VERSION, WrapperConfig
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -284,7 +284,8 @@ def _add_general_keys(
     }
     organization, base = _split_base_model(config.base_model)
     writer.add_type("adapter")
-    writer.add_name(metadata.name or (f"{config.kind.capitalize()} for {base}" if base else config.kind.capitalize()))
+    kind = config.kind.replace("_", " ").capitalize()
+    writer.add_name(metadata.name or (f"{kind} for {base}" if base else kind))
     writer.add_version(metadata.version)
     writer.add_license(metadata.license or "unknown")
     writer.add_description(
@@ -322,12 +323,14 @@ def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig) -> None:
         keys.BASE_BLOCK_COUNT: config.base_block_count,
     }
     template_kwargs = dict(config.chat_template_kwargs)
+    # a wrapper that has no refusal must not seem to have the default one
+    has_refusal = config.declines or config.refusal_text != DEFAULT_REFUSAL_TEXT
     strings = {
         keys.ENCODER_TYPE: config.encoder_type,
         keys.GATE_ACTIVATION: "tanh",
         keys.KIND: config.kind,
         keys.INJECT_FROM: config.inject_from,
-        keys.REFUSAL_TEXT: config.refusal_text,
+        keys.REFUSAL_TEXT: config.refusal_text if has_refusal else None,
         keys.PROMPT_FORMAT: config.prompt_format,
         keys.ANSWER_SUFFIX: config.answer_suffix,
         keys.CHAT_TEMPLATE_KWARGS: json.dumps(template_kwargs) if template_kwargs else None,

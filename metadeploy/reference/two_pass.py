@@ -1,0 +1,341 @@
+"""The two passes over token ids: what the runtime is compared with.
+
+Pass 1 runs the clean base over the prompt and takes the outputs of the target layers at its last token; the encoder
+makes cognitive tokens of them; pass 2 runs the prompt again, with ``h ← h + gain · tanh(gate) · CA(h, tokens)`` at the
+output of every cross-attention layer, and generation goes on from there. Gain and cognitive tokens stay as they are for
+the whole answer, unless a schedule says otherwise (``metadeploy.schedule``).
+
+Precision: the base runs in its own dtype, the wrapper in float32 (float64 beside a float64 base). Hidden states are
+raised to the wrapper's dtype, injected into, and rounded back once. What is returned is on the CPU, in the wrapper's
+dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metadeploy.errors import Error, ModelMismatchError, faults_message
+from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.reference.context import CleanContext, Context
+from metadeploy.reference.doubt import AS_CALIBRATED, DoubtReading, read_doubt, refusal_token
+from metadeploy.reference.doubter import Doubter
+from metadeploy.reference.injection import Injection
+from metadeploy.reference.refresh import Refresher
+from metadeploy.schedule import STATIC, InjectionSchedule
+
+
+class TwoPass:
+    """A frozen base, and a ``Doubter`` where one is attached, on token ids.
+
+    The base's weights are never modified, and nothing stays hooked into it between calls. Every call puts base and
+    wrapper into evaluation mode, so that no dropout is active whatever was done to them before.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        """Take a base without a wrapper.
+
+        Args:
+            model: a transformers causal LM, on its device.
+            tokenizer: its tokenizer.
+
+        Raises:
+            ModelMismatchError: no decoder stack is found.
+        """
+        self.tokenizer: Any = tokenizer
+        self._base = FrozenBase(model)
+        self._doubter: Doubter | None = None
+        self._gain = 1.0
+
+    @property
+    def model(self) -> nn.Module:
+        """The base, as transformers has it."""
+        model: nn.Module = self._base.model
+        return model
+
+    @property
+    def doubter(self) -> Doubter | None:
+        """The attached wrapper."""
+        return self._doubter
+
+    @property
+    def gain(self) -> float:
+        """Factor of the injection: 1 as trained, 0 the base exactly, negative inverts."""
+        return self._gain
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder blocks of the base."""
+        return self._base.num_layers
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width D of the base."""
+        return self._base.stack.hidden_dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows V of the base's token embedding."""
+        return self._base.stack.vocab_size
+
+    def set_gain(self, gain: float) -> None:
+        """Set the factor of the injection; above about 1.5 to 2 the feedback runs away."""
+        self._gain = float(gain)
+
+    # --- what is computed ---
+
+    def activations(self, token_ids: Sequence[int]) -> Tensor:
+        """Outputs of the target layers at the last token of a clean pass: [n_target, D]."""
+        return _returned(CleanContext(self._base, self._attached()).feed(token_ids))
+
+    def cognitive_tokens(self, token_ids: Sequence[int]) -> Tensor:
+        """What the encoder makes of the activations: [C, D]."""
+        doubter = self._attached()
+        return _returned(doubter.encode(CleanContext(self._base, doubter).feed(token_ids)))
+
+    def doubt(
+        self, token_ids: Sequence[int], *, gain: float | None = None, cognitive_tokens: Tensor | None = None
+    ) -> float:
+        """How near the answer to a prompt is to beginning with the trained refusal; nothing is generated.
+
+        Args:
+            token_ids: the prompt.
+            gain: in place of the pipeline's; at 0 it is the doubt of the base's own logits.
+            cognitive_tokens: in place of the prompt's, [C, D].
+
+        Returns:
+            In (0, 1); above 0.5 a greedy answer begins with the refusal.
+
+        Raises:
+            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
+            Error: the wrapper is of a kind that has no refusal.
+        """
+        self._check_declines("doubt")
+        injection = self._injection(token_ids, gain=gain, cognitive_tokens=cognitive_tokens)
+        output = self._base.forward(token_ids, injection=injection, last_only=True)
+        return self._read_doubt(output.logits[-1], token_ids).value
+
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        *,
+        inject: bool = True,
+        gain: float | None = None,
+        n_prompt: int | None = None,
+        cognitive_tokens: Tensor | None = None,
+        schedule: InjectionSchedule = STATIC,
+    ) -> Tensor:
+        """Logits at every position, in one pass over all of them.
+
+        Args:
+            token_ids: T ids.
+            inject: whether the wrapper takes part.
+            gain: in place of the pipeline's.
+            n_prompt: how many of the ids are the prompt, from which the cognitive tokens come; all where None.
+            cognitive_tokens: in place of the prompt's, [C, D].
+            schedule: what becomes of the injection over the ids after the prompt.
+
+        Returns:
+            [T, V].
+
+        Raises:
+            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
+            Error: options contradict each other, as in ``generate_ids``.
+        """
+        _check_alone(inject, cognitive_tokens, schedule)
+        injection = None
+        if inject:
+            prompt_ids = token_ids[:n_prompt]
+            injection, refresher = self._begin(prompt_ids, gain, cognitive_tokens, schedule)
+            if refresher is not None:
+                for token in token_ids[len(prompt_ids) :]:
+                    injection = refresher.step(token)
+        return _returned(self._base.forward(token_ids, injection=injection).logits)
+
+    def layer_outputs(
+        self,
+        token_ids: Sequence[int],
+        layers: Sequence[int],
+        *,
+        inject: bool = True,
+        gain: float | None = None,
+        n_prompt: int | None = None,
+    ) -> Tensor:
+        """Outputs of decoder blocks at every position, after the injection where there is one.
+
+        Args:
+            token_ids: T ids.
+            layers: L block numbers, in any order.
+            inject: whether the wrapper takes part.
+            gain: in place of the pipeline's.
+            n_prompt: how many of the ids are the prompt, from which the cognitive tokens come; all where None.
+
+        Returns:
+            [L, T, D].
+
+        Raises:
+            ModelMismatchError: a layer that the base does not have.
+        """
+        faults = self._base.range_faults("layers", layers) if layers else ["layers is empty, expected at least one"]
+        if faults:
+            raise ModelMismatchError(faults_message("layer_outputs", faults))
+        injection = self._injection(token_ids[:n_prompt], gain=gain) if inject else None
+        outputs = self._base.layer_outputs(token_ids, layers, injection=injection)
+        return torch.stack([_returned(output) for output in outputs])
+
+    def attention(self, token_ids: Sequence[int], *, gain: float | None = None) -> Tensor:
+        """Where pass 2 looks: attention over the cognitive tokens, [n_cross_attn, H, T, C] in ``cross_attn_layers``."""
+        seen: dict[int, Tensor] = {}
+        injection = replace(self._injection(token_ids, gain=gain), attention=seen)
+        self._base.forward(token_ids, injection=injection, last_only=True)
+        return torch.stack([_returned(seen[layer]) for layer in self._attached().config.cross_attn_layers])
+
+    def generate_ids(
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        inject: bool = True,
+        gain: float | None = None,
+        cognitive_tokens: Tensor | None = None,
+        schedule: InjectionSchedule = STATIC,
+        stop_ids: Sequence[int] | None = None,
+        doubt_threshold: float = AS_CALIBRATED,
+    ) -> list[int]:
+        """Generate greedily.
+
+        Args:
+            prompt_ids: the prompt's token ids, at least one.
+            max_new_tokens: length limit of the answer.
+            inject: whether the wrapper takes part.
+            gain: in place of the pipeline's.
+            cognitive_tokens: [C, D], from ``encode``; they are used in place of the prompt's and stay as they are for
+                the whole answer, so that there is no clean pass.
+            schedule: what becomes of the injection while the answer grows; by default it stays as it is.
+            stop_ids: tokens that end the answer and are not part of it; the model's own where None, () for none.
+            doubt_threshold: decline where ``doubt`` reaches it, from 0 (always) to 1 (never); 0.5 is how the wrapper is
+                calibrated. Without effect at gain 0, which is the base exactly.
+
+        Returns:
+            The answer's token ids.
+
+        Raises:
+            ValueError: the threshold is out of range.
+            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
+            Error: cognitive tokens, a schedule or a threshold other than 0.5 are given where the base answers alone; a
+                threshold other than 0.5 where the wrapper's kind has no refusal; or cognitive tokens together with a
+                schedule that refreshes them.
+        """
+        if not 0 <= doubt_threshold <= 1:
+            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
+        _check_alone(inject, cognitive_tokens, schedule, doubt_threshold)
+        if doubt_threshold != AS_CALIBRATED:
+            self._check_declines(f"doubt_threshold is {doubt_threshold}")
+        stop = {*self._base.stop_ids, *eos_ids(self.tokenizer)} if stop_ids is None else set(stop_ids)
+        injection, refresher = self._begin(prompt_ids, gain, cognitive_tokens, schedule) if inject else (None, None)
+        context = Context(self._base)
+        answer: list[int] = []
+        while len(answer) < max_new_tokens:
+            if refresher is not None and answer:
+                injection = refresher.step(answer[-1])
+            logits = context.feed(answer[-1:] or prompt_ids, injection=injection)
+            token = int(logits.argmax())
+            if not answer and injection is not None and injection.gain != 0 and self._attached().config.declines:
+                token = self._read_doubt(logits, prompt_ids).greedy_token(doubt_threshold)
+            if token in stop:
+                break
+            answer.append(token)
+        return answer
+
+    # --- passes ---
+
+    def _begin(
+        self,
+        prompt_ids: Sequence[int],
+        gain: float | None,
+        cognitive_tokens: Tensor | None = None,
+        schedule: InjectionSchedule = STATIC,
+    ) -> tuple[Injection, Refresher | None]:
+        """Pass 1 and the encoder, where cognitive tokens are not given; and what renews them, if anything does."""
+        doubter = self._attached()
+
+        def injection(tokens: Tensor) -> Injection:
+            return Injection(
+                doubter=doubter,
+                cognitive_tokens={0: tokens},
+                gain=self._gain if gain is None else float(gain),
+                n_prompt=len(prompt_ids),
+                schedule=schedule,
+            )
+
+        if cognitive_tokens is not None:
+            if schedule.refresh is not None:
+                raise Error("cognitive_tokens: are given and stay as they are, but the schedule refreshes them")
+            return injection(self._given_tokens(cognitive_tokens)), None
+        clean = CleanContext(self._base, doubter)
+        activations = clean.feed(prompt_ids)
+        begun = injection(doubter.encode(activations))
+        if schedule.refresh is None:
+            return begun, None
+        return begun, Refresher(schedule.refresh, begun, clean=clean, encoded=activations)
+
+    def _injection(
+        self, prompt_ids: Sequence[int], *, gain: float | None, cognitive_tokens: Tensor | None = None
+    ) -> Injection:
+        injection, _ = self._begin(prompt_ids, gain, cognitive_tokens)
+        return injection
+
+    def _read_doubt(self, logits: Tensor, prompt_ids: Sequence[int]) -> DoubtReading:
+        config = self._attached().config
+        refusal = refusal_token(self.tokenizer, config, last_prompt_token=prompt_ids[-1])
+        return read_doubt(logits, refusal, bias=config.refusal_bias)
+
+    # --- checks ---
+
+    def _attached(self) -> Doubter:
+        if self._doubter is None:
+            raise Error("pipeline: no Doubter is attached, expected one (call attach(), or pass inject=False)")
+        return self._doubter
+
+    def _given_tokens(self, cognitive_tokens: Tensor) -> Tensor:
+        """On the device and in the dtype of the wrapper."""
+        doubter = self._attached()
+        expected = [doubter.config.num_cognitive_tokens, doubter.config.hidden_dim]
+        if list(cognitive_tokens.shape) != expected:
+            raise ModelMismatchError(
+                f"cognitive_tokens: have shape {list(cognitive_tokens.shape)}, expected {expected} (encoded by another "
+                "wrapper?)"
+            )
+        if not cognitive_tokens.isfinite().all():
+            raise ModelMismatchError("cognitive_tokens: have values that are not finite, expected none")
+        return cognitive_tokens.detach().to(next(doubter.parameters()))
+
+    def _check_declines(self, subject: str) -> None:
+        config = self._attached().config
+        if not config.declines:
+            raise Error(f"{subject}: a wrapper of kind '{config.kind}' has no refusal, expected a doubter")
+
+
+def _returned(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _check_alone(
+    inject: bool,
+    cognitive_tokens: Tensor | None,
+    schedule: InjectionSchedule,
+    doubt_threshold: float = AS_CALIBRATED,
+) -> None:
+    """Refuse options that mean nothing where the base answers alone."""
+    given = {
+        f"doubt_threshold is {doubt_threshold}": doubt_threshold != AS_CALIBRATED,
+        "cognitive_tokens are given": cognitive_tokens is not None,
+        "a schedule is given": schedule != STATIC,
+    }
+    unused = [what for what, is_given in given.items() if is_given]
+    if not inject and unused:
+        raise Error(f"{' and '.join(unused)}, but the base answers alone (inject=False)")
