@@ -22,10 +22,20 @@ from metadeploy.errors import (
 )
 
 if TYPE_CHECKING:
-    from metadeploy.runtime import GenerationChunk, GenerationResult, Message, MetaLlama, Timings, TokenLogprob
+    from metadeploy.runtime import (
+        BatchAnswer,
+        GenerationChunk,
+        GenerationResult,
+        Message,
+        MetaLlama,
+        Request,
+        Timings,
+        TokenLogprob,
+    )
     from metadeploy.schedule import Decay, InjectionSchedule, Refresh
 
 __all__ = [
+    "BatchAnswer",
     "Cancelled",
     "CheckpointError",
     "ContextOverflowError",
@@ -41,13 +51,25 @@ __all__ = [
     "ModelLoadError",
     "ModelMismatchError",
     "Refresh",
+    "Request",
     "SidecarError",
     "Timings",
     "TokenLogprob",
     "__version__",
 ]
 
-_RUNTIME_NAMES = frozenset({"GenerationChunk", "GenerationResult", "Message", "MetaLlama", "Timings", "TokenLogprob"})
+_RUNTIME_NAMES = frozenset(
+    {
+        "BatchAnswer",
+        "GenerationChunk",
+        "GenerationResult",
+        "Message",
+        "MetaLlama",
+        "Request",
+        "Timings",
+        "TokenLogprob",
+    }
+)
 _SCHEDULE_NAMES = frozenset({"Decay", "InjectionSchedule", "Refresh"})
 
 

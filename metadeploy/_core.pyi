@@ -1,8 +1,14 @@
 # Stubs of the compiled runtime (csrc/bindings); mypy.stubtest compares the two.
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from metadeploy.errors import Error
+
+# token, text, log-probability, and the same of the most likely ones
+_Logprob: TypeAlias = tuple[int, str, float, list[tuple[int, str, float]]]
 
 SIDECAR_FORMAT_VERSION: int
 
@@ -25,6 +31,7 @@ class EngineOptions:
     model: str
     chat_template: str
     n_ctx: int
+    n_parallel: int
     n_batch: int
     n_ubatch: int
     n_threads: int
@@ -58,6 +65,8 @@ class Engine:
     def refusal_text(self) -> str: ...
     @property
     def n_ctx(self) -> int: ...
+    @property
+    def n_parallel(self) -> int: ...
     @property
     def n_embd(self) -> int: ...
     @property
@@ -129,17 +138,7 @@ class Timings:
     @property
     def n_generated(self) -> int: ...
 
-class Generation:
-    def __init__(
-        self,
-        engine: Engine,
-        prompt: Sequence[int],
-        params: GenerationParams,
-        cancel: Callable[[], bool] | None = ...,
-    ) -> None: ...
-    def step(
-        self,
-    ) -> tuple[str, list[int], list[tuple[int, str, float, list[tuple[int, str, float]]]], bool]: ...
+class Answer:
     @property
     def finish_reason(self) -> str: ...
     @property
@@ -152,3 +151,13 @@ class Generation:
     def abstained(self) -> bool: ...
     @property
     def timings(self) -> Timings: ...
+
+class Scheduler:
+    def __init__(self, engine: Engine) -> None: ...
+    def add(self, prompt: Sequence[int], params: GenerationParams) -> int: ...
+    def cancel(self, id: int) -> None: ...
+    @property
+    def n_free(self) -> int: ...
+    def step(
+        self, cancel: Callable[[], bool] | None = ...
+    ) -> list[tuple[int, str, list[int], list[_Logprob], bool, Answer | Error]]: ...

@@ -15,6 +15,7 @@ struct engine_options {
     std::string model;
     std::string chat_template;
     int32_t n_ctx = 4096;
+    int32_t n_parallel = 1;
     int32_t n_batch = 2048;
     int32_t n_ubatch = 512;
     int32_t n_threads = -1;
@@ -56,6 +57,7 @@ common_params to_common_params(const engine_options & options) {
     params.model.path = options.model;
     params.chat_template = options.chat_template;
     params.n_ctx = options.n_ctx;
+    params.n_parallel = options.n_parallel;
     params.n_batch = options.n_batch;
     params.n_ubatch = options.n_ubatch;
     params.cpuparams.n_threads = options.n_threads;
@@ -119,6 +121,7 @@ void register_engine(py::module_ & m) {
         .def_readwrite("model", &engine_options::model)
         .def_readwrite("chat_template", &engine_options::chat_template)
         .def_readwrite("n_ctx", &engine_options::n_ctx)
+        .def_readwrite("n_parallel", &engine_options::n_parallel)
         .def_readwrite("n_batch", &engine_options::n_batch)
         .def_readwrite("n_ubatch", &engine_options::n_ubatch)
         .def_readwrite("n_threads", &engine_options::n_threads)
@@ -192,6 +195,7 @@ void register_engine(py::module_ & m) {
                 return meta ? meta->config().refusal_text : std::string(DEFAULT_REFUSAL_TEXT);
             })
         .def_property_readonly("n_ctx", [](py_engine & self) { return self.get().n_ctx(); })
+        .def_property_readonly("n_parallel", [](py_engine & self) { return self.get().sequences().size(); })
         .def_property_readonly("n_embd", [](py_engine & self) { return self.get().n_embd(); })
         .def_property_readonly("n_layer", [](py_engine & self) { return self.get().n_layer(); })
         .def_property_readonly("n_vocab", [](py_engine & self) { return self.get().n_vocab(); })

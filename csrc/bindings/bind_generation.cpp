@@ -1,6 +1,6 @@
 #include "bindings/bindings.h"
 #include "bindings/interrupt.h"
-#include "runtime/generation.h"
+#include "runtime/scheduler.h"
 
 namespace py = pybind11;
 
@@ -10,40 +10,46 @@ engine & engine_of(const py::object & object);
 
 namespace {
 
-class py_generation {
-public:
-    py_generation(
-        py::object engine_,
-        const std::vector<llama_token> & prompt,
-        const generation_params & params,
-        py::object cancel_)
-        : engine_object(std::move(engine_)), cancel(std::move(cancel_)) {
-        engine & eng = engine_of(engine_object);
-        impl = run_interruptible(eng, cancel, [&] { return std::make_unique<generation>(eng, prompt, params); });
-    }
-
-    // (text, tokens, logprobs, more)
-    py::tuple step() {
-        engine & eng = engine_of(engine_object);
-        chunk out;
-        const bool more = run_interruptible(eng, cancel, [&] { return impl->step(out); });
-        py::list logprobs;
-        for (const token_logprob & item : out.logprobs) {
-            py::list top;
-            for (const auto & [token, logprob] : item.top) {
-                top.append(py::make_tuple(token, to_str(eng.piece(token)), logprob));
-            }
-            logprobs.append(py::make_tuple(item.token, to_str(item.piece), item.logprob, top));
+py::list to_py(engine & eng, const std::vector<token_logprob> & items) {
+    py::list list;
+    for (const token_logprob & item : items) {
+        py::list top;
+        for (const auto & [token, logprob] : item.top) {
+            top.append(py::make_tuple(token, to_str(eng.piece(token)), logprob));
         }
-        return py::make_tuple(to_str(out.text), out.tokens, logprobs, more);
+        list.append(py::make_tuple(item.token, to_str(item.piece), item.logprob, top));
+    }
+    return list;
+}
+
+class py_scheduler {
+public:
+    explicit py_scheduler(py::object engine_) : engine_object(std::move(engine_)), impl(engine_of(engine_object)) {}
+
+    // [(id, text, token ids, logprobs, answer or error)]
+    py::list step(const py::object & cancel) {
+        engine & eng = engine_of(engine_object);
+        const std::vector<scheduler::event> events = run_interruptible(eng, cancel, [&] { return impl.step(); });
+        py::list list;
+        for (const scheduler::event & each : events) {
+            const py::object answer = each.fault ? error_object(each.fault) : py::cast(each.answer);
+            list.append(
+                py::make_tuple(
+                    each.id, to_str(each.out.text), each.out.tokens, to_py(eng, each.out.logprobs), each.more, answer));
+        }
+        return list;
     }
 
-    const generation & get() const { return *impl; }
+    size_t add(const std::vector<llama_token> & prompt, const generation_params & params) {
+        return impl.add(prompt, params);
+    }
+
+    void cancel(size_t id) { impl.cancel(id); }
+    size_t n_free() const { return impl.n_free(); }
 
 private:
     py::object engine_object; // keeps the engine alive
-    py::object cancel;
-    std::unique_ptr<generation> impl;
+    scheduler impl;
 };
 
 } // namespace
@@ -91,20 +97,24 @@ void register_generation(py::module_ & m) {
         .def_readonly("n_reused", &timings::n_reused)
         .def_readonly("n_generated", &timings::n_generated);
 
-    py::class_<py_generation>(m, "Generation", "One answer, token by token; the constructor runs both passes.")
-        .def(
-            py::init<py::object, const std::vector<llama_token> &, const generation_params &, py::object>(),
-            py::arg("engine"), py::arg("prompt"), py::arg("params"), py::arg("cancel") = py::none())
-        .def(
-            "step", &py_generation::step,
-            "The next token: (text, token ids, [(id, text, logprob, [(id, text, logprob)])], more to come).")
+    py::class_<generation, std::shared_ptr<generation>>(m, "Answer", "An answer, as far as it has come.")
         .def_property_readonly(
-            "finish_reason", [](const py_generation & self) { return finish_reason_name(self.get().finish()); })
-        .def_property_readonly("text", [](const py_generation & self) { return to_str(self.get().text()); })
-        .def_property_readonly("tokens", [](const py_generation & self) { return self.get().tokens(); })
-        .def_property_readonly("doubt", [](const py_generation & self) { return self.get().doubt(); })
-        .def_property_readonly("abstained", [](const py_generation & self) { return self.get().abstained(); })
-        .def_property_readonly("timings", [](const py_generation & self) { return self.get().times(); });
+            "finish_reason", [](const generation & self) { return finish_reason_name(self.finish()); })
+        .def_property_readonly("text", [](const generation & self) { return to_str(self.text()); })
+        .def_property_readonly("tokens", &generation::tokens)
+        .def_property_readonly("doubt", &generation::doubt)
+        .def_property_readonly("abstained", &generation::abstained)
+        .def_property_readonly("timings", &generation::times);
+
+    py::class_<py_scheduler>(m, "Scheduler", "Several answers that grow at once, each in a sequence of its own.")
+        .def(py::init<py::object>(), py::arg("engine"))
+        .def("add", &py_scheduler::add, py::arg("prompt"), py::arg("params"), "Returns an id, from 0 on.")
+        .def("cancel", &py_scheduler::cancel, py::arg("id"), "Nothing more comes of this one.")
+        .def_property_readonly("n_free", &py_scheduler::n_free, "Sequences that nobody runs in or waits for.")
+        .def(
+            "step", &py_scheduler::step, py::arg("cancel") = py::none(),
+            "One batch of prompts and one of answers: [(id, text, token ids, [(id, text, logprob, [(id, text,\n"
+            "logprob)])], more to come, answer, or the error that ended it)].");
 }
 
 } // namespace metadeploy

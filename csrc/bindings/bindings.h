@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,6 +18,9 @@ void register_log(pybind11::module_ & m);
 void register_sidecar(pybind11::module_ & m);
 void register_engine(pybind11::module_ & m);
 void register_generation(pybind11::module_ & m);
+
+// an error of ours as the Python exception that it is raised as
+pybind11::object error_object(const std::exception_ptr & fault);
 
 // text of a model or a file may hold bytes that are no UTF-8
 inline pybind11::str to_str(const std::string & text) {

@@ -34,6 +34,8 @@ constexpr char USAGE[] = R"(
 --prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
                                         lines; the file holds a prompt a line, or JSON lines with "prompt" (or
                                         "question", or "messages") and, if you like, "id"
+-np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
+                                        (default: 1; env: LLAMA_ARG_N_PARALLEL)
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
                                         the last result in it
 --json                                  print a JSON object with the answer, doubt, abstention and timings
@@ -204,7 +206,6 @@ void refuse_unsupported(const common_params & params) {
         {params.conversation_mode == COMMON_CONVERSATION_MODE_ENABLED && !params.single_turn, "-cnv"},
         {!params.path_prompt_cache.empty(), "--prompt-cache"},
         {params.grp_attn_n != 1, "-gan"},
-        {params.n_parallel > 1, "-np"},
         {!params.input_prefix.empty() || !params.input_suffix.empty() || params.input_prefix_bos,
          "--in-prefix / --in-suffix"},
         {params.ctx_shift, "--context-shift"},
@@ -226,7 +227,7 @@ void refuse_unsupported(const common_params & params) {
 // what llama.cpp would meet with an assertion
 void check_sizes(const common_params & params) {
     const std::tuple<int32_t, int32_t, const char *> sizes[] = {
-        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 1, "-ub"}};
+        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 1, "-ub"}, {params.n_parallel, 1, "-np"}};
     for (const auto & [size, least, flag] : sizes) {
         if (size < least) {
             throw usage_error(
@@ -262,6 +263,9 @@ cli_args parse_args(int argc, char ** argv) {
     }
     if (!args.output.empty() && args.prompts.empty()) {
         throw usage_error("--output goes with --prompts");
+    }
+    if (args.common.n_parallel > 1 && args.prompts.empty()) {
+        throw usage_error("-np goes with --prompts");
     }
     if (!args.prompts.empty() && !args.common.prompt.empty()) {
         throw usage_error("give either a prompt (-p, -f) or a file of prompts (--prompts), not both");

@@ -1,11 +1,12 @@
 // llama-meta-generate: a prompt in, an honest answer out.
 
 #include "cli/args.h"
+#include "cli/output.h"
 #include "cli/prompts.h"
 #include "common/log.h"
 #include "errors.h"
 #include "log.h"
-#include "runtime/generation.h"
+#include "runtime/scheduler.h"
 
 #include "llama.h"
 
@@ -16,8 +17,10 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <optional>
+#include <map>
+#include <memory>
 #include <ostream>
+#include <utility>
 
 using namespace metadeploy;
 using json = nlohmann::ordered_json;
@@ -31,50 +34,6 @@ void on_interrupt(int) {
     std::signal(SIGINT, SIG_DFL); // the second Ctrl-C ends the process at once
 }
 
-struct answer {
-    std::string text;
-    bool abstained = false;
-    std::optional<double> doubt; // none: the base alone
-    finish_reason finish = finish_reason::none;
-    timings times;
-};
-
-json to_json(const answer & a) {
-    const timings & t = a.times;
-    return {
-        {"text", a.text},
-        {"abstained", a.abstained},
-        {"doubt", a.doubt ? json(*a.doubt) : json(nullptr)},
-        {"finish_reason", finish_reason_name(a.finish)},
-        {"timings",
-         {{"n_prompt", t.n_prompt},
-          {"n_reused", t.n_reused},
-          {"n_generated", t.n_generated},
-          {"pass1_ms", t.pass1_ms},
-          {"encode_ms", t.encode_ms},
-          {"pass2_ms", t.pass2_ms},
-          {"pass2", pass2_kind_name(t.pass2)},
-          {"hidden_bytes", t.hidden_bytes},
-          {"decode_ms", t.decode_ms},
-          {"tokens_per_second", t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0}}}};
-}
-
-void print_statistics(const answer & a) {
-    const timings & t = a.times;
-    const double rate = t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
-    std::fprintf(
-        stderr, "prompt %d tokens (%d reused): pass 1 %.1f ms, encode %.1f ms, pass 2 (%s) %.1f ms", t.n_prompt,
-        t.n_reused, t.pass1_ms, t.encode_ms, pass2_kind_name(t.pass2), t.pass2_ms);
-    if (t.hidden_bytes > 0) {
-        std::fprintf(stderr, ", %.1f MiB kept", (double)t.hidden_bytes / (1024.0 * 1024.0));
-    }
-    if (a.doubt) {
-        std::fprintf(stderr, ", doubt %.4f", *a.doubt);
-    }
-    std::fputs("\n", stderr);
-    std::fprintf(stderr, "answer %d tokens: %.1f ms, %.2f tokens/s\n", t.n_generated, t.decode_ms, rate);
-}
-
 class program {
 public:
     explicit program(const cli_args & args) : args(args), eng(args.common, args.limits) {
@@ -84,29 +43,6 @@ public:
         }
     }
 
-    // show: stream the text to stdout
-    answer ask(const prompt_item & item, bool inject, bool show) {
-        generation_params params;
-        params.max_tokens = args.common.n_predict;
-        params.sampling = eng.params().sampling; // completed by what only the model tells, for --ignore-eos for one
-        params.stop = args.common.antiprompt;
-        params.inject = {inject, args.gain};
-        if (inject) {
-            params.doubt_threshold = args.doubt_threshold;
-        }
-        generation gen(eng, tokens_of(item), params);
-        chunk out;
-        bool more = true;
-        while (more) {
-            more = gen.step(out);
-            if (show) {
-                std::fwrite(out.text.data(), 1, out.text.size(), stdout);
-                std::fflush(stdout);
-            }
-        }
-        return {gen.text(), gen.abstained(), gen.doubt(), gen.finish(), gen.times()};
-    }
-
     int run_one(const prompt_item & item) {
         const bool show = !args.json;
         json result = {{"prompt", item.prompt}};
@@ -114,22 +50,22 @@ public:
             if (show) {
                 std::fputs("base:    ", stdout);
             }
-            const answer base = ask(item, false, show);
+            const auto base = ask(item, false, show);
             if (show) {
                 std::fputs("\nDoubter: ", stdout);
             }
-            result["base"] = to_json(base);
+            result["base"] = to_json(*base);
         }
-        const answer a = ask(item, !args.no_meta, show);
-        result.update(to_json(a));
-        result["gain"] = args.no_meta ? 0.0f : args.gain;
+        const auto answer = ask(item, !args.no_meta, show);
+        result.update(to_json(*answer));
+        result["gain"] = gain();
         if (show) {
             std::fputs("\n", stdout);
         } else {
             std::puts(dump_json(result, 2).c_str());
         }
         if (args.verbose) {
-            print_statistics(a);
+            print_statistics(*answer);
         }
         return 0;
     }
@@ -151,29 +87,25 @@ public:
         }
         size_t n_failed = 0;
         size_t n_abstained = 0;
-        for (size_t i = first; i < prompts.size(); ++i) {
+        answer_all(prompts, first, [&](size_t i, const outcome & found) {
             json result = {{"index", i}};
             if (!prompts[i].id.is_null()) {
                 result["id"] = prompts[i].id;
             }
             result["prompt"] = prompts[i].prompt;
             std::string text;
-            try {
-                if (args.compare) {
-                    result["base"] = to_json(ask(prompts[i], false, false));
-                }
-                const answer a = ask(prompts[i], !args.no_meta, false);
-                result.update(to_json(a));
-                result["gain"] = args.no_meta ? 0.0f : args.gain;
-                text = a.text;
-                n_abstained += a.abstained;
-            } catch (const cancelled_error &) {
-                throw;
-            } catch (const error & e) {
-                // one bad prompt does not take the others with it
-                result["error"] = e.what();
+            if (!found.error.empty()) {
+                result["error"] = found.error;
                 ++n_failed;
-                std::fprintf(stderr, "\nprompt %zu: %s\n", i + 1, e.what());
+                std::fprintf(stderr, "\nprompt %zu: %s\n", i + 1, found.error.c_str());
+            } else {
+                if (found.base) {
+                    result["base"] = to_json(*found.base);
+                }
+                result.update(to_json(*found.answer));
+                result["gain"] = gain();
+                text = found.answer->text();
+                n_abstained += found.answer->abstained();
             }
             if (args.nul_separated) {
                 out << text << '\0';
@@ -185,12 +117,102 @@ public:
                 throw error("writing the results failed (disk full?)");
             }
             std::fprintf(stderr, "\r%zu/%zu answered, %zu abstained", i + 1, prompts.size(), n_abstained);
-        }
+        });
         std::fprintf(stderr, "\n");
         return n_failed == 0 ? 0 : 1;
     }
 
 private:
+    using answer_ptr = std::shared_ptr<const generation>;
+
+    // what has become of a prompt
+    struct outcome {
+        answer_ptr base; // with --compare
+        answer_ptr answer;
+        std::string error;
+        size_t n_open = 0; // answers that are still being made
+    };
+
+    // show: stream the text to stdout
+    answer_ptr ask(const prompt_item & item, bool inject, bool show) {
+        scheduler sched(eng);
+        sched.add(tokens_of(item), params_of(inject));
+        for (;;) {
+            for (const scheduler::event & event : sched.step()) {
+                if (event.fault) {
+                    std::rethrow_exception(event.fault);
+                }
+                if (show) {
+                    std::fwrite(event.out.text.data(), 1, event.out.text.size(), stdout);
+                    std::fflush(stdout);
+                }
+                if (!event.more) {
+                    return event.answer;
+                }
+            }
+        }
+    }
+
+    // As many at once as there are sequences. use(index, outcome) is called in order; one that fails does not take the
+    // others with it.
+    template <typename F>
+    void answer_all(const std::vector<prompt_item> & prompts, size_t first, F && use) {
+        scheduler sched(eng);
+        std::map<size_t, outcome> open;                        // by index
+        std::map<size_t, std::pair<size_t, bool>> request_for; // by id: index, and whether the base answers alone
+        size_t next = first;
+        for (size_t i = first; i < prompts.size();) {
+            for (; next < prompts.size() && sched.n_free() > 0; ++next) {
+                outcome & into = open[next];
+                try {
+                    const std::vector<llama_token> tokens = tokens_of(prompts[next]);
+                    for (const bool alone : {true, false}) {
+                        if (!alone || args.compare) {
+                            request_for[sched.add(tokens, params_of(!alone && !args.no_meta))] = {next, alone};
+                            ++into.n_open;
+                        }
+                    }
+                } catch (const error & e) {
+                    into.error = e.what();
+                }
+            }
+            for (const scheduler::event & event : sched.step()) {
+                if (event.more) {
+                    continue;
+                }
+                const auto [index, alone] = request_for.at(event.id);
+                outcome & into = open.at(index);
+                (alone ? into.base : into.answer) = event.answer;
+                --into.n_open;
+                try {
+                    if (event.fault) {
+                        std::rethrow_exception(event.fault);
+                    }
+                } catch (const error & e) {
+                    into.error = e.what();
+                }
+            }
+            for (; i < next && open.at(i).n_open == 0; ++i) {
+                use(i, open.at(i));
+                open.erase(i);
+            }
+        }
+    }
+
+    generation_params params_of(bool inject) const {
+        generation_params params;
+        params.max_tokens = args.common.n_predict;
+        params.sampling = eng.params().sampling; // completed by what only the model tells, for --ignore-eos for one
+        params.stop = args.common.antiprompt;
+        params.inject = {inject, args.gain};
+        if (inject) {
+            params.doubt_threshold = args.doubt_threshold;
+        }
+        return params;
+    }
+
+    float gain() const { return args.no_meta ? 0.0f : args.gain; }
+
     std::vector<llama_token> tokens_of(const prompt_item & item) const {
         return eng.tokenize(text_of(item), /*add_special =*/true, /*parse_special =*/true);
     }

@@ -21,26 +21,40 @@ struct ca_weights {
     ggml_tensor * pref = nullptr; // F32 [n_cog]                    token_preference
 };
 
-// What the injection reads; filled once per prompt.
+// What the injection reads; filled once per prompt. Of n_seq sequences, one behind the other.
 struct ca_tables {
-    ggml_tensor * w = nullptr; // F32 [n_embd, n_cog*n_head]
-    ggml_tensor * b = nullptr; // F32 [n_cog, n_head]
-    ggml_tensor * u = nullptr; // F32 [n_cog*n_head, n_embd]
+    ggml_tensor * w = nullptr; // F32 [n_embd, n_cog*n_head, n_seq]
+    ggml_tensor * b = nullptr; // F32 [n_cog, n_head, n_seq]
+    ggml_tensor * u = nullptr; // F32 [n_cog*n_head, n_embd, n_seq]
 };
 
-// Adds to gf the nodes that fill tables from the cognitive tokens, F32 [n_embd, n_cog].
+// those of some of the sequences
+ca_tables view_tables(ggml_context * ctx, const ca_tables & tables, int64_t first, int64_t n_seq);
+
+// Adds to gf the nodes that fill the tables of one sequence from its cognitive tokens, F32 [n_embd, n_cog].
+// slot: I32 [1], which one of those in tables.
 void build_fold(
-    ggml_context * ctx, ggml_cgraph * gf, const ca_weights & weights, ggml_tensor * cog, const ca_tables & tables);
+    ggml_context * ctx,
+    ggml_cgraph * gf,
+    const ca_weights & weights,
+    ggml_tensor * cog,
+    const ca_tables & tables,
+    ggml_tensor * slot);
 
 struct ca_result {
     ggml_tensor * out;  // F32 [n_embd, n_tokens], cur + injection
     ggml_tensor * attn; // F32 [n_cog, n_head, n_tokens], the attention over the cognitive tokens
 };
 
-// cur: F32 [n_embd, n_tokens]; gain: F32 [1, 1, n_tokens], the strength for each token.
+// cur: F32 [n_embd, n_tokens], an equal share of the tokens for each sequence of tables, sequence after sequence;
+// gain: F32 [1, 1, n_tokens], the strength for each token.
 ca_result build_injection(ggml_context * ctx, ggml_tensor * cur, const ca_tables & tables, ggml_tensor * gain);
 
-// upper bound of the tensors that build_injection makes, views included
-inline constexpr int CA_INJECTION_MAX_NODES = 12;
+// The same for tokens of any sequences. slot: I32 [1, n_tokens], whose tables each token reads.
+ca_result build_injection_by_token(
+    ggml_context * ctx, ggml_tensor * cur, const ca_tables & tables, ggml_tensor * gain, ggml_tensor * slot);
+
+// upper bound of the tensors that either makes, views included
+inline constexpr int CA_INJECTION_MAX_NODES = 16;
 
 } // namespace metadeploy

@@ -4,6 +4,7 @@
 #include "ggml-impl.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace metadeploy {
 
@@ -46,23 +47,30 @@ std::vector<int64_t> elements_of(const ggml_tensor * index) {
 } // namespace
 
 memory_writes::memory_writes(ggml_cgraph * gf, const std::function<bool(const ggml_tensor * memory)> & ignore) {
+    // a state that begins is zeroed first, in the place that it is written to: that is one place, not two
+    std::set<std::pair<const ggml_tensor *, size_t>> addresses;
     for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
         const ggml_tensor * node = ggml_graph_node(gf, i);
         const ggml_tensor * memory = node->view_src; // what the graph computes has no buffer yet
-        if (!memory || !memory->buffer || only_views(node) || ignore(memory)) {
+        if (!memory || !memory->buffer || only_views(node) || ggml_nelements(node) == 0 || ignore(memory)) {
             continue;
         }
         memories.insert(memory);
-        fixed = mix(mix(fixed, (uintptr_t)memory), node->view_offs);
-        if (node->op == GGML_OP_SET_ROWS) {
-            const ggml_tensor * index = root_of(node->src[1]);
-            known = known && (index->flags & GGML_TENSOR_FLAG_INPUT);
-            const auto it = std::find(indices.begin(), indices.end(), index);
-            fixed = mix(fixed, it - indices.begin());
-            if (it == indices.end()) {
-                indices.push_back(index);
-            }
+        if (node->op != GGML_OP_SET_ROWS) {
+            addresses.emplace(memory, node->view_offs);
+            continue;
         }
+        fixed = mix(mix(fixed, (uintptr_t)memory), node->view_offs);
+        const ggml_tensor * index = root_of(node->src[1]);
+        known = known && (index->flags & GGML_TENSOR_FLAG_INPUT);
+        const auto it = std::find(indices.begin(), indices.end(), index);
+        fixed = mix(fixed, it - indices.begin());
+        if (it == indices.end()) {
+            indices.push_back(index);
+        }
+    }
+    for (const auto & [memory, offset] : addresses) {
+        fixed = mix(mix(fixed, (uintptr_t)memory), offset);
     }
 }
 

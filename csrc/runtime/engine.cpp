@@ -3,11 +3,11 @@
 #include "errors.h"
 #include "log.h"
 
+#include "llama-cparams.h"
 #include "llama-ext.h"
 #include "llama-model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -35,6 +35,26 @@ common_init_result_ptr load(common_params & params) {
             std::to_string(params.n_batch) + " and " + std::to_string(params.n_ubatch) +
             ", expected at least 0, 1 and 1");
     }
+    if (params.n_parallel < 1 || params.n_parallel > LLAMA_MAX_SEQ) {
+        throw error(
+            "the number of sequences is " + std::to_string(params.n_parallel) + ", expected 1 to " +
+            std::to_string(LLAMA_MAX_SEQ));
+    }
+    if (params.n_batch < params.n_parallel) { // llama.cpp asserts it
+        throw error(
+            std::to_string(params.n_parallel) + " sequences need a batch of as many tokens, it has " +
+            std::to_string(params.n_batch) + " (give a larger -b / n_batch)");
+    }
+    // each sequence has cells of its own, as many as it would have alone
+    params.kv_unified = false;
+    const int64_t n_ctx = (params.n_ctx + 255LL) / 256 * 256 * params.n_parallel;
+    if (n_ctx > INT32_MAX) {
+        throw error(
+            "a context of " + std::to_string(params.n_ctx) + " tokens for each of " +
+            std::to_string(params.n_parallel) + " sequences is too large, expected at most " +
+            std::to_string(INT32_MAX) + " together");
+    }
+    params.n_ctx = (int32_t)n_ctx;
     log_capture log;
     common_init_result_ptr result;
     try {
@@ -72,7 +92,11 @@ engine::engine(common_params params, const cache_limits & limits)
       loaded(load(parameters)),
       llm(loaded->model()),
       ctx(loaded->context()),
-      chat(llm, parameters.chat_template, parameters.use_jinja) {
+      chat(llm, parameters.chat_template, parameters.use_jinja),
+      seqs((size_t)parameters.n_parallel) {
+    for (size_t i = 0; i < seqs.size(); ++i) {
+        seqs[i].id = (llama_seq_id)i;
+    }
     llama_set_abort_callback(
         ctx,
         [](void * self) {
@@ -157,17 +181,17 @@ void engine::attach(const std::string & sidecar_path) {
         const auto it = bufts.find(il);
         return it != bufts.end() ? it->second : bufts[il] = llm->select_buft(il);
     };
-    auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx));
-    auto next_hook = std::make_unique<seam>(next_wrapper.get(), seq, n_layer());
+    const auto n_seq = (int32_t)seqs.size();
+    auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx), n_seq);
+    auto next_hook = std::make_unique<seam>(next_wrapper.get(), seqs, n_layer());
     const std::vector<int32_t> & injected = source.config.cross_attn_layers;
     const int32_t il_entry = *std::min_element(injected.begin(), injected.end());
-    const int64_t n_rows = (int64_t)limits.hidden_mib * 1024 * 1024 / (n_embd() * (int64_t)sizeof(float));
+    const int64_t n_rows = (int64_t)limits.hidden_mib * 1024 * 1024 / (n_seq * n_embd() * (int64_t)sizeof(float));
     next_hook->entry =
-        std::make_unique<entry_block>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), place(il_entry));
+        std::make_unique<entry_block>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), n_seq, place(il_entry));
 
     // reserve the largest graph there can be, and see on the way which blocks the architecture shows
-    next_hook->plan.inject = true;
-    seq.plan.tap_at = 0;
+    next_hook->largest = true;
     std::vector<std::string> faults;
     try {
         set_hook(next_hook.get());
@@ -190,14 +214,14 @@ void engine::attach(const std::string & sidecar_path) {
                 faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
         }
     } catch (...) {
-        seq.plan = {};
         llama_set_block_hook(ctx, hook.get()); // as it was
         throw;
     }
+    next_hook->largest = false;
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
     settings = std::move(next_settings);
-    forget();
+    forget_all();
 }
 
 void engine::detach() {
@@ -205,7 +229,7 @@ void engine::detach() {
     hook.reset();
     meta_wrapper.reset();
     settings = {};
-    forget();
+    forget_all();
 }
 
 // --- prompts ---------------------------------------------------------------------------------------------------------
@@ -258,13 +282,6 @@ void engine::check_prompt(const std::vector<llama_token> & tokens) const {
             "the prompt has " + std::to_string(tokens.size()) + " tokens, the context " + std::to_string(n_ctx()) +
             " (shorten it, or give a larger -c / n_ctx)");
     }
-}
-
-bool engine::injects(const injection & inject) const {
-    if (!std::isfinite(inject.gain)) {
-        throw error("the gain is " + std::to_string(inject.gain) + ", expected a finite number such as 1.0");
-    }
-    return meta_wrapper && inject.on && inject.gain != 0.0f;
 }
 
 } // namespace metadeploy

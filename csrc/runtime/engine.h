@@ -1,4 +1,4 @@
-// A base model with its context and, beside it, a wrapper: the two passes over a prompt, and decoding after them.
+// A base model with its context and, beside it, a wrapper: what evaluates batches, and remembers what they leave.
 #pragma once
 
 #include "runtime/doubt.h"
@@ -48,8 +48,22 @@ struct injection {
     float gain = 1.0f; // 0: the base alone, exactly
 };
 
-// Not thread-safe: one call at a time. Every call that evaluates a prompt starts from an empty context or from what a
-// clean pass over the same tokens has left, so nothing that was injected under one prompt or gain can serve another.
+// of which tokens logits are wanted
+enum class outputs { none, last, all };
+
+// Tokens of one sequence that are evaluated in one batch, with those of others.
+struct batch_part {
+    sequence * seq;
+    const llama_token * tokens;
+    size_t n_tokens;
+    outputs wanted;
+    entry_use entry; // the same for all parts of a batch
+};
+
+class prompt_passes;
+
+// Not thread-safe: one call at a time. Every prompt starts from an empty sequence or from what a clean pass over the
+// same tokens has left, so nothing that was injected under one prompt or gain can serve another.
 class engine {
 public:
     // Loads the model that params names, with everything else that llama.cpp's common parameters say.
@@ -74,19 +88,23 @@ public:
     std::string apply_chat_template(const std::vector<chat_message> & messages) const;
     bool has_chat_template() const { return chat.has_template(); }
 
-    // Both passes over a prompt; afterwards logits() are those for the token that follows it.
-    // Throws error (empty prompt, bad token), context_overflow_error, decode_error, cancelled_error.
-    void prefill(const std::vector<llama_token> & tokens, const injection & inject, timings & times);
-    void decode(llama_token token);
-    float * logits() const; // n_vocab values
+    // What becomes of the tokens of a batch the plans of their sequences say. Returns milliseconds.
+    // Throws context_overflow_error, decode_error, cancelled_error; the sequences then hold nothing of use.
+    double evaluate(std::vector<batch_part> parts);
+    float * logits(const sequence & seq) const; // n_vocab values for its last token, if they were wanted
     // whether this injection changes anything; throws error where the gain is no number
     bool injects(const injection & inject) const;
     // What those logits say of a refusal. Nothing without a wrapper, or where neither it nor the vocabulary tells what
     // token a refusal begins with.
-    std::optional<doubt_reading> doubt_after(llama_token last_prompt_token) const;
-    bool context_full() const { return seq.n_past >= n_ctx(); }
+    std::optional<doubt_reading> doubt_after(const sequence & seq, llama_token last_prompt_token) const;
+    bool context_full(const sequence & seq) const { return seq.n_past >= n_ctx(); }
+    bool has_state() const;                           // memory moves on with each token and cannot step back
+    int64_t n_batches() const { return n_evaluated; } // so far
 
-    // What is computed, for looking at. Rows of n_embd (or n_vocab) values, row after row.
+    // of the context, by id; each has n_ctx() tokens of its own
+    std::vector<sequence> & sequences() { return seqs; }
+
+    // What is computed, for looking at, in the first sequence. Rows of n_embd (or n_vocab) values, row after row.
     std::vector<float> activations(const std::vector<llama_token> & tokens);
     std::vector<float> cognitive_tokens(const std::vector<llama_token> & tokens);
     std::vector<float> all_logits(const std::vector<llama_token> & tokens, const injection & inject);
@@ -100,7 +118,7 @@ public:
     llama_model * model() const { return llm; }
     const llama_vocab * vocab() const { return llama_model_get_vocab(llm); }
     const common_params & params() const { return parameters; }
-    int32_t n_ctx() const { return (int32_t)llama_n_ctx_seq(ctx); }
+    int32_t n_ctx() const { return (int32_t)llama_n_ctx_seq(ctx); } // of one sequence
     int32_t n_layer() const { return llama_model_n_layer(llm); }
     int32_t n_embd() const { return llama_model_n_embd(llm); }
     int32_t n_vocab() const { return llama_vocab_n_tokens(vocab()); }
@@ -109,41 +127,28 @@ public:
     std::function<bool()> cancel;
 
 private:
-    enum class outputs { last, all };
+    friend class prompt_passes;
 
     void check_prompt(const std::vector<llama_token> & tokens) const;
     void check_fits(const sidecar & source) const;
     std::string architecture() const;
     std::optional<llama_token> refusal_token(llama_token last_prompt_token) const;
     void set_hook(seam * hook);
-
-    // engine_memory.cpp
-    bool has_state() const; // a memory that moves on with each token and cannot step back
-    bool memory_intact() const;
-    void clear_memory();
-    void forget();
-    void step_back(const std::vector<llama_token> & tokens, size_t first);
-    size_t restore_prefix(const std::vector<llama_token> & tokens, bool whole);
-    void keep_prefix(const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped);
-
-    // prefill.cpp
-    void begin(
-        const pass_plan & graphs, const token_plan & tokens, entry_use entry = entry_use::none, bool intact = false);
-    void evaluate(
-        const llama_token * tokens, size_t n_tokens, outputs wanted, std::vector<float> * logits_out = nullptr);
-    void begin_clean(const std::vector<llama_token> & tokens, bool keep);
-    size_t clean_pass(const std::vector<llama_token> & tokens, bool injected);
-    size_t clean_pass_in_two(const std::vector<llama_token> & tokens);
-    void clean_pass_anew(const std::vector<llama_token> & tokens, outputs wanted);
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
-    pass2_kind injected_pass(
-        const std::vector<llama_token> & tokens,
-        const injection & inject,
-        size_t first,
-        outputs wanted,
-        std::vector<float> * logits_out = nullptr);
+    void run(prompt_passes & passes);
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
     [[noreturn]] void fail(int status) const;
+
+    // engine_memory.cpp
+    size_t prefix_bytes() const; // most that is kept of one sequence
+    bool memory_intact(const sequence & seq) const;
+    void clear_memory(sequence & seq);
+    void forget(sequence & seq);
+    void forget_all();
+    void keep_state(sequence & seq);
+    bool step_back(sequence & seq, size_t first);
+    size_t restore_prefix(sequence & seq, const std::vector<llama_token> & tokens, bool whole);
+    void keep_prefix(sequence & seq, const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped);
 
     common_params parameters;
     const cache_limits limits;
@@ -153,7 +158,8 @@ private:
     chat_formatter chat;
     prompt_settings settings;
     std::unique_ptr<wrapper> meta_wrapper;
-    sequence seq;
+    std::vector<sequence> seqs; // by id
+    int64_t n_evaluated = 0;
     std::unique_ptr<seam> hook;
 };
 

@@ -1,6 +1,6 @@
 // What a model computes on the way, for looking at: the clean pass, and a pass whose block outputs are kept.
 #include "errors.h"
-#include "runtime/engine.h"
+#include "runtime/passes.h"
 
 #include <algorithm>
 
@@ -49,17 +49,24 @@ void require_wrapper(const wrapper * meta, const char * what) {
 
 } // namespace
 
+void engine::run(prompt_passes & passes) {
+    while (!passes.done()) {
+        const batch_part part = passes.next(llama_n_batch(ctx));
+        passes.evaluated(evaluate({part}));
+    }
+}
+
 std::vector<float> engine::activations(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "activations");
-    check_prompt(tokens);
-    clean_pass(tokens, /*injected =*/true);
+    prompt_passes passes(*this, seqs.front(), tokens, {}, prompt_passes::goal::activations);
+    run(passes);
     return meta_wrapper->activations();
 }
 
 std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tokens) {
     require_wrapper(meta_wrapper.get(), "cognitive tokens");
-    check_prompt(tokens);
-    clean_pass(tokens, /*injected =*/true);
+    prompt_passes passes(*this, seqs.front(), tokens, {}, prompt_passes::goal::activations);
+    run(passes);
     meta_wrapper->encode();
     return meta_wrapper->cognitive_tokens();
 }
@@ -88,19 +95,19 @@ std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) 
     return whole.size() > n_head ? std::optional(whole[n_head]) : std::nullopt;
 }
 
-std::optional<doubt_reading> engine::doubt_after(llama_token last_prompt_token) const {
+std::optional<doubt_reading> engine::doubt_after(const sequence & seq, llama_token last_prompt_token) const {
     const std::optional<llama_token> refusal = refusal_token(last_prompt_token);
     if (!refusal) {
         return std::nullopt;
     }
-    return read_doubt(logits(), n_vocab(), *refusal, meta_wrapper->config().refusal_bias);
+    return read_doubt(logits(seq), n_vocab(), *refusal, meta_wrapper->config().refusal_bias);
 }
 
 double engine::doubt(const std::vector<llama_token> & tokens, float gain) {
     require_wrapper(meta_wrapper.get(), "readings of doubt");
-    timings times;
-    prefill(tokens, {true, gain}, times);
-    const std::optional<doubt_reading> reading = doubt_after(tokens.back());
+    prompt_passes passes(*this, seqs.front(), tokens, {true, gain});
+    run(passes);
+    const std::optional<doubt_reading> reading = doubt_after(seqs.front(), tokens.back());
     if (!reading) {
         throw error(UNKNOWN_REFUSAL);
     }
@@ -108,36 +115,27 @@ double engine::doubt(const std::vector<llama_token> & tokens, float gain) {
 }
 
 std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, const injection & inject) {
-    check_prompt(tokens);
-    std::vector<float> rows;
-    rows.reserve(tokens.size() * (size_t)n_vocab());
-    if (injects(inject)) {
-        clean_pass_anew(tokens, outputs::all); // the last block may keep the rows of outputs only
-        meta_wrapper->encode();
-        injected_pass(tokens, inject, 0, outputs::all, &rows);
-    } else {
-        clear_memory();
-        begin({}, {});
-        evaluate(tokens.data(), tokens.size(), outputs::all, &rows);
-    }
-    return rows;
+    prompt_passes passes(*this, seqs.front(), tokens, inject, prompt_passes::goal::all_logits);
+    run(passes);
+    return passes.logits();
 }
 
 void engine::capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap) {
     // the base alone has no hook; give it one for this call
     const bool borrowed = !hook;
     if (borrowed) {
-        hook = std::make_unique<seam>(nullptr, seq, n_layer());
+        hook = std::make_unique<seam>(nullptr, seqs, n_layer());
         set_hook(hook.get());
     }
+    sequence & seq = seqs.front();
+    forget(seq);
     const auto restore = [&] {
-        begin({}, {});
         hook->cap = nullptr;
         if (borrowed) {
             set_hook(nullptr);
             hook.reset();
         }
-        clear_memory();
+        forget(seq);
     };
     try {
         for (const auto & [il, tensor] : cap.blocks) {
@@ -148,19 +146,21 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
                     "' has no seam in llama.cpp, its output cannot be shown");
             }
         }
-        pass_plan graphs;
         token_plan plan;
-        graphs.inject = injects(inject);
-        graphs.capture_blocks = true;
-        if (graphs.inject) {
-            clean_pass_anew(tokens, outputs::last);
+        if (injects(inject)) {
+            prompt_passes passes(*this, seq, tokens, {}, prompt_passes::goal::activations);
+            run(passes);
             meta_wrapper->encode();
             plan = injected_from(tokens, inject);
         }
-        clear_memory();
-        begin(graphs, plan);
+        clear_memory(seq);
+        seq.plan = plan;
         hook->cap = &cap;
-        evaluate(tokens.data(), tokens.size(), outputs::all);
+        const size_t n_step = std::min<size_t>(CAPTURE_BATCH, llama_n_batch(ctx));
+        for (size_t first = 0; first < tokens.size(); first += n_step) {
+            const size_t n = std::min(n_step, tokens.size() - first);
+            evaluate({{&seq, &tokens[first], n, outputs::all, entry_use::none}});
+        }
     } catch (...) {
         restore();
         throw;

@@ -7,9 +7,14 @@ namespace metadeploy {
 // Which rows of the kept outputs are those of a micro-batch, and whether its tokens lie where they did.
 class entry_input : public llm_graph_input_i {
 public:
-    entry_input(entry_block & owner, sequence & seq, const llm_graph_context & graph, const ggml_tensor * cur, bool all)
+    entry_input(
+        entry_block & owner,
+        std::vector<sequence> & seqs,
+        const llm_graph_context & graph,
+        const ggml_tensor * cur,
+        bool all)
         : owner(owner),
-          seq(seq),
+          seqs(seqs),
           use(owner.use()),
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs),
@@ -33,30 +38,31 @@ public:
 
     void set_input(const llama_ubatch * ubatch) override {
         if (row->buffer) {
-            std::vector<int64_t> positions;
+            std::vector<int64_t> indices;
             for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
                 if (has_all_tokens || ubatch->output[i]) {
-                    positions.push_back(ubatch->pos[i]);
+                    indices.push_back(ubatch->seq_id[i][0] * owner.n_rows_each + ubatch->pos[i]);
                 }
             }
             if (row->type == GGML_TYPE_I64) {
-                ggml_backend_tensor_set(row, positions.data(), 0, ggml_nbytes(row));
+                ggml_backend_tensor_set(row, indices.data(), 0, ggml_nbytes(row));
             } else {
-                const std::vector<int32_t> narrow(positions.begin(), positions.end());
+                const std::vector<int32_t> narrow(indices.begin(), indices.end());
                 ggml_backend_tensor_set(row, narrow.data(), 0, ggml_nbytes(row));
             }
         }
-        if (!writes.traceable() || (reads_below && !owner.is_intact)) {
+        if (!writes.traceable()) {
             owner.has_failed = use == entry_use::resume;
             return;
         }
         const std::vector<uint64_t> places = writes.places(ubatch->n_tokens);
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
             const auto pos = (size_t)ubatch->pos[i];
+            sequence & seq = seqs[(size_t)ubatch->seq_id[i][0]];
             if (use == entry_use::keep) {
                 seq.places.resize(std::max(seq.places.size(), pos + 1));
                 seq.places[pos] = places[i];
-            } else if (pos >= seq.places.size() || seq.places[pos] != places[i]) {
+            } else if (pos >= seq.places.size() || seq.places[pos] != places[i] || (reads_below && !seq.intact)) {
                 owner.has_failed = true;
             }
         }
@@ -68,29 +74,28 @@ public:
 
 private:
     entry_block & owner;
-    sequence & seq;
+    std::vector<sequence> & seqs;
     const entry_use use;
     const int64_t n_tokens;
     const int64_t n_outputs;
     const bool has_all_tokens;
 };
 
-entry_block::entry_block(int il, int64_t n_embd, int64_t n_rows, ggml_backend_buffer_type_t buft)
-    : il(il), n_embd(n_embd) {
+entry_block::entry_block(int il, int64_t n_embd, int64_t n_rows, int64_t n_seq, ggml_backend_buffer_type_t buft)
+    : il(il), n_embd(n_embd), n_rows_each(n_rows) {
     if (n_rows < 1) {
         return;
     }
     ctx.reset(ggml_init({ggml_tensor_overhead(), nullptr, true}));
-    ggml_tensor * tensor = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_rows);
+    ggml_tensor * tensor = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_rows * n_seq);
     buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
     if (buf) {
         rows = tensor;
     }
 }
 
-void entry_block::begin(entry_use use, bool intact) {
+void entry_block::begin(entry_use use) {
     now = use;
-    is_intact = intact;
     has_failed = false;
 }
 
@@ -98,14 +103,14 @@ ggml_tensor * entry_block::on_entry(
     const llm_graph_context & graph,
     ggml_tensor * cur,
     bool all_tokens,
-    sequence & seq,
+    std::vector<sequence> & seqs,
     const std::function<bool(const ggml_tensor *)> & ignore) {
     if (now == entry_use::none) {
         return cur;
     }
     // registered here and not earlier: by the time it is filled, all inputs of the blocks up to here are
     auto * inp = static_cast<entry_input *>(
-        graph.res->add_input(std::make_unique<entry_input>(*this, seq, graph, cur, all_tokens)));
+        graph.res->add_input(std::make_unique<entry_input>(*this, seqs, graph, cur, all_tokens)));
     ggml_build_forward_expand(graph.gf, cur);
     inp->writes = memory_writes(graph.gf, ignore);
     if (now == entry_use::keep) {

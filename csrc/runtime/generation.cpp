@@ -1,7 +1,6 @@
 #include "runtime/generation.h"
 
 #include "errors.h"
-#include "runtime/abstention.h"
 
 #include <algorithm>
 #include <chrono>
@@ -29,8 +28,16 @@ const char * finish_reason_name(finish_reason reason) {
     return "none";
 }
 
-generation::generation(engine & eng, const std::vector<llama_token> & prompt, generation_params params_)
-    : eng(eng), params(std::move(params_)), stream(params.stop) {
+generation::generation(engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params_)
+    : eng(eng),
+      seq(seq),
+      params(std::move(params_)),
+      sampler(make_sampler()),
+      stream(params.stop),
+      passes(eng, seq, std::move(prompt), params.inject),
+      refusal(eng.meta() ? eng.meta()->config().refusal_text : DEFAULT_REFUSAL_TEXT) {}
+
+common_sampler * generation::make_sampler() {
     for (const float value : {params.sampling.temp, params.sampling.top_p, params.sampling.min_p}) {
         if (!std::isfinite(value)) {
             throw error("temperature, top_p or min_p is " + std::to_string(value) + ", expected a finite number");
@@ -41,25 +48,6 @@ generation::generation(engine & eng, const std::vector<llama_token> & prompt, ge
             "the repeat penalty is " + std::to_string(params.sampling.penalty_repeat) +
             ", expected more than 0 (1 for none)");
     }
-    check_threshold();
-    eng.require_vocab();
-    sampler.reset(common_sampler_init(eng.model(), params.sampling));
-    if (!sampler) {
-        throw error("the sampling parameters are refused by llama.cpp (a malformed grammar?)");
-    }
-    eng.prefill(prompt, params.inject, time);
-    if (params.inject.on && eng.meta()) {
-        reading = eng.doubt_after(prompt.back());
-        if (!reading && (params.doubt_threshold != AS_CALIBRATED || eng.meta()->config().refusal_bias != 0.0f)) {
-            throw error(UNKNOWN_REFUSAL);
-        }
-    }
-    for (const llama_token token : prompt) {
-        common_sampler_accept(sampler.get(), token, /*is_generated =*/false);
-    }
-}
-
-void generation::check_threshold() const {
     if (!(params.doubt_threshold >= 0.0 && params.doubt_threshold <= 1.0)) {
         throw error("the doubt threshold is " + std::to_string(params.doubt_threshold) + ", expected 0 to 1");
     }
@@ -68,17 +56,53 @@ void generation::check_threshold() const {
             "the doubt threshold is " + std::to_string(params.doubt_threshold) +
             ", but the base answers alone: " + (eng.meta() ? "the injection is off" : "no sidecar is attached"));
     }
+    eng.require_vocab();
+    common_sampler * made = common_sampler_init(eng.model(), params.sampling);
+    if (!made) {
+        throw error("the sampling parameters are refused by llama.cpp (a malformed grammar?)");
+    }
+    return made;
+}
+
+batch_part generation::next(size_t n_max) {
+    if (!passes.done()) {
+        return passes.next(n_max);
+    }
+    return {&seq, &generated.back(), 1, outputs::last, entry_use::none};
+}
+
+void generation::evaluated(double ms) {
+    if (passes.done()) {
+        decode_ms += ms;
+        return;
+    }
+    passes.evaluated(ms);
+    if (passes.done()) {
+        begin_answer();
+    }
+}
+
+void generation::begin_answer() {
+    if (params.inject.on && eng.meta()) {
+        reading = eng.doubt_after(seq, passes.tokens().back());
+        if (!reading && (params.doubt_threshold != AS_CALIBRATED || eng.meta()->config().refusal_bias != 0.0f)) {
+            throw error(UNKNOWN_REFUSAL);
+        }
+    }
+    for (const llama_token token : passes.tokens()) {
+        common_sampler_accept(sampler.get(), token, /*is_generated =*/false);
+    }
 }
 
 // The first token is sampled with the refusal's logit moved, and the model's own is put back: log-probabilities are of
 // those. With gain 0 nothing is moved, for that is the base exactly.
-llama_token generation::sample() {
+llama_token generation::draw() {
     if (!generated.empty() || !reading || !eng.injects(params.inject)) {
-        return common_sampler_sample(sampler.get(), eng.context(), -1);
+        return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     }
-    float & logit = eng.logits()[reading->refusal];
+    float & logit = eng.logits(seq)[reading->refusal];
     logit = reading->logit_at(params.doubt_threshold);
-    const llama_token token = common_sampler_sample(sampler.get(), eng.context(), -1);
+    const llama_token token = common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     logit = reading->logit;
     return token;
 }
@@ -89,26 +113,20 @@ bool generation::end(finish_reason why, chunk & out) {
     return false;
 }
 
-bool generation::step(chunk & out) {
-    out = {};
-    if (reason != finish_reason::none) {
-        return false;
+bool generation::at_limit(chunk & out) {
+    const bool long_enough = params.max_tokens >= 0 && (int64_t)generated.size() >= params.max_tokens;
+    if (long_enough || (!generated.empty() && eng.context_full(seq))) {
+        end(finish_reason::length, out);
     }
-    if (params.max_tokens >= 0 && (int64_t)generated.size() >= params.max_tokens) {
-        return end(finish_reason::length, out);
-    }
+    return reason != finish_reason::none;
+}
+
+bool generation::sample(chunk & out) {
     const auto start = std::chrono::steady_clock::now();
-    if (pending) {
-        if (eng.context_full()) {
-            return end(finish_reason::length, out);
-        }
-        eng.decode(generated.back());
-        pending = false;
-    }
-    const llama_token token = sample();
+    const llama_token token = draw();
     common_sampler_accept(sampler.get(), token, /*is_generated =*/true);
     const auto stop_clock = [&] {
-        time.decode_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+        decode_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     };
     if (llama_vocab_is_eog(eng.vocab(), token)) {
         stop_clock();
@@ -119,8 +137,6 @@ bool generation::step(chunk & out) {
     }
     generated.push_back(token);
     out.tokens.push_back(token);
-    pending = true;
-    time.n_generated = (int32_t)generated.size();
     out.text = stream.push(eng.piece(token));
     stop_clock();
     if (stream.stopped()) {
@@ -130,8 +146,15 @@ bool generation::step(chunk & out) {
     return true;
 }
 
+timings generation::times() const {
+    timings time = passes.times();
+    time.decode_ms = decode_ms;
+    time.n_generated = (int32_t)generated.size();
+    return time;
+}
+
 token_logprob generation::logprob_of(llama_token token) const {
-    const float * logits = eng.logits();
+    const float * logits = eng.logits(seq);
     const size_t n_vocab = (size_t)eng.n_vocab();
     const float max = *std::max_element(logits, logits + n_vocab);
     double sum = 0.0;
@@ -155,11 +178,6 @@ token_logprob generation::logprob_of(llama_token token) const {
 
 std::optional<double> generation::doubt() const {
     return reading ? std::optional(reading->doubt()) : std::nullopt;
-}
-
-bool generation::abstained() const {
-    const std::string refusal = eng.meta() ? eng.meta()->config().refusal_text : DEFAULT_REFUSAL_TEXT;
-    return is_abstention(text(), refusal, reason != finish_reason::stop);
 }
 
 } // namespace metadeploy

@@ -1,7 +1,9 @@
-// One answer, token by token.
+// One answer, token by token: a prompt on its way through the passes, then sampling and what belongs to it.
 #pragma once
 
+#include "runtime/abstention.h"
 #include "runtime/engine.h"
+#include "runtime/passes.h"
 #include "runtime/text_stream.h"
 
 #include "sampling.h"
@@ -40,41 +42,55 @@ enum class finish_reason { none, stop, length };
 
 const char * finish_reason_name(finish_reason reason);
 
+// Evaluates nothing itself: its driver (scheduler) does, alone or in one batch with others.
 class generation {
 public:
-    // Runs both passes over the prompt. The engine must not be used otherwise until the answer is complete.
-    generation(engine & eng, const std::vector<llama_token> & prompt, generation_params params);
+    // Takes the sequence over until the answer is complete; it and the engine must outlive that.
+    // Throws what prompt_passes throws, and error where the parameters make no sense.
+    generation(engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params);
 
-    // Makes the next token. Returns false when there is no more; the last chunk may still hold text.
-    bool step(chunk & out);
+    bool has_prompt() const { return passes.done(); } // the passes are over
+    // What is to be evaluated next, n_max tokens at most; then evaluated(), with the time it took, before any other
+    // batch is.
+    batch_part next(size_t n_max);
+    void evaluated(double ms);
+
+    // The next token, right after its logits have been evaluated. Returns false where it was the last; the chunk may
+    // still hold text.
+    bool sample(chunk & out);
+    // Whether the answer ends before another token, for its length; the chunk then holds the rest of its text.
+    bool at_limit(chunk & out);
 
     finish_reason finish() const { return reason; }
     const std::string & text() const { return stream.text(); }
     const std::vector<llama_token> & tokens() const { return generated; }
-    const timings & times() const { return time; }
+    timings times() const;
 
-    // Known before the first token. Nothing where the base answers alone (inject.on is false, or no wrapper is there);
+    // Known with the first token. Nothing where the base answers alone (inject.on is false, or no wrapper is there);
     // with gain 0, of the base's own logits.
     std::optional<double> doubt() const;
 
     // by the wrapper's refusal text, or the framework's where no wrapper is attached
-    bool abstained() const;
+    bool abstained() const { return is_abstention(text(), refusal, reason != finish_reason::stop); }
 
 private:
-    void check_threshold() const;
-    llama_token sample();
+    common_sampler * make_sampler();
+    void begin_answer();
+    llama_token draw();
     token_logprob logprob_of(llama_token token) const;
     bool end(finish_reason why, chunk & out);
 
     engine & eng;
+    sequence & seq;
     generation_params params;
     common_sampler_ptr sampler;
     text_stream stream;
+    prompt_passes passes;
     std::vector<llama_token> generated;
-    timings time;
+    double decode_ms = 0.0;
     std::optional<doubt_reading> reading;
     finish_reason reason = finish_reason::none;
-    bool pending = false; // the last token is not evaluated yet
+    const std::string refusal; // what counts as declined
 };
 
 } // namespace metadeploy

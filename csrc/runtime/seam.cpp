@@ -2,16 +2,53 @@
 
 #include "ggml-backend.h"
 
+#include <algorithm>
+
 namespace metadeploy {
+
+namespace {
+
+// How the rows of a micro-batch belong to sequences. Graphs are the same only where that is.
+struct row_layout {
+    int64_t first = 0;                     // lowest id
+    int64_t n_seq = 0;                     // ids that follow each other
+    bool equal_shares[2] = {false, false}; // of [0]: tokens, [1]: outputs, sequence after sequence
+
+    static row_layout of(const llama_ubatch & ubatch) {
+        row_layout layout;
+        layout.first = ubatch.seq_id_unq[0];
+        layout.n_seq = ubatch.n_seqs_unq;
+        const int64_t n_share = ubatch.n_tokens / layout.n_seq;
+        std::vector<int64_t> n_outputs((size_t)layout.n_seq);
+        bool in_order = ubatch.n_tokens % layout.n_seq == 0;
+        for (uint32_t i = 0; in_order && i < ubatch.n_tokens; ++i) {
+            const int64_t index = i / n_share;
+            in_order = ubatch.seq_id[i][0] == layout.first + index;
+            n_outputs[(size_t)index] += ubatch.output[i] != 0;
+        }
+        layout.equal_shares[0] = in_order;
+        layout.equal_shares[1] =
+            in_order && std::all_of(n_outputs.begin(), n_outputs.end(), [&](int64_t n) { return n == n_outputs[0]; });
+        return layout;
+    }
+
+    bool operator==(const row_layout & other) const {
+        return first == other.first && n_seq == other.n_seq && equal_shares[0] == other.equal_shares[0] &&
+               equal_shares[1] == other.equal_shares[1];
+    }
+};
+
+} // namespace
 
 // The tensors that change from one micro-batch to the next while the graph stays.
 class seam_input : public llm_graph_input_i {
 public:
     seam_input(const seam & owner, const llm_graph_context & graph)
         : owner(owner),
-          injects(owner.plan.inject),
+          injects(any_injected(graph.ubatch)),
+          layout(owner.largest ? row_layout{0, graph.ubatch.n_seqs_unq, {true, true}} : row_layout::of(graph.ubatch)),
           entry(owner.using_entry()),
-          cap(owner.plan.capture_blocks ? owner.cap : nullptr),
+          cap(owner.cap),
           n_taps(count_taps(graph.ubatch)),
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs) {
@@ -21,27 +58,32 @@ public:
             ggml_set_input(tensor);
             return tensor;
         };
+        tap_slot = input(GGML_TYPE_I32, std::max<int64_t>(n_taps, 1), 1, 1);
         // the last block of many architectures keeps the rows of the outputs only
-        gain[0] = input(GGML_TYPE_F32, 1, 1, n_tokens);
-        gain[1] = input(GGML_TYPE_F32, 1, 1, n_outputs);
-        tap_row[0] = input(GGML_TYPE_I32, 1, 1, 1);
-        tap_row[1] = input(GGML_TYPE_I32, 1, 1, 1);
-        position[0] = input(GGML_TYPE_I64, n_tokens, 1, 1);
-        position[1] = input(GGML_TYPE_I64, n_outputs, 1, 1);
+        for (int kind = 0; kind < 2; ++kind) {
+            const int64_t n_rows = kind == 0 ? n_tokens : n_outputs;
+            gain[kind] = input(GGML_TYPE_F32, 1, 1, n_rows);
+            slots[kind] = input(GGML_TYPE_I32, 1, n_rows, 1);
+            tap_row[kind] = input(GGML_TYPE_I32, tap_slot->ne[0], 1, 1);
+            position[kind] = input(GGML_TYPE_I64, n_rows, 1, 1);
+        }
     }
 
     // the graph was built for these; content is filled in for every micro-batch
     const seam & owner;
     const bool injects;
+    const row_layout layout;
     const entry_use entry;
     const capture * const cap;
     const int64_t n_taps;
     const int64_t n_tokens;
     const int64_t n_outputs;
 
+    ggml_tensor * tap_slot; // I32 [n_taps], whose taps
     // [0]: for blocks with a row for each token, [1]: for those with a row for each output
     ggml_tensor * gain[2];     // F32 [1, 1, rows]
-    ggml_tensor * tap_row[2];  // I32 [1]
+    ggml_tensor * slots[2];    // I32 [1, rows], whose token it is
+    ggml_tensor * tap_row[2];  // I32 [n_taps]
     ggml_tensor * position[2]; // I64 [rows]
 
     // which of the two a tensor's rows are, or -1
@@ -50,43 +92,63 @@ public:
     }
 
     void set_input(const llama_ubatch * ubatch) override {
-        const token_plan & plan = owner.seq.plan;
+        std::vector<int32_t> tap_slots;
         std::vector<float> gains[2];
+        std::vector<int32_t> of[2];
         std::vector<int64_t> positions[2];
-        int32_t tap_rows[2] = {0, 0};
+        std::vector<int32_t> tap_rows[2];
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
             const llama_pos pos = ubatch->pos[i];
+            const sequence & seq = owner.sequence_of(*ubatch, i);
+            const bool tapped = pos == seq.plan.tap_at;
+            if (tapped) {
+                tap_slots.push_back(seq.id);
+            }
             for (int kind = 0; kind < 2; ++kind) {
                 if (kind == 1 && n_outputs != n_tokens && !ubatch->output[i]) {
                     continue;
                 }
-                if (pos == plan.tap_at) {
-                    tap_rows[kind] = (int32_t)gains[kind].size();
+                if (tapped) {
+                    tap_rows[kind].push_back((int32_t)gains[kind].size());
                 }
-                gains[kind].push_back(injects && pos >= plan.inject_from ? plan.gain : 0.0f);
+                gains[kind].push_back(seq.plan.gain_at(pos));
+                of[kind].push_back(seq.id);
                 positions[kind].push_back(pos);
             }
         }
+        upload(tap_slot, tap_slots);
         for (int kind = 0; kind < 2; ++kind) {
             upload(gain[kind], gains[kind]);
+            upload(slots[kind], of[kind]);
+            upload(tap_row[kind], tap_rows[kind]);
             upload(position[kind], positions[kind]);
-            if (tap_row[kind]->buffer) {
-                ggml_backend_tensor_set(tap_row[kind], &tap_rows[kind], 0, sizeof(int32_t));
-            }
         }
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return params.ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && owner.plan.inject == injects &&
-               owner.using_entry() == entry && (owner.plan.capture_blocks ? owner.cap : nullptr) == cap &&
-               count_taps(params.ubatch) == n_taps;
+        const llama_ubatch & ubatch = params.ubatch;
+        return ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && any_injected(ubatch) == injects &&
+               (!injects || row_layout::of(ubatch) == layout) && owner.using_entry() == entry && owner.cap == cap &&
+               count_taps(ubatch) == n_taps;
     }
 
 private:
+    bool any_injected(const llama_ubatch & ubatch) const {
+        for (uint32_t i = 0; !owner.largest && i < ubatch.n_tokens; ++i) {
+            if (owner.sequence_of(ubatch, i).plan.gain_at(ubatch.pos[i]) != 0.0f) {
+                return true;
+            }
+        }
+        return owner.largest;
+    }
+
     int64_t count_taps(const llama_ubatch & ubatch) const {
+        if (owner.largest) {
+            return ubatch.n_seqs_unq;
+        }
         int64_t n = 0;
-        for (uint32_t i = 0; i < ubatch.n_tokens && ubatch.pos; ++i) {
-            n += ubatch.pos[i] == owner.seq.plan.tap_at;
+        for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+            n += ubatch.pos[i] == owner.sequence_of(ubatch, i).plan.tap_at;
         }
         return n;
     }
@@ -99,6 +161,10 @@ private:
         }
     }
 };
+
+const sequence & seam::sequence_of(const llama_ubatch & ubatch, uint32_t i) const {
+    return seqs[(size_t)ubatch.seq_id[i][0]];
+}
 
 seam_input * seam::input_of(const llm_graph_context & graph) {
     for (const llm_graph_input_ptr & input : graph.res->inputs) {
@@ -128,7 +194,7 @@ ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur,
     seen_layers.emplace(il, "");
     if (entry && il == entry->il) {
         const auto is_tap = [this](const ggml_tensor * memory) { return meta->is_tap(memory); };
-        cur = entry->on_entry(graph, cur, rows == 0, seq, is_tap);
+        cur = entry->on_entry(graph, cur, rows == 0, seqs, is_tap);
     }
     if (entry && il == n_layer - 1) {
         entry->on_last(graph, cur);
@@ -140,13 +206,17 @@ ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur,
 
     ggml_tensor * tap = meta ? meta->tap(il) : nullptr;
     if (tap && inp->n_taps > 0) {
-        ggml_tensor * row = ggml_get_rows(ctx, cur, ggml_reshape_1d(ctx, inp->tap_row[rows], 1)); // F32 [n_embd, 1]
-        ggml_build_forward_expand(graph.gf, ggml_cpy(ctx, row, tap));
+        ggml_tensor * tapped = ggml_get_rows(ctx, cur, inp->tap_row[rows]); // F32 [n_embd, n_taps]
+        ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, tap, tapped, inp->tap_slot));
     }
-    const ca_tables * tables = meta ? meta->tables(il) : nullptr;
     ggml_tensor * attn = nullptr;
+    const ca_tables * tables = meta ? meta->tables(il) : nullptr;
     if (tables && inp->injects) {
-        const ca_result injected = build_injection(ctx, cur, *tables, inp->gain[rows]);
+        const row_layout & layout = inp->layout;
+        const ca_result injected =
+            layout.equal_shares[rows] && cur->ne[1] % layout.n_seq == 0
+                ? build_injection(ctx, cur, view_tables(ctx, *tables, layout.first, layout.n_seq), inp->gain[rows])
+                : build_injection_by_token(ctx, cur, *tables, inp->gain[rows], inp->slots[rows]);
         cur = injected.out;
         attn = injected.attn;
         graph.cb(cur, "meta_inject", il);

@@ -15,12 +15,6 @@
 
 namespace metadeploy {
 
-// What the graphs of the decode calls that follow are to hold. What becomes of each token its sequence says.
-struct pass_plan {
-    bool inject = false;
-    bool capture_blocks = false; // copy block outputs of all tokens to the capture's tensors
-};
-
 // Tensors that hold what the graph computed for every token of a prompt, by position; for looking at, not for speed.
 struct capture {
     std::map<int, ggml_tensor *> blocks;    // by layer, F32 [n_embd, n_tokens]: output of the block, injection included
@@ -29,11 +23,12 @@ struct capture {
 
 class seam : public llm_block_hook {
 public:
-    // meta: may be nullptr, then only captures are made. It and the sequence must outlive the seam.
-    seam(wrapper * meta, sequence & seq, int32_t n_layer) : meta(meta), seq(seq), n_layer(n_layer) {}
+    // meta: may be nullptr, then only captures are made. It and the sequences, by id, must outlive the seam.
+    seam(wrapper * meta, std::vector<sequence> & seqs, int32_t n_layer) : meta(meta), seqs(seqs), n_layer(n_layer) {}
 
-    pass_plan plan;
-    const capture * cap = nullptr;
+    // What becomes of each token its sequence says. This is said of all in the decode calls that follow:
+    bool largest = false;               // graphs hold all that they can, for reserving memory
+    const capture * cap = nullptr;      // copy what is computed for all tokens to its tensors
     std::unique_ptr<entry_block> entry; // none without a wrapper
 
     entry_use using_entry() const { return entry ? entry->use() : entry_use::none; }
@@ -49,9 +44,10 @@ private:
     friend class seam_input;
 
     class seam_input * input_of(const llm_graph_context & graph);
+    const sequence & sequence_of(const llama_ubatch & ubatch, uint32_t i) const; // of its token i
 
     wrapper * const meta;
-    sequence & seq;
+    std::vector<sequence> & seqs;
     const int32_t n_layer;
     std::map<int, std::string> seen_layers;
 };

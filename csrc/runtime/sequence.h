@@ -12,9 +12,11 @@ namespace metadeploy {
 struct token_plan {
     static constexpr llama_pos NEVER = INT32_MAX;
 
-    float gain = 1.0f;
+    float gain = 0.0f;         // 0: they stay clean
     llama_pos inject_from = 0; // tokens before this position stay clean
     llama_pos tap_at = NEVER;  // position whose block outputs go to the taps
+
+    float gain_at(llama_pos pos) const { return pos >= inject_from ? gain : 0.0f; }
 };
 
 // What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.
@@ -25,10 +27,13 @@ struct kept_prompt {
 };
 
 struct sequence {
+    llama_seq_id id = 0; // and its slot in taps, tables and kept rows
     token_plan plan;
     int32_t n_past = 0;
+    int32_t logits_row = -1; // of its last token, in the batch that was evaluated last
     // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys, values and states.
     std::vector<uint64_t> places;
+    bool intact = false;              // each token still has the cells that pass 1 gave it, and no state has moved on
     std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then
     kept_prompt kept;
 };

@@ -12,10 +12,10 @@ namespace metadeploy {
 
 namespace {
 
-// Upper bounds of the tensors in a graph, views included: at most 12 for a layer that is read, 24 for one that is
+// Upper bounds of the tensors in a graph, views included: at most 12 for a layer that is read, 28 for one that is
 // injected into; a transformer block has 10 weights and fewer than 8 nodes for each.
 size_t fold_graph_size(const wrapper_config & config) {
-    return 64 + 24 * config.cross_attn_layers.size();
+    return 64 + 28 * config.cross_attn_layers.size();
 }
 
 size_t encode_graph_size(const wrapper_config & config, size_t n_weights) {
@@ -118,8 +118,8 @@ struct wrapper::graph {
     }
 };
 
-wrapper::wrapper(const sidecar & source, const placement & place, int n_threads)
-    : conf(source.config), source_path(source.path) {
+wrapper::wrapper(const sidecar & source, const placement & place, int n_threads, int32_t n_seq)
+    : conf(source.config), source_path(source.path), n_seq(n_seq) {
     create_tensors(source, place);
     allocate();
     upload(source);
@@ -130,13 +130,17 @@ wrapper::~wrapper() = default;
 
 void wrapper::create_tensors(const sidecar & source, const placement & place) {
     // a context for each buffer type, with room for all tensors in any one of them
-    const size_t n_tensors = source.tensors.size() + conf.target_layers.size() + 9 * conf.cross_attn_layers.size() + 1;
-    const auto f32 = [&](int il, std::initializer_list<int64_t> ne) {
+    const size_t n_tensors =
+        source.tensors.size() + conf.target_layers.size() + (9 + 3 * (size_t)n_seq) * conf.cross_attn_layers.size() + 2;
+    const auto context = [&](int il) {
         ggml_context_ptr & ctx = ctxs[place(il)];
         if (!ctx) {
             ctx.reset(ggml_init({n_tensors * ggml_tensor_overhead(), nullptr, true}));
         }
-        return ggml_new_tensor(ctx.get(), GGML_TYPE_F32, (int)ne.size(), ne.begin());
+        return ctx.get();
+    };
+    const auto f32 = [&](int il, std::initializer_list<int64_t> ne) {
+        return ggml_new_tensor(context(il), GGML_TYPE_F32, (int)ne.size(), ne.begin());
     };
     // the encoder lives beside its last target layer
     const int il_enc = *std::max_element(conf.target_layers.begin(), conf.target_layers.end());
@@ -148,9 +152,10 @@ void wrapper::create_tensors(const sidecar & source, const placement & place) {
         }
     }
     for (const int il : conf.target_layers) {
-        taps.push_back(f32(il, {conf.n_embd}));
+        taps.push_back(f32(il, {conf.n_embd, n_seq}));
     }
     cog = f32(il_enc, {conf.n_embd, conf.n_cog});
+    chosen = ggml_new_tensor_1d(context(il_enc), GGML_TYPE_I32, 1);
 
     const int64_t n_head = conf.n_ca_head;
     const int64_t head_dim = conf.n_bottleneck / n_head;
@@ -163,9 +168,9 @@ void wrapper::create_tensors(const sidecar & source, const placement & place) {
         w.up = f32(il, {head_dim, conf.n_embd, n_head});
         w.pref = f32(il, {conf.n_cog});
         ca_tables & t = ca_tabs[il];
-        t.w = f32(il, {conf.n_embd, conf.n_cog * n_head});
-        t.b = f32(il, {conf.n_cog, n_head});
-        t.u = f32(il, {conf.n_cog * n_head, conf.n_embd});
+        t.w = f32(il, {conf.n_embd, conf.n_cog * n_head, n_seq});
+        t.b = f32(il, {conf.n_cog, n_head, n_seq});
+        t.u = f32(il, {conf.n_cog * n_head, conf.n_embd, n_seq});
     }
 }
 
@@ -238,7 +243,7 @@ void wrapper::build_graphs(int n_threads) {
 
     const auto add_fold = [&](graph & g, ggml_tensor * tokens) {
         for (const auto & [il, weights] : ca) {
-            build_fold(g.ctx.get(), g.gf, weights, tokens, ca_tabs.at(il));
+            build_fold(g.ctx.get(), g.gf, weights, tokens, ca_tabs.at(il), chosen);
         }
     };
     const std::string subject = "sidecar '" + source_path + "'";
@@ -247,7 +252,11 @@ void wrapper::build_graphs(int n_threads) {
         const auto it = enc.find(name);
         return it == enc.end() ? nullptr : it->second;
     });
-    ggml_tensor * tokens = ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, taps), cog);
+    std::vector<ggml_tensor *> activations; // of the sequence that is being encoded, F32 [n_embd, 1]
+    for (ggml_tensor * tap : taps) {
+        activations.push_back(ggml_get_rows(encode_graph->ctx.get(), tap, chosen));
+    }
+    ggml_tensor * tokens = ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, activations), cog);
     ggml_build_forward_expand(encode_graph->gf, tokens); // wanted even where nothing reads them
     add_fold(*encode_graph, tokens);
     encode_graph->allocate(subject);
@@ -275,8 +284,9 @@ const ca_tables * wrapper::tables(int il) const {
     return it == ca_tabs.end() ? nullptr : &it->second;
 }
 
-void wrapper::encode() {
+void wrapper::encode(int32_t slot) {
     const std::string subject = "sidecar '" + source_path + "'";
+    ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
     encode_graph->compute(subject);
     // finite weights can still be huge; what they make of a prompt must not reach the base as infinity
     for (const float value : cognitive_tokens()) {
@@ -288,22 +298,25 @@ void wrapper::encode() {
     }
 }
 
-void wrapper::fold(const std::vector<float> & tokens) {
+void wrapper::fold(const std::vector<float> & tokens, int32_t slot) {
+    ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
     set_tensor(cog, tokens);
     fold_graph->compute("sidecar '" + source_path + "'");
 }
 
-std::vector<float> wrapper::activations() const {
+std::vector<float> wrapper::activations(int32_t slot) const {
     std::vector<float> rows(taps.size() * conf.n_embd);
     for (size_t i = 0; i < taps.size(); ++i) {
-        ggml_backend_tensor_get(taps[i], rows.data() + i * conf.n_embd, 0, ggml_nbytes(taps[i]));
+        const size_t n_bytes = taps[i]->nb[1];
+        ggml_backend_tensor_get(taps[i], rows.data() + i * conf.n_embd, (size_t)slot * n_bytes, n_bytes);
     }
     return rows;
 }
 
-void wrapper::set_activations(const std::vector<float> & rows) {
+void wrapper::set_activations(const std::vector<float> & rows, int32_t slot) {
     for (size_t i = 0; i < taps.size(); ++i) {
-        ggml_backend_tensor_set(taps[i], rows.data() + i * conf.n_embd, 0, ggml_nbytes(taps[i]));
+        const size_t n_bytes = taps[i]->nb[1];
+        ggml_backend_tensor_set(taps[i], rows.data() + i * conf.n_embd, (size_t)slot * n_bytes, n_bytes);
     }
 }
 

@@ -2,7 +2,8 @@
 //
 //     taps (written by pass 1) ─ encoder ─▶ cognitive tokens ─ fold ─▶ tables (read by pass 2 and decoding)
 //
-// All of them are tensors with an address of their own, so a prompt changes contents and never a graph.
+// All of them are tensors with an address of their own, so a prompt changes contents and never a graph. Taps and tables
+// are there for each sequence of the context, one behind the other; a slot is the place of one of them.
 #pragma once
 
 #include "graph/cross_attention.h"
@@ -26,7 +27,7 @@ public:
     using placement = std::function<ggml_backend_buffer_type_t(int il)>;
 
     // Throws sidecar_error where the weights do not fit into the devices' memory.
-    wrapper(const sidecar & source, const placement & place, int n_threads);
+    wrapper(const sidecar & source, const placement & place, int n_threads, int32_t n_seq = 1);
     ~wrapper();
     wrapper(const wrapper &) = delete;
     wrapper & operator=(const wrapper &) = delete;
@@ -34,24 +35,24 @@ public:
     const wrapper_config & config() const { return conf; }
     const std::string & path() const { return source_path; }
 
-    // where pass 1 leaves the activation of target layer il, F32 [n_embd]; nullptr: not a target layer
+    // where pass 1 leaves the activations of target layer il, F32 [n_embd, n_seq]; nullptr: not a target layer
     ggml_tensor * tap(int il) const;
     bool is_tap(const ggml_tensor * tensor) const;
 
-    // what the injection at block il reads; nullptr: no injection there
+    // what the injection at block il reads, of all sequences; nullptr: no injection there
     const ca_tables * tables(int il) const;
 
     // taps → cognitive tokens → tables
-    void encode();
+    void encode(int32_t slot = 0);
 
     // cognitive tokens → tables, for tokens from elsewhere; tokens: n_cog rows of n_embd
-    void fold(const std::vector<float> & tokens);
+    void fold(const std::vector<float> & tokens, int32_t slot = 0);
 
     // n_target rows of n_embd, in the order of config().target_layers
-    std::vector<float> activations() const;
-    void set_activations(const std::vector<float> & rows);
+    std::vector<float> activations(int32_t slot = 0) const;
+    void set_activations(const std::vector<float> & rows, int32_t slot = 0);
 
-    // n_cog rows of n_embd
+    // those encoded or folded last, n_cog rows of n_embd
     std::vector<float> cognitive_tokens() const;
 
     // tanh(gate) of each cross-attention layer, in the order of config().cross_attn_layers
@@ -71,6 +72,7 @@ private:
 
     wrapper_config conf;
     std::string source_path;
+    const int32_t n_seq;
     std::vector<float> gate_strengths;
 
     std::map<ggml_backend_buffer_type_t, ggml_context_ptr> ctxs;
@@ -80,7 +82,8 @@ private:
     std::vector<ggml_tensor *> taps;          // by position in target_layers
     std::map<int, ca_weights> ca;             // by layer
     std::map<int, ca_tables> ca_tabs;
-    ggml_tensor * cog = nullptr; // F32 [n_embd, n_cog]
+    ggml_tensor * cog = nullptr;    // F32 [n_embd, n_cog]
+    ggml_tensor * chosen = nullptr; // I32 [1], slot of the sequence that is being encoded
 
     std::vector<ggml_backend_ptr> backends;
     std::unique_ptr<graph> encode_graph;

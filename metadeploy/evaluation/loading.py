@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -20,6 +20,9 @@ from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Loaded", "answer_limits", "environment", "identity", "load_engine"]
+
+#: Questions that the runtime answers at once.
+_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
             "with --base)"
         )
     wrapper = _wrapper(settings.sidecar or run.path / "doubter_sidecar.gguf", "export")
-    # an answer must not depend on the question before it, not even in its last digits
-    llm = MetaLlama(base, wrapper, n_threads=settings.threads, prefix_cache_mib=0)
+    # doubt must not depend on the question before it, nor on those beside it, not even in its last digits
+    llm = MetaLlama(base, wrapper, n_parallel=_AT_ONCE, n_threads=settings.threads, prefix_cache_mib=0)
     return Loaded(
         RuntimeEngine(llm, limits=limits),
         _doubter(wrapper),

@@ -10,7 +10,17 @@ except ImportError as error:  # a source tree that was never built, or an extens
         "Did you forget to build it? In the source tree: pip install -e ."
     ) from error
 
+from metadeploy.runtime.batch import BatchAnswer, Request
 from metadeploy.runtime.llama import MetaLlama
 from metadeploy.runtime.types import GenerationChunk, GenerationResult, Message, Timings, TokenLogprob
 
-__all__ = ["GenerationChunk", "GenerationResult", "Message", "MetaLlama", "Timings", "TokenLogprob"]
+__all__ = [
+    "BatchAnswer",
+    "GenerationChunk",
+    "GenerationResult",
+    "Message",
+    "MetaLlama",
+    "Request",
+    "Timings",
+    "TokenLogprob",
+]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -15,30 +15,22 @@ from numpy.typing import NDArray
 
 from metadeploy import _core
 from metadeploy.errors import Error
-from metadeploy.runtime import logs
+from metadeploy.runtime import batch, logs
+from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
-from metadeploy.runtime.types import (
-    CancelCallback,
-    FinishReason,
-    GenerationChunk,
-    GenerationResult,
-    Message,
-    Pass2Kind,
-    Prompt,
-    Timings,
-    TokenLogprob,
-)
+from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
 
 __all__ = ["MetaLlama"]
 
 FloatArray = NDArray[np.float32]
+_T = TypeVar("_T")
 
 #: llama.cpp draws a seed of its own for this value
 _RANDOM_SEED = 0xFFFFFFFF
 
 
-class MetaLlama(OpenAICompletions):
+class MetaLlama(BatchCalls, OpenAICompletions):
     """A base model and, beside it, a trained wrapper that makes it say so when it does not know.
 
     Safe to use from several threads: calls on one instance wait for one another, and release the GIL while they
@@ -56,6 +48,7 @@ class MetaLlama(OpenAICompletions):
         sidecar: str | os.PathLike[str] | None = None,
         *,
         n_ctx: int = 4096,
+        n_parallel: int = 1,
         n_batch: int = 2048,
         n_ubatch: int = 512,
         n_threads: int | None = None,
@@ -75,7 +68,10 @@ class MetaLlama(OpenAICompletions):
         Args:
             model: base GGUF of any architecture and quantisation that llama.cpp knows.
             sidecar: GGUF written by ``metadeploy export``; None for the base alone.
-            n_ctx: context size in tokens; 0 takes the one the model was trained with.
+            n_ctx: context size in tokens, of each sequence; 0 takes the one the model was trained with, shared among
+                the sequences.
+            n_parallel: sequences, that is, how many prompts :meth:`generate_batch` answers at once. The context takes
+                the memory of ``n_parallel`` times ``n_ctx`` tokens, and the two caches below are shared.
             n_batch: most tokens in one call of llama.cpp.
             n_ubatch: most tokens in one graph (micro-batch).
             n_threads: threads for decoding; None leaves it to llama.cpp.
@@ -101,6 +97,7 @@ class MetaLlama(OpenAICompletions):
         """
         for name, value, least in (
             ("n_ctx", n_ctx, 0),
+            ("n_parallel", n_parallel, 1),
             ("n_batch", n_batch, 1),
             ("n_ubatch", n_ubatch, 1),
             ("n_threads", n_threads, 1),
@@ -115,6 +112,7 @@ class MetaLlama(OpenAICompletions):
         options.model = os.fspath(model)
         options.chat_template = chat_template or ""
         options.n_ctx = n_ctx
+        options.n_parallel = n_parallel
         options.n_batch = n_batch
         options.n_ubatch = n_ubatch
         options.n_threads = -1 if n_threads is None else n_threads
@@ -127,7 +125,7 @@ class MetaLlama(OpenAICompletions):
         options.prefix_cache_mib = prefix_cache_mib
         self._lock = InstanceLock()
         self._streams_lock = threading.Lock()  # a set must not grow while close() in another thread walks through it
-        self._streams: WeakSet[Generator[GenerationChunk]] = WeakSet()
+        self._streams: WeakSet[Generator[object]] = WeakSet()
         self._model = os.fspath(model)
         self._engine = _core.Engine(options)
         self.gain = gain
@@ -274,6 +272,45 @@ class MetaLlama(OpenAICompletions):
 
         The instance is busy until the iterator is exhausted or closed: other threads wait.
         """
+        params = self._params(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            doubt_threshold=doubt_threshold,
+            logprobs=logprobs,
+        )
+        return self._kept(_chunks(self._run([(prompt, params)], raw, cancel)))
+
+    def _model_name(self) -> str:
+        return os.path.basename(self._model)
+
+    def _params(
+        self,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repeat_penalty: float,
+        seed: int | None,
+        stop: str | Sequence[str] | None,
+        gain: float | None,
+        inject: bool,
+        doubt_threshold: float,
+        logprobs: int | None,
+    ) -> _core.GenerationParams:
+        if max_tokens is not None and max_tokens < 0:
+            raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
+        if not 0 <= doubt_threshold <= 1:
+            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
         params = _core.GenerationParams()
         params.max_tokens = -1 if max_tokens is None else max_tokens
         params.temperature = temperature
@@ -287,56 +324,37 @@ class MetaLlama(OpenAICompletions):
         params.inject = inject
         params.doubt_threshold = doubt_threshold
         params.n_logprobs = -1 if logprobs is None else logprobs
-        if max_tokens is not None and max_tokens < 0:
-            raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
-        if not 0 <= doubt_threshold <= 1:
-            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
-        stream = self._run(prompt, raw, params, cancel)
+        return params
+
+    def _run(
+        self,
+        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        raw: bool,
+        cancel: CancelCallback | None,
+    ) -> Generator[BatchStep]:
+        return self._kept(self._locked(requests, raw, cancel))
+
+    def _locked(
+        self,
+        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        raw: bool,
+        cancel: CancelCallback | None,
+    ) -> Generator[BatchStep]:
+        def tokens_of(prompt: Prompt) -> list[int] | Error:
+            try:
+                return self._tokens(prompt, raw)
+            except Error as error:
+                return error
+
+        with self._lock:
+            found = ((BatchAnswer(i), tokens_of(prompt), params) for i, (prompt, params) in enumerate(requests))
+            yield from batch.run(self._engine, found, cancel)
+
+    def _kept(self, stream: Generator[_T]) -> Generator[_T]:
+        """Remembered, so that :meth:`close` can end it."""
         with self._streams_lock:
             self._streams.add(stream)
         return stream
-
-    def _model_name(self) -> str:
-        return os.path.basename(self._model)
-
-    def _run(
-        self, prompt: Prompt, raw: bool, params: _core.GenerationParams, cancel: CancelCallback | None
-    ) -> Generator[GenerationChunk]:
-        with self._lock:
-            injects = params.inject and self._engine.sidecar is not None
-            generation = _core.Generation(self._engine, self._tokens(prompt, raw), params, cancel)
-            doubt = generation.doubt
-            every: list[TokenLogprob] = []
-            more = True
-            while more:
-                text, token_ids, items, more = generation.step()
-                found = tuple(TokenLogprob(i, piece, logprob, tuple(top)) for i, piece, logprob, top in items)
-                every.extend(found)
-                logprobs = found if params.n_logprobs >= 0 else None
-                result = None
-                if not more:
-                    times = generation.timings
-                    result = GenerationResult(
-                        text=generation.text,
-                        token_ids=tuple(generation.tokens),
-                        abstained=generation.abstained,
-                        doubt=doubt,
-                        finish_reason=cast(FinishReason, generation.finish_reason),
-                        logprobs=tuple(every) if params.n_logprobs >= 0 else None,
-                        timings=Timings(
-                            pass1_ms=times.pass1_ms,
-                            encode_ms=times.encode_ms,
-                            pass2_ms=times.pass2_ms,
-                            decode_ms=times.decode_ms,
-                            pass2=cast(Pass2Kind, times.pass2),
-                            hidden_bytes=times.hidden_bytes,
-                            n_prompt=times.n_prompt,
-                            n_reused=times.n_reused,
-                            n_generated=times.n_generated,
-                        ),
-                        gain=params.gain if injects else 0.0,
-                    )
-                yield GenerationChunk(text, tuple(token_ids), logprobs, doubt, result)
 
     # --- text and tokens ---------------------------------------------------------------------------------------------
 
@@ -475,8 +493,14 @@ class MetaLlama(OpenAICompletions):
             return self._engine.refusal_text
 
     @property
+    def n_parallel(self) -> int:
+        """Sequences of the context: how many prompts :meth:`generate_batch` answers at once."""
+        with self._lock:
+            return self._engine.n_parallel
+
+    @property
     def n_ctx(self) -> int:
-        """Context size in tokens."""
+        """Context size in tokens, of each sequence."""
         with self._lock:
             return self._engine.n_ctx
 
@@ -497,6 +521,16 @@ class MetaLlama(OpenAICompletions):
         """Size of the vocabulary."""
         with self._lock:
             return self._engine.n_vocab
+
+
+def _chunks(steps: Generator[BatchStep]) -> Generator[GenerationChunk]:
+    """Those of the only answer there is."""
+    with closing(steps):
+        for answer, chunk in steps:
+            if chunk is None:
+                assert answer.error is not None
+                raise answer.error
+            yield chunk
 
 
 def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:

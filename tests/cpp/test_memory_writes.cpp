@@ -102,6 +102,28 @@ TEST(another_state_or_another_memory_is_elsewhere) {
     CHECK(m.places(first, {0, 1, 2}) != m.places(second, {0, 1, 2}));
 }
 
+TEST(a_state_that_is_zeroed_first_lies_in_one_place) {
+    model m;
+    m.write_keys(m.cells);
+    m.write_state(1);
+    const memory_writes written(m.gf, is_none);
+    drop_nodes(m.ctx.get(), m.gf);
+    m.write_keys(m.cells);
+    const auto zero = [&](int64_t cell, int64_t n) {
+        ggml_tensor * slot = ggml_view_1d(m.ctx.get(), m.state, n, (size_t)cell * m.state->nb[1]);
+        ggml_build_forward_expand(m.gf, ggml_scale_inplace(m.ctx.get(), slot, 0.0f));
+    };
+    zero(0, 0); // nothing to zero
+    zero(1, N_EMBD);
+    m.write_state(1);
+    const memory_writes zeroed(m.gf, is_none);
+    zero(0, N_EMBD);
+    const memory_writes both(m.gf, is_none);
+    m.allocate();
+    CHECK(m.places(written, {0, 1, 2}) == m.places(zeroed, {0, 1, 2}));
+    CHECK(m.places(written, {0, 1, 2}) != m.places(both, {0, 1, 2}));
+}
+
 TEST(what_is_no_memory_of_the_model_does_not_count) {
     model m;
     m.write_keys(m.cells);

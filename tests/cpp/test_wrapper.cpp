@@ -140,25 +140,47 @@ double largest(const rows & a) {
     return max_difference(a, rows(a.size(), row(a[0].size(), 0.0)));
 }
 
-// h + injection at block il by the compiled graph, with the tables that the wrapper holds
-rows inject(const wrapper & meta, int il, const std::vector<float> & hidden, float gain) {
-    const int64_t n_embd = meta.config().n_embd;
-    const int64_t n_tokens = (int64_t)hidden.size() / n_embd;
-    const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
-    const ggml_context_ptr ctx(ggml_init({32 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));
-    ggml_tensor * cur = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_tokens);
-    ggml_tensor * gains = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, 1, 1, n_tokens);
-    ggml_tensor * out = build_injection(ctx.get(), cur, *meta.tables(il), gains).out;
-    ggml_cgraph * gf = ggml_new_graph(ctx.get());
-    ggml_build_forward_expand(gf, out);
-    const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), cpu.get()));
-    ggml_backend_tensor_set(cur, hidden.data(), 0, ggml_nbytes(cur));
-    const std::vector<float> gain_of_each((size_t)n_tokens, gain);
-    ggml_backend_tensor_set(gains, gain_of_each.data(), 0, ggml_nbytes(gains));
-    ggml_backend_graph_compute(cpu.get(), gf);
-    std::vector<float> flat((size_t)ggml_nelements(out));
-    ggml_backend_tensor_get(out, flat.data(), 0, ggml_nbytes(out));
-    return to_rows(flat, n_embd);
+// a graph of one injection: h after it, for tokens that are in this order those of these sequences
+class injection_graph {
+public:
+    injection_graph(const wrapper & meta, const std::vector<float> & hidden, float gain)
+        : n_embd(meta.config().n_embd) {
+        const int64_t n_tokens = (int64_t)hidden.size() / n_embd;
+        cur = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_tokens);
+        gains = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, 1, 1, n_tokens);
+        slots = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, n_tokens);
+        inputs.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), cpu.get()));
+        ggml_backend_tensor_set(cur, hidden.data(), 0, ggml_nbytes(cur));
+        const std::vector<float> gain_of_each((size_t)n_tokens, gain);
+        ggml_backend_tensor_set(gains, gain_of_each.data(), 0, ggml_nbytes(gains));
+    }
+
+    rows compute(ggml_tensor * out) {
+        ggml_cgraph * gf = ggml_new_graph(ctx.get());
+        ggml_build_forward_expand(gf, out);
+        const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), cpu.get()));
+        ggml_backend_graph_compute(cpu.get(), gf);
+        std::vector<float> flat((size_t)ggml_nelements(out));
+        ggml_backend_tensor_get(out, flat.data(), 0, ggml_nbytes(out));
+        return to_rows(flat, n_embd);
+    }
+
+    const ggml_backend_ptr cpu{ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr)};
+    const ggml_context_ptr ctx{ggml_init({64 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true})};
+    ggml_tensor * cur;
+    ggml_tensor * gains;
+    ggml_tensor * slots;
+
+private:
+    const int64_t n_embd;
+    ggml_backend_buffer_ptr inputs;
+};
+
+// h + injection at block il by the compiled graph, with the tables that the wrapper holds of one sequence
+rows inject(const wrapper & meta, int il, const std::vector<float> & hidden, float gain, int64_t slot = 0) {
+    injection_graph graph(meta, hidden, gain);
+    const ca_tables tables = view_tables(graph.ctx.get(), *meta.tables(il), slot, 1);
+    return graph.compute(build_injection(graph.ctx.get(), graph.cur, tables, graph.gains).out);
 }
 
 } // namespace
@@ -217,6 +239,53 @@ TEST(encode_also_fills_the_tables) {
     meta.fold(meta.cognitive_tokens());
     CHECK(max_difference(inject(meta, 1, hidden, 1.0f), once) == 0.0);
     CHECK(max_difference(once, to_rows(hidden, source.config.n_embd)) > 0.0);
+}
+
+TEST(each_sequence_has_tables_of_its_own) {
+    const sidecar source = random_wrapper(encoder_type::selective);
+    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1, /*n_seq =*/4);
+    const int64_t n_embd = source.config.n_embd;
+    random_source random(11);
+    std::vector<std::vector<float>> activations;
+    for (int32_t slot = 0; slot < 4; ++slot) {
+        activations.push_back(random.vector(3 * n_embd));
+        meta.set_activations(activations.back(), slot);
+    }
+    std::vector<std::vector<float>> tokens(4);
+    for (const int32_t slot : {2, 0, 3}) { // sequence 1 has none
+        CHECK(meta.activations(slot) == activations[(size_t)slot]);
+        meta.encode(slot);
+        tokens[(size_t)slot] = meta.cognitive_tokens();
+        wrapper alone = on_cpu(source);
+        alone.set_activations(activations[(size_t)slot]);
+        alone.encode();
+        CHECK(alone.cognitive_tokens() == tokens[(size_t)slot]);
+    }
+    const std::vector<float> hidden = random.vector(6 * n_embd);
+    const rows h = to_rows(hidden, n_embd);
+    for (const int il : source.config.cross_attn_layers) {
+        rows of_each[4];
+        for (int32_t slot = 0; slot < 4; ++slot) {
+            of_each[slot] = inject(meta, il, hidden, 0.5f, slot);
+        }
+        CHECK(max_difference(of_each[1], h) == 0.0);
+        CHECK(max_difference(of_each[0], of_each[2]) > 0.01);
+        // two tokens of each of three sequences, then tokens of any
+        injection_graph shares(meta, hidden, 0.5f);
+        const ca_tables three = view_tables(shares.ctx.get(), *meta.tables(il), 1, 3);
+        const rows together = shares.compute(build_injection(shares.ctx.get(), shares.cur, three, shares.gains).out);
+        injection_graph any(meta, hidden, 0.5f);
+        const std::vector<int32_t> whose = {3, 0, 2, 1, 2, 0};
+        ggml_backend_tensor_set(any.slots, whose.data(), 0, ggml_nbytes(any.slots));
+        const rows mixed =
+            any.compute(build_injection_by_token(any.ctx.get(), any.cur, *meta.tables(il), any.gains, any.slots).out);
+        for (size_t i = 0; i < h.size(); ++i) {
+            CHECK(max_difference({together[i]}, {of_each[1 + i / 2][i]}) < TOLERANCE);
+            CHECK(max_difference({mixed[i]}, {of_each[whose[i]][i]}) < TOLERANCE);
+        }
+    }
+    meta.fold(tokens[2], 1);
+    CHECK(max_difference(inject(meta, 1, hidden, 1.0f, 1), inject(meta, 1, hidden, 1.0f, 2)) == 0.0);
 }
 
 TEST(wrappers_of_every_kind_and_size_can_be_made) {

@@ -306,6 +306,8 @@ def test_bad_environment_is_wrong_usage(name: str, value: str, expected: str, ti
         (["-f", "/no/such/file"], "/no/such/file"),
         (["-b", "0"], "-b is 0, expected at least 1"),
         (["-c", "-1"], "-c is -1, expected at least 0"),
+        (["-np", "0"], "-np is 0, expected at least 1"),
+        (["-np", "4"], "-np goes with --prompts"),
         (["-i"], "-i / -if is not supported"),
         (["-cnv"], "-cnv is not supported"),
         (["--prompt-cache", "x"], "--prompt-cache is not supported"),

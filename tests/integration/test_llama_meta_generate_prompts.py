@@ -131,6 +131,42 @@ def test_raw_takes_texts_only(tiny: Program, tmp_path: Path) -> None:
     assert "--raw needs a text, got messages" in second["error"]
 
 
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
+    """Short and long prompts, one that fails, and more of them than sequences; results in order all the same."""
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
+    lines = ["one", "a longer prompt, " * 8, "x" * 300, "four", "What is the capital of France?", "six", "x" * 256]
+    prompts.write_text("\n".join(lines), encoding="utf-8")
+    flags = ("--prompts", prompts, "-n", "9", "-fa", "off")
+    for more in ((), ("--compare",), ("--no-meta",)):
+        output.unlink(missing_ok=True)
+        alone, together = tiny(*flags, *more), tiny(*flags, *more, "-np", "3", "-o", output)
+        assert (alone.returncode, together.returncode) == (1, 1)
+        found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(alone.stdout)
+        assert [result["index"] for result in found] == list(range(len(lines)))
+        for one, other in zip(found, expected, strict=True):
+            assert list(one) == list(other)
+            assert one.get("error") == other.get("error")
+            assert one.get("text") == other.get("text")
+            assert one.get("base", {}).get("text") == other.get("base", {}).get("text")
+        assert "prompt 3: the prompt has 300 tokens, the context 256" in together.stderr
+        assert "7/7 answered" in together.stderr
+
+
+def test_several_at_once_go_on_where_they_were(plain: Path, tiny: Program, tmp_path: Path) -> None:
+    output = tmp_path / "results.jsonl"
+    assert tiny("--prompts", plain, "-o", output, "-n", "9").returncode == 0
+    whole = output.read_text(encoding="utf-8")
+    output.write_text(whole.splitlines(keepends=True)[0], encoding="utf-8")
+    run = tiny("--prompts", plain, "-o", output, "-n", "9", env={"LLAMA_ARG_N_PARALLEL": "2"})
+    assert run.returncode == 0
+    assert "1 of 3 results are there already" in run.stderr
+    found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(whole)
+    assert [result["text"] for result in found] == [result["text"] for result in expected]
+
+
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 

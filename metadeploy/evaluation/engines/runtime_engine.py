@@ -1,15 +1,14 @@
-"""The engine in the compiled runtime: any base GGUF, one question after the other."""
+"""The engine in the compiled runtime: any base GGUF, several questions at once."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
-from typing import Final, cast
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.doubt import AS_CALIBRATED
-from metadeploy.runtime import GenerationChunk, MetaLlama
+from metadeploy.runtime import GenerationChunk, MetaLlama, Request
 from metadeploy.training.greedy import kept_text, says_enough
 
 __all__ = ["RuntimeEngine"]
@@ -25,7 +24,7 @@ class RuntimeEngine:
         """Take a loaded model, with a sidecar attached; `close` closes it.
 
         Args:
-            llm: the model.
+            llm: the model; as many answers are made at once as it has sequences.
             limits: of the answers.
         """
         self._llm = llm
@@ -39,44 +38,87 @@ class RuntimeEngine:
         self._llm.close()
 
     def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
-        """Answer questions in their order; as `Engine.ask`."""
-        for index, question in enumerate(questions):
-            base, _ = self._say(question, None)
-            yield Answered(index, base, tuple(self._reply(question, gain) for gain in gains))
+        """Answer questions, those that are declined at last; as `Engine.ask`."""
+        declined: dict[int, list[_Said]] = {}
+        for index, said in self._say(questions, gains):
+            if any(reply.declines for reply in said[1:]):
+                declined[index] = said
+            else:
+                yield _answered(index, said, None)
+        refusals = self._llm.generate_batch(
+            (Request(prompt=questions[index], gain=AS_SHIPPED) for index in declined), max_tokens=self._refusal_length
+        )
+        for answer, (index, said) in zip(refusals, declined.items(), strict=True):
+            if answer.error is not None:
+                raise answer.error
+            assert answer.result is not None
+            yield _answered(index, said, answer.result.text.strip())
 
-    def _reply(self, question: str, gain: float) -> Reply:
-        answer, doubt = self._say(question, gain)
-        if doubt is None:
-            raise Error("sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt")
-        refusal = None
-        if gain == AS_SHIPPED and doubt >= AS_CALIBRATED:
-            refusal = self._llm.generate(question, max_tokens=self._refusal_length, gain=gain).text.strip()
-        return Reply(gain, doubt, answer.text, refusal)
-
-    def _say(self, question: str, gain: float | None) -> tuple[BaseAnswer, float | None]:
-        """The base's answer where the gain is None, else the Doubter's where it answers; and its doubt."""
-        token_ids: list[int] = []
-        logprobs: list[float] = []
-        shown = [""]  # the text as it stands after so many tokens
-        doubt, ended = None, False
-        stream = self._llm.stream(
-            question,
+    def _say(self, questions: Sequence[str], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
+        """Each question with the base's answer, then the Doubter's where it answers, for each gain."""
+        said = [[_Said(gain, self._limits) for gain in (None, *gains)] for _ in questions]
+        places = [(index, one) for index, each in enumerate(said) for one in each]
+        steps = self._llm.stream_batch(
+            (one.request(questions[index]) for index, one in places),
             max_tokens=self._limits.max_new_tokens,
-            inject=gain is not None,
-            gain=gain,
-            doubt_threshold=AS_CALIBRATED if gain is None else _NEVER,
             logprobs=0,
         )
-        with closing(cast("Generator[GenerationChunk]", stream)):  # the model is busy until it is closed
-            for chunk in stream:
-                token_ids += chunk.token_ids
-                logprobs += [item.logprob for item in chunk.logprobs or ()]
-                shown += [shown[-1]] * len(chunk.token_ids)
-                shown[-1] += chunk.text
-                doubt = chunk.doubt
-                ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-                if says_enough(shown[-1], whole=self._limits.whole_answer):
-                    break
+        for answer, chunk in steps:
+            if chunk is None:
+                assert answer.error is not None
+                raise answer.error
+            index, one = places[answer.index]
+            if one.add(chunk):
+                answer.close()
+                if all(each.complete for each in said[index]):
+                    yield index, said[index]
+
+
+class _Said:
+    """One answer as it grows; of the base alone where the gain is None."""
+
+    def __init__(self, gain: float | None, limits: AnswerLimits) -> None:
+        self.gain = gain
+        self.complete = False
+        self.doubt: float | None = None
+        self._limits = limits
+        self._ended = False
+        self._token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._shown = [""]  # the text as it stands after so many tokens
+
+    def request(self, question: str) -> Request:
+        if self.gain is None:
+            return Request(prompt=question, inject=False, doubt_threshold=AS_CALIBRATED)
+        return Request(prompt=question, gain=self.gain, doubt_threshold=_NEVER)
+
+    def add(self, chunk: GenerationChunk) -> bool:
+        """Take what comes; whether it is enough."""
+        self._token_ids += chunk.token_ids
+        self._logprobs += [item.logprob for item in chunk.logprobs or ()]
+        self._shown += [self._shown[-1]] * len(chunk.token_ids)
+        self._shown[-1] += chunk.text
+        self.doubt = chunk.doubt
+        self._ended = chunk.result is not None and chunk.result.finish_reason == "stop"
+        self.complete = chunk.result is not None or says_enough(self._shown[-1], whole=self._limits.whole_answer)
+        return self.complete
+
+    @property
+    def declines(self) -> bool:
+        """Whether a refusal is to be spelt out."""
+        return self.gain == AS_SHIPPED and self.doubt is not None and self.doubt >= AS_CALIBRATED
+
+    def answer(self) -> BaseAnswer:
         # as shown, and not decoded anew: that may tidy spaces up
-        kept = kept_text(token_ids, lambda ids: shown[len(ids)], ended=ended, whole=self._limits.whole_answer)
-        return BaseAnswer(kept.text, tuple(logprobs[: kept.n_tokens]), kept.complete), doubt
+        whole = self._limits.whole_answer
+        kept = kept_text(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=whole)
+        return BaseAnswer(kept.text, tuple(self._logprobs[: kept.n_tokens]), kept.complete)
+
+    def reply(self, refusal: str | None) -> Reply:
+        if self.gain is None or self.doubt is None:
+            raise Error("sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt")
+        return Reply(self.gain, self.doubt, self.answer().text, refusal if self.declines else None)
+
+
+def _answered(index: int, said: Sequence[_Said], refusal: str | None) -> Answered:
+    return Answered(index, said[0].answer(), tuple(one.reply(refusal) for one in said[1:]))

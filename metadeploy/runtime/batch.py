@@ -1,0 +1,323 @@
+"""Many prompts at once: each in a sequence of its own, computed together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from metadeploy import _core
+from metadeploy.errors import Error
+from metadeploy.runtime.types import (
+    CancelCallback,
+    FinishReason,
+    GenerationChunk,
+    GenerationResult,
+    Pass2Kind,
+    Prompt,
+    Timings,
+    TokenLogprob,
+)
+
+__all__ = ["BatchAnswer", "BatchCalls", "Request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A prompt with options of its own; those that are None are the call's.
+
+    Attributes:
+        prompt: as in :meth:`MetaLlama.generate`.
+        gain: strength of the injection.
+        inject: False lets the base answer alone.
+        doubt_threshold: decline where doubt reaches it.
+    """
+
+    prompt: Prompt
+    gain: float | None = None
+    inject: bool | None = None
+    doubt_threshold: float | None = None
+
+
+@dataclass(eq=False)
+class BatchAnswer:
+    """One of several answers that grow at once.
+
+    Attributes:
+        index: its place among the prompts, from 0 on.
+        result: the answer; None until it is complete.
+        error: what went wrong with this prompt; the others do not mind.
+    """
+
+    index: int
+    result: GenerationResult | None = None
+    error: Error | None = None
+    _closed: bool = field(default=False, repr=False)
+
+    def close(self) -> None:
+        """Nothing more of it is wanted: no chunk of it comes any more, and its place goes to the next prompt."""
+        self._closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+
+#: An answer that has grown, and by what; None where it has ended with an error.
+BatchStep = tuple[BatchAnswer, "GenerationChunk | None"]
+
+
+class BatchCalls(ABC):
+    """The calls that take many prompts."""
+
+    @abstractmethod
+    def _params(
+        self,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repeat_penalty: float,
+        seed: int | None,
+        stop: str | Sequence[str] | None,
+        gain: float | None,
+        inject: bool,
+        doubt_threshold: float,
+        logprobs: int | None,
+    ) -> _core.GenerationParams:
+        """The options of one answer, checked."""
+
+    @abstractmethod
+    def _run(
+        self,
+        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        raw: bool,
+        cancel: CancelCallback | None,
+    ) -> Generator[BatchStep]:
+        """Hold the instance and answer."""
+
+    def stream_batch(
+        self,
+        prompts: Iterable[Prompt | Request],
+        *,
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        doubt_threshold: float = 0.5,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> Iterator[BatchStep]:
+        """As :meth:`generate_batch`, token by token, in the order in which they come.
+
+        Yields:
+            An answer and what it has grown by. The last chunk of each holds its result; where it ends with an error,
+            the chunk is None. ``answer.close()`` ends one and leaves the others.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("prompts is one text, expected several prompts")
+
+        def params_of(request: Request) -> _core.GenerationParams:
+            threshold = doubt_threshold if request.doubt_threshold is None else request.doubt_threshold
+            return self._params(
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repeat_penalty=repeat_penalty,
+                seed=seed,
+                stop=stop,
+                gain=gain if request.gain is None else request.gain,
+                inject=inject if request.inject is None else request.inject,
+                doubt_threshold=threshold,
+                logprobs=logprobs,
+            )
+
+        params_of(Request(prompt=""))  # what is wrong for all is said at once
+        each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
+        return self._run(((request.prompt, params_of(request)) for request in each), raw, cancel)
+
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt | Request],
+        *,
+        order: Literal["input", "completion"] = "input",
+        max_tokens: int | None = 512,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        gain: float | None = None,
+        inject: bool = True,
+        doubt_threshold: float = 0.5,
+        raw: bool = False,
+        logprobs: int | None = None,
+        cancel: CancelCallback | None = None,
+    ) -> Iterator[BatchAnswer]:
+        """Answer many prompts, as many at once as the instance has sequences (``n_parallel``).
+
+        Each has its own cognitive tokens, and its answer is the one that it has alone, up to the last digits of logits:
+        sums over few and over many tokens are taken in another order. The instance is busy until the iterator is
+        exhausted or closed: other threads wait.
+
+        Args:
+            prompts: as in :meth:`generate`, or a `Request` where one has options of its own; taken one by one, as
+                sequences become free.
+            order: answers come as their prompts do, or as soon as they are complete.
+            max_tokens: this and all others as in :meth:`generate`.
+            temperature: 0 is greedy.
+            top_k: sample among the k most likely tokens.
+            top_p: sample among the most likely tokens that together have this probability.
+            min_p: leave out tokens below this share of the most likely one's probability.
+            repeat_penalty: above 1, tokens of the last 64 become less likely.
+            seed: of the sampling, for each answer.
+            stop: strings that end an answer.
+            gain: strength of the injection.
+            inject: False lets the base answer alone.
+            doubt_threshold: decline where doubt reaches it.
+            raw: take texts as they are.
+            logprobs: also return log-probabilities.
+            cancel: asked often; True ends all of them.
+
+        Yields:
+            Each with its result, or with the error of its prompt, which is not raised.
+
+        Raises:
+            Cancelled: ``cancel`` returned True.
+            KeyboardInterrupt: Ctrl-C.
+            DecodeError: llama.cpp failed.
+            ValueError: an option is out of range.
+        """
+        if order not in ("input", "completion"):
+            raise ValueError(f"order is {order!r}, expected 'input' or 'completion'")
+        steps = self.stream_batch(
+            prompts,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            gain=gain,
+            inject=inject,
+            doubt_threshold=doubt_threshold,
+            raw=raw,
+            logprobs=logprobs,
+            cancel=cancel,
+        )
+        complete = (answer for answer, chunk in steps if chunk is None or chunk.result is not None)
+        return _in_order(complete) if order == "input" else complete
+
+
+def _in_order(answers: Iterator[BatchAnswer]) -> Iterator[BatchAnswer]:
+    early: dict[int, BatchAnswer] = {}
+    index = 0
+    for answer in answers:
+        early[answer.index] = answer
+        while index in early:
+            yield early.pop(index)
+            index += 1
+
+
+@dataclass
+class _Open:
+    answer: BatchAnswer
+    params: _core.GenerationParams
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+def run(
+    engine: _core.Engine,
+    requests: Iterable[tuple[BatchAnswer, list[int] | Error, _core.GenerationParams]],
+    cancel: CancelCallback | None,
+) -> Generator[BatchStep]:
+    """Answer requests, as many at once as there are sequences.
+
+    Args:
+        engine: not used otherwise meanwhile.
+        requests: tokens, or why there are none; taken one by one.
+        cancel: ends all.
+    """
+    scheduler = _core.Scheduler(engine)
+    running: dict[int, _Open] = {}
+    coming = iter(requests)
+    while True:
+        while scheduler.n_free > 0 and (request := next(coming, None)) is not None:
+            answer, tokens, params = request
+            if isinstance(tokens, Error):
+                answer.error = tokens
+                yield answer, None
+            else:
+                running[scheduler.add(tokens, params)] = _Open(answer, params)
+        if not running:
+            return
+        for key, text, token_ids, items, more, outcome in scheduler.step(cancel):
+            each = running[key]
+            if not each.answer.closed:
+                yield each.answer, _chunk(engine, each, text, token_ids, items, more, outcome)
+            if not more:
+                del running[key]
+        for key in [key for key, each in running.items() if each.answer.closed]:
+            scheduler.cancel(key)
+            del running[key]
+
+
+def _chunk(
+    engine: _core.Engine,
+    each: _Open,
+    text: str,
+    token_ids: list[int],
+    items: Sequence[tuple[int, str, float, list[tuple[int, str, float]]]],
+    more: bool,
+    outcome: _core.Answer | Error,
+) -> GenerationChunk | None:
+    if isinstance(outcome, Error):
+        each.answer.error = outcome
+        return None
+    found = tuple(TokenLogprob(i, piece, logprob, tuple(top)) for i, piece, logprob, top in items)
+    each.logprobs.extend(found)
+    wanted = each.params.n_logprobs >= 0
+    if not more:
+        each.answer.result = _result(outcome, each, injects=each.params.inject and engine.sidecar is not None)
+    return GenerationChunk(text, tuple(token_ids), found if wanted else None, outcome.doubt, each.answer.result)
+
+
+def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationResult:
+    times = answer.timings
+    return GenerationResult(
+        text=answer.text,
+        token_ids=tuple(answer.tokens),
+        abstained=answer.abstained,
+        doubt=answer.doubt,
+        finish_reason=cast(FinishReason, answer.finish_reason),
+        logprobs=tuple(each.logprobs) if each.params.n_logprobs >= 0 else None,
+        timings=Timings(
+            pass1_ms=times.pass1_ms,
+            encode_ms=times.encode_ms,
+            pass2_ms=times.pass2_ms,
+            decode_ms=times.decode_ms,
+            pass2=cast(Pass2Kind, times.pass2),
+            hidden_bytes=times.hidden_bytes,
+            n_prompt=times.n_prompt,
+            n_reused=times.n_reused,
+            n_generated=times.n_generated,
+        ),
+        gain=each.params.gain if injects else 0.0,
+    )

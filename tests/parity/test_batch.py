@@ -1,0 +1,181 @@
+"""Many prompts at once: each is answered as it is alone, whatever its neighbours are, and whatever becomes of them.
+
+What a prompt computes, and so its doubt and the first token, is the same to the bit. A later token goes through
+products of one row alone and of several among others, which differ in their last digits; apart from that nothing may.
+K/V cache in F32, flash attention off (``EXACT``) but for the real model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tolerances
+from metadeploy import ContextOverflowError, GenerationResult, MetaLlama, Request
+from metadeploy.sidecar.spec import InjectFrom
+from support.parity import Question
+from support.runtime_pair import PAIR_KINDS, RuntimePair, runtime_pair
+from support.tiny_models import TinyModel
+
+N_PARALLEL = 3
+#: more prompts than sequences; the longest goes through several micro-batches while others answer
+LENGTHS = (5, 60, 1, 17, 100, 17, 2, 33)
+GAINS = (1.0, 0.5, -1.0, 0.0, 1.0, 1.0, 2.0, 1.0)
+
+
+@pytest.fixture(scope="module", params=PAIR_KINDS)
+def pair(
+    request: pytest.FixtureRequest, tiny: Callable[[str], TinyModel], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RuntimePair]:
+    folder = tmp_path_factory.mktemp("archs")
+    options = {"tested": {"n_parallel": N_PARALLEL}, "plain": {"prefix_cache_mib": 0}}
+    with runtime_pair(request.param, folder, tiny, **options, n_ubatch=32) as two:
+        yield two
+
+
+@pytest.fixture
+def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
+    """With injection in the upper half."""
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
+    return pair
+
+
+def requests(pair: RuntimePair) -> list[Request]:
+    return [
+        Request(prompt=pair.prompt(length, seed=seed), gain=gain)
+        for seed, (length, gain) in enumerate(zip(LENGTHS, GAINS, strict=True))
+    ]
+
+
+def same_answer(
+    pair: RuntimePair, found: GenerationResult | None, request: Request, *, reuses: bool = False
+) -> GenerationResult:
+    """That of the base that answers one prompt at a time; with ``reuses``, parts of its prompt may be there already."""
+    expected = pair.plain.generate(request.prompt, gain=request.gain, max_tokens=12, logprobs=0)
+    assert found is not None
+    assert (found.token_ids, found.text, found.finish_reason, found.gain) == (
+        expected.token_ids,
+        expected.text,
+        expected.finish_reason,
+        expected.gain,
+    )
+    limit = limit_of(pair)
+    assert found.doubt == pytest.approx(expected.doubt, abs=limit if reuses else 0, rel=0)
+    assert found.logprobs is not None
+    assert expected.logprobs is not None
+    for i, (one, other) in enumerate(zip(found.logprobs, expected.logprobs, strict=True)):
+        assert one.logprob == pytest.approx(other.logprob, abs=limit if i > 0 or reuses else 0, rel=0)
+    return expected
+
+
+def limit_of(pair: RuntimePair) -> float:
+    kind = "gemma" if pair.kind.startswith("gemma") else pair.kind
+    return tolerances.BATCH_MAX_ABS.get(kind, tolerances.BATCH_MAX_ABS["others"])
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
+    asked = requests(pair)
+    for reuses in (False, True):  # the second time with what the first has kept
+        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
+        assert [answer.index for answer in answers] == list(range(len(asked)))
+        for answer, request in zip(answers, asked, strict=True):
+            expected = same_answer(pair, answer.result, request, reuses=reuses)
+            assert answer.result is not None
+            times = answer.result.timings
+            assert (times.n_prompt, times.n_generated) == (expected.timings.n_prompt, expected.timings.n_generated)
+            assert times.pass2 == expected.timings.pass2
+
+
+def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> None:
+    """To the bit: the graph of a micro-batch of one sequence is that of a context for one."""
+    for length in (1, 40, 100):
+        ids = attached.prompt(length)
+        np.testing.assert_array_equal(attached.tested.logits(ids), attached.plain.logits(ids))
+        found, expected = (llm.generate(ids, max_tokens=8, logprobs=0) for llm in (attached.tested, attached.plain))
+        assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
+        assert found.timings.pass2 == expected.timings.pass2
+
+
+def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
+    """Too long, empty, of unknown tokens, a gain that is none, and one that is closed after two tokens."""
+    good = requests(attached)
+    bad = [
+        Request(prompt=attached.prompt(600)),
+        Request(prompt=[]),
+        Request(prompt=[attached.tested.n_vocab]),
+        Request(prompt=attached.prompt(4), gain=float("nan")),
+    ]
+    asked = [good[0], bad[0], good[1], good[4], bad[1], good[7], bad[2], bad[3], good[2]]
+    closed = 3
+    results: dict[int, GenerationResult] = {}
+    errors = {}
+    n_chunks = 0
+    for answer, chunk in attached.tested.stream_batch(asked, max_tokens=12, logprobs=0):
+        if chunk is None:
+            errors[answer.index] = answer.error
+        elif chunk.result is not None:
+            results[answer.index] = chunk.result
+        if answer.index == closed:
+            n_chunks += 1
+            if n_chunks == 2:
+                answer.close()
+    assert n_chunks == 2
+    assert sorted(errors) == [1, 4, 6, 7]
+    assert isinstance(errors[1], ContextOverflowError)
+    for index, text in ((1, "600 tokens, the context 512"), (4, "empty"), (6, "not in the vocabulary"), (7, "gain")):
+        assert text in str(errors[index])
+    assert sorted(results) == [0, 2, 5, 8]
+    for index, result in results.items():
+        same_answer(attached, result, asked[index], reuses=True)
+
+
+def test_what_others_computed_serves_nobody_else(attached: RuntimePair) -> None:
+    """The same prompts in other company and in other sequences, with the base between them."""
+    asked = requests(attached)
+    for order in ([7, 6, 5, 4, 3, 2, 1, 0], [4, 4, 4, 0, 0, 1]):
+        answers = attached.tested.generate_batch([asked[i] for i in order], max_tokens=12, logprobs=0)
+        for answer, i in zip(answers, order, strict=True):
+            same_answer(attached, answer.result, asked[i], reuses=True)
+    mixed = [Request(prompt=asked[1].prompt, inject=inject) for inject in (True, False, True)]
+    one, base, other = (answer.result for answer in attached.tested.generate_batch(mixed, max_tokens=12))
+    assert one is not None
+    assert base is not None
+    assert other is not None
+    assert one.token_ids == other.token_ids
+    assert base.token_ids == attached.plain.generate(asked[1].prompt, max_tokens=12, inject=False).token_ids
+    assert (base.doubt, base.gain, base.timings.pass2) == (None, 0.0, "none")
+
+
+def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """16 micro-batches for its passes, and a token of the other one after each."""
+    with runtime_pair("llama", tmp_path, tiny, tested={"n_parallel": 2}, plain={}, n_ubatch=32) as pair:
+        pair.attach(tmp_path, [0])
+        short, long = pair.prompt(4), pair.prompt(256)
+        before = 0
+        for answer, chunk in pair.tested.stream_batch([short, long], max_tokens=30):
+            assert chunk is not None
+            if answer.index == 1:
+                break
+            before += 1
+        assert before >= 16
+
+
+@pytest.mark.parametrize("flash_attn", [True, False])
+def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, questions: list[Question]) -> None:
+    """The real base as it is shipped (Q4_1), whose products have the same bits for one row and for several."""
+    asked = [question.question for question in questions[:24]]
+    options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
+    with (
+        MetaLlama(base_gguf, trained_sidecar, n_parallel=6, **options) as many,
+        MetaLlama(base_gguf, trained_sidecar, **options) as one,
+    ):
+        answers = many.generate_batch(asked, max_tokens=8, logprobs=0)
+        found = [answer.result for answer in answers if answer.result is not None]
+        expected = [one.generate(question, max_tokens=8, logprobs=0) for question in asked]
+    assert [result.timings.pass2 for result in found] == ["tail"] * len(asked)
+    assert [(a.token_ids, a.doubt, a.logprobs) for a in found] == [(b.token_ids, b.doubt, b.logprobs) for b in expected]
