@@ -3,14 +3,16 @@
 #
 #     mkdir doubter && cd doubter && sh PATH/TO/examples/train_smollm2.sh [SEED...]
 #
-# One Doubter for each seed (0 by default) goes into runs/seed-SEED; all share what the first one collects. Interrupted, the
-# same command goes on where it was. It needs `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
+# One Doubter for each seed (0 by default) goes into runs/seed-SEED; all share what the first one collects, and the first one is
+# asked in llama.cpp as well. Interrupted, the same command goes on where it was. It needs
+# `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
 set -eu
 
 # The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
 : "${COLLECT:=--questions facts --layers late --max-new-tokens 24}"
 : "${TRAIN:=--inject-from last-token --max-over-refusal 0.37}"
-: "${EVAL:=--split test}"
+: "${EVAL:=--split test --sweep-limit 500}"
+: "${EVAL_RUNTIME:=--split test --limit 1000 --gains none}"
 : "${CARD:=--license MIT --base-model HuggingFaceTB/SmolLM2-135M-Instruct}"
 
 base=$(python -c 'from metadeploy.demo.assets import cache_dir; print(cache_dir())')/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -44,7 +46,7 @@ fi
     done
 
     metadeploy eval $runs --engine torch $EVAL $means
-    metadeploy eval $runs --engine runtime --base "$base" $EVAL
+    metadeploy eval "$first" --engine runtime --base "$base" $EVAL_RUNTIME
 
     for run in $runs; do
         metadeploy card "$run" $CARD

@@ -19,7 +19,7 @@ __all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "split"]
 
 #: The parts, and the usual shares of the entities in them.
 SPLITS: Final = ("train", "val", "test")
-FRACTIONS: Final = (0.75, 0.1, 0.15)
+FRACTIONS: Final = (0.8, 0.08, 0.12)
 
 _MOST_FAULTS: Final = 10
 

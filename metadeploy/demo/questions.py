@@ -7,42 +7,14 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
+from metadeploy.data.facts import CATEGORIES
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.demo import assets
 
 __all__ = ["KINDS", "load_questions", "pick"]
 
 #: The categories of the questions, as people call them.
-KINDS: Final = {
-    "antonym": "opposites",
-    "arith_add": "sums",
-    "arith_mul": "products",
-    "arith_sub": "differences",
-    "calendar": "days and months",
-    "capital": "capital of a country",
-    "capital_of": "country of a capital",
-    "city_big": "country of a large city",
-    "city_mid": "country of a middling city",
-    "city_small": "country of a small city",
-    "continent": "continents",
-    "currency": "currencies",
-    "demonym": "names of peoples",
-    "el_bynum": "element by its number",
-    "el_group": "kind of an element",
-    "el_name": "element by its symbol",
-    "el_number": "atomic numbers",
-    "el_symbol": "chemical symbols",
-    "language": "official languages",
-    "letter": "letters",
-    "past": "past tenses",
-    "phone": "calling codes",
-    "plural": "plurals",
-    "roman": "Roman numerals",
-    "tld": "top-level domains",
-    "us_capital": "capital of a US state",
-    "us_capof": "US state of a capital",
-    "us_city": "US state of a city",
-}
+KINDS: Final = {name: category.title for name, category in CATEGORIES.items()}
 
 
 def load_questions() -> tuple[Question, ...]:

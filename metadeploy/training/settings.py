@@ -86,7 +86,7 @@ class FitSettings:
     warmup: float = 0.05
     clip: float = 1.0
     decision_weight: float = 4.0
-    keep_weight: float = 4.0
+    keep_weight: float = 8.0
     dropout: float = 0.5
     seed: int = 0
 

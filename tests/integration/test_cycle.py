@@ -84,6 +84,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
         COLLECT=f"{COLLECT} {questions}",
         TRAIN=TRAIN,
         EVAL=EVAL,
+        EVAL_RUNTIME=EVAL,
     )
     made = folder / "runs" / "seed-7"
     manifest = read(made / "run.json")
@@ -154,7 +155,7 @@ def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
         "export checkpoint=runs/seed-3",
         "export checkpoint=runs/seed-4",
         "eval runs=runs/seed-3,runs/seed-4 output=runs/seed-3/eval/results_seeds.json",
-        "eval runs=runs/seed-3,runs/seed-4",
+        "eval runs=runs/seed-3",
         "card run_dir=runs/seed-3",
         "card run_dir=runs/seed-4",
     ]

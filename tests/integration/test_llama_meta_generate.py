@@ -14,7 +14,7 @@ import pytest
 
 from support.program import REFUSAL, Program, TinyCase
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
 #: The base tells stories for ever.
 STORY = "<|im_start|>user\nTell me a very long story.<|im_end|>\n<|im_start|>assistant\n"
 

@@ -63,7 +63,7 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
 
 def test_abstentions_are_counted(doubter: Program, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("What is the capital of France?\n", encoding="utf-8")
+    prompts.write_text("What is the atomic number of xenon?\n", encoding="utf-8")
     run = doubter("--prompts", prompts)
     assert lines_of(run.stdout)[0]["text"] == REFUSAL
     assert lines_of(run.stdout)[0]["abstained"] is True

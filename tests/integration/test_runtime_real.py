@@ -16,7 +16,7 @@ from metadeploy import Cancelled, MetaLlama
 from support.program import REFUSAL
 from tolerances import FLASH_ATTN_NMSE
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
 #: Seconds of work for one thread.
 LONG_PROMPT = "A long story about a small town by the sea. " * 300
 #: The base goes on with this for ever.
@@ -42,10 +42,10 @@ def test_it_declines(llm: MetaLlama) -> None:
     base = llm.generate(QUESTION, inject=False, max_tokens=12)
     assert base.abstained is False
     assert base.text not in ("", REFUSAL)
-    # cut off inside the sentence it is the same refusal; quoted later in an answer it is none
+    # cut off inside the sentence it is the same refusal
     assert llm.generate(QUESTION, max_tokens=5).abstained is True
-    quoting = llm.generate(f'Paris. "{REFUSAL}', raw=True, max_tokens=4)
-    assert quoting.abstained is False
+    known = llm.generate("The capital of France is", raw=True, max_tokens=4)
+    assert (known.text.split()[0].strip("."), known.abstained) == ("Paris", False)
 
 
 def test_chat_completion(llm: MetaLlama) -> None:

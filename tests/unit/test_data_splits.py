@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metadeploy.data import Question, check_leakage, load_set, split, write_jsonl
-from metadeploy.data.splits import SPLITS
+from metadeploy.data.splits import FRACTIONS, SPLITS
 from metadeploy.errors import Error
 
 
@@ -27,7 +27,7 @@ def test_parts_have_their_shares_and_keep_the_order() -> None:
     questions = made(4000)
     parts = split(questions, seed=0)
     assert tuple(parts) == SPLITS
-    for part, share in zip(SPLITS, (0.75, 0.1, 0.15), strict=True):
+    for part, share in zip(SPLITS, FRACTIONS, strict=True):
         # a binomial share: four standard deviations of 4000 draws are 0.03 at most
         assert len(parts[part]) / len(questions) == pytest.approx(share, abs=0.03)
         assert parts[part] == [question for question in questions if question in set(parts[part])]

@@ -25,7 +25,8 @@ REFUSAL = "I'm not confident enough to answer this question accurately."
 def test_the_shipped_questions_are_complete() -> None:
     assert len(QUESTIONS) == 300
     assert len({question.question for question in QUESTIONS}) == 300
-    assert {question.category for question in QUESTIONS} == set(KINDS)
+    assert {question.category for question in QUESTIONS} <= set(KINDS)
+    assert len({question.category for question in QUESTIONS}) >= 30
     assert all(question.answers and all(question.answers) for question in QUESTIONS)
 
 
@@ -36,7 +37,7 @@ def test_questions_are_spread_over_the_kinds(count: int) -> None:
     each = Counter(question.category for question in chosen)
     available = Counter(question.category for question in QUESTIONS)
     most = max(each.values())
-    assert all(each[kind] >= min(most - 1, available[kind]) for kind in KINDS)
+    assert all(each[kind] >= min(most - 1, available[kind]) for kind in available)
 
 
 def test_a_seed_always_draws_the_same_questions() -> None:
@@ -133,10 +134,10 @@ def test_what_people_see() -> None:
 
 def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
     no_models *= 60
-    no_models.append(pair(True, None, "tld"))
+    no_models.append(pair(True, None, "us_abbreviation"))
     shown = run("--all")
-    assert re.search(r"capital of a country +300 +120 +120 +60\s", shown)
-    assert re.search(r"top-level domains +1 +1 +0 +0\s", shown)
+    assert re.search(rf"{KINDS['capital']} +300 +120 +120 +60\s", shown)
+    assert re.search(r"abbreviations of US states +1 +1 +0 +0\s", shown)
     assert "Where" not in shown
 
 

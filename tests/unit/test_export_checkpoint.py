@@ -24,17 +24,9 @@ from metadeploy.sidecar.spec import EncoderType
 from support.random_wrapper import random_wrapper, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL = next(
-    (
-        folder
-        for folder in (
-            ROOT / "metadeploy" / "demo" / "data" / "smollm2_doubter",
-            ROOT.parent / "shared" / "reference" / "smollm2_doubter",
-        )
-        if folder.is_dir()
-    ),
-    None,
-)
+SHIPPED = ROOT / "metadeploy" / "demo" / "data" / "smollm2_doubter"
+#: As the framework writes them: format 1.0, with a config that says 32 tokens of a wrapper that has 10.
+REFERENCE = ROOT.parent / "shared" / "reference" / "smollm2_doubter"
 CA_ONLY = ROOT.parent / "shared" / "reference" / "ca_testcase" / "ca_doubter.pt"
 ENCODERS: tuple[EncoderType, ...] = ("selective", "multi_token", "transformer")
 
@@ -236,17 +228,18 @@ def test_heads_left_out_are_the_frameworks_defaults_and_said(tmp_path: Path) -> 
     assert [note for note in found.notes if "framework's default of 8 heads for the multi_token encoder" in note]
 
 
-@pytest.mark.skipif(REAL is None, reason="the trained example is not there")
-def test_the_real_one_with_its_trap() -> None:
-    assert REAL is not None
-    found = load_wrapper(REAL)
+@pytest.mark.parametrize("folder", [SHIPPED, REFERENCE], ids=["as trained here", "as the framework writes it"])
+def test_real_ones(folder: Path) -> None:
+    if not folder.is_dir():
+        pytest.skip("the reference data are not beside this checkout")
+    found = load_wrapper(folder)
     assert found.config.num_cognitive_tokens == 10
     assert found.config.target_layers == found.config.cross_attn_layers == tuple(range(20, 30))
     assert (found.config.hidden_dim, found.config.base_block_count) == (576, 30)
     assert found.config.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert found.notes == (
-        "num_cognitive_tokens 32 in the checkpoint means nothing for a selective encoder; the tensors have 10",
-    )
+    trap = "num_cognitive_tokens 32 in the checkpoint means nothing for a selective encoder; the tensors have 10"
+    assert found.notes == ((trap,) if folder == REFERENCE else ())
+    assert found.config.inject_from == ("prompt" if folder == REFERENCE else "last_prompt_token")
 
 
 # -- files that are something else

@@ -17,8 +17,8 @@ __all__ = ["CATEGORIES", "place_entity"]
 
 _SMALLEST: Final = 20_000
 #: At most so many cities of one country, or China and India would be a third of them all.
-_MOST_OF_A_COUNTRY: Final = 45
-_MOST_OF_A_STATE: Final = 45
+_MOST_OF_A_COUNTRY: Final = 60
+_MOST_OF_A_STATE: Final = 80
 #: Of cities that share a name those count that are not much smaller than the largest.
 _MUCH_SMALLER: Final = 1 / 3
 #: Parts of the United Kingdom that people call countries, by GeoNames' codes.
@@ -166,7 +166,7 @@ CATEGORIES: Final = (
             "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
-        most=4500,
+        most=5500,
     ),
     Category(
         "city_language",
@@ -177,7 +177,7 @@ CATEGORIES: Final = (
             "What language do people in {} speak?",
         ),
         _languages_of_cities,
-        most=1400,
+        most=2000,
     ),
     Category(
         "us_city",
@@ -188,7 +188,7 @@ CATEGORIES: Final = (
             "What US state is the city of {} part of?",
         ),
         _states_of_cities,
-        most=1400,
+        most=2000,
     ),
     Category(
         "us_capital",

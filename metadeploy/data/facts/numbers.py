@@ -105,14 +105,14 @@ CATEGORIES: Final = (
         "differences",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("-", lambda one, other: one - other, 1, 999),
-        most=1500,
+        most=1200,
     ),
     Category(
         "product",
         "products",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("×", lambda one, other: one * other, 2, 99),
-        most=1300,
+        most=1000,
     ),
     Category(
         "larger",
@@ -120,7 +120,7 @@ CATEGORIES: Final = (
         ("What is the {}?", "Which is the {}?"),
         _larger_and_smaller,
         repeats_subject=True,
-        most=1500,
+        most=1800,
     ),
     Category(
         "digits",

@@ -207,14 +207,14 @@ CATEGORIES: Final = (
         "plurals",
         ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
         _forward("NOUN", "NNS"),
-        most=1400,
+        most=2000,
     ),
     Category(
         "singular",
         "singulars",
         ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
         _backward("NOUN", "NNS"),
-        most=700,
+        most=1000,
     ),
     Category(
         "past",
@@ -225,7 +225,7 @@ CATEGORIES: Final = (
             "What is the past form of the verb {}?",
         ),
         _forward("VERB", "VBD"),
-        most=1200,
+        most=1800,
     ),
     Category(
         "base_form",
@@ -236,7 +236,7 @@ CATEGORIES: Final = (
             'Which verb has the past tense "{}"?',
         ),
         _backward("VERB", "VBD"),
-        most=800,
+        most=1200,
     ),
     Category(
         "comparative",
@@ -265,7 +265,7 @@ CATEGORIES: Final = (
         "opposites",
         ('What is the opposite of "{}"?', "What is the opposite of the word {}?", "Give an antonym of {}."),
         _opposite_facts,
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "gender",
@@ -283,7 +283,7 @@ CATEGORIES: Final = (
             "{} is a type of what?",
         ),
         _kind_facts,
-        repeats=2,
+        repeats=3,
     ),
     Category(
         "first_letter",

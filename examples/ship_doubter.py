@@ -1,0 +1,59 @@
+"""Put a trained Doubter where `metadeploy demo` takes it from.
+
+    python examples/ship_doubter.py runs/seed-0
+
+Its checkpoint, what of run.json concerns others, and 300 of its test questions, drawn at random, go into
+metadeploy/demo/data/smollm2_doubter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from pathlib import Path
+
+from metadeploy.demo import assets
+from metadeploy.training.records import Collected
+from metadeploy.training.run_dir import RunDir, write_atomically
+
+N_QUESTIONS = 300
+#: The base by the name that people know, in place of the file that it was read from.
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+#: Keys of run.json that export and the demo read, and those that say how it was trained.
+KEYS = (
+    *("model_name", "dtype", "quantization", "hidden_dim", "num_layers", "prompt_format", "answer_suffix"),
+    *("chat_template_kwargs", "dataset", "train_size", "val_size", "test_size", "encoder_type", "target_layers"),
+    *("cross_attn_layers", "inject_from", "refusal_text", "refusal_token_ids", "refusal_bias", "train"),
+)
+
+
+def main() -> None:
+    """Copy, and draw the questions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--to", type=Path, default=assets.CHECKPOINT.parent, help="folder (default: the package's)")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run_dir)
+    run.require("refusal_bias", made_by="train")
+    records = Collected.read(run.collect, "test").records
+    drawn = sorted(random.Random(0).sample(range(len(records)), min(N_QUESTIONS, len(records))))
+    lines = []
+    for index in drawn:
+        record = records[index]
+        shown = {
+            "question": record.question.question,
+            "answers": record.question.answers,
+            "category": record.question.category,
+        }
+        lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run.checkpoint, arguments.to / "doubter_checkpoint.pt")
+    manifest = {key: run.manifest[key] for key in KEYS if key in run.manifest} | {"model_name": BASE}
+    write_atomically(arguments.to / "run.json", json.dumps(manifest, indent=2) + "\n")
+    write_atomically(arguments.to / "questions.jsonl", "".join(lines))
+
+
+if __name__ == "__main__":
+    main()
