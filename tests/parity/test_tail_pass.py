@@ -7,6 +7,7 @@ Both run in the same micro-batches, so nothing but what is computed twice differ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 
 import tolerances
 from metadeploy import Cancelled, MetaLlama
+from metadeploy.sidecar import read_sidecar, write_sidecar
+from metadeploy.sidecar.spec import InjectFrom
 from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, runtime_pair
 from support.tiny_archs import GEMMA4_FIRST_SHARED
 from support.tiny_models import TinyModel
@@ -141,13 +144,22 @@ def test_another_sidecar_enters_elsewhere(pair: RuntimePair, tmp_path: Path) -> 
             assert (found.timings.pass2 == "none") is (gain == 0.0)
 
 
-@pytest.mark.parametrize("flash_attn", [True, False])
-def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path) -> None:
-    """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts."""
+@pytest.mark.parametrize(
+    ("inject_from", "flash_attn"), [("prompt", True), ("prompt", False), ("last_prompt_token", False)]
+)
+def test_smollm2(
+    inject_from: InjectFrom, flash_attn: bool, base_gguf: Path, trained_sidecar: Path, tmp_path: Path
+) -> None:
+    """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts.
+
+    A whole pass 2 over the last token alone is another kernel of flash attention than pass 1 over all of them.
+    """
     options = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "flash_attn": flash_attn, **NO_REUSE}
+    source, sidecar = read_sidecar(trained_sidecar), tmp_path / "sidecar.gguf"
+    write_sidecar(sidecar, replace(source.config, inject_from=inject_from), source.tensors)
     with (
-        MetaLlama(base_gguf, trained_sidecar, **options) as tail,
-        MetaLlama(base_gguf, trained_sidecar, hidden_cache_mib=0, **options) as full,
+        MetaLlama(base_gguf, sidecar, **options) as tail,
+        MetaLlama(base_gguf, sidecar, hidden_cache_mib=0, **options) as full,
     ):
         for question in ("What is the plural of wolf?", "Summarise: " + "the wolf and the seven young goats, " * 40):
             ids = tail.tokenize(tail.apply_chat_template([{"role": "user", "content": question}]))
