@@ -22,6 +22,7 @@ inline constexpr char TARGET_LAYERS[] = ".target_layers";
 inline constexpr char CROSS_ATTN_LAYERS[] = ".cross_attn_layers";
 inline constexpr char GATE_ACTIVATION[] = ".gate_activation";
 inline constexpr char KIND[] = ".kind";
+inline constexpr char TRIGGER[] = ".trigger";
 
 // ours
 inline constexpr char FORMAT_VERSION[] = ".format_version";

@@ -148,6 +148,9 @@ private:
         if (const std::string gate = meta.text(keys::GATE_ACTIVATION).value_or("tanh"); gate != "tanh") {
             fault(keys::GATE_ACTIVATION, "is '" + gate + "', expected 'tanh'");
         }
+        if (const std::string trigger = meta.text(keys::TRIGGER).value_or("always"); trigger != "always") {
+            fault(keys::TRIGGER, "is '" + trigger + "', expected 'always'");
+        }
         const std::string from = meta.text(keys::INJECT_FROM).value_or(inject_from_name(inject_from::prompt));
         if (from == inject_from_name(inject_from::last_prompt_token)) {
             config.from = inject_from::last_prompt_token;

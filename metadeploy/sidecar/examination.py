@@ -305,6 +305,9 @@ class _Examiner:
 
     def _settings(self) -> dict[str, Any]:
         """The optional settings, as arguments of `WrapperConfig`."""
+        trigger = self._str(keys.TRIGGER)
+        if trigger not in (None, "always"):
+            self.faults.append(f"key '{self._key(keys.TRIGGER)}' is '{trigger}', expected 'always'")
         inject_from = self._choice(keys.INJECT_FROM, get_args(InjectFrom))
         token_ids, bias = self._ints(keys.REFUSAL_TOKEN_IDS), self._float(keys.REFUSAL_BIAS) or 0.0
         self.faults += refusal_faults(token_ids, bias)

@@ -25,6 +25,7 @@ TARGET_LAYERS: Final = "{prefix}.target_layers"
 CROSS_ATTN_LAYERS: Final = "{prefix}.cross_attn_layers"
 GATE_ACTIVATION: Final = "{prefix}.gate_activation"
 KIND: Final = "{prefix}.kind"
+TRIGGER: Final = "{prefix}.trigger"
 
 # ours
 FORMAT_VERSION: Final = "{prefix}.format_version"

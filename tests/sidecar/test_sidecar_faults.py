@@ -131,6 +131,7 @@ FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
         "'meta_spider.cross_attn_layers' is [1, 3], but there are tensors for layers [1, 2]",
     ),
     "repeated cross layer": (key("cross_attn_layers", "[i32]", [1, 2, 2]), "names a layer twice"),
+    "trigger": (key("trigger", "str", "fixed"), "meta_spider.trigger' is 'fixed', expected 'always'"),
     "gate activation": (key("gate_activation", "str", "sigmoid"), "gate activation 'sigmoid', expected 'tanh'"),
     "newer format": (key("format_version", "u32", 2), "format version 2, this metadeploy reads up to 1 (hint: update"),
     "format 0": (key("format_version", "u32", 0), "has format version 0, expected 1 to 1"),
