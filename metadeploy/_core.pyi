@@ -110,6 +110,10 @@ class GenerationParams:
     doubt_threshold: float
     inject: bool
     gain: float
+    decay: tuple[float, float] | None
+    window: int | None
+    refresh: tuple[float, int, int] | None
+    cognitive_tokens: ArrayLike | None
     temperature: float
     top_k: int
     top_p: float
@@ -137,6 +141,8 @@ class Timings:
     def n_reused(self) -> int: ...
     @property
     def n_generated(self) -> int: ...
+    @property
+    def n_refreshed(self) -> int: ...
 
 class Answer:
     @property

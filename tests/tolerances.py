@@ -64,3 +64,7 @@ CUT_F32_INSIDE: Final = 1e-5
 # many prompts at once against one at a time: products of one row and of several in every token after the first;
 # 5e-4 measured for gemma, 1.4e-4 for qwen3_5, whose DeltaNet is that far from float64 anyway, 1e-5 for the others
 BATCH_MAX_ABS: Final = {"gemma": 5e-3, "qwen3_5": 1e-3, "others": 1e-4}
+
+# how near two tokens must be in log-probability for PyTorch and the runtime to choose between them as they like, where
+# many random answers are compared: gemma's logits are off by 2.5e-3 in the mean (TINY), and the worst of 49152 by more
+TIED: Final = {"gemma3": 2e-2}

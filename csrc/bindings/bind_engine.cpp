@@ -245,14 +245,14 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("cancel") = py::none())
         .def(
             "doubt",
-            [](py_engine & self, const tokens_t & tokens, float gain, const py::object & cancel) {
+            [](py_engine & self, const tokens_t & tokens, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 return run_interruptible(eng, cancel, [&] { return eng.doubt(tokens, gain); });
             },
             py::arg("tokens"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "logits",
-            [](py_engine & self, const tokens_t & tokens, bool inject, float gain, const py::object & cancel) {
+            [](py_engine & self, const tokens_t & tokens, bool inject, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.all_logits(tokens, {inject, gain}); });
                 return to_numpy(std::move(rows), {(py::ssize_t)tokens.size(), eng.n_vocab()});
@@ -260,7 +260,7 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "layer_outputs",
-            [](py_engine & self, const tokens_t & tokens, const std::vector<int32_t> & layers, bool inject, float gain,
+            [](py_engine & self, const tokens_t & tokens, const std::vector<int32_t> & layers, bool inject, double gain,
                const py::object & cancel) {
                 engine & eng = self.get();
                 auto rows =
@@ -271,7 +271,7 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("layers"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "cognitive_attention",
-            [](py_engine & self, const tokens_t & tokens, float gain, const py::object & cancel) {
+            [](py_engine & self, const tokens_t & tokens, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_attention(tokens, gain); });
                 const wrapper_config & config = eng.meta()->config();

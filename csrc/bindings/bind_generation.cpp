@@ -2,6 +2,9 @@
 #include "bindings/interrupt.h"
 #include "runtime/scheduler.h"
 
+#include <optional>
+#include <tuple>
+
 namespace py = pybind11;
 
 namespace metadeploy {
@@ -20,6 +23,49 @@ py::list to_py(engine & eng, const std::vector<token_logprob> & items) {
         list.append(py::make_tuple(item.token, to_str(item.piece), item.logprob, top));
     }
     return list;
+}
+
+using decay_tuple = std::tuple<double, double>;
+using refresh_tuple = std::tuple<double, int64_t, int64_t>;
+
+std::optional<decay_tuple> get_decay(const generation_params & p) {
+    const std::optional<decay_settings> & decay = p.inject.schedule.decay;
+    return decay ? std::optional(decay_tuple(decay->floor, decay->tau)) : std::nullopt;
+}
+
+void set_decay(generation_params & p, const std::optional<decay_tuple> & value) {
+    p.inject.schedule.decay.reset();
+    if (value) {
+        p.inject.schedule.decay = {std::get<0>(*value), std::get<1>(*value)};
+    }
+}
+
+std::optional<refresh_tuple> get_refresh(const generation_params & p) {
+    const std::optional<refresh_settings> & refresh = p.inject.schedule.refresh;
+    return refresh ? std::optional(refresh_tuple(refresh->threshold, refresh->min_interval, refresh->max_interval))
+                   : std::nullopt;
+}
+
+void set_refresh(generation_params & p, const std::optional<refresh_tuple> & value) {
+    p.inject.schedule.refresh.reset();
+    if (value) {
+        p.inject.schedule.refresh = {std::get<0>(*value), std::get<1>(*value), std::get<2>(*value)};
+    }
+}
+
+using float_array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+py::object get_tokens(const generation_params & p) {
+    const std::optional<host_tensor> & tokens = p.inject.tokens;
+    return tokens ? py::object(to_numpy(tokens->data, tokens->shape)) : py::none();
+}
+
+void set_tokens(generation_params & p, const std::optional<float_array> & value) {
+    p.inject.tokens.reset();
+    if (value) {
+        p.inject.tokens = {
+            {value->shape(), value->shape() + value->ndim()}, {value->data(), value->data() + value->size()}};
+    }
 }
 
 class py_scheduler {
@@ -66,7 +112,13 @@ void register_generation(py::module_ & m) {
             [](generation_params & p, bool on) { p.inject.on = on; })
         .def_property(
             "gain", [](const generation_params & p) { return p.inject.gain; },
-            [](generation_params & p, float gain) { p.inject.gain = gain; })
+            [](generation_params & p, double gain) { p.inject.gain = gain; })
+        .def_property("decay", get_decay, set_decay)
+        .def_property(
+            "window", [](const generation_params & p) { return p.inject.schedule.window; },
+            [](generation_params & p, std::optional<int64_t> value) { p.inject.schedule.window = value; })
+        .def_property("refresh", get_refresh, set_refresh)
+        .def_property("cognitive_tokens", get_tokens, set_tokens)
         .def_property(
             "temperature", [](const generation_params & p) { return p.sampling.temp; },
             [](generation_params & p, float value) { p.sampling.temp = value; })
@@ -95,7 +147,8 @@ void register_generation(py::module_ & m) {
         .def_readonly("hidden_bytes", &timings::hidden_bytes)
         .def_readonly("n_prompt", &timings::n_prompt)
         .def_readonly("n_reused", &timings::n_reused)
-        .def_readonly("n_generated", &timings::n_generated);
+        .def_readonly("n_generated", &timings::n_generated)
+        .def_readonly("n_refreshed", &timings::n_refreshed);
 
     py::class_<generation, std::shared_ptr<generation>>(m, "Answer", "An answer, as far as it has come.")
         .def_property_readonly(

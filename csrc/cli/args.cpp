@@ -1,5 +1,6 @@
 #include "cli/args.h"
 
+#include "cli/values.h"
 #include "common/log.h"
 
 #include "arg.h"
@@ -20,6 +21,17 @@ constexpr char USAGE[] = R"(
                                         (env: LLAMA_ARG_META, META_SIDECAR)
 --meta-gain F                           strength of the injection (default: 1.0, 0 = the base exactly)
                                         (env: LLAMA_ARG_META_GAIN, META_GAIN)
+--meta-decay FLOOR,TAU                  let the injection fade from 1 to FLOOR of its strength over an answer, all but 1/e
+                                        of the way in TAU tokens; 0.3,16 is usual (env: LLAMA_ARG_META_DECAY)
+--meta-window N                         inject into the prompt and the first N tokens of an answer, and no further
+                                        (env: LLAMA_ARG_META_WINDOW)
+--meta-refresh COSINE,MIN,MAX           make the cognitive tokens anew while an answer grows: where the cosine of the
+                                        base's activations with those last encoded is below COSINE, compared MIN tokens
+                                        after an encoding and then ever less often; and MAX tokens after it in any case;
+                                        0.5,3,20 is usual. Takes the memory of a second context for each answer
+                                        (env: LLAMA_ARG_META_REFRESH)
+--meta-goal TEXT                        encode this text, as it is, and hold its cognitive tokens in place of a prompt's
+                                        own, as wrappers of kind goal_anchor are trained (env: LLAMA_ARG_META_GOAL)
 --doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
                                         (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
 --hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
@@ -33,7 +45,8 @@ constexpr char USAGE[] = R"(
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
 --prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
                                         lines; the file holds a prompt a line, or JSON lines with "prompt" (or
-                                        "question", or "messages") and, if you like, "id"
+                                        "question", or "messages") and, if you like, "id", and
+                                        "gain" where one has another than the others
 -np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
                                         (default: 1; env: LLAMA_ARG_N_PARALLEL)
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
@@ -66,33 +79,6 @@ bool env_flag(const char * name) {
     return value && std::strcmp(value, "0") != 0;
 }
 
-float parse_gain(const std::string & text, const char * source) {
-    char * end = nullptr;
-    const float gain = std::strtof(text.c_str(), &end);
-    if (text.empty() || *end != '\0' || !(gain > -1e6f && gain < 1e6f)) {
-        throw usage_error(std::string(source) + " is '" + text + "', expected a number such as 1.0");
-    }
-    return gain;
-}
-
-double parse_threshold(const std::string & text, const char * source) {
-    char * end = nullptr;
-    const double threshold = std::strtod(text.c_str(), &end);
-    if (text.empty() || *end != '\0' || !(threshold >= 0.0 && threshold <= 1.0)) {
-        throw usage_error(std::string(source) + " is '" + text + "', expected a number from 0 to 1");
-    }
-    return threshold;
-}
-
-int32_t parse_mib(const std::string & text, const char * source) {
-    char * end = nullptr;
-    const long mib = std::strtol(text.c_str(), &end, 10);
-    if (text.empty() || *end != '\0' || mib < 0 || mib > INT32_MAX) {
-        throw usage_error(std::string(source) + " is '" + text + "', expected a number of MiB, 0 or more");
-    }
-    return (int32_t)mib;
-}
-
 // the environment of the framework's program, and twins of our flags in llama.cpp's manner
 void read_environment(cli_args & args) {
     for (const char * name : {"META_SIDECAR", "LLAMA_ARG_META"}) {
@@ -107,6 +93,18 @@ void read_environment(cli_args & args) {
     }
     if (const char * value = env("LLAMA_ARG_DOUBT_THRESHOLD")) {
         args.doubt_threshold = parse_threshold(value, "LLAMA_ARG_DOUBT_THRESHOLD");
+    }
+    if (const char * value = env("LLAMA_ARG_META_DECAY")) {
+        set_decay(args.schedule, value, "LLAMA_ARG_META_DECAY");
+    }
+    if (const char * value = env("LLAMA_ARG_META_WINDOW")) {
+        set_window(args.schedule, value, "LLAMA_ARG_META_WINDOW");
+    }
+    if (const char * value = env("LLAMA_ARG_META_REFRESH")) {
+        set_refresh(args.schedule, value, "LLAMA_ARG_META_REFRESH");
+    }
+    if (const char * value = env("LLAMA_ARG_META_GOAL")) {
+        args.goal = value;
     }
     if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
         args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
@@ -139,7 +137,7 @@ void read_environment(cli_args & args) {
 std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     std::vector<char *> rest{argv[0]};
     bool has_prompt = false;
-    bool has_threshold = false;
+    std::string alone; // a flag that means nothing for the base alone
     bool has_jinja = env("LLAMA_ARG_JINJA") != nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string flag = argv[i];
@@ -153,9 +151,21 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             args.meta = value();
         } else if (flag == "--meta-gain") {
             args.gain = parse_gain(value(), "--meta-gain");
+        } else if (flag == "--meta-decay") {
+            set_decay(args.schedule, value(), flag);
+            alone = flag;
+        } else if (flag == "--meta-window") {
+            set_window(args.schedule, value(), flag);
+            alone = flag;
+        } else if (flag == "--meta-refresh") {
+            set_refresh(args.schedule, value(), flag);
+            alone = flag;
+        } else if (flag == "--meta-goal") {
+            args.goal = value();
+            alone = flag;
         } else if (flag == "--doubt-threshold") {
             args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
-            has_threshold = true;
+            alone = flag;
         } else if (flag == "--hidden-cache") {
             args.limits.hidden_mib = parse_mib(value(), "--hidden-cache");
         } else if (flag == "--prefix-cache") {
@@ -181,8 +191,8 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             rest.push_back(argv[i]);
         }
     }
-    if (args.no_meta && has_threshold) {
-        throw usage_error("--doubt-threshold needs the wrapper, --no-meta leaves it out");
+    if (args.no_meta && !alone.empty()) {
+        throw usage_error(alone + " needs the wrapper, --no-meta leaves it out");
     }
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
@@ -261,6 +271,9 @@ cli_args parse_args(int argc, char ** argv) {
     if (args.raw && !args.common.system_prompt.empty()) {
         throw usage_error("--raw leaves the chat template out, and with it the system prompt (-sys)");
     }
+    if (!args.goal.empty() && args.schedule.refresh) {
+        throw usage_error("--meta-goal holds its cognitive tokens, --meta-refresh makes them anew: give one of them");
+    }
     if (!args.output.empty() && args.prompts.empty()) {
         throw usage_error("--output goes with --prompts");
     }
@@ -269,6 +282,9 @@ cli_args parse_args(int argc, char ** argv) {
     }
     if (!args.prompts.empty() && !args.common.prompt.empty()) {
         throw usage_error("give either a prompt (-p, -f) or a file of prompts (--prompts), not both");
+    }
+    if (args.schedule.refresh) {
+        args.common.n_parallel *= 2; // a clean context beside each that is injected into
     }
     return args;
 }

@@ -13,8 +13,10 @@ namespace metadeploy {
 struct cli_args {
     common_params common;         // what llama.cpp's parser made of its flags
     std::string meta;             // --meta: sidecar
-    float gain = 1.0f;            // --meta-gain
+    double gain = 1.0;            // --meta-gain
     double doubt_threshold = 0.5; // --doubt-threshold
+    injection_schedule schedule;  // --meta-decay, --meta-window, --meta-refresh
+    std::string goal;             // --meta-goal: whose cognitive tokens are held, none if empty
     cache_limits limits;          // --hidden-cache, --prefix-cache
     bool no_meta = false;         // --no-meta: the base alone
     bool compare = false;         // --compare: base and wrapper

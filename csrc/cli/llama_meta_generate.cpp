@@ -19,6 +19,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <utility>
 
@@ -40,6 +41,11 @@ public:
         eng.cancel = [] { return interrupted != 0; };
         if (!args.no_meta) {
             eng.attach(args.meta);
+            if (!args.goal.empty()) {
+                const wrapper_config & config = eng.meta()->config();
+                const std::vector<llama_token> tokens = eng.tokenize(args.goal, true, true);
+                goal = host_tensor{{config.n_cog, config.n_embd}, eng.cognitive_tokens(tokens)};
+            }
         }
     }
 
@@ -58,7 +64,7 @@ public:
         }
         const auto answer = ask(item, !args.no_meta, show);
         result.update(to_json(*answer));
-        result["gain"] = gain();
+        result.update(injection_of(item));
         if (show) {
             std::fputs("\n", stdout);
         } else {
@@ -103,7 +109,7 @@ public:
                     result["base"] = to_json(*found.base);
                 }
                 result.update(to_json(*found.answer));
-                result["gain"] = gain();
+                result.update(injection_of(prompts[i]));
                 text = found.answer->text();
                 n_abstained += found.answer->abstained();
             }
@@ -136,7 +142,7 @@ private:
     // show: stream the text to stdout
     answer_ptr ask(const prompt_item & item, bool inject, bool show) {
         scheduler sched(eng);
-        sched.add(tokens_of(item), params_of(inject));
+        sched.add(tokens_of(item), params_of(item, inject));
         for (;;) {
             for (const scheduler::event & event : sched.step()) {
                 if (event.fault) {
@@ -168,7 +174,8 @@ private:
                     const std::vector<llama_token> tokens = tokens_of(prompts[next]);
                     for (const bool alone : {true, false}) {
                         if (!alone || args.compare) {
-                            request_for[sched.add(tokens, params_of(!alone && !args.no_meta))] = {next, alone};
+                            request_for[sched.add(tokens, params_of(prompts[next], !alone && !args.no_meta))] = {
+                                next, alone};
                             ++into.n_open;
                         }
                     }
@@ -199,19 +206,31 @@ private:
         }
     }
 
-    generation_params params_of(bool inject) const {
+    generation_params params_of(const prompt_item & item, bool inject) const {
         generation_params params;
         params.max_tokens = args.common.n_predict;
         params.sampling = eng.params().sampling; // completed by what only the model tells, for --ignore-eos for one
         params.stop = args.common.antiprompt;
-        params.inject = {inject, args.gain};
+        params.inject.on = inject;
         if (inject) {
+            params.inject = {true, gain_of(item), args.schedule, goal};
             params.doubt_threshold = args.doubt_threshold;
         }
         return params;
     }
 
-    float gain() const { return args.no_meta ? 0.0f : args.gain; }
+    double gain_of(const prompt_item & item) const { return args.no_meta ? 0.0 : item.gain.value_or(args.gain); }
+
+    json injection_of(const prompt_item & item) const {
+        json result = {{"gain", gain_of(item)}};
+        if (!args.no_meta && !args.schedule.is_static()) {
+            result["schedule"] = to_json(args.schedule);
+        }
+        if (!args.no_meta && !args.goal.empty()) {
+            result["goal"] = args.goal;
+        }
+        return result;
+    }
 
     std::vector<llama_token> tokens_of(const prompt_item & item) const {
         return eng.tokenize(text_of(item), /*add_special =*/true, /*parse_special =*/true);
@@ -237,6 +256,7 @@ private:
 
     const cli_args & args;
     engine eng;
+    std::optional<host_tensor> goal; // cognitive tokens that are held
 };
 
 std::string read_stdin() {

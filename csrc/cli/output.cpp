@@ -25,6 +25,7 @@ nlohmann::ordered_json to_json(const generation & answer) {
          {{"n_prompt", t.n_prompt},
           {"n_reused", t.n_reused},
           {"n_generated", t.n_generated},
+          {"n_refreshed", t.n_refreshed},
           {"pass1_ms", t.pass1_ms},
           {"encode_ms", t.encode_ms},
           {"pass2_ms", t.pass2_ms},
@@ -32,6 +33,23 @@ nlohmann::ordered_json to_json(const generation & answer) {
           {"hidden_bytes", t.hidden_bytes},
           {"decode_ms", t.decode_ms},
           {"tokens_per_second", tokens_per_second(t)}}}};
+}
+
+nlohmann::ordered_json to_json(const injection_schedule & schedule) {
+    nlohmann::ordered_json result;
+    if (schedule.decay) {
+        result["decay"] = {{"floor", schedule.decay->floor}, {"tau", schedule.decay->tau}};
+    }
+    if (schedule.window) {
+        result["window"] = *schedule.window;
+    }
+    if (const auto & refresh = schedule.refresh) {
+        result["refresh"] = {
+            {"threshold", refresh->threshold},
+            {"min_interval", refresh->min_interval},
+            {"max_interval", refresh->max_interval}};
+    }
+    return result;
 }
 
 void print_statistics(const generation & answer) {

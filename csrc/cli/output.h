@@ -8,6 +8,7 @@
 namespace metadeploy {
 
 nlohmann::ordered_json to_json(const generation & answer);
+nlohmann::ordered_json to_json(const injection_schedule & schedule);
 
 void print_statistics(const generation & answer); // two lines on stderr
 

@@ -44,6 +44,12 @@ prompt_item parse_json_line(const std::string & line, const std::string & where)
     if (value.contains("id")) {
         item.id = value["id"];
     }
+    if (value.contains("gain")) {
+        if (!value["gain"].is_number()) {
+            throw error(where + ": \"gain\" is " + dump_json(value["gain"]) + ", expected a number");
+        }
+        item.gain = value["gain"].get<double>();
+    }
     if (value.contains("messages")) {
         for (const json & message : value["messages"]) {
             if (!message.is_object() || !message.contains("role") || !message.contains("content") ||

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@ struct prompt_item {
     nlohmann::ordered_json id;          // null where the file gives none
     std::string prompt;                 // the text, or the last message's where there are messages
     std::vector<chat_message> messages; // the conversation where the file gives one, else empty
+    std::optional<double> gain = {};    // where the file gives one
 };
 
 // A prompt a line, JSON lines, or (nul_separated) texts between NUL bytes. Throws error that names file and line.

@@ -35,6 +35,7 @@ struct timings {
     int32_t n_prompt = 0;
     int32_t n_reused = 0; // tokens of the prompt that pass 1 need not go through, as the last prompt began with them
     int32_t n_generated = 0;
+    int32_t n_refreshed = 0; // times that cognitive tokens were made anew while the answer grew
 };
 
 // How much may be kept so that nothing is computed twice, in MiB.
@@ -45,7 +46,10 @@ struct cache_limits {
 
 struct injection {
     bool on = true;    // false: the base alone
-    float gain = 1.0f; // 0: the base alone, exactly
+    double gain = 1.0; // 0: the base alone, exactly
+    injection_schedule schedule = {};
+    std::optional<host_tensor> tokens =
+        {}; // cognitive tokens [n_cog, n_embd], held throughout; none: made of the prompt
 };
 
 // of which tokens logits are wanted
@@ -92,10 +96,18 @@ public:
     // Throws context_overflow_error, decode_error, cancelled_error; the sequences then hold nothing of use.
     double evaluate(std::vector<batch_part> parts);
     float * logits(const sequence & seq) const; // n_vocab values for its last token, if they were wanted
+    // Throws error where it contradicts itself or is out of range, model_mismatch_error where its tokens are of another
+    // wrapper.
+    void check(const injection & inject) const;
     // whether this injection changes anything; throws error where the gain is no number
     bool injects(const injection & inject) const;
-    // What those logits say of a refusal. Nothing without a wrapper, or where neither it nor the vocabulary tells what
-    // token a refusal begins with.
+    std::vector<float> tapped(const sequence & seq) const; // n_target rows of n_embd
+    // Cognitive tokens of these activations hold from the sequence's next token on. Throws decode_error.
+    void renew(sequence & seq, const std::vector<float> & activations);
+    // Throws error that begins with subject where the attached wrapper was not trained to decline.
+    void check_declines(const std::string & subject) const;
+    // What those logits say of a refusal. Nothing without a wrapper that declines, or where neither it nor the
+    // vocabulary tells what token a refusal begins with.
     std::optional<doubt_reading> doubt_after(const sequence & seq, llama_token last_prompt_token) const;
     bool context_full(const sequence & seq) const { return seq.n_past >= n_ctx(); }
     bool has_state() const;                           // memory moves on with each token and cannot step back
@@ -110,9 +122,9 @@ public:
     std::vector<float> all_logits(const std::vector<llama_token> & tokens, const injection & inject);
     std::vector<float> layer_outputs(
         const std::vector<llama_token> & tokens, const std::vector<int32_t> & layers, const injection & inject);
-    double doubt(const std::vector<llama_token> & tokens, float gain);
+    double doubt(const std::vector<llama_token> & tokens, double gain);
     // for each cross-attention layer and token: n_head rows of n_cog weights
-    std::vector<float> cognitive_attention(const std::vector<llama_token> & tokens, float gain);
+    std::vector<float> cognitive_attention(const std::vector<llama_token> & tokens, double gain);
 
     llama_context * context() const { return ctx; }
     llama_model * model() const { return llm; }
@@ -147,6 +159,7 @@ private:
     void forget_all();
     void keep_state(sequence & seq);
     bool step_back(sequence & seq, size_t first);
+    void copy_memory(const sequence & from, sequence & to);
     size_t restore_prefix(sequence & seq, const std::vector<llama_token> & tokens, bool whole);
     void keep_prefix(sequence & seq, const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped);
 

@@ -4,25 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 namespace metadeploy {
-
-bool engine::injects(const injection & inject) const {
-    if (!std::isfinite(inject.gain)) {
-        throw error("the gain is " + std::to_string(inject.gain) + ", expected a finite number such as 1.0");
-    }
-    return meta_wrapper && inject.on && inject.gain != 0.0f;
-}
-
-token_plan engine::injected_from(const std::vector<llama_token> & tokens, const injection & inject) const {
-    token_plan plan;
-    plan.gain = inject.gain;
-    if (meta_wrapper->config().from == inject_from::last_prompt_token) {
-        plan.inject_from = (llama_pos)tokens.size() - 1;
-    }
-    return plan;
-}
 
 void engine::fail(int status) const {
     if (status == 2) {

@@ -74,7 +74,7 @@ std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tok
 // As trained where the sidecar says; else as the refusal is tokenised after the text of the prompt's last token, for
 // many tokenizers give the first word of a text another token than the same word after a line break.
 std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) const {
-    if (!meta_wrapper) {
+    if (!meta_wrapper || !meta_wrapper->config().declines()) {
         return std::nullopt;
     }
     const wrapper_config & config = meta_wrapper->config();
@@ -95,6 +95,12 @@ std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) 
     return whole.size() > n_head ? std::optional(whole[n_head]) : std::nullopt;
 }
 
+void engine::check_declines(const std::string & subject) const {
+    if (const wrapper_config & config = meta_wrapper->config(); !config.declines()) {
+        throw error(subject + ": a wrapper of kind '" + config.kind + "' has no refusal, expected a doubter");
+    }
+}
+
 std::optional<doubt_reading> engine::doubt_after(const sequence & seq, llama_token last_prompt_token) const {
     const std::optional<llama_token> refusal = refusal_token(last_prompt_token);
     if (!refusal) {
@@ -103,8 +109,9 @@ std::optional<doubt_reading> engine::doubt_after(const sequence & seq, llama_tok
     return read_doubt(logits(seq), n_vocab(), *refusal, meta_wrapper->config().refusal_bias);
 }
 
-double engine::doubt(const std::vector<llama_token> & tokens, float gain) {
+double engine::doubt(const std::vector<llama_token> & tokens, double gain) {
     require_wrapper(meta_wrapper.get(), "readings of doubt");
+    check_declines("doubt");
     prompt_passes passes(*this, seqs.front(), tokens, {true, gain});
     run(passes);
     const std::optional<doubt_reading> reading = doubt_after(seqs.front(), tokens.back());
@@ -188,7 +195,7 @@ std::vector<float> engine::layer_outputs(
     return rows.rows(layers);
 }
 
-std::vector<float> engine::cognitive_attention(const std::vector<llama_token> & tokens, float gain) {
+std::vector<float> engine::cognitive_attention(const std::vector<llama_token> & tokens, double gain) {
     require_wrapper(meta_wrapper.get(), "attention weights");
     check_prompt(tokens);
     const wrapper_config & config = meta_wrapper->config();

@@ -1,4 +1,5 @@
 // What a context remembers: emptied, stepped back in, and kept from one prompt to the next that begins alike.
+#include "errors.h"
 #include "runtime/engine.h"
 
 #include <algorithm>
@@ -68,6 +69,18 @@ bool engine::step_back(sequence & seq, size_t first) {
     }
     clear_memory(seq);
     return first == 0;
+}
+
+// What memory holds of one sequence, for another one as well.
+void engine::copy_memory(const sequence & from, sequence & to) {
+    clear_memory(to);
+    std::vector<uint8_t> memory(llama_state_seq_get_size_ext(ctx, from.id, 0));
+    if (llama_state_seq_get_data_ext(ctx, memory.data(), memory.size(), from.id, 0) != memory.size() ||
+        llama_state_seq_set_data_ext(ctx, memory.data(), memory.size(), to.id, 0) != memory.size()) {
+        throw decode_error("llama.cpp failed to copy a sequence of " + std::to_string(from.n_past) + " tokens");
+    }
+    to.plan = {};
+    to.n_past = from.n_past;
 }
 
 // Puts into memory what the last clean pass has left of the tokens that this prompt begins with as well, and returns

@@ -28,14 +28,21 @@ const char * finish_reason_name(finish_reason reason) {
     return "none";
 }
 
-generation::generation(engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params_)
+generation::generation(
+    engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params_, sequence * clean)
     : eng(eng),
       seq(seq),
       params(std::move(params_)),
       sampler(make_sampler()),
       stream(params.stop),
-      passes(eng, seq, std::move(prompt), params.inject),
+      passes(eng, seq, std::move(prompt), params.inject, prompt_passes::goal::answer, clean),
+      clean(clean),
       refusal(eng.meta() ? eng.meta()->config().refusal_text : DEFAULT_REFUSAL_TEXT) {}
+
+size_t generation::n_sequences(const engine & eng, const generation_params & params) {
+    const injection & inject = params.inject;
+    return inject.schedule.refresh && inject.on && inject.gain != 0.0 && eng.meta() ? 2 : 1;
+}
 
 common_sampler * generation::make_sampler() {
     for (const float value : {params.sampling.temp, params.sampling.top_p, params.sampling.min_p}) {
@@ -51,10 +58,14 @@ common_sampler * generation::make_sampler() {
     if (!(params.doubt_threshold >= 0.0 && params.doubt_threshold <= 1.0)) {
         throw error("the doubt threshold is " + std::to_string(params.doubt_threshold) + ", expected 0 to 1");
     }
-    if (params.doubt_threshold != AS_CALIBRATED && !(params.inject.on && eng.meta())) {
-        throw error(
-            "the doubt threshold is " + std::to_string(params.doubt_threshold) +
-            ", but the base answers alone: " + (eng.meta() ? "the injection is off" : "no sidecar is attached"));
+    if (params.doubt_threshold != AS_CALIBRATED) {
+        const std::string subject = "the doubt threshold is " + std::to_string(params.doubt_threshold);
+        if (!params.inject.on || !eng.meta()) {
+            throw error(
+                subject +
+                ", but the base answers alone: " + (eng.meta() ? "the injection is off" : "no sidecar is attached"));
+        }
+        eng.check_declines(subject);
     }
     eng.require_vocab();
     common_sampler * made = common_sampler_init(eng.model(), params.sampling);
@@ -82,12 +93,29 @@ void generation::evaluated(double ms) {
     }
 }
 
+std::optional<batch_part> generation::look() {
+    return twin ? twin->look(generated.back()) : std::nullopt;
+}
+
+void generation::looked(double ms) {
+    decode_ms += ms;
+    twin->looked();
+}
+
+std::optional<batch_part> generation::follow() const {
+    return twin ? twin->follow(generated.back()) : std::nullopt;
+}
+
 void generation::begin_answer() {
     if (params.inject.on && eng.meta()) {
         reading = eng.doubt_after(seq, passes.tokens().back());
-        if (!reading && (params.doubt_threshold != AS_CALIBRATED || eng.meta()->config().refusal_bias != 0.0f)) {
+        const wrapper_config & config = eng.meta()->config();
+        if (!reading && config.declines() && (params.doubt_threshold != AS_CALIBRATED || config.refusal_bias != 0.0f)) {
             throw error(UNKNOWN_REFUSAL);
         }
+    }
+    if (clean) {
+        twin.emplace(eng, seq, *clean, *params.inject.schedule.refresh);
     }
     for (const llama_token token : passes.tokens()) {
         common_sampler_accept(sampler.get(), token, /*is_generated =*/false);
@@ -150,6 +178,7 @@ timings generation::times() const {
     timings time = passes.times();
     time.decode_ms = decode_ms;
     time.n_generated = (int32_t)generated.size();
+    time.n_refreshed = twin ? twin->n_renewed() : 0;
     return time;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/abstention.h"
+#include "runtime/clean_twin.h"
 #include "runtime/engine.h"
 #include "runtime/passes.h"
 #include "runtime/text_stream.h"
@@ -47,13 +48,27 @@ class generation {
 public:
     // Takes the sequence over until the answer is complete; it and the engine must outlive that.
     // Throws what prompt_passes throws, and error where the parameters make no sense.
-    generation(engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params);
+    // clean: one more sequence, where the injection is refreshed.
+    generation(
+        engine & eng,
+        sequence & seq,
+        std::vector<llama_token> prompt,
+        generation_params params,
+        sequence * clean = nullptr);
+
+    // how many sequences an answer takes
+    static size_t n_sequences(const engine & eng, const generation_params & params);
 
     bool has_prompt() const { return passes.done(); } // the passes are over
     // What is to be evaluated next, n_max tokens at most; then evaluated(), with the time it took, before any other
     // batch is.
     batch_part next(size_t n_max);
     void evaluated(double ms);
+    // A refresh has the last token evaluated in a clean context too: before next(), where the two are to be compared;
+    // then looked(). Else along with next().
+    std::optional<batch_part> look();
+    void looked(double ms);
+    std::optional<batch_part> follow() const;
 
     // The next token, right after its logits have been evaluated. Returns false where it was the last; the chunk may
     // still hold text.
@@ -86,6 +101,8 @@ private:
     common_sampler_ptr sampler;
     text_stream stream;
     prompt_passes passes;
+    sequence * const clean;
+    std::optional<clean_twin> twin;
     std::vector<llama_token> generated;
     double decode_ms = 0.0;
     std::optional<doubt_reading> reading;

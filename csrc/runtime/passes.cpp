@@ -8,17 +8,24 @@
 namespace metadeploy {
 
 prompt_passes::prompt_passes(
-    engine & eng, sequence & seq, std::vector<llama_token> tokens, const injection & inject, goal wanted)
+    engine & eng,
+    sequence & seq,
+    std::vector<llama_token> tokens,
+    const injection & inject,
+    goal wanted,
+    sequence * clean)
     : eng(eng),
       seq(seq),
+      clean(clean),
       prompt(std::move(tokens)),
       inject(inject),
       wanted(wanted),
       is_injected(eng.injects(inject)),
       from_last(is_injected && wanted == goal::answer && eng.meta()->config().from == inject_from::last_prompt_token),
-      in_two(from_last && eng.has_state()),
+      in_two(from_last && eng.has_state() && !inject.tokens),
       last_batch(eng.n_batches()) {
     eng.check_prompt(prompt);
+    eng.check(inject);
     time.n_prompt = (int32_t)prompt.size();
     if (wanted == goal::all_logits) {
         if (is_injected) {
@@ -26,6 +33,10 @@ prompt_passes::prompt_passes(
         }
         eng.clear_memory(seq);
         begin_clean(0);
+        return;
+    }
+    if (is_injected && inject.tokens) {
+        begin_held();
         return;
     }
     const bool whole = !in_two && (is_injected || wanted == goal::activations);
@@ -63,16 +74,42 @@ void prompt_passes::begin_clean(size_t first) {
     begin(stage::clean, first, prompt.size(), keep ? entry_use::keep : entry_use::none);
 }
 
+// With cognitive tokens from elsewhere there is no pass 1. Tokens that stay clean all the same can be reused.
+void prompt_passes::begin_held() {
+    const auto start = std::chrono::steady_clock::now();
+    eng.meta_wrapper->fold(inject.tokens->data, seq.id);
+    time.encode_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    seq.before_last.clear();
+    if (!from_last) {
+        begin_injected(entry_use::none);
+        return;
+    }
+    const size_t first = eng.restore_prefix(seq, prompt, /*whole =*/false);
+    time.n_reused = (int32_t)first;
+    seq.places.clear();
+    begin(stage::head, first, prompt.size() - 1, entry_use::none);
+    if (at == until) {
+        finish_clean();
+    }
+}
+
 // Pass 1 has come to its end, or to the last token where that is evaluated apart.
 void prompt_passes::finish_clean() {
     seq.plan = {};
     if (now == stage::head) {
         const size_t last = prompt.size() - 1;
-        if (last > 0) {
+        if (last > 0 && in_two) {
             eng.keep_state(seq);
+        }
+        if (last > 0) {
             eng.keep_prefix(seq, prompt, last, /*tapped =*/false);
         }
-        begin_clean(last);
+        if (inject.tokens) {
+            begin(stage::injected, last, prompt.size(), entry_use::none);
+            time.pass2 = pass2_kind::full;
+        } else {
+            begin_clean(last);
+        }
         return;
     }
     if (wanted != goal::all_logits && !in_two && time.n_reused < time.n_prompt) {
@@ -81,6 +118,9 @@ void prompt_passes::finish_clean() {
     if (!is_injected || wanted == goal::activations) {
         now = stage::done;
         return;
+    }
+    if (clean) {
+        eng.copy_memory(seq, *clean);
     }
     const auto start = std::chrono::steady_clock::now();
     time.hidden_bytes = (int64_t)(seq.places.size() * eng.hook->entry->row_bytes());

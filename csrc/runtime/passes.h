@@ -20,14 +20,17 @@ public:
         all_logits   // at every position, from an empty memory, and nothing of it is left for the next prompt
     };
 
-    // Takes the sequence over, with what it has left of a prompt that begins alike. Both must outlive this.
-    // Throws error (empty prompt, bad token), context_overflow_error, decode_error (cognitive tokens are not finite).
+    // Takes the sequence over, with what it has left of a prompt that begins alike. Both must outlive this, as must
+    // clean, a sequence that gets what the clean pass leaves in memory.
+    // Throws error (empty prompt, bad token), context_overflow_error, decode_error (cognitive tokens are not finite),
+    // and what engine::check throws.
     prompt_passes(
         engine & eng,
         sequence & seq,
         std::vector<llama_token> tokens,
         const injection & inject,
-        goal wanted = goal::answer);
+        goal wanted = goal::answer,
+        sequence * clean = nullptr);
 
     bool done() const { return now == stage::done; }
 
@@ -42,7 +45,7 @@ public:
 
 private:
     enum class stage {
-        head,     // pass 1 up to the last token, of a memory that cannot step back over it
+        head,     // clean tokens up to the last one, which is evaluated apart
         clean,    // pass 1
         again,    // tokens before those that are injected into, where memory could not step back to them
         injected, // pass 2
@@ -52,10 +55,12 @@ private:
     void begin(stage next, size_t first, size_t last, entry_use use);
     void begin_clean(size_t first);
     void finish_clean();
+    void begin_held();
     void begin_injected(entry_use use);
 
     engine & eng;
     sequence & seq;
+    sequence * const clean;
     const std::vector<llama_token> prompt;
     const injection inject;
     const goal wanted;

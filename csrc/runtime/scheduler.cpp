@@ -3,11 +3,14 @@
 #include "errors.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <optional>
 
 namespace metadeploy {
 
 size_t scheduler::add(std::vector<llama_token> prompt, generation_params params) {
-    waiting.push_back({next_id, std::move(prompt), std::move(params)});
+    const size_t n_sequences = generation::n_sequences(eng, params);
+    waiting.push_back({next_id, std::move(prompt), std::move(params), n_sequences});
     return next_id++;
 }
 
@@ -16,48 +19,82 @@ void scheduler::cancel(size_t id) {
     waiting.erase(std::remove_if(waiting.begin(), waiting.end(), is_it), waiting.end());
     for (slot & each : slots) {
         if (each.answer && each.id == id) {
-            prompts.erase(std::remove(prompts.begin(), prompts.end(), &each), prompts.end());
-            each.answer.reset();
+            release(each);
         }
     }
 }
 
-size_t scheduler::n_free() const {
-    const auto is_free = [](const slot & each) { return !each.answer; };
-    const auto n = (size_t)std::count_if(slots.begin(), slots.end(), is_free);
-    return n - std::min(n, waiting.size());
+size_t scheduler::n_idle() const {
+    return (size_t)std::count_if(slots.begin(), slots.end(), [](const slot & each) { return each.is_free(); });
 }
 
-// The free sequence that has kept most of what this prompt begins with.
-sequence & scheduler::best_sequence(const std::vector<llama_token> & prompt) {
-    sequence * best = nullptr;
+size_t scheduler::n_free() const {
+    size_t n_wanted = 0;
+    for (const request & item : waiting) {
+        n_wanted += item.n_sequences;
+    }
+    return n_idle() - std::min(n_idle(), n_wanted);
+}
+
+// The free one that has kept most of what this prompt begins with.
+scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) {
+    slot * best = nullptr;
     std::ptrdiff_t most = -1;
-    for (sequence & seq : eng.sequences()) {
+    for (const sequence & seq : eng.sequences()) {
         const std::vector<llama_token> & kept = seq.kept.tokens;
         const auto [end, _] = std::mismatch(kept.begin(), kept.end(), prompt.begin(), prompt.end());
-        if (!slots[(size_t)seq.id].answer && end - kept.begin() > most) {
+        slot & each = slots[(size_t)seq.id];
+        if (each.is_free() && end - kept.begin() > most) {
             most = end - kept.begin();
-            best = &seq;
+            best = &each;
+        }
+    }
+    return *best;
+}
+
+// Side by side, the two share a micro-batch.
+scheduler::slot & scheduler::nearest_slot(const slot & to) {
+    slot * best = nullptr;
+    for (slot & each : slots) {
+        if (each.is_free() && &each != &to && (!best || std::abs(&each - &to) < std::abs(best - &to))) {
+            best = &each;
         }
     }
     return *best;
 }
 
 void scheduler::admit() {
-    const auto is_free = [](const slot & each) { return !each.answer; };
-    while (!waiting.empty() && std::any_of(slots.begin(), slots.end(), is_free)) {
+    while (!waiting.empty()) {
+        const size_t n_sequences = waiting.front().n_sequences;
+        if (n_sequences <= slots.size() && n_sequences > n_idle()) {
+            return;
+        }
         request item = std::move(waiting.front());
         waiting.pop_front();
-        sequence & seq = best_sequence(item.prompt);
+        const size_t id = item.id;
         try {
-            auto answer = std::make_shared<generation>(eng, seq, std::move(item.prompt), std::move(item.params));
-            slot & into = slots[(size_t)seq.id];
-            into = {item.id, std::move(answer), false};
-            prompts.push_back(&into);
+            begin(std::move(item));
         } catch (const error &) {
-            events.push_back({item.id, {}, false, nullptr, std::current_exception()});
+            events.push_back({id, {}, false, nullptr, std::current_exception()});
         }
     }
+}
+
+void scheduler::begin(request item) {
+    if (item.n_sequences > slots.size()) {
+        throw error("a refresh needs a second sequence for its clean context, the context has one (give n_parallel=2)");
+    }
+    slot & into = best_slot(item.prompt);
+    slot * clean = item.n_sequences > 1 ? &nearest_slot(into) : nullptr;
+    const auto sequence_of = [this](const slot & each) { return &eng.sequences()[(size_t)(&each - slots.data())]; };
+    into.answer = std::make_shared<generation>(
+        eng, *sequence_of(into), std::move(item.prompt), std::move(item.params), clean ? sequence_of(*clean) : nullptr);
+    into.id = item.id;
+    into.clean = clean;
+    if (clean) {
+        clean->lent = true;
+    }
+    prompts.push_back(&into);
 }
 
 scheduler::slot * scheduler::resuming() const {
@@ -85,9 +122,7 @@ void scheduler::evaluate_prompts() {
 }
 
 void scheduler::evaluate_answers() {
-    const size_t n_most = std::min<size_t>(llama_n_batch(eng.context()), llama_n_ubatch(eng.context()));
     std::vector<slot *> chosen;
-    std::vector<batch_part> parts;
     for (slot & each : slots) {
         if (!each.answer || !each.answer->has_prompt() || each.served) {
             continue;
@@ -95,18 +130,42 @@ void scheduler::evaluate_answers() {
         event last{each.id, {}, false, each.answer, nullptr};
         if (each.answer->at_limit(last.out)) {
             close(each, std::move(last));
-            continue;
+        } else {
+            chosen.push_back(&each);
         }
-        chosen.push_back(&each);
-        parts.push_back(each.answer->next(1));
-        if (parts.size() == n_most) {
-            evaluate(chosen, parts);
-            chosen.clear();
-            parts.clear();
+    }
+    look(chosen);
+    chosen.erase(
+        std::remove_if(chosen.begin(), chosen.end(), [](const slot * each) { return !each->answer; }), chosen.end());
+    std::vector<batch_part> parts;
+    for (slot * each : chosen) {
+        parts.push_back(each->answer->next(1));
+        if (const std::optional<batch_part> beside = each->answer->follow()) {
+            parts.push_back(*beside);
         }
     }
     if (!parts.empty()) {
         evaluate(chosen, parts);
+    }
+}
+
+// Clean contexts come first where new cognitive tokens may hold from this token on.
+void scheduler::look(const std::vector<slot *> & chosen) {
+    std::vector<slot *> looking;
+    std::vector<batch_part> parts;
+    for (slot * each : chosen) {
+        if (const std::optional<batch_part> part = each->answer->look()) {
+            looking.push_back(each);
+            parts.push_back(*part);
+        }
+    }
+    const double ms = parts.empty() ? 0.0 : eng.evaluate(parts);
+    for (slot * each : looking) {
+        try {
+            each->answer->looked(ms);
+        } catch (const error &) {
+            close(*each, {each->id, {}, false, each->answer, std::current_exception()});
+        }
     }
 }
 
@@ -140,9 +199,16 @@ void scheduler::sample(slot & of) {
 }
 
 void scheduler::close(slot & of, event last) {
-    prompts.erase(std::remove(prompts.begin(), prompts.end(), &of), prompts.end());
-    of = {};
+    release(of);
     events.push_back(std::move(last));
+}
+
+void scheduler::release(slot & of) {
+    prompts.erase(std::remove(prompts.begin(), prompts.end(), &of), prompts.end());
+    if (of.clean) {
+        of.clean->lent = false;
+    }
+    of = {};
 }
 
 std::vector<scheduler::event> scheduler::step() {

@@ -29,12 +29,12 @@ public:
     // The engine must not be used otherwise as long as this is.
     explicit scheduler(engine & eng) : eng(eng), slots(eng.sequences().size()) {}
 
-    // Returns an id: requests are numbered from 0 on. Those beyond the context's sequences wait for one.
+    // Returns an id: requests are numbered from 0 on. Those beyond the context's sequences wait for one, or for two
+    // where they are refreshed.
     size_t add(std::vector<llama_token> prompt, generation_params params);
     void cancel(size_t id); // no more events of it; nothing where it is over
 
     size_t n_free() const; // sequences that nobody runs in or waits for
-    bool idle() const { return n_free() == slots.size(); }
 
     // At most one event for each request. An error that is not one request's own is thrown, and ends them all.
     std::vector<event> step();
@@ -44,21 +44,31 @@ private:
         size_t id;
         std::vector<llama_token> prompt;
         generation_params params;
+        size_t n_sequences;
     };
 
     struct slot {
         size_t id = 0;
-        std::shared_ptr<generation> answer; // none: free
-        bool served = false;                // it has an event in this step
+        std::shared_ptr<generation> answer; // none: free, or lent
+        slot * clean = nullptr;             // whose sequence is lent to this one
+        bool lent = false;
+        bool served = false; // it has an event in this step
+
+        bool is_free() const { return !answer && !lent; }
     };
 
-    sequence & best_sequence(const std::vector<llama_token> & prompt);
+    size_t n_idle() const; // free slots
+    slot & best_slot(const std::vector<llama_token> & prompt);
+    slot & nearest_slot(const slot & to);
     void admit();
+    void begin(request item);
     slot * resuming() const;
     void evaluate_prompts();
     void evaluate_answers();
+    void look(const std::vector<slot *> & chosen);
     void evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts);
     void sample(slot & of);
+    void release(slot & of);
     void close(slot & of, event last);
 
     engine & eng;

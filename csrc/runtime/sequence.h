@@ -1,8 +1,11 @@
 // One sequence of a context: what to do with its tokens, and what is remembered of those it has had.
 #pragma once
 
+#include "runtime/schedule.h"
+
 #include "llama.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -12,11 +15,15 @@ namespace metadeploy {
 struct token_plan {
     static constexpr llama_pos NEVER = INT32_MAX;
 
-    float gain = 0.0f;         // 0: they stay clean
+    double gain = 0.0;         // 0: they stay clean
     llama_pos inject_from = 0; // tokens before this position stay clean
-    llama_pos tap_at = NEVER;  // position whose block outputs go to the taps
+    injection_schedule schedule;
+    llama_pos time_zero = NEVER; // the prompt's last token, up to which the schedule stands still
+    llama_pos tap_at = NEVER;    // position whose block outputs go to the taps
 
-    float gain_at(llama_pos pos) const { return pos >= inject_from ? gain : 0.0f; }
+    float gain_at(llama_pos pos) const {
+        return pos < inject_from ? 0.0f : (float)(gain * schedule.strength(std::max(0, pos - time_zero)));
+    }
 };
 
 // What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.

@@ -36,7 +36,8 @@ struct wrapper_config {
     std::vector<int32_t> cross_attn_layers; // injection at the output of these blocks, ascending
     enum inject_from from = inject_from::prompt;
 
-    std::string kind = "doubter";
+    std::string kind = "doubter";                       // or goal_anchor, or what foreign files say
+    bool declines() const { return kind == "doubter"; } // whether it was trained to say refusal_text
     std::string refusal_text = DEFAULT_REFUSAL_TEXT;
     std::vector<int32_t> refusal_token_ids; // its tokens as trained; empty: not said
     float refusal_bias = 0.0f;              // calibrated, on the logit of the first of them where an answer begins

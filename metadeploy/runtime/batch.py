@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from numpy.typing import ArrayLike
+
 from metadeploy import _core
 from metadeploy.errors import Error
 from metadeploy.runtime.types import (
@@ -19,11 +21,12 @@ from metadeploy.runtime.types import (
     Timings,
     TokenLogprob,
 )
+from metadeploy.schedule import STATIC, InjectionSchedule
 
 __all__ = ["BatchAnswer", "BatchCalls", "Request"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """A prompt with options of its own; those that are None are the call's.
 
@@ -31,12 +34,16 @@ class Request:
         prompt: as in :meth:`MetaLlama.generate`.
         gain: strength of the injection.
         inject: False lets the base answer alone.
+        schedule: how the injection changes while the answer grows.
+        cognitive_tokens: in place of the prompt's own.
         doubt_threshold: decline where doubt reaches it.
     """
 
     prompt: Prompt
     gain: float | None = None
     inject: bool | None = None
+    schedule: InjectionSchedule | None = None
+    cognitive_tokens: ArrayLike | None = None
     doubt_threshold: float | None = None
 
 
@@ -86,6 +93,8 @@ class BatchCalls(ABC):
         stop: str | Sequence[str] | None,
         gain: float | None,
         inject: bool,
+        schedule: InjectionSchedule,
+        cognitive_tokens: ArrayLike | None,
         doubt_threshold: float,
         logprobs: int | None,
     ) -> _core.GenerationParams:
@@ -114,6 +123,8 @@ class BatchCalls(ABC):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -141,6 +152,8 @@ class BatchCalls(ABC):
                 stop=stop,
                 gain=gain if request.gain is None else request.gain,
                 inject=inject if request.inject is None else request.inject,
+                schedule=schedule if request.schedule is None else request.schedule,
+                cognitive_tokens=cognitive_tokens if request.cognitive_tokens is None else request.cognitive_tokens,
                 doubt_threshold=threshold,
                 logprobs=logprobs,
             )
@@ -164,6 +177,8 @@ class BatchCalls(ABC):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -189,6 +204,8 @@ class BatchCalls(ABC):
             stop: strings that end an answer.
             gain: strength of the injection.
             inject: False lets the base answer alone.
+            schedule: how the injection changes while an answer grows. An answer with a refresh takes two sequences.
+            cognitive_tokens: held for all answers.
             doubt_threshold: decline where doubt reaches it.
             raw: take texts as they are.
             logprobs: also return log-probabilities.
@@ -217,6 +234,8 @@ class BatchCalls(ABC):
             stop=stop,
             gain=gain,
             inject=inject,
+            schedule=schedule,
+            cognitive_tokens=cognitive_tokens,
             doubt_threshold=doubt_threshold,
             raw=raw,
             logprobs=logprobs,
@@ -318,6 +337,7 @@ def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationRe
             n_prompt=times.n_prompt,
             n_reused=times.n_reused,
             n_generated=times.n_generated,
+            n_refreshed=times.n_refreshed,
         ),
         gain=each.params.gain if injects else 0.0,
     )

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar, cast
 from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from metadeploy import _core
 from metadeploy.errors import Error
@@ -20,6 +20,7 @@ from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
+from metadeploy.schedule import STATIC, InjectionSchedule
 
 __all__ = ["MetaLlama"]
 
@@ -70,8 +71,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             sidecar: GGUF written by ``metadeploy export``; None for the base alone.
             n_ctx: context size in tokens, of each sequence; 0 takes the one the model was trained with, shared among
                 the sequences.
-            n_parallel: sequences, that is, how many prompts :meth:`generate_batch` answers at once. The context takes
-                the memory of ``n_parallel`` times ``n_ctx`` tokens, and the two caches below are shared.
+            n_parallel: sequences, that is, how many prompts :meth:`generate_batch` answers at once; an answer with a
+                refresh takes two. The context takes the memory of ``n_parallel`` times ``n_ctx`` tokens, and the two
+                caches below are shared.
             n_batch: most tokens in one call of llama.cpp.
             n_ubatch: most tokens in one graph (micro-batch).
             n_threads: threads for decoding; None leaves it to llama.cpp.
@@ -190,6 +192,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -210,6 +214,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             stop: strings that end the answer and are not part of it.
             gain: strength of the injection; None: the instance's.
             inject: False lets the base answer alone.
+            schedule: how the injection changes while the answer grows: fading, ending, or made anew. For a refresh the
+                instance needs a second sequence (``n_parallel``), for the clean context beside the injected one.
+            cognitive_tokens: [n_cog, n_embd] from :meth:`encode`, injected in place of the prompt's own and held for
+                the whole answer.
             doubt_threshold: decline where doubt reaches it, from 0 (always) to 1 (never); 0.5 is how the sidecar is
                 calibrated. Without effect at gain 0, which is the base exactly.
             raw: take the prompt, a string, as it is, without template and suffix.
@@ -224,8 +232,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             Cancelled: ``cancel`` returned True.
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
             ValueError: ``max_tokens`` or ``doubt_threshold`` is out of range.
+            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
             Error: the prompt is empty, or there is no chat template, or it refuses the messages; or a threshold other
-                than 0.5 is given where the base answers alone.
+                than 0.5, cognitive tokens or a schedule are given where the base answers alone; or a threshold, and the
+                wrapper has no refusal; or a refresh, and cognitive tokens are given or there is one sequence only.
         """
         result = None
         for chunk in self.stream(
@@ -240,6 +250,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             stop=stop,
             gain=gain,
             inject=inject,
+            schedule=schedule,
+            cognitive_tokens=cognitive_tokens,
             doubt_threshold=doubt_threshold,
             raw=raw,
             logprobs=logprobs,
@@ -263,6 +275,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -283,6 +297,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             stop=stop,
             gain=gain,
             inject=inject,
+            schedule=schedule,
+            cognitive_tokens=cognitive_tokens,
             doubt_threshold=doubt_threshold,
             logprobs=logprobs,
         )
@@ -304,6 +320,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         stop: str | Sequence[str] | None,
         gain: float | None,
         inject: bool,
+        schedule: InjectionSchedule,
+        cognitive_tokens: ArrayLike | None,
         doubt_threshold: float,
         logprobs: int | None,
     ) -> _core.GenerationParams:
@@ -322,6 +340,11 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         params.stop = [stop] if isinstance(stop, str) else list(stop or ())
         params.gain = self.gain if gain is None else gain
         params.inject = inject
+        params.decay = None if schedule.decay is None else (schedule.decay.floor, schedule.decay.tau)
+        params.window = schedule.window
+        if (refresh := schedule.refresh) is not None:
+            params.refresh = (refresh.threshold, refresh.min_interval, refresh.max_interval)
+        params.cognitive_tokens = cognitive_tokens
         params.doubt_threshold = doubt_threshold
         params.n_logprobs = -1 if logprobs is None else logprobs
         return params
@@ -419,6 +442,21 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """What the encoder makes of a prompt: F32 [n_cog, n_embd]. Arguments as in :meth:`activations`."""
         with self._lock:
             return self._engine.cognitive_tokens(self._tokens(prompt, raw))
+
+    def encode(self, prompt: Prompt, *, raw: bool = False) -> FloatArray:
+        """Cognitive tokens of a text, for ``generate(..., cognitive_tokens=...)`` to hold fixed.
+
+        Encode a goal once and keep it over several turns: this is how wrappers of kind ``goal_anchor`` work, which were
+        trained on goals as they are (``raw=True``).
+
+        Args:
+            prompt: a text, messages, or token ids.
+            raw: do not apply the chat template to a text.
+
+        Returns:
+            F32 [n_cog, n_embd].
+        """
+        return self.cognitive_tokens(prompt, raw=raw)
 
     def doubt(self, prompt: Prompt, *, raw: bool = False, gain: float | None = None) -> float:
         """How near the answer to a prompt is to beginning with the trained refusal; nothing is generated.

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, overload
 
+from numpy.typing import ArrayLike
+
 from metadeploy.runtime.types import (
     CancelCallback,
     GenerationChunk,
@@ -18,6 +20,7 @@ from metadeploy.runtime.types import (
     Timings,
     TokenLogprob,
 )
+from metadeploy.schedule import STATIC, InjectionSchedule
 
 __all__ = ["ChatCompletion", "OpenAICompletions", "TextCompletion"]
 
@@ -188,6 +191,8 @@ class OpenAICompletions(ABC):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -217,6 +222,8 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        schedule: InjectionSchedule = ...,
+        cognitive_tokens: ArrayLike | None = ...,
         doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
@@ -239,6 +246,8 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        schedule: InjectionSchedule = ...,
+        cognitive_tokens: ArrayLike | None = ...,
         doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
@@ -260,6 +269,8 @@ class OpenAICompletions(ABC):
         top_logprobs: int | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
@@ -283,6 +294,8 @@ class OpenAICompletions(ABC):
             top_logprobs: of how many of the most likely tokens.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
+            schedule: as in :meth:`generate`.
+            cognitive_tokens: as in :meth:`generate`.
             doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
@@ -298,6 +311,8 @@ class OpenAICompletions(ABC):
             stop=stop,
             gain=gain,
             inject=inject,
+            schedule=schedule,
+            cognitive_tokens=cognitive_tokens,
             doubt_threshold=doubt_threshold,
             logprobs=(top_logprobs or 0) if logprobs else None,
         )
@@ -322,6 +337,8 @@ class OpenAICompletions(ABC):
         echo: bool = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        schedule: InjectionSchedule = ...,
+        cognitive_tokens: ArrayLike | None = ...,
         doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
@@ -344,6 +361,8 @@ class OpenAICompletions(ABC):
         echo: bool = ...,
         gain: float | None = ...,
         inject: bool = ...,
+        schedule: InjectionSchedule = ...,
+        cognitive_tokens: ArrayLike | None = ...,
         doubt_threshold: float = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
@@ -365,6 +384,8 @@ class OpenAICompletions(ABC):
         echo: bool = False,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
@@ -385,6 +406,8 @@ class OpenAICompletions(ABC):
             echo: begin the text with the prompt.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
+            schedule: as in :meth:`generate`.
+            cognitive_tokens: as in :meth:`generate`.
             doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
@@ -400,6 +423,8 @@ class OpenAICompletions(ABC):
             stop=stop,
             gain=gain,
             inject=inject,
+            schedule=schedule,
+            cognitive_tokens=cognitive_tokens,
             doubt_threshold=doubt_threshold,
             raw=True,
             logprobs=logprobs,

@@ -55,6 +55,7 @@ class Timings:
         n_prompt: tokens of the prompt.
         n_reused: those of them that the clean pass did not go through, because the prompt before began with them too.
         n_generated: tokens of the answer, its end excluded.
+        n_refreshed: how often cognitive tokens were made anew while the answer grew.
     """
 
     pass1_ms: float
@@ -66,6 +67,7 @@ class Timings:
     n_prompt: int
     n_reused: int
     n_generated: int
+    n_refreshed: int
 
     @property
     def tokens_per_second(self) -> float:

@@ -131,6 +131,21 @@ def test_raw_takes_texts_only(tiny: Program, tmp_path: Path) -> None:
     assert "--raw needs a text, got messages" in second["error"]
 
 
+def test_gains_of_single_prompts(tiny: Program, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    items = [{"prompt": "hello"}, {"prompt": "hello", "gain": 0}, {"prompt": "hello", "gain": -1.5}]
+    prompts.write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    results = lines_of(tiny("--prompts", prompts, "-n", "9", "-np", "3", "--meta-gain", "0.5").stdout)
+    assert [result["gain"] for result in results] == [0.5, 0.0, -1.5]
+    alone = [tiny("-p", "hello", "-n", "9", "--json", "--meta-gain", gain) for gain in ("0.5", "0", "-1.5")]
+    assert [result["text"] for result in results] == [json.loads(run.stdout)["text"] for run in alone]
+    assert len({result["text"] for result in results}) == 3
+    prompts.write_text('{"prompt": "hello", "gain": "high"}', encoding="utf-8")
+    run = tiny("--prompts", prompts)
+    assert run.returncode == 1
+    assert 'line 1: "gain" is "high", expected a number' in run.stderr
+
+
 # --- several at once -------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,9 @@ class FakeLlama:
     ) -> GenerationResult:
         declines = inject and gain != 0
         text = REFUSAL if declines else f"{prompt} Paris."
-        return GenerationResult(text, (), declines, "stop", None, Timings(0, 0, 0, 0, "none", 0, 1, 0, 1), gain or 0.0)
+        return GenerationResult(
+            text, (), declines, "stop", None, Timings(0, 0, 0, 0, "none", 0, 1, 0, 1, 0), gain or 0.0
+        )
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.0])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from numpy.typing import ArrayLike
 
 from metadeploy.runtime.openai import OpenAICompletions
 from metadeploy.runtime.types import (
@@ -19,6 +20,7 @@ from metadeploy.runtime.types import (
     Timings,
     TokenLogprob,
 )
+from metadeploy.schedule import STATIC, InjectionSchedule
 
 TIMES = Timings(
     pass1_ms=1.0,
@@ -30,6 +32,7 @@ TIMES = Timings(
     n_prompt=7,
     n_reused=2,
     n_generated=3,
+    n_refreshed=1,
 )
 DOUBT = 0.25
 PIECES = ("Par", "is", "!")
@@ -60,6 +63,8 @@ class Scripted(OpenAICompletions):
         stop: str | Sequence[str] | None = None,
         gain: float | None = None,
         inject: bool = True,
+        schedule: InjectionSchedule = STATIC,
+        cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
         raw: bool = False,
         logprobs: int | None = None,
@@ -184,6 +189,8 @@ def test_every_option_arrives() -> None:
         "stop": ["a"],
         "gain": 0.7,
         "inject": False,
+        "schedule": InjectionSchedule(window=3),
+        "cognitive_tokens": [[1.0, 2.0]],
         "doubt_threshold": 0.3,
     }
     for call in (Scripted.create_chat_completion, Scripted.create_completion):

@@ -1,0 +1,21 @@
+// Values of our flags and environment variables, from text. All throw usage_error, which begins with their source: the
+// name of the flag or of the variable.
+#pragma once
+
+#include "runtime/schedule.h"
+
+#include <cstdint>
+#include <string>
+
+namespace metadeploy {
+
+double parse_gain(const std::string & text, const std::string & source);
+double parse_threshold(const std::string & text, const std::string & source);
+int32_t parse_mib(const std::string & text, const std::string & source);
+
+// "floor,tau", a number of tokens, "threshold,min_interval,max_interval"
+void set_decay(injection_schedule & schedule, const std::string & text, const std::string & source);
+void set_window(injection_schedule & schedule, const std::string & text, const std::string & source);
+void set_refresh(injection_schedule & schedule, const std::string & text, const std::string & source);
+
+} // namespace metadeploy

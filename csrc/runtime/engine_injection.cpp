@@ -1,0 +1,83 @@
+// What is injected into a prompt and its answer: checked, planned, and made anew.
+#include "errors.h"
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace metadeploy {
+
+namespace {
+
+// What overflows in the base would stay in its memory as NaN, which spreads to later prompts. Gains are some 1, and
+// cognitive tokens come from a LayerNorm.
+constexpr double TOO_LARGE = 1e6;
+
+} // namespace
+
+bool engine::injects(const injection & inject) const {
+    if (!(std::abs(inject.gain) < TOO_LARGE)) {
+        throw error("the gain is " + std::to_string(inject.gain) + ", expected a number such as 1.0, below a million");
+    }
+    return meta_wrapper && inject.on && inject.gain != 0.0;
+}
+
+void engine::check(const injection & inject) const {
+    inject.schedule.check();
+    if (!inject.on || !meta_wrapper) {
+        const char * given = inject.tokens                  ? "cognitive tokens are given"
+                             : !inject.schedule.is_static() ? "a schedule is given"
+                                                            : nullptr;
+        if (given) {
+            throw error(
+                std::string(given) +
+                ", but the base answers alone: " + (meta_wrapper ? "the injection is off" : "no sidecar is attached"));
+        }
+        return;
+    }
+    if (!inject.tokens) {
+        return;
+    }
+    if (inject.schedule.refresh) {
+        throw error("cognitive tokens are given and stay as they are, but the schedule refreshes them");
+    }
+    const auto & [shape, data] = *inject.tokens;
+    const std::vector<int64_t> expected = {meta_wrapper->config().n_cog, n_embd()};
+    const auto text = [](const std::vector<int64_t> & numbers) {
+        std::string list;
+        for (const int64_t n : numbers) {
+            list += (list.empty() ? "" : ", ") + std::to_string(n);
+        }
+        return "[" + list + "]";
+    };
+    if (shape != expected) {
+        throw model_mismatch_error(
+            "cognitive tokens have shape " + text(shape) + ", expected " + text(expected) +
+            " (encoded by another wrapper?)");
+    }
+    if (!std::all_of(data.begin(), data.end(), [](float value) { return std::abs(value) < TOO_LARGE; })) {
+        throw model_mismatch_error("cognitive tokens have values that are huge or not finite, expected none");
+    }
+}
+
+token_plan engine::injected_from(const std::vector<llama_token> & tokens, const injection & inject) const {
+    token_plan plan;
+    plan.gain = inject.gain;
+    plan.schedule = inject.schedule;
+    plan.time_zero = (llama_pos)tokens.size() - 1;
+    if (meta_wrapper->config().from == inject_from::last_prompt_token) {
+        plan.inject_from = plan.time_zero;
+    }
+    return plan;
+}
+
+std::vector<float> engine::tapped(const sequence & seq) const {
+    return meta_wrapper->activations(seq.id);
+}
+
+void engine::renew(sequence & seq, const std::vector<float> & activations) {
+    meta_wrapper->set_activations(activations, seq.id);
+    meta_wrapper->encode(seq.id);
+}
+
+} // namespace metadeploy

@@ -1,0 +1,71 @@
+"""Modes over time of llama-meta-generate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from metadeploy import Decay, InjectionSchedule, Refresh
+from support.program import Program, TinyCase
+
+
+def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
+    """As Python's; the JSON says what was asked for."""
+    schedules = {
+        ("--meta-decay", "0.0,2.5"): InjectionSchedule(decay=Decay(floor=0.0, tau=2.5)),
+        ("--meta-window", "3"): InjectionSchedule(window=3),
+        ("--meta-refresh", "1.1,2,20"): InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=2)),
+        ("--meta-decay", "0.3,16", "--meta-window", "9", "--meta-refresh", "0.9,1,3"): InjectionSchedule(
+            decay=Decay(), window=9, refresh=Refresh(threshold=0.9, min_interval=1, max_interval=3)
+        ),
+    }
+    with tiny_case.load(n_parallel=2) as llm:
+        static = llm.generate("hello", max_tokens=20).text
+        for flags, schedule in schedules.items():
+            found = json.loads(tiny("-p", "hello", "-n", "20", "-fa", "off", "--json", *flags).stdout)
+            expected = llm.generate("hello", max_tokens=20, schedule=schedule)
+            assert found["text"] == expected.text != static
+            assert found["schedule"] == {key: value for key, value in asdict(schedule).items() if value is not None}
+            assert found["timings"]["n_refreshed"] == expected.timings.n_refreshed
+    names = [flags[0] for flags in schedules][:3]
+    for name, (_, value) in zip(names, list(schedules)[:3], strict=True):
+        variable = "LLAMA_ARG_" + name.removeprefix("--").replace("-", "_").upper()
+        run = tiny("-p", "hello", "-n", "5", "--json", env={variable: value})
+        assert "schedule" in json.loads(run.stdout)
+
+
+def test_goal(tiny: Program, tiny_case: TinyCase) -> None:
+    with tiny_case.load() as llm:
+        goal = llm.encode("be short", raw=True)
+        expected = llm.generate("hello", max_tokens=20, cognitive_tokens=goal).text
+        assert expected != llm.generate("hello", max_tokens=20).text
+    flags = ("-p", "hello", "-n", "20", "-fa", "off", "--json")
+    for found in (tiny(*flags, "--meta-goal", "be short"), tiny(*flags, env={"LLAMA_ARG_META_GOAL": "be short"})):
+        result = json.loads(found.stdout)
+        assert (result["text"], result["goal"], result["timings"]["pass2"]) == (expected, "be short", "full")
+    assert "goal" not in json.loads(tiny(*flags).stdout)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--meta-decay", "0.3"], "--meta-decay is '0.3', expected 2 numbers such as 0.3,16"),
+        (["--meta-decay", "0.3,16,"], "--meta-decay is '0.3,16,', expected 2 numbers"),
+        (["--meta-decay", ""], "--meta-decay is '', expected 2 numbers"),
+        (["--meta-decay", "2,16"], "decay's floor is 2.000000, expected 0 to 1"),
+        (["--meta-window", "x"], "--meta-window is 'x', expected 1 number such as 8"),
+        (["--meta-window", "-1"], "the window is -1, expected 0 or more"),
+        (["--meta-window", "1.5"], "--meta-window has 1.500000, expected a number of tokens"),
+        (["--meta-refresh", "0.5,3"], "--meta-refresh is '0.5,3', expected 3 numbers such as 0.5,3,20"),
+        (["--meta-refresh", "0.5,30,20"], "refresh's max_interval is 20, expected at least its min_interval"),
+        (["--meta-goal", "x", "--meta-refresh", "0.5,3,20"], "--meta-goal holds its cognitive tokens"),
+        (["--no-meta", "--meta-window", "3"], "--meta-window needs the wrapper, --no-meta leaves it out"),
+        (["--no-meta", "--meta-goal", "x"], "--meta-goal needs the wrapper"),
+    ],
+)
+def test_schedules_that_cannot_be(flags: list[str], expected: str, tiny: Program) -> None:
+    run = tiny("-p", "hello", *flags)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert expected in run.stderr
