@@ -107,6 +107,20 @@ def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
     ask(attached, ids, n_reused=14)
 
 
+def test_what_is_put_back_lies_where_it_was(attached: RuntimePair) -> None:
+    """To the bit, whatever was in memory before: a tail takes cells for right that nothing has written since."""
+    lengths = (14,) if attached.kind in WINDOWED else (14, 100)
+    for length in lengths:
+        ids = attached.prompt(length)
+        for before in (attached.prompt(300), attached.prompt(5)):
+            attached.tested.generate(before, max_tokens=20)
+            first = attached.tested.generate(ids, max_tokens=20, logprobs=0)
+            again = attached.tested.generate(ids, max_tokens=20, logprobs=0)
+            assert (first.timings.n_reused, again.timings.n_reused) == (0, length)
+            assert (again.logprobs, again.doubt) == (first.logprobs, first.doubt)
+            assert again.timings.pass2 == first.timings.pass2
+
+
 def test_other_cognitive_tokens(attached: RuntimePair) -> None:
     """Prompts with the same beginning have other activations at their end."""
     common = attached.prompt(14)
