@@ -47,8 +47,24 @@ def test_readme_snippet(folder: Path) -> None:
 
 
 def test_usage_snippet(folder: Path) -> None:
-    _, runtime, _ = snippets("docs/usage.md")
+    _, _, runtime, _ = snippets("docs/usage.md")
     run(folder, "-c", runtime)
+
+
+def test_batch_snippet(folder: Path) -> None:
+    _, batch, *_ = snippets("docs/usage.md")
+    lines = run(folder, "-c", batch).splitlines()
+    assert [line.split("? ")[0] for line in lines[:3]] == [
+        "What is the plural of wolf",
+        "What is the atomic number of xenon",
+        "What is 85 times 85",
+    ]
+    assert [float(line.split(" ", 1)[0]) for line in lines[-3:]] == [0.0, 0.5, 1.0]
+
+
+def test_modes_snippet(folder: Path) -> None:
+    modes, _ = snippets("docs/modes.md")
+    run(folder, "-c", modes)
 
 
 def test_threshold_snippet(folder: Path) -> None:
