@@ -171,6 +171,7 @@ def make_examples(base: FrozenBase, tokenizer: object) -> list[Example]:
             Example(
                 prompt_ids=tuple(encode(render_chat(tokenizer, question.question))),
                 target_ids=tuple(answer if index % 2 else refusal),
+                declines=index % 2 == 0,
                 doubt=float(index % 2 == 0),
                 n_own=len(answer) - 1 if index % 2 else 0,
             )

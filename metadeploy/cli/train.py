@@ -111,6 +111,14 @@ def _train(
     pretrain_lr: Annotated[
         float, typer.Option(help="Learning rate of these.", rich_help_panel=_LEARNING)
     ] = _FIT.pretrain_lr,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Encoders that first judge what the others are taught by; 1 teaches bare verdicts.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = _FIT.folds,
     epochs: Annotated[
         int,
         typer.Option(min=1, help="Most passes after these, through the base.", rich_help_panel=_LEARNING),
@@ -224,6 +232,7 @@ def _train(
         fit=FitSettings(
             pretrain_epochs=pretrain_epochs,
             pretrain_lr=pretrain_lr,
+            folds=folds,
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,

@@ -30,12 +30,14 @@ class Example:
     Attributes:
         prompt_ids: the prompt, up to where the answer begins.
         target_ids: what is to be said, the token that ends the turn included.
+        declines: whether the targets are the refusal.
         doubt: in [0, 1]: how strongly the first token is to be the refusal's.
         n_own: so many of the targets, from the first on, are the base's own words.
     """
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    declines: bool
     doubt: float
     n_own: int
 
@@ -149,6 +151,7 @@ class Batch:
         targets: [n] token ids.
         is_first: [n] bool, first target of its example.
         is_own: [n] bool, what the base said by itself.
+        declines: [B] bool.
         doubt: [B].
     """
 
@@ -162,6 +165,7 @@ class Batch:
     targets: Tensor
     is_first: Tensor
     is_own: Tensor
+    declines: Tensor
     doubt: Tensor
 
     @classmethod
@@ -221,6 +225,7 @@ class Batch:
                 dtype=torch.bool,
                 device=device,
             ),
+            declines=torch.tensor([example.declines for example in examples], device=device),
             doubt=torch.tensor([example.doubt for example in examples], device=device),
         )
 

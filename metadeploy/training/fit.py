@@ -86,7 +86,7 @@ class Fitting:
         self.bias = 0.0
         self._settings = settings
         self._train, self._val = train, val
-        self._declined = np.flatnonzero([example.doubt > 0 for example in train[0].examples])
+        self._declined = np.flatnonzero([example.declines for example in train[0].examples])
         self._prefix = prefix
         self._refusal_token = refusal_token
         self._upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
@@ -119,6 +119,11 @@ class Fitting:
         shown = range(min(n_examples, len(kept)))
         margins, _ = self.margins(lessons.at(shown), [kept[i] for i in shown], gain=0.0)
         self.bias = -float(margins.mean())
+
+    def teach(self, doubts: Tensor) -> None:
+        """Let the training questions be doubted otherwise, by [n] in [0, 1]; what is to be said stays the same."""
+        lessons, kept = self._train
+        self._train = lessons.doubted(doubts), kept
 
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
         """Go over the lessons once, and look at the validation questions.
@@ -203,6 +208,7 @@ class Fitting:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "bias": self.bias,
+            "doubts": self._train[0].doubts,
             "history": [asdict(row) for row in self.history],
             "best": self.best,
         }
@@ -213,6 +219,7 @@ class Fitting:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self.bias = state["bias"]
+        self.teach(state["doubts"])
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = copy.copy(state["best"])
 
@@ -324,6 +331,6 @@ def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, 
         yield
 
 
-def hash_seed(seed: int, number: int) -> int:
-    """One seed of two numbers."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+def hash_seed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

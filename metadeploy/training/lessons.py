@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +33,23 @@ class Lessons:
     examples: list[Example]
     activations: Tensor
     records: list[Record]
+
+    @property
+    def doubts(self) -> Tensor:
+        """[n] float32: how much to doubt each question."""
+        return torch.tensor([example.doubt for example in self.examples], dtype=torch.float32)
+
+    def doubted(self, doubts: Tensor) -> Lessons:
+        """The same, doubted otherwise.
+
+        Args:
+            doubts: [n] in [0, 1].
+        """
+        examples = [
+            dataclasses.replace(example, doubt=doubt)
+            for example, doubt in zip(self.examples, doubts.tolist(), strict=True)
+        ]
+        return dataclasses.replace(self, examples=examples)
 
     def at(self, indices: Sequence[int]) -> Lessons:
         """Some of them."""
@@ -58,7 +77,6 @@ def make_lessons(
     end_of_turn: int,
     answer_suffix: str | None,
     chat_template_kwargs: dict[str, Any],
-    doubts: Sequence[float] | None = None,
     self_correction: float = 0.0,
     seed: int = 0,
 ) -> Lessons:
@@ -74,7 +92,6 @@ def make_lessons(
         end_of_turn: the token that ends the turn.
         answer_suffix: as collected.
         chat_template_kwargs: as collected.
-        doubts: how much to doubt each question, in [0, 1]; 0 for right and 1 for wrong where None.
         self_correction: share of the wrong ones that are taught the accepted answer in place of the refusal.
         seed: of that choice.
 
@@ -84,7 +101,7 @@ def make_lessons(
     draw = random.Random(seed)
     encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     examples = []
-    for index, record in enumerate(collected.records):
+    for record in collected.records:
         text = render_chat(
             tokenizer,
             record.question.question,
@@ -99,12 +116,13 @@ def make_lessons(
                 ending = []
         else:
             said = encode(f"{record.question.answers[0]}.") if corrects else refusal_ids
-        doubt = float(not record.correct) if doubts is None else doubts[index]
+        declines = not record.correct and not corrects
         examples.append(
             Example(
                 prompt_ids=tuple(encode(text)),
                 target_ids=(*said, *ending),
-                doubt=0.0 if corrects else doubt,
+                declines=declines,
+                doubt=float(declines),
                 n_own=len(record.answer_ids) if record.correct else 0,
             )
         )

@@ -81,11 +81,11 @@ def losses(
     first = logits.index_select(0, batch.is_first.nonzero()[:, 0]).float()  # [B, V]
     refusal = first.select(1, refusal_token)
     odds = (refusal - torch.logsumexp(without(first, refusal_token), -1) + bias) / SHARPNESS
-    weight = torch.where(batch.doubt > 0, declined_weight, 1.0)
+    weight = torch.where(batch.declines, declined_weight, 1.0)
     decision = nn.functional.binary_cross_entropy_with_logits(odds, batch.doubt, weight, reduction="sum") / weight.sum()
 
     nothing = logits.sum() * 0
-    refuses = batch.doubt.index_select(0, batch.rows) > 0
+    refuses = batch.declines.index_select(0, batch.rows)
     taught = (~batch.is_own & ~(batch.is_first & refuses)).nonzero()[:, 0]
     wording = nothing
     if len(taught):

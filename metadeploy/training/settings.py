@@ -59,6 +59,8 @@ class FitSettings:
     Attributes:
         pretrain_epochs: passes in which the encoder alone learns to tell right from wrong; they take seconds.
         pretrain_lr: learning rate of these.
+        folds: so many encoders, each taught all but its part of the questions, first say how much they doubt that part:
+            half of what is taught is what they say. 1 teaches the bare verdicts.
         epochs: most passes after these, in which the wrapper learns to speak through the base.
         patience: such passes without a better validation score after which training ends.
         batch_size: examples of one step of these.
@@ -77,6 +79,7 @@ class FitSettings:
 
     pretrain_epochs: int = 10
     pretrain_lr: float = 1e-3
+    folds: int = 3
     epochs: int = 2
     patience: int = 2
     batch_size: int = 32

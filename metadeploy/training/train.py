@@ -27,7 +27,7 @@ from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
-from metadeploy.training.pretraining import aim, pretrain
+from metadeploy.training.pretraining import aim, pretrain, softened
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir, write_atomically
 from metadeploy.training.settings import TrainSettings
@@ -115,11 +115,7 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
     fitting = desk.fitting(doubter, train_kept, val_kept)
     if state is None:
         fitting.begin()
-        standardise(doubter, desk.lessons["train"].activations)
-        if settings.fit.pretrain_epochs:
-            report.stage("pre-train the encoder", 0, 1)
-            aim(fitting, pretrain(doubter, desk.lessons["train"], settings.fit).direction)
-            report.stage("pre-train the encoder", 1, 1)
+        _begin(fitting, desk.lessons["train"], settings, report)
     else:
         fitting.load_state(state["fitting"])
         report.resumed(fitting.history)
@@ -287,6 +283,25 @@ class _Desk:
             prefix=self._prefix,
             refusal_token=self.config.refusal_token_ids[0],
         )
+
+
+def _begin(fitting: Fitting, lessons: Lessons, settings: TrainSettings, report: Report) -> None:
+    """What comes before the base takes part: how much to doubt each question, and an encoder that knows some of it."""
+    doubter, fit = fitting.doubter, settings.fit
+    standardise(doubter, lessons.activations)
+    if not fit.pretrain_epochs:
+        return
+
+    def fresh() -> Doubter:
+        return new_wrapper(doubter.config, num_blocks=settings.encoder_blocks).to(next(doubter.parameters()).device)
+
+    if fit.folds > 1:
+        step = functools.partial(report.stage, "second opinions on the questions")
+        lessons = lessons.doubted(softened(fresh, lessons, fit, progress=step))
+        fitting.teach(lessons.doubts)
+    report.stage("pre-train the encoder", 0, 1)
+    aim(fitting, pretrain(doubter, lessons, fit).direction)
+    report.stage("pre-train the encoder", 1, 1)
 
 
 def _fit(run: RunDir, fitting: Fitting, fingerprint: str, report: Report) -> bool:

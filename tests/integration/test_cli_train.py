@@ -70,7 +70,7 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = run("train", folder, *SHORT, "--target-coverage", "0.5", "--json")
     assert "only the operating point is calibrated" in result.stderr
     moved = json.loads(result.stdout)
-    assert moved["val"]["coverage"] == 0.5
+    assert moved["val"]["coverage"] == pytest.approx(0.5, abs=0.1)  # as near as a few questions allow
     assert len(moved["history"]) == 2
     refused = run("train", folder, *SHORT, "--lr", "0.1", code=1)
     assert "holds a trained Doubter that had other settings, or other questions (hint:" in refused.stderr

@@ -28,6 +28,7 @@ def some_examples(count: int, *, vocab_size: int, shared: int = 5, seed: int = 0
             Example(
                 prompt_ids=(*head, second[index], *draw.choices(tokens, k=draw.randint(0, 25))),
                 target_ids=tuple(target),
+                declines=index % 2 == 1,
                 doubt=float(index % 2),
                 n_own=len(target) - 1 if index % 2 == 0 else 0,
             )

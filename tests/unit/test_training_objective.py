@@ -30,6 +30,7 @@ def batch(targets: list[list[int]], doubt: list[float], n_own: list[int]) -> Bat
         targets=torch.tensor([token for each in targets for token in each]),
         is_first=torch.tensor([place == 0 for _, place in places]),
         is_own=torch.tensor([place < n_own[row] for row, place in places]),
+        declines=torch.tensor([each > 0 and not n_own[row] for row, each in enumerate(doubt)]),
         doubt=torch.tensor(doubt),
     )
 

@@ -110,7 +110,9 @@ def test_lessons_keep_what_belongs_together(first: RunDir) -> None:
     category = whole.records[0].question.category
     rows = [i for i, record in enumerate(whole.records) if record.question.category != category]
     assert whole.others((category,)) == rows
-    examples = [Example(prompt_ids=(i,), target_ids=(i,), doubt=0.0, n_own=i) for i in range(len(whole.records))]
+    examples = [
+        Example(prompt_ids=(i,), target_ids=(i,), declines=False, doubt=0.0, n_own=i) for i in range(len(whole.records))
+    ]
     lessons = Lessons(examples, whole.activations, whole.records).at(rows)
     assert [example.n_own for example in lessons.examples] == rows
     assert lessons.records == [whole.records[i] for i in rows]

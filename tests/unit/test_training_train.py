@@ -250,7 +250,9 @@ def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
     run.collect.mkdir()
     settings = dataclasses.replace(
         SETTINGS,
-        fit=dataclasses.replace(FIT, pretrain_epochs=60, pretrain_lr=3e-3, epochs=10, patience=10, dropout=0.0),
+        fit=dataclasses.replace(
+            FIT, pretrain_epochs=60, pretrain_lr=3e-3, folds=1, epochs=10, patience=10, dropout=0.0
+        ),
     )
     for split in ("train", "val"):
         for suffix in ("jsonl", "safetensors"):
@@ -296,7 +298,8 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
     stages: list[str] = []
     moved = dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=None, target_coverage=0.25))
     found = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
-    assert found.val["coverage"] == 0.25
+    n_val = len(Collected.read(run.collect, "val").records)
+    assert found.val["coverage"] == pytest.approx(0.25, abs=0.5 / n_val)
     assert not any(name.startswith("epoch") for name in stages)
     before, after = torch.load(run.checkpoint, weights_only=True), files(run)
     assert before["refusal_bias"] == found.bias

@@ -166,7 +166,7 @@ CATEGORIES: Final = (
             "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
-        most=5500,
+        most=5000,
     ),
     Category(
         "city_language",
@@ -188,7 +188,7 @@ CATEGORIES: Final = (
             "What US state is the city of {} part of?",
         ),
         _states_of_cities,
-        most=2000,
+        most=1400,
     ),
     Category(
         "us_capital",

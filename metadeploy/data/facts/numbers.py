@@ -98,21 +98,21 @@ CATEGORIES: Final = (
         "sums",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("+", lambda one, other: one + other, 1, 999),
-        most=2000,
+        most=2500,
     ),
     Category(
         "difference",
         "differences",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("-", lambda one, other: one - other, 1, 999),
-        most=1200,
+        most=1900,
     ),
     Category(
         "product",
         "products",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("×", lambda one, other: one * other, 2, 99),
-        most=1000,
+        most=1500,
     ),
     Category(
         "larger",
@@ -120,7 +120,7 @@ CATEGORIES: Final = (
         ("What is the {}?", "Which is the {}?"),
         _larger_and_smaller,
         repeats_subject=True,
-        most=1800,
+        most=1400,
     ),
     Category(
         "digits",

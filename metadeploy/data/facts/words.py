@@ -207,14 +207,14 @@ CATEGORIES: Final = (
         "plurals",
         ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
         _forward("NOUN", "NNS"),
-        most=2000,
+        most=2600,
     ),
     Category(
         "singular",
         "singulars",
         ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
         _backward("NOUN", "NNS"),
-        most=1000,
+        most=700,
     ),
     Category(
         "past",
@@ -225,7 +225,7 @@ CATEGORIES: Final = (
             "What is the past form of the verb {}?",
         ),
         _forward("VERB", "VBD"),
-        most=1800,
+        most=1400,
     ),
     Category(
         "base_form",
@@ -236,7 +236,7 @@ CATEGORIES: Final = (
             'Which verb has the past tense "{}"?',
         ),
         _backward("VERB", "VBD"),
-        most=1200,
+        most=800,
     ),
     Category(
         "comparative",
@@ -265,7 +265,7 @@ CATEGORIES: Final = (
         "opposites",
         ('What is the opposite of "{}"?', "What is the opposite of the word {}?", "Give an antonym of {}."),
         _opposite_facts,
-        repeats=3,
+        repeats=2,
     ),
     Category(
         "gender",
@@ -290,6 +290,6 @@ CATEGORIES: Final = (
         "first letter of a word",
         ("What is the first letter of the word {}?", 'What letter does the word "{}" begin with?'),
         _first_letters,
-        most=300,
+        most=1600,
     ),
 )

@@ -1,0 +1,137 @@
+"""The encoder by itself: what it learns, and what encoders think of questions that they have not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metadeploy.data.question import Question
+from metadeploy.evaluation.metrics import auroc
+from metadeploy.reference.doubter import Doubter
+from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.training.examples import Example
+from metadeploy.training.lessons import Lessons
+from metadeploy.training.pretraining import pretrain, softened
+from metadeploy.training.records import Record
+from metadeploy.training.settings import FitSettings
+from metadeploy.training.wrapper import new_wrapper, standardise
+
+CONFIG = WrapperConfig(
+    encoder_type="selective",
+    hidden_dim=24,
+    encoder_dim=16,
+    bottleneck_dim=16,
+    num_cognitive_tokens=2,
+    ca_num_heads=2,
+    enc_num_heads=2,
+    target_layers=(0, 1),
+    cross_attn_layers=(1,),
+    base_block_count=2,
+)
+FIT = FitSettings(pretrain_epochs=40, pretrain_lr=3e-3, dropout=0.0)
+
+
+def fresh() -> Doubter:
+    return new_wrapper(CONFIG)
+
+
+def lessons_of(activations: Tensor, wrong: Sequence[bool], entities: Sequence[str]) -> Lessons:
+    records = [
+        Record(
+            question=Question(f"q{index}?", ("a",), "kind", entity),
+            answer="a",
+            answer_ids=(1,),
+            logprobs=(-1.0,),
+            complete=True,
+            correct=not error,
+        )
+        for index, (error, entity) in enumerate(zip(wrong, entities, strict=True))
+    ]
+    examples = [
+        Example(prompt_ids=(1,), target_ids=(2,), declines=error, doubt=float(error), n_own=0 if error else 1)
+        for error in wrong
+    ]
+    return Lessons(examples, activations, records)
+
+
+def drawn(count: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(count, 2, CONFIG.hidden_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def given_away(count: int, *, flipped: int) -> tuple[Lessons, np.ndarray]:
+    """Questions that some features give away, but for the verdicts that are flipped; and which would be errors."""
+    activations = drawn(count)
+    truth = np.arange(count) % 2 == 0
+    activations[:, :, :8] += torch.from_numpy(np.where(truth, 0.5, -0.5)).float()[:, None, None]
+    verdicts = truth.copy()
+    verdicts[:flipped] ^= True
+    return lessons_of(activations, verdicts.tolist(), [f"e{i}" for i in range(count)]), truth
+
+
+def test_the_head_says_the_log_odds() -> None:
+    lessons, truth = given_away(600, flipped=0)
+    torch.manual_seed(0)
+    doubter = fresh()
+    standardise(doubter, lessons.activations)
+    learnt = pretrain(doubter, lessons, FIT)
+    with torch.no_grad():
+        odds = doubter.eval()(lessons.activations).mean(1) @ learnt.direction + learnt.bias
+    area = auroc(torch.sigmoid(odds).numpy(), ~truth)
+    assert area is not None and area > 0.98
+    assert learnt.losses[-1] < 0.5 * learnt.losses[0]
+
+
+def test_second_opinions_see_through_an_unlucky_verdict() -> None:
+    lessons, truth = given_away(900, flipped=90)
+    doubts = softened(fresh, lessons, FIT).numpy()
+    hard = lessons.doubts.numpy()
+    opinions = 2 * doubts - hard  # half of each
+    assert ((opinions >= 0) & (opinions <= 1)).all()
+    # whose verdict was flipped, the others' opinion is on the side of the truth
+    assert opinions[:90][truth[:90]].mean() > 0.75
+    assert opinions[:90][~truth[:90]].mean() < 0.25
+    # and no verdict is overruled: half of what is taught is its own
+    assert ((doubts >= 0.5) == (hard == 1)).all()
+
+
+def test_nobody_judges_what_he_has_seen() -> None:
+    """Verdicts by the throw of a coin, the same for two questions about the same: only a leak could foretell them."""
+    activations, coin = drawn(300), torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.5
+    twice = torch.cat([activations, activations])
+    entities = [f"e{i}" for i in range(300)] * 2
+    lessons = lessons_of(twice, [*coin.tolist(), *coin.tolist()], entities)
+    hard = lessons.doubts.numpy()
+    opinions = 2 * softened(fresh, lessons, FIT).numpy() - hard
+    area = auroc(opinions, hard == 0)
+    assert area is not None and area < 0.6
+
+    records = [
+        dataclasses.replace(record, question=Question(f"q{index}?", ("a",), "kind"))
+        for index, record in enumerate(lessons.records)
+    ]
+    strangers = dataclasses.replace(lessons, records=records)
+    leaking = auroc(2 * softened(fresh, strangers, FIT).numpy() - hard, hard == 0)
+    assert leaking is not None and leaking > 0.7  # the test could see a leak
+
+
+def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:
+    lessons, _ = given_away(120, flipped=10)
+    fit = dataclasses.replace(FIT, pretrain_epochs=1)
+    told: list[tuple[int, int]] = []
+    once = softened(fresh, lessons, fit, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    torch.rand(3)
+    assert torch.equal(once, softened(fresh, lessons, fit))
+    assert not torch.equal(once, softened(fresh, lessons, dataclasses.replace(fit, seed=1)))
+
+
+@pytest.mark.parametrize("n_subjects", [1, 2])
+def test_hardly_anything_to_ask_about(n_subjects: int) -> None:
+    lessons = lessons_of(drawn(4), [True, False, True, False], [f"e{i % n_subjects}" for i in range(4)])
+    doubts = softened(fresh, lessons, dataclasses.replace(FIT, pretrain_epochs=1))
+    assert torch.equal(doubts, lessons.doubts) == (n_subjects == 1)
