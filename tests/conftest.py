@@ -7,11 +7,16 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from metadeploy.demo import assets
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# how long an example takes says more about what else the machine does
+hypothesis.settings.register_profile("metadeploy", deadline=None)
+hypothesis.settings.load_profile("metadeploy")
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -57,7 +57,7 @@ def both_sides(folder: Path, arguments: dict[str, Any]) -> tuple[WrapperConfig, 
 
 
 @pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_encoder_and_injection(encoder_type: str, data: st.DataObject, tmp_path: Path) -> None:
     arguments = data.draw(shapes(encoder_type))

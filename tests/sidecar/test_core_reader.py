@@ -105,7 +105,7 @@ def test_mutations(encoder: EncoderType, outtype: Any, core: CoreReader, tmp_pat
 
 
 @given(seed=st.integers(0, 2**32), encoder=st.sampled_from(ENCODERS))
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutations_of_any_seed(seed: int, encoder: EncoderType, core: CoreReader, tmp_path: Path) -> None:
     path = tmp_path / "mutated.gguf"
     for mutation in mutations(file(encoder).build(), seed=seed, count=9):
@@ -261,7 +261,7 @@ def wrappers(draw: st.DrawFn) -> Gguf:
     return sidecar(config, arrays)
 
 
-drawn = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(gguf=wrappers())

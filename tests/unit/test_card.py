@@ -160,7 +160,7 @@ def spelt(figure: float) -> set[str]:
 FIGURE = re.compile(r"-?\d[\d,]*(?:\.\d+)?%?")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(1, 50),
     seed=st.integers(0, 10_000),
@@ -251,7 +251,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_survives(text: str) -> None:
     """Escaped in a line, or as code in a cell of a table."""
     parser = MarkdownIt("commonmark").enable("table")

@@ -66,7 +66,7 @@ def encode(config: WrapperConfig, tensors: dict[str, torch.Tensor], activations:
 
 @pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_encoder_agrees_with_numpy(encoder_type: str, data: st.DataObject) -> None:
     config, tensors = data.draw(wrappers(encoder_type))
     activations = np.random.default_rng(0).normal(size=(len(config.target_layers), config.hidden_dim)) * 3
@@ -94,7 +94,7 @@ def test_encoder_takes_batches(encoder_type: str) -> None:
 
 
 @given(data=st.data(), gain=st.sampled_from([1.0, 0.5, -2.0, 0.0]), n_positions=st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cross_attention_agrees_with_numpy(data: st.DataObject, gain: float, n_positions: int) -> None:
     config, tensors = data.draw(wrappers("selective"))
     rng = np.random.default_rng(1)
