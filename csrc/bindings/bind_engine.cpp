@@ -150,12 +150,12 @@ void register_engine(py::module_ & m) {
         .def_property_readonly("closed", &py_engine::closed)
         .def(
             "attach",
-            [](py_engine & self, const std::string & path) {
+            [](py_engine & self, const std::string & path, bool folded) {
                 engine & eng = self.get();
                 const py::gil_scoped_release release;
-                eng.attach(path);
+                eng.attach(path, folded);
             },
-            py::arg("sidecar"))
+            py::arg("sidecar"), py::arg("folded") = true)
         .def("detach", [](py_engine & self) { self.get().detach(); })
         .def_property_readonly(
             "sidecar",

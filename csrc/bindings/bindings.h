@@ -18,6 +18,7 @@ void register_log(pybind11::module_ & m);
 void register_sidecar(pybind11::module_ & m);
 void register_engine(pybind11::module_ & m);
 void register_generation(pybind11::module_ & m);
+void register_stepping(pybind11::module_ & m);
 
 // an error of ours as the Python exception that it is raised as
 pybind11::object error_object(const std::exception_ptr & fault);

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, m) {
     metadeploy::register_sidecar(m);
     metadeploy::register_engine(m);
     metadeploy::register_generation(m);
+    metadeploy::register_stepping(m);
 }

@@ -54,7 +54,7 @@ ca_result build_injection(ggml_context * ctx, ggml_tensor * cur, const ca_tables
 ca_result build_injection_by_token(
     ggml_context * ctx, ggml_tensor * cur, const ca_tables & tables, ggml_tensor * gain, ggml_tensor * slot);
 
-// upper bound of the tensors that either makes, views included
-inline constexpr int CA_INJECTION_MAX_NODES = 16;
+// upper bound of the tensors that either makes, or the unfolded form, views included
+inline constexpr int CA_INJECTION_MAX_NODES = 32;
 
 } // namespace metadeploy

@@ -171,9 +171,12 @@ void engine::set_hook(seam * next) {
     }
 }
 
-void engine::attach(const std::string & sidecar_path) {
+void engine::attach(const std::string & sidecar_path, bool folded) {
     const sidecar source = read_sidecar(sidecar_path);
     check_fits(source);
+    if (!folded && seqs.size() > 1) {
+        throw error("cross-attention that is not folded has one sequence, the context " + std::to_string(seqs.size()));
+    }
     prompt_settings next_settings = prompt_settings::of(source);
 
     std::map<int, ggml_backend_buffer_type_t> bufts; // asking the model builds a graph, so ask once
@@ -184,6 +187,8 @@ void engine::attach(const std::string & sidecar_path) {
     const auto n_seq = (int32_t)seqs.size();
     auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx), n_seq);
     auto next_hook = std::make_unique<seam>(next_wrapper.get(), seqs, n_layer());
+    auto next_unfolded = folded ? nullptr : std::make_unique<unfolded>(source, place);
+    next_hook->unfolded_ca = next_unfolded.get();
     const std::vector<int32_t> & injected = source.config.cross_attn_layers;
     const int32_t il_entry = *std::min_element(injected.begin(), injected.end());
     const int64_t n_rows = (int64_t)limits.hidden_mib * 1024 * 1024 / (n_seq * n_embd() * (int64_t)sizeof(float));
@@ -220,6 +225,7 @@ void engine::attach(const std::string & sidecar_path) {
     next_hook->largest = false;
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
+    unfolded_ca = std::move(next_unfolded);
     settings = std::move(next_settings);
     forget_all();
 }
@@ -228,6 +234,7 @@ void engine::detach() {
     set_hook(nullptr);
     hook.reset();
     meta_wrapper.reset();
+    unfolded_ca.reset();
     settings = {};
     forget_all();
 }

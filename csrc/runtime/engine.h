@@ -4,6 +4,7 @@
 #include "runtime/doubt.h"
 #include "runtime/prompt.h"
 #include "runtime/seam.h"
+#include "runtime/unfolded.h"
 #include "runtime/wrapper.h"
 
 #include "common.h"
@@ -77,9 +78,9 @@ public:
     engine(const engine &) = delete;
     engine & operator=(const engine &) = delete;
 
-    // Puts a sidecar in place of the one that is there, if any; on an error the old one stays.
-    // Throws sidecar_error, model_mismatch_error.
-    void attach(const std::string & sidecar_path);
+    // Puts a sidecar in place of the one that is there, if any; on an error the old one stays. Not folded: for
+    // comparison, see unfolded.h. Throws sidecar_error, model_mismatch_error.
+    void attach(const std::string & sidecar_path, bool folded = true);
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 
@@ -173,6 +174,7 @@ private:
     std::unique_ptr<wrapper> meta_wrapper;
     std::vector<sequence> seqs; // by id
     int64_t n_evaluated = 0;
+    std::unique_ptr<unfolded> unfolded_ca; // none, but for comparison
     std::unique_ptr<seam> hook;
 };
 

@@ -214,7 +214,8 @@ ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur,
     if (tables && inp->injects) {
         const row_layout & layout = inp->layout;
         const ca_result injected =
-            layout.equal_shares[rows] && cur->ne[1] % layout.n_seq == 0
+            unfolded_ca ? unfolded_ca->build(ctx, il, cur, meta->cog_tensor(), inp->gain[rows])
+            : layout.equal_shares[rows] && cur->ne[1] % layout.n_seq == 0
                 ? build_injection(ctx, cur, view_tables(ctx, *tables, layout.first, layout.n_seq), inp->gain[rows])
                 : build_injection_by_token(ctx, cur, *tables, inp->gain[rows], inp->slots[rows]);
         cur = injected.out;

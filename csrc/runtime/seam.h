@@ -4,6 +4,7 @@
 
 #include "runtime/entry.h"
 #include "runtime/sequence.h"
+#include "runtime/unfolded.h"
 #include "runtime/wrapper.h"
 
 #include "llama-graph.h"
@@ -27,9 +28,10 @@ public:
     seam(wrapper * meta, std::vector<sequence> & seqs, int32_t n_layer) : meta(meta), seqs(seqs), n_layer(n_layer) {}
 
     // What becomes of each token its sequence says. This is said of all in the decode calls that follow:
-    bool largest = false;               // graphs hold all that they can, for reserving memory
-    const capture * cap = nullptr;      // copy what is computed for all tokens to its tensors
-    std::unique_ptr<entry_block> entry; // none without a wrapper
+    bool largest = false;                   // graphs hold all that they can, for reserving memory
+    const capture * cap = nullptr;          // copy what is computed for all tokens to its tensors
+    std::unique_ptr<entry_block> entry;     // none without a wrapper
+    const unfolded * unfolded_ca = nullptr; // in place of the tables
 
     entry_use using_entry() const { return entry ? entry->use() : entry_use::none; }
 

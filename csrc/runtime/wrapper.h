@@ -48,11 +48,13 @@ public:
     // cognitive tokens → tables, for tokens from elsewhere; tokens: n_cog rows of n_embd
     void fold(const std::vector<float> & tokens, int32_t slot = 0);
 
+    ggml_tensor * cog_tensor() const { return cog; } // those encoded or folded last, F32 [n_embd, n_cog]
+
     // n_target rows of n_embd, in the order of config().target_layers
     std::vector<float> activations(int32_t slot = 0) const;
     void set_activations(const std::vector<float> & rows, int32_t slot = 0);
 
-    // those encoded or folded last, n_cog rows of n_embd
+    // the same, n_cog rows of n_embd
     std::vector<float> cognitive_tokens() const;
 
     // tanh(gate) of each cross-attention layer, in the order of config().cross_attn_layers
