@@ -3,7 +3,7 @@
     python benchmarks/synthetic_base.py [--folder FOLDER] [--shape qwen3.5-4b|tiny]
 
 A model costs what its shapes and types cost, whatever its weights say. The file has no vocabulary: it computes, and
-does not talk. 2.67 GB, written in seconds, a tensor at a time, by default into metadeploy's cache folder.
+does not talk. 2.7 GB, written in seconds, a tensor at a time, by default into metadeploy's cache folder.
 """
 
 from __future__ import annotations

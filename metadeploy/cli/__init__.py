@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from metadeploy.cli import bench as _bench
 from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
@@ -42,6 +43,7 @@ _ladder.register(app)
 _export.register(app)
 _inspect.register(app)
 _card.register(app)
+_bench.register(app)
 
 
 def _show_version(wanted: bool) -> None:

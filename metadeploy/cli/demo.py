@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from metadeploy.data.question import Question
     from metadeploy.demo.answers import Answer, Pair, Scores, Share
 
-__all__ = ["register"]
+__all__ = ["demo_files", "register"]
 
 _DEFAULT_COUNT: Final = 12
 #: Draws twelve questions on which every outcome occurs, in about the shares that all questions have.
@@ -74,7 +74,7 @@ def _demo(
     if not math.isfinite(gain):
         raise typer.BadParameter(f"{gain} is not a finite number", param_hint="'--gain'")
     chosen = pick(questions, len(questions) if everything else count or _DEFAULT_COUNT, seed=seed)
-    base, sidecar = _files()
+    base, sidecar = demo_files()
     pairs, refusal = _ask(base, sidecar, chosen, gain)
     scores = score(pairs)
     if as_json:
@@ -84,8 +84,8 @@ def _demo(
         _show_files(base, sidecar)
 
 
-def _files() -> tuple[Path, Path]:
-    """Base and sidecar, fetched and exported where they are not there yet."""
+def demo_files() -> tuple[Path, Path]:
+    """Base and sidecar of the demo, fetched and exported where they are not there yet."""
     import sys
 
     from metadeploy.cli._console import progress_bar

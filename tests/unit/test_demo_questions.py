@@ -105,7 +105,7 @@ def test_both_are_asked(gain: float) -> None:
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pair]]:
     pairs = list(PAIRS)
-    monkeypatch.setattr(cli, "_files", lambda: (Path("/a b/base.gguf"), Path("/a b/doubter.gguf")))
+    monkeypatch.setattr(cli, "demo_files", lambda: (Path("/a b/base.gguf"), Path("/a b/doubter.gguf")))
     monkeypatch.setattr(cli, "_ask", lambda *_: (pairs, REFUSAL))
     yield pairs
 

@@ -1,0 +1,288 @@
+"""`metadeploy bench`: a base and its sidecar through every part of the benchmark."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from metadeploy.bench.figures import Figure, Report, Spread, machine
+from metadeploy.bench.limits import Limits, limits
+from metadeploy.bench.stand import Stand
+from metadeploy.bench.timing import interleave, timed
+from metadeploy.errors import Error
+from metadeploy.export.base import base_from_file, check_base
+from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar
+from metadeploy.sidecar.gguf_file import read_gguf
+from metadeploy.sidecar.spec import InjectFrom
+
+__all__ = ["PARTS", "BenchSettings", "Tick", "run_bench", "with_mode"]
+
+#: Called with what is being measured, rounds done and rounds in all.
+Tick: TypeAlias = Callable[[str, int, int], None]
+
+#: What can be measured.
+PARTS: Final = ("prompt", "decode", "batch", "load")
+#: Tokens before the first one that is decoded.
+_DEPTH: Final = 32
+#: Tokens of the prompt that `Stand.serve` answers, and more than that.
+_SERVED_PROMPT: Final = 128
+_WARM_UP: Final = 16
+
+READING: Final = (
+    "of prompts the time is compared (1 is free, more is worse), of decoding the speed (1 is free, less is worse)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to measure.
+
+    Attributes:
+        base: GGUF.
+        sidecar: of it.
+        prompts: lengths in tokens.
+        sequences: how many are decoded at once.
+        pairs: measurements of each side.
+        steps: tokens of an answer in each measurement.
+        modes: where the injection begins; none takes what the sidecar says.
+        parts: some of ``PARTS``.
+        threads: None leaves it to llama.cpp.
+    """
+
+    base: Path
+    sidecar: Path
+    prompts: tuple[int, ...] = (128, 512, 2048)
+    sequences: tuple[int, ...] = (1, 2, 4, 8, 16)
+    pairs: int = 7
+    steps: int = 32
+    modes: tuple[InjectFrom, ...] = ()
+    parts: tuple[str, ...] = PARTS
+    threads: int | None = None
+
+    def quick(self) -> BenchSettings:
+        """The short form, which shows that everything runs and whose figures say little."""
+        return replace(self, prompts=(16, 48), sequences=(1, 2), pairs=2, steps=4)
+
+
+def run_bench(settings: BenchSettings, *, tick: Tick = lambda what, done, total: None) -> Report:
+    """Measure a base with its sidecar against the base alone.
+
+    Args:
+        settings: what to measure.
+        tick: progress.
+
+    Returns:
+        The figures, with the machine they come from.
+
+    Raises:
+        ModelLoadError: no base there, or llama.cpp cannot load it.
+        SidecarError: no sidecar there, or it is malformed.
+        ModelMismatchError: the two do not fit each other.
+        Error: lengths or counts that cannot be.
+    """
+    _check(settings)
+    sidecar = read_sidecar(settings.sidecar)
+    check_base(settings.base, sidecar.config)
+    bench = _Bench(settings, sidecar, limits(settings.base, sidecar.config), tick)
+    before = machine()
+    with ExitStack() as stack:
+        figures = tuple(bench.figures(stack))
+    conditions = {
+        "machine": before,
+        "load_average_after": machine()["load_average"],
+        "base": _base_facts(settings.base),
+        "sidecar": _sidecar_facts(sidecar),
+        "settings": {
+            "pairs": settings.pairs,
+            "steps": settings.steps,
+            "threads": settings.threads,
+        },
+    }
+    title = f"{settings.base.name} with {settings.sidecar.name}"
+    return Report(title=title, conditions=conditions, figures=figures, notes=bench.notes)
+
+
+def with_mode(sidecar: Sidecar, mode: InjectFrom, folder: Path) -> Path:
+    """A copy of a sidecar that injects from elsewhere, for what that costs; its answers mean nothing."""
+    path = folder / f"{mode}.gguf"
+    write_sidecar(path, replace(sidecar.config, inject_from=mode), sidecar.tensors)
+    return path
+
+
+class _Bench:
+    """The parts, one after the other."""
+
+    def __init__(self, settings: BenchSettings, sidecar: Sidecar, on_paper: Limits | None, tick: Tick) -> None:
+        self.settings, self.sidecar, self.on_paper, self.tick = settings, sidecar, on_paper, tick
+        self._notes: list[str] = [READING]
+        if on_paper is None:
+            self._notes.append("no limits on paper: the base's file does not hold all blocks")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._notes)
+
+    def figures(self, stack: ExitStack) -> Iterator[Figure]:
+        settings, parts = self.settings, self.settings.parts
+        if "prompt" in parts or "load" in parts:
+            n_ctx = max(settings.prompts) + _WARM_UP
+            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads) as stand:
+                if "load" in parts:
+                    yield self._load(stand)
+                if "prompt" in parts:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                    for mode in settings.modes or (self.sidecar.config.inject_from,):
+                        yield from self._prompts(stand, mode, folder)
+        if "decode" in parts or "batch" in parts:
+            n_ctx = _SERVED_PROMPT + 2 * settings.steps * (settings.pairs + 2)
+            with Stand(
+                settings.base, n_ctx=n_ctx, n_parallel=max(settings.sequences), threads=settings.threads
+            ) as stand:
+                stand.attach(settings.sidecar)
+                if "decode" in parts:
+                    for count in settings.sequences:
+                        yield self._decode(stand, count)
+                if "batch" in parts and not stand.has_text:
+                    self._notes.append("no figures of generate_batch: the base has no vocabulary")
+                elif "batch" in parts:
+                    for count in settings.sequences:
+                        yield from self._serve(stand, count)
+
+    def _rounds(self, what: str) -> Callable[[], None]:
+        done = 0
+        self.tick(what, 0, self.settings.pairs)
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            self.tick(what, done, self.settings.pairs)
+
+        return tick
+
+    def _load(self, stand: Stand) -> Figure:
+        kinds = {"load": lambda: 1e3 * stand.attach(self.settings.sidecar)}
+        seen = interleave(kinds, rounds=self.settings.pairs, tick=self._rounds("loading the sidecar"))
+        return Figure(part="load", label="load the sidecar", unit="ms", value=Spread.of(seen["load"]))
+
+    def _prompts(self, stand: Stand, mode: InjectFrom, folder: Path) -> Iterator[Figure]:
+        own = mode == self.sidecar.config.inject_from
+        stand.attach(self.settings.sidecar if own else with_mode(self.sidecar, mode, folder))
+        name = "everywhere" if mode == "prompt" else "from the last on"
+        for inject in (True, False):
+            stand.prefill(stand.tokens(_WARM_UP), inject=inject)
+        for length in self.settings.prompts:
+            encode: list[float] = []
+            tokens = stand.tokens(length)
+
+            def two(tokens: list[int] = tokens, encode: list[float] = encode) -> float:
+                return timed(lambda: encode.append(stand.prefill(tokens, inject=True).encode_ms))
+
+            def one(tokens: list[int] = tokens) -> float:
+                return timed(lambda: stand.prefill(tokens, inject=False))
+
+            what = f"prompt of {length} tokens, injected {name}"
+            seen = interleave({"two passes": two, "one": one}, rounds=self.settings.pairs, tick=self._rounds(what))
+            paper = self.on_paper.prompt(length, mode) if self.on_paper else None
+            label = f"two passes ÷ one, {length} tokens, injected {name}"
+            limit = None if paper is None else (paper, paper)
+            yield Figure.ratio("prompt", label, seen, unit="ms", limit=limit, at=length, series=f"injected {name}")
+            value = Spread.of(np.array(encode))
+            yield Figure(part="prompt", label=f"encoder and fold, {length} tokens", unit="ms", value=value)
+
+    def _decode(self, stand: Stand, count: int) -> Figure:
+        steps = self.settings.steps
+        for sequence in range(count):
+            stand.prefill(stand.tokens(_DEPTH), inject=True, sequence=sequence)
+        for inject in (True, False):
+            stand.decode(count, 2, inject=inject)
+
+        def rate(inject: bool) -> float:
+            return 1e3 * count / stand.decode(count, steps, inject=inject)
+
+        seen = interleave(
+            {"injected": lambda: rate(True), "clean": lambda: rate(False)},
+            rounds=self.settings.pairs,
+            tick=self._rounds(f"decoding {_sequences(count)}"),
+        )
+        return Figure.ratio(
+            "decode",
+            f"injected ÷ clean, {_sequences(count)}",
+            seen,
+            unit="tokens/s",
+            limit=self.on_paper.decode(count) if self.on_paper else None,
+            at=count,
+        )
+
+    def _serve(self, stand: Stand, count: int) -> Iterator[Figure]:
+        steps = self.settings.steps
+        what = f"generate_batch of {_sequences(count)}"
+        seen = interleave(
+            {
+                "injected": lambda: stand.serve(count, steps),
+                "bare decoding": lambda: 1e3 * count / stand.decode(count, steps, inject=False),
+            },
+            rounds=self.settings.pairs,
+            tick=self._rounds(what),
+        )
+        if np.isnan(seen["injected"]).any():
+            self._notes.append(f"no figure for {what}: an answer ended before the others had two tokens")
+            return
+        yield Figure.ratio(
+            "batch",
+            f"generate_batch ÷ bare decoding, {_sequences(count)}",
+            seen,
+            unit="tokens/s",
+            limit=self.on_paper.decode(count) if self.on_paper else None,
+            at=count,
+        )
+
+
+def _sequences(count: int) -> str:
+    return f"{count} sequence{'s' * (count > 1)}"
+
+
+def _check(settings: BenchSettings) -> None:
+    for what, values, least in (
+        ("prompt lengths", settings.prompts, 2),
+        ("numbers of sequences", settings.sequences, 1),
+        ("pairs", (settings.pairs,), 1),
+        ("steps", (settings.steps,), 2),
+    ):
+        if not values or min(values) < least:
+            raise Error(f"bench: {what} are {list(values)}, expected at least one, and each {least} or more")
+    unknown = sorted(set(settings.parts) - set(PARTS))
+    if unknown or not settings.parts:
+        raise Error(f"bench: parts are {', '.join(settings.parts) or 'none'}, expected some of {', '.join(PARTS)}")
+
+
+def _base_facts(path: Path) -> dict[str, Any]:
+    base = base_from_file(read_gguf(path, role="base model"))
+    return {
+        "name": base.name or path.stem,
+        "file": path.name,
+        "architecture": base.architecture,
+        "blocks": base.block_count,
+        "width": base.hidden_dim,
+        "size": base.size,
+    }
+
+
+def _sidecar_facts(sidecar: Sidecar) -> dict[str, Any]:
+    config = sidecar.config
+    return {
+        "file": sidecar.path.name,
+        "size": sidecar.path.stat().st_size,
+        "encoder": config.encoder_type,
+        "inject_from": config.inject_from,
+        "cognitive_tokens": config.num_cognitive_tokens,
+        "heads": config.ca_num_heads,
+        "bottleneck": config.bottleneck_dim,
+        "target_layers": list(config.target_layers),
+        "cross_attn_layers": list(config.cross_attn_layers),
+    }

@@ -1,0 +1,123 @@
+"""``metadeploy bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from metadeploy.bench import Report
+    from metadeploy.sidecar.spec import InjectFrom
+
+__all__ = ["register"]
+
+_EPILOG = """\
+[bold]Examples[/bold]
+
+  metadeploy bench                                                   [dim]# the demo's model[/dim]
+
+  metadeploy bench --base base.gguf --sidecar doubter_sidecar.gguf   [dim]# your own[/dim]
+
+  metadeploy bench --quick --parts prompt                            [dim]# does it run?[/dim]
+
+  metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
+"""
+_PARTS: Final = "prompt,decode,batch,load"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="bench", epilog=_EPILOG, short_help="Measure what a Doubter costs its base.")(_bench)
+
+
+def _bench(
+    base: Annotated[
+        Path | None, typer.Option(help="The base as GGUF.", show_default="the demo's, with its sidecar")
+    ] = None,
+    sidecar: Annotated[Path | None, typer.Option(help="A sidecar for it.")] = None,
+    parts: Annotated[str, typer.Option(help="What to measure, between commas.")] = _PARTS,
+    prompts: Annotated[str, typer.Option(help="Lengths of prompts in tokens.")] = "128,512,2048",
+    sequences: Annotated[str, typer.Option(help="How many sequences are decoded at once.")] = "1,2,4,8,16",
+    pairs: Annotated[int, typer.Option(min=1, help="Measurements of each side of a ratio.")] = 7,
+    steps: Annotated[int, typer.Option(min=2, help="Tokens of an answer in each measurement.")] = 32,
+    inject_from: Annotated[
+        Literal["prompt", "last_prompt_token", "both"] | None,
+        typer.Option(
+            help="Where the injection begins in the prompts: what it would cost if it were trained so.",
+            show_default="as the sidecar says",
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="Threads.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The shortest form: shows that everything runs, its figures say little.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the report as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it: .png or .svg.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+) -> None:
+    """Measure a base with its Doubter against the base alone: injected and clean by turns, in one process.
+
+    Prompts through two passes and through one, decoding of one and of several sequences, batches as generate_batch
+    answers them, loading of the sidecar; each as a ratio of pairs, beside what it can be on paper.
+    """
+    from metadeploy.bench import BenchSettings, run_bench
+    from metadeploy.cli._progress import StageProgress
+    from metadeploy.cli.demo import demo_files
+
+    if (base is None) != (sidecar is None):
+        raise typer.BadParameter("give both, or none for the demo's", param_hint="'--base', '--sidecar'")
+    if as_json and as_markdown:
+        raise typer.BadParameter("give either --json or --markdown", param_hint="'--markdown'")
+    chosen = (base, sidecar) if base is not None and sidecar is not None else demo_files()
+    modes: tuple[InjectFrom, ...] = ()
+    if inject_from is not None:
+        modes = ("prompt", "last_prompt_token") if inject_from == "both" else (inject_from,)
+    settings = BenchSettings(
+        base=chosen[0],
+        sidecar=chosen[1],
+        prompts=_counts(prompts, "--prompts"),
+        sequences=_counts(sequences, "--sequences"),
+        pairs=pairs,
+        steps=steps,
+        modes=modes,
+        parts=tuple(part.strip() for part in parts.split(",")),
+        threads=threads,
+    )
+    with StageProgress() as progress:
+        report = run_bench(settings.quick() if quick else settings, tick=progress.stage)
+    show(report, output=output, plot=plot, as_markdown=as_markdown, as_json=as_json)
+
+
+def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown: bool, as_json: bool) -> None:
+    """Write a report where it was asked for, and print it."""
+    import json
+
+    from metadeploy.bench.report import markdown, remarks, table
+    from metadeploy.cli._console import output as console
+    from metadeploy.cli._console import print_json
+
+    if output is not None:
+        output.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if plot is not None:
+        from metadeploy.bench.plot import plot as draw
+
+        draw(report, plot)
+    if as_json:
+        print_json(report.as_json())
+    elif as_markdown:
+        print(markdown(report), end="")
+    else:
+        screen = console()
+        screen.print(table(report))
+        for remark in remarks(report):
+            screen.print(remark, markup=False)
+
+
+def _counts(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}', expected whole numbers between commas", param_hint=f"'{option}'") from None
