@@ -12,10 +12,10 @@ namespace metadeploy {
 
 namespace {
 
-// Upper bounds of the tensors in a graph, views included: at most 12 for a layer that is read, 28 for one that is
-// injected into; a transformer block has 10 weights and fewer than 8 nodes for each.
+// Upper bounds of the tensors in a graph, views and leaves included: at most 12 for a layer that is read, 34 for one
+// that is injected into; a transformer block has 10 weights and fewer than 8 nodes for each.
 size_t fold_graph_size(const wrapper_config & config) {
-    return 64 + 28 * config.cross_attn_layers.size();
+    return 64 + 34 * config.cross_attn_layers.size();
 }
 
 size_t encode_graph_size(const wrapper_config & config, size_t n_weights) {

@@ -15,6 +15,7 @@ import tolerances
 from metadeploy import _core
 from metadeploy.reference import Doubter
 from metadeploy.sidecar import WrapperConfig, write_sidecar
+from metadeploy.sidecar.spec import EncoderType
 from support.parity import nmse
 from support.random_wrapper import random_wrapper
 
@@ -143,3 +144,17 @@ def test_the_frameworks_own_vectors(reference_dir: Path, tmp_path: Path) -> None
 
     out, _ = _core.HostWrapper(str(path)).inject(0, read("hidden", 3), read("cog", 5))
     np.testing.assert_allclose(out, read("ref", 3), rtol=0, atol=tolerances.CA_TESTCASE_MAX_ABS)
+
+
+@pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
+def test_any_number_of_layers_has_room_in_the_graphs(encoder_type: EncoderType, tmp_path: Path) -> None:
+    for n_layers in (1, 2, 7, 8, 15, 16, 31, 32, 64):  # tables of such graphs are full, or nearly so
+        layers = range(n_layers)
+        for n_target in {1, n_layers}:  # an encoder's graph with many nodes of its own, and with few
+            config, tensors = random_wrapper(
+                encoder_type, hidden_dim=4, target_layers=layers[:n_target], cross_attn_layers=layers, bottleneck_dim=4
+            )
+            path = tmp_path / "wrapper.gguf"
+            write_sidecar(path, config, {name: tensor.numpy() for name, tensor in tensors.items()}, force=True)
+            tokens = _core.HostWrapper(str(path)).encode(np.zeros((n_target, 4), np.float32))
+            assert np.isfinite(tokens).all()
