@@ -45,7 +45,8 @@ def remarks(report: Report) -> Iterator[str]:
     yield f"{machine['cpu']}, {machine['cpu_count']} CPUs, {machine['system']}{busy}."
     counts = sorted({figure.value.n for figure in report.figures})
     if counts:
-        yield f"Medians and quartiles of {' or '.join(map(str, counts))} measurements; what is compared takes turns."
+        turns = "; what is compared takes turns" if any(figure.sides for figure in report.figures) else ""
+        yield f"Medians and quartiles of {' or '.join(map(str, counts))} measurements{turns}."
     yield from (f"{note[0].upper()}{note[1:]}." for note in report.notes)
 
 

@@ -1,0 +1,177 @@
+"""The same two passes elsewhere: in PyTorch, and unfolded in llama.cpp; the bare base in llama-cpp-python.
+
+    python benchmarks/peers.py [--base BASE --sidecar SIDECAR] [--prompts 128,512] [--tokens 32] [--rounds 7]
+
+By default the demo's SmolLM2-135M and its Doubter, injected at every position as the meta-spider framework does it. All
+of them take turns on the same prompts with the same number of threads. PyTorch and the runtime have the same weights,
+once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import reporting
+
+from metadeploy import _core
+from metadeploy.bench import Figure, Report
+from metadeploy.bench.figures import machine
+from metadeploy.bench.runner import with_mode
+from metadeploy.bench.stand import Stand
+from metadeploy.bench.timing import interleave, timed
+from metadeploy.sidecar import read_sidecar
+
+#: A prompt, and so many tokens after it.
+Answer = Callable[[list[int], int], object]
+
+OURS = "runtime"
+UNFOLDED = "two full passes, unfolded"
+BARE = "runtime, base alone"
+PEER = "llama-cpp-python, base alone"
+PEER_PACKAGE = "llama-cpp-python==0.3.36"
+
+
+def runtime(stand: Stand, *, inject: bool = True) -> Answer:
+    def answer(prompt: list[int], n_tokens: int) -> None:
+        stand.prefill(prompt, inject=inject)
+        if n_tokens:
+            stand.decode(1, n_tokens, inject=inject)
+
+    return answer
+
+
+def pytorch(base: Path, sidecar: Path, threads: int | None) -> dict[str, Answer]:
+    """In F32, and in BF16.
+
+    Args:
+        base: in F32.
+        sidecar: of it.
+        threads: None leaves it to PyTorch.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws bars while it loads
+    import torch
+
+    from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
+    from metadeploy.reference.loading import load_base
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = MetaSpiderConfig(model_name=str(base), device="cpu", dtype="float32")
+    model, tokenizer = load_base(config)
+    wrapper = read_sidecar(sidecar)
+
+    def answer(model: torch.nn.Module) -> Answer:
+        pipeline = MetaSpiderPipeline.from_pretrained(config, model=model, tokenizer=tokenizer)
+        pipeline.attach(Doubter.from_tensors(wrapper.config, wrapper.tensors))
+        # the first token comes with the prompt
+        return lambda prompt, n_tokens: pipeline.generate_ids(prompt, n_tokens + 1, stop_ids=())
+
+    return {"PyTorch F32": answer(model), "PyTorch BF16": answer(deepcopy(model).bfloat16())}
+
+
+def llama_cpp_python(base: Path, n_ctx: int, threads: int | None, stack: ExitStack) -> Answer:
+    import llama_cpp
+
+    peer: Any = llama_cpp.Llama(str(base), n_ctx=n_ctx, n_threads=threads, n_threads_batch=threads, verbose=False)
+    stack.callback(peer.close)
+
+    def answer(prompt: list[int], n_tokens: int) -> None:
+        peer.reset()
+        peer.eval(prompt)
+        for token in (prompt * n_tokens)[:n_tokens]:
+            peer.eval([token])
+
+    return answer
+
+
+def peers(
+    base: Path, wrapper: Path, arguments: argparse.Namespace, folder: Path, stack: ExitStack
+) -> tuple[dict[str, Answer], list[str]]:
+    """Everything that takes part, by name, and what is missing."""
+    sidecar = with_mode(read_sidecar(wrapper), "prompt", folder)
+    n_ctx = max(arguments.prompts) + arguments.tokens + 8
+
+    def stand(path: Path, *, folded: bool = True, hidden_cache_mib: int | None = None) -> Stand:
+        made = Stand(path, n_ctx=n_ctx, threads=arguments.threads, hidden_cache_mib=hidden_cache_mib)
+        stack.callback(made.engine.close)
+        made.attach(sidecar, folded=folded)
+        return made
+
+    ours = stand(base)
+    answers = {
+        OURS: runtime(ours),
+        UNFOLDED: runtime(stand(base, folded=False, hidden_cache_mib=0)),
+        BARE: runtime(ours, inject=False),
+    }
+    notes = []
+    if importlib.util.find_spec("llama_cpp") is None:
+        notes.append(f"no figures of llama-cpp-python: it is not installed (pip install {PEER_PACKAGE})")
+    else:
+        answers[PEER] = llama_cpp_python(base, n_ctx, arguments.threads, stack)
+    if not arguments.without_pytorch:
+        for kind in ("F32", "BF16"):
+            path = folder / f"{kind}.gguf"
+            _core.quantize(str(base), str(path), kind, arguments.threads or 0)
+            answers[f"{OURS} {kind}"] = runtime(stand(path))
+        answers |= pytorch(folder / "F32.gguf", sidecar, arguments.threads)
+    return answers, notes
+
+
+def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand) -> Iterator[Figure]:
+    pairs = [(UNFOLDED, OURS), (PEER, BARE), *((f"PyTorch {kind}", f"{OURS} {kind}") for kind in ("F32", "BF16"))]
+    for length in arguments.prompts:
+        for n_tokens in dict.fromkeys((0, arguments.tokens)):
+            prompt = random.tokens(length)
+            for answer in answers.values():
+                answer(prompt[:16], 1)  # warms up
+            kinds = {
+                name: lambda answer=answer, prompt=prompt, n=n_tokens: timed(lambda: answer(prompt, n))
+                for name, answer in answers.items()
+            }
+            seen = interleave(kinds, rounds=arguments.rounds)
+            what = f"prompt of {length}" + (f" and {n_tokens} tokens" if n_tokens else "")
+            for peer, ours in pairs:
+                if peer in seen:
+                    sides = {peer: seen[peer], ours: seen[ours]}
+                    yield Figure.ratio(what, f"{peer} ÷ {ours}, {what}", sides, unit="ms")
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    base, sidecar = reporting.base_and_sidecar(arguments)
+    before = machine()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        answers, notes = peers(base, sidecar, arguments, Path(folder), stack)
+        random = stack.enter_context(Stand(base, n_ctx=256, threads=arguments.threads))
+        found = tuple(figures(arguments, answers, random))
+    conditions = {
+        "machine": before,
+        "load_average_after": machine()["load_average"],
+        "base": base.name,
+        "sidecar": sidecar.name,
+        "threads": arguments.threads,
+    }
+    notes.append("time is compared: above 1, the runtime is that many times as fast")
+    return Report(title=f"{base.name}: peers", conditions=conditions, figures=found, notes=tuple(notes))
+
+
+def main() -> None:
+    parser = reporting.parser(__doc__)
+    reporting.add_base(parser)
+    parser.add_argument("--prompts", type=reporting.numbers, default=(128, 512), help="lengths of prompts")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--without-pytorch", action="store_true")
+    arguments = parser.parse_args()
+    reporting.run(lambda: measure(arguments), arguments)
+
+
+if __name__ == "__main__":
+    main()

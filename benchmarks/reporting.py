@@ -1,0 +1,55 @@
+"""What the scripts here share: options, how a report is shown, errors without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from metadeploy import Error
+from metadeploy.bench import Report
+from metadeploy.cli import bench as command
+from metadeploy.demo import assets
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """With the options that all of them have."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the report as JSON")
+    made.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    return made
+
+
+def add_base(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--base", type=Path, help="GGUF (default: the demo's)")
+    made.add_argument("--sidecar", type=Path, help="of it (default: the demo's)")
+    made.add_argument("-t", "--threads", type=int)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def base_and_sidecar(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    if arguments.base is not None and arguments.sidecar is not None:
+        return arguments.base, arguments.sidecar
+    if arguments.base is not None or arguments.sidecar is not None:
+        raise Error("give both --base and --sidecar, or none for the demo's")
+    base = assets.base_model_path()
+    return base, assets.sidecar_path(base)
+
+
+def run(measure: Callable[[], Report], arguments: argparse.Namespace) -> None:
+    """Measure and show."""
+    try:
+        command.show(
+            measure(),
+            output=arguments.output,
+            plot=arguments.plot,
+            as_markdown=arguments.markdown,
+            as_json=False,
+        )
+    except Error as error:
+        sys.exit(f"error: {error}")
