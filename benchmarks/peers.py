@@ -35,6 +35,7 @@ Answer = Callable[[list[int], int], object]
 OURS = "runtime"
 UNFOLDED = "two full passes, unfolded"
 BARE = "runtime, base alone"
+NAKED = "runtime without a sidecar"
 PEER = "llama-cpp-python, base alone"
 PEER_PACKAGE = "llama-cpp-python==0.3.36"
 
@@ -99,9 +100,12 @@ def peers(
     sidecar = with_mode(read_sidecar(wrapper), "prompt", folder)
     n_ctx = max(arguments.prompts) + arguments.tokens + 8
 
-    def stand(path: Path, *, folded: bool = True, hidden_cache_mib: int | None = None) -> Stand:
+    def bare(path: Path, *, hidden_cache_mib: int | None = None) -> Stand:
         made = Stand(path, n_ctx=n_ctx, threads=arguments.threads, hidden_cache_mib=hidden_cache_mib)
-        stack.callback(made.engine.close)
+        return stack.enter_context(made)
+
+    def stand(path: Path, *, folded: bool = True, hidden_cache_mib: int | None = None) -> Stand:
+        made = bare(path, hidden_cache_mib=hidden_cache_mib)
         made.attach(sidecar, folded=folded)
         return made
 
@@ -110,6 +114,7 @@ def peers(
         OURS: runtime(ours),
         UNFOLDED: runtime(stand(base, folded=False, hidden_cache_mib=0)),
         BARE: runtime(ours, inject=False),
+        NAKED: runtime(bare(base), inject=False),
     }
     notes = []
     if importlib.util.find_spec("llama_cpp") is None:
@@ -126,7 +131,12 @@ def peers(
 
 
 def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand) -> Iterator[Figure]:
-    pairs = [(UNFOLDED, OURS), (PEER, BARE), *((f"PyTorch {kind}", f"{OURS} {kind}") for kind in ("F32", "BF16"))]
+    pairs = [
+        (UNFOLDED, OURS),
+        (NAKED, BARE),
+        (PEER, BARE),
+        *((f"PyTorch {kind}", f"{OURS} {kind}") for kind in ("F32", "BF16")),
+    ]
     for length in arguments.prompts:
         for n_tokens in dict.fromkeys((0, arguments.tokens)):
             prompt = random.tokens(length)

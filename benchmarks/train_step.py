@@ -73,7 +73,7 @@ class Trainer(ABC):
         began = time.perf_counter()
         logits, batch = self.forward(indices)
         self.optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(logits.float(), batch.targets).backward()
+        nn.functional.cross_entropy(logits.float(), batch.targets).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - began)
 

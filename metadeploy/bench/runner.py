@@ -166,6 +166,7 @@ class _Bench:
         return tick
 
     def _load(self, stand: Stand) -> Figure:
+        stand.attach(self.settings.sidecar)
         kinds = {"load": lambda: 1e3 * stand.attach(self.settings.sidecar)}
         seen = interleave(kinds, rounds=self.settings.pairs, tick=self._rounds("loading the sidecar"))
         return Figure(part="load", label="load the sidecar", unit="ms", value=Spread.of(seen["load"]))
@@ -222,6 +223,7 @@ class _Bench:
     def _serve(self, stand: Stand, count: int) -> Iterator[Figure]:
         steps = self.settings.steps
         what = f"generate_batch of {_sequences(count)}"
+        stand.serve(count, 2)
         seen = interleave(
             {
                 "injected": lambda: stand.serve(count, steps),

@@ -57,3 +57,11 @@ def test_flags_and_variables_of_the_usage_page_exist() -> None:
     known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|HIDDEN|PREFIX)\w*)"', code))
     assert told <= known
     assert {name for name in known if not name.startswith("--")} <= told
+
+
+def test_every_benchmark_is_in_the_docs_and_exists() -> None:
+    told = {name for page in PAGES for name in re.findall(r"benchmarks/(\w+\.py)", page.read_text(encoding="utf-8"))}
+    scripts = {
+        path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+    }
+    assert told == scripts
