@@ -22,6 +22,7 @@ from synthetic_doubter import SHAPES, write_checkpoint
 
 from metadeploy.bench import Figure, Report, Spread
 from metadeploy.bench.figures import machine
+from metadeploy.bench.timing import Tick
 from metadeploy.demo.assets import cache_dir
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 
@@ -49,7 +50,7 @@ def status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
-def measure(folder: Path, shape: str, runs: int) -> Report:
+def measure(folder: Path, shape: str, runs: int, tick: Tick) -> Report:
     run = folder / f"synthetic-doubter-{shape}-prompt"
     checkpoint = run / "doubter_checkpoint.pt"
     if not checkpoint.exists():
@@ -88,7 +89,7 @@ def main() -> None:
     if arguments.child:
         child(arguments.child, arguments.output)
     else:
-        reporting.run(lambda: measure(arguments.folder, arguments.shape, arguments.runs), arguments)
+        reporting.run(lambda tick: measure(arguments.folder, arguments.shape, arguments.runs, tick), arguments)
 
 
 if __name__ == "__main__":

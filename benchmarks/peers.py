@@ -26,7 +26,7 @@ from metadeploy.bench import Figure, Report
 from metadeploy.bench.figures import machine
 from metadeploy.bench.runner import with_mode
 from metadeploy.bench.stand import Stand
-from metadeploy.bench.timing import interleave, timed
+from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.sidecar import read_sidecar
 
 #: A prompt, and so many tokens after it.
@@ -130,7 +130,7 @@ def peers(
     return answers, notes
 
 
-def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand) -> Iterator[Figure]:
+def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand, tick: Tick) -> Iterator[Figure]:
     pairs = [
         (UNFOLDED, OURS),
         (NAKED, BARE),
@@ -146,21 +146,21 @@ def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: S
                 name: lambda answer=answer, prompt=prompt, n=n_tokens: timed(lambda: answer(prompt, n))
                 for name, answer in answers.items()
             }
-            seen = interleave(kinds, rounds=arguments.rounds)
             what = f"prompt of {length}" + (f" and {n_tokens} tokens" if n_tokens else "")
+            seen = interleave(kinds, rounds=arguments.rounds, what=what, tick=tick)
             for peer, ours in pairs:
                 if peer in seen:
                     sides = {peer: seen[peer], ours: seen[ours]}
                     yield Figure.ratio(what, f"{peer} ÷ {ours}, {what}", sides, unit="ms")
 
 
-def measure(arguments: argparse.Namespace) -> Report:
+def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     base, sidecar = reporting.base_and_sidecar(arguments)
     before = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         answers, notes = peers(base, sidecar, arguments, Path(folder), stack)
         random = stack.enter_context(Stand(base, n_ctx=256, threads=arguments.threads))
-        found = tuple(figures(arguments, answers, random))
+        found = tuple(figures(arguments, answers, random, tick))
     conditions = {
         "machine": before,
         "load_average_after": machine()["load_average"],
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--without-pytorch", action="store_true")
     arguments = parser.parse_args()
-    reporting.run(lambda: measure(arguments), arguments)
+    reporting.run(lambda tick: measure(arguments, tick), arguments)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from metadeploy import Error
 from metadeploy.bench import Report
+from metadeploy.bench.timing import Tick
 from metadeploy.cli import bench as command
+from metadeploy.cli._progress import StageProgress
 from metadeploy.demo import assets
 
 
@@ -41,15 +43,14 @@ def base_and_sidecar(arguments: argparse.Namespace) -> tuple[Path, Path]:
     return base, assets.sidecar_path(base)
 
 
-def run(measure: Callable[[], Report], arguments: argparse.Namespace) -> None:
+def run(measure: Callable[[Tick], Report], arguments: argparse.Namespace) -> None:
     """Measure and show."""
     try:
+        command.check_files(arguments.output, arguments.plot)
+        with StageProgress() as progress:
+            report = measure(progress.stage)
         command.show(
-            measure(),
-            output=arguments.output,
-            plot=arguments.plot,
-            as_markdown=arguments.markdown,
-            as_json=False,
+            report, output=arguments.output, plot=arguments.plot, as_markdown=arguments.markdown, as_json=False
         )
     except Error as error:
         sys.exit(f"error: {error}")

@@ -25,7 +25,7 @@ from metadeploy.bench.figures import machine
 from metadeploy.bench.limits import limits
 from metadeploy.bench.runner import READING
 from metadeploy.bench.stand import Stand
-from metadeploy.bench.timing import interleave, timed
+from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import WrapperConfig
 
@@ -35,8 +35,8 @@ PARTS: Final = ("prompt", "layers", "tokens", "threads")
 class Scaling:
     """One base with wrapper after wrapper."""
 
-    def __init__(self, base: Path, sidecar: Path, arguments: argparse.Namespace, folder: Path) -> None:
-        self.base, self.arguments, self.folder = base, arguments, folder
+    def __init__(self, base: Path, sidecar: Path, arguments: argparse.Namespace, folder: Path, tick: Tick) -> None:
+        self.base, self.arguments, self.folder, self.tick = base, arguments, folder, tick
         self.sidecar = read_sidecar(sidecar)
         n_block = self.sidecar.config.base_block_count or max(self.sidecar.config.cross_attn_layers) + 1
         self.blocks = range(n_block)
@@ -93,6 +93,8 @@ class Scaling:
                     "one": lambda: timed(lambda: stand.prefill(tokens, inject=False)),
                 },
                 rounds=self.arguments.rounds,
+                what=f"{part} {at}: prompt",
+                tick=self.tick,
             )
         on_paper = limits(self.base, config)
         paper = None if on_paper is None else on_paper.prompt(length, "prompt")
@@ -112,6 +114,8 @@ class Scaling:
                     "clean": lambda: 1e3 / stand.decode(1, steps, inject=False),
                 },
                 rounds=rounds,
+                what=f"{part} {at}: decoding",
+                tick=self.tick,
             )
         on_paper = limits(self.base, config)
         return Figure.ratio(
@@ -130,14 +134,14 @@ def powers(most: int) -> list[int]:
     return sorted({most, *(1 << i for i in range(most.bit_length()))})
 
 
-def measure(arguments: argparse.Namespace) -> Report:
+def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
         raise Error(f"scaling: parts are {', '.join(arguments.parts)}, expected some of {', '.join(PARTS)}")
     base, sidecar = reporting.base_and_sidecar(arguments)
     before = machine()
     with tempfile.TemporaryDirectory() as folder:
-        figures = tuple(Scaling(base, sidecar, arguments, Path(folder)).figures())
+        figures = tuple(Scaling(base, sidecar, arguments, Path(folder), tick).figures())
     conditions = {
         "machine": before,
         "load_average_after": machine()["load_average"],
@@ -157,7 +161,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    reporting.run(lambda: measure(arguments), arguments)
+    reporting.run(lambda tick: measure(arguments, tick), arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from metadeploy._core import system_info
 from metadeploy.bench.timing import Floats
 
 __all__ = ["SCHEMA", "Figure", "Report", "Spread", "machine"]
@@ -139,6 +140,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "metadeploy": ours,
+        "llama.cpp": system_info().strip(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
 

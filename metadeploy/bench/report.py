@@ -42,7 +42,8 @@ def remarks(report: Report) -> Iterator[str]:
     machine: dict[str, Any] = conditions["machine"]
     load = machine["load_average"]
     busy = "" if load is None else f"; load average {load[0]:g} before, {conditions['load_average_after'][0]:g} after"
-    yield f"{machine['cpu']}, {machine['cpu_count']} CPUs, {machine['system']}{busy}."
+    threads = f", threads: {conditions['threads'] or 'by default'}" if "threads" in conditions else ""
+    yield f"{machine['cpu']}, {machine['cpu_count']} CPUs, {machine['system']}{threads}{busy}."
     counts = sorted({figure.value.n for figure in report.figures})
     if counts:
         turns = "; what is compared takes turns" if any(figure.sides for figure in report.figures) else ""

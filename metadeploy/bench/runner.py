@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
 from metadeploy.bench.figures import Figure, Report, Spread, machine
 from metadeploy.bench.limits import Limits, limits
 from metadeploy.bench.stand import Stand
-from metadeploy.bench.timing import interleave, timed
+from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.errors import Error
 from metadeploy.export.base import base_from_file, check_base
 from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar
 from metadeploy.sidecar.gguf_file import read_gguf
 from metadeploy.sidecar.spec import InjectFrom
 
-__all__ = ["PARTS", "BenchSettings", "Tick", "run_bench", "with_mode"]
-
-#: Called with what is being measured, rounds done and rounds in all.
-Tick: TypeAlias = Callable[[str, int, int], None]
+__all__ = ["PARTS", "READING", "BenchSettings", "run_bench", "with_mode"]
 
 #: What can be measured.
 PARTS: Final = ("prompt", "decode", "batch", "load")
@@ -34,6 +31,7 @@ _DEPTH: Final = 32
 _SERVED_PROMPT: Final = 128
 _WARM_UP: Final = 16
 
+#: How the ratios are to be read.
 READING: Final = (
     "of prompts the time is compared (1 is free, more is worse), of decoding the speed (1 is free, less is worse)"
 )
@@ -70,7 +68,7 @@ class BenchSettings:
         return replace(self, prompts=(16, 48), sequences=(1, 2), pairs=2, steps=4)
 
 
-def run_bench(settings: BenchSettings, *, tick: Tick = lambda what, done, total: None) -> Report:
+def run_bench(settings: BenchSettings, *, tick: Tick | None = None) -> Report:
     """Measure a base with its sidecar against the base alone.
 
     Args:
@@ -98,11 +96,9 @@ def run_bench(settings: BenchSettings, *, tick: Tick = lambda what, done, total:
         "load_average_after": machine()["load_average"],
         "base": _base_facts(settings.base),
         "sidecar": _sidecar_facts(sidecar),
-        "settings": {
-            "pairs": settings.pairs,
-            "steps": settings.steps,
-            "threads": settings.threads,
-        },
+        "pairs": settings.pairs,
+        "steps": settings.steps,
+        "threads": settings.threads,
     }
     title = f"{settings.base.name} with {settings.sidecar.name}"
     return Report(title=title, conditions=conditions, figures=figures, notes=bench.notes)
@@ -118,7 +114,7 @@ def with_mode(sidecar: Sidecar, mode: InjectFrom, folder: Path) -> Path:
 class _Bench:
     """The parts, one after the other."""
 
-    def __init__(self, settings: BenchSettings, sidecar: Sidecar, on_paper: Limits | None, tick: Tick) -> None:
+    def __init__(self, settings: BenchSettings, sidecar: Sidecar, on_paper: Limits | None, tick: Tick | None) -> None:
         self.settings, self.sidecar, self.on_paper, self.tick = settings, sidecar, on_paper, tick
         self._notes: list[str] = [READING]
         if on_paper is None:
@@ -154,21 +150,10 @@ class _Bench:
                     for count in settings.sequences:
                         yield from self._serve(stand, count)
 
-    def _rounds(self, what: str) -> Callable[[], None]:
-        done = 0
-        self.tick(what, 0, self.settings.pairs)
-
-        def tick() -> None:
-            nonlocal done
-            done += 1
-            self.tick(what, done, self.settings.pairs)
-
-        return tick
-
     def _load(self, stand: Stand) -> Figure:
         stand.attach(self.settings.sidecar)
         kinds = {"load": lambda: 1e3 * stand.attach(self.settings.sidecar)}
-        seen = interleave(kinds, rounds=self.settings.pairs, tick=self._rounds("loading the sidecar"))
+        seen = interleave(kinds, rounds=self.settings.pairs, what="loading the sidecar", tick=self.tick)
         return Figure(part="load", label="load the sidecar", unit="ms", value=Spread.of(seen["load"]))
 
     def _prompts(self, stand: Stand, mode: InjectFrom, folder: Path) -> Iterator[Figure]:
@@ -188,7 +173,7 @@ class _Bench:
                 return timed(lambda: stand.prefill(tokens, inject=False))
 
             what = f"prompt of {length} tokens, injected {name}"
-            seen = interleave({"two passes": two, "one": one}, rounds=self.settings.pairs, tick=self._rounds(what))
+            seen = interleave({"two passes": two, "one": one}, rounds=self.settings.pairs, what=what, tick=self.tick)
             paper = self.on_paper.prompt(length, mode) if self.on_paper else None
             label = f"two passes ÷ one, {length} tokens, injected {name}"
             limit = None if paper is None else (paper, paper)
@@ -209,7 +194,8 @@ class _Bench:
         seen = interleave(
             {"injected": lambda: rate(True), "clean": lambda: rate(False)},
             rounds=self.settings.pairs,
-            tick=self._rounds(f"decoding {_sequences(count)}"),
+            what=f"decoding {_sequences(count)}",
+            tick=self.tick,
         )
         return Figure.ratio(
             "decode",
@@ -230,7 +216,8 @@ class _Bench:
                 "bare decoding": lambda: 1e3 * count / stand.decode(count, steps, inject=False),
             },
             rounds=self.settings.pairs,
-            tick=self._rounds(what),
+            what=what,
+            tick=self.tick,
         )
         if np.isnan(seen["injected"]).any():
             self._notes.append(f"no figure for {what}: an answer ended before the others had two tokens")

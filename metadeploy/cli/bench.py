@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from metadeploy.errors import Error
+
 if TYPE_CHECKING:
     from metadeploy.bench import Report
     from metadeploy.sidecar.spec import InjectFrom
 
-__all__ = ["register"]
+__all__ = ["check_files", "register", "show"]
 
 _EPILOG = """\
 [bold]Examples[/bold]
@@ -71,6 +73,7 @@ def _bench(
         raise typer.BadParameter("give both, or none for the demo's", param_hint="'--base', '--sidecar'")
     if as_json and as_markdown:
         raise typer.BadParameter("give either --json or --markdown", param_hint="'--markdown'")
+    check_files(output, plot)
     chosen = (base, sidecar) if base is not None and sidecar is not None else demo_files()
     modes: tuple[InjectFrom, ...] = ()
     if inject_from is not None:
@@ -91,6 +94,23 @@ def _bench(
     show(report, output=output, plot=plot, as_markdown=as_markdown, as_json=as_json)
 
 
+def check_files(output: Path | None, plot: Path | None) -> None:
+    """Refuse before hours of measuring what could not be written after them.
+
+    Raises:
+        Error: a folder that does not exist, or a suffix that no plot has.
+        MissingDependencyError: a plot is wanted and matplotlib is not installed.
+    """
+    for what, path in (("report", output), ("plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise Error(f"{what} '{path}': its directory does not exist (hint: create it first)")
+    if plot is not None:
+        import metadeploy.evaluation.plots  # noqa: F401 - says what is missing
+
+        if plot.suffix.lower() not in (".png", ".svg"):
+            raise Error(f"plot '{plot}': suffix is '{plot.suffix}', expected .png or .svg")
+
+
 def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown: bool, as_json: bool) -> None:
     """Write a report where it was asked for, and print it."""
     import json
@@ -101,10 +121,6 @@ def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown:
 
     if output is not None:
         output.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if plot is not None:
-        from metadeploy.bench.plot import plot as draw
-
-        draw(report, plot)
     if as_json:
         print_json(report.as_json())
     elif as_markdown:
@@ -114,6 +130,10 @@ def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown:
         screen.print(table(report))
         for remark in remarks(report):
             screen.print(remark, markup=False)
+    if plot is not None:
+        from metadeploy.bench.plot import plot as draw
+
+        draw(report, plot)
 
 
 def _counts(text: str, option: str) -> tuple[int, ...]:

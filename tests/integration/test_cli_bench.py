@@ -55,7 +55,7 @@ def test_everything(bench: Bench, tiny_case: TinyCase, tmp_path: Path) -> None:
         assert figure["value"]["n"] == 2
         assert all(side["median"] > 0 for side in figure["sides"].values())
     assert found["conditions"]["sidecar"]["cross_attn_layers"] == [1, 2]
-    assert found["conditions"]["settings"]["threads"] == 1
+    assert found["conditions"]["threads"] == 1
 
 
 def test_tables(bench: Bench, tiny_case: TinyCase) -> None:
@@ -86,7 +86,8 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "speed"], 1, "expected some of prompt, decode"),
         (["--prompts", "128;512"], 2, "expected whole numbers between commas"),
         (["--json", "--markdown"], 2, "either --json or --markdown"),
-        (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "load", "--plot", "x.pdf"], 1, "lies along an axis"),
+        (["--plot", "x.pdf"], 1, "suffix is '.pdf', expected .png or .svg"),
+        (["-o", "nowhere/bench.json"], 1, r"report 'nowhere/bench.json': its directory does not exist"),
     ],
 )
 def test_what_cannot_be(

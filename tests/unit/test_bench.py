@@ -34,23 +34,22 @@ def report() -> Report:
         Figure.ratio("prompt", "two ÷ one, 512 tokens", sides, unit="ms", limit=(1.2, 1.2), at=512, series="all"),
         Figure(part="load", label="load [it]", unit="ms", value=Spread.of(np.array([150.0, 2500.0, 130.0]))),
     )
-    conditions = {"machine": machine(), "load_average_after": [0.5, 0.5, 0.5]}
+    conditions = {"machine": machine(), "load_average_after": [0.5, 0.5, 0.5], "threads": 2}
     return Report(title="a base with its wrapper", conditions=conditions, figures=figures, notes=("something is left",))
 
 
 def test_kinds_take_turns_and_the_order_is_reversed() -> None:
     order: list[str] = []
-    rounds = []
+    told: list[tuple[str, int, int]] = []
 
     def kind(name: str, value: float) -> float:
         order.append(name)
         return value
 
-    found = interleave(
-        {"a": lambda: kind("a", 1.0), "b": lambda: kind("b", 2.0)}, rounds=3, tick=lambda: rounds.append(len(order))
-    )
+    kinds = {"a": lambda: kind("a", 1.0), "b": lambda: kind("b", 2.0)}
+    found = interleave(kinds, rounds=3, what="both", tick=lambda *so_far: told.append(so_far))
     assert "".join(order) == "abbaab"
-    assert rounds == [2, 4, 6]
+    assert told == [("both", done, 3) for done in range(4)]
     assert {name: values.tolist() for name, values in found.items()} == {"a": [1.0] * 3, "b": [2.0] * 3}
 
 
@@ -109,6 +108,7 @@ def test_a_report_as_markdown() -> None:
     assert "| two ÷ one, 128 tokens | 1.300 | 1.250–1.400 | 1.250 | two 13, one 10 ms |" in lines
     assert "| load [it] | 150 ms | 140–1,325 |  |  |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "CPUs, " in lines[-3] and ", threads: 2" in lines[-3]
     assert lines[-1] == "- Something is left."
 
 
