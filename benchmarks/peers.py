@@ -4,7 +4,8 @@
 
 By default the demo's SmolLM2-135M and its Doubter, injected at every position as the meta-spider framework does it. All
 of them take turns on the same prompts with the same number of threads. PyTorch and the runtime have the same weights,
-once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read.
+once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read. The base lies in memory
+three times, and another four times without that option.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def llama_cpp_python(base: Path, n_ctx: int, threads: int | None, stack: ExitSta
 
 def peers(
     base: Path, wrapper: Path, arguments: argparse.Namespace, folder: Path, stack: ExitStack
-) -> tuple[dict[str, Answer], list[str]]:
-    """Everything that takes part, by name, and what is missing."""
+) -> tuple[dict[str, Answer], Stand, list[str]]:
+    """Everything that takes part, by name; one of them, to draw tokens; and what is missing."""
     sidecar = with_mode(read_sidecar(wrapper), "prompt", folder)
     n_ctx = max(arguments.prompts) + arguments.tokens + 8
 
@@ -127,7 +128,7 @@ def peers(
             _core.quantize(str(base), str(path), kind, arguments.threads or 0)
             answers[f"{OURS} {kind}"] = runtime(stand(path))
         answers |= pytorch(folder / "F32.gguf", sidecar, arguments.threads)
-    return answers, notes
+    return answers, ours, notes
 
 
 def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand, tick: Tick) -> Iterator[Figure]:
@@ -158,8 +159,7 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     base, sidecar = reporting.base_and_sidecar(arguments)
     before = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        answers, notes = peers(base, sidecar, arguments, Path(folder), stack)
-        random = stack.enter_context(Stand(base, n_ctx=256, threads=arguments.threads))
+        answers, random, notes = peers(base, sidecar, arguments, Path(folder), stack)
         found = tuple(figures(arguments, answers, random, tick))
     conditions = {
         "machine": before,

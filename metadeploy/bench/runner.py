@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from metadeploy import _core
 from metadeploy.bench.figures import Figure, Report, Spread, machine
 from metadeploy.bench.limits import Limits, limits
 from metadeploy.bench.stand import Stand
@@ -163,11 +164,11 @@ class _Bench:
         for inject in (True, False):
             stand.prefill(stand.tokens(_WARM_UP), inject=inject)
         for length in self.settings.prompts:
-            encode: list[float] = []
+            parts: list[_core.Timings] = []
             tokens = stand.tokens(length)
 
-            def two(tokens: list[int] = tokens, encode: list[float] = encode) -> float:
-                return timed(lambda: encode.append(stand.prefill(tokens, inject=True).encode_ms))
+            def two(tokens: list[int] = tokens, parts: list[_core.Timings] = parts) -> float:
+                return timed(lambda: parts.append(stand.prefill(tokens, inject=True)))
 
             def one(tokens: list[int] = tokens) -> float:
                 return timed(lambda: stand.prefill(tokens, inject=False))
@@ -178,7 +179,9 @@ class _Bench:
             label = f"two passes ÷ one, {length} tokens, injected {name}"
             limit = None if paper is None else (paper, paper)
             yield Figure.ratio("prompt", label, seen, unit="ms", limit=limit, at=length, series=f"injected {name}")
-            value = Spread.of(np.array(encode))
+            if mode == "prompt" and parts[-1].pass2 == "full":
+                self._notes.append(f"pass 2 over {length} tokens went through all blocks")
+            value = Spread.of(np.array([each.encode_ms for each in parts]))
             yield Figure(part="prompt", label=f"encoder and fold, {length} tokens", unit="ms", value=value)
 
     def _decode(self, stand: Stand, count: int) -> Figure:
