@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import reporting
 from synthetic_doubter import draw
 
@@ -110,8 +111,8 @@ class Scaling:
                 stand.decode(1, 2, inject=inject)
             seen = interleave(
                 {
-                    "injected": lambda: 1e3 / stand.decode(1, steps, inject=True),
-                    "clean": lambda: 1e3 / stand.decode(1, steps, inject=False),
+                    "injected": lambda: 1e3 / float(np.median(stand.decode(1, steps, inject=True))),
+                    "clean": lambda: 1e3 / float(np.median(stand.decode(1, steps, inject=False))),
                 },
                 rounds=rounds,
                 what=f"{part} {at}: decoding",

@@ -18,7 +18,7 @@ __all__ = ["plot"]
 _AXES: Final = {
     "prompt": ("tokens of the prompt", "two passes ÷ one, time"),
     "decode": ("sequences at once", "injected ÷ clean, speed"),
-    "batch": ("sequences at once", "generate_batch ÷ bare decoding, speed"),
+    "batch": ("sequences at once", "batch ÷ bare, speed"),
     "layers": ("layers injected into", "ratio"),
     "cognitive tokens": ("cognitive tokens", "ratio"),
     "threads": ("threads", "ratio"),

@@ -192,7 +192,7 @@ class _Bench:
             stand.decode(count, 2, inject=inject)
 
         def rate(inject: bool) -> float:
-            return 1e3 * count / stand.decode(count, steps, inject=inject)
+            return 1e3 * count / float(np.median(stand.decode(count, steps, inject=inject)))
 
         seen = interleave(
             {"injected": lambda: rate(True), "clean": lambda: rate(False)},
@@ -216,7 +216,7 @@ class _Bench:
         seen = interleave(
             {
                 "injected": lambda: stand.serve(count, steps),
-                "bare decoding": lambda: 1e3 * count / stand.decode(count, steps, inject=False),
+                "bare decoding": lambda: 1e3 * count / stand.decode(count, steps, inject=False).mean(),
             },
             rounds=self.settings.pairs,
             what=what,

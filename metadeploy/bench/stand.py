@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from metadeploy import _core
+from metadeploy.bench.timing import Floats
 from metadeploy.errors import Error
 from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer
@@ -91,10 +92,14 @@ class Stand:
         """A prompt through both passes, or through the clean one alone."""
         return _core.prefill(self.engine, sequence, tokens, inject)[0]
 
-    def decode(self, n_sequences: int, n_steps: int, *, inject: bool) -> float:
-        """Milliseconds of a step that gives each of the first sequences one more token; nothing is sampled."""
+    def decode(self, n_sequences: int, n_steps: int, *, inject: bool) -> Floats:
+        """Give each of the first sequences one more token, so many times; nothing is sampled.
+
+        Returns:
+            Milliseconds of each step, float64 [n_steps].
+        """
         steps = (_core.decode(self.engine, self.tokens(n_sequences), inject) for _ in range(n_steps))
-        return sum(ms for ms, _ in steps) / n_steps
+        return np.array([ms for ms, _ in steps])
 
     @property
     def has_text(self) -> bool:
