@@ -35,6 +35,18 @@ std::vector<float> split_heads(const std::vector<float> & rows, int64_t n_rows, 
     return out;
 }
 
+void set_threads(ggml_backend_t backend, int n_threads) {
+    ggml_backend_dev_t dev = ggml_backend_get_device(backend);
+    ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
+    if (reg) {
+        const auto set_fn =
+            (ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
+        if (set_fn) {
+            set_fn(backend, std::max(1, n_threads));
+        }
+    }
+}
+
 // Constants of the folded query path of one layer, computed by ggml (its matrix product is as fast as the machine).
 struct folded_query {
     std::vector<float> w; // [D][B]: (q_proj · down_proj · diag(norm.weight))ᵀ / sqrt(head_dim)
@@ -122,7 +134,7 @@ wrapper::wrapper(const sidecar & source, const placement & place, int n_threads,
     : conf(source.config), source_path(source.path), n_seq(n_seq) {
     create_tensors(source, place);
     allocate();
-    upload(source);
+    upload(source, n_threads);
     build_graphs(n_threads);
 }
 
@@ -182,17 +194,25 @@ void wrapper::allocate() {
                 "sidecar '" + source_path + "': not enough memory on device '" + ggml_backend_buft_name(buft) +
                 "' for its weights");
         }
-        // taps and tables start at zero: a pass that read them too early would inject nothing, not noise
-        ggml_backend_buffer_clear(buf.get(), 0);
         bufs.push_back(std::move(buf));
+    }
+    // taps and tables start at zero: a pass that read them too early would inject nothing, not noise
+    const auto clear = [](ggml_tensor * tensor) { set_tensor(tensor, std::vector<float>(ggml_nelements(tensor))); };
+    clear(cog);
+    std::for_each(taps.begin(), taps.end(), clear);
+    for (const auto & [il, tables] : ca_tabs) {
+        clear(tables.w);
+        clear(tables.b);
+        clear(tables.u);
     }
 }
 
-void wrapper::upload(const sidecar & source) {
+void wrapper::upload(const sidecar & source, int n_threads) {
     for (const auto & [name, tensor] : enc) {
         set_tensor(tensor, source.tensors.at("enc." + name).data);
     }
     ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
+    set_threads(cpu.get(), n_threads);
     const int64_t n_head = conf.n_ca_head;
     const int64_t head_dim = conf.n_bottleneck / n_head;
     for (const int il : conf.cross_attn_layers) {
@@ -328,15 +348,7 @@ std::vector<float> wrapper::cognitive_tokens() const {
 
 void wrapper::set_n_threads(int n_threads) {
     for (const ggml_backend_ptr & backend : backends) {
-        ggml_backend_dev_t dev = ggml_backend_get_device(backend.get());
-        ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
-        if (reg) {
-            const auto set_fn =
-                (ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
-            if (set_fn) {
-                set_fn(backend.get(), std::max(1, n_threads));
-            }
-        }
+        set_threads(backend.get(), n_threads);
     }
 }
 
