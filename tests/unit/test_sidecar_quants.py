@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from metadeploy.sidecar.quants import SIDECAR_TYPES, TENSOR_TYPES, dequantise, nbytes_of, quantise
 
-moderate = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
+# zero or large enough that the reciprocal of a block's scale is finite, which gguf's quantiser takes for granted
+moderate = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).map(lambda x: x if abs(x) > 1e-30 else 0.0)
 matrices = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.sampled_from((32, 64))), elements=moderate)
 
 
