@@ -12,7 +12,7 @@ namespace metadeploy {
 unfolded::unfolded(const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place)
     : n_head(source.config.n_ca_head) {
     constexpr size_t N_WEIGHTS = 9;
-    std::vector<std::pair<ggml_tensor *, const host_tensor *>> uploads;
+    std::vector<std::pair<ggml_tensor *, const sidecar_tensor *>> uploads;
     for (const int il : source.config.cross_attn_layers) {
         ggml_context_ptr & ctx = ctxs[place(il)];
         if (!ctx) {
@@ -20,7 +20,7 @@ unfolded::unfolded(const sidecar & source, const std::function<ggml_backend_buff
             ctx.reset(ggml_init({n_tensors * ggml_tensor_overhead(), nullptr, true}));
         }
         const auto load = [&](const char * name) { // PyTorch's [out, in] are ggml's [in, out]
-            const host_tensor & from = source.tensors.at("ca." + std::to_string(il) + "." + name);
+            const sidecar_tensor & from = source.tensors.at("ca." + std::to_string(il) + "." + name);
             const int64_t n_in = from.shape.back();
             ggml_tensor * tensor = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_in, (int64_t)from.data.size() / n_in);
             uploads.emplace_back(tensor, &from);

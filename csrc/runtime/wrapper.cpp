@@ -55,24 +55,27 @@ struct folded_query {
 
 folded_query fold_query(
     ggml_backend_t cpu,
-    const host_tensor & q_proj,
-    const host_tensor & down_proj,
-    const host_tensor & norm_weight,
-    const host_tensor & norm_bias,
+    const sidecar_tensor & q_proj,
+    const sidecar_tensor & down_proj,
+    const sidecar_tensor & norm_weight,
+    const sidecar_tensor & norm_bias,
     int64_t n_head) {
     const int64_t n_b = q_proj.shape.back();
     const int64_t n_embd = (int64_t)norm_weight.data.size();
     // columns of down_proj scaled by norm.weight, then its product with norm.bias as one more column
     std::vector<float> down((n_embd + 1) * n_b); // [D + 1][B], transposed
-    for (int64_t r = 0; r < n_b; ++r) {
-        double bias = 0.0;
-        for (int64_t d = 0; d < n_embd; ++d) {
-            const float value = down_proj.data[r * n_embd + d];
-            down[d * n_b + r] = value * norm_weight.data[d];
-            bias += (double)value * norm_bias.data[d];
+    std::vector<double> bias(n_b);
+    for (int64_t first = 0; first < n_embd; first += 16) { // in strips that stay in the cache
+        const int64_t last = std::min(first + 16, n_embd);
+        for (int64_t r = 0; r < n_b; ++r) {
+            for (int64_t d = first; d < last; ++d) {
+                const float value = down_proj.data[r * n_embd + d];
+                down[d * n_b + r] = value * norm_weight.data[d];
+                bias[r] += (double)value * norm_bias.data[d];
+            }
         }
-        down[n_embd * n_b + r] = (float)bias;
     }
+    std::copy(bias.begin(), bias.end(), down.begin() + n_embd * n_b);
     ggml_context_ptr ctx(ggml_init({4 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));
     ggml_tensor * q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_b, n_b);
     ggml_tensor * x = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_b, n_embd + 1);
@@ -96,7 +99,8 @@ folded_query fold_query(
     return result;
 }
 
-void set_tensor(ggml_tensor * tensor, const std::vector<float> & data) {
+template <typename Floats> // std::vector<float> or float_view
+void set_tensor(ggml_tensor * tensor, const Floats & data) {
     ggml_backend_tensor_set(tensor, data.data(), 0, ggml_nbytes(tensor));
 }
 
@@ -134,7 +138,7 @@ wrapper::wrapper(const sidecar & source, const placement & place, int n_threads,
     : conf(source.config), source_path(source.path), n_seq(n_seq) {
     create_tensors(source, place);
     allocate();
-    upload(source, n_threads);
+    upload(source);
     build_graphs(n_threads);
 }
 
@@ -207,31 +211,30 @@ void wrapper::allocate() {
     }
 }
 
-void wrapper::upload(const sidecar & source, int n_threads) {
+void wrapper::upload(const sidecar & source) {
     for (const auto & [name, tensor] : enc) {
         set_tensor(tensor, source.tensors.at("enc." + name).data);
     }
     ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
-    set_threads(cpu.get(), n_threads);
+    set_threads(cpu.get(), 1); // on a busy machine waiting for other threads takes longer than these products
     const int64_t n_head = conf.n_ca_head;
     const int64_t head_dim = conf.n_bottleneck / n_head;
     for (const int il : conf.cross_attn_layers) {
-        const auto get = [&](const char * name) -> const host_tensor & {
+        const auto get = [&](const char * name) -> const sidecar_tensor & {
             return source.tensors.at("ca." + std::to_string(il) + "." + name);
         };
         const float gate = std::tanh(get("gate").data[0]);
         gate_strengths.push_back(gate);
 
-        host_tensor q_proj = get("q_proj.weight");
-        q_proj.shape = {conf.n_bottleneck, conf.n_bottleneck};
-        const folded_query query =
-            fold_query(cpu.get(), q_proj, get("down_proj.weight"), get("norm.weight"), get("norm.bias"), n_head);
+        const folded_query query = fold_query(
+            cpu.get(), get("q_proj.weight"), get("down_proj.weight"), get("norm.weight"), get("norm.bias"), n_head);
         const ca_weights & w = ca.at(il);
         set_tensor(w.q_w, split_heads(query.w, conf.n_embd, n_head, head_dim));
         set_tensor(w.q_b, query.b);
         set_tensor(w.k, get("k_proj.weight").data);
         set_tensor(w.v, get("v_proj.weight").data);
-        std::vector<float> up = get("up_proj.weight").data;
+        const float_view stored = get("up_proj.weight").data;
+        std::vector<float> up(stored.begin(), stored.end());
         for (float & value : up) {
             value *= gate;
         }

@@ -69,7 +69,7 @@ private:
 
     void create_tensors(const sidecar & source, const placement & place);
     void allocate();
-    void upload(const sidecar & source, int n_threads);
+    void upload(const sidecar & source);
     void build_graphs(int n_threads);
 
     wrapper_config conf;

@@ -7,14 +7,18 @@
 
 #include "ggml-cpp.h"
 #include "gguf.h"
+#include "llama-mmap.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <optional>
 
 namespace metadeploy {
@@ -264,8 +268,33 @@ bool is_readable_type(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0;
 }
 
+// The bytes of a file: mapped where the system can do that, read otherwise.
+std::shared_ptr<const char> file_bytes(const std::string & path, uint64_t size, const std::string & subject) {
+    if (llama_mmap::SUPPORTED) {
+        try {
+            llama_file file(path.c_str(), "rb");
+            const auto map = std::make_shared<const llama_mmap>(&file);
+            if (map->size() >= size) {
+                return {map, static_cast<const char *>(map->addr())};
+            }
+        } catch (const std::exception &) { // a file system that cannot map
+        }
+    }
+    const auto bytes = std::make_shared<std::vector<char>>(size);
+    std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
+    if (!file.read(bytes->data(), (std::streamsize)size)) {
+        throw sidecar_error(subject + ": cannot be read (truncated meanwhile?)");
+    }
+    return {bytes, bytes->data()};
+}
+
 void read_tensor(
-    std::ifstream & file, const tensor_place & place, host_tensor & out, std::vector<std::string> & faults) {
+    const char * file,
+    const tensor_place & place,
+    const std::string & name,
+    const std::vector<int64_t> & shape,
+    sidecar & out,
+    std::vector<std::string> & faults) {
     const ggml_tensor * tensor = place.tensor;
     const std::string subject = std::string("tensor '") + tensor->name + "' ";
     if (!is_readable_type(tensor->type)) {
@@ -273,23 +302,21 @@ void read_tensor(
             subject + "has type " + ggml_type_name(tensor->type) + ", expected one of f32, f16, bf16, q8_0");
         return;
     }
-    const size_t n_bytes = ggml_nbytes(tensor);
-    const int64_t n = ggml_nelements(tensor);
-    out.data.resize(n);
-    file.seekg((std::streamoff)place.offset);
-    if (tensor->type == GGML_TYPE_F32) {
-        file.read(reinterpret_cast<char *>(out.data.data()), (std::streamsize)n_bytes);
+    const char * bytes = file + place.offset;
+    const auto n = (size_t)ggml_nelements(tensor);
+    if (tensor->type != GGML_TYPE_F32) {
+        std::vector<float> values(n);
+        ggml_get_type_traits(tensor->type)->to_float(bytes, values.data(), (int64_t)n);
+        out.add(name, shape, std::move(values));
+    } else if (reinterpret_cast<uintptr_t>(bytes) % alignof(float) != 0) { // files may choose their alignment
+        std::vector<float> values(n);
+        std::memcpy(values.data(), bytes, n * sizeof(float));
+        out.add(name, shape, std::move(values));
     } else {
-        std::vector<char> raw(n_bytes);
-        file.read(raw.data(), (std::streamsize)n_bytes);
-        ggml_get_type_traits(tensor->type)->to_float(raw.data(), out.data.data(), n);
+        out.tensors[name] = {shape, {reinterpret_cast<const float *>(bytes), n}};
     }
-    if (!file) {
-        faults.push_back(subject + "cannot be read (truncated file?)");
-        file.clear();
-        return;
-    }
-    const auto n_bad = std::count_if(out.data.begin(), out.data.end(), [](float x) { return !std::isfinite(x); });
+    const float_view values = out.tensors.at(name).data;
+    const auto n_bad = std::count_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
     if (n_bad > 0) {
         faults.push_back(
             subject + "has " + std::to_string(n_bad) + " values that are not finite, expected none (damaged file?)");
@@ -364,12 +391,11 @@ sidecar read_sidecar(const std::string & path) {
     }
 
     // tensors that are not part of a wrapper are ignored
-    std::ifstream file(fs_path, std::ios::binary);
+    const std::shared_ptr<const char> file = file_bytes(path, file_size, subject);
+    result.storage.push_back(file);
     for (const auto & [name, shape] : expected) {
         if (const auto it = places.find(name); it != places.end()) {
-            host_tensor & out = result.tensors[name];
-            out.shape = shape;
-            read_tensor(file, it->second, out, faults);
+            read_tensor(file.get(), it->second, name, shape, result, faults);
         }
     }
     if (!faults.empty()) {

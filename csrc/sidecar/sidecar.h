@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace metadeploy {
@@ -48,19 +50,50 @@ struct wrapper_config {
     int64_t base_block_count = 0;           // 0: not said
 };
 
-// F32 whatever the type in the file: the encoder and the folding run once per prompt, and activations have outliers
-// that the 16- and 8-bit matrix products of ggml would round (their kernels round the activations as well)
 struct host_tensor {
     std::vector<int64_t> shape; // PyTorch order, [out, in]
     std::vector<float> data;
 };
 
+// floats that belong to something else
+class float_view {
+public:
+    float_view() = default;
+    float_view(const float * first, size_t n) : first(first), n(n) {}
+
+    const float * data() const { return first; }
+    size_t size() const { return n; }
+    const float * begin() const { return first; }
+    const float * end() const { return first + n; }
+    float operator[](size_t i) const { return first[i]; }
+
+private:
+    const float * first = nullptr;
+    size_t n = 0;
+};
+
+// F32 whatever the type in the file: the encoder and the folding run once per prompt, and activations have outliers
+// that the 16- and 8-bit matrix products of ggml would round (their kernels round the activations as well)
+struct sidecar_tensor {
+    std::vector<int64_t> shape; // PyTorch order, [out, in]
+    float_view data;            // lives as long as the sidecar
+};
+
 struct sidecar {
     std::string path;
     wrapper_config config;
-    std::map<std::string, host_tensor> tensors; // "enc.<name>", "ca.<layer>.<name>"
+    std::map<std::string, sidecar_tensor> tensors; // "enc.<name>", "ca.<layer>.<name>"
+    // what they point into: the mapped file where it holds F32, so that a large wrapper is copied once and not twice;
+    // memory of their own otherwise
+    std::vector<std::shared_ptr<const void>> storage;
 
     bool has(const std::string & name) const { return tensors.count(name) != 0; }
+
+    void add(const std::string & name, std::vector<int64_t> shape, std::vector<float> values) {
+        const auto own = std::make_shared<const std::vector<float>>(std::move(values));
+        tensors[name] = {std::move(shape), {own->data(), own->size()}};
+        storage.push_back(own);
+    }
 };
 
 const char * encoder_type_name(encoder_type type);

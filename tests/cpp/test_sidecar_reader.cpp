@@ -39,7 +39,8 @@ TEST(what_is_written_is_read) {
         CHECK_EQ(found.tensors.size(), source.tensors.size());
         for (const auto & [name, tensor] : source.tensors) {
             CHECK(found.tensors.at(name).shape == tensor.shape);
-            CHECK(found.tensors.at(name).data == tensor.data);
+            const float_view values = found.tensors.at(name).data;
+            CHECK(std::equal(values.begin(), values.end(), tensor.data.begin(), tensor.data.end()));
         }
     }
 }

@@ -19,7 +19,7 @@ using rows = std::vector<row>;
 // F32 in ggml: some 1e-7 for each of at most a few hundred terms of order 1
 constexpr double TOLERANCE = 2e-5;
 
-const std::vector<float> & weights(const sidecar & source, const std::string & name) {
+float_view weights(const sidecar & source, const std::string & name) {
     return source.tensors.at(name).data;
 }
 
@@ -41,7 +41,7 @@ row layer_norm(const sidecar & source, const std::string & name, const row & x) 
 }
 
 row linear(const sidecar & source, const std::string & name, const row & x) {
-    const std::vector<float> & w = weights(source, name + ".weight");
+    const float_view w = weights(source, name + ".weight");
     row y(w.size() / x.size());
     for (size_t o = 0; o < y.size(); ++o) {
         for (size_t i = 0; i < x.size(); ++i) {

@@ -78,7 +78,7 @@ inline sidecar random_wrapper(encoder_type encoder, uint64_t seed = 1, const siz
         }
         const bool is_norm_weight = shape.size() == 1 && name.size() > 7 && name.substr(name.size() - 7) == ".weight";
         const float scale = shape.size() == 2 ? 1.5f / std::sqrt((float)shape[1]) : 0.5f;
-        result.tensors[name] = {shape, random.vector(n, scale, is_norm_weight ? 1.0f : 0.0f)};
+        result.add(name, shape, random.vector(n, scale, is_norm_weight ? 1.0f : 0.0f));
     }
     return result;
 }
