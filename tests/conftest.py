@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # how long an example takes says more about what else the machine does
 hypothesis.settings.register_profile("metadeploy", deadline=None)
 hypothesis.settings.load_profile("metadeploy")
+
+# a shell lets what it starts in the background ignore Ctrl-C, and so would every program that a test interrupts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unavailable(reason: str) -> NoReturn:
