@@ -53,7 +53,8 @@ constexpr char USAGE[] = R"(
                                         the last result in it
 --json                                  print a JSON object with the answer, doubt, abstention and timings
 
-Sampling is greedy unless --temp is given, and an answer ends after 512 tokens unless -n is given.
+Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
+unless -n is given.
 Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics on
 stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
 
@@ -251,6 +252,7 @@ void check_sizes(const common_params & params) {
 cli_args parse_args(int argc, char ** argv) {
     cli_args args;
     args.common.sampling.temp = 0.0f;
+    args.common.sampling.user_sampling_config = ~0ULL; // else what the model's file recommends goes before our defaults
     args.common.n_predict = 512;
     args.common.verbosity = LOG_LEVEL_ERROR;
     args.common.warmup = false;

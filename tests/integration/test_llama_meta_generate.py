@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support.gguf_tools import write_tiny_gguf
 from support.program import REFUSAL, Program, TinyCase
 
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
@@ -203,6 +205,17 @@ def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
     hot = ("--temp", "1.5")
     assert answer(*hot, "-s", "1") == answer(*hot, "-s", "1")
     assert answer(*hot, "-s", "1") != answer(*hot, "-s", "2")
+
+
+def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_path: Path) -> None:
+    """Many files say how their authors sample; llama.cpp takes that for all that no flag says."""
+    sampled = tmp_path / "sampled.gguf"
+    said = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
+    write_tiny_gguf(sampled, seed=3, sampling=said | {"sequence": "penalties;temperature"})
+    prompt = ("-p", "hello", "-n", "40", "--ignore-eos")
+    for flags in ((), ("--no-meta",), ("--temp", "0.9", "-s", "1"), ("--repeat-penalty", "1.3")):
+        found = replace(tiny, model=sampled)(*prompt, *flags)
+        assert found.stdout == tiny(*prompt, *flags).stdout
 
 
 def test_length_of_the_answer(tiny: Program) -> None:

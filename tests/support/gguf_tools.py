@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -61,13 +62,16 @@ def add_byte_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> None:
+def write_tiny_gguf(
+    path: Path, *, seed: int = 0, vocabulary: bool = True, sampling: Mapping[str, float | str] | None = None
+) -> None:
     """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all.
 
     Args:
         path: the file.
         seed: of the weights.
         vocabulary: False writes a model that knows token ids and no text.
+        sampling: what its authors would have it sampled with, by the name after ``general.sampling.``.
     """
     n_layers, width, ffn = 3, 32, 64
     writer = gguf.GGUFWriter(path, arch="llama")
@@ -86,6 +90,8 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, vocabulary: bool = True) -> No
         add_byte_vocabulary(writer)
     else:
         writer.add_tokenizer_model("no_vocab")
+    for name, value in (sampling or {}).items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"general.sampling.{name}", value)
     rng = np.random.default_rng(seed)
 
     def matrix(name: str, rows: int, columns: int) -> None:
