@@ -137,7 +137,7 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
     sequence & seq = seqs.front();
     forget(seq);
     const auto restore = [&] {
-        hook->cap = nullptr;
+        hook->set_capture(nullptr);
         if (borrowed) {
             set_hook(nullptr);
             hook.reset();
@@ -162,7 +162,7 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
         }
         clear_memory(seq);
         seq.plan = plan;
-        hook->cap = &cap;
+        hook->set_capture(&cap);
         const size_t n_step = std::min<size_t>(CAPTURE_BATCH, llama_n_batch(ctx));
         for (size_t first = 0; first < tokens.size(); first += n_step) {
             const size_t n = std::min(n_step, tokens.size() - first);

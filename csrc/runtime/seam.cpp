@@ -49,6 +49,7 @@ public:
           layout(owner.largest ? row_layout{0, graph.ubatch.n_seqs_unq, {true, true}} : row_layout::of(graph.ubatch)),
           entry(owner.using_entry()),
           cap(owner.cap),
+          n_captures(owner.n_captures),
           n_taps(count_taps(graph.ubatch)),
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs) {
@@ -75,6 +76,7 @@ public:
     const row_layout layout;
     const entry_use entry;
     const capture * const cap;
+    const int64_t n_captures;
     const int64_t n_taps;
     const int64_t n_tokens;
     const int64_t n_outputs;
@@ -128,8 +130,8 @@ public:
     bool can_reuse(const llm_graph_params & params) override {
         const llama_ubatch & ubatch = params.ubatch;
         return ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && any_injected(ubatch) == injects &&
-               (!injects || row_layout::of(ubatch) == layout) && owner.using_entry() == entry && owner.cap == cap &&
-               count_taps(ubatch) == n_taps;
+               (!injects || row_layout::of(ubatch) == layout) && owner.using_entry() == entry &&
+               owner.n_captures == n_captures && count_taps(ubatch) == n_taps;
     }
 
 private:

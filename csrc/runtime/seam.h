@@ -29,9 +29,14 @@ public:
 
     // What becomes of each token its sequence says. This is said of all in the decode calls that follow:
     bool largest = false;                   // graphs hold all that they can, for reserving memory
-    const capture * cap = nullptr;          // copy what is computed for all tokens to its tensors
     std::unique_ptr<entry_block> entry;     // none without a wrapper
     const unfolded * unfolded_ca = nullptr; // in place of the tables
+
+    // Copies what is computed for all tokens to its tensors; none: no more.
+    void set_capture(const capture * next) {
+        cap = next;
+        ++n_captures;
+    }
 
     entry_use using_entry() const { return entry ? entry->use() : entry_use::none; }
 
@@ -51,6 +56,8 @@ private:
     wrapper * const meta;
     std::vector<sequence> & seqs;
     const int32_t n_layer;
+    const capture * cap = nullptr;
+    int64_t n_captures = 0; // tells one capture from the next, which may lie at the same address
     std::map<int, std::string> seen_layers;
 };
 
