@@ -1,20 +1,22 @@
 """When an answer counts as right.
 
 What a model says is compared with the accepted answers by rule, not by another model, so that everyone gets the same
-verdict. Only the opening sentence counts. An accepted answer has to stand in it
+verdict. Only the opening sentence counts, or the whole answer where that is asked for. An accepted answer has to stand
+in it
 
 * as a whole word: ``Niger`` is not in ``Nigeria``, nor ``Guinea`` in ``Guinea-Bissau`` or ``Equatorial Guinea``;
   a possessive is (``Croatia's``);
-* whatever its case and its accents (``BOGOTA`` is ``Bogotá``), except that chemical symbols, letters and abbreviations
-  of two or three capitals keep their case: ``He`` is no pronoun and ``US`` is not ``us``;
+* whatever its case and its accents (``BOGOTA`` is ``Bogotá``), except that chemical symbols and abbreviations of two or
+  three capitals keep their case: ``He`` is no pronoun and ``US`` is not ``us``; nor are the words of ``a dog`` and ``I
+  think`` letters;
 * for a number by its value: ``7225`` is ``7,225``, ``7225.0`` and, up to twenty, its word; it is not in ``72,250``,
   ``-7225``, ``7225.5`` or ``17225``;
 * and not denied: ``not in Paris``, ``isn't Paris``, ``rather than Paris``, ``neither Paris nor Rome``.
 
-Otherwise this is generous to an answer that names several things, and strict to one that is right in other words. Two
-kinds of question would make that worthless and are held to the FIRST thing named: a letter of the alphabet, and a
-choice between numbers that the question itself names. For multiple choice the letter is extracted, and an answer that
-names no letter, or two, is wrong.
+Otherwise this is generous to an answer that names several things, and strict to one that is right in other words. Where
+that would be worthless, less is read: of a choice between numbers that the question itself names, the FIRST that the
+answer names; of a whole answer, where a number is asked for, the LAST sentence with a number in it, for those before it
+calculate. For multiple choice the letter is extracted, and an answer that names no letter, or two, is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ __all__ = ["chosen_letter", "first_sentence", "fold", "is_correct"]
 
 #: Categories whose answers are told apart by their case.
 _SYMBOLS: Final = frozenset({"el_symbol", "element_symbol"})
-_LETTERS: Final = frozenset({"letter", "letters"})
 
 # "St. John's", "the U.S." and "1. Paris" go on; a closing quote belongs to the sentence before it
 _SENTENCE_END: Final = re.compile(r"(?<!\bSt)(?<!\bMt)(?<!\bFt)(?<!\.[A-Z])(?<!^\d)[.!?][\"'”’)]*(?=\s|$)|\n")
@@ -89,31 +90,43 @@ _PLAIN: Final = str.maketrans(
 )
 
 
-def is_correct(question: Question, text: str) -> bool:
+def is_correct(question: Question, text: str, *, whole: bool = False) -> bool:
     """Whether a model's answer is right, by the rules above.
 
     Args:
         question: what was asked, with its accepted answers.
         text: what the model said, special tokens left out.
+        whole: judge all of it, as models need it that reason before they answer, and not its opening sentence.
 
     Returns:
         The verdict; an empty answer is wrong.
     """
     if question.choices is not None:
         return chosen_letter(question.choices, text) in question.answers
-    sentence = first_sentence(text)
-    if question.category in _LETTERS:
-        return _first_letter(question.question, sentence) in question.answers
-    sentence = fold(sentence)
     exact = question.category in _SYMBOLS
-    return any(_stands_in(answer, sentence, question, exact=exact) for answer in question.answers)
+    return any(
+        _stands_in(answer, fold(_conclusion(answer, text) if whole else first_sentence(text)), question, exact=exact)
+        for answer in question.answers
+    )
 
 
 def first_sentence(text: str) -> str:
     """The opening sentence of an answer, or its first line, whichever is shorter."""
-    text = text.strip()
-    end = _SENTENCE_END.search(text)
-    return text[: end.end()].rstrip() if end else text
+    return next(_sentences(text), "")
+
+
+def _sentences(text: str) -> Iterator[str]:
+    while text := text.strip():
+        end = _SENTENCE_END.search(text)
+        yield (text[: end.end()] if end else text).rstrip()
+        text = text[end.end() :] if end else ""
+
+
+def _conclusion(wanted: str, text: str) -> str:
+    """What counts of a whole answer."""
+    if _NUMERIC.fullmatch(wanted) is None:
+        return text.strip()
+    return next((each for each in reversed(list(_sentences(text))) if any(_numbers(fold(each)))), "")
 
 
 @lru_cache(maxsize=4096)
@@ -136,6 +149,8 @@ def _stands_in(answer: str, sentence: str, question: Question, *, exact: bool) -
     case_counts = exact or (answer.isupper() and len(answer) in (2, 3))
     # an apostrophe goes on with the word ("can't"), but for a possessive
     pattern = rf"(?<!\w)(?<!\w[-']){re.escape(answer)}(?!\w|-\w|'(?!s\b)\w)"
+    if answer in ("A", "I"):
+        pattern += r"(?! [a-z])"  # an article, a pronoun
     matches = re.finditer(pattern, sentence, 0 if case_counts else re.IGNORECASE)
     longer = [name.span() for name in _LONGER_NAMES.finditer(sentence)]
     return any(
@@ -186,16 +201,6 @@ def _same_words(one: str, other: str) -> bool:
 
 def _value(digits: str) -> Decimal:
     return Decimal(digits.replace(",", "").replace("−", "-"))
-
-
-def _first_letter(question: str, sentence: str) -> str | None:
-    """The first capital that stands alone and that the question does not name; articles and pronouns are none."""
-    named = set(re.findall(r"\b[A-Z]\b", question))
-    for match in re.finditer(r"(?<![\w'-])[A-Z](?![\w'-])", sentence):
-        is_word = match[0] in "AI" and re.match(r" [a-z]", sentence[match.end() :]) is not None
-        if match[0] not in named and not is_word and not _is_denied(sentence, match.start()):
-            return match[0]
-    return None
 
 
 # -- multiple choice

@@ -15,7 +15,7 @@ from metadeploy.data.drawing import draw
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.errors import Error, faults_message
 
-__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "split"]
+__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "drawn", "load_set", "split"]
 
 #: The parts, and the usual shares of the entities in them.
 SPLITS: Final = ("train", "val", "test")
@@ -88,11 +88,11 @@ def load_set(
     """
     name, path = os.fspath(name_or_path), Path(name_or_path)
     if path.is_dir():
-        splits = {part: _drawn(read_jsonl(path / f"{part}.jsonl"), limit, seed) for part in SPLITS}
+        splits = {part: drawn(read_jsonl(path / f"{part}.jsonl"), limit, seed) for part in SPLITS}
         check_leakage(splits)
     else:
         questions = _read(name, seed=seed, source=source)
-        splits = split(_drawn(questions, limit, seed), seed=seed, fractions=fractions)
+        splits = split(drawn(questions, limit, seed), seed=seed, fractions=fractions)
     empty = [part for part in SPLITS if not splits[part]]
     if empty:
         raise Error(f"questions '{name}': no question in {', '.join(empty)}, expected some (hint: more questions)")
@@ -116,8 +116,12 @@ def _read(name: str, *, seed: int, source: str | os.PathLike[str] | None) -> lis
     return read_jsonl(name)
 
 
-def _drawn(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
-    """At most so many of the questions, in their order."""
+def drawn(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
+    """At most so many of the questions, drawn by their hash so that all kinds are there, in their order.
+
+    Raises:
+        Error: ``limit`` is below 1.
+    """
     if limit is None or len(questions) <= limit:
         return questions
     if limit < 1:

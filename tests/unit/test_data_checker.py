@@ -101,29 +101,46 @@ def test_accents_do_not_matter(answer: str, text: str) -> None:
         ("C", "It is C", True),
     ],
 )
-@pytest.mark.parametrize("category", ["el_symbol", "element_symbol"])
-def test_chemical_symbols_keep_their_case(answer: str, text: str, expected: bool, category: str) -> None:
-    assert right(answer, text, category=category) is expected
+def test_chemical_symbols_keep_their_case(answer: str, text: str, expected: bool) -> None:
+    assert right(answer, text, category="element_symbol") is expected
     assert right(answer, text.swapcase(), category="past")
 
 
 @pytest.mark.parametrize(
-    ("question", "answer", "text", "expected"),
+    ("answer", "text", "expected"),
     [
-        ("Which letter comes after B?", "C", "The letter that comes after B is C.", True),
-        ("Which letter comes after B?", "C", "c", False),
-        ("Which letter comes before B?", "A", "A letter that comes before B is Z.", False),
-        ("Which letter comes before B?", "A", "A", True),
-        ("Which letter comes before B?", "A", "It is A.", True),
-        ("Which letter comes before J?", "I", "I think it is H.", False),
-        ("Which letter comes before J?", "I", "I", True),
-        ("Which letter comes before E?", "D", "The letters are A, B, C, D.", False),
-        ("Which letter comes before E?", "D", "It is not C but D.", True),
-        ("Which letter comes before E?", "D", "none", False),
+        ("C", "The letter that comes after B is C.", True),
+        ("C", 'It is "c".', True),
+        ("C", "none", False),
+        ("A", "A letter that comes before B is Z.", False),
+        ("A", "It is a consonant.", False),
+        ("A", "It is A.", True),
+        ("A", 'The letter "a" comes first.', True),
+        ("I", "I think it is H.", False),
+        ("I", "I", True),
     ],
 )
-def test_letters_are_the_first_one_named(question: str, answer: str, text: str, expected: bool) -> None:
-    assert right(answer, text, question=question, category="letter") is expected
+def test_letters_are_no_words(answer: str, text: str, expected: bool) -> None:
+    assert right(answer, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "whole", "first"),
+    [
+        ("42", "She sold 20 clips and then 22 more. So in all she sold 42 clips.", True, False),
+        ("42", "Let me think.\nThe answer is 42.", True, False),
+        ("42", "42 less 2 is 40.\n\nThe answer is 40. I hope that this helps!", False, True),
+        ("42", "The answer is 42. I hope that this helps!", True, True),
+        ("42", "Let me think.", False, False),
+        ("42", "", False, False),
+        ("Paris", "Let me think. France's capital is Paris.", True, False),
+        ("Paris", "Let me think. It is not Paris.", False, False),
+    ],
+)
+def test_whole_answers_and_first_sentences(answer: str, text: str, whole: bool, first: bool) -> None:
+    asked = Question("?", (answer,), "any")
+    assert is_correct(asked, text, whole=True) is whole
+    assert is_correct(asked, text) is first
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ shipped one counts and time matters, so the Doubter speaks only where it answers
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -124,16 +125,17 @@ class BaseInRuntime:
                 raise Error(
                     "sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt"
                 )
+            is_right = functools.partial(is_correct, question, whole=self._limits.whole_answer)
             samples.append(
                 LadderSample(
                     index=index,
                     question=question.question,
                     category=question.category,
                     base_answer=alone.text,
-                    base_correct=is_correct(question, alone.text),
+                    base_correct=is_right(alone.text),
                     doubt=said.doubt,
                     answer=None if said.declined else said.text,
-                    answer_correct=not said.declined and is_correct(question, said.text),
+                    answer_correct=not said.declined and is_right(said.text),
                     activations=Cosine.of(activations, theirs.activations[place]),
                     cognitive_tokens=Cosine.of(encoder.encode(activations), theirs.cognitive_tokens[place]),
                     base_rates=alone.rates,

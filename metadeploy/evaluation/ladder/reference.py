@@ -105,12 +105,12 @@ def ask_pytorch(
     engine = TorchEngine(pipeline, limits=limits, batch_size=_BATCH)
     samples: dict[int, LadderSample] = {}
     for answered in engine.ask([question.question for _, question in questions], gains=(AS_SHIPPED,)):
-        samples[answered.index] = _sample(*questions[answered.index], answered)
+        samples[answered.index] = _sample(*questions[answered.index], answered, whole=limits.whole_answer)
         progress(len(questions) + len(samples), total)
     return tuple(samples[place] for place in range(len(questions))), Vectors(stacked.numpy(), tokens.numpy())
 
 
-def _sample(index: int, question: Question, answered: Answered) -> LadderSample:
+def _sample(index: int, question: Question, answered: Answered, *, whole: bool) -> LadderSample:
     (reply,) = answered.replies
     answer = None if declines(reply.doubt, AS_CALIBRATED) else reply.text
     return LadderSample(
@@ -118,8 +118,8 @@ def _sample(index: int, question: Question, answered: Answered) -> LadderSample:
         question=question.question,
         category=question.category,
         base_answer=answered.base.text,
-        base_correct=is_correct(question, answered.base.text),
+        base_correct=is_correct(question, answered.base.text, whole=whole),
         doubt=reply.doubt,
         answer=answer,
-        answer_correct=answer is not None and is_correct(question, answer),
+        answer_correct=answer is not None and is_correct(question, answer, whole=whole),
     )
