@@ -44,10 +44,8 @@ def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
 
 def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
     """Train without some categories, and ask about nothing else."""
-    there = (path / "run.json").exists()
     other = RunDir(path, create=True)
-    if not there:
-        share_collected(other, run)
+    share_collected(other, run)
     settings = settings_of(run, leave_out)
     if not finished_with(other, settings):
         train(

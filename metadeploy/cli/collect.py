@@ -79,7 +79,9 @@ def _collect(
         bool, typer.Option("--whole-answer", help="Keep and judge the whole answer, not its first sentence.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at once.")] = _DEFAULTS.batch_size,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most questions of each split.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most questions of each split, drawn from all kinds.", show_default="all")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the questions drawn and of their split.")] = _DEFAULTS.seed,
     restart: Annotated[
         bool, typer.Option("--restart", help="Delete what an earlier collect left in RUN_DIR, and begin anew.")
@@ -96,7 +98,7 @@ def _collect(
     prepare_process()
     from metadeploy.cli._console import print_json
     from metadeploy.cli._progress import StageProgress
-    from metadeploy.training.collect import CHUNK, collect, discard_collected
+    from metadeploy.training.collect import CHUNK, collect
     from metadeploy.training.records import Collected
     from metadeploy.training.run_dir import SPLITS, RunDir
 
@@ -125,10 +127,8 @@ def _collect(
 
         try:
             run = RunDir(run_dir, create=True)
-            if restart:
-                discard_collected(run)
             progress.say(f"loading {base}")
-            warnings = collect(run, settings, progress=tell)
+            warnings = collect(run, settings, restart=restart, progress=tell)
         except KeyboardInterrupt:
             kept = f"{n_done:,} of {n_all:,} questions were answered" if n_all else "no question was answered yet"
             progress.say(f"interrupted: {kept}; the same command goes on, at most {CHUNK} of them earlier")

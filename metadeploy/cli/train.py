@@ -125,7 +125,7 @@ def _train(
     ] = _FIT.epochs,
     patience: Annotated[
         int,
-        typer.Option(min=0, help="Such passes without a better one before training ends.", rich_help_panel=_LEARNING),
+        typer.Option(min=1, help="Such passes without a better one before training ends.", rich_help_panel=_LEARNING),
     ] = _FIT.patience,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
@@ -254,8 +254,7 @@ def _train(
         from metadeploy.training.train import share_collected
 
         run = RunDir(run_dir, create=True)
-        if "collect" not in run.manifest:
-            share_collected(run, RunDir(collected))
+        share_collected(run, RunDir(collected))
     trained = _run(run, settings, restart=restart)
     if as_json:
         from metadeploy.cli._console import print_json
@@ -277,7 +276,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli._training import terminate_as_interrupt
     from metadeploy.errors import RunDirError
-    from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
+    from metadeploy.training.train import Report, finished_with, recalibrate, train
 
     pace = _Pace(settings.fit)
     with terminate_as_interrupt(), StageProgress(whole=pace.whole) as progress:
@@ -296,9 +295,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
 
         report = Report(stage=progress.stage, resumed=resumed, epoch=finished)
         try:
-            if restart:
-                discard_trained(run)
-            same = finished_with(run, settings)
+            same = None if restart else finished_with(run, settings)
             if same is False:
                 raise RunDirError(
                     f"run directory '{run.path}': holds a trained Doubter that had other settings, or other questions "
@@ -307,7 +304,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
             if same:
                 progress.say("training is over: only the operating point is calibrated (--restart trains anew)")
                 return recalibrate(run, settings, report=report)
-            return train(run, settings, report=report)
+            return train(run, settings, restart=restart, report=report)
         except KeyboardInterrupt:
             progress.say(
                 "interrupted: what was computed before the first epoch is kept; the same command goes on"

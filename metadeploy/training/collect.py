@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
-from metadeploy.data.splits import load_set
+from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
@@ -34,7 +34,7 @@ from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
 from metadeploy.training.settings import CollectSettings
 
-__all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings", "discard_collected"]
+__all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]
 
 #: Questions of one chunk: what an interruption can cost, and what one file of the parts holds.
 CHUNK: Final = 512
@@ -45,12 +45,15 @@ _LEAST_CONTRAST: Final = 0.05
 Progress = Callable[[int, int], None]
 
 
-def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None = None) -> list[str]:
+def collect(
+    run: RunDir, settings: CollectSettings, *, restart: bool = False, progress: Progress | None = None
+) -> list[str]:
     """Run the clean pass over a question set, and keep what it finds in the run directory.
 
     Args:
         run: the run directory.
         settings: what to collect. A directory that holds the beginnings of the same is gone on with.
+        restart: delete what was collected there before; nothing is, where questions or base cannot be loaded.
         progress: called before the first batch and after each one.
 
     Returns:
@@ -61,11 +64,12 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
         ModelLoadError: the base cannot be loaded.
     """
     splits = load_set(settings.questions, seed=settings.seed)
-    splits = {name: list(splits[name])[: settings.limit] for name in SPLITS}
+    splits = {name: drawn(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
     asked = {**_plain(settings), "questions_sha256": _digest(splits)}
-    _check_same(run, asked)
+    if not restart:
+        _check_same(run, asked)
     total = sum(map(len, splits.values()))
-    if all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
+    if not restart and all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
         if progress is not None:
             progress(total, total)
         return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
@@ -80,6 +84,8 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
         layers = parse_layers(settings.layers, num_layers=base.num_layers)
     except ValueError as error:
         raise RunDirError(f"collect: --layers {error}") from error
+    if restart:
+        _discard(run)
     run.update(
         {
             "model_name": settings.base,
@@ -135,7 +141,7 @@ def collect(run: RunDir, settings: CollectSettings, *, progress: Progress | None
     return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
 
 
-def discard_collected(run: RunDir) -> None:
+def _discard(run: RunDir) -> None:
     """Delete what `collect` wrote into a run directory, and nothing else."""
     for name in SPLITS:
         for suffix in ("jsonl", "safetensors"):
@@ -189,7 +195,7 @@ def _record(question: Question, answer: GreedyAnswer, text: Callable[[Sequence[i
         answer_ids=answer.token_ids[: kept.n_tokens],
         logprobs=answer.logprobs[: kept.n_tokens],
         complete=kept.complete,
-        correct=is_correct(question, kept.text),
+        correct=is_correct(question, kept.text, whole=whole),
     )
 
 

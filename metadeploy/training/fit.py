@@ -100,7 +100,7 @@ class Fitting:
     def is_over(self) -> bool:
         """Whether all epochs are done, or none of the last ones was better."""
         done = len(self.history)
-        return done >= self._settings.epochs or (done > 0 and done - self.best_epoch > self._settings.patience)
+        return done >= self._settings.epochs or (done > 0 and done - self.best_epoch >= self._settings.patience)
 
     @property
     def best_epoch(self) -> int:

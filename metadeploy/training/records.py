@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.training.run_dir import write_atomically
 
-__all__ = ["Collected", "Record"]
+__all__ = ["Collected", "Record", "check_categories"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +114,12 @@ class Collected:
         write_atomically(folder / f"{split}.jsonl", "".join(record.to_json() + "\n" for record in records))
 
     def others(self, categories: Sequence[str]) -> list[int]:
-        """Indices of the questions that are in none of some categories.
-
-        Raises:
-            RunDirError: there is no such category.
-        """
-        there = {record.question.category for record in self.records}
-        unknown = sorted(set(categories) - there)
-        if unknown:
-            raise RunDirError(
-                f"collected questions: have no category {', '.join(unknown)}, expected some of "
-                f"{', '.join(sorted(there))}"
-            )
+        """Indices of the questions that are in none of some categories."""
         return [i for i, record in enumerate(self.records) if record.question.category not in categories]
+
+    def at(self, indices: Sequence[int]) -> Collected:
+        """Some of them."""
+        return Collected([self.records[i] for i in indices], self.activations[list(indices)], self.layers)
 
     def layers_at(self, layers: Sequence[int]) -> Tensor:
         """Activations of some of the layers: [n, len(layers), D].
@@ -141,3 +134,17 @@ class Collected:
                 "metadeploy collect --layers all, or choose other --target-layers)"
             )
         return self.activations[:, [self.layers.index(layer) for layer in layers]]
+
+
+def check_categories(splits: Iterable[Collected], categories: Sequence[str]) -> None:
+    """Make sure that some categories are known.
+
+    Raises:
+        RunDirError: no split has a question of one of them.
+    """
+    there = {record.question.category for split in splits for record in split.records}
+    unknown = sorted(set(categories) - there)
+    if unknown:
+        raise RunDirError(
+            f"collected questions: have no category {', '.join(unknown)}, expected some of {', '.join(sorted(there))}"
+        )

@@ -28,8 +28,8 @@ from metadeploy.training.lessons import Lessons, make_lessons
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
-from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.records import Collected, check_categories
+from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
 from metadeploy.training.settings import TrainSettings
 from metadeploy.training.wrapper import new_wrapper, standardise
 
@@ -86,7 +86,7 @@ class Trained:
     val: dict[str, float | None]
 
 
-def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None) -> Trained:
+def train(run: RunDir, settings: TrainSettings, *, restart: bool = False, report: Report | None = None) -> Trained:
     """Train a wrapper on what was collected, and write it.
 
     A run that was cut off goes on after its last whole epoch. Ctrl-C ends training and keeps the best epoch so far.
@@ -94,6 +94,7 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
     Args:
         run: a run directory with collected questions.
         settings: what to train.
+        restart: delete what was trained there before; nothing is, where the settings do not fit what was collected.
         report: told what goes on.
 
     Returns:
@@ -106,6 +107,8 @@ def train(run: RunDir, settings: TrainSettings, *, report: Report | None = None)
     """
     report = report or Report()
     desk = _Desk(run, settings, report)
+    if restart:
+        discard_trained(run)
     state = _read_state(run, desk.fingerprint)
     desk.open()
     train_kept, val_kept = desk.kept("train"), desk.kept("val")
@@ -161,21 +164,29 @@ def share_collected(run: RunDir, source: RunDir) -> None:
 
     Args:
         run: the new one.
-        source: one whose questions are collected.
+        source: one whose questions are collected. Where ``run`` shares them already, nothing happens.
 
     Raises:
-        RunDirError: ``run`` has collected questions of its own, or ``source`` has none.
+        RunDirError: ``run`` has other questions of its own, or ``source`` has none, or not all of them yet.
     """
     source.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
-    if run.collect.exists():
+    if not all((source.collect / f"{name}.jsonl").exists() for name in SPLITS):
         raise RunDirError(
-            f"run directory '{run.path}': has collected questions, expected a new folder to share those of "
-            f"'{source.path}' with (hint: leave --collected out to go on with its own)"
+            f"run directory '{source.path}': its questions are not all collected, expected those of "
+            f"{', '.join(SPLITS)} (hint: let metadeploy collect finish first)"
+        )
+    if "collect" in run.manifest:
+        if run.manifest["collect"] == source.manifest["collect"]:
+            return
+        raise RunDirError(
+            f"run directory '{run.path}': has collected other questions, or otherwise, expected a new folder to share "
+            f"those of '{source.path}' with (hint: leave --collected out to go on with its own)"
         )
     files = [*source.collect.glob("*.*"), *source.train.glob("kept-*.safetensors")]
     for file in files:
         target = run.path / file.relative_to(source.path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # of a sharing that was cut off
         try:
             os.link(file, target)
         except OSError:  # another file system, or one without links
@@ -208,6 +219,7 @@ class _Desk:
         run.require("model_name", "num_layers", "hidden_dim", "collect", made_by="collect")
         self._run, self._settings, self._report = run, settings, report
         self._collected = {name: Collected.read(run.collect, name) for name in ("train", "val")}
+        check_categories(self._collected.values(), settings.leave_out)
         self._shown = {name: found.others(settings.leave_out) for name, found in self._collected.items()}
         self.config = wrapper_config(run, settings)
         self.fingerprint = fingerprint(run, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from metadeploy.data.question import Question
+from metadeploy.data.checker import is_correct
+from metadeploy.data.question import Question, write_jsonl
 from metadeploy.errors import Error, RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.training import collect as module
-from metadeploy.training.collect import collect, contrast_warnings, discard_collected
+from metadeploy.training.collect import collect, contrast_warnings
 from metadeploy.training.greedy import kept_text
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir
@@ -176,11 +178,16 @@ def test_restart_deletes_what_collect_wrote(settings: CollectSettings, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         collect(run, settings, progress=stop_at(30, KeyboardInterrupt))
     assert any((run.collect / "parts").iterdir())
-    discard_collected(run)
-    assert set(files(run)) == {"run.json", "collect/notes.txt"}
-    assert RunDir(tmp_path).manifest["mine"] == 1
+    before = files(run)
+    for change in ({"questions": str(tmp_path / "none.jsonl")}, {"base": str(tmp_path / "none")}, {"layers": "9"}):
+        with pytest.raises(Error):
+            collect(run, dataclasses.replace(settings, **change), restart=True)
+        assert files(run) == before
     told: list[int] = []
-    collect(run, dataclasses.replace(settings, layers="2"), progress=lambda done, total: told.append(done))
+    other = dataclasses.replace(settings, layers="2")
+    collect(run, other, restart=True, progress=lambda done, total: told.append(done))
+    assert (run.collect / "notes.txt").read_text() == "mine"
+    assert RunDir(tmp_path).manifest["mine"] == 1
     assert told[0] == 0
     assert Collected.read(run.collect, "val").activations.shape[1:] == (1, 32)
 
@@ -194,6 +201,30 @@ def test_limit(settings: CollectSettings, tmp_path: Path) -> None:
     run = RunDir(tmp_path, create=True)
     collect(run, dataclasses.replace(settings, limit=3))
     assert [run.manifest[f"{split}_size"] for split in SPLITS] == [3, 3, 3]
+
+
+def test_a_limit_draws_from_all_kinds(settings: CollectSettings, tmp_path: Path) -> None:
+    """The questions stand in the file kind by kind."""
+    run = RunDir(tmp_path, create=True)
+    collect(run, dataclasses.replace(settings, limit=12))
+    assert len({record.question.category for record in Collected.read(run.collect, "train").records}) == 3
+
+
+def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path: Path) -> None:
+    longer = dataclasses.replace(settings, max_new_tokens=40, whole_answer=True)
+    run = RunDir(tmp_path / "heard", create=True)
+    collect(run, longer)
+    (tmp_path / "last words").mkdir()
+    for split in SPLITS:  # the accepted answer is what the base says last, after its first sentence
+        heard = Collected.read(run.collect, split).records
+        said = [("nothing", *re.findall(r"\w+", each.answer))[-1] for each in heard]
+        asked = [dataclasses.replace(each.question, answers=(word,)) for each, word in zip(heard, said, strict=True)]
+        write_jsonl(tmp_path / "last words" / f"{split}.jsonl", asked)
+    run = RunDir(tmp_path / "judged", create=True)
+    collect(run, dataclasses.replace(longer, questions=str(tmp_path / "last words")))
+    records = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
+    assert all(record.correct for record in records if record.question.answers != ("nothing",))
+    assert any(record.correct and not is_correct(record.question, record.answer) for record in records)
 
 
 def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.training import train as training
 from metadeploy.training.collect import collect
@@ -72,9 +73,26 @@ def test_another_place_of_injection_does_not_use_what_is_kept(
     assert len(calls) == 2
 
 
-def test_a_directory_with_questions_of_its_own_shares_none(first: RunDir) -> None:
-    with pytest.raises(RunDirError, match="has collected questions, expected a new folder"):
-        share_collected(RunDir(first.path), first)
+def test_a_directory_with_other_questions_shares_none(first: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "second", create=True)
+    share_collected(run, first)
+    share_collected(run, first)  # again: nothing happens
+    run.update({"collect": {**run.manifest["collect"], "seed": 7}})
+    with pytest.raises(RunDirError, match="has collected other questions, or otherwise, expected a new folder"):
+        share_collected(run, first)
+
+
+def test_questions_are_shared_when_all_are_there(first: RunDir, tmp_path: Path) -> None:
+    source = RunDir(tmp_path / "cut off", create=True)
+    share_collected(source, first)
+    last = source.collect / "test.jsonl"
+    last.rename(tmp_path / "test.jsonl")
+    run = RunDir(tmp_path / "second", create=True)
+    with pytest.raises(RunDirError, match="its questions are not all collected"):
+        share_collected(run, source)
+    (tmp_path / "test.jsonl").rename(last)
+    share_collected(run, source)  # and then it goes
+    assert len(Collected.read(run.collect, "test").records) == len(Collected.read(first.collect, "test").records)
 
 
 def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +121,17 @@ def test_an_unknown_category_is_named_with_those_there_are(first: RunDir, tmp_pa
     share_collected(run, first)
     with pytest.raises(RunDirError, match="have no category nonsense, expected some of"):
         train(run, dataclasses.replace(SETTINGS, leave_out=("nonsense",)))
+
+
+def test_a_category_that_only_one_split_has_can_be_left_out(first: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "one", create=True)
+    share_collected(run, first)
+    train_split = Collected.read(run.collect, "train")
+    records = [dataclasses.replace(train_split.records[0], question=Question("?", ("x",), "rare"))]
+    Collected.write(
+        run.collect, "train", [*records, *train_split.records[1:]], train_split.activations, train_split.layers
+    )
+    train(run, dataclasses.replace(SETTINGS, leave_out=("rare",)))
 
 
 def test_lessons_keep_what_belongs_together(first: RunDir) -> None:

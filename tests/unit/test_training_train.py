@@ -122,6 +122,12 @@ def test_what_training_leaves(trained: dict[str, bytes]) -> None:
     assert "collect" in manifest
 
 
+def test_it_ends_after_so_many_epochs_without_a_better_one(run: RunDir) -> None:
+    still = dataclasses.replace(FIT, pretrain_epochs=0, lr=1e-30, epochs=9, patience=2)  # every epoch is like the first
+    found = train(run, dataclasses.replace(SETTINGS, fit=still))
+    assert (found.best_epoch, len(found.history)) == (1, 3)
+
+
 def test_a_seed_decides_everything(run: RunDir, trained: dict[str, bytes]) -> None:
     train(run, SETTINGS)
     assert files(run) == trained
@@ -205,6 +211,10 @@ def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> No
     with pytest.raises(StopError):
         train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
     (run.train / "notes.txt").write_text("mine")
+    before = {path.name for path in run.train.iterdir()}
+    with pytest.raises(RunDirError, match="--ca-num-heads is 5"):
+        train(run, dataclasses.replace(SETTINGS, ca_num_heads=5), restart=True)
+    assert {path.name for path in run.train.iterdir()} == before
     discard_trained(run)
     assert [path.name for path in run.train.iterdir()] == ["notes.txt"]
     train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, epochs=1)))
