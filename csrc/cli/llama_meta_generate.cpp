@@ -78,7 +78,11 @@ public:
 
     // results in order; those that the output file has already are not made again
     int run_many(const std::vector<prompt_item> & prompts) {
-        const size_t first = args.output.empty() || args.nul_separated ? 0 : count_results(args.output, prompts);
+        result_counts count;
+        if (!args.output.empty() && !args.nul_separated) {
+            count = count_results(args.output, prompts);
+        }
+        const size_t first = count.n;
         std::ofstream file;
         if (!args.output.empty()) {
             const auto mode = args.nul_separated ? std::ios::trunc : std::ios::app;
@@ -91,8 +95,11 @@ public:
         if (first > 0) {
             std::fprintf(stderr, "%zu of %zu results are there already\n", first, prompts.size());
         }
-        size_t n_failed = 0;
-        size_t n_abstained = 0;
+        if (count.n_failed > 0) {
+            std::fprintf(
+                stderr, "%zu of them failed; to ask again, delete the file, or all from the first of those on\n",
+                count.n_failed);
+        }
         answer_all(prompts, first, [&](size_t i, const outcome & found) {
             json result = {{"index", i}};
             if (!prompts[i].id.is_null()) {
@@ -102,7 +109,7 @@ public:
             std::string text;
             if (!found.error.empty()) {
                 result["error"] = found.error;
-                ++n_failed;
+                ++count.n_failed;
                 std::fprintf(stderr, "\nprompt %zu: %s\n", i + 1, found.error.c_str());
             } else {
                 if (found.base) {
@@ -111,7 +118,7 @@ public:
                 result.update(to_json(*found.answer));
                 result.update(injection_of(prompts[i]));
                 text = found.answer->text();
-                n_abstained += found.answer->abstained();
+                count.n_abstained += found.answer->abstained();
             }
             if (args.nul_separated) {
                 out << text << '\0';
@@ -122,10 +129,10 @@ public:
             if (!out) {
                 throw error("writing the results failed (disk full?)");
             }
-            std::fprintf(stderr, "\r%zu/%zu answered, %zu abstained", i + 1, prompts.size(), n_abstained);
+            std::fprintf(stderr, "\r%zu/%zu answered, %zu abstained", i + 1, prompts.size(), count.n_abstained);
         });
         std::fprintf(stderr, "\n");
-        return n_failed == 0 ? 0 : 1;
+        return count.n_failed == 0 ? 0 : 1;
     }
 
 private:

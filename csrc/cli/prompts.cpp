@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <optional>
 
 namespace metadeploy {
 
@@ -19,15 +18,6 @@ std::string read_file(const std::string & path) {
         throw error("prompts file '" + path + "' cannot be opened");
     }
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-// the "prompt" of a line of results, nothing where there is none
-std::optional<std::string> prompt_of_result(const std::string & line) {
-    const json result = json::parse(line, nullptr, /*allow_exceptions =*/false);
-    if (!result.is_object() || !result.contains("prompt") || !result["prompt"].is_string()) {
-        return std::nullopt;
-    }
-    return result["prompt"].get<std::string>();
 }
 
 // a text as it comes back from a line of results, where it may have had to be mended
@@ -126,27 +116,31 @@ std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separat
     return prompts;
 }
 
-size_t count_results(const std::string & path, const std::vector<prompt_item> & prompts) {
+result_counts count_results(const std::string & path, const std::vector<prompt_item> & prompts) {
     const std::filesystem::path file = std::filesystem::u8path(path);
     if (!std::filesystem::is_regular_file(file)) {
-        return 0; // a new file, or a device, which may be read without end
+        return {}; // a new file, or a device, which may be read without end
     }
     const std::string text = read_file(path);
-    size_t n = 0;
+    result_counts count;
     size_t complete = 0;
     for (size_t end; (end = text.find('\n', complete)) != std::string::npos; complete = end + 1) {
-        if (n >= prompts.size() ||
-            prompt_of_result(text.substr(complete, end - complete)) != as_result(prompts[n].prompt)) {
+        const json result = json::parse(text.substr(complete, end - complete), nullptr, /*allow_exceptions =*/false);
+        if (count.n >= prompts.size() || !result.is_object() ||
+            result.value("prompt", json()) != as_result(prompts[count.n].prompt)) {
+            const std::string number = std::to_string(count.n + 1);
             throw error(
-                "output file '" + path + "', line " + std::to_string(n + 1) + " is not the result of prompt " +
-                std::to_string(n + 1) + " (results of other prompts? move the file away or give another --output)");
+                "output file '" + path + "', line " + number + " is not the result of prompt " + number +
+                " (results of other prompts? move the file away or give another --output)");
         }
-        ++n;
+        ++count.n;
+        count.n_failed += result.contains("error");
+        count.n_abstained += result.value("abstained", json()) == true;
     }
     if (complete != text.size()) {
         std::filesystem::resize_file(file, complete);
     }
-    return n;
+    return count;
 }
 
 std::string dump_json(const json & value, int indent) {

@@ -21,9 +21,15 @@ struct prompt_item {
 // A prompt a line, JSON lines, or (nul_separated) texts between NUL bytes. Throws error that names file and line.
 std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separated);
 
-// How many results of these prompts the file already holds; an incomplete last line is cut off.
+struct result_counts {
+    size_t n = 0;
+    size_t n_failed = 0;
+    size_t n_abstained = 0;
+};
+
+// Results of these prompts that the file already holds; an incomplete last line is cut off.
 // Throws error where it holds results of other prompts.
-size_t count_results(const std::string & path, const std::vector<prompt_item> & prompts);
+result_counts count_results(const std::string & path, const std::vector<prompt_item> & prompts);
 
 // invalid UTF-8 becomes U+FFFD: JSON cannot hold it
 std::string dump_json(const nlohmann::ordered_json & value, int indent = -1);

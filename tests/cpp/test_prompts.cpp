@@ -20,7 +20,7 @@ std::string joined(const std::vector<prompt_item> & items) {
     return all;
 }
 
-size_t count(const temp_dir & dir, const std::string & results, const std::vector<prompt_item> & prompts) {
+result_counts count(const temp_dir & dir, const std::string & results, const std::vector<prompt_item> & prompts) {
     return count_results(dir.write("results.jsonl", results), prompts);
 }
 
@@ -78,15 +78,19 @@ TEST(nul_separated_texts) {
 TEST(results_are_counted) {
     const temp_dir dir;
     const auto prompts = read("one\ntwo\nthree\n");
-    CHECK_EQ(count_results((dir.path / "absent").u8string(), prompts), 0u);
-    CHECK_EQ(count(dir, "", prompts), 0u);
-    CHECK_EQ(count(dir, "{\"prompt\": \"one\"}\n{\"prompt\": \"two\", \"error\": \"x\"}\n", prompts), 2u);
+    CHECK_EQ(count_results((dir.path / "absent").u8string(), prompts).n, 0u);
+    CHECK_EQ(count(dir, "", prompts).n, 0u);
+    const result_counts found =
+        count(dir, "{\"prompt\": \"one\", \"abstained\": true}\n{\"prompt\": \"two\", \"error\": \"x\"}\n", prompts);
+    CHECK_EQ(found.n, 2u);
+    CHECK_EQ(found.n_failed, 1u);
+    CHECK_EQ(found.n_abstained, 1u);
 }
 
 TEST(an_incomplete_last_line_is_cut_off) {
     const temp_dir dir;
     const auto prompts = read("one\ntwo\nthree\n");
-    CHECK_EQ(count(dir, "{\"prompt\": \"one\"}\n{\"prompt\": \"tw", prompts), 1u);
+    CHECK_EQ(count(dir, "{\"prompt\": \"one\"}\n{\"prompt\": \"tw", prompts).n, 1u);
     std::ifstream file(dir.path / "results.jsonl");
     std::string rest{std::istreambuf_iterator<char>(file), {}};
     CHECK_EQ(rest, "{\"prompt\": \"one\"}\n");
@@ -105,5 +109,5 @@ TEST(results_of_other_prompts_are_refused) {
 TEST(prompts_that_are_no_utf8_can_be_resumed) {
     const temp_dir dir;
     const auto prompts = read("\xff one\n");
-    CHECK_EQ(count(dir, dump_json({{"prompt", prompts[0].prompt}}) + "\n", prompts), 1u);
+    CHECK_EQ(count(dir, dump_json({{"prompt", prompts[0].prompt}}) + "\n", prompts).n, 1u);
 }

@@ -212,6 +212,21 @@ def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
     assert second + third in whole
 
 
+def test_a_failed_result_that_is_there_already_is_still_a_failure(tiny: Program, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
+    prompts.write_text("one\n" + "x" * 300 + "\nthree\n", encoding="utf-8")
+    flags = ("--prompts", prompts, "-o", output, "-n", "5")
+    assert tiny(*flags).returncode == 1
+    whole = output.read_text(encoding="utf-8")
+    first, second, _ = whole.splitlines(keepends=True)
+    for kept, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
+        output.write_text(kept, encoding="utf-8")
+        run = tiny(*flags)
+        assert run.returncode == 1  # that of the second prompt, whenever it was asked
+        assert (f"{n_failed} of them failed; to ask again, delete the file" in run.stderr) == bool(n_failed)
+        assert without_times(output.read_text(encoding="utf-8")) == without_times(whole)
+
+
 def test_results_of_other_prompts_are_left_alone(plain: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     for foreign in ('{"prompt": "another"}\n', "some notes\n", '{"prompt": "one"}\n' * 2):
