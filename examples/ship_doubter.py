@@ -15,8 +15,9 @@ import shutil
 from pathlib import Path
 
 from metadeploy.demo import assets
+from metadeploy.files import write_atomically
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.run_dir import RunDir
 
 N_QUESTIONS = 300
 #: The base by the name that people know, in place of the file that it was read from.

@@ -27,8 +27,9 @@ from metadeploy.evaluation.metrics import summarise  # noqa: E402
 from metadeploy.evaluation.runner import evaluate  # noqa: E402
 from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
 from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
+from metadeploy.files import write_atomically  # noqa: E402
 from metadeploy.training.records import Collected  # noqa: E402
-from metadeploy.training.run_dir import RunDir, write_atomically  # noqa: E402
+from metadeploy.training.run_dir import RunDir  # noqa: E402
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
 from metadeploy.training.train import Report, finished_with, share_collected, train  # noqa: E402
 

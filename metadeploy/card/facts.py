@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy.errors import RunDirError
+from metadeploy.files import sha256
 from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "ListedFile", "Measured", "Repetition", "hub_id", "list_files", "read_measured", "short_name"]
 
 #: Layout of the results that is understood.
 _SCHEMA: Final = 1
-_CHUNK: Final = 1 << 20
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 #: Keys of the results of one run.
 _OF_ONE_RUN: Final = ("config", "n", "threshold", "mcnemar", "refusals", "categories", "plots")
@@ -148,7 +147,7 @@ def list_files(run: RunDir) -> list[ListedFile]:
             if path.is_file() and not path.name.startswith("."):
                 found.setdefault(path, what)
     return [
-        ListedFile(path.relative_to(run.path).as_posix(), path.stat().st_size, _sha256(path), what)
+        ListedFile(path.relative_to(run.path).as_posix(), path.stat().st_size, sha256(path), what)
         for path, what in found.items()
     ]
 
@@ -215,11 +214,3 @@ def _require(path: Path, found: Mapping[str, Any], command: str, keys: Sequence[
 
 def _expected(command: str) -> str:
     return f"expected version {_SCHEMA} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

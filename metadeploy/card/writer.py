@@ -17,8 +17,9 @@ from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
+from metadeploy.files import write_atomically
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
-from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.run_dir import RunDir
 
 __all__ = ["CardReport", "write_card"]
 

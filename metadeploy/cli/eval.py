@@ -94,7 +94,8 @@ def _eval(
     from metadeploy.evaluation.runner import evaluate
     from metadeploy.evaluation.seeds import over_runs
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
-    from metadeploy.training.run_dir import RunDir, write_atomically
+    from metadeploy.files import write_atomically
+    from metadeploy.training.run_dir import RunDir
 
     if output is not None and len(runs) == 1:
         raise typer.BadParameter("is for the means over several run directories, one is given", param_hint="'--output'")

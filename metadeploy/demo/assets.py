@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from metadeploy.errors import MissingDependencyError, ModelLoadError, SidecarError
+from metadeploy.files import sha256
 
 __all__ = [
     "BASE_LICENSE",
@@ -80,7 +81,7 @@ def cached_base_model() -> Path | None:
     """The base model if it lies in the cache, whole and right; None where it has to be fetched."""
     path = cache_dir() / _BASE_FILE
     try:
-        whole = path.stat().st_size == BASE_SIZE and _sha256(path) == BASE_SHA256
+        whole = path.stat().st_size == BASE_SIZE and sha256(path) == BASE_SHA256
     except FileNotFoundError:
         return None
     return path if whole else None
@@ -228,7 +229,7 @@ def cached_sidecar() -> Path | None:
 
     path = cache_dir() / _SIDECAR_FILE
     try:
-        up_to_date = read_sidecar(path).config.checkpoint_sha256 == _sha256(CHECKPOINT)
+        up_to_date = read_sidecar(path).config.checkpoint_sha256 == sha256(CHECKPOINT)
     except (SidecarError, FileNotFoundError):
         return None
     return path if up_to_date else None
@@ -261,11 +262,3 @@ def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
     )
     output = cache_dir() / _SIDECAR_FILE
     return export(CHECKPOINT, output=output, base=base, metadata=metadata, force=True, progress=progress).path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AnswerLimits, Engine
 from metadeploy.evaluation.settings import EvalSettings
+from metadeploy.files import sha256
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
@@ -134,11 +134,7 @@ def identity(name: str | Path) -> dict[str, Any]:
     path = Path(name)
     if not path.is_file():
         return {"name": path.name if path.is_dir() else str(name)}
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"name": path.name, "size": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def environment(*packages: str) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from metadeploy.evaluation.loading import Loaded, load_engine
 from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.settings import EvalSettings
+from metadeploy.files import write_atomically
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "evaluate"]
 

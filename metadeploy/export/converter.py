@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from metadeploy.errors import CheckpointError
 from metadeploy.export.base import check_base
 from metadeploy.export.checkpoint import Wrapper, load_wrapper
 from metadeploy.export.layers import LayerSpec
+from metadeploy.files import sha256
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["ExportReport", "export"]
 
 _DEFAULT_NAME: Final = "{kind}_sidecar.gguf"
-_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ def export(
     )
     if base is not None:
         check_base(base, wrapper.config)
-    config = replace(wrapper.config, checkpoint_sha256=_sha256(wrapper.path))
+    config = replace(wrapper.config, checkpoint_sha256=sha256(wrapper.path))
     target = Path(output) if output is not None else wrapper.path.with_name(_DEFAULT_NAME.format(kind=config.kind))
     if target.exists() and target.samefile(wrapper.path):
         raise CheckpointError(f"checkpoint '{wrapper.path}': is also the output file (hint: -o names another one)")
@@ -127,7 +126,7 @@ def export(
     return ExportReport(
         path=target,
         size=written.size,
-        sha256=_sha256(target),
+        sha256=sha256(target),
         outtype=outtype,
         config=config,
         tensor_types=written.tensor_types,
@@ -154,11 +153,3 @@ def _lazy(tensor: torch.Tensor) -> LazyArray:
 
 def _gates(wrapper: Wrapper) -> dict[int, float]:
     return {layer: math.tanh(float(wrapper.tensors[f"ca.{layer}.gate"])) for layer in wrapper.config.cross_attn_layers}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from metadeploy.files import write_atomically
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.encoders import TransformerEncoder
-from metadeploy.training.run_dir import write_atomically
 
 __all__ = ["save_checkpoint"]
 

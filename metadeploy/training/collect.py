@@ -23,6 +23,7 @@ from metadeploy.data.question import Question
 from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.export.layers import parse_layers
+from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
@@ -31,7 +32,7 @@ from metadeploy.training.clean_pass import CleanPass
 from metadeploy.training.greedy import GreedyAnswer, kept_text, says_enough
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
-from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
+from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import CollectSettings
 
 __all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]

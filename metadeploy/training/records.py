@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.training.run_dir import write_atomically
+from metadeploy.files import write_atomically
 
 __all__ = ["Collected", "Record", "check_categories"]
 

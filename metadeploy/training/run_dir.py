@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy.errors import RunDirError
+from metadeploy.files import write_atomically
 
-__all__ = ["SPLITS", "RunDir", "write_atomically"]
+__all__ = ["SPLITS", "RunDir"]
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -98,14 +99,6 @@ class RunDir:
             raise RunDirError(
                 f"run.json '{self.run_json}': lacks {', '.join(missing)} (hint: run metadeploy {made_by} first)"
             )
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from metadeploy.errors import RunDirError
+from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
@@ -29,7 +30,7 @@ from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fin
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
 from metadeploy.training.records import Collected, check_categories
-from metadeploy.training.run_dir import SPLITS, RunDir, write_atomically
+from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import TrainSettings
 from metadeploy.training.wrapper import new_wrapper, standardise
 

@@ -30,9 +30,10 @@ from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings,
 from metadeploy.evaluation.loading import answer_limits, environment, identity
 from metadeploy.export import load_wrapper
 from metadeploy.export.base import check_base
+from metadeploy.files import write_atomically
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir, write_atomically
+from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Ladder", "climb"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.samples import declines
+from metadeploy.files import write_atomically
 from metadeploy.reference.doubt import AS_CALIBRATED
-from metadeploy.training.run_dir import write_atomically
 
 __all__ = ["Cosine", "LadderSample", "Rates", "RungSamples", "column"]
 
