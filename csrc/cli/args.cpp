@@ -115,16 +115,6 @@ void read_environment(cli_args & args) {
     }
     args.no_meta = env_flag("META_BASE");
     args.raw = env_flag("META_RAW");
-    if (const char * value = env("META_PROMPT")) {
-        args.common.prompt = value;
-    }
-    if (const char * value = env("META_PROMPTS")) {
-        args.prompts = value;
-        args.nul_separated = true;
-    }
-    if (const char * value = env("META_OUT")) {
-        args.output = value;
-    }
     if (const char * value = env("META_NGEN")) {
         char * end = nullptr;
         args.common.n_predict = (int32_t)std::strtol(value, &end, 10);
@@ -134,11 +124,37 @@ void read_environment(cli_args & args) {
     }
 }
 
+// What the environment would ask, where the flags ask nothing. Read after them, for there are several for a prompt.
+void read_asked(cli_args & args) {
+    common_params & common = args.common;
+    const bool one = !common.prompt.empty();
+    if (!one && args.prompts.empty()) {
+        if (const char * value = env("META_PROMPT")) {
+            common.prompt = value;
+            if (common.escape) {
+                string_process_escapes(common.prompt); // as those of -p
+            }
+        }
+        if (const char * value = env("META_PROMPTS")) {
+            args.prompts = value;
+            args.nul_separated = true;
+        }
+    }
+    if (const char * value = env("META_OUT"); value && !one && args.output.empty()) {
+        args.output = value;
+    }
+    if (env("LLAMA_ARG_N_PARALLEL") && args.prompts.empty()) {
+        common.n_parallel = 1; // a setting for files of prompts, and of other programs
+    }
+}
+
 // takes our flags out of the list and leaves llama.cpp's
 std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     std::vector<char *> rest{argv[0]};
-    bool has_prompt = false;
     std::string alone; // a flag that means nothing for the base alone
+    bool no_meta = false;
+    bool has_refresh = false;
+    bool has_goal = false;
     bool has_jinja = env("LLAMA_ARG_JINJA") != nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string flag = argv[i];
@@ -161,9 +177,11 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
         } else if (flag == "--meta-refresh") {
             set_refresh(args.schedule, value(), flag);
             alone = flag;
+            has_refresh = true;
         } else if (flag == "--meta-goal") {
             args.goal = value();
             alone = flag;
+            has_goal = true;
         } else if (flag == "--doubt-threshold") {
             args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
             alone = flag;
@@ -172,40 +190,41 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
         } else if (flag == "--prefix-cache") {
             args.limits.prefix_mib = parse_mib(value(), "--prefix-cache");
         } else if (flag == "--no-meta") {
-            args.no_meta = true;
+            no_meta = true;
         } else if (flag == "--compare") {
             args.compare = true;
+            alone = flag;
         } else if (flag == "--raw") {
             args.raw = true;
         } else if (flag == "--json") {
             args.json = true;
         } else if (flag == "--prompts") {
             args.prompts = value();
-            args.nul_separated = false;
         } else if (flag == "-v" || flag == "--verbose") {
             args.verbose = true; // llama.cpp's -v prints everything it knows, which buries two lines of statistics
         } else if (flag == "-o" || flag == "--output") {
             args.output = value();
         } else {
             has_jinja = has_jinja || flag == "--jinja" || flag == "--no-jinja";
-            has_prompt = has_prompt || flag == "-p" || flag == "--prompt" || flag == "-f" || flag == "--file";
             rest.push_back(argv[i]);
         }
     }
-    if (args.no_meta && !alone.empty()) {
+    if (no_meta && !alone.empty()) {
         throw usage_error(alone + " needs the wrapper, --no-meta leaves it out");
+    }
+    // where flag and variable contradict each other
+    if (no_meta || !alone.empty()) {
+        args.no_meta = no_meta;
+    }
+    if (has_goal && !has_refresh) {
+        args.schedule.refresh.reset();
+    } else if (has_refresh && !has_goal) {
+        args.goal.clear();
     }
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
         static char jinja[] = "--jinja";
         rest.insert(rest.begin() + 1, jinja); // not at the end, where it would pass for a missing value
-    }
-    if (has_prompt) {
-        args.common.prompt.clear(); // flags win: not appended to the environment's
-        if (args.nul_separated) {
-            args.prompts.clear();
-            args.nul_separated = false;
-        }
     }
     return rest;
 }
@@ -261,11 +280,9 @@ cli_args parse_args(int argc, char ** argv) {
     if (!common_params_parse((int)rest.size(), rest.data(), args.common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {
         throw usage_error(""); // the parser has said what is wrong
     }
+    read_asked(args);
     refuse_unsupported(args.common);
     check_sizes(args.common);
-    if (args.no_meta && args.compare) {
-        throw usage_error("--compare needs the wrapper, --no-meta leaves it out");
-    }
     if (args.meta.empty() && !args.no_meta) {
         throw usage_error(
             "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta for the base alone");
@@ -283,7 +300,7 @@ cli_args parse_args(int argc, char ** argv) {
         throw usage_error("-np goes with --prompts");
     }
     if (!args.prompts.empty() && !args.common.prompt.empty()) {
-        throw usage_error("give either a prompt (-p, -f) or a file of prompts (--prompts), not both");
+        throw usage_error("give either a prompt (-p, -f, -bf) or a file of prompts (--prompts), not both");
     }
     if (args.schedule.refresh) {
         args.common.n_parallel *= 2; // a clean context beside each that is injected into

@@ -247,7 +247,7 @@ def test_environment_of_existing_scripts(tiny: Program, tiny_case: TinyCase) -> 
     assert json.loads(tiny(*templated, env={"META_RAW": "0"}).stdout)["timings"]["n_prompt"] > 5
 
 
-def test_flags_win_over_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
+def test_flags_win_over_the_environment(tiny: Program, tmp_path: Path) -> None:
     environment = {
         "META_SIDECAR": "/no/such/sidecar",
         "META_PROMPT": "another",
@@ -260,8 +260,26 @@ def test_flags_win_over_the_environment(tiny: Program, tiny_case: TinyCase) -> N
     run = tiny("-p", "hello", "-n", "12", "--meta-gain", "1", env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout == tiny("-p", "hello", "-n", "12").stdout
-    # a prompt on the command line is one prompt, whatever file the environment names
-    assert tiny("-p", "hello", "-n", "12", env={"META_PROMPTS": "/no/such/file"}).stdout == run.stdout
+    # a prompt on the command line is one prompt, whatever files the environment names
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("hello", encoding="utf-8")
+    files = {"META_PROMPTS": "/no/such/file", "META_OUT": "/no/such/folder/x", "LLAMA_ARG_N_PARALLEL": "4"}
+    for flags in (("-p", "hello"), ("-f", prompt), ("-bf", prompt)):
+        assert tiny(*flags, "-n", "12", env=files | {"META_PROMPT": "another"}).stdout == run.stdout
+    # and a flag that needs the wrapper, or contradicts another mode, is meant
+    both = tiny("-p", "hello", "-n", "12", "--compare")
+    assert tiny("-p", "hello", "-n", "12", "--compare", env={"META_BASE": "1"}).stdout == both.stdout
+    goal, refresh = ("--meta-goal", "be brief"), ("--meta-refresh", "0.5,3,20")
+    modes = {"LLAMA_ARG_META_GOAL": goal[1], "LLAMA_ARG_META_REFRESH": refresh[1]}
+    for flags in (goal, refresh):
+        assert tiny("-p", "hello", *flags, env=modes).stdout == tiny("-p", "hello", *flags).stdout != ""
+
+
+def test_a_prompt_of_the_environment_is_read_as_that_of_the_flag(tiny: Program) -> None:
+    for more in ((), ("--no-escape",)):
+        expected = json.loads(tiny("-p", "a\\nb", "-n", "3", "--json", *more).stdout)
+        found = json.loads(tiny("-n", "3", "--json", *more, env={"META_PROMPT": "a\\nb"}).stdout)
+        assert (found["prompt"], found["text"]) == (expected["prompt"], expected["text"])
 
 
 def test_twins_of_the_flags(llama_meta_generate: Path, tiny: Program, tiny_case: TinyCase) -> None:
@@ -315,7 +333,7 @@ def test_bad_environment_is_wrong_usage(name: str, value: str, expected: str, ti
         (["-bs"], "-bs is not supported"),
         (["--compare", "--no-meta"], "--compare needs the wrapper, --no-meta leaves it out"),
         (["-o", "x"], "--output goes with --prompts"),
-        (["--prompts", "x"], "either a prompt (-p, -f) or a file of prompts (--prompts), not both"),
+        (["--prompts", "x"], "either a prompt (-p, -f, -bf) or a file of prompts (--prompts), not both"),
         (["-f", "/no/such/file"], "/no/such/file"),
         (["-b", "0"], "-b is 0, expected at least 1"),
         (["-c", "-1"], "-c is -1, expected at least 0"),

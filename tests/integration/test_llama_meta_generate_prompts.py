@@ -293,9 +293,10 @@ def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, t
 
 
 def test_flags_win(plain: Path, tiny: Program, tmp_path: Path) -> None:
-    run = tiny("--prompts", plain, "-n", "3", env={"META_PROMPTS": "/no/such/file"})
-    assert run.returncode == 0
-    assert len(lines_of(run.stdout)) == 3
+    for environment in ({"META_PROMPTS": "/no/such/file"}, {"META_PROMPT": "hello"}):
+        run = tiny("--prompts", plain, "-n", "3", env=environment)
+        assert run.returncode == 0
+        assert len(lines_of(run.stdout)) == 3
     output = tmp_path / "results.jsonl"
     run = tiny("--prompts", plain, "-n", "3", "-o", output, env={"META_OUT": "/no/such/folder/x"})
     assert run.returncode == 0
