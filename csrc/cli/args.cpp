@@ -51,12 +51,13 @@ constexpr char USAGE[] = R"(
                                         (default: 1; env: LLAMA_ARG_N_PARALLEL)
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
                                         the last result in it
---json                                  print a JSON object with the answer, doubt, abstention and timings
+--json                                  print a JSON object with the answer, doubt, abstention and timings; results of
+                                        --prompts are such objects in any case
 
 Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
 unless -n is given.
-Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics on
-stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
+Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics of each
+answer on stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
 
 examples:
   llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf -p "What is the capital of France?"
@@ -234,8 +235,12 @@ void refuse_unsupported(const common_params & params) {
     const std::pair<bool, const char *> unsupported[] = {
         {params.interactive || params.interactive_first, "-i / -if"},
         {params.conversation_mode == COMMON_CONVERSATION_MODE_ENABLED && !params.single_turn, "-cnv"},
-        {!params.path_prompt_cache.empty(), "--prompt-cache"},
-        {params.grp_attn_n != 1, "-gan"},
+        {params.multiline_input, "-mli"},
+        {params.simple_io, "--simple-io"},
+        {params.use_color, "--color"},
+        {params.display_prompt, "--display-prompt"},
+        {!params.path_prompt_cache.empty() || params.prompt_cache_all || params.prompt_cache_ro, "--prompt-cache"},
+        {params.grp_attn_n != 1 || params.grp_attn_w != common_params().grp_attn_w, "-gan / -gaw"},
         {!params.input_prefix.empty() || !params.input_suffix.empty() || params.input_prefix_bos,
          "--in-prefix / --in-suffix"},
         {params.ctx_shift, "--context-shift"},
@@ -244,7 +249,12 @@ void refuse_unsupported(const common_params & params) {
         {params.special, "-sp"},
         {params.verbose_prompt, "--verbose-prompt"},
         {params.n_print > 0, "-ptc"},
-        {params.sampling.reasoning_budget_tokens >= 0, "--reasoning-budget"},
+        {!params.no_perf, "--perf"},             // -v has other timings
+        {common_log_get_jsonl(), "--log-jsonl"}, // to stdout, where only answers go
+        {params.reasoning_format != COMMON_REASONING_FORMAT_NONE, "--reasoning-format"},
+        {params.force_pure_content_parser, "--skip-chat-parsing"},
+        {params.sampling.reasoning_budget_tokens >= 0 || !params.sampling.reasoning_budget_message.empty(),
+         "--reasoning-budget"},
         {params.sampling.backend_sampling, "-bs"}, // the logits that doubt is read from would stay on the device
     };
     for (const auto & [given, flag] : unsupported) {
@@ -275,6 +285,10 @@ cli_args parse_args(int argc, char ** argv) {
     args.common.n_predict = 512;
     args.common.verbosity = LOG_LEVEL_ERROR;
     args.common.warmup = false;
+    // what this program does, so that whoever asks for something else can be told
+    args.common.display_prompt = false;
+    args.common.no_perf = args.common.sampling.no_perf = true;
+    args.common.reasoning_format = COMMON_REASONING_FORMAT_NONE;
     read_environment(args);
     std::vector<char *> rest = take_own_flags(argc, argv, args);
     if (!common_params_parse((int)rest.size(), rest.data(), args.common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {

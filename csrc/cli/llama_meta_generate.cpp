@@ -117,6 +117,10 @@ public:
                 }
                 result.update(to_json(*found.answer));
                 result.update(injection_of(prompts[i]));
+                if (args.verbose) {
+                    std::fprintf(stderr, "\nprompt %zu:\n", i + 1);
+                    print_statistics(*found.answer);
+                }
                 text = found.answer->text();
                 count.n_abstained += found.answer->abstained();
             }
@@ -278,11 +282,14 @@ int run(int argc, char ** argv) {
     const cli_args args = parse_args(argc, argv);
     if (const int level = args.common.verbosity; level > LOG_LEVEL_ERROR) {
         set_log_sink(
-            [](ggml_log_level, const std::string & line) { std::fprintf(stderr, "%s\n", line.c_str()); },
+            [](ggml_log_level at, const std::string & line) { // --log-file and its like are about this log
+                common_log_add(common_log_main(), at, "%s\n", line.c_str());
+            },
             level >= LOG_LEVEL_DEBUG  ? GGML_LOG_LEVEL_DEBUG
             : level >= LOG_LEVEL_INFO ? GGML_LOG_LEVEL_INFO
                                       : GGML_LOG_LEVEL_WARN);
     }
+    llama_numa_init(args.common.numa);
     std::vector<prompt_item> prompts;
     if (!args.prompts.empty()) {
         prompts = read_prompts(args.prompts, args.nul_separated);

@@ -193,6 +193,25 @@ def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
     assert "answer 5 tokens" in run.stderr
 
 
+def test_messages_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
+    """On stderr from the level of -lv on, and in a file as well; the answer is the same and alone on stdout."""
+    log = tmp_path / "log.txt"
+    quiet = tiny("-p", "hello", "-n", "5")
+    for more in ((), ("--log-file", log, "--log-timestamps")):
+        run = tiny("-p", "hello", "-n", "5", "-lv", "3", *more)
+        assert run.stdout == quiet.stdout
+        assert "general.architecture" in run.stderr
+    assert "general.architecture" in log.read_text(encoding="utf-8")
+    assert tiny("-p", "hello", "-n", "5", "-lv", "3", "--log-disable").stderr == ""
+
+
+def test_memory_of_several_nodes(tiny: Program) -> None:
+    """--numa is llama.cpp's to set up, once, before anything is loaded; the answer does not depend on it."""
+    quiet = tiny("-p", "hello", "-n", "5")
+    run = tiny("-p", "hello", "-n", "5", "--numa", "distribute")
+    assert (run.returncode, run.stdout) == (0, quiet.stdout)
+
+
 def test_reverse_prompt_ends_the_answer(doubter: Program) -> None:
     assert doubter("-p", QUESTION, "-r", " enough").stdout == "I'm not confident\n"
 
@@ -344,6 +363,18 @@ def test_bad_environment_is_wrong_usage(name: str, value: str, expected: str, ti
         (["--prompt-cache", "x"], "--prompt-cache is not supported"),
         (["--keep", "4"], "--keep is not supported"),
         (["-sp"], "-sp is not supported"),
+        (["--prompt-cache-all"], "--prompt-cache is not supported"),
+        (["--prompt-cache-ro"], "--prompt-cache is not supported"),
+        (["-gaw", "64"], "-gan / -gaw is not supported"),
+        (["-mli"], "-mli is not supported"),
+        (["--simple-io"], "--simple-io is not supported"),
+        (["--color", "on"], "--color is not supported"),
+        (["--display-prompt"], "--display-prompt is not supported"),
+        (["--perf"], "--perf is not supported"),
+        (["--log-jsonl"], "--log-jsonl is not supported"),
+        (["--reasoning-format", "deepseek"], "--reasoning-format is not supported"),
+        (["--reasoning-budget-message", "x"], "--reasoning-budget is not supported"),
+        (["--skip-chat-parsing"], "--skip-chat-parsing is not supported"),
         (["--in-prefix", "x"], "--in-prefix / --in-suffix is not supported"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

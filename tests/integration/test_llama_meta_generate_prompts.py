@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
         assert result["text"] == alone["text"]
         assert list(result) == ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
     assert "3/3 answered, 0 abstained" in run.stderr
+
+
+def test_verbose_prints_statistics_of_each_prompt(plain: Path, tiny: Program) -> None:
+    run = tiny("--prompts", plain, "-n", "9", "-v")
+    quiet = tiny("--prompts", plain, "-n", "9")
+    assert without_times(run.stdout) == without_times(quiet.stdout)
+    for n in (1, 2, 3):
+        assert re.search(rf"^prompt {n}:\nprompt \d+ tokens .* pass 1 .*\nanswer 9 tokens: ", run.stderr, re.MULTILINE)
+    assert "pass 1" not in quiet.stderr
 
 
 def test_json_lines(tiny: Program, tmp_path: Path) -> None:
