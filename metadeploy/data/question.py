@@ -121,6 +121,7 @@ def _from_record(record: Any) -> Question:
     entity = record.get("entity", "")
     if not isinstance(entity, str):
         raise _Malformed(f'"entity" is {_kind(entity)}, expected a string')
+    _encodable(entity, "entity")
     if record.get("choices") is None:
         return Question(question, answers, category, entity)
     choices = _texts(record, "choices")
@@ -138,7 +139,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         found = "missing" if key not in record else "empty" if isinstance(value, str) else _kind(value)
         raise _Malformed(f'"{key}" is {found}, expected a string that is not empty')
-    return value
+    return _encodable(value, key)
 
 
 def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -150,7 +151,16 @@ def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
         if not isinstance(each, str) or not each.strip():
             found = "an empty string" if isinstance(each, str) else _kind(each)
             raise _Malformed(f'"{key}" holds {found}, expected strings that are not empty')
-    return tuple(value)
+    return tuple(_encodable(each, key) for each in value)
+
+
+def _encodable(text: str, key: str) -> str:
+    """JSON can say half a character, which no tokenizer takes and no file holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Malformed(f'"{key}" holds half a surrogate pair (text that was cut inside an emoji?)') from None
+    return text
 
 
 def _kind(value: Any) -> str:
