@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from metadeploy.errors import Error
+from metadeploy.files import write_atomically
 
 if TYPE_CHECKING:
     from metadeploy.bench import Report
@@ -98,12 +100,18 @@ def check_files(output: Path | None, plot: Path | None) -> None:
     """Refuse before hours of measuring what could not be written after them.
 
     Raises:
-        Error: a folder that does not exist, or a suffix that no plot has.
+        Error: a folder that does not exist or cannot be written, one in a file's place, or a suffix that no plot has.
         MissingDependencyError: a plot is wanted and matplotlib is not installed.
     """
     for what, path in (("report", output), ("plot", plot)):
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise Error(f"{what} '{path}': its directory does not exist (hint: create it first)")
+        if path.is_dir():
+            raise Error(f"{what} '{path}': is a directory, expected a file's name")
+        if not os.access(path.parent, os.W_OK):
+            raise Error(f"{what} '{path}': its directory cannot be written")
     if plot is not None:
         import metadeploy.evaluation.plots  # noqa: F401 - says what is missing
 
@@ -112,15 +120,13 @@ def check_files(output: Path | None, plot: Path | None) -> None:
 
 
 def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown: bool, as_json: bool) -> None:
-    """Write a report where it was asked for, and print it."""
+    """Print a report, and write it where it was asked for."""
     import json
 
     from metadeploy.bench.report import markdown, remarks, table
     from metadeploy.cli._console import output as console
     from metadeploy.cli._console import print_json
 
-    if output is not None:
-        output.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         print_json(report.as_json())
     elif as_markdown:
@@ -130,6 +136,8 @@ def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown:
         screen.print(table(report))
         for remark in remarks(report):
             screen.print(remark, markup=False)
+    if output is not None:
+        write_atomically(output, json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
     if plot is not None:
         from metadeploy.bench.plot import plot as draw
 

@@ -88,12 +88,18 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--json", "--markdown"], 2, "either --json or --markdown"),
         (["--plot", "x.pdf"], 1, "suffix is '.pdf', expected .png or .svg"),
         (["-o", "nowhere/bench.json"], 1, r"report 'nowhere/bench.json': its directory does not exist"),
+        (["-o", "{folder}"], 1, r"report '.*': is a directory, expected a file's name"),
     ],
 )
 def test_what_cannot_be(
     arguments: list[str], code: int, message: str, bench: Bench, tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    names = {"base": tiny_case.base, "sidecar": tiny_case.sidecar, "other": tiny_case.for_another_base}
+    names = {
+        "base": tiny_case.base,
+        "sidecar": tiny_case.sidecar,
+        "other": tiny_case.for_another_base,
+        "folder": tiny_case.base.parent,
+    }
     _, err = bench(*(argument.format(**names) for argument in arguments), code=code)
     assert re.search(message, err), err
