@@ -56,7 +56,7 @@ def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
     asked = (record.question for record in Collected.read(other.collect, "test").records)
     write_jsonl(questions, [question for question in asked if question.category in leave_out])
     evaluate(other, EvalSettings(questions=str(questions), gains=(), baselines=False))
-    (samples,) = other.eval.glob("samples_torch_*_unseen.jsonl")
+    (samples,) = other.eval.glob("samples_torch_*_unseen-*.jsonl")
     return Samples.read(samples)
 
 

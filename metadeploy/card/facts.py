@@ -180,11 +180,10 @@ def read_measured(run: RunDir, files: list[ListedFile]) -> Measured:
 
 
 def _refuse_other_wrapper(path: Path, wrapper: Mapping[str, Any], digests: Mapping[str, str], command: str) -> None:
-    """A wrapper that was trained anew makes older figures false."""
-    here = digests.get(wrapper["name"])
-    if here is not None and wrapper.get("sha256") != here:
+    """Figures of another wrapper are not this one's, nor are those of what it was before it was trained anew."""
+    if wrapper.get("sha256") not in digests.values():
         raise RunDirError(
-            f"results '{path}': were measured with another {wrapper['name']} than the one in the run directory "
+            f"results '{path}': were measured with another {wrapper['name']} than what is in the run directory "
             f"(hint: run metadeploy {command} again, or delete the file)"
         )
 

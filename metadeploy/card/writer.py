@@ -24,7 +24,6 @@ from metadeploy.training.run_dir import RunDir
 __all__ = ["CardReport", "write_card"]
 
 _TEMPLATE: Final = Path(__file__).with_name("card.md.jinja")
-_SIDECAR: Final = "doubter_sidecar.gguf"
 _TAGS: Final = ("meta-spider", "gguf", "llama.cpp", "selective-prediction", "abstention", "calibration")
 #: Ends a card: the hash of all before it says whether a person has edited it since.
 _MARK: Final = re.compile(r"<!-- written by metadeploy card, ([0-9a-f]{64}) -->\n\Z")
@@ -78,6 +77,7 @@ def write_card(
     _refuse_edited(output, force)
     if base_model is not None and hub_id(base_model) is None:
         raise Error(f"card: --base-model is '{base_model}', expected a hub id such as owner/name")
+    run.refuse_stale_sidecar()
     files = list_files(run)
     measured = read_measured(run, files)
     model_name = str(run.manifest.get("model_name") or "an unnamed base")
@@ -222,7 +222,7 @@ def _render(
         measured=measured,
         caveats=list(_caveats(measured, base, knows_all_kinds=not left_out)),
         base_file=_base_file(run.manifest, measured),
-        has_sidecar=_SIDECAR in here,
+        has_sidecar=run.sidecar.name in here,
         has_checkpoint="doubter_checkpoint.pt" in here,
         files=files,
         training=training_table(run.manifest),

@@ -88,9 +88,10 @@ def _eval(
     """
     from metadeploy.cli._console import print_json
     from metadeploy.cli._progress import StageProgress
-    from metadeploy.cli._training import prepare_process
+    from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy.evaluation.gather import CHUNK
     from metadeploy.evaluation.runner import evaluate
     from metadeploy.evaluation.seeds import over_runs
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
@@ -126,12 +127,14 @@ def _eval(
     opened = [RunDir(path) for path in runs]
     found = []
     for run in opened:
-        if as_json:
-            found.append(evaluate(run, settings))
-            continue
-        with StageProgress() as progress:
-            found.append(evaluate(run, settings, stage=progress.stage))
-        _show(found[-1])
+        with terminate_as_interrupt(), StageProgress() as progress:
+            try:
+                found.append(evaluate(run, settings, stage=progress.stage))
+            except KeyboardInterrupt:
+                progress.say(f"interrupted: the same command goes on, at most {CHUNK} questions earlier")
+                raise typer.Exit(130) from None
+        if not as_json:
+            _show(found[-1])
     if len(found) == 1:
         if as_json:
             print_json(found[0].results)

@@ -16,10 +16,10 @@ from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AS_SHIPPED, Answered, BaseAnswer, Engine, Reply
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
 
-__all__ = ["Plan", "gather", "told_question"]
+__all__ = ["CHUNK", "Plan", "gather", "told_question"]
 
-#: Questions of one chunk.
-_CHUNK: Final = 512
+#: Questions of one chunk: what an interruption can cost.
+CHUNK: Final = 512
 
 #: Told how much of how much is done, in answers.
 Progress = Callable[[int, int], None]
@@ -35,6 +35,7 @@ class Plan:
         gains: others than 1, for the sweep.
         swept: the places of the questions that are asked at those gains too.
         told: whether the base is also asked with the leave to decline.
+        whole_answer: whether all of an answer is judged, and not its first sentence.
     """
 
     fingerprint: str
@@ -42,6 +43,7 @@ class Plan:
     gains: tuple[float, ...] = ()
     swept: frozenset[int] = frozenset()
     told: bool = False
+    whole_answer: bool = False
 
     def answers_of(self, place: int) -> int:
         """How many answers the question at a place takes."""
@@ -89,7 +91,7 @@ def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None 
         while len(samples) < len(plan.questions):
             before = sum(plan.answers_of(sample.index) for sample in samples)
             report = functools.partial(_report, progress, before, total)
-            rows = _Chunk(engine, plan, plan.questions[len(samples) : len(samples) + _CHUNK], report).samples()
+            rows = _Chunk(engine, plan, plan.questions[len(samples) : len(samples) + CHUNK], report).samples()
             write(rows)
             samples += rows
     os.replace(partial, path)
@@ -115,7 +117,7 @@ def _whole_chunks(partial: Path, plan: Plan) -> list[Sample]:
     if not _belongs(partial, plan):
         return []
     *lines, _ = partial.read_text(encoding="utf-8").split("\n")  # the last one is empty, or cut off
-    whole = lines[: len(lines) // _CHUNK * _CHUNK]
+    whole = lines[: len(lines) // CHUNK * CHUNK]
     try:
         return [Sample.from_json(line) for line in whole]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -136,6 +138,7 @@ class _Chunk:
         self._questions = questions
         self._report = report
         self._answers = 0
+        self._is_right = functools.partial(is_correct, whole=plan.whole_answer)
 
     def samples(self) -> list[Sample]:
         swept = [(place, question) for place, question in self._questions if place in self._plan.swept]
@@ -174,22 +177,21 @@ class _Chunk:
             category=question.category,
             entity=question.entity,
             base_answer=base.text,
-            base_correct=is_correct(question, base.text),
-            base_logprob=sum(base.logprobs) / len(base.logprobs) if base.logprobs else 0.0,
-            base_first_logprob=next(iter(base.logprobs), 0.0),
+            base_correct=self._is_right(question, base.text),
+            base_logprob=sum(base.logprobs) / len(base.logprobs) if base.logprobs else None,
+            base_first_logprob=next(iter(base.logprobs), None),
             doubt=shipped.doubt,
             answer=shipped.text,
-            answer_correct=is_correct(question, shipped.text),
+            answer_correct=self._is_right(question, shipped.text),
             declined_text=shipped.refusal,
-            told=_judged(question, told[place], self._engine.refusal_text) if told else None,
-            gains=tuple(_at_gain(question, reply) for reply in others),
+            told=self._judged(question, told[place]) if told else None,
+            gains=tuple(self._at_gain(question, reply) for reply in others),
         )
 
+    def _judged(self, question: Question, said: BaseAnswer) -> ToldAnswer:
+        declined = is_abstention(said.text, self._engine.refusal_text, not said.complete)
+        correct = not declined and self._is_right(question, said.text)
+        return ToldAnswer(answer=said.text, declined=declined, correct=correct)
 
-def _judged(question: Question, said: BaseAnswer, refusal_text: str) -> ToldAnswer:
-    declined = is_abstention(said.text, refusal_text, not said.complete)
-    return ToldAnswer(answer=said.text, declined=declined, correct=not declined and is_correct(question, said.text))
-
-
-def _at_gain(question: Question, reply: Reply) -> AtGain:
-    return AtGain(gain=reply.gain, doubt=reply.doubt, answer_correct=is_correct(question, reply.text))
+    def _at_gain(self, question: Question, reply: Reply) -> AtGain:
+        return AtGain(gain=reply.gain, doubt=reply.doubt, answer_correct=self._is_right(question, reply.text))

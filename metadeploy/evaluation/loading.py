@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +20,12 @@ from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
 
-__all__ = ["Loaded", "answer_limits", "environment", "identity", "load_engine"]
+__all__ = ["Loaded", "answer_limits", "asked_with", "environment", "identity", "load_engine"]
 
 #: Questions that the runtime answers at once.
 _AT_ONCE: Final = 4
+#: Parts of an environment that answers do not depend on.
+_NOT_ASKED_WITH: Final = frozenset({"python", "platform", "cpu_count", "numpy", "scipy", "scikit-learn"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Loaded:
     Attributes:
         engine: ready to be asked.
         doubter: the wrapper, for its gates.
-        tag: short name of the base, for file names.
+        tag: short name of base and wrapper, for file names.
         limits: of the answers, as collected.
         described: base, wrapper and settings that the answers depend on.
         environment: what they were computed with.
@@ -87,7 +90,7 @@ def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLi
     return Loaded(
         TorchEngine(pipeline, limits=limits, batch_size=settings.batch_size),
         doubter,
-        quantization or dtype,
+        _tag(quantization or dtype, None if base == run.manifest["model_name"] else base, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper), "dtype": dtype, "quantization": quantization},
         environment("torch", "transformers") | {"device": str(next(pipeline.model.parameters()).device)},
@@ -104,17 +107,24 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
             f"run.json '{run.run_json}': model_name is '{base}', expected a GGUF for --engine runtime (hint: name one "
             "with --base)"
         )
-    wrapper = _wrapper(settings.sidecar or run.path / "doubter_sidecar.gguf", "export")
+    wrapper = _wrapper(settings.sidecar or run.sidecar, "export")
+    if settings.sidecar is None:
+        run.refuse_stale_sidecar()
     # doubt must not depend on the question before it, nor on those beside it, not even in its last digits
     llm = MetaLlama(base, wrapper, n_parallel=_AT_ONCE, n_threads=settings.threads, prefix_cache_mib=0)
     return Loaded(
         RuntimeEngine(llm, limits=limits),
         _doubter(wrapper),
-        Path(base).stem,
+        _tag(Path(base).stem, None, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper)},
         environment("gguf") | {"llama.cpp": system_info().strip()},
     )
+
+
+def _tag(first: str, base: str | None, wrapper: Path | None) -> str:
+    """With the names of what is not the run's own, so that its results stay."""
+    return "-".join([first, *(Path(other).stem for other in (base, wrapper) if other is not None)])
 
 
 def _doubter(sidecar: Path) -> Doubter:
@@ -145,6 +155,11 @@ def environment(*packages: str) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         **{name: _version(name) for name in ("metadeploy", "numpy", "scipy", "scikit-learn", *packages)},
     }
+
+
+def asked_with(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment answers and verdicts depend on."""
+    return {name: value for name, value in environment.items() if name not in _NOT_ASKED_WITH}
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -31,10 +31,16 @@ def baseline_scores(samples: Samples, trained: Mapping[str, NDArray[np.float64]]
         trained: scores that were learnt elsewhere, float64 [n] by name.
     """
     return {
-        LOGPROB: -np.array([sample.base_logprob for sample in samples]),
-        FIRST_LOGPROB: -np.array([sample.base_first_logprob for sample in samples]),
+        LOGPROB: _surprise([sample.base_logprob for sample in samples]),
+        FIRST_LOGPROB: _surprise([sample.base_first_logprob for sample in samples]),
         **trained,
     }
+
+
+def _surprise(logprobs: Sequence[float | None]) -> NDArray[np.float64]:
+    """How unlikely answers are, float64 [n]; an empty one, which is always wrong, more than any other."""
+    least = min((logprob for logprob in logprobs if logprob is not None), default=0.0)
+    return -np.array([least - 1 if logprob is None else logprob for logprob in logprobs], dtype=np.float64)
 
 
 def judge(

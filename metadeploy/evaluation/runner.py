@@ -21,7 +21,7 @@ from metadeploy.evaluation.baselines import category_doubt, linear_probe
 from metadeploy.evaluation.engines import AS_SHIPPED, Engine
 from metadeploy.evaluation.figures import draw
 from metadeploy.evaluation.gather import Plan, gather
-from metadeploy.evaluation.loading import Loaded, load_engine
+from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
 from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.settings import EvalSettings
@@ -79,7 +79,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
     questions = _questions(run, settings, settings.split)
     chosen, swept = _drawn(len(questions), settings)
     with _loaded(run, settings, stage) as (loaded, engine):
-        tag = f"{settings.engine}_{loaded.tag}_{_set_name(settings)}"
+        tag = f"{settings.engine}_{loaded.tag}_{_set_name(settings, questions, chosen)}"
         path = run.eval / f"results_{tag}.json"
         samples_path = run.eval / f"samples_{tag}.jsonl"
         plan = _plan(
@@ -152,11 +152,15 @@ def _questions(run: RunDir, settings: EvalSettings, split: str) -> list[Question
     return load_set(settings.questions, seed=run.manifest["collect"].get("seed", 0))[split]
 
 
-def _set_name(settings: EvalSettings) -> str:
-    if settings.questions is None:
-        return settings.split
-    path = Path(settings.questions)
-    return path.stem if path.is_file() else f"{path.name}-{settings.split}"
+def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Sequence[int]) -> str:
+    """For file names: a look at some of the questions, or at others of the same name, leaves the results of all."""
+    name: str = settings.split
+    if settings.questions is not None:
+        path = Path(settings.questions)
+        name = path.stem if path.is_file() else f"{path.name}-{settings.split}"
+        if path.exists():
+            name += f"-{hashlib.sha256(repr(questions).encode()).hexdigest()[:8]}"
+    return name if len(chosen) == len(questions) else f"{name}-{len(chosen)}"
 
 
 def _drawn(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
@@ -176,6 +180,7 @@ def _plan(
     asked = {
         "schema": SCHEMA,
         "engine": loaded.described,
+        "environment": asked_with(loaded.environment),
         "limits": asdict(loaded.limits),
         "questions": [(place, asdict(question)) for place, question in questions],
         "gains": gains,
@@ -189,6 +194,7 @@ def _plan(
         gains=gains,
         swept=swept if gains else frozenset(),
         told=told,
+        whole_answer=loaded.limits.whole_answer,
     )
 
 
@@ -196,8 +202,8 @@ def _threshold(run: RunDir, settings: EvalSettings, loaded: Loaded, engine: Engi
     """Where it declines, and what that rests on."""
     if settings.target_coverage is None and settings.max_over_refusal is None:
         return {"value": settings.threshold, "chosen": "as shipped" if settings.threshold == 0.5 else "by hand"}
-    questions = list(enumerate(record.question for record in Collected.read(run.collect, "val").records))
-    plan = _plan(loaded, questions)
+    found = Collected.read(run.collect, "val")
+    plan = _plan(loaded, [(place, found.records[place].question) for place in found.others(_left_out(run))])
     path = run.eval / f"calibration_{settings.engine}_{loaded.tag}.jsonl"
     val = gather(engine, plan, path, progress=_named(stage, "ask for the threshold"))
     point = OperatingPoint(max_over_refusal=settings.max_over_refusal, target_coverage=settings.target_coverage)
@@ -216,7 +222,9 @@ def _trained_scores(
     run: RunDir, settings: EvalSettings, samples: Samples, stage: Stage
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
     """The baselines that learn from the training questions, and what is to be said of them."""
-    train, val = (Collected.read(run.collect, split) for split in ("train", "val"))
+    whole = (Collected.read(run.collect, split) for split in ("train", "val"))
+    # what was kept from the wrapper is kept from them as well
+    train, val = (found.at(found.others(_left_out(run))) for found in whole)
     if not train.records or not val.records:
         raise RunDirError(f"run directory '{run.path}': has no training or validation questions, expected some")
     scores = {}
@@ -239,6 +247,12 @@ def _trained_scores(
     )
     notes[_CATEGORY] = {"categories": len({record.question.category for record in train.records})}
     return scores, notes
+
+
+def _left_out(run: RunDir) -> Sequence[str]:
+    """Categories that the wrapper was not trained on."""
+    left_out: Sequence[str] = run.manifest.get("train", {}).get("leave_out", ())
+    return left_out
 
 
 def _named(stage: Stage, name: str) -> Callable[[int, int], None]:

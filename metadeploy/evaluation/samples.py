@@ -65,8 +65,8 @@ class Sample:
         entity: what it is about.
         base_answer: the base's own greedy answer, as far as it is judged.
         base_correct: whether that is right.
-        base_logprob: mean natural log-probability of its tokens; 0 for an empty answer.
-        base_first_logprob: of the first of them; 0 for an empty answer.
+        base_logprob: mean natural log-probability of its tokens; None for an empty answer.
+        base_first_logprob: of the first of them; None for an empty answer.
         doubt: in [0, 1], calibrated bias included.
         answer: what the Doubter says where it answers.
         answer_correct: whether that is right.
@@ -83,8 +83,8 @@ class Sample:
     entity: str
     base_answer: str
     base_correct: bool
-    base_logprob: float
-    base_first_logprob: float
+    base_logprob: float | None
+    base_first_logprob: float | None
     doubt: float
     answer: str
     answer_correct: bool

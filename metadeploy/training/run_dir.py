@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy.errors import RunDirError
-from metadeploy.files import write_atomically
+from metadeploy.files import sha256, write_atomically
+from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir"]
 
@@ -66,6 +67,11 @@ class RunDir:
         return self.path / "doubter_checkpoint.pt"
 
     @property
+    def sidecar(self) -> Path:
+        """The same for the runtime."""
+        return self.path / "doubter_sidecar.gguf"
+
+    @property
     def collect(self) -> Path:
         """Folder of what `metadeploy collect` found."""
         return self.path / "collect"
@@ -98,6 +104,22 @@ class RunDir:
         if missing:
             raise RunDirError(
                 f"run.json '{self.run_json}': lacks {', '.join(missing)} (hint: run metadeploy {made_by} first)"
+            )
+
+    def refuse_stale_sidecar(self) -> None:
+        """Refuse a sidecar that was exported before the checkpoint was trained or calibrated anew.
+
+        Raises:
+            RunDirError: it was made of another checkpoint than the one that is there.
+            SidecarError: it cannot be read.
+        """
+        if not (self.sidecar.exists() and self.checkpoint.exists()):
+            return
+        made_of = read_sidecar(self.sidecar).config.checkpoint_sha256
+        if made_of is not None and made_of != sha256(self.checkpoint):
+            raise RunDirError(
+                f"sidecar '{self.sidecar}': was made of another checkpoint than '{self.checkpoint.name}' beside it, "
+                "expected an export of that (hint: run metadeploy export --force)"
             )
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metadeploy.cli import main
 from metadeploy.evaluation import gather
 from metadeploy.evaluation.samples import Samples
+from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 from support.tiny_run import write_tiny_run
 
@@ -120,9 +125,13 @@ def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeyp
     assert (run / "eval" / "samples_torch_float32_test.jsonl").read_bytes() == samples
 
 
-def test_an_interrupted_evaluation_goes_on(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C after the second of six chunks; then the same bytes as without it."""
-    monkeypatch.setattr(gather, "_CHUNK", 8)
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT and SIGTERM are POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_evaluation_goes_on(
+    number: signal.Signals, run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second of six chunks; then the same bytes as without it."""
+    monkeypatch.setattr(gather, "CHUNK", 8)
     asked: list[int] = []
     chunk = gather._Chunk
 
@@ -130,7 +139,7 @@ def test_an_interrupted_evaluation_goes_on(run: Path, evaluate: Eval, monkeypatc
         def samples(self) -> Any:
             if len(asked) == 2:
                 asked.append(0)
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
             asked.append(len(self._questions))
             return super().samples()
 
@@ -139,7 +148,8 @@ def test_an_interrupted_evaluation_goes_on(run: Path, evaluate: Eval, monkeypatc
     whole = path.read_bytes()
     path.unlink()
     monkeypatch.setattr(gather, "_Chunk", Counted)
-    evaluate(run, *QUICK, code=130)
+    said = evaluate(run, *QUICK, code=130)
+    assert said.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
     assert not path.exists()
     evaluate(run, *QUICK)
     assert asked == [8, 8, 0, 8, 8, 8, 2]
@@ -163,7 +173,8 @@ def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
     path.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
     found = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
-    assert (found["n"], found["samples"]["file"]) == (4, "samples_torch_float32_mine.jsonl")
+    assert found["n"] == 4
+    assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", found["samples"]["file"])
     assert "left_out" in found["trained_baselines"]["linear probe"]
     assert [row["name"] for row in found["baselines"]][2:] == ["category alone", "told that it may decline"]
     assert not any(name.startswith("doubt") for name in found["plots"])  # no right answer, no histogram
@@ -174,10 +185,47 @@ def test_a_smaller_limit_draws_some_of_the_same(run: Path, evaluate: Eval) -> No
     drawn = []
     for limit in (10, 20):
         evaluate(run, *options, "--limit", str(limit))
-        drawn.append({sample.index for sample in Samples.read(run / "eval" / "samples_torch_float32_test.jsonl")})
+        samples = Samples.read(run / "eval" / f"samples_torch_float32_test-{limit}.jsonl")
+        drawn.append({sample.index for sample in samples})
     assert len(drawn[0]) == 10
     assert drawn[0] < drawn[1]
     assert drawn[0] != set(range(10))
+
+
+def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+    options = ("--no-baselines", "--gains", "none", "--bootstrap", "5")
+    evaluate(run, *options)
+    before = {path: path.read_bytes() for path in (run / "eval").iterdir()}
+    mine = tmp_path / "mine" / "test.jsonl"  # named as the run's own split is
+    mine.parent.mkdir()
+    asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(3)]
+    mine.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
+    other = shutil.copy(run / "doubter_sidecar.gguf", tmp_path / "other.gguf")
+    base = shutil.copy(read(run / "run.json")["model_name"], tmp_path / "elsewhere.gguf")
+    for option, value in (("--questions", mine), ("--limit", "5"), ("--sidecar", other), ("--base", base)):
+        evaluate(run, *options, option, value)
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((run / "eval").glob("results_*.json"))) == 5
+
+
+def test_what_was_left_out_is_kept_from_the_baselines(run: Path, evaluate: Eval) -> None:
+    """So that they know as little of it as the wrapper does."""
+    kinds = {record.question.category for record in Collected.read(run / "collect", "train").records}
+    kind, *_ = sorted(kinds)
+    opened = RunDir(run)
+    opened.update({"train": {**opened.manifest.get("train", {}), "leave_out": [kind]}})
+    found = json.loads(evaluate(run, "--gains", "none", "--bootstrap", "5", "--target-coverage", "0.5", "--json"))
+    assert found["trained_baselines"]["category alone"]["categories"] == len(kinds) - 1
+    (asked,) = (run / "eval").glob("calibration_*.jsonl")
+    assert kind not in {sample.category for sample in Samples.read(asked)}
+
+
+def test_a_sidecar_of_an_older_checkpoint_is_refused(run: Path, evaluate: Eval) -> None:
+    checkpoint = torch.load(run / "doubter_checkpoint.pt", weights_only=True)
+    torch.save({**checkpoint, "calibrated": "anew"}, run / "doubter_checkpoint.pt")
+    said = evaluate(run, *QUICK, "--engine", "runtime", code=1)
+    assert "was made of another checkpoint" in said
+    assert "(hint: run metadeploy export --force)" in said
 
 
 def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from metadeploy.evaluation.results import baseline_scores, judge
 from metadeploy.evaluation.samples import Sample, Samples, ToldAnswer
+from metadeploy.sidecar.layout import dims_of, expected_tensors
+from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.sidecar.writer import write_sidecar
 from metadeploy.training.run_dir import RunDir
 
 REFUSAL = "I cannot say."
 CHECKPOINT = b"a checkpoint"
-SIDECAR = b"a sidecar"
 
 MANIFEST: dict[str, Any] = {
     "model_name": "owner/Tiny-1B",
@@ -39,6 +42,29 @@ MANIFEST: dict[str, Any] = {
         "val": {"coverage": 0.4, "selective_accuracy": 0.7, "over_refusal": 0.34},
     },
 }
+
+
+def sidecar_of(checkpoint: bytes) -> bytes:
+    """A sidecar of zeros that says which checkpoint it was made of."""
+    config = WrapperConfig(
+        encoder_type="selective",
+        hidden_dim=32,
+        encoder_dim=8,
+        bottleneck_dim=8,
+        num_cognitive_tokens=3,
+        ca_num_heads=2,
+        enc_num_heads=2,
+        target_layers=(4, 5, 6),
+        cross_attn_layers=(4, 6),
+        checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest(),
+    )
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in expected_tensors(dims_of(config)).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_sidecar(Path(folder, "x.gguf"), config, tensors)
+        return Path(folder, "x.gguf").read_bytes()
+
+
+SIDECAR = sidecar_of(CHECKPOINT)
 
 
 def drawn_samples(n: int, *, seed: int = 0, categories: tuple[str, ...] = ("capital", "plural")) -> Samples:

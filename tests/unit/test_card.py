@@ -25,7 +25,7 @@ from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
 from metadeploy.evaluation.seeds import over_runs
 from metadeploy.training.run_dir import RunDir
-from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, write_run
+from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, sidecar_of, write_run
 
 SECTIONS = [
     "Results",
@@ -202,6 +202,12 @@ def test_without_results_it_says_so(tmp_path: Path) -> None:
     assert sections(card) == [each for each in SECTIONS if each != "How to read this"]
     assert "|" not in section(card, "Results")
     assert ModelCard(card).data.eval_results is None
+
+
+def test_a_sidecar_of_an_older_checkpoint_makes_no_card(run: RunDir) -> None:
+    run.sidecar.write_bytes(sidecar_of(b"an older one"))
+    with pytest.raises(RunDirError, match=r"was made of another checkpoint than 'doubter_checkpoint\.pt' beside it"):
+        write_card(run)
 
 
 def test_a_run_directory_of_the_framework(tmp_path: Path) -> None:
@@ -407,8 +413,12 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda found: found.update(metrics=[]), r"cannot be read \(TypeError"),
         (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
         (
+            lambda found: found["config"]["wrapper"].update(name="other.pt", sha256="1" * 64),
+            r"another other\.pt than what is in the run directory",
+        ),
+        (
             lambda found: found["config"]["wrapper"].update(sha256="0" * 64),
-            r"another doubter_checkpoint\.pt than the one in the run directory \(hint: run metadeploy eval again",
+            r"another doubter_checkpoint\.pt than what is in the run directory \(hint: run metadeploy eval again",
         ),
     ],
 )

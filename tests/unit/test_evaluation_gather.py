@@ -53,7 +53,7 @@ def plan(count: int, fingerprint: str = "one", *, told: bool = True) -> Plan:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 4)
+    monkeypatch.setattr(module, "CHUNK", 4)
 
 
 def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:

@@ -221,3 +221,13 @@ def test_one_by_one_fewer_are_swept() -> None:
     assert EvalSettings().most_swept == 1000
     assert EvalSettings(engine="runtime").most_swept == 200
     assert EvalSettings(engine="runtime", sweep_limit=7).most_swept == 7
+
+
+def test_an_empty_answer_is_the_least_likely_one() -> None:
+    """It is always wrong, and has no tokens whose likelihood could say so."""
+    empty = {"base_answer": "", "base_logprob": None, "base_first_logprob": None}
+    found = Samples((sample(0, True, 0.1), sample(7, False, 0.2), sample(1, False, 0.3, **empty)))
+    for score in baseline_scores(found, {}).values():
+        assert score.argmax() == 2
+    nothing = Samples((sample(0, False, 0.1, **empty),))
+    assert all(np.isfinite(score).all() for score in baseline_scores(nothing, {}).values())

@@ -27,7 +27,7 @@ from metadeploy.evaluation.ladder.reference import Vectors, ask_pytorch
 from metadeploy.evaluation.ladder.report import markdown
 from metadeploy.evaluation.ladder.samples import LadderSample, RungSamples
 from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings, Rung
-from metadeploy.evaluation.loading import answer_limits, environment, identity
+from metadeploy.evaluation.loading import answer_limits, asked_with, environment, identity
 from metadeploy.export import load_wrapper
 from metadeploy.export.base import check_base
 from metadeploy.files import write_atomically
@@ -120,9 +120,11 @@ class _Climb:
             "threads": settings.threads,
             **asdict(self._limits),
         }
+        self._environment = environment("torch", "transformers", "gguf") | {"llama.cpp": system_info().strip()}
         asked = {
             **{name: value for name, value in self._config.items() if name not in ("run", "limit", "seed")},
             "schema": _SCHEMA,
+            "environment": asked_with(self._environment),
             "wrapper": asdict(wrapper),
             "questions": [(place, asdict(question)) for place, question in self._questions],
         }
@@ -238,7 +240,7 @@ class _Climb:
             "schema": _SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config": self._config,
-            "environment": environment("torch", "transformers", "gguf") | {"llama.cpp": system_info().strip()},
+            "environment": self._environment,
             "notes": [] if self._note is None else [self._note],
             "n": len(self._questions),
             "reference": {"name": "PyTorch F32", **outcome(reference), "samples": "rung_pytorch.json"},
