@@ -316,7 +316,7 @@ cli_args parse_args(int argc, char ** argv) {
     if (!args.prompts.empty() && !args.common.prompt.empty()) {
         throw usage_error("give either a prompt (-p, -f, -bf) or a file of prompts (--prompts), not both");
     }
-    if (args.schedule.refresh) {
+    if (args.schedule.refresh && !args.no_meta) {
         args.common.n_parallel *= 2; // a clean context beside each that is injected into
     }
     return args;

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from metadeploy import Decay, InjectionSchedule, Refresh
+from support.gguf_tools import write_tiny_gguf
 from support.program import Program, TinyCase
 
 
@@ -34,6 +37,25 @@ def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
         variable = "LLAMA_ARG_" + name.removeprefix("--").replace("-", "_").upper()
         run = tiny("-p", "hello", "-n", "5", "--json", env={variable: value})
         assert "schedule" in json.loads(run.stdout)
+
+
+def test_the_context_of_an_answer_is_as_long_beside_a_clean_one(tiny: Program, tmp_path: Path) -> None:
+    long = tmp_path / "long.gguf"
+    write_tiny_gguf(long, n_ctx=1024)
+    refresh = ("--meta-refresh", "0.5,3,20")
+    wanted = {"LLAMA_ARG_META_REFRESH": refresh[1]}
+
+    def n_ctx(*flags: str, env: dict[str, str] | None = None) -> int:
+        run = replace(tiny, model=long)("-p", "x" * 2000, *flags, env=env)
+        found = re.search(r"the prompt has 2000 tokens, the context (\d+)", run.stderr)
+        assert found
+        return int(found[1])
+
+    assert n_ctx() == n_ctx(*refresh) == n_ctx(env=wanted) == 1024
+    assert n_ctx("-c", "512", *refresh) == 512
+    # where nothing may be fitted to memory, sequences share what the base was trained with; the base alone has one
+    assert n_ctx("-fit", "off", *refresh) == 512
+    assert n_ctx("-fit", "off", "--no-meta", env=wanted) == 1024
 
 
 def test_goal(tiny: Program, tiny_case: TinyCase) -> None:

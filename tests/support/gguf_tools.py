@@ -63,13 +63,19 @@ def add_byte_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 
 def write_tiny_gguf(
-    path: Path, *, seed: int = 0, vocabulary: bool = True, sampling: Mapping[str, float | str] | None = None
+    path: Path,
+    *,
+    seed: int = 0,
+    n_ctx: int = 256,
+    vocabulary: bool = True,
+    sampling: Mapping[str, float | str] | None = None,
 ) -> None:
     """Write a llama of 3 blocks and width 32 with Q8_0 weights and a tokenizer of single bytes, 150 kB in all.
 
     Args:
         path: the file.
         seed: of the weights.
+        n_ctx: the context that it says it was trained with.
         vocabulary: False writes a model that knows token ids and no text.
         sampling: what its authors would have it sampled with, by the name after ``general.sampling.``.
     """
@@ -77,7 +83,7 @@ def write_tiny_gguf(
     writer = gguf.GGUFWriter(path, arch="llama")
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    writer.add_context_length(256)
+    writer.add_context_length(n_ctx)
     writer.add_embedding_length(width)
     writer.add_block_count(n_layers)
     writer.add_feed_forward_length(ffn)
