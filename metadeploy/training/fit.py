@@ -114,7 +114,11 @@ class Fitting:
         return math.ceil(n_taught / self._settings.batch_size)
 
     def begin(self, n_examples: int = 1024) -> None:
-        """Find the bias, by the uninjected margins of the first training questions."""
+        """Find the bias, by the uninjected margins of the first training questions.
+
+        Of a set that is sorted by kind these are of one or two kinds. That will do: drawn from all of them, training
+        ends the same (docs/evaluation.md).
+        """
         lessons, kept = self._train
         shown = range(min(n_examples, len(kept)))
         margins, _ = self.margins(lessons.at(shown), [kept[i] for i in shown], gain=0.0)
