@@ -113,6 +113,8 @@ public:
     bool context_full(const sequence & seq) const { return seq.n_past >= n_ctx(); }
     bool has_state() const;                           // memory moves on with each token and cannot step back
     int64_t n_batches() const { return n_evaluated; } // so far
+    // How many tokens of what has been kept a prompt can go on from; whole: may be all of its own.
+    size_t n_reusable(const kept_prompt & kept, const std::vector<llama_token> & tokens, bool whole) const;
 
     // of the context, by id; each has n_ctx() tokens of its own
     std::vector<sequence> & sequences() { return seqs; }

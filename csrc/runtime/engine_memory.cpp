@@ -83,21 +83,25 @@ void engine::copy_memory(const sequence & from, sequence & to) {
     to.n_past = from.n_past;
 }
 
+size_t engine::n_reusable(const kept_prompt & kept, const std::vector<llama_token> & tokens, bool whole) const {
+    const auto [end, _] = std::mismatch(kept.tokens.begin(), kept.tokens.end(), tokens.begin(), tokens.end());
+    auto n = (size_t)(end - kept.tokens.begin());
+    whole = whole && n == kept.tokens.size() && !kept.activations.empty();
+    if (n > 0 && n == tokens.size() && !whole) {
+        --n; // the last one is wanted for its logits or activations
+    }
+    // what is little of much costs more to put back than to compute; a state is that of its last token only
+    return 2 * n >= kept.tokens.size() && (!has_state() || n == kept.tokens.size()) ? n : 0;
+}
+
 // Puts into memory what the last clean pass has left of the tokens that this prompt begins with as well, and returns
 // their number. It lies in the places where that pass had put it: an empty sequence gives its cells away from the first
-// on in either case. whole: may be all of them, then the taps are as that pass left them too.
+// on in either case. Where it is all of them, the taps are as that pass left them too.
 size_t engine::restore_prefix(sequence & seq, const std::vector<llama_token> & tokens, bool whole) {
     kept_prompt & kept = seq.kept;
     clear_memory(seq);
     seq.before_last.clear();
-    const auto [end, _] = std::mismatch(kept.tokens.begin(), kept.tokens.end(), tokens.begin(), tokens.end());
-    auto n = (size_t)(end - kept.tokens.begin());
-    whole = whole && n == tokens.size() && n == kept.tokens.size() && !kept.activations.empty();
-    if (n == tokens.size() && !whole) {
-        --n; // the last one is wanted for its logits or activations
-    }
-    // what is little of much costs more to put back than to compute; a state is that of its last token only
-    const bool useful = n > 0 && 2 * n >= kept.tokens.size() && (!has_state() || n == kept.tokens.size());
+    size_t n = n_reusable(kept, tokens, whole);
     const auto restored = [&] {
         llama_memory_t memory = llama_get_memory(ctx);
         const size_t n_bytes = kept.memory.size();
@@ -105,7 +109,7 @@ size_t engine::restore_prefix(sequence & seq, const std::vector<llama_token> & t
                (n == kept.tokens.size() || llama_memory_seq_rm(memory, seq.id, (llama_pos)n, -1)) &&
                llama_memory_seq_pos_max(memory, seq.id) == (llama_pos)n - 1 && (has_state() || memory_intact(seq));
     };
-    if (!useful || !restored()) {
+    if (n == 0 || !restored()) {
         clear_memory(seq);
         n = 0;
     }
@@ -114,7 +118,7 @@ size_t engine::restore_prefix(sequence & seq, const std::vector<llama_token> & t
     if (has_state() && seqs.size() > 1) {
         seq.places.clear(); // states share their places with those of other sequences
     }
-    if (whole && n == tokens.size()) {
+    if (n == tokens.size()) {
         meta_wrapper->set_activations(kept.activations, seq.id);
     } else {
         kept.tokens.clear(); // until the pass that begins now is over

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
+#include <utility>
 
 namespace metadeploy {
 
@@ -36,16 +37,16 @@ size_t scheduler::n_free() const {
     return n_idle() - std::min(n_idle(), n_wanted);
 }
 
-// The free one that has kept most of what this prompt begins with.
+// The free one that has kept most of what this prompt can use, and else least of what others may still use.
 scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) {
     slot * best = nullptr;
-    std::ptrdiff_t most = -1;
+    std::pair<size_t, size_t> least; // tokens to compute, tokens to forget
     for (const sequence & seq : eng.sequences()) {
-        const std::vector<llama_token> & kept = seq.kept.tokens;
-        const auto [end, _] = std::mismatch(kept.begin(), kept.end(), prompt.begin(), prompt.end());
         slot & each = slots[(size_t)seq.id];
-        if (each.is_free() && end - kept.begin() > most) {
-            most = end - kept.begin();
+        const size_t n_reusable = eng.n_reusable(seq.kept, prompt, /*whole =*/true);
+        const std::pair<size_t, size_t> cost(prompt.size() - n_reusable, seq.kept.tokens.size());
+        if (each.is_free() && (!best || cost < least)) {
+            least = cost;
             best = &each;
         }
     }

@@ -127,6 +127,19 @@ def test_prompts_are_taken_as_sequences_become_free(many: MetaLlama) -> None:
     assert many.tokenize("free again")
 
 
+def test_conversations_by_turns_keep_a_sequence_each(many: MetaLlama, llm: MetaLlama) -> None:
+    """They begin with the same few words, which is less than what either has to lose."""
+    chats = [f"You are kind. {name} {'asks a long question; ' * 2}" for name in ("Ada", "Bob", "Cleo")]
+    before: dict[int, int] = {}
+    for _ in range(3):
+        for i, chat in enumerate(chats):
+            result = many.generate(chat, max_tokens=4)
+            assert result.token_ids == llm.generate(chat, max_tokens=4).token_ids
+            assert result.timings.n_reused == before.get(i, 0)
+            before[i] = result.timings.n_prompt
+            chats[i] += "And?"
+
+
 def test_no_tokens_and_no_prompts(many: MetaLlama) -> None:
     assert list(many.generate_batch([])) == []
     for answer in many.generate_batch(PROMPTS, max_tokens=0):
