@@ -223,20 +223,20 @@ void engine::attach(const std::string & sidecar_path, bool folded) {
         throw;
     }
     next_hook->largest = false;
+    forget_all(); // of the wrapper that was there
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
     unfolded_ca = std::move(next_unfolded);
     settings = std::move(next_settings);
-    forget_all();
 }
 
 void engine::detach() {
     set_hook(nullptr);
+    forget_all();
     hook.reset();
     meta_wrapper.reset();
     unfolded_ca.reset();
     settings = {};
-    forget_all();
 }
 
 // --- prompts ---------------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ void engine::forget(sequence & seq) {
 }
 
 void engine::forget_all() {
+    if (meta_wrapper) {
+        // what an injection has made overflow is NaN, which shows from cells that are masked as well
+        llama_memory_clear(llama_get_memory(ctx), /*data =*/true);
+    }
     for (sequence & seq : seqs) {
         forget(seq);
     }

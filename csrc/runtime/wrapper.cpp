@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace metadeploy {
 
@@ -97,6 +98,15 @@ folded_query fold_query(
     product.resize(n_embd * n_b);
     result.w = std::move(product);
     return result;
+}
+
+// all of them are looked at, for that is a loop without branches and tables are megabytes
+bool all_finite(const std::vector<float> & values) {
+    int n_odd = 0;
+    for (const float value : values) {
+        n_odd += !(std::abs(value) <= std::numeric_limits<float>::max());
+    }
+    return n_odd == 0;
 }
 
 template <typename Floats> // std::vector<float> or float_view
@@ -308,23 +318,45 @@ const ca_tables * wrapper::tables(int il) const {
 }
 
 void wrapper::encode(int32_t slot) {
-    const std::string subject = "sidecar '" + source_path + "'";
     ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
-    encode_graph->compute(subject);
-    // finite weights can still be huge; what they make of a prompt must not reach the base as infinity
-    for (const float value : cognitive_tokens()) {
-        if (!std::isfinite(value)) {
-            throw decode_error(
-                subject + ": the encoder makes cognitive tokens that are not finite (huge weights, or a base whose "
-                          "activations overflow)");
-        }
-    }
+    encode_graph->compute("sidecar '" + source_path + "'");
+    check_tables(slot);
 }
 
 void wrapper::fold(const std::vector<float> & tokens, int32_t slot) {
     ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
     set_tensor(cog, tokens);
     fold_graph->compute("sidecar '" + source_path + "'");
+    check_tables(slot);
+}
+
+// Finite weights can still be huge. What they make of a prompt must not reach the base as infinity, and not stay where
+// a clean token in a batch with injected ones would multiply it by 0.
+void wrapper::check_tables(int32_t slot) {
+    bool finite = all_finite(cognitive_tokens());
+    std::vector<float> part;
+    const auto each = [&](auto && use) {
+        for (const auto & [il, tables] : ca_tabs) {
+            for (ggml_tensor * table : {tables.w, tables.b, tables.u}) {
+                part.resize(table->nb[2] / sizeof(float));
+                use(table, (size_t)slot * table->nb[2], table->nb[2]);
+            }
+        }
+    };
+    each([&](ggml_tensor * table, size_t first, size_t n_bytes) {
+        ggml_backend_tensor_get(table, part.data(), first, n_bytes);
+        finite = finite && all_finite(part);
+    });
+    if (finite) {
+        return;
+    }
+    each([&](ggml_tensor * table, size_t first, size_t n_bytes) {
+        std::fill(part.begin(), part.end(), 0.0f);
+        ggml_backend_tensor_set(table, part.data(), first, n_bytes);
+    });
+    throw decode_error(
+        "sidecar '" + source_path +
+        "': what it makes of a prompt is not finite (huge weights, or a base whose activations overflow)");
 }
 
 std::vector<float> wrapper::activations(int32_t slot) const {

@@ -42,7 +42,8 @@ public:
     // what the injection at block il reads, of all sequences; nullptr: no injection there
     const ca_tables * tables(int il) const;
 
-    // taps → cognitive tokens → tables
+    // taps → cognitive tokens → tables. Throws decode_error, as fold() does, where these are not finite; they are then
+    // 0.
     void encode(int32_t slot = 0);
 
     // cognitive tokens → tables, for tokens from elsewhere; tokens: n_cog rows of n_embd
@@ -71,6 +72,7 @@ private:
     void allocate();
     void upload(const sidecar & source);
     void build_graphs(int n_threads);
+    void check_tables(int32_t slot);
 
     wrapper_config conf;
     std::string source_path;

@@ -1,5 +1,6 @@
 // The compiled encoder, fold and injection against the mathematics of the design, in double precision and unfolded.
 #include "check.h"
+#include "errors.h"
 #include "runtime/wrapper.h"
 #include "wrappers.h"
 
@@ -286,6 +287,25 @@ TEST(each_sequence_has_tables_of_its_own) {
     }
     meta.fold(tokens[2], 1);
     CHECK(max_difference(inject(meta, 1, hidden, 1.0f, 1), inject(meta, 1, hidden, 1.0f, 2)) == 0.0);
+}
+
+TEST(what_is_not_finite_is_refused_and_not_left_behind) {
+    const sidecar source = random_wrapper(encoder_type::selective);
+    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1, /*n_seq =*/2);
+    const int64_t n_embd = source.config.n_embd;
+    random_source random(13);
+    const std::vector<float> tokens = random.vector(source.config.n_cog * n_embd);
+    const std::vector<float> hidden = random.vector(2 * n_embd);
+    meta.fold(tokens, 0);
+    const rows other = inject(meta, 1, hidden, 1.0f, 0);
+    for (const float huge : {3e38f, INFINITY, NAN}) {
+        meta.fold(tokens, 1);
+        CHECK_THROWS(decode_error, meta.fold(std::vector<float>(tokens.size(), huge), 1), "is not finite");
+        CHECK(max_difference(inject(meta, 1, hidden, 1.0f, 1), to_rows(hidden, n_embd)) == 0.0);
+        CHECK(max_difference(inject(meta, 1, hidden, 1.0f, 0), other) == 0.0);
+    }
+    meta.set_activations(std::vector<float>(3 * n_embd, INFINITY), 1);
+    CHECK_THROWS(decode_error, meta.encode(1), "is not finite");
 }
 
 TEST(wrappers_of_every_kind_and_size_can_be_made) {

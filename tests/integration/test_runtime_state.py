@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metadeploy import Cancelled, Error, MetaLlama, SidecarError
-from metadeploy.errors import ModelLoadError, ModelMismatchError
-from metadeploy.sidecar import write_sidecar
+from metadeploy import Cancelled, Error, MetaLlama, Request, SidecarError
+from metadeploy.errors import DecodeError, ModelLoadError, ModelMismatchError
+from metadeploy.sidecar import read_sidecar, write_sidecar
 from support.program import TinyCase
 from support.random_wrapper import random_wrapper
 
@@ -155,6 +155,57 @@ def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path
     assert llm.generate("a", max_tokens=1, raw=True).timings.n_prompt == 1
     llm.detach()
     assert llm.generate("a", max_tokens=1).timings.n_prompt == 1
+
+
+# --- what overflows --------------------------------------------------------------------------------------------------
+
+
+def scaled(tiny_case: TinyCase, path: Path, **factors: float) -> Path:
+    """The tiny sidecar, some weights of its cross-attention multiplied: finite, and yet too large."""
+    source = read_sidecar(tiny_case.sidecar)
+    tensors = {
+        name: (np.asarray(tensor) * np.float32(factors.get(name.split(".")[-2], 1.0))).astype(np.float32)
+        for name, tensor in source.tensors.items()
+    }
+    write_sidecar(path, source.config, tensors)
+    return path
+
+
+def test_weights_whose_product_overflows(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
+    expected, base = (llm.generate(PROMPT, max_tokens=15, inject=inject).token_ids for inject in (True, False))
+    llm.attach(scaled(tiny_case, tmp_path / "huge.gguf", v_proj=1e25, up_proj=1e25))
+    for _ in range(2):
+        with pytest.raises(DecodeError, match=r"huge\.gguf': what it makes of a prompt is not finite"):
+            llm.generate(PROMPT)
+    assert llm.generate(PROMPT, max_tokens=15, inject=False).token_ids == base
+    llm.attach(tiny_case.sidecar)
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
+
+
+def test_what_overflows_in_the_base_goes_with_the_sidecar(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
+    """A shorter prompt comes to lie beside what an earlier one has left, which is masked: NaN shows all the same."""
+    expected, base = (llm.generate("hi", max_tokens=15, inject=inject).token_ids for inject in (True, False))
+    huge = scaled(tiny_case, tmp_path / "huge.gguf", up_proj=1e34)
+    for attach, ids in ((lambda: llm.attach(tiny_case.sidecar), expected), (llm.detach, base)):
+        llm.attach(huge)
+        assert not np.isfinite(llm.logits(llm.tokenize("x" * 100), gain=9e5)).all()
+        attach()
+        assert llm.generate("hi", max_tokens=15).token_ids == ids
+
+
+def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
+    """The base alone, in the sequence whose tables could not be used, shares batches with one that is injected into."""
+    fragile = scaled(tiny_case, tmp_path / "fragile.gguf", v_proj=1e34, up_proj=1e-34)
+    with tiny_case.load(n_parallel=2) as llm, tiny_case.load() as alone:
+        llm.attach(fragile)
+        alone.attach(fragile)
+        with pytest.raises(DecodeError, match="is not finite"):
+            llm.generate(PROMPT, cognitive_tokens=np.full((3, 32), 9e5))
+        requests = [Request(prompt=PROMPT, inject=False), Request(prompt=PROMPT)]
+        for answer in llm.generate_batch(requests, max_tokens=15):
+            assert answer.result is not None
+            expected = alone.generate(PROMPT, max_tokens=15, inject=requests[answer.index].inject is not False)
+            assert answer.result.token_ids == expected.token_ids
 
 
 # --- instances and threads -------------------------------------------------------------------------------------------
