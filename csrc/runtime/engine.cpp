@@ -164,10 +164,20 @@ void engine::check_fits(const sidecar & source) const {
 }
 
 void engine::set_hook(seam * next) {
+    reserved = false;
     try {
         llama_set_block_hook(ctx, next);
+        reserved = true;
     } catch (const std::exception & e) {
-        throw model_load_error("model '" + parameters.model.path + "': no memory for the injected graph: " + e.what());
+        throw model_load_error("model '" + parameters.model.path + "': no memory for its graphs: " + e.what());
+    }
+}
+
+// The hook that was there before, or none. Where there is no memory for its graphs, the next batch tries again.
+void engine::put_back(seam * previous) noexcept {
+    try {
+        set_hook(previous);
+    } catch (const std::exception &) { // the error that led here, if any, says more
     }
 }
 
@@ -219,7 +229,7 @@ void engine::attach(const std::string & sidecar_path, bool folded) {
                 faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
         }
     } catch (...) {
-        llama_set_block_hook(ctx, hook.get()); // as it was
+        put_back(hook.get());
         throw;
     }
     next_hook->largest = false;
@@ -231,7 +241,7 @@ void engine::attach(const std::string & sidecar_path, bool folded) {
 }
 
 void engine::detach() {
-    set_hook(nullptr);
+    put_back(nullptr);
     forget_all();
     hook.reset();
     meta_wrapper.reset();

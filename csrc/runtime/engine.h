@@ -94,7 +94,8 @@ public:
     bool has_chat_template() const { return chat.has_template(); }
 
     // What becomes of the tokens of a batch the plans of their sequences say. Returns milliseconds.
-    // Throws context_overflow_error, decode_error, cancelled_error; the sequences then hold nothing of use.
+    // Throws context_overflow_error, decode_error, cancelled_error, model_load_error (no memory for graphs); the
+    // sequences then hold nothing of use.
     double evaluate(std::vector<batch_part> parts);
     float * logits(const sequence & seq) const; // n_vocab values for its last token, if they were wanted
     // Throws error where it contradicts itself or is out of range, model_mismatch_error where its tokens are of another
@@ -149,6 +150,7 @@ private:
     std::string architecture() const;
     std::optional<llama_token> refusal_token(llama_token last_prompt_token) const;
     void set_hook(seam * hook);
+    void put_back(seam * previous) noexcept;
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
     void run(prompt_passes & passes);
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
@@ -178,6 +180,7 @@ private:
     int64_t n_evaluated = 0;
     std::unique_ptr<unfolded> unfolded_ca; // none, but for comparison
     std::unique_ptr<seam> hook;
+    bool reserved = true; // the context has memory for graphs with this hook; without, llama.cpp must not build any
 };
 
 } // namespace metadeploy

@@ -46,6 +46,9 @@ double engine::evaluate(std::vector<batch_part> parts) {
     if (cancel && cancel()) {
         fail(2);
     }
+    if (!reserved) {
+        set_hook(hook.get());
+    }
     if (hook && hook->entry) {
         hook->entry->begin(parts.front().entry);
     }

@@ -128,23 +128,23 @@ std::vector<float> engine::all_logits(const std::vector<llama_token> & tokens, c
 }
 
 void engine::capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap) {
-    // the base alone has no hook; give it one for this call
     const bool borrowed = !hook;
-    if (borrowed) {
-        hook = std::make_unique<seam>(nullptr, seqs, n_layer());
-        set_hook(hook.get());
-    }
     sequence & seq = seqs.front();
     forget(seq);
     const auto restore = [&] {
-        hook->set_capture(nullptr);
         if (borrowed) {
-            set_hook(nullptr);
+            put_back(nullptr);
             hook.reset();
+        } else {
+            hook->set_capture(nullptr);
         }
         forget(seq);
     };
     try {
+        if (borrowed) { // the base alone has no hook; give it one for this call
+            hook = std::make_unique<seam>(nullptr, seqs, n_layer());
+            set_hook(hook.get());
+        }
         for (const auto & [il, tensor] : cap.blocks) {
             const auto it = hook->seen().find(il);
             if (it == hook->seen().end() || !it->second.empty()) {
