@@ -9,8 +9,6 @@ namespace py = pybind11;
 
 namespace metadeploy {
 
-engine & engine_of(const py::object & object);
-
 namespace {
 
 py::list to_py(engine & eng, const std::vector<token_logprob> & items) {

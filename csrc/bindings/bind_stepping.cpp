@@ -6,8 +6,6 @@ namespace py = pybind11;
 
 namespace metadeploy {
 
-engine & engine_of(const py::object & object);
-
 void register_stepping(py::module_ & m) {
     m.def(
         "prefill",

@@ -20,6 +20,10 @@ void register_engine(pybind11::module_ & m);
 void register_generation(pybind11::module_ & m);
 void register_stepping(pybind11::module_ & m);
 
+// of a Python Engine; throws error where that is closed
+class engine;
+engine & engine_of(const pybind11::object & object);
+
 // an error of ours as the Python exception that it is raised as
 pybind11::object error_object(const std::exception_ptr & fault);
 

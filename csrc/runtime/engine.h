@@ -97,6 +97,7 @@ public:
     // Throws context_overflow_error, decode_error, cancelled_error, model_load_error (no memory for graphs); the
     // sequences then hold nothing of use.
     double evaluate(std::vector<batch_part> parts);
+    void run(prompt_passes & passes);           // to their end, nothing else in between
     float * logits(const sequence & seq) const; // n_vocab values for its last token, if they were wanted
     // Throws error where it contradicts itself or is out of range, model_mismatch_error where its tokens are of another
     // wrapper.
@@ -152,7 +153,6 @@ private:
     void set_hook(seam * hook);
     void put_back(seam * previous) noexcept;
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
-    void run(prompt_passes & passes);
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
     [[noreturn]] void fail(int status) const;
 

@@ -25,10 +25,7 @@ std::pair<timings, llama_token> prefill(
             std::to_string(eng.sequences().size()));
     }
     prompt_passes passes(eng, eng.sequences()[slot], tokens, inject);
-    while (!passes.done()) {
-        const batch_part part = passes.next(llama_n_batch(eng.context()));
-        passes.evaluated(eng.evaluate({part}));
-    }
+    eng.run(passes);
     return {passes.times(), likeliest(eng, eng.sequences()[slot])};
 }
 
