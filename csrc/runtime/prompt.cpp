@@ -12,12 +12,8 @@ prompt_settings prompt_settings::of(const sidecar & source) {
     if (source.config.chat_template_kwargs.empty()) {
         return settings;
     }
-    const auto kwargs = nlohmann::json::parse(source.config.chat_template_kwargs, nullptr, /*allow_exceptions =*/false);
-    if (!kwargs.is_object()) {
-        throw sidecar_error(
-            "sidecar '" + source.path + "': chat_template_kwargs is '" + source.config.chat_template_kwargs +
-            "', expected a JSON object");
-    }
+    const auto kwargs =
+        nlohmann::json::parse(source.config.chat_template_kwargs); // an object, the reader has seen to it
     for (const auto & [key, value] : kwargs.items()) {
         settings.kwargs[key] = value.dump();
     }

@@ -21,7 +21,7 @@ struct prompt_settings {
     std::string answer_suffix;                 // goes after the last user message
     std::map<std::string, std::string> kwargs; // variables of the template, values as JSON
 
-    // what the sidecar's wrapper was trained with; throws sidecar_error where that is not valid JSON
+    // what the sidecar's wrapper was trained with
     static prompt_settings of(const sidecar & source);
 };
 

@@ -156,8 +156,7 @@ wrapper::~wrapper() = default;
 
 void wrapper::create_tensors(const sidecar & source, const placement & place) {
     // a context for each buffer type, with room for all tensors in any one of them
-    const size_t n_tensors =
-        source.tensors.size() + conf.target_layers.size() + (9 + 3 * (size_t)n_seq) * conf.cross_attn_layers.size() + 2;
+    const size_t n_tensors = source.tensors.size() + conf.target_layers.size() + 9 * conf.cross_attn_layers.size() + 2;
     const auto context = [&](int il) {
         ggml_context_ptr & ctx = ctxs[place(il)];
         if (!ctx) {
@@ -271,8 +270,8 @@ void wrapper::build_graphs(int n_threads) {
         if (!backend) {
             throw sidecar_error("sidecar '" + source_path + "': a device of the base model cannot be opened again");
         }
+        set_threads(backend.get(), n_threads);
     }
-    set_n_threads(n_threads);
 
     const auto add_fold = [&](graph & g, ggml_tensor * tokens) {
         for (const auto & [il, weights] : ca) {
@@ -379,12 +378,6 @@ std::vector<float> wrapper::cognitive_tokens() const {
     std::vector<float> rows(ggml_nelements(cog));
     ggml_backend_tensor_get(cog, rows.data(), 0, ggml_nbytes(cog));
     return rows;
-}
-
-void wrapper::set_n_threads(int n_threads) {
-    for (const ggml_backend_ptr & backend : backends) {
-        set_threads(backend.get(), n_threads);
-    }
 }
 
 size_t wrapper::n_bytes() const {

@@ -61,8 +61,6 @@ public:
     // tanh(gate) of each cross-attention layer, in the order of config().cross_attn_layers
     const std::vector<float> & gates() const { return gate_strengths; }
 
-    void set_n_threads(int n_threads);
-
     size_t n_bytes() const; // memory of weights and tables
 
 private:

@@ -87,8 +87,6 @@ struct sidecar {
     // memory of their own otherwise
     std::vector<std::shared_ptr<const void>> storage;
 
-    bool has(const std::string & name) const { return tensors.count(name) != 0; }
-
     void add(const std::string & name, std::vector<int64_t> shape, std::vector<float> values) {
         const auto own = std::make_shared<const std::vector<float>>(std::move(values));
         tensors[name] = {std::move(shape), {own->data(), own->size()}};

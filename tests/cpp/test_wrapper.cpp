@@ -48,7 +48,7 @@ row linear(const sidecar & source, const std::string & name, const row & x) {
         for (size_t i = 0; i < x.size(); ++i) {
             y[o] += w[o * x.size() + i] * x[i];
         }
-        if (source.has(name + ".bias")) {
+        if (source.tensors.count(name + ".bias") != 0) {
             y[o] += weights(source, name + ".bias")[o];
         }
     }
