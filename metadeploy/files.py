@@ -13,10 +13,18 @@ _CHUNK: Final = 1 << 20
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; its folder is made where it is missing."""
+    """Write a file so that it is there as a whole or not at all; its folder is made where it is missing.
+
+    A link stays one. What is no file, such as ``/dev/stdout``, is written to and not replaced.
+    """
+    written = content.encode() if isinstance(content, str) else content
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(written)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.write_bytes(written)
     os.replace(temporary, path)
 
 
