@@ -2,7 +2,7 @@
 
 The runtime checks again, on the loaded model; this only spares the disappointment. The lists below are those of the
 pinned llama.cpp: an architecture can take a wrapper if the graph of its model calls ``build_cvec`` at the end of every
-block, which is where the seam is (design, "The seam in llama.cpp"). A test derives them from the source again.
+block, which is where the seam is (docs/architecture.md). A test derives them from the source again.
 """
 
 from __future__ import annotations

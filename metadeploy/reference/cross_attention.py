@@ -1,4 +1,4 @@
-"""The cross-attention that injects cognitive tokens into the base (source: design, BottleneckCrossAttention)."""
+"""The cross-attention that injects cognitive tokens into the base (source: docs/sidecar-format.md)."""
 
 from __future__ import annotations
 

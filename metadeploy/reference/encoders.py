@@ -1,4 +1,4 @@
-"""The three encoders: activations of the target layers in, cognitive tokens out (source: design, The mathematics).
+"""The three encoders: activations of the target layers in, cognitive tokens out (source: docs/sidecar-format.md).
 
 All take activations [..., N, D] (N target layers in the wrapper's order, D the base's width) and return cognitive
 tokens [..., C, D]. LayerNorms use eps 1e-5 and GELU is the exact erf form, which are PyTorch's defaults. The names in

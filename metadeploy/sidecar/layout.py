@@ -6,7 +6,7 @@ dimensions (`expected_tensors`) and tells the dimensions from the tensors (`infe
     D  hidden size of the base            E  width of the encoder        F  width of the transformer's feed-forward
     B  bottleneck of the cross-attention  C  cognitive tokens            N  target layers
 
-Source of names and shapes: design, "The mathematics".
+The mathematics that they are of: docs/sidecar-format.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write a trained wrapper as the framework does: checkpoint format 1.1 (source: design, Checkpoint)."""
+"""Write a trained wrapper as the framework does: checkpoint format 1.1 (docs/sidecar-format.md has its mathematics)."""
 
 from __future__ import annotations
 

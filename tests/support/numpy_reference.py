@@ -1,6 +1,6 @@
 """The wrapper's mathematics once more, in NumPy float64 and in plain loops, to check PyTorch with.
 
-Written from the design and not from the modules: nothing is shared with them.
+Written from docs/sidecar-format.md and not from the modules: nothing is shared with them.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str
 
 
 def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
-    """What a reader of format 1.1 looks for, in types that need no code of ours (source: design, Checkpoint)."""
+    """What a reader of format 1.1 looks for, in types that need no code of ours."""
     path = tmp_path / "doubter_checkpoint.pt"
     found: dict[str, dict[str, Any]] = {}
     for encoder_type in ENCODERS:
