@@ -48,7 +48,7 @@ std::vector<int64_t> elements_of(const ggml_tensor * index) {
 
 memory_writes::memory_writes(ggml_cgraph * gf, const std::function<bool(const ggml_tensor * memory)> & ignore) {
     // a state that begins is zeroed first, in the place that it is written to: that is one place, not two
-    std::set<std::pair<const ggml_tensor *, size_t>> addresses;
+    std::set<std::pair<const ggml_tensor *, size_t>> written;
     for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
         const ggml_tensor * node = ggml_graph_node(gf, i);
         const ggml_tensor * memory = node->view_src; // what the graph computes has no buffer yet
@@ -57,25 +57,25 @@ memory_writes::memory_writes(ggml_cgraph * gf, const std::function<bool(const gg
         }
         memories.insert(memory);
         if (node->op != GGML_OP_SET_ROWS) {
-            addresses.emplace(memory, node->view_offs);
+            written.emplace(memory, node->view_offs);
             continue;
         }
-        fixed = mix(mix(fixed, (uintptr_t)memory), node->view_offs);
+        tables = mix(mix(tables, (uintptr_t)memory), node->view_offs);
         const ggml_tensor * index = root_of(node->src[1]);
         known = known && (index->flags & GGML_TENSOR_FLAG_INPUT);
         const auto it = std::find(indices.begin(), indices.end(), index);
-        fixed = mix(fixed, it - indices.begin());
+        tables = mix(tables, it - indices.begin());
         if (it == indices.end()) {
             indices.push_back(index);
         }
     }
-    for (const auto & [memory, offset] : addresses) {
-        fixed = mix(mix(fixed, (uintptr_t)memory), offset);
+    for (const auto & [memory, offset] : written) {
+        addresses = mix(mix(addresses, (uintptr_t)memory), offset);
     }
 }
 
 std::vector<uint64_t> memory_writes::places(int64_t n_tokens) const {
-    std::vector<uint64_t> hashes((size_t)n_tokens, fixed);
+    std::vector<uint64_t> hashes((size_t)n_tokens, tables);
     for (const ggml_tensor * index : indices) {
         const std::vector<int64_t> values = elements_of(index);
         // rows that are not one share for each token count for all of them

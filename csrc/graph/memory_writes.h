@@ -23,16 +23,20 @@ public:
     // false: rows are chosen by something other than an input, so places() cannot say where they lie
     bool traceable() const { return known; }
 
-    // For each of n_tokens tokens a fingerprint of all the places that are written for it: the same for two graphs
-    // exactly where they write a token to the same places. To be called when the index inputs are filled.
+    // For each of n_tokens tokens a fingerprint of all the rows that are written for it: the same for two graphs
+    // exactly where they write a token to the same rows. To be called when the index inputs are filled.
     std::vector<uint64_t> places(int64_t n_tokens) const;
+
+    // The same for what is written at an address, whatever the token: recurrent states.
+    uint64_t state_place() const { return addresses; }
 
     // whether a node of gf takes something from memory that is written here
     bool read_by(ggml_cgraph * gf) const;
 
 private:
     bool known = true;
-    uint64_t fixed = 0;                       // fingerprint of the addresses
+    uint64_t addresses = 0;                   // fingerprints: of what is written there,
+    uint64_t tables = 0;                      // and of the tensors that rows are written to
     std::vector<const ggml_tensor *> indices; // inputs, I64 or I32; an equal share of the elements for each token
     std::set<const ggml_tensor *> memories;
 };

@@ -162,9 +162,13 @@ private:
     void clear_memory(sequence & seq);
     void forget(sequence & seq);
     void forget_all();
-    void keep_state(sequence & seq);
+    std::vector<uint8_t> state_of(const sequence & seq) const;
+    bool set_state(const sequence & seq, const std::vector<uint8_t> & bytes);
     bool step_back(sequence & seq, size_t first);
     void copy_memory(const sequence & from, sequence & to);
+    std::vector<size_t> marks_for(const kept_prompt & kept, const std::vector<llama_token> & tokens) const;
+    void keep_mark(sequence & seq);
+    void make_room(std::vector<kept_state> & marks, size_t n_bytes) const;
     size_t restore_prefix(sequence & seq, const std::vector<llama_token> & tokens, bool whole);
     void keep_prefix(sequence & seq, const std::vector<llama_token> & tokens, size_t n_tokens, bool tapped);
 

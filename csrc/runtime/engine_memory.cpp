@@ -7,6 +7,27 @@
 
 namespace metadeploy {
 
+namespace {
+
+// All that has been kept of a prompt is put back at once, even if only its beginning is wanted. A token's share of that
+// is copied in far less than a hundredth of the time that computing a token takes.
+constexpr size_t WORTH_PUTTING_BACK = 32;
+
+size_t n_common(const kept_prompt & kept, const std::vector<llama_token> & tokens) {
+    const auto [end, _] = std::mismatch(kept.tokens.begin(), kept.tokens.end(), tokens.begin(), tokens.end());
+    return (size_t)(end - kept.tokens.begin());
+}
+
+size_t bytes_of(const std::vector<kept_state> & marks) {
+    size_t n_bytes = 0;
+    for (const kept_state & mark : marks) {
+        n_bytes += mark.bytes.size();
+    }
+    return n_bytes;
+}
+
+} // namespace
+
 bool engine::has_state() const {
     return llama_model_is_recurrent(llm) || llama_model_is_hybrid(llm);
 }
@@ -47,11 +68,17 @@ void engine::forget_all() {
     }
 }
 
-// The state of a memory that has one, for step_back().
-void engine::keep_state(sequence & seq) {
+// What a memory that cannot step back has of a sequence beside keys and values.
+std::vector<uint8_t> engine::state_of(const sequence & seq) const {
     constexpr llama_state_seq_flags flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
-    seq.before_last.resize(llama_state_seq_get_size_ext(ctx, seq.id, flags));
-    llama_state_seq_get_data_ext(ctx, seq.before_last.data(), seq.before_last.size(), seq.id, flags);
+    std::vector<uint8_t> bytes(llama_state_seq_get_size_ext(ctx, seq.id, flags));
+    llama_state_seq_get_data_ext(ctx, bytes.data(), bytes.size(), seq.id, flags);
+    return bytes;
+}
+
+bool engine::set_state(const sequence & seq, const std::vector<uint8_t> & bytes) {
+    constexpr llama_state_seq_flags flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+    return llama_state_seq_set_data_ext(ctx, bytes.data(), bytes.size(), seq.id, flags) == bytes.size();
 }
 
 // Back to where the tokens from first on are not evaluated yet: by forgetting them where memory can, with the state
@@ -60,13 +87,8 @@ void engine::keep_state(sequence & seq) {
 bool engine::step_back(sequence & seq, size_t first) {
     llama_memory_t memory = llama_get_memory(ctx);
     const auto n_left = (llama_pos)first;
-    const std::vector<uint8_t> & state = seq.before_last;
-    const auto restored = [&] {
-        constexpr llama_state_seq_flags flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
-        return state.empty() ||
-               llama_state_seq_set_data_ext(ctx, state.data(), state.size(), seq.id, flags) == state.size();
-    };
-    if (first > 0 && restored() && llama_memory_seq_rm(memory, seq.id, n_left, -1) &&
+    const bool restored = first > 0 && (seq.before_last.empty() || set_state(seq, seq.before_last));
+    if (restored && llama_memory_seq_rm(memory, seq.id, n_left, -1) &&
         llama_memory_seq_pos_max(memory, seq.id) == n_left - 1) {
         seq.n_past = n_left;
         return true;
@@ -87,15 +109,57 @@ void engine::copy_memory(const sequence & from, sequence & to) {
     to.n_past = from.n_past;
 }
 
+// A state is that of its last token only, so where there is one, those that have been kept say where one can begin.
 size_t engine::n_reusable(const kept_prompt & kept, const std::vector<llama_token> & tokens, bool whole) const {
-    const auto [end, _] = std::mismatch(kept.tokens.begin(), kept.tokens.end(), tokens.begin(), tokens.end());
-    auto n = (size_t)(end - kept.tokens.begin());
+    size_t n = n_common(kept, tokens);
     whole = whole && n == kept.tokens.size() && !kept.activations.empty();
     if (n > 0 && n == tokens.size() && !whole) {
         --n; // the last one is wanted for its logits or activations
     }
-    // what is little of much costs more to put back than to compute; a state is that of its last token only
-    return 2 * n >= kept.tokens.size() && (!has_state() || n == kept.tokens.size()) ? n : 0;
+    if (has_state() && n < kept.tokens.size()) {
+        const auto beyond = [](size_t n_tokens, const kept_state & mark) { return n_tokens < mark.n_tokens; };
+        const auto after = std::upper_bound(kept.marks.begin(), kept.marks.end(), n, beyond);
+        n = after == kept.marks.begin() ? 0 : std::prev(after)->n_tokens;
+    }
+    return n * WORTH_PUTTING_BACK >= kept.tokens.size() ? n : 0;
+}
+
+// Where the prompts to come may part from this one, so that a memory that cannot step back should keep its state there:
+// where this one parts from the last, and at the ends of the last two turns of a chat. What follows those is often put
+// otherwise when the chat goes on: an empty thought is left out, a suffix goes to the newest question.
+std::vector<size_t> engine::marks_for(const kept_prompt & kept, const std::vector<llama_token> & tokens) const {
+    constexpr int MOST_TURNS = 2;
+    std::vector<size_t> marks;
+    if (!has_state() || prefix_bytes() == 0) {
+        return marks;
+    }
+    int n_turns = 0;
+    for (size_t n = tokens.size() - 1; n > 0 && n_turns < MOST_TURNS; --n) {
+        if (llama_vocab_is_eog(vocab(), tokens[n - 1])) {
+            marks.push_back(n);
+            ++n_turns;
+        }
+    }
+    const size_t n_alike = n_common(kept, tokens);
+    if (n_alike < std::min(kept.tokens.size(), tokens.size()) && n_alike * WORTH_PUTTING_BACK >= tokens.size()) {
+        marks.push_back(n_alike);
+    }
+    std::sort(marks.begin(), marks.end());
+    marks.erase(std::unique(marks.begin(), marks.end()), marks.end());
+    return marks;
+}
+
+void engine::keep_mark(sequence & seq) {
+    std::vector<kept_state> & marks = seq.kept.marks;
+    marks.push_back({(size_t)seq.n_past, state_of(seq)});
+    make_room(marks, 0);
+}
+
+// Where that is more than may be kept, the earliest go.
+void engine::make_room(std::vector<kept_state> & marks, size_t n_bytes) const {
+    while (!marks.empty() && n_bytes + bytes_of(marks) > prefix_bytes()) {
+        marks.erase(marks.begin());
+    }
 }
 
 // Puts into memory what the last clean pass has left of the tokens that this prompt begins with as well, and returns
@@ -106,22 +170,24 @@ size_t engine::restore_prefix(sequence & seq, const std::vector<llama_token> & t
     clear_memory(seq);
     seq.before_last.clear();
     size_t n = n_reusable(kept, tokens, whole);
+    std::vector<kept_state> & marks = kept.marks;
+    const auto is_other = [&](const kept_state & mark) { return mark.n_tokens > n; };
+    marks.erase(std::find_if(marks.begin(), marks.end(), is_other), marks.end());
     const auto restored = [&] {
         llama_memory_t memory = llama_get_memory(ctx);
         const size_t n_bytes = kept.memory.size();
         return llama_state_seq_set_data_ext(ctx, kept.memory.data(), n_bytes, seq.id, 0) == n_bytes &&
-               (n == kept.tokens.size() || llama_memory_seq_rm(memory, seq.id, (llama_pos)n, -1)) &&
+               (n == kept.tokens.size() || ((!has_state() || set_state(seq, marks.back().bytes)) &&
+                                            llama_memory_seq_rm(memory, seq.id, (llama_pos)n, -1))) &&
                llama_memory_seq_pos_max(memory, seq.id) == (llama_pos)n - 1 && (has_state() || memory_intact(seq));
     };
     if (n == 0 || !restored()) {
         clear_memory(seq);
+        marks.clear();
         n = 0;
     }
     seq.n_past = (int32_t)n;
     seq.places.resize(std::min(seq.places.size(), n));
-    if (has_state() && seqs.size() > 1) {
-        seq.places.clear(); // states share their places with those of other sequences
-    }
     if (n == tokens.size()) {
         meta_wrapper->set_activations(kept.activations, seq.id);
     } else {
@@ -142,6 +208,7 @@ void engine::keep_prefix(sequence & seq, const std::vector<llama_token> & tokens
     if (n_bytes > prefix_bytes()) {
         return;
     }
+    make_room(kept.marks, n_bytes);
     try {
         kept.memory.resize(n_bytes);
     } catch (const std::bad_alloc &) {

@@ -56,13 +56,20 @@ public:
             return;
         }
         const std::vector<uint64_t> places = writes.places(ubatch->n_tokens);
+        const uint64_t state_place = writes.state_place();
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
             const auto pos = (size_t)ubatch->pos[i];
             sequence & seq = seqs[(size_t)ubatch->seq_id[i][0]];
             if (use == entry_use::keep) {
                 seq.places.resize(std::max(seq.places.size(), pos + 1));
                 seq.places[pos] = places[i];
-            } else if (pos >= seq.places.size() || seq.places[pos] != places[i] || (reads_below && !seq.intact)) {
+                seq.state_place = state_place;
+                continue;
+            }
+            // a state that moves later on is moved in all blocks
+            const bool same_state = pos > 0 || state_place == seq.state_place;
+            const bool same_rows = pos < seq.places.size() && places[i] == seq.places[pos];
+            if (!same_state || !same_rows || (reads_below && !seq.intact)) {
                 owner.has_failed = true;
             }
         }

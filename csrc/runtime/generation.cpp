@@ -1,9 +1,9 @@
 #include "runtime/generation.h"
 
 #include "errors.h"
+#include "runtime/stopwatch.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 
@@ -150,14 +150,10 @@ bool generation::at_limit(chunk & out) {
 }
 
 bool generation::sample(chunk & out) {
-    const auto start = std::chrono::steady_clock::now();
+    const stopwatch clock(decode_ms);
     const llama_token token = draw();
     common_sampler_accept(sampler.get(), token, /*is_generated =*/true);
-    const auto stop_clock = [&] {
-        decode_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    };
     if (llama_vocab_is_eog(eng.vocab(), token)) {
-        stop_clock();
         return end(finish_reason::stop, out);
     }
     if (params.n_logprobs >= 0) {
@@ -166,7 +162,6 @@ bool generation::sample(chunk & out) {
     generated.push_back(token);
     out.tokens.push_back(token);
     out.text = stream.push(eng.piece(token));
-    stop_clock();
     if (stream.stopped()) {
         reason = finish_reason::stop;
         return false;

@@ -1,9 +1,9 @@
 #include "runtime/passes.h"
 
 #include "errors.h"
+#include "runtime/stopwatch.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace metadeploy {
 
@@ -39,9 +39,7 @@ prompt_passes::prompt_passes(
         begin_held();
         return;
     }
-    const bool whole = !in_two && (is_injected || wanted == goal::activations);
-    const size_t first = eng.restore_prefix(seq, prompt, whole);
-    time.n_reused = (int32_t)first;
+    const size_t first = restore(/*whole =*/!in_two && (is_injected || wanted == goal::activations));
     if (in_two) {
         seq.places.clear();
         begin(stage::head, first, prompt.size() - 1, entry_use::none);
@@ -51,6 +49,19 @@ prompt_passes::prompt_passes(
     if (at == until) {
         finish_clean();
     }
+}
+
+// What the last prompt has left of this one, and where pass 1 is to stop on its way so that a state can be kept.
+size_t prompt_passes::restore(bool whole) {
+    const stopwatch clock(time.pass1_ms);
+    marks = eng.marks_for(seq.kept, prompt);
+    const size_t first = eng.restore_prefix(seq, prompt, whole);
+    marks.erase(marks.begin(), std::upper_bound(marks.begin(), marks.end(), first));
+    if (from_last && !marks.empty() && marks.back() == prompt.size() - 1) {
+        marks.pop_back(); // all that is kept is kept there
+    }
+    time.n_reused = (int32_t)first;
+    return first;
 }
 
 void prompt_passes::begin(stage next, size_t first, size_t last, entry_use use) {
@@ -76,16 +87,16 @@ void prompt_passes::begin_clean(size_t first) {
 
 // With cognitive tokens from elsewhere there is no pass 1. Tokens that stay clean all the same can be reused.
 void prompt_passes::begin_held() {
-    const auto start = std::chrono::steady_clock::now();
-    eng.meta_wrapper->fold(inject.tokens->data, seq.id);
-    time.encode_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    {
+        const stopwatch clock(time.encode_ms);
+        eng.meta_wrapper->fold(inject.tokens->data, seq.id);
+    }
     seq.before_last.clear();
     if (!from_last) {
         begin_injected(entry_use::none);
         return;
     }
-    const size_t first = eng.restore_prefix(seq, prompt, /*whole =*/false);
-    time.n_reused = (int32_t)first;
+    const size_t first = restore(/*whole =*/false);
     seq.places.clear();
     begin(stage::head, first, prompt.size() - 1, entry_use::none);
     if (at == until) {
@@ -98,10 +109,11 @@ void prompt_passes::finish_clean() {
     seq.plan = {};
     if (now == stage::head) {
         const size_t last = prompt.size() - 1;
-        if (last > 0 && in_two) {
-            eng.keep_state(seq);
-        }
         if (last > 0) {
+            const stopwatch clock(time.pass1_ms);
+            if (in_two) {
+                seq.before_last = eng.state_of(seq);
+            }
             eng.keep_prefix(seq, prompt, last, /*tapped =*/false);
         }
         if (inject.tokens) {
@@ -113,6 +125,7 @@ void prompt_passes::finish_clean() {
         return;
     }
     if (wanted != goal::all_logits && !in_two && time.n_reused < time.n_prompt) {
+        const stopwatch clock(time.pass1_ms);
         eng.keep_prefix(seq, prompt, prompt.size(), eng.meta() != nullptr);
     }
     if (!is_injected || wanted == goal::activations) {
@@ -120,12 +133,14 @@ void prompt_passes::finish_clean() {
         return;
     }
     if (clean) {
+        const stopwatch clock(time.pass1_ms);
         eng.copy_memory(seq, *clean);
     }
-    const auto start = std::chrono::steady_clock::now();
     time.hidden_bytes = (int64_t)(seq.places.size() * eng.hook->entry->row_bytes());
-    eng.meta_wrapper->encode(seq.id);
-    time.encode_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    {
+        const stopwatch clock(time.encode_ms);
+        eng.meta_wrapper->encode(seq.id);
+    }
     seq.intact = eng.memory_intact(seq);
     begin_injected(eng.hook->entry->can_resume(seq, prompt.size()) ? entry_use::resume : entry_use::none);
 }
@@ -148,7 +163,8 @@ batch_part prompt_passes::next(size_t n_max) {
         begin_injected(entry_use::none);
     }
     const size_t n_most = wanted == goal::all_logits ? std::min(n_max, CAPTURE_BATCH) : n_max;
-    const size_t n = std::min(n_most, until - at);
+    const size_t end = marks.empty() ? until : std::min(until, marks.front());
+    const size_t n = std::min(n_most, end - at);
     const outputs which = wanted == goal::all_logits ? outputs::all : at + n == until ? outputs::last : outputs::none;
     return {&seq, &prompt[at], n, which, entry};
 }
@@ -166,6 +182,11 @@ void prompt_passes::evaluated(double ms) {
         rows.insert(rows.end(), first, first + n * (size_t)eng.n_vocab());
     }
     at += n;
+    if (!marks.empty() && at == marks.front()) {
+        const stopwatch clock(time.pass1_ms);
+        eng.keep_mark(seq);
+        marks.erase(marks.begin());
+    }
     if (at < until) {
         return;
     }

@@ -52,6 +52,7 @@ private:
         done
     };
 
+    size_t restore(bool whole);
     void begin(stage next, size_t first, size_t last, entry_use use);
     void begin_clean(size_t first);
     void finish_clean();
@@ -69,8 +70,9 @@ private:
     const bool in_two;    // and its state has to be kept, as the memory cannot step back
 
     stage now = stage::done;
-    size_t at = 0;    // the token that is evaluated next
-    size_t until = 0; // the end of this stage
+    size_t at = 0;             // the token that is evaluated next
+    size_t until = 0;          // the end of this stage
+    std::vector<size_t> marks; // where pass 1 is to keep the state for prompts to come
     entry_use entry = entry_use::none;
     int64_t last_batch; // of the engine, when this prompt was evaluated last
     timings time;

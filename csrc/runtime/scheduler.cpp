@@ -37,14 +37,15 @@ size_t scheduler::n_free() const {
     return n_idle() - std::min(n_idle(), n_wanted);
 }
 
-// The free one that has kept most of what this prompt can use, and else least of what others may still use.
+// The free one that has kept most of what this prompt can use, and least of what others may still use.
 scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) {
     slot * best = nullptr;
-    std::pair<size_t, size_t> least; // tokens to compute, tokens to forget
+    std::pair<size_t, size_t> least; // tokens to compute now or, as they are forgotten, once more; those of now
     for (const sequence & seq : eng.sequences()) {
         slot & each = slots[(size_t)seq.id];
         const size_t n_reusable = eng.n_reusable(seq.kept, prompt, /*whole =*/true);
-        const std::pair<size_t, size_t> cost(prompt.size() - n_reusable, seq.kept.tokens.size());
+        const size_t n_now = prompt.size() - n_reusable;
+        const std::pair<size_t, size_t> cost(n_now + seq.kept.tokens.size() - n_reusable, n_now);
         if (each.is_free() && (!best || cost < least)) {
             least = cost;
             best = &each;
@@ -98,23 +99,34 @@ void scheduler::begin(request item) {
     prompts.push_back(&into);
 }
 
+// The prompt whose pass 2 begins where its pass 1 has left a state: until that is its sequence's again, others may
+// write there, so it goes on at once.
 scheduler::slot * scheduler::resuming() const {
-    const auto resumes = [](slot * each) { return each->answer->next(1).entry == entry_use::resume; };
-    const auto found = std::find_if(prompts.begin(), prompts.end(), resumes);
+    const auto resumes = [](slot * each) {
+        const batch_part part = each->answer->next(1);
+        return part.entry == entry_use::resume && part.seq->n_past == 0;
+    };
+    const auto found = eng.has_state() ? std::find_if(prompts.begin(), prompts.end(), resumes) : prompts.end();
     return found == prompts.end() ? nullptr : *found;
 }
 
 // A piece at a time is cut where it would be cut for a prompt that is alone, whose logits are then the same to the bit.
-// Pass 2 comes before anything else where it resumes: what others compute may move the states that pass 1 has left.
 void scheduler::evaluate_prompts() {
     const size_t n_piece = std::min(llama_n_batch(eng.context()), llama_n_ubatch(eng.context()));
-    for (size_t n_done = 0; !prompts.empty();) {
+    size_t n_done = 0;
+    const auto fits = [&](slot * each) {
+        return n_done == 0 || n_done + each->answer->next(n_piece).n_tokens <= n_piece;
+    };
+    for (;;) {
         slot * each = resuming();
-        each = each ? each : prompts.front();
-        const batch_part part = each->answer->next(n_piece);
-        if (n_done > 0 && n_done + part.n_tokens > n_piece) {
-            return;
+        if (!each) {
+            const auto found = std::find_if(prompts.begin(), prompts.end(), fits);
+            if (found == prompts.end()) {
+                return;
+            }
+            each = *found;
         }
+        const batch_part part = each->answer->next(n_piece);
         n_done += part.n_tokens;
         prompts.erase(std::find(prompts.begin(), prompts.end(), each)); // the others come first next time
         prompts.push_back(each);
@@ -219,9 +231,6 @@ std::vector<scheduler::event> scheduler::step() {
     }
     admit();
     evaluate_prompts();
-    if (eng.has_state() && resuming()) {
-        evaluate_prompts();
-    }
     evaluate_answers();
     return std::move(events);
 }

@@ -26,11 +26,18 @@ struct token_plan {
     }
 };
 
+// Of a memory that cannot step back: its states after a prompt's first tokens.
+struct kept_state {
+    size_t n_tokens;
+    std::vector<uint8_t> bytes;
+};
+
 // What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.
 struct kept_prompt {
     std::vector<llama_token> tokens;
     std::vector<uint8_t> memory;    // keys, values and states after them, as llama.cpp writes them
     std::vector<float> activations; // of the last token; none where it was not tapped
+    std::vector<kept_state> marks;  // where a prompt that goes on otherwise can begin, in ascending order
 };
 
 struct sequence {
@@ -38,8 +45,10 @@ struct sequence {
     token_plan plan;
     int32_t n_past = 0;
     int32_t logits_row = -1; // of its last token, in the batch that was evaluated last
-    // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys, values and states.
+    // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys and values; and where it
+    // left the state after the last one.
     std::vector<uint64_t> places;
+    uint64_t state_place = 0;
     bool intact = false;              // each token still has the cells that pass 1 gave it, and no state has moved on
     std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then
     kept_prompt kept;

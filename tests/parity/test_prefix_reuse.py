@@ -6,7 +6,8 @@ last digits. K/V cache in F32, flash attention off (``EXACT``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,42 @@ def limit(pair: RuntimePair) -> float:
     return tolerances.BATCH_SPLIT_MAX_ABS["gemma" if pair.kind.startswith("gemma") else "others"]
 
 
-def reusable(pair: RuntimePair, before: int, shared: int) -> int:
-    """How many of the shared tokens can be reused after a prompt of so many."""
+def reusable(pair: RuntimePair, before: int, shared: int, marks: Sequence[int] = ()) -> int:
+    """How many of the shared tokens can be reused after a prompt of so many, whose state was kept at marks too."""
     if pair.kind in WINDOWED and before > WINDOW:
         return 0  # the window has left the first ones behind
     if pair.kind in STATEFUL and shared != before:
-        return 0  # a state is that of its last token
-    return shared if 2 * shared >= before else 0
+        shared = max((mark for mark in marks if mark <= shared), default=0)
+    return shared if 32 * shared >= before else 0
+
+
+class Remembered:
+    """What the prompts so far have left, by the rules of docs/usage.md.
+
+    Args:
+        pair: the bases.
+        before_last: whether only the last token is injected into: states are then those before it.
+    """
+
+    def __init__(self, pair: RuntimePair, *, before_last: bool = False) -> None:
+        self._pair = pair
+        self._before_last = before_last and pair.kind in STATEFUL
+        tokens = (pair.tested.tokenize(text, add_special=False) for text in ("<eos>", "<|im_end|>"))
+        (self.end_of_turn,) = next(ids for ids in tokens if len(ids) == 1)
+        self._ids: list[int] = []
+        self._marks: list[int] = []
+
+    def of(self, ids: list[int]) -> int:
+        """How many tokens of this prompt are reused; then it is what has been left."""
+        both = zip(self._ids, ids, strict=False)
+        alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
+        shared = alike - (alike == len(ids))  # the last one is wanted for its logits
+        reused = reusable(self._pair, len(self._ids), shared, self._marks) if self._ids else 0
+        ends = [n + 1 for n, token in enumerate(ids[:-1]) if token == self.end_of_turn]
+        parts = [alike] if alike < min(len(self._ids), len(ids)) else []
+        self._marks = [*(mark for mark in self._marks if mark <= reused), *parts, *ends[-2:]]
+        self._ids = ids[:-1] if self._before_last else ids
+        return reused
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
@@ -81,14 +111,60 @@ def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair:
 
 
 def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
-    """A long common beginning, other endings; a prompt that is part of the last one; one that shares too little."""
+    """A long common beginning, other endings; a prompt that is part of the last one; one that shares little."""
     common = attached.prompt(12)
-    before = 0
-    for rest, shared in (([21, 22], 0), ([23, 24, 25], 12), ([23], 12), ([], 11), ([26, 27], 12)):
+    remembered = Remembered(attached)
+    for rest in ([21, 22], [23, 24, 25], [23], [], [26, 27], [28]):
         ids = [*common, *rest]
-        ask(attached, ids, n_reused=reusable(attached, before, shared))
-        before = len(ids)
-    ask(attached, [*common[:5], 30], n_reused=0)
+        ask(attached, ids, n_reused=remembered.of(ids))
+    ids = [*common[:5], 30]
+    ask(attached, ids, n_reused=remembered.of(ids))
+
+
+def test_a_prompt_that_shares_next_to_nothing(pair: RuntimePair, tmp_path: Path) -> None:
+    """Putting back what a long prompt has left costs more than computing the few tokens that are wanted of it."""
+    pair.attach(tmp_path, [pair.num_layers - 1])
+    ids = pair.prompt(100)
+    for shared in (4, 3):
+        ask(pair, ids, n_reused=0)
+        ask(pair, [*ids[:shared], 30], n_reused=reusable(pair, 100, shared))
+        ask(pair, [31], n_reused=0)
+
+
+def test_a_beginning_that_many_prompts_share(attached: RuntimePair) -> None:
+    """A system prompt, or examples: a memory that cannot step back finds its state there from the third one on."""
+    common = attached.prompt(14)
+    remembered = Remembered(attached)
+    reused = []
+    for rest in ([21], [22, 22], [23], [24] * 3):
+        reused.append(remembered.of([*common, *rest]))
+        ask(attached, [*common, *rest], n_reused=reused[-1])
+    if attached.kind not in WINDOWED:
+        assert reused == [0, 0 if attached.kind in STATEFUL else 14, 14, 14]
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+@pytest.mark.parametrize("suffix", ["", " In one word."])
+def test_a_chat_that_is_put_otherwise_as_it_goes_on(
+    suffix: str, inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path
+) -> None:
+    """An empty thought at the end of the prompt, or a suffix, that is gone from the history one turn later.
+
+    Qwen3.5's template does that with thinking off. The turns before the last two are not computed again.
+    """
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
+    remembered = Remembered(pair, before_last=inject_from == "last_prompt_token")
+    end = remembered.end_of_turn
+    thought = pair.prompt(4, seed=9)
+    history: list[int] = []
+    for turn in range(5):
+        question, answer = pair.prompt(10, seed=turn), pair.prompt(5, seed=50 + turn)
+        ids = [*history, *question, *map(ord, suffix), end, *thought]
+        reused = remembered.of(ids)
+        ask(pair, ids, n_reused=reused)
+        if turn > 1 and pair.kind not in WINDOWED:
+            assert reused >= len(history) - len(question) - len(answer) - 2
+        history = [*history, *question, end, *answer, end]
 
 
 def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
