@@ -10,7 +10,7 @@ from typing import Literal, cast
 from numpy.typing import ArrayLike
 
 from metadeploy import _core
-from metadeploy.errors import Error
+from metadeploy.errors import Cancelled, Error
 from metadeploy.runtime.types import (
     CancelCallback,
     FinishReason,
@@ -37,6 +37,8 @@ class Request:
         schedule: how the injection changes while the answer grows.
         cognitive_tokens: in place of the prompt's own.
         doubt_threshold: decline where doubt reaches it.
+        cancel: asked after each step, while the prompt is processed too; True ends this one alone, with
+            :class:`Cancelled` as its error.
     """
 
     prompt: Prompt
@@ -45,6 +47,7 @@ class Request:
     schedule: InjectionSchedule | None = None
     cognitive_tokens: ArrayLike | None = None
     doubt_threshold: float | None = None
+    cancel: CancelCallback | None = None
 
 
 @dataclass(eq=False)
@@ -54,13 +57,14 @@ class BatchAnswer:
     Attributes:
         index: its place among the prompts, from 0 on.
         result: the answer; None until it is complete.
-        error: what went wrong with this prompt; the others do not mind.
+        error: what went wrong with this prompt; the others are not affected.
     """
 
     index: int
     result: GenerationResult | None = None
     error: Error | None = None
     _closed: bool = field(default=False, repr=False)
+    _cancel: CancelCallback | None = field(default=None, repr=False)
 
     def close(self) -> None:
         """Nothing more of it is wanted: no chunk of it comes any more, and its place goes to the next prompt."""
@@ -70,6 +74,11 @@ class BatchAnswer:
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its own :attr:`Request.cancel` says so."""
+        return self._cancel is not None and self._cancel()
 
 
 #: An answer that has grown, and by what; None where it has ended with an error.
@@ -103,7 +112,7 @@ class BatchCalls(ABC):
     @abstractmethod
     def _run(
         self,
-        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        requests: Iterable[tuple[Request, _core.GenerationParams]],
         raw: bool,
         cancel: CancelCallback | None,
     ) -> Generator[BatchStep]:
@@ -160,7 +169,7 @@ class BatchCalls(ABC):
 
         params_of(Request(prompt=""))  # what is wrong for all is said at once
         each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
-        return self._run(((request.prompt, params_of(request)) for request in each), raw, cancel)
+        return self._run(((request, params_of(request)) for request in each), raw, cancel)
 
     def generate_batch(
         self,
@@ -293,9 +302,14 @@ def run(
                 yield each.answer, _chunk(engine, each, text, token_ids, items, more, outcome)
             if not more:
                 del running[key]
-        for key in [key for key, each in running.items() if each.answer.closed]:
-            scheduler.cancel(key)
-            del running[key]
+        for key, each in list(running.items()):
+            cancelled = not each.answer.closed and each.answer.cancelled
+            if cancelled or each.answer.closed:
+                scheduler.cancel(key)
+                del running[key]
+            if cancelled:
+                each.answer.error = Cancelled("cancelled")
+                yield each.answer, None
 
 
 def _chunk(

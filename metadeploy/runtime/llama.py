@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from metadeploy import _core
 from metadeploy.errors import Error
 from metadeploy.runtime import batch, logs
-from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep
+from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
@@ -67,7 +67,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """Load a base model, and a sidecar beside it.
 
         Args:
-            model: base GGUF of any architecture and quantisation that llama.cpp knows.
+            model: base GGUF in any quantisation, with a sidecar of an architecture that can take one
+                (`metadeploy inspect` tells).
             sidecar: GGUF written by ``metadeploy export``; None for the base alone.
             n_ctx: context size in tokens, of each sequence; 0 takes the one the model was trained with, shared among
                 the sequences.
@@ -302,7 +303,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             doubt_threshold=doubt_threshold,
             logprobs=logprobs,
         )
-        return self._kept(_chunks(self._run([(prompt, params)], raw, cancel)))
+        return self._kept(_chunks(self._run([(Request(prompt=prompt), params)], raw, cancel)))
 
     def _model_name(self) -> str:
         return os.path.basename(self._model)
@@ -351,7 +352,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     def _run(
         self,
-        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        requests: Iterable[tuple[Request, _core.GenerationParams]],
         raw: bool,
         cancel: CancelCallback | None,
     ) -> Generator[BatchStep]:
@@ -359,7 +360,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     def _locked(
         self,
-        requests: Iterable[tuple[Prompt, _core.GenerationParams]],
+        requests: Iterable[tuple[Request, _core.GenerationParams]],
         raw: bool,
         cancel: CancelCallback | None,
     ) -> Generator[BatchStep]:
@@ -370,7 +371,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 return error
 
         with self._lock:
-            found = ((BatchAnswer(i), tokens_of(prompt), params) for i, (prompt, params) in enumerate(requests))
+            found = (
+                (BatchAnswer(i, _cancel=request.cancel), tokens_of(request.prompt), params)
+                for i, (request, params) in enumerate(requests)
+            )
             yield from batch.run(self._engine, found, cancel)
 
     def _kept(self, stream: Generator[_T]) -> Generator[_T]:

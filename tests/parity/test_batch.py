@@ -7,6 +7,7 @@ K/V cache in F32, flash attention off (``EXACT``) but for the real model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import tolerances
-from metadeploy import ContextOverflowError, GenerationResult, MetaLlama, Request
+from metadeploy import Cancelled, ContextOverflowError, GenerationResult, MetaLlama, Request
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import Question
 from support.runtime_pair import PAIR_KINDS, RuntimePair, runtime_pair
@@ -163,6 +164,45 @@ def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel]
                 break
             before += 1
         assert before >= 16
+
+
+@pytest.mark.parametrize("n_steps", [0, 3, 12])
+def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair) -> None:
+    """When it has not begun, in pass 1 (8 steps) or in pass 2; neighbours and what comes into its place go on."""
+    asked = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
+    calls = itertools.count()
+    ended = Request(prompt=attached.prompt(250), cancel=lambda: next(calls) >= n_steps)
+    one, other, cancelled, last = attached.tested.generate_batch(
+        [*asked[:2], ended, asked[2]], max_tokens=12, logprobs=0
+    )
+    assert isinstance(cancelled.error, Cancelled)
+    assert cancelled.result is None
+    assert next(calls) == n_steps + 1
+    for answer, request in zip((one, other, last), asked, strict=True):
+        same_answer(attached, answer.result, request, reuses=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
+def test_a_long_prompt_does_not_hold_other_prompts_up(
+    kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
+) -> None:
+    """One that comes in the middle of the long one's second pass is through before it."""
+    options = {"tested": {"n_parallel": 2}, "plain": {"prefix_cache_mib": 0}}
+    with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=32, n_ctx=640) as pair:
+        pair.attach(tmp_path, [0])
+        # the first one's answer ends after 24 steps, when 16 were pass 1 of the second one, and 16 will be pass 2
+        asked = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
+        found: dict[int, GenerationResult] = {}
+        first: list[int] = []
+        for answer, chunk in pair.tested.stream_batch(asked, max_tokens=24, logprobs=0):
+            assert chunk is not None
+            first += [answer.index] if answer.index not in first else []
+            if chunk.result is not None:
+                found[answer.index] = chunk.result
+        assert first == [0, 2, 1]
+        for index, request in enumerate(asked):
+            assert found[index].timings.pass2 == "tail"
+            assert found[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])
