@@ -69,7 +69,8 @@ def write_card(
         force: replace a file that was not written by this function, or was edited since.
 
     Raises:
-        RunDirError: a results file cannot be read or belongs to another wrapper, or the card has been edited.
+        RunDirError: a results file cannot be read or belongs to another wrapper, the wrapper was trained on other
+            questions than are collected there now, or the card has been edited.
         MissingDependencyError: huggingface_hub or Jinja2 is not installed.
         Error: ``base_model`` is no hub id.
     """
@@ -77,6 +78,7 @@ def write_card(
     _refuse_edited(output, force)
     if base_model is not None and hub_id(base_model) is None:
         raise Error(f"card: --base-model is '{base_model}', expected a hub id such as owner/name")
+    run.refuse_stale_checkpoint()
     run.refuse_stale_sidecar()
     files = list_files(run)
     measured = read_measured(run, files)

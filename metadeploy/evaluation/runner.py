@@ -69,12 +69,14 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         The results. Written to the run's ``eval`` folder are ``results_*.json``, ``samples_*.jsonl`` and plots.
 
     Raises:
-        RunDirError: something is missing in the run directory.
+        RunDirError: something is missing in the run directory, or the wrapper was trained on other questions than are
+            collected there now.
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: base and wrapper do not fit each other.
     """
     stage = stage or _quiet
     run.require("model_name", "collect", made_by="collect")
+    run.refuse_stale_checkpoint()
     started = time.monotonic()
     questions = _questions(run, settings, settings.split)
     chosen, swept = _drawn(len(questions), settings)

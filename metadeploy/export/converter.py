@@ -18,6 +18,7 @@ from metadeploy.export.layers import LayerSpec
 from metadeploy.files import sha256
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar
+from metadeploy.training.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,7 @@ def export(
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or contradicts run.json or the arguments.
+        RunDirError: the run.json beside the checkpoint says that other questions were collected since it was trained.
         ModelLoadError: the base is not a readable model.
         ModelMismatchError: the base does not fit.
         SidecarError: the sidecar exists, cannot be written, or a value does not fit its type.
@@ -107,6 +109,8 @@ def export(
         hidden_dim=hidden_dim,
         num_layers=num_layers,
     )
+    if run_json is None and wrapper.run_json is not None:
+        RunDir(wrapper.path.parent).refuse_stale_checkpoint()  # run.json would tell another base and other prompts
     if base is not None:
         check_base(base, wrapper.config)
     config = replace(wrapper.config, checkpoint_sha256=sha256(wrapper.path))

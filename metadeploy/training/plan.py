@@ -11,7 +11,7 @@ from metadeploy.errors import RunDirError, faults_message
 from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.sidecar.spec import WrapperConfig
-from metadeploy.training.run_dir import RunDir
+from metadeploy.training.run_dir import RunDir, training_fingerprint
 from metadeploy.training.settings import TrainSettings
 
 __all__ = ["as_json", "end_of_turn", "fingerprint", "kept_fingerprint", "wrapper_config"]
@@ -82,11 +82,8 @@ def end_of_turn(base: FrozenBase, tokenizer: Any, config: WrapperConfig) -> int:
 
 
 def fingerprint(run: RunDir, settings: TrainSettings) -> str:
-    """Says whether two trainings are the same; where they run and how they are calibrated does not count."""
-    said = {**as_json(settings), "collect": run.manifest["collect"]}
-    for key in ("device", "point", "keep_cache"):
-        del said[key]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """That of the training to be; see `training_fingerprint`."""
+    return training_fingerprint(as_json(settings), run.manifest["collect"])
 
 
 def kept_fingerprint(run: RunDir, settings: TrainSettings) -> str:

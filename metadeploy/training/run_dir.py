@@ -12,6 +12,7 @@ README.md                   the model card
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,9 +23,14 @@ from metadeploy.errors import RunDirError
 from metadeploy.files import sha256, write_atomically
 from metadeploy.sidecar import read_sidecar
 
-__all__ = ["SPLITS", "RunDir"]
+__all__ = ["SPLITS", "RunDir", "training_fingerprint"]
 
 SPLITS: Final = ("train", "val", "test")
+
+#: Of what `train` writes into run.json, what tells no two trainings apart: where it ran, how it went, and the line.
+_INCIDENTAL: Final = frozenset(
+    {"device", "keep_cache", "best_epoch", "epochs_done", "interrupted", "point", "val", "fingerprint"}
+)
 
 
 class RunDir:
@@ -106,6 +112,24 @@ class RunDir:
                 f"run.json '{self.run_json}': lacks {', '.join(missing)} (hint: run metadeploy {made_by} first)"
             )
 
+    def refuse_stale_checkpoint(self) -> None:
+        """Refuse a wrapper that was trained before the questions were collected anew.
+
+        Where run.json does not say what it was trained on, as in the framework's, nothing can be told.
+
+        Raises:
+            RunDirError: it was trained on other questions, or on these collected in another way.
+        """
+        trained, collected = self.manifest.get("train") or {}, self.manifest.get("collect")
+        said = trained.get("fingerprint")
+        if said is None or collected is None or said == training_fingerprint(trained, collected):
+            return
+        raise RunDirError(
+            f"run directory '{self.path}': its Doubter was trained on other questions than are collected there now, or "
+            "on these collected in another way, expected the same: among the new ones may be those it was taught "
+            "(hint: metadeploy train --restart trains it on these)"
+        )
+
     def refuse_stale_sidecar(self) -> None:
         """Refuse a sidecar that was exported before the checkpoint was trained or calibrated anew.
 
@@ -121,6 +145,20 @@ class RunDir:
                 f"sidecar '{self.sidecar}': was made of another checkpoint than '{self.checkpoint.name}' beside it, "
                 "expected an export of that (hint: run metadeploy export --force)"
             )
+
+
+def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:
+    """Says whether two trainings are the same; where they run and how they are calibrated does not count.
+
+    Args:
+        trained: settings of a training as JSON has them, or what run.json says of one.
+        collected: what run.json says of the questions.
+
+    Returns:
+        A hex digest.
+    """
+    said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _read_object(path: Path) -> dict[str, Any]:

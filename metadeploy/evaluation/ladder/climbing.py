@@ -79,7 +79,8 @@ def climb(
         samples of each rung.
 
     Raises:
-        RunDirError: something is missing in the run directory.
+        RunDirError: something is missing in the run directory, or the wrapper was trained on other questions than are
+            collected there now.
         CheckpointError: the checkpoint cannot be used.
         ModelLoadError: the base cannot be loaded or quantised.
         ModelMismatchError: base and wrapper do not fit each other.
@@ -97,6 +98,7 @@ class _Climb:
             raise RunDirError(
                 f"wrapper '{run.checkpoint}': is not there, expected one (hint: run metadeploy train first)"
             )
+        run.refuse_stale_checkpoint()
         wrapper = load_wrapper(run.path).config
         check_base(settings.base, wrapper)
         self._run, self._settings, self._stage = run, settings, stage
