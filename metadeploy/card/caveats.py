@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from metadeploy.card.facts import Evaluation
 from metadeploy.card.markdown import count, escape, number, p_value, percent
@@ -20,8 +20,36 @@ _MISCALIBRATED: Final = 0.05
 _KIND_GAP: Final = 0.05
 
 
-def caveats(evaluation: Evaluation) -> Iterator[str]:
-    """Say what is weak about what one evaluation found; finished Markdown, a sentence or two each."""
+class _Caveat(NamedTuple):
+    """A weakness of what one evaluation found.
+
+    Attributes:
+        matter: what it is about; other figures make it no other weakness.
+        text: finished Markdown, a sentence or two.
+    """
+
+    matter: str
+    text: str
+
+
+def caveats(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    """Say what is weak about what was found, each weakness once; finished Markdown, a sentence or two each.
+
+    Args:
+        evaluations: the most telling one first; figures are of the first that shows the weakness, and those that show
+            it are named unless all do.
+    """
+    found: dict[str, list[tuple[Evaluation, str]]] = {}
+    for evaluation in evaluations:
+        for matter, text in _of_one(evaluation):
+            found.setdefault(matter, []).append((evaluation, text))
+    for shown in found.values():
+        where = "; ".join(escape(evaluation.title) for evaluation, _ in shown)
+        text = shown[0][1]
+        yield text if len(shown) == len(evaluations) else f"{where}: {text}"
+
+
+def _of_one(evaluation: Evaluation) -> Iterator[_Caveat]:
     results = evaluation.results
     metrics = {name: row["value"] for name, row in results["metrics"].items()}
     yield from _of_the_questions(evaluation, metrics)
@@ -29,66 +57,84 @@ def caveats(evaluation: Evaluation) -> Iterator[str]:
     yield from _of_the_ranking(results, metrics)
 
 
-def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> Iterator[str]:
+def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
     results = evaluation.results
     if evaluation.is_own and evaluation.split != "test":
-        yield f"These are questions of the {evaluation.split} split, which training used: expect less on others."
+        yield _Caveat(
+            f"the {evaluation.split} split",
+            f"These are questions of the {evaluation.split} split, which training used: expect less on others.",
+        )
     if results["n"] < _FEW:
-        yield f"{count(results['n'])} questions are few: look at the intervals, not at the values."
+        yield _Caveat(
+            "few questions", f"{count(results['n'])} questions are few: look at the intervals, not at the values."
+        )
     n_answered = results["metrics"]["selective_accuracy"]["n"]
     if 0 < n_answered < _FEW_ANSWERED:
-        yield f"Only {count(n_answered)} questions are answered; selective accuracy rests on these alone."
+        yield _Caveat(
+            "few answers",
+            f"Only {count(n_answered)} questions are answered; selective accuracy rests on these alone.",
+        )
     if results["threshold"]["chosen"] == "by hand":
-        yield (
+        yield _Caveat(
+            "a threshold by hand",
             "The threshold was set by hand. If these questions were looked at for that, the figures at the threshold "
-            "are too good."
+            "are too good.",
         )
     accuracy = metrics["base_accuracy"]
     if accuracy is not None and accuracy < 0.5:
-        yield (
+        yield _Caveat(
+            "a weak base",
             f"The base has only {percent(accuracy)} right, so that declining everything would catch more errors than "
             "it loses right answers. The exact test against the base counts a declined error as a success and is "
-            "easily passed then; coverage and over-refusal tell whether the Doubter is of use."
+            "easily passed then; coverage and over-refusal tell whether the Doubter is of use.",
         )
 
 
-def _of_the_refusals(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[str]:
+def _of_the_refusals(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
     coverage, lost = metrics["coverage"], metrics["over_refusal_rate"]
     if coverage == 0:
-        yield "At this threshold it declines every question, which helps nobody."
+        yield _Caveat("declines all", "At this threshold it declines every question, which helps nobody.")
     elif coverage == 1:
-        yield "At this threshold it declines nothing: the base alone does the same."
+        yield _Caveat("declines none", "At this threshold it declines nothing: the base alone does the same.")
     if lost is not None and lost > 0 and coverage:
-        yield f"It declines {percent(lost)} of what the base would have had right: over-refusal is the price."
+        yield _Caveat(
+            "over-refusal",
+            f"It declines {percent(lost)} of what the base would have had right: over-refusal is the price.",
+        )
     refusals = results["refusals"]
     changed = refusals["declined"] - refusals["word_for_word"]
     if changed:
-        yield (
+        yield _Caveat(
+            "refusals in other words",
             f"Of {count(refusals['declined'])} refusals {count(refusals['word_for_word'])} are word for word as "
-            "trained. Let a program go by `abstained`, not by the text."
+            "trained. Let a program go by `abstained`, not by the text.",
         )
 
 
-def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[str]:
+def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
     auroc, within, error = metrics["auroc"], metrics["macro_auroc"], metrics["ece"]
     if auroc is not None and within is not None and within < auroc - _KIND_GAP:
-        yield (
+        yield _Caveat(
+            "knows the kind",
             f"Much of the AUROC of {number(auroc)} is knowing which kinds of question the base is bad at: within a "
-            f"kind it is {number(within)} on average. On kinds that it was not trained with, expect less."
+            f"kind it is {number(within)} on average. On kinds that it was not trained with, expect less.",
         )
-    not_beaten = [
-        f"{escape(row['name'])} (p {_sign(row['doubter']['p_value'])})"
-        for row in results["baselines"]
-        if not _is_ahead(row)
-    ]
+    not_beaten = {row["name"]: row["doubter"]["p_value"] for row in results["baselines"] if not _is_ahead(row)}
     if not_beaten:
-        yield f"At the same coverage it is not significantly ahead of: {'; '.join(not_beaten)}."
+        named = "; ".join(f"{escape(name)} (p {_sign(found)})" for name, found in not_beaten.items())
+        yield _Caveat(
+            f"not ahead of {sorted(not_beaten)}", f"At the same coverage it is not significantly ahead of: {named}."
+        )
     if not results["baselines"]:
-        yield "It was not compared with baselines: a threshold on the base's own probabilities may do as well."
+        yield _Caveat(
+            "no baselines",
+            "It was not compared with baselines: a threshold on the base's own probabilities may do as well.",
+        )
     if error is not None and error > _MISCALIBRATED:
-        yield (
+        yield _Caveat(
+            "miscalibrated",
             f"Doubt orders questions and is not the probability of an error (calibration error {number(error)}): a "
-            "doubt of 0.8 does not mean that four of five such answers are wrong."
+            "doubt of 0.8 does not mean that four of five such answers are wrong.",
         )
 
 

@@ -241,7 +241,7 @@ def _render(
 
 
 def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterator[str]:
-    """What holds for every Doubter, and what the most telling evaluation says of this one."""
+    """What holds for every Doubter, and what the evaluations say of this one."""
     yield (
         f"It belongs to {_base_link(base)} and its quantisations. Another model, also one that was fine-tuned from it, "
         "has other activations, which it was not trained to read."
@@ -254,7 +254,7 @@ def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterato
     engines = {each.results["config"]["engine"] for each in measured.evaluations}
     if engines == {"torch"}:
         yield "It was measured in PyTorch only; a quantised base in llama.cpp decides otherwise on some questions."
-    yield from caveats(measured.evaluations[0])
+    yield from caveats(measured.evaluations)
 
 
 def _base_link(base: str) -> str:

@@ -451,11 +451,11 @@ def test_a_missing_package_is_named(run: RunDir, package: str, monkeypatch: pyte
 # -- what it warns of
 
 
-def warned(change: Callable[[dict[str, Any]], object], *, is_own: bool = True) -> str:
-    """The caveats of a Doubter of which nothing bad can be said, after a change."""
+def evaluation(change: Callable[[dict[str, Any]], object], **config: Any) -> Evaluation:
+    """Results of a Doubter of which nothing bad can be said, after a change."""
     row = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 2000}
     results: dict[str, Any] = {
-        "config": {"split": "test"},
+        "config": {"engine": "torch", "quantization": None, "dtype": "bfloat16", "split": "test", **config},
         "n": 2000,
         "threshold": {"value": 0.5, "chosen": "as shipped"},
         "metrics": {
@@ -473,11 +473,63 @@ def warned(change: Callable[[dict[str, Any]], object], *, is_own: bool = True) -
         ],
     }
     change(results)
-    return "\n".join(caveats(Evaluation(Path("results_x.json"), results, "facts", is_own)))
+    return Evaluation(Path("results_x.json"), results, "facts", is_own=True)
+
+
+def in_llama_cpp(change: Callable[[dict[str, Any]], object]) -> Evaluation:
+    return evaluation(change, engine="runtime", base={"name": "tiny-Q4.gguf"})
+
+
+def nothing(_results: dict[str, Any]) -> None:
+    """No change."""
 
 
 def test_what_is_good_is_not_warned_of() -> None:
-    assert warned(lambda _: None) == ""
+    assert list(caveats([evaluation(nothing), in_llama_cpp(nothing)])) == []
+
+
+def test_no_evaluation_is_passed_over() -> None:
+    """What only one of them shows is a caveat too, with its name; what all of them show is said once."""
+
+    def matched(results: dict[str, Any]) -> None:
+        results["baselines"][0]["doubter"]["p_value"] = 0.2
+
+    def costs(lost: float) -> Callable[[dict[str, Any]], None]:
+        return lambda results: results["metrics"]["over_refusal_rate"].update(value=lost)
+
+    def both(results: dict[str, Any]) -> None:
+        matched(results)
+        costs(0.36)(results)
+
+    behind = "At the same coverage it is not significantly ahead of: probe (p = 0.200)."
+    price = "It declines 35.0% of what the base would have had right: over-refusal is the price."
+    in_torch, in_runtime = "facts, test split (PyTorch, bfloat16)", "facts, test split (llama.cpp, tiny-Q4.gguf)"
+    assert list(caveats([evaluation(nothing), in_llama_cpp(matched)])) == [f"{in_runtime}: {behind}"]
+    assert list(caveats([evaluation(matched), in_llama_cpp(nothing)])) == [f"{in_torch}: {behind}"]
+    assert list(caveats([evaluation(matched), in_llama_cpp(matched)])) == [behind]
+    assert list(caveats([evaluation(costs(0.35)), in_llama_cpp(both)])) == [price, f"{in_runtime}: {behind}"]
+
+    def two(results: dict[str, Any]) -> None:
+        matched(results)
+        results["baselines"].append({**results["baselines"][0], "name": "told"})
+
+    assert list(caveats([evaluation(matched), in_llama_cpp(two)])) == [
+        f"{in_torch}: {behind}",
+        f"{in_runtime}: At the same coverage it is not significantly ahead of: probe (p = 0.200); told (p = 0.200).",
+    ]
+
+
+def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
+    ahead, behind = results_of(drawn_samples(60)), results_of(drawn_samples(60), **RUNTIME)
+    for results, found in ((ahead, 0.01), (behind, 0.6)):
+        for row in results["baselines"]:
+            row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": found}
+            row["selective_accuracy"] |= {"value": 0.1}
+    shown = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
+    (told,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
+    assert told.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
+    assert shown.count("60 questions are few") == 1
+    assert "Figures here are of the first of the evaluations above" in shown
 
 
 @pytest.mark.parametrize(
@@ -507,9 +559,8 @@ def test_what_it_warns_of(path: str, value: object, words: str) -> None:
             found = found[int(step) if step.isdigit() else step]
         found[last] = value
 
-    said = warned(change)
+    (said,) = caveats([evaluation(change)])  # and of nothing else
     assert words in said
-    assert said.count("\n") == 0, "and of nothing else"
 
 
 def test_other_questions_have_no_split(run: RunDir) -> None:
