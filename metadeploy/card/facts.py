@@ -189,8 +189,10 @@ def _refuse_other_wrapper(path: Path, wrapper: Mapping[str, Any], digests: Mappi
 
 
 def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluation:
-    asked, own = (str(name or "questions") for name in (results["config"]["questions"], run.manifest.get("dataset")))
-    return Evaluation(path, results, Path(short_name(asked)).stem, asked == own)
+    config, collected = results["config"], run.manifest.get("collect") or {}
+    asked, own = (str(name or "questions") for name in (config["questions"], run.manifest.get("dataset")))
+    is_own = asked == own and config.get("source") == collected.get("source")
+    return Evaluation(path, results, Path(short_name(asked)).stem, is_own)
 
 
 def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:

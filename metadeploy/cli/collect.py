@@ -54,6 +54,14 @@ def _collect(
     questions: Annotated[
         str, typer.Option(metavar="SET", help="facts, mmlu, triviaqa, gsm8k, a .jsonl file, or a folder.")
     ] = _DEFAULTS.questions,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A local copy of mmlu, triviaqa or gsm8k: a file, or a folder, with the hub's columns.",
+            show_default="from the hub",
+        ),
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="Whose activations are kept, for train to read: late (the last third), all, 10-29.")
     ] = str(_DEFAULTS.layers),
@@ -105,6 +113,7 @@ def _collect(
     settings = CollectSettings(
         base=base,
         questions=questions,
+        source=source,
         layers=layers,
         dtype=dtype,
         quantization=quantization,

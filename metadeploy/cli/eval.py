@@ -52,6 +52,12 @@ def _eval(
             help="Other questions: a set or a folder (its split), or a .jsonl file.", show_default="the run's"
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="A local copy of that set: mmlu, triviaqa or gsm8k.", show_default="from the hub"
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most questions, drawn at random.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing, and of the bootstrap.")] = 0,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Decline where doubt reaches it.")] = 0.5,
@@ -110,6 +116,7 @@ def _eval(
         sidecar=sidecar,
         split=split,
         questions=questions,
+        source=source,
         limit=limit,
         seed=seed,
         threshold=threshold,

@@ -91,7 +91,7 @@ def _rows(adapter: _Adapter, source: str | os.PathLike[str] | None, split: str |
         raise
     except Exception as error:  # datasets, the hub's client and pyarrow raise classes of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "no network? a local copy can be given instead" if source is None else "is it whole?"
+        hint = "no network? a local copy can be given instead, with --source" if source is None else "is it whole?"
         raise Error(f"{subject}: cannot be loaded: {reason} (hint: {hint})") from error
 
 

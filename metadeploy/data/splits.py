@@ -87,7 +87,7 @@ def load_set(
         MissingDependencyError: a package that the set needs is not installed.
     """
     name, path = os.fspath(name_or_path), Path(name_or_path)
-    if path.is_dir():
+    if source is None and path.is_dir():
         splits = {part: drawn(read_jsonl(path / f"{part}.jsonl"), limit, seed) for part in SPLITS}
         check_leakage(splits)
     else:
@@ -105,7 +105,10 @@ def _read(name: str, *, seed: int, source: str | os.PathLike[str] | None) -> lis
     if name in ADAPTERS:
         return load(name, source)
     if source is not None:
-        raise Error(f"questions '{name}': a source is given, expected only with {', '.join(ADAPTERS)}")
+        raise Error(
+            f"questions '{name}': a source is given, expected only with {', '.join(ADAPTERS)} (hint: files and folders "
+            "of questions are named themselves)"
+        )
     if name == "facts":
         from metadeploy.data.facts import generate
 

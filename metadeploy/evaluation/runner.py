@@ -114,6 +114,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
             "engine": settings.engine,
             **loaded.described,
             "questions": settings.questions or run.manifest.get("dataset"),
+            "source": settings.source if settings.questions else run.manifest["collect"].get("source"),
             "split": settings.split,
             "seed": settings.seed,
             "limit": settings.limit,
@@ -149,9 +150,10 @@ def _loaded(run: RunDir, settings: EvalSettings, stage: Stage) -> Iterator[tuple
 def _questions(run: RunDir, settings: EvalSettings, split: str) -> list[Question]:
     if settings.questions is None:
         return [record.question for record in Collected.read(run.collect, split).records]
-    if Path(settings.questions).is_file():
+    if settings.source is None and Path(settings.questions).is_file():
         return read_jsonl(settings.questions)
-    return load_set(settings.questions, seed=run.manifest["collect"].get("seed", 0))[split]
+    seed = run.manifest["collect"].get("seed", 0)
+    return load_set(settings.questions, seed=seed, source=settings.source)[split]
 
 
 def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Sequence[int]) -> str:
@@ -160,7 +162,7 @@ def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Seq
     if settings.questions is not None:
         path = Path(settings.questions)
         name = path.stem if path.is_file() else f"{path.name}-{settings.split}"
-        if path.exists():
+        if path.exists() or settings.source is not None:
             name += f"-{hashlib.sha256(repr(questions).encode()).hexdigest()[:8]}"
     return name if len(chosen) == len(questions) else f"{name}-{len(chosen)}"
 

@@ -28,6 +28,7 @@ class EvalSettings:
         sidecar: wrapper in place of the run's.
         split: of the collected questions, or of ``questions``.
         questions: other questions: a set's name or a folder, of which the split is taken, or a file, taken whole.
+        source: a local copy of that set, where ``questions`` is ``mmlu``, ``triviaqa`` or ``gsm8k``.
         limit: most questions, drawn at random.
         seed: of that drawing and of the bootstrap.
         threshold: declined where doubt reaches it; 0.5 is as shipped.
@@ -48,6 +49,7 @@ class EvalSettings:
     sidecar: Path | None = None
     split: Literal["train", "val", "test"] = "test"
     questions: str | None = None
+    source: str | None = None
     limit: int | None = None
     seed: int = 0
     threshold: float = 0.5
@@ -86,6 +88,8 @@ class EvalSettings:
             ways.append("--threshold")
         if len(ways) > 1:
             faults.append(f"{' and '.join(ways)} are given, expected one: each chooses the threshold")
+        if self.source is not None and self.questions is None:
+            faults.append("--source is given, expected only with --questions: it is a local copy of that set")
         faults += [f"--gains has {gain}, expected finite numbers" for gain in self.gains if not math.isfinite(gain)]
         if self.engine == "runtime" and self.dtype is not None:
             faults.append("--dtype is given, expected only with --engine torch (a GGUF has its own types)")

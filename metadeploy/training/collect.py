@@ -64,7 +64,7 @@ def collect(
         RunDirError: the directory was collected with other settings.
         ModelLoadError: the base cannot be loaded.
     """
-    splits = load_set(settings.questions, seed=settings.seed)
+    splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
     splits = {name: drawn(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
     asked = {**_plain(settings), "questions_sha256": _digest(splits)}
     if not restart:

@@ -24,6 +24,7 @@ class CollectSettings:
         base: a hub id, a folder in Hugging Face format, or a GGUF file.
         questions: ``facts``, ``mmlu``, ``triviaqa``, ``gsm8k``, a .jsonl file, or a folder with train, val and
             test.jsonl.
+        source: a local copy of ``mmlu``, ``triviaqa`` or ``gsm8k``: a file or a folder of files with the hub's columns.
         layers: whose activations are kept; what `train` may read later.
         dtype: of the base's weights.
         quantization: bitsandbytes weights for the base.
@@ -39,6 +40,7 @@ class CollectSettings:
 
     base: str
     questions: str = "facts"
+    source: str | None = None
     layers: LayerSpec = "late"
     dtype: DType = "bfloat16"
     quantization: Quantization | None = None

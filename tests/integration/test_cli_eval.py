@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from metadeploy.cli import main
+from metadeploy.data import load_set
 from metadeploy.evaluation import gather
 from metadeploy.evaluation.samples import Samples
 from metadeploy.training.records import Collected
@@ -180,6 +181,27 @@ def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     assert not any(name.startswith("doubt") for name in found["plots"])  # no right answer, no histogram
 
 
+def test_a_local_copy_of_a_public_set(
+    run: Path, evaluate: Eval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    options = (*QUICK, "--no-baselines", "--questions", "gsm8k", "--json")
+    samples = set()
+    for name, count in (("one.jsonl", 40), ("two.jsonl", 60)):
+        rows = [{"question": f"What is {n} + 1?", "answer": f"so\n#### {n + 1}"} for n in range(count)]
+        source = tmp_path / name
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        found = json.loads(evaluate(run, *options, "--source", source))
+        assert (found["config"]["questions"], found["config"]["source"]) == ("gsm8k", str(source))
+        asked = {sample.question for sample in Samples.read(run / "eval" / found["samples"]["file"])}
+        assert asked == {question.question for question in load_set("gsm8k", source=source)["test"]}
+        samples.add(found["samples"]["file"])
+    assert all(re.fullmatch(r"samples_torch_float32_gsm8k-test-[0-9a-f]{8}\.jsonl", name) for name in samples)
+    assert len(samples) == 2, "other questions of the same name leave the results of these"
+
+
 def test_a_smaller_limit_draws_some_of_the_same(run: Path, evaluate: Eval) -> None:
     options = ("--no-baselines", "--gains", "none", "--bootstrap", "5")
     drawn = []
@@ -251,10 +273,14 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
         (("--engine", "runtime", "--base", "some/model"), 1, "expected a GGUF for --engine runtime (hint: name one"),
         (("--sidecar", "not-here.gguf"), 1, "wrapper 'not-here.gguf': is not there"),
         (("--questions", "not-a-set"), 1, "questions 'not-a-set': no such file or folder"),
+        (("--source", "mmlu.jsonl"), 1, "--source is given, expected only with --questions"),
+        (("--questions", "facts", "--source", "mmlu.jsonl"), 1, "expected only with mmlu, triviaqa, gsm8k"),
+        (("--questions", "QUESTIONS", "--source", "mmlu.jsonl"), 1, "expected only with mmlu, triviaqa, gsm8k"),
     ],
 )
 def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
-    said = " ".join(evaluate(run, *arguments, code=code).replace("│", " ").split())
+    found = [str(run / "collect" / "test.jsonl") if each == "QUESTIONS" else each for each in arguments]
+    said = " ".join(evaluate(run, *found, code=code).replace("│", " ").split())
     assert message in said
     assert not (run / "eval").exists()
 

@@ -82,6 +82,34 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["inject_from"] == "prompt"
 
 
+def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(ENVIRONMENT, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"question": f"What is {n} + 1?", "subject": f"sums {n % 2}", "choices": [str(n), str(n + 1)], "answer": 1}
+        for n in range(30)
+    ]
+    source, other = tmp_path / "rows.jsonl", tmp_path / "others.jsonl"
+    for path, found in ((source, rows), (other, rows[:24])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    folder = tmp_path / "run"
+    arguments = ("collect", folder, "--base", tiny[0], "--questions", "mmlu", *COLLECT, "--json")
+    found = json.loads(run(*arguments, "--source", source).stdout)
+    assert (found["questions"], sum(each["n"] for each in found["splits"])) == ("mmlu", 30)
+    assert {each["category"] for each in found["categories"]} == {"sums 0", "sums 1"}
+    lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    asked = {json.loads(line)["question"]["question"] for line in lines}
+    assert asked == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
+
+    assert json.loads(run(*arguments, "--source", source).stdout) == found, "the same fits"
+    refused = run(*arguments, "--source", other, code=1).stderr
+    assert f'was collected with source "{source}", asked for "{other}"' in " ".join(refused.split())
+    source.write_bytes(other.read_bytes())
+    refused = run(*arguments, "--source", source, code=1).stderr
+    assert "was collected with other questions than 'mmlu' has now" in " ".join(refused.split())
+
+
 def started(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "metadeploy", *map(str, arguments)]
     return subprocess.Popen(
@@ -152,6 +180,9 @@ def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> N
         (("collect", "RUN", "--base", "b", "--questions", "absent.jsonl"), 1, "absent.jsonl"),
         (("collect", "RUN", "--base", "b", "--chat-template-kwargs", "[1]"), 2, "is not a JSON object"),
         (("collect", "RUN", "--base", "b", "--chat-template-kwargs", "{x"), 2, "is not JSON"),
+        (("collect", "RUN", "--base", "b", "--questions", "facts", "--source", "s"), 1, "expected only with mmlu"),
+        (("collect", "RUN", "--base", "b", "--questions", "QUESTIONS", "--source", "s"), 1, "expected only with mmlu"),
+        (("collect", "RUN", "--base", "b", "--questions", "mmlu", "--source", "s"), 1, "mmlu 's': no such file"),
         (("collect", "RUN"), 2, "--base"),
         (("train", "RUN"), 1, "start with metadeploy collect"),
         (("train", "RUN", "--lr", "0"), 2, "is not above 0"),

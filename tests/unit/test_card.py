@@ -569,6 +569,8 @@ def test_other_questions_have_no_split(run: RunDir) -> None:
     assert "### mine (PyTorch, bfloat16)" in card
     assert "unlike those it was not measured" not in card
     assert "/data" not in card
+    replaced(run, lambda found: found["config"].update(questions="facts", source="/data/another copy.jsonl"))
+    assert "### facts (PyTorch, bfloat16)" in written(run)
     (run.path / "eval" / "results_1.json").unlink()
     assert "unlike those it was not measured" in written(run)
     (run.path / "eval" / "results_0.json").unlink()

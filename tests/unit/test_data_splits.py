@@ -145,9 +145,10 @@ def test_sets_that_cannot_be_loaded(tmp_path: Path) -> None:
         load_set("trivia")
     with pytest.raises(Error, match=r"train\.jsonl': cannot be read"):
         load_set(tmp_path)
-    with pytest.raises(Error, match="a source is given"):
-        load_set("facts", source=tmp_path)
     write_jsonl(tmp_path / "two.jsonl", made(2))
+    for name in ("facts", tmp_path, tmp_path / "two.jsonl"):
+        with pytest.raises(Error, match="a source is given, expected only with mmlu, triviaqa, gsm8k"):
+            load_set(name, source=tmp_path)
     with pytest.raises(Error, match="no question in"):
         load_set(tmp_path / "two.jsonl")
     with pytest.raises(Error, match="the limit is 0"):
