@@ -137,7 +137,7 @@ def _collect(
         try:
             run = RunDir(run_dir, create=True)
             progress.say(f"loading {base}")
-            warnings = collect(run, settings, restart=restart, progress=tell)
+            warnings = collect(run, settings, restart=restart, progress=tell, say=progress.say)
         except KeyboardInterrupt:
             kept = f"{n_done:,} of {n_all:,} questions were answered" if n_all else "no question was answered yet"
             progress.say(f"interrupted: {kept}; the same command goes on, at most {CHUNK} of them earlier")

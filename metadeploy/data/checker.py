@@ -16,7 +16,8 @@ in it
 Otherwise this is generous to an answer that names several things, and strict to one that is right in other words. Where
 that would be worthless, less is read: of a choice between numbers that the question itself names, the FIRST that the
 answer names; of a whole answer, where a number is asked for, the LAST sentence with a number in it, for those before it
-calculate. For multiple choice the letter is extracted, and an answer that names no letter, or two, is wrong.
+calculate. For multiple choice the letter is extracted from the whole answer, and one that names no letter, or two, is
+wrong: ``B. No wait, C`` is neither.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Final
 
 from metadeploy.data.question import LETTERS, Question
 
-__all__ = ["chosen_letter", "first_sentence", "fold", "is_correct"]
+__all__ = ["chosen_letter", "first_sentence", "fold", "is_correct", "is_read_whole"]
 
 #: Categories whose answers are told apart by their case.
 _SYMBOLS: Final = frozenset({"el_symbol", "element_symbol"})
@@ -108,6 +109,16 @@ def is_correct(question: Question, text: str, *, whole: bool = False) -> bool:
         _stands_in(answer, fold(_conclusion(answer, text) if whole else first_sentence(text)), question, exact=exact)
         for answer in question.answers
     )
+
+
+def is_read_whole(question: Question, *, whole: bool = False) -> bool:
+    """Whether all of an answer to a question counts, so that it is to be spoken and kept to its end.
+
+    Args:
+        question: what is asked; a choice may be taken back after the first sentence.
+        whole: whether that is asked for.
+    """
+    return whole or question.choices is not None
 
 
 def first_sentence(text: str) -> str:
@@ -209,20 +220,23 @@ _LEAD: Final = (
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)*"
     r"(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*(?:(?:option|choice)\s+)?"
 )
+#: What announces another letter later on.
+_NAMED: Final = r"(?i:\banswer(?:\s+is)?\s*[:=]?\s+|\b(?:it|that)(?:\s+is|'s)\s+)"
 
 
 def chosen_letter(choices: Sequence[str], text: str) -> str | None:
     """The letter that an answer to a multiple-choice question chooses.
 
     Read are the direct forms ``B``, ``(B)``, ``B.``, ``B) its text``, ``Answer: B``, ``The correct answer is (B).``,
-    and the text of one choice alone.
+    and the text of one choice alone; what follows may explain it.
 
     Args:
         choices: texts of choices A, B, C, …
-        text: what the model said.
+        text: what the model said, all of it.
 
     Returns:
-        The letter; None where none is chosen or the answer is ambiguous (``B or C``, B with the text of C).
+        The letter; None where none is chosen or the answer is ambiguous (``B or C``, B with the text of C, ``B. No, it
+        is C.``, one lettered line after the other).
     """
     letters = LETTERS[: len(choices)]
     body = re.sub(r"\*\*|__", "", text).strip()
@@ -235,15 +249,19 @@ def chosen_letter(choices: Sequence[str], text: str) -> str | None:
     if direct is None:
         return _by_text(choices, body)
     letter, rest = direct["letter"].upper(), direct["rest"].strip()
-    stands_off = bool(direct["open"] or direct["close"] or not rest)
+    stands_off = bool(direct["open"] or direct["close"] or re.match(r"[^\S\n]*(?:\n|$)", direct["rest"]))
     of_rest = _by_text(choices, rest.lstrip("-–—: "))
     if of_rest is not None and of_rest != letter:
         return None
     if not stands_off and of_rest is None and not re.match(r"(?:is|because|since|as|[-–—,;:])(?!\w)", rest):
         # "A cell divides": a word, not a letter, unless the answer was announced
         return letter if direct["lead"] and direct["letter"].isupper() else _by_text(choices, body)
-    others = re.findall(rf"(?:\b(?:or|and)\s+|[/,&]\s*|\()([{letters}])(?=[\s).,:/]|$)", f"{direct['close']}{rest}")
-    return None if any(other != letter for other in others) else letter
+    said = f"{direct['close']}{rest}"
+    others = {
+        *re.findall(rf"(?:\b(?:or|and)\s+|[/,&]\s*|\(|{_NAMED})([{letters}])(?=[\s).,:/]|$)", said),
+        *re.findall(rf"^\s*([{letters}])(?=[).:]|\s*$)", said, re.MULTILINE),
+    }
+    return letter if others <= {letter} else None
 
 
 def _by_text(choices: Sequence[str], text: str) -> str | None:

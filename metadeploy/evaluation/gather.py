@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ class Plan:
         gains: others than 1, for the sweep.
         swept: the places of the questions that are asked at those gains too.
         told: whether the base is also asked with the leave to decline.
-        whole_answer: whether all of an answer is judged, and not its first sentence.
+        whole_answer: whether all of an answer is judged, and not its first sentence; of multiple choice it always is.
     """
 
     fingerprint: str
@@ -149,14 +150,17 @@ class _Chunk:
 
     def _ask(self, questions: Sequence[tuple[int, Question]], gains: tuple[float, ...]) -> dict[int, Answered]:
         found = {}
-        for answered in self._engine.ask([question.question for _, question in questions], gains=gains):
+        for answered in self._engine.ask([question for _, question in questions], gains=gains):
             found[questions[answered.index][0]] = answered
             self._count(1 + len(gains))
         return found
 
     def _told(self) -> dict[int, BaseAnswer]:
         refusal = self._engine.refusal_text
-        told = [told_question(question.question, refusal) for _, question in self._questions]
+        told = [
+            dataclasses.replace(question, question=told_question(question.question, refusal))
+            for _, question in self._questions
+        ]
         found = {}
         for answered in self._engine.ask(told, gains=()):
             found[self._questions[answered.index][0]] = answered.base

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from metadeploy.data.checker import is_correct
+from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
@@ -29,7 +29,7 @@ from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import render_chat
 from metadeploy.training.clean_pass import CleanPass
-from metadeploy.training.greedy import GreedyAnswer, kept_text, says_enough
+from metadeploy.training.greedy import GreedyAnswer, kept_text, when_said
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir
@@ -47,7 +47,12 @@ Progress = Callable[[int, int], None]
 
 
 def collect(
-    run: RunDir, settings: CollectSettings, *, restart: bool = False, progress: Progress | None = None
+    run: RunDir,
+    settings: CollectSettings,
+    *,
+    restart: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Run the clean pass over a question set, and keep what it finds in the run directory.
 
@@ -56,6 +61,7 @@ def collect(
         settings: what to collect. A directory that holds the beginnings of the same is gone on with.
         restart: delete what was collected there before; nothing is, where questions or base cannot be loaded.
         progress: called before the first batch and after each one.
+        say: told what one should know beforehand.
 
     Returns:
         Warnings: what is odd about the set, with the likely cause.
@@ -75,6 +81,11 @@ def collect(
             progress(total, total)
         return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
 
+    if say is not None and settings.answer_suffix is None and any(each.choices for each in splits["train"]):
+        say(
+            "warning: the questions have choices, and an answer that names no letter, or two, is wrong: most tell the "
+            "base to name just one (hint: --answer-suffix ' Answer with the letter only.')"
+        )
     model, tokenizer = load_base(
         MetaSpiderConfig(
             model_name=settings.base, device=settings.device, dtype=settings.dtype, quantization=settings.quantization
@@ -167,20 +178,20 @@ def _collect_chunk(
         decoded: str = tokenizer.decode(token_ids, skip_special_tokens=True)
         return decoded
 
-    def is_complete(token_ids: Sequence[int]) -> bool:
-        return says_enough(text(token_ids), whole=settings.whole_answer)
-
     order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     activations: dict[int, torch.Tensor] = {}
     records: dict[int, Record] = {}
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
+        whole = [is_read_whole(questions[index], whole=settings.whole_answer) for index in batch]
         found, answers = clean_pass.run(
-            [prompts[index] for index in batch], max_new_tokens=settings.max_new_tokens, is_complete=is_complete
+            [prompts[index] for index in batch],
+            max_new_tokens=settings.max_new_tokens,
+            is_complete=when_said(text, whole),
         )
-        for index, row, answer in zip(batch, found, answers, strict=True):
+        for index, row, answer, all_of_it in zip(batch, found, answers, whole, strict=True):
             activations[index] = row
-            records[index] = _record(questions[index], answer, text, whole=settings.whole_answer)
+            records[index] = _record(questions[index], answer, text, whole=all_of_it)
         progress(len(records))
     part.parent.mkdir(parents=True, exist_ok=True)
     save_file({"activations": torch.stack([activations[i] for i in range(len(questions))])}, f"{part}.safetensors")

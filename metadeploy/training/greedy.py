@@ -15,10 +15,19 @@ from metadeploy.data.checker import first_sentence
 from metadeploy.reference.base import FrozenBase
 from metadeploy.training.prefix import LeftPadded
 
-__all__ = ["AnswerOpening", "GreedyAnswer", "IsComplete", "KeptText", "greedy_answers", "kept_text", "says_enough"]
+__all__ = [
+    "AnswerOpening",
+    "GreedyAnswer",
+    "IsComplete",
+    "KeptText",
+    "greedy_answers",
+    "kept_text",
+    "says_enough",
+    "when_said",
+]
 
-#: Whether an answer, given its token ids so far, is complete enough for the purpose.
-IsComplete = Callable[[Sequence[int]], bool]
+#: Whether an answer, given its place in the batch and its token ids so far, is complete enough for the purpose.
+IsComplete = Callable[[int, Sequence[int]], bool]
 #: What surrounds each step, told which answers [n] of the batch are still in it.
 Around = Callable[[Tensor], AbstractContextManager[None]]
 
@@ -104,7 +113,7 @@ def greedy_answers(
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
-            if len(tokens[row]) < max_new_tokens and not is_complete(tokens[row]):
+            if len(tokens[row]) < max_new_tokens and not is_complete(row, tokens[row]):
                 going.append(place)
         if not going:
             break
@@ -167,3 +176,13 @@ def says_enough(said: str, *, whole: bool = False) -> bool:
     """
     said = said.strip()
     return not whole and len(first_sentence(said)) < len(said)
+
+
+def when_said(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
+    """Ends each answer of a batch as soon as all that is kept of it is there.
+
+    Args:
+        text: decodes tokens, special ones left out.
+        whole: [n] whether all of an answer is kept, and not only its first sentence.
+    """
+    return lambda row, token_ids: says_enough(text(token_ids), whole=whole[row])

@@ -27,7 +27,7 @@ class Record:
 
     Attributes:
         question: what was asked.
-        answer: the base's greedy answer: its first sentence, or all of it.
+        answer: the base's greedy answer as it is judged: its first sentence, or all of it.
         answer_ids: the shortest run of the generated tokens that says it, without the token that ends the turn.
         logprobs: natural log-probability of each of them.
         complete: False where the length limit cut the answer off.

@@ -32,7 +32,7 @@ class CollectSettings:
         answer_suffix: appended to every question.
         chat_template_kwargs: variables of the chat template.
         max_new_tokens: most tokens of an answer.
-        whole_answer: keep and judge the whole answer, not only its first sentence.
+        whole_answer: keep and judge the whole answer, not only its first sentence; of multiple choice it always is.
         batch_size: prompts at once.
         limit: most questions of each split.
         seed: of the question set.

@@ -106,6 +106,27 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert not list(folder.glob(".*"))
 
 
+def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
+    """By PyTorch and by the runtime; of the others only the first sentence is."""
+    path = run / "collect" / "test.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for record in records[::2]:
+        record["question"] |= {"choices": ["x", "y"], "answers": ["A"]}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    climb(run, "--types", "F32", "--sidecar-types", "none", "--limit", "20")
+    n_longer = 0
+    with MetaLlama(run / "base.gguf", run / "doubter_sidecar.gguf", **{**EXACT, "n_threads": 1}) as llm:
+        for name in ("rung_F32_f32.json", "rung_pytorch.json"):
+            for sample in read(run / "ladder" / name)["samples"]:
+                for said, inject in ((sample["base_answer"], False), (sample["answer"], True)):
+                    if said is None:  # declined
+                        continue
+                    whole = llm.generate(sample["question"], max_tokens=MAX_NEW_TOKENS, inject=inject).text.strip()
+                    assert said == (first_sentence(whole) if sample["index"] % 2 else whole)
+                    n_longer += said != first_sentence(whole)
+    assert n_longer
+
+
 @pytest.mark.parametrize("run", ["last_prompt_token", "prompt"], indirect=True)
 def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
     printed, _ = climb(run, "--types", "F32", "--sidecar-types", "none", "--json")

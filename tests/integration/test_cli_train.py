@@ -94,7 +94,9 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
         path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     folder = tmp_path / "run"
     arguments = ("collect", folder, "--base", tiny[0], "--questions", "mmlu", *COLLECT, "--json")
-    found = json.loads(run(*arguments, "--source", source).stdout)
+    result = run(*arguments, "--source", source)
+    assert result.stderr.count("warning: the questions have choices") == 1
+    found = json.loads(result.stdout)
     assert (found["questions"], sum(each["n"] for each in found["splits"])) == ("mmlu", 30)
     assert {each["category"] for each in found["categories"]} == {"sums 0", "sums 1"}
     lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]

@@ -13,6 +13,7 @@ import torch
 import tolerances
 from metadeploy import MetaLlama
 from metadeploy.data.checker import first_sentence
+from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import Answered, AnswerLimits, Engine
 from metadeploy.evaluation.engines.runtime_engine import RuntimeEngine
 from metadeploy.evaluation.engines.torch_engine import TorchEngine
@@ -24,7 +25,10 @@ from support.random_wrapper import random_wrapper
 from support.tiny_models import byte_tokenizer, tiny_causal_lm
 from support.tiny_run import MAX_NEW_TOKENS, write_tiny_run
 
-QUESTIONS = ("Who?", "What is the capital of France?", "1 + 1 =", "Name a colour, any colour at all.", "Größe?")
+QUESTIONS = tuple(
+    Question(text, ("x",), "any")
+    for text in ("Who?", "What is the capital of France?", "1 + 1 =", "Name a colour, any colour at all.", "Größe?")
+)
 GAINS = (1.0, 0.0, 0.5)
 
 
@@ -49,10 +53,10 @@ def tiny_pipeline(kind: str, inject_from: InjectFrom) -> MetaSpiderPipeline:
 
 
 def prompts(pipeline: MetaSpiderPipeline) -> list[str]:
-    return [pipeline.apply_chat_template(question) for question in QUESTIONS]
+    return [pipeline.apply_chat_template(question.question) for question in QUESTIONS]
 
 
-def in_order(engine: Engine, questions: Sequence[str], gains: Sequence[float]) -> list[Answered]:
+def in_order(engine: Engine, questions: Sequence[Question], gains: Sequence[float]) -> list[Answered]:
     found = sorted(engine.ask(questions, gains=gains), key=lambda answered: answered.index)
     assert [answered.index for answered in found] == list(range(len(questions)))
     return found
@@ -99,9 +103,7 @@ def test_answers_end_with_their_first_sentence(run: RunDir) -> None:
 
     records = Collected.read(run.collect, "test").records
     engine = TorchEngine(loaded_torch(run), limits=AnswerLimits(max_new_tokens=MAX_NEW_TOKENS))
-    for record, answered in zip(
-        records, in_order(engine, [record.question.question for record in records], ()), strict=True
-    ):
+    for record, answered in zip(records, in_order(engine, [record.question for record in records], ()), strict=True):
         base = answered.base
         assert (base.text, base.complete) == (record.answer, record.complete)
         assert base.text == first_sentence(base.text)
@@ -112,7 +114,7 @@ def test_answers_end_with_their_first_sentence(run: RunDir) -> None:
 def test_the_engines_agree(run: RunDir, llm: MetaLlama) -> None:
     from metadeploy.training.records import Collected
 
-    questions = [record.question.question for record in Collected.read(run.collect, "val").records]
+    questions = [record.question for record in Collected.read(run.collect, "val").records]
     limits = AnswerLimits(max_new_tokens=MAX_NEW_TOKENS)
     torch_engine, runtime_engine = TorchEngine(loaded_torch(run), limits=limits), RuntimeEngine(llm, limits=limits)
     assert torch_engine.refusal_text == runtime_engine.refusal_text
@@ -126,6 +128,30 @@ def test_the_engines_agree(run: RunDir, llm: MetaLlama) -> None:
             assert one.doubt == pytest.approx(other.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
             n_declined += one.refusal is not None
     assert 0 < n_declined < len(questions)
+
+
+def test_choices_are_read_to_their_end(run: RunDir, llm: MetaLlama) -> None:
+    """In the same batch as others, of which only the first sentence is."""
+    from metadeploy.training.records import Collected
+
+    plain = [record.question for record in Collected.read(run.collect, "val").records[:12]]
+    mixed = [dataclasses.replace(each, choices=("x", "y")) if n % 2 else each for n, each in enumerate(plain)]
+    limits = AnswerLimits(max_new_tokens=3 * MAX_NEW_TOKENS)
+    whole = dataclasses.replace(limits, whole_answer=True)
+    pipeline = loaded_torch(run)
+    for engine in (
+        lambda limits: TorchEngine(pipeline, limits=limits),
+        lambda limits: RuntimeEngine(llm, limits=limits),
+    ):
+        found = in_order(engine(limits), mixed, GAINS)
+        of_all, of_none = in_order(engine(whole), plain, GAINS), in_order(engine(limits), plain, GAINS)
+        for n, answered in enumerate(found):
+            expected = (of_all if n % 2 else of_none)[n]
+            assert answered.base.text == expected.base.text
+            assert answered.base.complete == expected.base.complete
+            assert len(answered.base.logprobs) == len(expected.base.logprobs)
+            assert [each.text for each in answered.replies] == [each.text for each in expected.replies]
+        assert [each.base.text for each in of_all[1::2]] != [each.base.text for each in of_none[1::2]]
 
 
 @pytest.fixture(scope="module", params=["prompt", "last_prompt_token"])

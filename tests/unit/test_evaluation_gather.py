@@ -28,14 +28,15 @@ class FakeEngine:
 
     def close(self) -> None: ...
 
-    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+    def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
         for index in reversed(range(len(questions))):  # in any order
             if self._dies_after is not None and len(self.asked) == self._dies_after:
                 raise KeyboardInterrupt
-            self.asked.append((questions[index], tuple(gains)))
-            number = int(questions[index].split()[0])
+            asked = questions[index].question
+            self.asked.append((asked, tuple(gains)))
+            number = int(asked.split()[0])
             known = number % 2 == 0
-            text = f"{number}." if known else REFUSAL if "not sure" in questions[index] else "None."
+            text = f"{number}." if known else REFUSAL if "not sure" in asked else "None."
             replies = (Reply(gain, self.doubt(number, gain), text, REFUSAL if not known else None) for gain in gains)
             yield Answered(index, BaseAnswer(text, (-1.0, -0.5), True), tuple(replies))
 
@@ -98,6 +99,31 @@ def test_every_question_is_asked_once(tmp_path: Path) -> None:
     # 2 for the base and its Doubter, 1 for the base that was told, 2 more for 4 swept ones
     assert done[-1] == (10 * 3 + 4 * 2, 38)
     assert [at for at, _ in done] == sorted({at for at, _ in done})
+
+
+class Wavering(FakeEngine):
+    """Chooses, and says another letter after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices: list[tuple[str, ...] | None] = []
+
+    def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
+        for index, question in enumerate(questions):
+            self.choices.append(question.choices)
+            replies = (Reply(gain, 0.1, "B. No wait, C", None) for gain in gains)
+            yield Answered(index, BaseAnswer("B. No wait, C", (-1.0,), True), tuple(replies))
+
+
+def test_a_choice_is_judged_as_a_whole(tmp_path: Path) -> None:
+    choices = ("one", "two", "three")
+    questions = [(place, Question(f"{place}?", ("B",), "any", choices=choices)) for place in range(2)]
+    engine = Wavering()
+    samples = gather(engine, Plan(fingerprint="f", questions=questions, told=True), tmp_path / "samples.jsonl")
+    for sample in samples:
+        assert sample.told == ToldAnswer(answer="B. No wait, C", declined=False, correct=False)
+        assert (sample.base_correct, sample.answer_correct) == (False, False)
+    assert engine.choices == [choices] * 4, "the base that is told that it may decline is asked for a choice too"
 
 
 def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:

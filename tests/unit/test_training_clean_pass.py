@@ -43,7 +43,7 @@ def test_a_batch_is_each_alone(kind: str, shared: int) -> None:
     assert len(prefix) == (shared if kind in ("llama", "qwen3") else 0)
     stop_ids = set(range(0, BYTE_VOCAB_SIZE, 9))
     clean_pass = CleanPass(base, layers=LAYERS, stop_ids=stop_ids, prefix=prefix)
-    activations, answers = clean_pass.run(prompts, max_new_tokens=12, is_complete=lambda ids: len(ids) >= 10)
+    activations, answers = clean_pass.run(prompts, max_new_tokens=12, is_complete=lambda _, ids: len(ids) >= 10)
     assert activations.shape == (6, 3, pipe.hidden_dim)
     assert 0 < sum(answer.ended for answer in answers) < 6
     for prompt, row, answer in zip(prompts, activations, answers, strict=True):
@@ -60,9 +60,9 @@ def test_a_batch_is_each_alone(kind: str, shared: int) -> None:
 def test_a_prefix_is_used_again_and_again() -> None:
     base, prompts = FrozenBase(tiny_causal_lm("llama")), prompts_of(6)
     clean_pass = CleanPass(base, layers=LAYERS, stop_ids=set(), prefix=SharedPrefix.of(base, prompts))
-    first = clean_pass.run(prompts[:3], max_new_tokens=4, is_complete=lambda _: False)
-    clean_pass.run(prompts[3:], max_new_tokens=4, is_complete=lambda _: False)
-    again = clean_pass.run(prompts[:3], max_new_tokens=4, is_complete=lambda _: False)
+    first = clean_pass.run(prompts[:3], max_new_tokens=4, is_complete=lambda *_: False)
+    clean_pass.run(prompts[3:], max_new_tokens=4, is_complete=lambda *_: False)
+    again = clean_pass.run(prompts[:3], max_new_tokens=4, is_complete=lambda *_: False)
     assert torch.equal(first[0], again[0])
     assert first[1] == again[1]
 

@@ -18,7 +18,7 @@ from metadeploy.errors import Error, RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.training import collect as module
 from metadeploy.training.collect import collect, contrast_warnings
-from metadeploy.training.greedy import kept_text
+from metadeploy.training.greedy import GreedyAnswer, IsComplete, kept_text
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import CollectSettings
@@ -225,6 +225,110 @@ def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path
     records = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
     assert all(record.correct for record in records if record.question.answers != ("nothing",))
     assert any(record.correct and not is_correct(record.question, record.answer) for record in records)
+
+
+def test_choices_are_read_to_their_end(settings: CollectSettings, tmp_path: Path) -> None:
+    """In the same batch as others, of which only the first sentence is."""
+    plain = [Question(f"What is {n}?", ("A",), "any") for n in range(12)]
+    mixed = [dataclasses.replace(each, choices=("one", "two")) if n % 2 else each for n, each in enumerate(plain)]
+
+    def collected(name: str, questions: list[Question], *, whole: bool = False) -> list[Record]:
+        folder, run = tmp_path / name, RunDir(tmp_path / f"run {name}", create=True)
+        folder.mkdir()
+        for number, split in enumerate(SPLITS):
+            write_jsonl(folder / f"{split}.jsonl", questions[number::3])
+        mine = dataclasses.replace(settings, questions=str(folder), max_new_tokens=40, whole_answer=whole)
+        collect(run, mine)
+        found = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
+        return sorted(found, key=lambda record: int(re.sub(r"\D", "", record.question.question)))
+
+    first, whole = collected("first", plain), collected("whole", plain, whole=True)
+    assert any(one.answer != other.answer for one, other in zip(first[1::2], whole[1::2], strict=True))
+    for n, record in enumerate(collected("mixed", mixed)):
+        expected = whole[n] if n % 2 else first[n]
+        assert (record.answer, record.answer_ids, record.complete) == (
+            expected.answer,
+            expected.answer_ids,
+            expected.complete,
+        )
+
+
+class Scripted:
+    """A clean pass that says what it is told to, a letter a token."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = answers
+
+    def run(
+        self, prompts: Any, *, max_new_tokens: int, is_complete: IsComplete
+    ) -> tuple[torch.Tensor, list[GreedyAnswer]]:
+        said = []
+        for row, (prompt, answer) in enumerate(zip(prompts, self._answers, strict=True)):
+            assert list(prompt) == [row]
+            ids: list[int] = []
+            while len(ids) < min(len(answer), max_new_tokens) and not (ids and is_complete(row, ids)):
+                ids.append(ord(answer[len(ids)]))
+            said.append(GreedyAnswer(tuple(ids), (-1.0,) * len(ids), len(ids) == len(answer)))
+        return torch.zeros(len(said), 1, 2), said
+
+    @staticmethod
+    def decode(ids: Any, *, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return "".join(map(chr, ids))
+
+
+def test_a_choice_that_is_taken_back_is_wrong(settings: CollectSettings, tmp_path: Path) -> None:
+    """What is judged is what is kept, and what training then has for the base's own words."""
+    choice, plain = Question("?", ("B",), "any", choices=("one", "two", "three")), Question("?", ("B",), "any")
+    answers = ("B. No wait, C", "B. No wait, C", "B. Two it is.")
+    longer = dataclasses.replace(settings, max_new_tokens=20)
+    records = scripted(longer, tmp_path / "whole", [choice, plain, choice], answers)
+    assert [(each.answer, each.correct, each.complete) for each in records] == [
+        ("B. No wait, C", False, True),
+        ("B.", True, True),
+        ("B. Two it is.", True, True),
+    ]
+    assert [len(each.answer_ids) for each in records] == [13, 2, 13]
+    short = dataclasses.replace(settings, max_new_tokens=5)
+    assert [each.complete for each in scripted(short, tmp_path / "cut", [choice, plain, choice], answers)] == [
+        *(False, True, False)
+    ]
+
+
+def scripted(
+    settings: CollectSettings, part: Path, questions: list[Question], answers: tuple[str, ...]
+) -> list[Record]:
+    speaker: Any = Scripted(*answers)
+    prompts = [[row] for row in range(len(questions))]
+    module._collect_chunk(part, questions, prompts, speaker, speaker, settings, lambda _: None)
+    return [Record.from_json(line) for line in part.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+
+
+def test_choices_without_a_suffix_are_warned_of(
+    settings: CollectSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and before the base is loaded."""
+    monkeypatch.setattr(module, "load_base", raises(InterruptedError))
+    asked = [Question(f"{n}?", ("A",), "any", choices=("x", "y")) for n in range(30)]
+    write_jsonl(tmp_path / "choices.jsonl", asked)
+    with_choices = dataclasses.replace(settings, questions=str(tmp_path / "choices.jsonl"))
+    for mine, count in (
+        (with_choices, 1),
+        (dataclasses.replace(with_choices, answer_suffix=" The letter only."), 0),
+        (settings, 0),
+    ):
+        told: list[str] = []
+        with pytest.raises(InterruptedError):
+            collect(RunDir(tmp_path / "run", create=True), mine, say=told.append)
+        assert len(told) == count
+        assert all("--answer-suffix ' Answer with the letter only.'" in each for each in told)
+
+
+def raises(error: type[BaseException]) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
 
 
 def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:

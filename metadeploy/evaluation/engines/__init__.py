@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from metadeploy.data.question import Question
+
 __all__ = ["AS_SHIPPED", "BEYOND_REFUSAL", "AnswerLimits", "Answered", "BaseAnswer", "Engine", "Reply"]
 
 #: The gain that a wrapper was trained and calibrated at.
@@ -27,7 +29,7 @@ class AnswerLimits:
 
     Attributes:
         max_new_tokens: most tokens of an answer.
-        whole_answer: keep and judge the whole answer, not only its first sentence.
+        whole_answer: keep and judge the whole answer, not only its first sentence; of multiple choice it always is.
     """
 
     max_new_tokens: int = 32
@@ -89,11 +91,11 @@ class Engine(Protocol):
     def refusal_text(self) -> str:
         """What the wrapper was trained to say when it does not know."""
 
-    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+    def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
         """Answer questions, each once and in any order, as soon as they are ready.
 
         Args:
-            questions: what the user says.
+            questions: what the user says, and whether it is multiple choice.
             gains: at which the Doubter replies; none asks the base alone.
         """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from metadeploy.data.checker import is_read_whole
+from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.doubt import AS_CALIBRATED
@@ -37,7 +39,7 @@ class RuntimeEngine:
         """Free the model."""
         self._llm.close()
 
-    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+    def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
         """Answer questions, those that are declined at last; as `Engine.ask`."""
         declined: dict[int, list[_Said]] = {}
         for index, said in self._say(questions, gains):
@@ -46,7 +48,8 @@ class RuntimeEngine:
             else:
                 yield _answered(index, said, None)
         refusals = self._llm.generate_batch(
-            (Request(prompt=questions[index], gain=AS_SHIPPED) for index in declined), max_tokens=self._refusal_length
+            (Request(prompt=questions[index].question, gain=AS_SHIPPED) for index in declined),
+            max_tokens=self._refusal_length,
         )
         for answer, (index, said) in zip(refusals, declined.items(), strict=True):
             if answer.error is not None:
@@ -54,12 +57,13 @@ class RuntimeEngine:
             assert answer.result is not None
             yield _answered(index, said, answer.result.text.strip())
 
-    def _say(self, questions: Sequence[str], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
+    def _say(self, questions: Sequence[Question], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
         """Each question with the base's answer, then the Doubter's where it answers, for each gain."""
-        said = [[_Said(gain, self._limits) for gain in (None, *gains)] for _ in questions]
+        whole = [is_read_whole(question, whole=self._limits.whole_answer) for question in questions]
+        said = [[_Said(gain, whole=all_of_it) for gain in (None, *gains)] for all_of_it in whole]
         places = [(index, one) for index, each in enumerate(said) for one in each]
         steps = self._llm.stream_batch(
-            (one.request(questions[index]) for index, one in places),
+            (one.request(questions[index].question) for index, one in places),
             max_tokens=self._limits.max_new_tokens,
             logprobs=0,
         )
@@ -77,11 +81,11 @@ class RuntimeEngine:
 class _Said:
     """One answer as it grows; of the base alone where the gain is None."""
 
-    def __init__(self, gain: float | None, limits: AnswerLimits) -> None:
+    def __init__(self, gain: float | None, *, whole: bool) -> None:
         self.gain = gain
         self.complete = False
         self.doubt: float | None = None
-        self._limits = limits
+        self._whole = whole
         self._ended = False
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
@@ -100,7 +104,7 @@ class _Said:
         self._shown[-1] += chunk.text
         self.doubt = chunk.doubt
         self._ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-        self.complete = chunk.result is not None or says_enough(self._shown[-1], whole=self._limits.whole_answer)
+        self.complete = chunk.result is not None or says_enough(self._shown[-1], whole=self._whole)
         return self.complete
 
     @property
@@ -110,8 +114,7 @@ class _Said:
 
     def answer(self) -> BaseAnswer:
         # as shown, and not decoded anew: that may tidy spaces up
-        whole = self._limits.whole_answer
-        kept = kept_text(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=whole)
+        kept = kept_text(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=self._whole)
         return BaseAnswer(kept.text, tuple(self._logprobs[: kept.n_tokens]), kept.complete)
 
     def reply(self, refusal: str | None) -> Reply:

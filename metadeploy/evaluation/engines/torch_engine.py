@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metadeploy.data.checker import is_read_whole
+from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.doubt import AS_CALIBRATED, refusal_token
 from metadeploy.reference.pipeline import MetaSpiderPipeline
 from metadeploy.training.clean_pass import CleanPass, Prefilled
 from metadeploy.training.fit import injected
-from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, greedy_answers, kept_text, says_enough
+from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, greedy_answers, kept_text, when_said
 from metadeploy.training.objective import doubt_margin, without
 from metadeploy.training.prefix import SharedPrefix, left_padded, plain_cache
 
@@ -58,9 +60,10 @@ class TorchEngine:
     def close(self) -> None:
         """Nothing is held that needs to be freed by hand."""
 
-    def ask(self, questions: Sequence[str], *, gains: Sequence[float]) -> Iterator[Answered]:
+    def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
         """Answer questions, those of like length together; as `Engine.ask`."""
-        prompts = [self._pipeline.tokenize(self._pipeline.apply_chat_template(question)) for question in questions]
+        texts = [self._pipeline.apply_chat_template(question.question) for question in questions]
+        prompts = [self._pipeline.tokenize(text) for text in texts]
         if not prompts:
             return
         clean_pass = CleanPass(
@@ -72,26 +75,34 @@ class TorchEngine:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            yield from self._batch(batch, [prompts[index] for index in batch], clean_pass, gains)
+            whole = [is_read_whole(questions[index], whole=self._limits.whole_answer) for index in batch]
+            yield from self._batch(batch, [prompts[index] for index in batch], whole, clean_pass, gains)
 
     @torch.inference_mode()
     def _batch(
-        self, indices: Sequence[int], prompts: Sequence[Sequence[int]], clean_pass: CleanPass, gains: Sequence[float]
+        self,
+        indices: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        whole: Sequence[bool],
+        clean_pass: CleanPass,
+        gains: Sequence[float],
     ) -> list[Answered]:
         prefilled = clean_pass.prefill(prompts)
         # the base's answer uses its cache up: whatever else begins there comes first
-        replies = [self._replies(prompts, prefilled, gain) for gain in gains]
-        said = self._answers(prefilled.opening, whole=self._limits.whole_answer)
+        replies = [self._replies(prompts, whole, prefilled, gain) for gain in gains]
+        said = self._answers(prefilled.opening, whole=whole)
         return [
-            Answered(index, self._base_answer(answer), tuple(each[row] for each in replies))
+            Answered(index, self._base_answer(answer, whole=whole[row]), tuple(each[row] for each in replies))
             for row, (index, answer) in enumerate(zip(indices, said, strict=True))
         ]
 
-    def _base_answer(self, answer: GreedyAnswer) -> BaseAnswer:
-        kept = kept_text(answer.token_ids, self._text, ended=answer.ended, whole=self._limits.whole_answer)
+    def _base_answer(self, answer: GreedyAnswer, *, whole: bool) -> BaseAnswer:
+        kept = kept_text(answer.token_ids, self._text, ended=answer.ended, whole=whole)
         return BaseAnswer(kept.text, answer.logprobs[: kept.n_tokens], kept.complete)
 
-    def _replies(self, prompts: Sequence[Sequence[int]], prefilled: Prefilled, gain: float) -> list[Reply]:
+    def _replies(
+        self, prompts: Sequence[Sequence[int]], whole: Sequence[bool], prefilled: Prefilled, gain: float
+    ) -> list[Reply]:
         config = self._doubter.config
         # the template ends every prompt alike
         refusal = refusal_token(self._pipeline.tokenizer, config, last_prompt_token=prompts[0][-1])
@@ -107,12 +118,12 @@ class TorchEngine:
         logits = opening.logits if gain == 0 else without(opening.logits.float(), refusal)
         answers = self._answers(
             AnswerOpening(logits, opening.cache, opening.attention_mask, opening.positions),
-            whole=self._limits.whole_answer,
+            whole=whole,
             tokens=tokens,
             gain=gain,
         )
         return [
-            Reply(gain, doubt, self._base_answer(answer).text, refusals.get(row))
+            Reply(gain, doubt, self._base_answer(answer, whole=whole[row]).text, refusals.get(row))
             for row, (doubt, answer) in enumerate(zip(doubts.tolist(), answers, strict=True))
         ]
 
@@ -152,14 +163,14 @@ class TorchEngine:
         only = torch.full_like(opening.logits, -torch.inf)
         only[:, refusal] = 0
         opening = AnswerOpening(only, opening.cache, opening.attention_mask, opening.positions)
-        answers = self._answers(opening, whole=True, tokens=tokens, max_new_tokens=self._refusal_length)
+        answers = self._answers(opening, whole=[True] * len(tokens), tokens=tokens, max_new_tokens=self._refusal_length)
         return [self._text(answer.token_ids).strip() for answer in answers]
 
     def _answers(
         self,
         opening: AnswerOpening,
         *,
-        whole: bool,
+        whole: Sequence[bool],
         tokens: Tensor | None = None,
         gain: float = AS_SHIPPED,
         max_new_tokens: int | None = None,
@@ -175,7 +186,7 @@ class TorchEngine:
             opening,
             stop_ids=self._stop_ids,
             max_new_tokens=max_new_tokens or self._limits.max_new_tokens,
-            is_complete=lambda ids: says_enough(self._text(ids), whole=whole),
+            is_complete=when_said(self._text, whole),
             around=around,
         )
 

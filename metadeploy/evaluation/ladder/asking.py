@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy import _core
-from metadeploy.data.checker import is_correct
+from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AnswerLimits
@@ -117,15 +117,16 @@ class BaseInRuntime:
         for place, (index, question) in enumerate(self._questions):
             progress(place)
             prompt = self._llm.tokenize(self._llm.apply_chat_template([{"role": "user", "content": question.question}]))
+            whole = is_read_whole(question, whole=self._limits.whole_answer)
             if index not in self._alone:
-                self._alone[index] = self._say(prompt, inject=False)
+                self._alone[index] = self._say(prompt, inject=False, whole=whole)
             alone, activations = self._alone[index], self._activations_of(index, prompt)
-            said = self._say(prompt, inject=True)
+            said = self._say(prompt, inject=True, whole=whole)
             if said.doubt is None:
                 raise Error(
                     "sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt"
                 )
-            is_right = functools.partial(is_correct, question, whole=self._limits.whole_answer)
+            is_right = functools.partial(is_correct, question, whole=whole)
             samples.append(
                 LadderSample(
                     index=index,
@@ -154,7 +155,7 @@ class BaseInRuntime:
             self._activations[index] = found
         return self._activations[index]
 
-    def _say(self, prompt: Sequence[int], *, inject: bool) -> _Said:
+    def _say(self, prompt: Sequence[int], *, inject: bool, whole: bool) -> _Said:
         token_ids: list[int] = []
         shown = [""]  # the text as it stands after so many tokens
         times: list[float] = []  # when each token came, or the first one that ends the answer
@@ -172,9 +173,9 @@ class BaseInRuntime:
                 shown += [shown[-1]] * len(chunk.token_ids)
                 shown[-1] += chunk.text
                 ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-                if says_enough(shown[-1], whole=self._limits.whole_answer):
+                if says_enough(shown[-1], whole=whole):
                     break
-        kept = kept_text(token_ids, lambda ids: shown[len(ids)], ended=ended, whole=self._limits.whole_answer)
+        kept = kept_text(token_ids, lambda ids: shown[len(ids)], ended=ended, whole=whole)
         return _Said(kept.text, doubt, _rates(len(prompt), began, times))
 
 

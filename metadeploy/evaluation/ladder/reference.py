@@ -104,7 +104,7 @@ def ask_pytorch(
         tokens = doubter(stacked.to(next(doubter.parameters()).device)).cpu()
     engine = TorchEngine(pipeline, limits=limits, batch_size=_BATCH)
     samples: dict[int, LadderSample] = {}
-    for answered in engine.ask([question.question for _, question in questions], gains=(AS_SHIPPED,)):
+    for answered in engine.ask([question for _, question in questions], gains=(AS_SHIPPED,)):
         samples[answered.index] = _sample(*questions[answered.index], answered, whole=limits.whole_answer)
         progress(len(questions) + len(samples), total)
     return tuple(samples[place] for place in range(len(questions))), Vectors(stacked.numpy(), tokens.numpy())
