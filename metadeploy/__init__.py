@@ -18,6 +18,7 @@ from metadeploy.errors import (
     MissingDependencyError,
     ModelLoadError,
     ModelMismatchError,
+    RunDirError,
     SidecarError,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "ModelMismatchError",
     "Refresh",
     "Request",
+    "RunDirError",
     "SidecarError",
     "Timings",
     "TokenLogprob",

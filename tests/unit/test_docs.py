@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import metadeploy
+from metadeploy import errors
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "vendor" / "README.md"])
 COMMANDS = (
@@ -57,6 +60,18 @@ def test_flags_and_variables_of_the_usage_page_exist() -> None:
     known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|HIDDEN|PREFIX)\w*)"', code))
     assert told <= known
     assert {name for name in known if not name.startswith("--")} <= told
+
+
+def test_every_error_can_be_caught_by_its_name_and_is_told() -> None:
+    kinds = {
+        name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.Error)
+    }
+    assert kinds == set(errors.__all__)
+    assert kinds <= set(metadeploy.__all__)
+    assert all(getattr(metadeploy, name) is getattr(errors, name) for name in kinds)
+    usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"Errors are subclasses of `metadeploy\.Error`: (.*?)\.\n", usage, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", told)) == kinds - {"Error"}
 
 
 def test_every_benchmark_is_in_the_docs_and_exists() -> None:
