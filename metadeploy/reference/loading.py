@@ -32,7 +32,7 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
     source, options = _source(config.model_name)
     load_options: dict[str, Any] = dict(options)
     if "gguf_file" in options:
-        _require("accelerate", what=f"base model {config.model_name!r}: a GGUF file")
+        _require("accelerate", what=f"base model {config.model_name!r}: a GGUF file", extra="reference")
         # dequantised weights have no dtype of their own
         load_options["dtype"] = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
     else:
@@ -98,7 +98,8 @@ def _device(name: str) -> torch.device:
 
 
 def _quantization(config: MetaSpiderConfig, transformers: Any) -> Any:
-    _require("bitsandbytes", "accelerate", what=f"MetaSpiderConfig: quantization {config.quantization!r}")
+    what = f"MetaSpiderConfig: quantization {config.quantization!r}"
+    _require("bitsandbytes", "accelerate", what=what, extra="quantized")
     if config.quantization == "int8":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     compute_dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -107,10 +108,12 @@ def _quantization(config: MetaSpiderConfig, transformers: Any) -> Any:
     )
 
 
-def _require(*packages: str, what: str) -> None:
+def _require(*packages: str, what: str, extra: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingDependencyError(f"{what} needs {' and '.join(missing)} (pip install {' '.join(missing)})")
+        raise MissingDependencyError(
+            f"{what} needs {' and '.join(missing)}, not installed (pip install 'metadeploy[{extra}]')"
+        )
 
 
 def _first_line(error: Exception) -> str:

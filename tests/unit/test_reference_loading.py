@@ -204,13 +204,29 @@ def test_unusable_device(base: Path) -> None:
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4"])
 def test_quantisation_needs_bitsandbytes(base: Path, quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide("bitsandbytes", monkeypatch)
+    config = MetaSpiderConfig(model_name=str(base), device="cpu", quantization=quantization)
+    with pytest.raises(
+        MissingDependencyError, match=r"needs bitsandbytes, not installed \(pip install 'metadeploy\[quantized\]'\)"
+    ):
+        MetaSpiderPipeline.from_pretrained(config)
+
+
+def test_a_gguf_needs_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_gguf(tmp_path / "base.gguf")
+    hide("accelerate", monkeypatch)
+    config = MetaSpiderConfig(model_name=str(tmp_path / "base.gguf"), device="cpu")
+    with pytest.raises(
+        MissingDependencyError, match=r"needs accelerate, not installed \(pip install 'metadeploy\[reference\]'\)"
+    ):
+        MetaSpiderPipeline.from_pretrained(config)
+
+
+def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *args: None if name == "bitsandbytes" else find_spec(name, *args)
+        importlib.util, "find_spec", lambda name, *args: None if name == package else find_spec(name, *args)
     )
-    config = MetaSpiderConfig(model_name=str(base), device="cpu", quantization=quantization)
-    with pytest.raises(MissingDependencyError, match=r"needs bitsandbytes .*pip install bitsandbytes"):
-        MetaSpiderPipeline.from_pretrained(config)
 
 
 def test_missing_torch_names_the_command() -> None:
