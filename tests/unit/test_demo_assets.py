@@ -192,3 +192,12 @@ def test_where_the_cache_is(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert assets.cache_dir() == Path(expected)
+
+
+def test_what_is_shipped_is_small() -> None:
+    """Every file that the demo brings along, the trained Doubter above all, has at most 8 MiB."""
+    shipped = {
+        path: path.stat().st_size for path in (Path(assets.__file__).parent / "data").rglob("*") if path.is_file()
+    }
+    assert {assets.CHECKPOINT, assets.QUESTIONS} <= shipped.keys()
+    assert {path.name: size for path, size in shipped.items() if size > 8 << 20} == {}
