@@ -16,8 +16,8 @@ in it
 Otherwise this is generous to an answer that names several things, and strict to one that is right in other words. Where
 that would be worthless, less is read: of a choice between numbers that the question itself names, the FIRST that the
 answer names; of a whole answer, where a number is asked for, the LAST sentence with a number in it, for those before it
-calculate. For multiple choice the letter is extracted from the whole answer, and one that names no letter, or two, is
-wrong: ``B. No wait, C`` is neither.
+calculate. For multiple choice the letter is extracted from the whole answer, and one that names no letter, or two
+as in ``B. No wait, C``, is wrong.
 """
 
 from __future__ import annotations
