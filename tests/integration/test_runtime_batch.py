@@ -62,13 +62,15 @@ def test_one_sequence_answers_one_after_the_other(llm: MetaLlama) -> None:
         assert result_of(answer).token_ids == llm.generate(prompt, max_tokens=6).token_ids
 
 
-def test_in_order_of_completion(many: MetaLlama) -> None:
-    # the second one has a way to go until the others are complete
-    prompts = ["a", "b" * 200, "c"]
-    order = [answer.index for answer in many.generate_batch(prompts, max_tokens=3, order="completion")]
-    assert sorted(order) == [0, 1, 2]
-    with_errors = many.generate_batch([*prompts, []], max_tokens=3, order="completion")
-    assert sorted(answer.index for answer in with_errors) == [0, 1, 2, 3]
+def test_in_order_of_completion(tiny_case: TinyCase) -> None:
+    """The first prompt has 26 micro-batches to go; the others, one of which fails, are through by then."""
+    prompts = ["b" * 200, "a", "c", []]
+    with tiny_case.load(n_parallel=3, n_ubatch=16) as many:
+        in_order = [answer.index for answer in many.generate_batch(prompts, max_tokens=3, order="input")]
+        as_they_come = [answer.index for answer in many.generate_batch(prompts, max_tokens=3, order="completion")]
+    assert in_order == [0, 1, 2, 3]
+    assert as_they_come[-1] == 0
+    assert sorted(as_they_come) == [0, 1, 2, 3]
 
 
 def test_options_of_single_prompts(many: MetaLlama, llm: MetaLlama) -> None:
