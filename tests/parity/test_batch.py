@@ -18,7 +18,7 @@ import tolerances
 from metadeploy import Cancelled, ContextOverflowError, GenerationResult, MetaLlama, Request
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import Question
-from support.runtime_pair import PAIR_KINDS, RuntimePair, runtime_pair
+from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, reusable, runtime_pair
 from support.tiny_models import TinyModel
 
 N_PARALLEL = 3
@@ -81,15 +81,38 @@ def limit_of(pair: RuntimePair) -> float:
 def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     asked = requests(pair)
-    for reuses in (False, True):  # the second time with what the first has kept
+    for _ in range(2):  # the second time in sequences that others have left something in, which nobody goes on from
         answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
         assert [answer.index for answer in answers] == list(range(len(asked)))
         for answer, request in zip(answers, asked, strict=True):
-            expected = same_answer(pair, answer.result, request, reuses=reuses)
+            expected = same_answer(pair, answer.result, request)
             assert answer.result is not None
             times = answer.result.timings
+            assert times.n_reused == 0
             assert (times.n_prompt, times.n_generated) == (expected.timings.n_prompt, expected.timings.n_generated)
             assert times.pass2 == expected.timings.pass2
+
+
+@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
+def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+    """Three conversations by turns, all in flight: others come first and other gains hold in each turn."""
+    pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
+    stateful = pair.kind in STATEFUL
+    from_last = inject_from == "last_prompt_token"
+    prompts, before = [pair.prompt(length) for length in (9, 13, 60)], [0, 0, 0]
+    for turn, gains in enumerate([(1.0, 0.5, 2.0), (-1.0, 1.0, 0.5), (0.7, -0.5, 1.0)]):
+        asked = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
+        for answer, request, kept in zip(
+            pair.tested.generate_batch(asked, max_tokens=12, logprobs=0), asked, before, strict=True
+        ):
+            same_answer(pair, answer.result, request, reuses=turn > 0)
+            assert answer.result is not None
+            times = answer.result.timings
+            assert times.n_reused == (reusable(pair, kept, kept) if turn else 0)
+            full = pair.kind == "rwkv7" or (stateful and from_last)  # a state cannot step back over one token
+            assert times.pass2 == ("full" if full else "tail")
+        before = [len(prompt) - (stateful and from_last) for prompt in [*prompts[1:], prompts[0]]]
+        prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in [*prompts[1:], prompts[0]]]
 
 
 def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> None:

@@ -7,7 +7,7 @@ last digits. K/V cache in F32, flash attention off (``EXACT``).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,7 @@ import pytest
 import tolerances
 from metadeploy import Cancelled, GenerationResult, MetaLlama
 from metadeploy.sidecar.spec import InjectFrom
-from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, runtime_pair
-from support.tiny_archs import WINDOW
+from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, reusable, runtime_pair
 from support.tiny_models import TinyModel
 
 WITHOUT = {"prefix_cache_mib": 0}
@@ -57,15 +56,6 @@ def ask(pair: RuntimePair, ids: list[int], *, n_reused: int, **options: object) 
 def limit(pair: RuntimePair) -> float:
     """How far a log-probability may be off."""
     return tolerances.BATCH_SPLIT_MAX_ABS["gemma" if pair.kind.startswith("gemma") else "others"]
-
-
-def reusable(pair: RuntimePair, before: int, shared: int, marks: Sequence[int] = ()) -> int:
-    """How many of the shared tokens can be reused after a prompt of so many, whose state was kept at marks too."""
-    if pair.kind in WINDOWED and before > WINDOW:
-        return 0  # the window has left the first ones behind
-    if pair.kind in STATEFUL and shared != before:
-        shared = max((mark for mark in marks if mark <= shared), default=0)
-    return shared if 32 * shared >= before else 0
 
 
 class Remembered:

@@ -15,7 +15,7 @@ from metadeploy.sidecar import write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper
-from support.tiny_archs import ARCHS, NUM_LAYERS, WIDTH, write_tiny_arch
+from support.tiny_archs import ARCHS, NUM_LAYERS, WIDTH, WINDOW, write_tiny_arch
 from support.tiny_models import TinyModel
 
 #: of both modules of tiny models
@@ -64,6 +64,15 @@ class RuntimePair:
         """Random tokens, none of them a control token."""
         rng = np.random.default_rng((seed, length))
         return rng.integers(20, min(250, self.tested.n_vocab), size=length).tolist()
+
+
+def reusable(pair: RuntimePair, before: int, shared: int, marks: Sequence[int] = ()) -> int:
+    """How many of the shared tokens can be reused after a prompt of so many, whose state was kept at marks too."""
+    if pair.kind in WINDOWED and before > WINDOW:
+        return 0  # the window has left the first ones behind
+    if pair.kind in STATEFUL and shared != before:
+        shared = max((mark for mark in marks if mark <= shared), default=0)
+    return shared if 32 * shared >= before else 0
 
 
 @contextmanager
