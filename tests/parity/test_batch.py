@@ -18,7 +18,7 @@ import tolerances
 from metadeploy import Cancelled, ContextOverflowError, GenerationResult, MetaLlama, Request
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import Question
-from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, reusable, runtime_pair
+from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, pass2_kind, reusable, runtime_pair
 from support.tiny_models import TinyModel
 
 N_PARALLEL = 3
@@ -98,21 +98,20 @@ def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: Runti
     """Three conversations by turns, all in flight: others come first and other gains hold in each turn."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     stateful = pair.kind in STATEFUL
-    from_last = inject_from == "last_prompt_token"
     prompts, before = [pair.prompt(length) for length in (9, 13, 60)], [0, 0, 0]
     for turn, gains in enumerate([(1.0, 0.5, 2.0), (-1.0, 1.0, 0.5), (0.7, -0.5, 1.0)]):
         asked = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
-        for answer, request, kept in zip(
-            pair.tested.generate_batch(asked, max_tokens=12, logprobs=0), asked, before, strict=True
-        ):
+        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
+        for answer, request, kept in zip(answers, asked, before, strict=True):
             same_answer(pair, answer.result, request, reuses=turn > 0)
             assert answer.result is not None
             times = answer.result.timings
             assert times.n_reused == (reusable(pair, kept, kept) if turn else 0)
-            full = pair.kind == "rwkv7" or (stateful and from_last)  # a state cannot step back over one token
-            assert times.pass2 == ("full" if full else "tail")
-        before = [len(prompt) - (stateful and from_last) for prompt in [*prompts[1:], prompts[0]]]
-        prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in [*prompts[1:], prompts[0]]]
+            assert times.pass2 == pass2_kind(pair, times.n_prompt, inject_from=inject_from)
+        prompts = [*prompts[1:], prompts[0]]
+        # a state is kept before the last token where only that one is injected into
+        before = [len(prompt) - (stateful and inject_from == "last_prompt_token") for prompt in prompts]
+        prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in prompts]
 
 
 def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> None:

@@ -16,7 +16,7 @@ import pytest
 import tolerances
 from metadeploy import Cancelled, GenerationResult, MetaLlama
 from metadeploy.sidecar.spec import InjectFrom
-from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, reusable, runtime_pair
+from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, pass2_kind, reusable, runtime_pair
 from support.tiny_models import TinyModel
 
 WITHOUT = {"prefix_cache_mib": 0}
@@ -38,8 +38,10 @@ def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
     return pair
 
 
-def ask(pair: RuntimePair, ids: list[int], *, n_reused: int, **options: object) -> GenerationResult:
-    """An answer of the base under test, which must be the plain one's."""
+def ask(
+    pair: RuntimePair, ids: list[int], *, n_reused: int, pass2: str | None = None, **options: object
+) -> GenerationResult:
+    """An answer of the base under test, which must be the plain one's, after the best of second passes or this one."""
     found, expected = (
         llm.generate(ids, max_tokens=8, logprobs=0, **options)  # type: ignore[arg-type]
         for llm in (pair.tested, pair.plain)
@@ -50,6 +52,8 @@ def ask(pair: RuntimePair, ids: list[int], *, n_reused: int, **options: object) 
     for one, other in zip(found.logprobs, expected.logprobs, strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=limit(pair))
     assert (found.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
+    alone = options.get("inject") is False or options.get("gain") == 0.0
+    assert found.timings.pass2 == ("none" if alone else pass2 or pass2_kind(pair, len(ids)))
     return found
 
 
@@ -95,7 +99,8 @@ def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair:
     for turn in range(4):
         # a state is kept before the last token where only that one is injected into
         kept = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
-        result = ask(pair, ids, n_reused=reusable(pair, kept, kept) if turn else 0)
+        n_reused = reusable(pair, kept, kept) if turn else 0
+        result = ask(pair, ids, n_reused=n_reused, pass2=pass2_kind(pair, len(ids), inject_from=inject_from))
         before = len(ids)
         ids = [*ids, *result.token_ids, *pair.prompt(3, seed=turn)]
 
@@ -151,7 +156,7 @@ def test_a_chat_that_is_put_otherwise_as_it_goes_on(
         question, answer = pair.prompt(10, seed=turn), pair.prompt(5, seed=50 + turn)
         ids = [*history, *question, *map(ord, suffix), end, *thought]
         reused = remembered.of(ids)
-        ask(pair, ids, n_reused=reused)
+        ask(pair, ids, n_reused=reused, pass2=pass2_kind(pair, len(ids), inject_from=inject_from))
         if turn > 1 and pair.kind not in WINDOWED:
             assert reused >= len(history) - len(question) - len(answer) - 2
         history = [*history, *question, end, *answer, end]
@@ -163,7 +168,6 @@ def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
     first = ask(attached, ids, n_reused=0)
     for gain in (-1.0, 0.5, 2.0, 1.0):
         result = ask(attached, ids, n_reused=14, gain=gain)
-        assert result.timings.pass2 == ("full" if attached.kind == "rwkv7" else "tail")
         assert (result.logprobs == first.logprobs) is (gain == 1.0)
     # the base's own logits need the last token again
     again = reusable(attached, 14, 13)
@@ -247,7 +251,7 @@ def test_a_prompt_beyond_the_kept_hidden_states(tiny: Callable[[str], TinyModel]
         pair.attach(tmp_path, [3])
         ids = pair.prompt(4100)
         for length, n_reused, kind in ((4097, 0, "full"), (4100, 4097, "full"), (4090, 4089, "full"), (14, 0, "tail")):
-            assert ask(pair, ids[:length], n_reused=n_reused).timings.pass2 == kind
+            ask(pair, ids[:length], n_reused=n_reused, pass2=kind)
 
 
 def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:

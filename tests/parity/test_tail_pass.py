@@ -17,8 +17,7 @@ import tolerances
 from metadeploy import Cancelled, MetaLlama
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
-from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, runtime_pair
-from support.tiny_archs import GEMMA4_FIRST_SHARED
+from support.runtime_pair import PAIR_KINDS, RuntimePair, pass2_kind, runtime_pair
 from support.tiny_models import TinyModel
 
 #: the last is longer than the cells of a sliding window
@@ -38,17 +37,6 @@ def pair(
         yield two
 
 
-def kind_of_pass(pair: RuntimePair, lowest: int, length: int) -> str:
-    """What pass 2 can be."""
-    last = lowest == pair.num_layers - 1
-    if pair.kind == "rwkv7" and not last:  # upper blocks take the first one's values, made of a state that has moved on
-        return "full"
-    # upper blocks read keys and values of the last blocks that have their own, whose window has moved on
-    if pair.kind == "gemma4" and length > 256 and lowest >= GEMMA4_FIRST_SHARED - 2 and not last:
-        return "full"
-    return "tail"
-
-
 @pytest.mark.parametrize("lowest", ["first", "second", "middle", "last"])
 def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Path) -> None:
     n = pair.num_layers
@@ -60,7 +48,7 @@ def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_pa
         found = pair.tested.generate(ids, max_tokens=12, logprobs=2)
         expected = pair.plain.generate(ids, max_tokens=12, logprobs=2)
         assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
-        assert (found.timings.pass2, expected.timings.pass2) == (kind_of_pass(pair, layer, length), "full")
+        assert (found.timings.pass2, expected.timings.pass2) == (pass2_kind(pair, length), "full")
         assert expected.timings.hidden_bytes == 0
         if found.timings.pass2 == "tail":
             assert found.timings.hidden_bytes == 4 * length * pair.hidden_dim
@@ -77,8 +65,7 @@ def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
         expected = pair.plain.generate(ids, max_tokens=12)
         assert found.token_ids == expected.token_ids
         assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
-        kind = "full" if pair.kind in STATEFUL else kind_of_pass(pair, n // 2, length)
-        assert found.timings.pass2 == kind
+        assert found.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
 
 
 def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -> None:
@@ -127,7 +114,7 @@ def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_p
             n_cancelled += 1
         found = pair.tested.generate(ids, max_tokens=4, logprobs=0)
         assert found.logprobs == expected.logprobs
-        assert found.timings.pass2 == kind_of_pass(pair, n // 2, len(ids))
+        assert found.timings.pass2 == pass2_kind(pair, len(ids))
     assert n_cancelled > 0
 
 

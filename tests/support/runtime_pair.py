@@ -15,7 +15,7 @@ from metadeploy.sidecar import write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper
-from support.tiny_archs import ARCHS, NUM_LAYERS, WIDTH, WINDOW, write_tiny_arch
+from support.tiny_archs import ARCHS, GEMMA4_FIRST_SHARED, NUM_LAYERS, WIDTH, WINDOW, write_tiny_arch
 from support.tiny_models import TinyModel
 
 #: of both modules of tiny models
@@ -73,6 +73,23 @@ def reusable(pair: RuntimePair, before: int, shared: int, marks: Sequence[int] =
     if pair.kind in STATEFUL and shared != before:
         shared = max((mark for mark in marks if mark <= shared), default=0)
     return shared if 32 * shared >= before else 0
+
+
+def pass2_kind(pair: RuntimePair, length: int, *, inject_from: InjectFrom = "prompt") -> str:
+    """What pass 2 over a prompt of so many tokens can be at best, with the wrapper that is attached."""
+    layers = pair.tested.cross_attn_layers
+    if not layers:
+        return "none"
+    if inject_from == "last_prompt_token" and pair.kind in STATEFUL:
+        return "full"  # a tail of one token, whose state has seen that token
+    lowest = min(layers)
+    last = lowest == pair.num_layers - 1
+    if pair.kind == "rwkv7" and not last:  # upper blocks take the first one's values, made of a state that has moved on
+        return "full"
+    # upper blocks read keys and values of the last blocks that have their own, whose window has moved on
+    if pair.kind == "gemma4" and length > 256 and lowest >= GEMMA4_FIRST_SHARED - 2 and not last:
+        return "full"
+    return "tail"
 
 
 @contextmanager
