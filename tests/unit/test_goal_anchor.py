@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from metadeploy.cli import app
@@ -14,40 +13,14 @@ from metadeploy.errors import CheckpointError, Error
 from metadeploy.export import export, load_wrapper
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
-from support.random_wrapper import random_wrapper
+from support.goal_anchor import save_goal_anchor
 from support.tiny_models import byte_tokenizer, tiny_causal_lm
 
-SETTINGS = {
-    "encoder_dim": 32,
-    "encoder_num_blocks": 2,
-    "encoder_num_heads": 2,
-    "encoder_ffn_expansion": 2,
-    "ca_bottleneck_dim": 16,
-    "ca_num_heads": 4,
-    "trigger": "always",
-    "trigger_k": 100,
-}
 LAYERS = {"target_layers": [2, 4, 5], "cross_attn_layers": [3, 5]}
 
 
-def checkpoint(folder: Path, *, kind: str = "goal_anchor", **changes: Any) -> Path:
-    """Format 1.1: the kind beside the config, whose keys have other names than a Doubter's, and no encoder type."""
-    _, tensors = random_wrapper("transformer", hidden_dim=64, enc_num_heads=2, ffn_dim=64, gate=1.0, **LAYERS)
-    path = folder / "goal_anchor.pt"
-    contents = {
-        "format_version": "1.1",
-        "kind": kind,
-        "config": SETTINGS | changes,
-        **LAYERS,
-        "encoder_state": {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("enc.")},
-        "ca_state": {
-            str(layer): {name.split(".", 2)[2]: t for name, t in tensors.items() if name.startswith(f"ca.{layer}.")}
-            for layer in LAYERS["cross_attn_layers"]
-        },
-        "trigger_state": None,
-    }
-    torch.save(contents, path)
-    return path
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    return save_goal_anchor(folder, **LAYERS, **changes)
 
 
 def pipeline(doubter: Any) -> MetaSpiderPipeline:
