@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from metadeploy.sidecar import read_sidecar, write_sidecar
 from support.program import TinyCase
 
 PROMPT = "What is the capital of France?"
+STATIC = InjectionSchedule()
 FADING = InjectionSchedule(decay=Decay(floor=0.0, tau=2.0), window=9)
 REFRESHING = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=2))
 
@@ -124,7 +126,39 @@ def test_one_that_is_refused_leaves_the_others(two: MetaLlama) -> None:
         assert result.token_ids == two.generate(PROMPT, max_tokens=9, schedule=requests[i].schedule or STATIC).token_ids
 
 
-STATIC = InjectionSchedule()
+def micro_batches(messages: list[str]) -> list[list[int]]:
+    """Tokens of the micro-batches of each batch, from what llama.cpp says where LLAMA_BATCH_DEBUG is set."""
+    found: list[list[int]] = []
+    in_micro_batch = False
+    for message in messages:
+        if message.endswith(("input batch info:", "added ubatch to split:")):
+            in_micro_batch = "ubatch" in message
+            found += [] if in_micro_batch else [[]]
+        elif in_micro_batch and " n_tokens " in message:
+            found[-1].append(int(message.split("=")[1]))
+    return found
+
+
+def test_a_clean_context_shares_the_batch(
+    tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A refreshed token costs one batch, as any other does. Where it is to be compared, the clean one goes first."""
+    monkeypatch.setenv("LLAMA_BATCH_DEBUG", "1")
+    logged = caplog.at_level(logging.DEBUG, logger="metadeploy.llama_cpp")
+    with logged, tiny_case.load(n_parallel=4, prefix_cache_mib=0) as llm:
+
+        def evaluated(n_answers: int, schedule: InjectionSchedule) -> list[list[int]]:
+            caplog.clear()
+            answers = list(llm.generate_batch(["hello", "there"][:n_answers], max_tokens=5, schedule=schedule))
+            assert [answer.error for answer in answers] == [None] * n_answers
+            return micro_batches(caplog.messages)
+
+        rarely = InjectionSchedule(refresh=Refresh(threshold=0.0, min_interval=20))
+        passes = [[5], [5]]
+        assert evaluated(1, STATIC) == passes + [[1]] * 4
+        assert evaluated(1, rarely) == passes + [[2]] * 4
+        assert evaluated(1, REFRESHING) == [*passes, [2], [1], [1], [2], [1], [1]]
+        assert evaluated(2, rarely) == 2 * passes + [[4]] * 4
 
 
 def test_closing_a_refreshed_answer_frees_both_of_its_sequences(two: MetaLlama) -> None:
