@@ -93,6 +93,9 @@ def check_same(model: TinyModel, found: GenerationResult | None, expected: list[
 
 @pytest.mark.usefixtures("attached")
 def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
+    doubter = pipeline.doubter
+    assert doubter is not None
+    stateful, from_last = model.kind == "qwen3_5", doubter.config.inject_from == "last_prompt_token"
     for length in (1, 40, 70):  # the last one is longer than two micro-batches
         ids = prompt_ids(model, length)
         static = llm.generate(ids, max_tokens=N_NEW)
@@ -102,6 +105,9 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
             expected = pipeline.generate_ids(ids, N_NEW, stop_ids=END_TOKENS, schedule=schedule)
             check_same(model, found, expected)
             assert (found.doubt, found.token_ids[:1]) == (static.doubt, static.token_ids[:1])
+            # a state cannot step back, and has no tail where it was put back
+            whole = stateful and (from_last or found.timings.n_reused > 0)
+            assert found.timings.pass2 == ("full" if whole else "tail")
             differing += found.token_ids != static.token_ids
             if len(found.token_ids) == N_NEW:  # its last token is never looked at
                 times = {"refresh when overdue": 5, "refresh at every token": 23}

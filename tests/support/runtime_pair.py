@@ -32,6 +32,7 @@ class RuntimePair:
 
     Attributes:
         kind: one of ``PAIR_KINDS``.
+        path: its GGUF, in F32.
         num_layers: decoder blocks.
         hidden_dim: width.
         tested: with the options under test.
@@ -39,6 +40,7 @@ class RuntimePair:
     """
 
     kind: str
+    path: Path
     num_layers: int
     hidden_dim: int
     tested: MetaLlama
@@ -120,4 +122,4 @@ def runtime_pair(
         path, num_layers, width = model.path_gguf, model.num_layers, model.hidden_dim
     options = {"n_ctx": 512, **EXACT, **common}
     with MetaLlama(path, **options, **tested) as one, MetaLlama(path, **options, **plain) as other:
-        yield RuntimePair(kind, num_layers, width, one, other)
+        yield RuntimePair(kind, path, num_layers, width, one, other)

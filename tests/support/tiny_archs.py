@@ -1,6 +1,6 @@
 """Random tiny models of architectures with memories of other kinds, written as GGUF and made in milliseconds.
 
-There is no twin of them in PyTorch: they are for comparing the runtime with itself.
+They are for comparing the runtime with itself: only of mamba's file does transformers make a twin in PyTorch.
 """
 
 from __future__ import annotations
