@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metadeploy import Cancelled, Error, MetaLlama, Request, SidecarError
+from metadeploy import Cancelled, Error, InjectionSchedule, MetaLlama, Refresh, Request, SidecarError
 from metadeploy.errors import DecodeError, ModelLoadError, ModelMismatchError
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from support.program import TinyCase
@@ -206,6 +206,83 @@ def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, 
             assert answer.result is not None
             expected = alone.generate(PROMPT, max_tokens=15, inject=requests[answer.index].inject is not False)
             assert answer.result.token_ids == expected.token_ids
+
+
+SOUND = 1e6
+
+
+def attach_fragile(tiny_case: TinyCase, path: Path, limit: float, *bases: MetaLlama) -> None:
+    """The tiny sidecar, but where a cognitive token's first element exceeds a limit, either way, the tables overflow.
+
+    One row of the values' projection is that element and nothing else, and what comes of it is multiplied by 0. It is
+    some 10, far below the limit ``SOUND``.
+    """
+    source = read_sidecar(tiny_case.sidecar)
+    tensors = {name: np.array(tensor) for name, tensor in source.tensors.items()}
+    for name in ("weight", "bias"):
+        tensors[f"enc.output_norm.{name}"][0] *= 10
+    for layer in source.config.cross_attn_layers:
+        tensors[f"ca.{layer}.v_proj.weight"][0] = 0
+        tensors[f"ca.{layer}.v_proj.weight"][0, 0] = np.finfo(np.float32).max / limit
+        tensors[f"ca.{layer}.up_proj.weight"][:, 0] = 0
+    write_sidecar(path, source.config, tensors, force=True)
+    for base in bases:
+        base.attach(path)
+
+
+def first_element(llm: MetaLlama, prompt: list[int]) -> float:
+    return float(np.abs(llm.encode(prompt)[:, 0]).max())
+
+
+def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: Path) -> None:
+    """Its error is its own: those on their way beside it are answered as alone, and so are those that follow."""
+    with tiny_case.load(n_parallel=3) as llm, tiny_case.load() as alone:
+        fragile = tmp_path / "fragile.gguf"
+        attach_fragile(tiny_case, fragile, SOUND, alone)
+        prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(20)]
+        *good, last, bad = sorted(prompts, key=lambda prompt: first_element(alone, prompt))
+        limit = (first_element(alone, last) + first_element(alone, bad)) / 2
+        attach_fragile(tiny_case, fragile, limit, llm, alone)
+        asked = [last, bad, *good[:3]]
+        answers = list(llm.generate_batch(asked, max_tokens=15))
+        broken = answers.pop(asked.index(bad))
+        asked.remove(bad)
+        assert broken.result is None
+        assert type(broken.error) is DecodeError
+        assert "what it makes of a prompt is not finite" in str(broken.error)
+        for answer, prompt in zip(answers, asked, strict=True):
+            assert answer.result is not None
+            assert answer.result.token_ids == alone.generate(prompt, max_tokens=15).token_ids
+
+
+def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path: Path) -> None:
+    """At a refresh: what it has said until then has come, and both of its sequences go to others."""
+    every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
+    with tiny_case.load(n_parallel=4) as llm, tiny_case.load() as alone:
+        fragile = tmp_path / "fragile.gguf"
+        attach_fragile(tiny_case, fragile, SOUND, llm, alone)
+        prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(5)]
+        said = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
+        sizes = [first_element(alone, [*prompts[0], *said[:t]]) for t in range(len(said))]
+        limit = 1.05 * max(*sizes[:3], *(first_element(alone, prompt) for prompt in prompts))
+        n_said = next(t for t, size in enumerate(sizes) if size > limit)
+        attach_fragile(tiny_case, fragile, limit, llm, alone)
+        asked = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
+        heard: dict[int, list[int]] = {i: [] for i in range(len(asked))}
+        for answer, chunk in llm.stream_batch(asked, max_tokens=15):
+            if chunk is not None:
+                heard[answer.index] += chunk.token_ids
+            else:
+                assert answer.index == 0
+                assert type(answer.error) is DecodeError
+                assert "what it makes of a prompt is not finite" in str(answer.error)
+                assert 0 < len(heard[1]) < 15  # the others are on their way
+        assert heard.pop(0) == list(said[:n_said])
+        assert 3 <= n_said < 15
+        for i, tokens in heard.items():
+            assert tuple(tokens) == alone.generate(prompts[i], max_tokens=15).token_ids
+        again = llm.generate(prompts[0], max_tokens=n_said, schedule=every)
+        assert again.token_ids == said[:n_said]
 
 
 # --- instances and threads -------------------------------------------------------------------------------------------
