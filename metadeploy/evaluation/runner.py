@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation.baselines import category_doubt, linear_probe
+from metadeploy.evaluation.baselines import STRENGTHS, category_doubt, linear_probe
 from metadeploy.evaluation.engines import AS_SHIPPED, Engine
 from metadeploy.evaluation.figures import draw
 from metadeploy.evaluation.gather import Plan, gather
@@ -239,7 +239,13 @@ def _trained_scores(
         probe = linear_probe(train, val, activations, progress=_named(stage, "train the linear probe"))
         if probe is not None:
             scores[_PROBE] = probe.doubt
-            notes[_PROBE] = {"layer": probe.layer, "strength": probe.strength, "val_auroc": probe.val_auroc}
+            notes[_PROBE] = {
+                "layer": probe.layer,
+                "strength": probe.strength,
+                "val_auroc": probe.val_auroc,
+                "val_auroc_by_strength": dict(zip(map(str, STRENGTHS), probe.val_aurocs, strict=True)),
+                "converged": probe.converged,
+            }
         else:
             notes[_PROBE] = {"left_out": "the base has all or none of the training or validation questions right"}
     else:

@@ -87,7 +87,10 @@ def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
     assert 0.2 < values["coverage"] < 0.8
     assert [point["gain"] for point in found["gains"]] == [0, 1, 2]
     assert found["gains"][0]["coverage"] == {**found["gains"][0]["coverage"], "value": 1.0, "n": 20}
-    assert found["trained_baselines"]["linear probe"]["layer"] in (0, 1, 2)
+    probe = found["trained_baselines"]["linear probe"]
+    assert probe["layer"] in (0, 1, 2)
+    assert probe["val_auroc"] == probe["val_auroc_by_strength"][str(probe["strength"])]
+    assert probe["converged"] is True
     assert found["config"]["max_new_tokens"] == 16
     assert found["config"]["base"]["name"] == "base.gguf"
     assert len(found["config"]["wrapper"]["sha256"]) == 64

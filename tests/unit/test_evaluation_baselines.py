@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from metadeploy.data.question import Question
-from metadeploy.evaluation.baselines import Comparison, category_doubt, linear_probe
+from metadeploy.evaluation.baselines import STRENGTHS, Comparison, category_doubt, linear_probe, probe
 from metadeploy.evaluation.metrics import auroc
 from metadeploy.evaluation.samples import Sample, Samples
 from metadeploy.training.records import Collected, Record
@@ -39,18 +42,76 @@ def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
 def test_the_probe_finds_the_layer_that_knows() -> None:
     test = collected(2, 300)
     done: list[tuple[int, int]] = []
-    probe = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
-    assert probe is not None
-    assert probe.layer == 5
+    found = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
+    assert found is not None
+    assert found.layer == 5
     assert done == [(1, 3), (2, 3), (3, 3)]
     right = np.array([each.correct for each in test.records])
-    reached = auroc(probe.doubt, right)
+    reached = auroc(found.doubt, right)
     assert reached is not None
     # two classes four standard deviations apart: the normal distribution's Φ(4 / √2)
     assert reached == pytest.approx(0.9977, abs=0.01)
-    assert probe.val_auroc == pytest.approx(0.9977, abs=0.01)
-    assert ((probe.doubt >= 0) & (probe.doubt <= 1)).all()
-    assert probe.doubt[~right].mean() > probe.doubt[right].mean() + 0.2
+    assert found.val_auroc == pytest.approx(0.9977, abs=0.01)
+    assert ((found.doubt >= 0) & (found.doubt <= 1)).all()
+    assert found.doubt[~right].mean() > found.doubt[right].mean() + 0.2
+
+
+def of_one_layer(right: np.ndarray, activations: np.ndarray) -> Collected:
+    return Collected([record(bool(each)) for each in right], torch.from_numpy(activations[:, None]), (4,))
+
+
+def hidden(seed: int, n: int) -> Collected:
+    """The verdict is the small difference of two channels that are nearly the same: large weights find it."""
+    draw = np.random.default_rng(seed)
+    right = draw.random(n) < 0.5
+    channels = np.repeat(draw.normal(size=(n, 1)), 2, axis=1)
+    channels[:, 1] += 0.01 * (right - 0.5) + 0.004 * draw.normal(size=n)
+    return of_one_layer(right, channels)
+
+
+def drowned(seed: int, n: int) -> Collected:
+    """A hint of the verdict in each of 200 noisy channels, for a few questions: small weights find it."""
+    draw = np.random.default_rng(seed)
+    right = draw.random(n) < 0.5
+    return of_one_layer(right, draw.normal(size=(n, 200)) + 0.2 * (right[:, None] - 0.5))
+
+
+def test_the_penalty_is_chosen_from_hardly_learning_to_free() -> None:
+    """Neither end of the grid is where every choice ends."""
+    test = hidden(2, 300)
+    weak = linear_probe(hidden(0, 600), hidden(1, 300), test.activations)
+    strong = linear_probe(drowned(0, 60), drowned(1, 300), drowned(2, 300).activations)
+    assert weak is not None and strong is not None
+    assert weak.strength >= 10
+    assert strong.strength <= 0.01
+    # classes 2.5 standard deviations apart in the difference: Φ(2.5 / √2)
+    assert weak.val_auroc == pytest.approx(0.9615, abs=0.03)
+    for found in (weak, strong):
+        assert found.val_auroc == max(found.val_aurocs) == found.val_aurocs[STRENGTHS.index(found.strength)]
+
+
+def test_the_probe_is_the_regression_of_the_library() -> None:
+    """Whatever way it is fitted: against L-BFGS from nothing, run to its end."""
+    train, val, test = collected(0, 600), collected(1, 300), collected(2, 300)
+    found, again = (linear_probe(train, val, test.activations) for _ in range(2))
+    assert found is not None and again is not None
+    assert found.converged
+    assert found.doubt.tobytes() == again.doubt.tobytes()
+    place = train.layers.index(found.layer)
+    seen, asked = (part.activations[:, place].double().numpy() for part in (train, test))
+    scaler = StandardScaler().fit(seen)
+    regression = LogisticRegression(C=found.strength, tol=1e-8, max_iter=10_000)
+    regression.fit(scaler.transform(seen), [not each.correct for each in train.records])
+    np.testing.assert_allclose(found.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
+
+
+def test_a_fit_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_MOST_STEPS", 1)
+    test = collected(2, 300)
+    with pytest.warns(ConvergenceWarning):
+        found = linear_probe(collected(0, 600), collected(1, 300), test.activations)
+    assert found is not None
+    assert not found.converged
 
 
 @pytest.mark.parametrize("right", [True, False])

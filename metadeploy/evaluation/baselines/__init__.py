@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from metadeploy.evaluation.baselines.category import category_doubt
 from metadeploy.evaluation.baselines.comparison import Comparison
-from metadeploy.evaluation.baselines.probe import Probe, linear_probe
+from metadeploy.evaluation.baselines.probe import STRENGTHS, Probe, linear_probe
 
-__all__ = ["Comparison", "Probe", "category_doubt", "linear_probe"]
+__all__ = ["STRENGTHS", "Comparison", "Probe", "category_doubt", "linear_probe"]
