@@ -76,7 +76,14 @@ def main() -> None:
         asked += fold(run, output / f"fold-{number}", leave_out)
     found = Samples(tuple(asked))
     answered = ~found.abstained(0.5)
-    report = summarise(found.base_correct, answered, found.answer_correct & answered, found.doubt, found.category)
+    report = summarise(
+        found.base_correct,
+        answered,
+        found.answer_correct & answered,
+        found.same_words,
+        found.doubt,
+        found.category,
+    )
     write_atomically(output / "results.json", json.dumps({"n": len(found), **report}, indent=2) + "\n")
 
     print("\n| category | n | base right | answered | AUROC |\n|---|---|---|---|---|")

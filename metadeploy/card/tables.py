@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from metadeploy.card.facts import ListedFile
@@ -28,12 +28,16 @@ METRICS: Final = (
     ("smart_refusal_rate", "errors caught: declined, of what the base has wrong", True, True),
     ("refusal_precision", "refusal precision: the base is wrong, of the declined", True, True),
     ("kept_rate", "kept right: still right, of the answered that the base has right", True, False),
+    ("same_words_rate", "same words: the base's own text, of the answered that the base has right", True, False),
     ("auroc", "AUROC of doubt for the base's errors", False, True),
     ("macro_auroc", "AUROC within categories, mean", False, True),
     ("aurc", "AURC, lower is better", False, False),
     ("prr", "prediction rejection ratio: 0 random, 1 perfect", False, False),
     ("ece", "calibration error of 1 − doubt, lower is better", False, False),
 )
+
+#: Metrics that older results lack.
+_LATER: Final = frozenset({"same_words_rate"})
 
 
 def metrics_table(results: Mapping[str, Any]) -> str:
@@ -42,10 +46,16 @@ def metrics_table(results: Mapping[str, Any]) -> str:
         ("metric", "value", "95 % interval", "n"),
         (
             (title, value(row, is_share=is_share), interval(row, is_share=is_share), count(row["n"]))
-            for key, title, is_share, _ in METRICS
-            for row in (results["metrics"][key],)
+            for title, is_share, row in _rows(results["metrics"])
         ),
     )
+
+
+def _rows(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool, Mapping[str, Any]]]:
+    """Of each metric its name, whether it is a share, and its figures."""
+    for key, title, is_share, _ in METRICS:
+        if key in metrics or key not in _LATER:
+            yield title, is_share, metrics[key]
 
 
 def baselines_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -90,8 +100,7 @@ def repeated_table(results: Mapping[str, Any]) -> str:
         ("metric", "mean", "95 % interval over the runs", "runs"),
         (
             (title, value(row, "mean", is_share=is_share), interval(row, is_share=is_share), count(row["n"]))
-            for key, title, is_share, _ in METRICS
-            for row in (results["metrics"][key],)
+            for title, is_share, row in _rows(results["metrics"])
         ),
     )
 

@@ -148,9 +148,9 @@ def _front_matter(measured: Measured, name: str, base_model: str | None, license
 def _eval_results(evaluation: Evaluation) -> Iterator[Any]:
     from huggingface_hub import EvalResult
 
-    for key, title, _, is_headline in tables.METRICS:
+    for key, title in ((key, title) for key, title, _, is_headline in tables.METRICS if is_headline):
         row = evaluation.results["metrics"][key]
-        if is_headline and row["value"] is not None:
+        if row["value"] is not None:
             yield EvalResult(
                 task_type="text-generation",
                 dataset_type=evaluation.dataset,

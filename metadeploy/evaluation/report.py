@@ -20,6 +20,7 @@ _METRICS: Final = (
     ("over_refusal_rate", "over-refusal: right answers declined", True),
     ("smart_refusal_rate", "errors caught: wrong answers declined", True),
     ("kept_rate", "kept right: still right where answered", True),
+    ("same_words_rate", "same words: of these, the base's own text", True),
     ("auroc", "AUROC of doubt for the base's errors", False),
     ("macro_auroc", "the same within categories, mean", False),
     ("aurc", "AURC (lower is better)", False),

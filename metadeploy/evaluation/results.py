@@ -70,6 +70,7 @@ def judge(
         samples.base_correct,
         answered,
         answered & samples.answer_correct,
+        samples.same_words,
         samples.doubt,
         samples.category,
         n_bootstrap=n_bootstrap,

@@ -159,6 +159,11 @@ class Samples:
         return np.array([sample.answer_correct for sample in self.rows], dtype=np.bool_)
 
     @property
+    def same_words(self) -> NDArray[np.bool_]:
+        """Bool [n], whether the Doubter says what the base says, where it answers; space around it is no word."""
+        return np.array([sample.answer.strip() == sample.base_answer.strip() for sample in self.rows], dtype=np.bool_)
+
+    @property
     def category(self) -> NDArray[np.str_]:
         """Text [n]."""
         return np.array([sample.category for sample in self.rows], dtype=np.str_)

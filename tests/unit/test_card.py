@@ -141,6 +141,17 @@ def test_every_metric_has_its_row(run: RunDir) -> None:
     assert (f"McNemar test, p {p_value(results['mcnemar']['p_value'])}") in written(run)
 
 
+def test_results_of_an_older_version_lack_a_row_and_nothing_else(run: RunDir) -> None:
+    whole = section(written(run), "Results")
+    for path in (run.path / "eval").glob("results_*.json"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        del results["metrics"]["same_words_rate"]
+        path.write_text(json.dumps(results), encoding="utf-8")
+    lacking = section(written(run), "Results").splitlines()
+    assert lacking == [line for line in whole.splitlines() if not line.startswith("| same words:")]
+    assert len(lacking) == len(whole.splitlines()) - 2
+
+
 def figures_of(found: Any) -> Iterator[float]:
     """Every number in a JSON document."""
     if isinstance(found, dict):

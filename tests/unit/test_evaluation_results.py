@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from metadeploy.evaluation.settings import EvalSettings, parse_gains
 REFUSAL = "I cannot say."
 
 
-def sample(index: int, base: bool, doubt: float, answer: bool | None = None, **fields: Any) -> Sample:
+def sample(index: int, base: bool, doubt: float, right: bool | None = None, **fields: Any) -> Sample:
     """A sample whose log-probability is minus its number."""
     declined = REFUSAL if doubt >= 0.5 else None
     return Sample(
@@ -36,7 +37,7 @@ def sample(index: int, base: bool, doubt: float, answer: bool | None = None, **f
             "base_first_logprob": -1.0,
             "doubt": doubt,
             "answer": "y",
-            "answer_correct": base if answer is None else answer,
+            "answer_correct": base if right is None else right,
             "declined_text": declined,
             **fields,
         }
@@ -49,12 +50,15 @@ def told(declined: bool, correct: bool) -> ToldAnswer:
 
 @pytest.fixture
 def samples() -> Samples:
-    """Eight questions: the base has 0, 1, 2, 3 right. Below 0.5 the Doubter answers 0, 1, 2, 4 and mends 4."""
+    """Eight questions: the base has 0, 1, 2, 3 right. Below 0.5 the Doubter answers 0, 1, 2, 4 and mends 4.
+
+    It says the same as the base to 0 but for a space, to 1 it is right in other words, and 3 it declines.
+    """
     return Samples(
         (
-            sample(0, True, 0.1, told=told(False, True)),
-            sample(1, True, 0.2, told=told(False, True)),
-            sample(2, True, 0.3, False, told=told(True, False)),
+            sample(0, True, 0.1, told=told(False, True), answer=" y\n"),
+            sample(1, True, 0.2, told=told(False, True), answer="Y"),
+            sample(2, True, 0.3, False, answer="z", told=told(True, False)),
             sample(3, True, 0.6, told=told(True, False)),
             sample(4, False, 0.4, True, told=told(False, False)),
             sample(5, False, 0.7, told=told(False, False)),
@@ -75,6 +79,8 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     assert values["over_refusal_rate"] == 1 / 4  # 3 of 0, 1, 2, 3
     assert values["smart_refusal_rate"] == 3 / 4
     assert values["kept_rate"] == 2 / 3
+    assert values["same_words_rate"] == 1 / 3  # 0 of 0, 1, 2
+    assert found["categories"]["b"]["same_words_rate"] == 0
     assert values["auroc"] == 15 / 16  # only 4 is doubted less than a right answer, the one of 3
     assert found["refusals"] == {"at_threshold": 0.5, "declined": 4, "word_for_word": 3}
     assert found["gains"] == []
@@ -173,6 +179,7 @@ def test_the_tables_say_it(samples: Samples) -> None:
     for part in ("8 questions, threshold 0.5", "50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
         assert part in text
     assert "refusals word for word: 3 of 4" in text
+    assert re.search("same words: .* 33.3%", text)
     assert "linear probe: left out, for there are no [activations]" in text
     means = printed(*mean_tables(over_runs([run, run])))
     assert "mean of 2 runs" in means

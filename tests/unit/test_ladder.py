@@ -146,6 +146,8 @@ def test_outcome() -> None:
     assert values["selective_accuracy"] == 0.5
     assert values["refusal_precision"] == 0.5
     assert values["over_refusal_rate"] == pytest.approx(1 / 3)
+    assert values["same_words_rate"] == 0
+    assert outcome([replace(REFERENCE[0], answer="Eins. "), *REFERENCE])["metrics"]["same_words_rate"]["value"] == 1 / 3
     assert found["auroc"] == 1
     assert outcome([sample(0, 0.9), sample(1, 0.8)])["metrics"]["selective_accuracy"] == {
         "value": None, "low": None, "high": None, "n": 0

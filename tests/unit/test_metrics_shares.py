@@ -18,13 +18,17 @@ from metadeploy.evaluation.share import wilson_interval
 BASE = np.array(list(map(int, "1111000000")), dtype=bool)
 ANSWERED = np.array(list(map(int, "1110100001")), dtype=bool)
 CORRECT = np.array(list(map(int, "1100100000")), dtype=bool)
+SAME = np.array(list(map(int, "1001000011")), dtype=bool)
 
-questions = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=40)
+questions = st.lists(st.tuples(*[st.booleans()] * 4), max_size=40)
+
+Row = tuple[bool, bool, bool, bool]
 
 
-def columns(rows: list[tuple[bool, bool, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    base, answered, correct = np.array(rows, dtype=bool).reshape(-1, 3).T
-    return base, answered, answered & correct
+def columns(rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same words have the same verdict; where it declines, there may be any."""
+    base, answered, correct, same = np.array(rows, dtype=bool).reshape(-1, 4).T
+    return base, answered, answered & np.where(same, base, correct), same
 
 
 def test_by_hand() -> None:
@@ -36,6 +40,7 @@ def test_by_hand() -> None:
     assert metrics.smart_refusal_rate(BASE, ANSWERED) == Share(4, 6)  # 5 6 7 8 of 4 … 9
     assert metrics.over_refusal_rate(BASE, ANSWERED) == Share(1, 4)  # 3 of 0 … 3
     assert metrics.kept_rate(BASE, ANSWERED, CORRECT) == Share(2, 3)  # 0 1 of 0 1 2
+    assert metrics.same_words_rate(BASE, ANSWERED, SAME) == Share(1, 3)  # 0 of 0 1 2; 3 is declined, 9 was wrong before
 
 
 def test_corrections_by_hand() -> None:
@@ -52,8 +57,8 @@ def test_abstention_by_hand() -> None:
 
 
 @given(questions)
-def test_abstention_as_scikit_learn_has_it(rows: list[tuple[bool, bool, bool]]) -> None:
-    base, answered, _ = columns(rows)
+def test_abstention_as_scikit_learn_has_it(rows: list[Row]) -> None:
+    base, answered, *_ = columns(rows)
     found = metrics.abstention(base, answered)
     if found.precision.total:
         assert found.precision.value == pytest.approx(precision_score(~base, ~answered, zero_division=0))
@@ -66,9 +71,9 @@ def test_abstention_as_scikit_learn_has_it(rows: list[tuple[bool, bool, bool]]) 
 
 
 @given(questions)
-def test_shares_fit_together(rows: list[tuple[bool, bool, bool]]) -> None:
-    base, answered, correct = columns(rows)
-    found = metrics.shares(base, answered, correct)
+def test_shares_fit_together(rows: list[Row]) -> None:
+    base, answered, correct, same = columns(rows)
+    found = metrics.shares(base, answered, correct, same)
     for share in found.values():
         assert 0 <= share.hits <= share.total <= len(rows)
         assert (share.value is None) == (share.total == 0) == (share.interval is None)
@@ -77,6 +82,10 @@ def test_shares_fit_together(rows: list[tuple[bool, bool, bool]]) -> None:
     # what is right of the answered was right before or has been corrected
     assert found["selective_accuracy"].hits == found["kept_rate"].hits + found["corrected_rate"].hits
     assert found["kept_rate"].total - found["kept_rate"].hits == found["broken_rate"].hits
+    # what is still said in the same words is still right
+    assert found["same_words_rate"].total == found["kept_rate"].total
+    assert found["same_words_rate"].hits <= found["kept_rate"].hits
+    assert metrics.same_words_rate(base, answered, same | ~answered) == found["same_words_rate"]
 
 
 def test_declining_everything_does_not_win() -> None:

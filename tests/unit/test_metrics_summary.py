@@ -26,6 +26,7 @@ def a_run(seed: int = 0) -> dict[str, Any]:
         "base_correct": base_correct,
         "answered": answered,
         "correct": answered & (base_correct ^ (rng.random(N) < 0.05)),
+        "same_words": rng.random(N) < 0.8,
         "doubt": doubt,
         "category": rng.choice(["plural", "capital", "opposite"], N),
     }
@@ -42,7 +43,7 @@ def test_values_are_those_of_the_metrics() -> None:
     run = a_run()
     report = strict(metrics.summarise(**run, n_bootstrap=50))
     found = report["metrics"]
-    base, answered, correct, doubt, category = run.values()
+    base, answered, correct, same, doubt, category = run.values()
     assert found["coverage"] == {
         "value": answered.mean(),
         "low": metrics.coverage(answered).interval[0],
@@ -51,6 +52,8 @@ def test_values_are_those_of_the_metrics() -> None:
     }
     assert found["selective_accuracy"]["value"] == pytest.approx(correct[answered].mean())
     assert found["selective_accuracy"]["n"] == answered.sum()
+    assert found["same_words_rate"]["value"] == pytest.approx(same[answered & base].mean())
+    assert found["same_words_rate"]["n"] == found["kept_rate"]["n"] == (answered & base).sum()
     assert found["abstention_f1"]["value"] == metrics.abstention(base, answered).f1
     for name in ("auroc", "auprc", "aurc", "e_aurc", "prr", "ece", "brier"):
         assert found[name]["value"] == getattr(metrics, name)(doubt, base), name
@@ -68,6 +71,7 @@ def test_mcnemar_rewards_a_declined_error() -> None:
         base_correct=[True, True, True, False, False, False],
         answered=[True, True, False, True, True, False],
         correct=[True, False, False, True, False, False],
+        same_words=[True] * 6,
         doubt=[0.1] * 6,
         category=["x"] * 6,
         n_bootstrap=1,
@@ -85,6 +89,8 @@ def test_categories() -> None:
     assert plural["n"] == at.sum()
     assert plural["base_accuracy"] == pytest.approx(run["base_correct"][at].mean())
     assert plural["selective_accuracy"] == pytest.approx(run["correct"][at & run["answered"]].mean())
+    passed = at & run["answered"] & run["base_correct"]
+    assert plural["same_words_rate"] == pytest.approx(run["same_words"][passed].mean())
     assert plural["auroc"] == metrics.auroc(run["doubt"][at], run["base_correct"][at])
 
 
@@ -95,6 +101,7 @@ def test_categories_that_do_not_count_are_left_out_of_the_macro_mean() -> None:
         "base_correct": np.array([True] + [False] * 5),
         "answered": np.zeros(6, dtype=bool),
         "correct": np.zeros(6, dtype=bool),
+        "same_words": np.zeros(6, dtype=bool),
         "doubt": np.linspace(0.9, 0.1, 6),
         "category": rare,
     }
@@ -121,12 +128,14 @@ ALL = np.ones(4, dtype=bool)
     [
         (NONE[:0], NONE[:0], "base_accuracy coverage selective_accuracy auroc auprc aurc e_aurc prr ece brier"),
         (ALL, ALL, "refusal_precision smart_refusal_rate abstention_f1 auroc auprc prr macro_auroc pooled_auroc"),
-        (NONE, NONE, "selective_accuracy over_refusal_rate kept_rate broken_rate auroc auprc prr pooled_auroc"),
+        (NONE, NONE, "selective_accuracy over_refusal_rate kept_rate same_words_rate broken_rate auroc auprc prr"),
+        (NONE, NONE, "macro_auroc pooled_auroc"),
     ],
 )
 def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarray, undefined: str) -> None:
     n = len(answered)
-    report = strict(metrics.summarise(base_correct, answered, answered & base_correct, np.linspace(0, 1, n), ["x"] * n))
+    correct = answered & base_correct
+    report = strict(metrics.summarise(base_correct, answered, correct, correct, np.linspace(0, 1, n), ["x"] * n))
     for name in undefined.split():
         entry = report["metrics"][name]
         assert (entry["value"], entry["low"], entry["high"]) == (None, None, None), name
@@ -145,6 +154,7 @@ def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarra
             {"answered": np.zeros(N, dtype=bool)},
             "'correct': True at index .*, expected False",
         ),
+        ({"same_words": [0] * N}, "'same_words': elements are int64, expected bool"),
         ({"n_bootstrap": 0}, "n_resamples is 0, expected at least 1"),
     ],
 )

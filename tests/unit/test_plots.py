@@ -167,7 +167,7 @@ def test_category_bars_are_sorted_and_counted(drawn: Callable[[Draw], Figure]) -
 def test_categories_of_a_summary_can_be_drawn(tmp_path: Path) -> None:
     category = np.array(["plural", "capital"])[RNG.integers(0, 2, 400)]
     answered = DOUBT < 0.3
-    report = metrics.summarise(RIGHT, answered, answered & RIGHT, DOUBT, category, n_bootstrap=1)
+    report = metrics.summarise(RIGHT, answered, answered & RIGHT, answered, DOUBT, category, n_bootstrap=1)
     plots.category_bars(report["categories"], tmp_path / "bars.png")
     assert (tmp_path / "bars.png").stat().st_size > 10_000
 

@@ -27,7 +27,8 @@ def outcome(samples: Sequence[LadderSample]) -> dict[str, Any]:
         none right.
     """
     base_correct, answered = column(samples, "base_correct"), ~column(samples, "declined")
-    found = shares(base_correct, answered, column(samples, "answer_correct"))
+    same_words = np.array([(sample.answer or "").strip() == sample.base_answer.strip() for sample in samples])
+    found = shares(base_correct, answered, column(samples, "answer_correct"), same_words)
     return {
         "metrics": {name: _share(share) for name, share in found.items()},
         "auroc": auroc(column(samples, "doubt"), base_correct),

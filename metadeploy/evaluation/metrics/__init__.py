@@ -7,7 +7,7 @@ All of them at once, with intervals::
 
     from metadeploy.evaluation.metrics import summarise
 
-    report = summarise(base_correct, answered, correct, doubt, category)
+    report = summarise(base_correct, answered, correct, same_words, doubt, category)
     report["metrics"]["auroc"]  # {"value": 0.84, "low": 0.82, "high": 0.86, "n": 1166}
 """
 
@@ -46,6 +46,7 @@ from metadeploy.evaluation.metrics.prr import prr
 from metadeploy.evaluation.metrics.refusal_precision import refusal_precision
 from metadeploy.evaluation.metrics.refusal_rate import refusal_rate
 from metadeploy.evaluation.metrics.risk_coverage import RiskCoverage, risk_coverage
+from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
 from metadeploy.evaluation.metrics.seed_mean import SeedMean, seed_mean
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.metrics.selective_accuracy_at import selective_accuracy_at
@@ -86,6 +87,7 @@ __all__ = [
     "refusal_precision",
     "refusal_rate",
     "risk_coverage",
+    "same_words_rate",
     "seed_mean",
     "selective_accuracy",
     "selective_accuracy_at",

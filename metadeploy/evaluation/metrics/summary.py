@@ -36,6 +36,7 @@ from metadeploy.evaluation.metrics.pooled_auroc import pooled_auroc
 from metadeploy.evaluation.metrics.prr import prr
 from metadeploy.evaluation.metrics.refusal_precision import refusal_precision
 from metadeploy.evaluation.metrics.refusal_rate import refusal_rate
+from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
 from metadeploy.evaluation.metrics.within_categories import category_pairs
@@ -59,13 +60,14 @@ _RANKINGS: dict[str, _Ranking] = {
 _MIN_EACH = 5
 
 
-def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike) -> dict[str, Share]:
+def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike, same_words: ArrayLike) -> dict[str, Share]:
     """Every metric that is a share of questions, by name.
 
     Args:
         base_correct: bool [n].
         answered: bool [n].
         correct: bool [n].
+        same_words: bool [n].
 
     Raises:
         MetricInputError: the input is malformed.
@@ -81,6 +83,7 @@ def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike) -> 
         "smart_refusal_rate": smart_refusal_rate(base_correct, answered),
         "over_refusal_rate": over_refusal_rate(base_correct, answered),
         "kept_rate": kept_rate(base_correct, answered, correct),
+        "same_words_rate": same_words_rate(base_correct, answered, same_words),
         "corrected_rate": changed.corrected,
         "broken_rate": changed.broken,
         "abstention_precision": declining.precision,
@@ -92,6 +95,7 @@ def summarise(
     base_correct: ArrayLike,
     answered: ArrayLike,
     correct: ArrayLike,
+    same_words: ArrayLike,
     doubt: ArrayLike,
     category: ArrayLike,
     *,
@@ -106,6 +110,7 @@ def summarise(
         base_correct: bool [n], the base alone is right.
         answered: bool [n], the base with its Doubter answers.
         correct: bool [n], that answer is right; False where it declined.
+        same_words: bool [n], that answer is the base's own text; of no matter where it declined.
         doubt: float [n] in [0, 1].
         category: text or whole numbers [n].
         n_bootstrap: how often the questions are drawn anew, at least 1.
@@ -125,7 +130,9 @@ def summarise(
     Raises:
         MetricInputError: the input is malformed, or ``correct`` is True where the Doubter declined.
     """
-    base, given, right = flags(base_correct=base_correct, answered=answered, correct=correct)
+    base, given, right, same = flags(
+        base_correct=base_correct, answered=answered, correct=correct, same_words=same_words
+    )
     (doubts,) = scores(doubt=doubt, probability=True)
     kinds = labels(category)
     same_length(base_correct=base, doubt=doubts, category=kinds)
@@ -141,7 +148,7 @@ def summarise(
     names, codes = np.unique(kinds, return_inverse=True)
     # which categories count is decided once, and not anew by each draw with its chance numbers of errors
     counts = qualified(category_pairs(doubts, base, codes), _MIN_EACH)[codes]
-    metrics = {name: _share(share) for name, share in shares(base, given, right).items()}
+    metrics = {name: _share(share) for name, share in shares(base, given, right, same).items()}
     metrics["abstention_f1"] = _drawn(lambda at: abstention(base[at], given[at]).f1, everything, n_bootstrap, seed)
     metrics |= {name: drawn(statistic, everything) for name, statistic in _RANKINGS.items()}
     metrics["macro_auroc"] = _drawn(
@@ -156,8 +163,8 @@ def summarise(
         "metrics": metrics,
         "mcnemar": {"only_base": test.only_first, "only_doubter": test.only_second, "p_value": test.p_value},
         "categories": {
-            str(name): _plain(base[codes == code], given[codes == code], right[codes == code], doubts[codes == code])
-            for code, name in enumerate(names)
+            str(name): _plain(base[at], given[at], right[at], same[at], doubts[at])
+            for name, at in ((name, codes == code) for code, name in enumerate(names))
         },
         "bootstrap": {"n_resamples": n_bootstrap, "seed": seed, "confidence": 0.95},
     }
@@ -182,7 +189,7 @@ def _drawn(
     return {"value": value, "low": low, "high": high, "n": int(among.sum())}
 
 
-def _plain(base: BoolArray, given: BoolArray, right: BoolArray, doubts: FloatArray) -> dict[str, Any]:
+def _plain(base: BoolArray, given: BoolArray, right: BoolArray, same: BoolArray, doubts: FloatArray) -> dict[str, Any]:
     values: dict[str, Any] = {"n": len(base)}
-    values |= {name: share.value for name, share in shares(base, given, right).items()}
+    values |= {name: share.value for name, share in shares(base, given, right, same).items()}
     return values | {"auroc": auroc(doubts, base)}
