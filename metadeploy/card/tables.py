@@ -14,6 +14,7 @@ __all__ = [
     "categories_table",
     "files_table",
     "ladder_table",
+    "least_doubted_table",
     "metrics_table",
     "repeated_baselines_table",
     "repeated_table",
@@ -48,6 +49,14 @@ def metrics_table(results: Mapping[str, Any]) -> str:
             (title, value(row, is_share=is_share), interval(row, is_share=is_share), count(row["n"]))
             for title, is_share, row in _rows(results["metrics"])
         ),
+    )
+
+
+def least_doubted_table(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Selective accuracy at some coverages, a column each; ``key`` is that of the figure."""
+    return table(
+        ("answered: the least doubted", *(f"{row['coverage']:.0%}" for row in rows)),
+        [("right, of these", *(percent(row[key]) for row in rows))],
     )
 
 

@@ -32,6 +32,7 @@ _RANKINGS: Final = ("auroc", "macro_auroc", "aurc")
 def tables(results: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What one evaluation found: the Doubter, then what it is compared with."""
     yield _metrics(results)
+    yield _least_doubted(results["least_doubted"], "value")
     if results["baselines"]:
         yield _baselines(results["baselines"])
     if results["gains"]:
@@ -46,6 +47,7 @@ def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
         row = combined["metrics"][name]
         table.add_row(title, _number(row["mean"], is_share), _interval(row, is_share))
     yield table
+    yield _least_doubted(combined["least_doubted"], "mean")
     if combined["baselines"]:
         rows = _table("baseline, at the same coverage", "AUROC", "within", "right", "Doubter right", "p of each run")
         for name, row in combined["baselines"].items():
@@ -66,6 +68,12 @@ def _metrics(results: Mapping[str, Any]) -> Table:
     for name, title, is_share in _METRICS:
         row = results["metrics"][name]
         table.add_row(title, _number(row["value"], is_share), _interval(row, is_share), f"{row['n']:,}")
+    return table
+
+
+def _least_doubted(rows: Sequence[Mapping[str, Any]], key: str) -> Table:
+    table = _plain_table("the least doubted", *(f"{row['coverage']:.0%}" for row in rows))
+    table.add_row("right of these", *(_number(row[key], True) for row in rows))
     return table
 
 

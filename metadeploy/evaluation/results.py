@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,10 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.baselines import Comparison
-from metadeploy.evaluation.metrics import auroc, summarise
+from metadeploy.evaluation.metrics import auroc, selective_accuracy_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
 
-__all__ = ["FIRST_LOGPROB", "LOGPROB", "SCHEMA", "TOLD", "baseline_scores", "gain_points", "judge", "selective_point"]
+__all__ = [
+    "FIRST_LOGPROB",
+    "LEAST_DOUBTED",
+    "LOGPROB",
+    "SCHEMA",
+    "TOLD",
+    "baseline_scores",
+    "gain_points",
+    "judge",
+    "least_doubted",
+    "selective_point",
+]
 
 #: Version of the results' layout.
 SCHEMA: Final = 1
@@ -21,6 +33,9 @@ SCHEMA: Final = 1
 LOGPROB: Final = "mean log-probability"
 FIRST_LOGPROB: Final = "first token's log-probability"
 TOLD: Final = "told that it may decline"
+
+#: Coverages at which every evaluation says how many answers are right, whatever its threshold.
+LEAST_DOUBTED: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
 def baseline_scores(samples: Samples, trained: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
@@ -63,7 +78,8 @@ def judge(
         seed: of the draws.
 
     Returns:
-        What `metadeploy.evaluation.metrics.summarise` gives, and ``refusals``, ``baselines`` and ``gains``.
+        What `metadeploy.evaluation.metrics.summarise` gives, and ``least_doubted``, ``refusals``,
+        ``baselines`` and ``gains``.
     """
     answered = ~samples.abstained(threshold)
     found = summarise(
@@ -85,6 +101,7 @@ def judge(
     spelt = [sample.declined_text for sample in samples if sample.declined_text is not None]
     return {
         **found,
+        "least_doubted": least_doubted(samples),
         "refusals": {
             "at_threshold": 0.5,
             "declined": len(spelt),
@@ -93,6 +110,26 @@ def judge(
         "baselines": baselines,
         "gains": gain_points(samples, threshold=threshold, seed=seed),
     }
+
+
+def least_doubted(samples: Samples) -> list[dict[str, Any]]:
+    """How many answers of the Doubter are right if it answers only what it doubts least.
+
+    Args:
+        samples: the questions.
+
+    Returns:
+        For each of `LEAST_DOUBTED` ``coverage``, ``value`` (None without questions) and ``n``, the questions that are
+        answered then, the last one perhaps in part.
+    """
+    return [
+        {
+            "coverage": coverage,
+            "value": selective_accuracy_at(samples.doubt, samples.answer_correct, coverage=coverage),
+            "n": math.ceil(coverage * len(samples)),
+        }
+        for coverage in LEAST_DOUBTED
+    ]
 
 
 def gain_points(samples: Samples, *, threshold: float, seed: int = 0) -> list[dict[str, Any]]:

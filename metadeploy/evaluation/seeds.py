@@ -19,7 +19,8 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``runs`` (name and file of samples of each), ``metrics`` and ``baselines``: by name ``{"mean", "low", "high",
-        "n"}``, n the runs in which it is defined; low and high are None for a single one. Of a baseline there are its
+        "n"}``, n the runs in which it is defined; low and high are None for a single one. ``least_doubted``: the same
+        with its ``coverage`` for each of `metadeploy.evaluation.results.LEAST_DOUBTED`. Of a baseline there are its
         ``auroc``, ``macro_auroc`` and ``selective_accuracy``, the ``doubter_selective_accuracy`` at the same coverage,
         and ``p_values``, one for each run. A baseline counts if every run has it.
     """
@@ -30,6 +31,10 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "schema": SCHEMA,
         "runs": [{"run": each["config"]["run"], **each["samples"]} for each in results],
         "metrics": {name: _mean([each["metrics"][name]["value"] for each in results]) for name in first["metrics"]},
+        "least_doubted": [
+            {"coverage": rows[0]["coverage"], **_mean([row["value"] for row in rows])}
+            for rows in zip(*(each["least_doubted"] for each in results), strict=True)
+        ],
         "baselines": {name: _baseline([rows[name] for rows in by_name]) for name in shared},
     }
 

@@ -124,7 +124,7 @@ def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
 
 def test_every_metric_has_its_row(run: RunDir) -> None:
     results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
-    metrics, baselines, categories, *_ = cells(written(run))
+    metrics, least_doubted, baselines, categories, *_ = cells(written(run))
     assert metrics[0] == ["metric", "value", "95 % interval", "n"]
     rows = {name: rest for name, *rest in metrics[1:]}
     row = results["metrics"]["selective_accuracy"]
@@ -133,6 +133,8 @@ def test_every_metric_has_its_row(run: RunDir) -> None:
         f"{row['low']:.1%} to {row['high']:.1%}",
         str(row["n"]),
     ]
+    assert least_doubted[0][1:] == ["5%", "10%", "15%", "20%", "25%", "30%", "40%", "50%"]
+    assert least_doubted[1][1:] == [f"{row['value']:.1%}" for row in results["least_doubted"]]
     assert [name for name, *_ in baselines[1:]] == [each["name"] for each in results["baselines"]]
     probe, told = baselines[3], baselines[4]
     assert probe[3] == "same"
@@ -141,15 +143,17 @@ def test_every_metric_has_its_row(run: RunDir) -> None:
     assert (f"McNemar test, p {p_value(results['mcnemar']['p_value'])}") in written(run)
 
 
-def test_results_of_an_older_version_lack_a_row_and_nothing_else(run: RunDir) -> None:
-    whole = section(written(run), "Results")
+def test_results_of_an_older_version_lack_some_rows_and_nothing_else(run: RunDir) -> None:
+    whole = written(run)
     for path in (run.path / "eval").glob("results_*.json"):
         results = json.loads(path.read_text(encoding="utf-8"))
-        del results["metrics"]["same_words_rate"]
+        del results["metrics"]["same_words_rate"], results["least_doubted"]
         path.write_text(json.dumps(results), encoding="utf-8")
-    lacking = section(written(run), "Results").splitlines()
-    assert lacking == [line for line in whole.splitlines() if not line.startswith("| same words:")]
-    assert len(lacking) == len(whole.splitlines()) - 2
+    lacking = written(run)
+    assert "| same words:" in whole and "| same words:" not in lacking
+    assert "the least doubted |" in whole and "the least doubted |" not in lacking
+    assert len(cells(lacking)) == len(cells(whole)) - 2
+    assert sections(lacking) == sections(whole) == SECTIONS
 
 
 def figures_of(found: Any) -> Iterator[float]:
@@ -187,6 +191,7 @@ def test_every_figure_is_in_a_results_file(
     known = {text for figure in figures_of(results) for text in spelt(figure)}
     # words of the card, and not figures: the level of the intervals, the threshold that is always shipped
     known |= {"95", "0.001", "0.5", "0.8", "1"}
+    known |= {f"{row['coverage']:.0%}" for row in results["least_doubted"]}
     shown = section(card, "Results") + section(card, "What it cannot do")
     shown = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", shown))
     found = FIGURE.findall(shown)
@@ -345,7 +350,13 @@ def test_means_over_seeds(run: RunDir) -> None:
     assert "`seed\\|0`, `seed\\|1`, `seed\\|2`: the same recipe" in card
     row = combined["metrics"]["auroc"]
     assert f"| {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | 3 |" in card
-    assert "| linear probe |" in card.split("### Means")[1]
+    means = card.split("### Means")[1]
+    assert "| linear probe |" in means
+    cells_of_means = [f"{row['mean']:.1%}" for row in combined["least_doubted"]]
+    assert f"| right, of these | {' | '.join(cells_of_means)} |" in means
+    older = {name: found for name, found in combined.items() if name != "least_doubted"}
+    (run.path / "eval" / "results_seeds.json").write_text(json.dumps(older), encoding="utf-8")
+    assert "right, of these" not in written(run).split("### Means")[1]
 
 
 def test_kinds_that_training_left_out(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metadeploy.errors import Error
 from metadeploy.evaluation.report import mean_tables, tables
-from metadeploy.evaluation.results import baseline_scores, gain_points, judge, selective_point
+from metadeploy.evaluation.results import baseline_scores, gain_points, judge, least_doubted, selective_point
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
 from metadeploy.evaluation.seeds import over_runs
 from metadeploy.evaluation.settings import EvalSettings, parse_gains
@@ -42,6 +42,13 @@ def sample(index: int, base: bool, doubt: float, right: bool | None = None, **fi
             **fields,
         }
     )
+
+
+def test_the_least_doubted_of_many_and_of_none() -> None:
+    found = least_doubted(Samples(tuple(sample(index, index < 15, index / 60) for index in range(60))))
+    assert [row["n"] for row in found] == [3, 6, 9, 12, 15, 18, 24, 30]
+    assert [row["value"] for row in found] == pytest.approx([1] * 5 + [15 / 18, 15 / 24, 15 / 30])
+    assert [row["value"] for row in least_doubted(Samples(()))] == [None] * 8
 
 
 def told(declined: bool, correct: bool) -> ToldAnswer:
@@ -82,6 +89,14 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     assert values["same_words_rate"] == 1 / 3  # 0 of 0, 1, 2
     assert found["categories"]["b"]["same_words_rate"] == 0
     assert values["auroc"] == 15 / 16  # only 4 is doubted less than a right answer, the one of 3
+    right = {row["coverage"]: (row["value"], row["n"]) for row in found["least_doubted"]}
+    assert list(right) == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]
+    # by doubt 0, 1, 2, 4, 3, 5, 6, 7, of which 2 is wrong; of a third answer 0.4, and of a fourth 0.2
+    assert right[0.05] == (1, 1)
+    assert right[0.25] == (1, 2)
+    assert right[0.3] == (pytest.approx(2 / 2.4), 3)
+    assert right[0.4] == (pytest.approx(2.2 / 3.2), 4)
+    assert right[0.5] == (3 / 4, 4)
     assert found["refusals"] == {"at_threshold": 0.5, "declined": 4, "word_for_word": 3}
     assert found["gains"] == []
     rows = {row["name"]: row for row in found["baselines"]}
@@ -159,6 +174,8 @@ def test_means_over_runs(samples: Samples) -> None:
     assert (coverage["mean"], coverage["n"]) == (0.5, 3)
     assert coverage["high"] - coverage["mean"] == pytest.approx(4.302653 * 0.25 / 3**0.5)
     assert combined["metrics"]["base_accuracy"]["low"] == combined["metrics"]["base_accuracy"]["high"] == 0.5
+    half = combined["least_doubted"][-1]  # at no threshold, so it is the same for all three
+    assert half == {"coverage": 0.5, "mean": 0.75, "low": 0.75, "high": 0.75, "n": 3}
     baseline = combined["baselines"]["mean log-probability"]
     assert baseline["auroc"]["mean"] == 1
     assert baseline["selective_accuracy"]["mean"] == pytest.approx((1 + 1 + 4 / 6) / 3)
@@ -179,11 +196,14 @@ def test_the_tables_say_it(samples: Samples) -> None:
     for part in ("8 questions, threshold 0.5", "50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
         assert part in text
     assert "refusals word for word: 3 of 4" in text
+    assert re.search("the least doubted +5% +10% +15% +20% +25% +30% +40% +50%", text)
+    assert re.search("right of these +100.0% .* 75.0%", text)
     assert re.search("same words: .* 33.3%", text)
     assert "linear probe: left out, for there are no [activations]" in text
     means = printed(*mean_tables(over_runs([run, run])))
     assert "mean of 2 runs" in means
     assert "mean log-probability" in means
+    assert re.search("right of these +100.0% .* 75.0%", means)
 
 
 def printed(*what: Any) -> str:
