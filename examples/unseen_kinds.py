@@ -83,6 +83,7 @@ def main() -> None:
         found.same_words,
         found.doubt,
         found.category,
+        entity=found.entity,
     )
     write_atomically(output / "results.json", json.dumps({"n": len(found), **report}, indent=2) + "\n")
 

@@ -12,6 +12,7 @@ __all__ = [
     "METRICS",
     "baselines_table",
     "categories_table",
+    "entities",
     "files_table",
     "ladder_table",
     "least_doubted_table",
@@ -50,6 +51,12 @@ def metrics_table(results: Mapping[str, Any]) -> str:
             for title, is_share, row in _rows(results["metrics"])
         ),
     )
+
+
+def entities(results: Mapping[str, Any]) -> str:
+    """What the questions of an evaluation are about; nothing in results that do not say so."""
+    found = results["bootstrap"].get("entities")
+    return "" if found is None else f" about {count(found)} entities"
 
 
 def least_doubted_table(rows: Sequence[Mapping[str, Any]], key: str) -> str:

@@ -189,6 +189,7 @@ def _render(
         "string_literal": lambda text: json.dumps(text, ensure_ascii=False),
         "metrics": tables.metrics_table,
         "baselines": tables.baselines_table,
+        "entities": tables.entities,
         "least_doubted": tables.least_doubted_table,
         "categories": tables.categories_table,
         "repeated": tables.repeated_table,

@@ -62,9 +62,8 @@ def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _metrics(results: Mapping[str, Any]) -> Table:
     threshold = results["threshold"]
-    table = _plain_table(
-        f"{results['n']:,} questions, threshold {threshold['value']:.3g}", "value", "95 % interval", "n"
-    )
+    asked = f"{results['n']:,} questions about {results['bootstrap']['entities']:,} entities"
+    table = _plain_table(f"{asked}, threshold {threshold['value']:.3g}", "value", "95 % interval", "n")
     for name, title, is_share in _METRICS:
         row = results["metrics"][name]
         table.add_row(title, _number(row["value"], is_share), _interval(row, is_share), f"{row['n']:,}")

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.baselines import Comparison
-from metadeploy.evaluation.metrics import auroc, selective_accuracy_at, summarise
+from metadeploy.evaluation.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
+from metadeploy.evaluation.share import figure
 
 __all__ = [
     "FIRST_LOGPROB",
@@ -89,6 +90,7 @@ def judge(
         samples.same_words,
         samples.doubt,
         samples.category,
+        entity=samples.entity,
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
@@ -101,51 +103,59 @@ def judge(
     spelt = [sample.declined_text for sample in samples if sample.declined_text is not None]
     return {
         **found,
-        "least_doubted": least_doubted(samples),
+        "least_doubted": least_doubted(samples, n_bootstrap=n_bootstrap, seed=seed),
         "refusals": {
             "at_threshold": 0.5,
             "declined": len(spelt),
             "word_for_word": sum(text == refusal_text for text in spelt),
         },
         "baselines": baselines,
-        "gains": gain_points(samples, threshold=threshold, seed=seed),
+        "gains": gain_points(samples, threshold=threshold, n_bootstrap=n_bootstrap, seed=seed),
     }
 
 
-def least_doubted(samples: Samples) -> list[dict[str, Any]]:
+def least_doubted(samples: Samples, *, n_bootstrap: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """How many answers of the Doubter are right if it answers only what it doubts least.
 
     Args:
         samples: the questions.
+        n_bootstrap: draws of each interval.
+        seed: of the draws.
 
     Returns:
-        For each of `LEAST_DOUBTED` ``coverage``, ``value`` (None without questions) and ``n``, the questions that are
-        answered then, the last one perhaps in part.
+        For each of `LEAST_DOUBTED` ``coverage``, ``value``, ``low`` and ``high`` (None without questions) and ``n``,
+        the questions that are answered then, the last one perhaps in part.
     """
+    doubt, right, n = samples.doubt, samples.answer_correct, len(samples)
+
+    def right_of_these(at: NDArray[np.intp]) -> list[float | None]:
+        return selective_accuracies_at(doubt[at], right[at], coverages=LEAST_DOUBTED)
+
+    values = right_of_these(np.arange(n))
+    intervals = bootstrap_intervals(right_of_these, n, entity=samples.entity, n_resamples=n_bootstrap, seed=seed) or [
+        None
+    ] * len(values)
     return [
-        {
-            "coverage": coverage,
-            "value": selective_accuracy_at(samples.doubt, samples.answer_correct, coverage=coverage),
-            "n": math.ceil(coverage * len(samples)),
-        }
-        for coverage in LEAST_DOUBTED
+        {"coverage": coverage, **figure(value, interval, math.ceil(coverage * n))}
+        for coverage, value, interval in zip(LEAST_DOUBTED, values, intervals, strict=True)
     ]
 
 
-def gain_points(samples: Samples, *, threshold: float, seed: int = 0) -> list[dict[str, Any]]:
+def gain_points(samples: Samples, *, threshold: float, n_bootstrap: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """The gain as a dial for coverage: a point for each, compared with the threshold as the dial.
 
     Args:
         samples: the questions; those that were asked at other gains count.
         threshold: declined where doubt reaches it; at gain 0, which is the base exactly, nothing is declined.
-        seed: of the lot among ties.
+        n_bootstrap: draws of each interval.
+        seed: of the draws, and of the lot among ties.
 
     Returns:
         By ascending gain ``gain``, ``auroc`` of its doubts, and what `Comparison.point` gives, in which the Doubter is
         the one at gain 1 with its threshold moved to the same coverage; empty without a sweep.
     """
     swept = Samples(tuple(sample for sample in samples if sample.gains))
-    against = Comparison(samples=swept, seed=seed)
+    against = Comparison(samples=swept, n_bootstrap=n_bootstrap, seed=seed)
     columns: dict[float, list[AtGain]] = {}
     for sample in swept:
         shipped = AtGain(gain=1.0, doubt=sample.doubt, answer_correct=sample.answer_correct)

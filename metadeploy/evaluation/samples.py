@@ -62,7 +62,7 @@ class Sample:
         question: as asked.
         accepted: the accepted answers.
         category: its kind.
-        entity: what it is about.
+        entity: what it is about; empty where it stands for itself.
         base_answer: the base's own greedy answer, as far as it is judged.
         base_correct: whether that is right.
         base_logprob: mean natural log-probability of its tokens; None for an empty answer.
@@ -167,6 +167,11 @@ class Samples:
     def category(self) -> NDArray[np.str_]:
         """Text [n]."""
         return np.array([sample.category for sample in self.rows], dtype=np.str_)
+
+    @property
+    def entity(self) -> NDArray[np.str_]:
+        """Text [n], empty where a question stands for itself."""
+        return np.array([sample.entity for sample in self.rows], dtype=np.str_)
 
     def abstained(self, threshold: float) -> NDArray[np.bool_]:
         """Bool [n], whether it declines at a threshold."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Interval", "Share", "wilson_interval"]
+__all__ = ["Interval", "Share", "figure", "wilson_interval"]
 
 _Z_95: Final = NormalDist().inv_cdf(0.975)
 
@@ -42,8 +42,14 @@ class Share:
         return wilson_interval(self.hits, self.total)
 
 
+def figure(value: float | None, interval: Interval | None, n: int) -> dict[str, Any]:
+    """One figure as results have it: ``{"value", "low", "high", "n"}``, None where undefined."""
+    low, high = interval or (None, None)
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
 def wilson_interval(hits: float, total: float) -> Interval | None:
-    """Wilson's score interval of a share, two-sided, 95 %.
+    """Wilson's score interval of a share of independent questions, two-sided, 95 %.
 
     With p = hits / total, z = 1.96 and ν = z² / total the ends are
     ``(p + ν/2 ± √(ν · (p · (1 − p) + ν/4))) / (1 + ν)``. Unlike a bootstrap it does not shrink to a point where every

@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
     text = evaluate(run, *QUICK)
     for part in (
-        "42 questions, threshold 0.5",
+        "42 questions about 14 entities, threshold 0.5",
         "linear probe",
         "category alone",
         "told that it may decline",

@@ -147,11 +147,13 @@ def test_results_of_an_older_version_lack_some_rows_and_nothing_else(run: RunDir
     whole = written(run)
     for path in (run.path / "eval").glob("results_*.json"):
         results = json.loads(path.read_text(encoding="utf-8"))
-        del results["metrics"]["same_words_rate"], results["least_doubted"]
+        del results["metrics"]["same_words_rate"], results["least_doubted"], results["bootstrap"]["entities"]
         path.write_text(json.dumps(results), encoding="utf-8")
     lacking = written(run)
     assert "| same words:" in whole and "| same words:" not in lacking
     assert "the least doubted |" in whole and "the least doubted |" not in lacking
+    assert "60 questions about 60 entities; declined" in whole
+    assert "60 questions; declined" in lacking
     assert len(cells(lacking)) == len(cells(whole)) - 2
     assert sections(lacking) == sections(whole) == SECTIONS
 

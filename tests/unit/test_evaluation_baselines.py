@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +172,31 @@ def test_a_perfect_doubter_against_its_opposite() -> None:
     assert doubter["p_value"] == pytest.approx(2 / 2**8)  # eight coins on one side
     assert doubter["auroc_difference"]["value"] == 1
     assert doubter["auroc_difference"]["p_value"] == pytest.approx(2 / 51)
+
+
+def test_a_comparison_draws_whole_entities() -> None:
+    """The same 40 questions twice, and each pair about one thing: as sure as of 40, and not as of 80."""
+    draw = np.random.default_rng(0)
+    base = (draw.random(40) < 0.5).tolist()
+    ours, theirs = (draw.random(40) + ~np.array(base) * weight for weight in (0.6, 0.3))
+    once = samples(ours.tolist(), base)
+    twice = Samples(tuple(replace(each, entity=f"e{each.index}") for each in once for _ in range(2)))
+    row = Comparison(samples=once, n_bootstrap=200).score("other", theirs, n_answered=15)
+    double = Comparison(samples=twice, n_bootstrap=200).score("other", theirs.repeat(2), n_answered=30)
+    for name in ("auroc", "macro_auroc"):
+        assert double[name] == pytest.approx(row[name]), name
+    assert double["doubter"]["auroc_difference"] == pytest.approx(row["doubter"]["auroc_difference"])
+    for part, other in ((double, row), (double["doubter"], row["doubter"])):
+        assert part["selective_accuracy"] == pytest.approx({**other["selective_accuracy"], "n": 30})
+    # as if they were 80, the interval is narrower
+    independent = Samples(tuple(replace(each, entity="") for each in twice))
+    narrower = Comparison(samples=independent, n_bootstrap=200).score("other", theirs.repeat(2), n_answered=30)
+    assert width(narrower["auroc"]) < 0.9 * width(double["auroc"])
+    assert width(narrower["doubter"]["auroc_difference"]) < 0.9 * width(double["doubter"]["auroc_difference"])
+
+
+def width(row: dict[str, Any]) -> float:
+    return float(row["high"] - row["low"])
 
 
 def test_a_score_without_errors_has_no_auroc() -> None:

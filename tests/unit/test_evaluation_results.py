@@ -51,6 +51,39 @@ def test_the_least_doubted_of_many_and_of_none() -> None:
     assert [row["value"] for row in least_doubted(Samples(()))] == [None] * 8
 
 
+def test_questions_about_one_entity_are_drawn_together(samples: Samples) -> None:
+    """The same questions three times, as being about one thing each, tell no more than once."""
+    swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
+    thrice = [Sample(**{**vars(each), "entity": f"e{each.index}"}) for each in swept for _ in range(3)]
+    once, more = (
+        judge(
+            Samples(tuple(rows)),
+            threshold=0.5,
+            refusal_text=REFUSAL,
+            scores=baseline_scores(Samples(tuple(rows)), {}),
+            n_bootstrap=60,
+        )
+        for rows in (swept, thrice)
+    )
+    assert (once["n"], more["n"]) == (8, 24)
+    assert once["bootstrap"]["entities"] == more["bootstrap"]["entities"] == 8
+    for name in ("coverage", "selective_accuracy", "same_words_rate", "auroc"):
+        assert ends(more["metrics"][name]) == pytest.approx(ends(once["metrics"][name])), name
+    half, half_more = once["least_doubted"][-1], more["least_doubted"][-1]
+    assert ends(half_more) == pytest.approx(ends(half))
+    assert (half["n"], half_more["n"]) == (4, 12)
+    for row, row_more in zip(once["baselines"] + once["gains"], more["baselines"] + more["gains"], strict=True):
+        assert ends(row_more["doubter"]["selective_accuracy"]) == pytest.approx(
+            ends(row["doubter"]["selective_accuracy"])
+        )
+    assert ends(more["baselines"][0]["auroc"]) == pytest.approx(ends(once["baselines"][0]["auroc"]))
+    assert ends(more["gains"][1]["coverage"]) == pytest.approx(ends(once["gains"][1]["coverage"]))
+
+
+def ends(row: dict[str, Any]) -> list[float]:
+    return [row["value"], row["low"], row["high"]]
+
+
 def told(declined: bool, correct: bool) -> ToldAnswer:
     return ToldAnswer(answer="y", declined=declined, correct=correct)
 
@@ -193,8 +226,9 @@ def test_the_tables_say_it(samples: Samples) -> None:
     swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
     run = results(Samples(tuple(swept)), "a")
     text = printed(*tables(run))
-    for part in ("8 questions, threshold 0.5", "50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
+    for part in ("50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
         assert part in text
+    assert "8 questions about 8 entities, threshold 0.5" in text
     assert "refusals word for word: 3 of 4" in text
     assert re.search("the least doubted +5% +10% +15% +20% +25% +30% +40% +50%", text)
     assert re.search("right of these +100.0% .* 75.0%", text)

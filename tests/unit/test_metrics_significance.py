@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from scipy import stats
 from metadeploy.errors import Error
 from metadeploy.evaluation import metrics
 from metadeploy.evaluation.metrics import Share
+from metadeploy.evaluation.metrics.bootstrap import clusters
 
 
 def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -66,6 +69,133 @@ def test_bootstrap_draws_whole_questions_and_the_same_for_a_seed() -> None:
     seen.clear()
     metrics.bootstrap_interval(difference, 50, n_resamples=20, seed=4)
     assert not np.array_equal(first, seen)
+
+
+entities = st.lists(st.sampled_from(["", "a", "b", "c", "longer"]), min_size=1, max_size=30)
+
+
+def draws(n: int, entity: Any, *, n_resamples: int = 20, seed: int = 3) -> list[NDArray[np.intp]]:
+    """The questions that a statistic is asked of."""
+    seen: list[NDArray[np.intp]] = []
+
+    def look(at: NDArray[np.intp]) -> float:
+        seen.append(at)
+        return 0.0
+
+    metrics.bootstrap_interval(look, n, entity=entity, n_resamples=n_resamples, seed=seed)
+    return seen
+
+
+def test_clusters_by_hand() -> None:
+    assert clusters(6, ["b", "", "a", "b", "", "a"]).tolist() == [0, 1, 2, 0, 3, 2]
+    assert clusters(4, [7, 7, 0, 7]).tolist() == [0, 0, 1, 0]
+    assert clusters(3).tolist() == clusters(3, ["", "", ""]).tolist() == [0, 1, 2]
+    assert clusters(0, []).tolist() == []
+
+
+@given(entities)
+def test_a_draw_has_an_entity_with_all_of_its_questions(entity: list[str]) -> None:
+    about = clusters(len(entity), entity)
+    for at in draws(len(entity), entity):
+        times = np.bincount(at, minlength=len(entity))
+        for each in set(about.tolist()):
+            assert len(set(times[about == each].tolist())) == 1, "all of its questions, each as often"
+        firsts = [about.tolist().index(each) for each in set(about.tolist())]
+        assert times[firsts].sum() == len(firsts), "as many entities as there are"
+
+
+@given(st.integers(1, 30))
+def test_questions_that_stand_for_themselves_are_drawn_one_by_one(n: int) -> None:
+    rng = np.random.default_rng(3)
+    expected = [rng.integers(n, size=n) for _ in range(20)]
+    for entity in (None, [""] * n, [f"x{index}" for index in reversed(range(n))], np.arange(n)):
+        np.testing.assert_array_equal(draws(n, entity), expected)
+
+
+def test_what_is_said_several_times_is_no_surer() -> None:
+    """Each value m times, as one entity: the interval of the values themselves; as m questions it is √m narrower."""
+    values = np.random.default_rng(1).random(200)
+    (one, clustered, independent) = (
+        metrics.bootstrap_interval(lambda at, of=of: float(of[at].mean()), len(of), entity=entity)
+        for of, entity in (
+            (values, None),
+            (values.repeat(4), np.arange(200).repeat(4)),
+            (values.repeat(4), None),
+        )
+    )
+    assert one is not None and clustered is not None and independent is not None
+    assert clustered == pytest.approx(one)
+    assert one.high - one.low == pytest.approx(2 * (independent.high - independent.low), rel=0.1)
+
+
+def test_cluster_bootstrap_of_a_share_as_scipy_has_it() -> None:
+    """SciPy draws pairs of hits and sizes, one for each entity."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 300)
+    entity = np.arange(300).repeat(sizes)
+    hits = rng.random(len(entity)) < rng.random(300).repeat(sizes)  # alike within an entity
+    (found,) = metrics.share_intervals(
+        lambda at: [metrics.coverage(hits[at])], len(hits), entity=entity, n_resamples=4000
+    )
+    sums = np.bincount(entity, weights=hits)
+    theirs = stats.bootstrap(
+        (sums, sizes),
+        lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    assert found == pytest.approx(tuple(theirs), abs=0.004)
+    wilson = metrics.coverage(hits).interval
+    assert found is not None and wilson is not None
+    assert found.high - found.low > 1.3 * (wilson.high - wilson.low)
+
+
+def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
+    hits = np.zeros(40, dtype=bool)
+    none, every, some, nothing = metrics.share_intervals(
+        lambda at: [Share(0, len(at)), Share(len(at), len(at)), Share(int((at < 10).sum()), len(at)), Share(0, 0)],
+        len(hits),
+        entity=np.arange(40) // 2,
+        n_resamples=200,
+    )
+    # forty questions about twenty entities
+    assert none == Share(0, 20).interval
+    assert every == Share(20, 20).interval
+    assert some is not None and 0 < some.low < 0.25 < some.high < 0.6
+    assert nothing is None
+    assert metrics.share_intervals(lambda at: [Share(0, len(at))], 0) == [None]
+    # of three entities only the second has questions that count
+    (few,) = metrics.share_intervals(
+        lambda at: [Share(0, int((at // 2 == 1).sum()))], 6, entity=["a", "a", "b", "b", "", ""], n_resamples=20
+    )
+    assert few == Share(0, 1).interval
+
+
+def test_malformed_entities_are_said() -> None:
+    with pytest.raises(Error, match=r"'entity': 2 entries, expected 3 \(one a question\)"):
+        metrics.bootstrap_interval(lambda at: 0.0, 3, entity=["a", "b"])
+    with pytest.raises(Error, match="'entity': elements are float64, expected text or whole numbers"):
+        metrics.bootstrap_interval(lambda at: 0.0, 2, entity=[0.5, 1.5])
+
+
+@pytest.mark.parametrize(("clustered", "least", "most"), [(True, 50, 60), (False, 0, 48)])
+def test_intervals_hold_the_truth_where_questions_hang_together(clustered: bool, least: int, most: int) -> None:
+    """Entities of eight questions that are all right or all wrong, by a coin: of 60 intervals 57 should hold 1/2."""
+    held = 0
+    entity = np.arange(50).repeat(8)
+    for seed in range(60):
+        right = (np.random.default_rng(seed).random(50) < 0.5).repeat(8)
+        (interval,) = metrics.share_intervals(
+            lambda at, right=right: [metrics.base_accuracy(right[at])],
+            len(right),
+            entity=entity if clustered else None,
+            n_resamples=200,
+        )
+        assert interval is not None
+        held += interval.low <= 0.5 <= interval.high
+    assert least <= held <= most
 
 
 def test_bootstrap_of_what_is_hardly_defined_is_none() -> None:
@@ -171,6 +301,24 @@ def test_auroc_difference_of_nothing() -> None:
     assert metrics.auroc_difference(doubt, doubt, np.ones(100, dtype=bool)) is None
     with pytest.raises(Error, match="'base_correct': 99 entries, expected 100 as 'first' has"):
         metrics.auroc_difference(doubt, doubt, right[1:])
+
+
+def test_auroc_difference_draws_whole_entities() -> None:
+    """The same questions three times tell no more than once: neither interval nor p changes."""
+    rng = np.random.default_rng(0)
+    right = rng.random(80) < 0.5
+    one, other = (~right + rng.normal(0, spread, 80) for spread in (0.9, 1.2))
+    once = metrics.auroc_difference(one, other, right, n_resamples=300)
+    thrice = metrics.auroc_difference(
+        one.repeat(3), other.repeat(3), right.repeat(3), entity=np.arange(80).repeat(3), n_resamples=300
+    )
+    alone = metrics.auroc_difference(one.repeat(3), other.repeat(3), right.repeat(3), n_resamples=300)
+    assert once is not None and thrice is not None and alone is not None
+    assert thrice.value == pytest.approx(once.value)
+    assert thrice.interval == pytest.approx(once.interval)
+    assert thrice.p_value == once.p_value
+    assert once.p_value is not None and alone.p_value is not None
+    assert alone.p_value < once.p_value
 
 
 def test_paired_p_values_are_uniform_where_there_is_no_difference() -> None:

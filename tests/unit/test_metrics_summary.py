@@ -44,12 +44,8 @@ def test_values_are_those_of_the_metrics() -> None:
     report = strict(metrics.summarise(**run, n_bootstrap=50))
     found = report["metrics"]
     base, answered, correct, same, doubt, category = run.values()
-    assert found["coverage"] == {
-        "value": answered.mean(),
-        "low": metrics.coverage(answered).interval[0],
-        "high": metrics.coverage(answered).interval[1],
-        "n": N,
-    }
+    low, high = metrics.bootstrap_interval(lambda at: answered[at].mean(), N, n_resamples=50)
+    assert found["coverage"] == {"value": answered.mean(), "low": low, "high": high, "n": N}
     assert found["selective_accuracy"]["value"] == pytest.approx(correct[answered].mean())
     assert found["selective_accuracy"]["n"] == answered.sum()
     assert found["same_words_rate"]["value"] == pytest.approx(same[answered & base].mean())
@@ -63,7 +59,29 @@ def test_values_are_those_of_the_metrics() -> None:
         assert entry["low"] <= entry["value"] <= entry["high"], name
         assert entry["low"] < entry["high"], name
     assert report["n"] == N
-    assert report["bootstrap"] == {"n_resamples": 50, "seed": 0, "confidence": 0.95}
+    assert report["bootstrap"] == {"n_resamples": 50, "seed": 0, "confidence": 0.95, "entities": N}
+
+
+def test_questions_about_one_entity_are_drawn_together() -> None:
+    """Each question twice is as sure as once."""
+    run = a_run()
+    once = metrics.summarise(**run, n_bootstrap=50)
+    twice = metrics.summarise(
+        **{name: column.repeat(2) for name, column in run.items()}, entity=np.arange(N).repeat(2), n_bootstrap=50
+    )
+    assert twice["bootstrap"] == once["bootstrap"]
+    for name, entry in once["metrics"].items():
+        if name not in ("aurc", "e_aurc", "prr"):  # a curve with twice the points
+            assert twice["metrics"][name] == pytest.approx({**entry, "n": 2 * entry["n"]}), name
+
+
+def test_a_share_of_nothing_but_hits_has_wilsons_interval() -> None:
+    run = a_run()
+    twice = {name: column.repeat(2) for name, column in {**run, "correct": run["answered"]}.items()}
+    entry = metrics.summarise(**twice, entity=np.arange(N).repeat(2), n_bootstrap=50)["metrics"]["selective_accuracy"]
+    answered = int(run["answered"].sum())
+    assert entry["n"] == 2 * answered
+    assert (entry["low"], entry["high"]) == metrics.Share(answered, answered).interval
 
 
 def test_mcnemar_rewards_a_declined_error() -> None:
@@ -116,7 +134,7 @@ def test_the_same_seed_gives_the_same_report() -> None:
     first, again, other = (metrics.summarise(**a_run(), n_bootstrap=30, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["metrics"]["auroc"]["low"] != other["metrics"]["auroc"]["low"]
-    assert first["metrics"]["coverage"] == other["metrics"]["coverage"]
+    assert first["metrics"]["coverage"]["value"] == other["metrics"]["coverage"]["value"]
 
 
 NONE = np.zeros(4, dtype=bool)
@@ -155,6 +173,7 @@ def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarra
             "'correct': True at index .*, expected False",
         ),
         ({"same_words": [0] * N}, "'same_words': elements are int64, expected bool"),
+        ({"entity": ["x"]}, "'entity': 1 entries, expected 300"),
         ({"n_bootstrap": 0}, "n_resamples is 0, expected at least 1"),
     ],
 )

@@ -10,19 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.metrics import (
-    Share,
     aurc,
     auroc,
     auroc_difference,
     bootstrap_interval,
+    coverage,
     macro_auroc,
     matched_coverage,
+    selective_accuracy,
+    share_intervals,
 )
 from metadeploy.evaluation.metrics.macro_auroc import qualified
 from metadeploy.evaluation.metrics.within_categories import category_pairs
 from metadeploy.evaluation.samples import Samples
+from metadeploy.evaluation.share import Share, figure
 
-__all__ = ["Comparison", "share_json"]
+__all__ = ["Comparison"]
 
 #: A category's own AUROC needs as many errors and as many right answers.
 _MIN_EACH: Final = 5
@@ -31,6 +34,8 @@ _MIN_EACH: Final = 5
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What everything is compared with: the Doubter on some questions.
+
+    Intervals are those of a bootstrap over the questions, in which those about one entity are drawn together.
 
     Attributes:
         samples: the questions.
@@ -57,7 +62,14 @@ class Comparison:
             of them answers rightly and the other not) and ``auroc_difference`` (Doubter − baseline).
         """
         base = self.samples.base_correct
-        difference = auroc_difference(self.samples.doubt, doubt, base, n_resamples=self.n_bootstrap, seed=self.seed)
+        difference = auroc_difference(
+            self.samples.doubt,
+            doubt,
+            base,
+            entity=self.samples.entity,
+            n_resamples=self.n_bootstrap,
+            seed=self.seed,
+        )
         matched = self._matched(doubt, base, n_answered)
         low, high = (difference.interval if difference is not None else None) or (None, None)
         matched["doubter"]["auroc_difference"] = {
@@ -98,7 +110,7 @@ class Comparison:
         return {
             "name": name,
             "kind": "point",
-            "coverage": share_json(Share(answered, len(declined))),
+            "coverage": self._share(lambda at: coverage(~declined[at])),
             **self._matched(declined.astype(np.float64), correct, answered),
         }
 
@@ -109,23 +121,37 @@ class Comparison:
             self.samples.doubt, self.samples.answer_correct, doubt, correct, n_answered=n_answered, seed=self.seed
         )
         return {
-            "selective_accuracy": share_json(found.second),
+            "selective_accuracy": self._selective(found.second_answered, correct),
             "doubter": {
-                "selective_accuracy": share_json(found.first),
+                "selective_accuracy": self._selective(found.first_answered, self.samples.answer_correct),
                 "only_doubter": found.test.only_first,
                 "only_baseline": found.test.only_second,
                 "p_value": found.test.p_value,
             },
         }
 
+    def _selective(self, answered: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, Any]:
+        return self._share(lambda at: selective_accuracy(answered[at], correct[at]))
+
+    def _share(self, share: Callable[[NDArray[np.intp]], Share]) -> dict[str, Any]:
+        found = share(np.arange(len(self.samples)))
+        (interval,) = share_intervals(
+            lambda at: [share(at)],
+            len(self.samples),
+            entity=self.samples.entity,
+            n_resamples=self.n_bootstrap,
+            seed=self.seed,
+        )
+        return figure(found.value, interval, found.total)
+
     def _interval(self, statistic: Callable[[NDArray[np.intp]], float | None]) -> dict[str, float | None]:
         value = statistic(np.arange(len(self.samples)))
-        interval = bootstrap_interval(statistic, len(self.samples), n_resamples=self.n_bootstrap, seed=self.seed)
+        interval = bootstrap_interval(
+            statistic,
+            len(self.samples),
+            entity=self.samples.entity,
+            n_resamples=self.n_bootstrap,
+            seed=self.seed,
+        )
         low, high = interval or (None, None)
         return {"value": value, "low": low, "high": high}
-
-
-def share_json(share: Share) -> dict[str, Any]:
-    """A share as the results have it: value, both ends of its 95 % interval, and what it is a part of."""
-    low, high = share.interval or (None, None)
-    return {"value": share.value, "low": low, "high": high, "n": share.total}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, column
 from metadeploy.evaluation.metrics import auroc, shares
-from metadeploy.evaluation.share import Share
+from metadeploy.evaluation.share import Share, figure
 
 __all__ = ["against_reference", "outcome"]
 
@@ -75,8 +75,7 @@ def against_reference(samples: Sequence[LadderSample], reference: Sequence[Ladde
 
 
 def _share(share: Share) -> dict[str, Any]:
-    low, high = share.interval or (None, None)
-    return {"value": share.value, "low": low, "high": high, "n": share.total}
+    return figure(share.value, share.interval, share.total)
 
 
 def _cosines(found: Sequence[Cosine | None]) -> dict[str, float]:

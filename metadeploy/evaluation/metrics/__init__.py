@@ -1,14 +1,15 @@
 """Metrics of declining, one in a file, with formula, range, direction and source in its docstring.
 
-Shares of questions come as a `Share` (hits, total, value, Wilson interval), the others as a float; both are None where
-they are undefined, never NaN. What the arrays mean is told in `metadeploy.evaluation.metrics.inputs`.
+Shares of questions come as a `Share` (hits, total, value, and Wilson's interval as if the questions were independent),
+the others as a float; both are None where they are undefined, never NaN. What the arrays mean is told in
+`metadeploy.evaluation.metrics.inputs`.
 
 All of them at once, with intervals::
 
     from metadeploy.evaluation.metrics import summarise
 
-    report = summarise(base_correct, answered, correct, same_words, doubt, category)
-    report["metrics"]["auroc"]  # {"value": 0.84, "low": 0.82, "high": 0.86, "n": 1166}
+    report = summarise(base_correct, answered, correct, same_words, doubt, category, entity=entity)
+    report["metrics"]["auroc"]  # {"value": 0.84, "low": 0.81, "high": 0.87, "n": 1166}
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from metadeploy.evaluation.metrics.aurc import aurc
 from metadeploy.evaluation.metrics.auroc import auroc
 from metadeploy.evaluation.metrics.auroc_difference import AUROCDifference, auroc_difference
 from metadeploy.evaluation.metrics.base_accuracy import base_accuracy
-from metadeploy.evaluation.metrics.bootstrap import bootstrap_interval
+from metadeploy.evaluation.metrics.bootstrap import bootstrap_interval, bootstrap_intervals, share_intervals
 from metadeploy.evaluation.metrics.brier import brier
 from metadeploy.evaluation.metrics.corrections import Corrections, corrections
 from metadeploy.evaluation.metrics.coverage import coverage
@@ -49,7 +50,7 @@ from metadeploy.evaluation.metrics.risk_coverage import RiskCoverage, risk_cover
 from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
 from metadeploy.evaluation.metrics.seed_mean import SeedMean, seed_mean
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
-from metadeploy.evaluation.metrics.selective_accuracy_at import selective_accuracy_at
+from metadeploy.evaluation.metrics.selective_accuracy_at import selective_accuracies_at, selective_accuracy_at
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
 from metadeploy.evaluation.metrics.summary import shares, summarise
 from metadeploy.evaluation.share import Interval, Share
@@ -72,6 +73,7 @@ __all__ = [
     "auroc_difference",
     "base_accuracy",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "brier",
     "corrections",
     "coverage",
@@ -89,8 +91,10 @@ __all__ = [
     "risk_coverage",
     "same_words_rate",
     "seed_mean",
+    "selective_accuracies_at",
     "selective_accuracy",
     "selective_accuracy_at",
+    "share_intervals",
     "shares",
     "smart_refusal_rate",
     "summarise",

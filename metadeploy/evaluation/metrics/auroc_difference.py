@@ -31,19 +31,28 @@ class AUROCDifference:
 
 
 def auroc_difference(
-    first: ArrayLike, second: ArrayLike, base_correct: ArrayLike, *, n_resamples: int = 2000, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    base_correct: ArrayLike,
+    *,
+    entity: ArrayLike | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
 ) -> AUROCDifference | None:
-    """Compare two scores of the same questions by a paired bootstrap.
+    """Compare two scores of the same questions by a paired bootstrap, whose draws are those of `bootstrap_interval`.
 
     The interval is that of the percentiles; p is twice the smaller share of draws on either side of 0, counting 0 on
     both and the sample itself as one more draw, and so never below 2 / (n_resamples + 1).
 
-    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993.
+    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993; Field and Welsh, "Bootstrapping clustered
+    data", 2007.
 
     Args:
         first: float [n], finite; a doubt score.
         second: float [n], finite; another one.
         base_correct: bool [n].
+        entity: text or whole numbers [n], what a question is about: those of one entity are drawn together; an empty
+            text stands for itself, and None for n of these.
         n_resamples: how often to draw the questions anew, at least 1.
         seed: of the draws.
 
@@ -64,7 +73,7 @@ def auroc_difference(
     value = difference(np.arange(len(right)))
     if value is None:
         return None
-    drawn = bootstrap_values(difference, len(right), n_resamples=n_resamples, seed=seed)
+    drawn = bootstrap_values(difference, len(right), entity=entity, n_resamples=n_resamples, seed=seed)
     interval = percentile_interval(drawn, n_resamples)
     side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return AUROCDifference(value, interval, min(1.0, 2 * (side + 1) / (len(drawn) + 1)) if interval else None)

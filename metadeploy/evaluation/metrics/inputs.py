@@ -9,7 +9,8 @@ The arrays are one-dimensional and of one length n, an entry for each question:
   it declined;
 * ``doubt`` float: higher means more doubt. In [0, 1] where it is read as a probability (ECE, Brier score, summary);
   anything finite where only its order matters;
-* ``category``: the kind of question, as text or as a number.
+* ``category``: the kind of question, as text or as a number;
+* ``entity``: what the question is about, likewise; an empty text stands for itself.
 """
 
 from __future__ import annotations
@@ -78,17 +79,17 @@ def scored(doubt: ArrayLike, correct: ArrayLike, *, probability: bool = False) -
     return doubts, rights
 
 
-def labels(category: ArrayLike) -> NDArray[Any]:
-    """Take the kinds of questions as an array [n] of text or of whole numbers.
+def labels(values: ArrayLike, *, name: str = "category") -> NDArray[Any]:
+    """Take kinds of questions, or what these are about, as an array [n] of text or of whole numbers.
 
     Raises:
         MetricInputError: it is not one-dimensional, or holds something else.
     """
-    array = _vector("category", category)
+    array = _vector(name, values)
     if array.size and array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
         return array.astype(np.str_)
     if array.size and array.dtype.kind not in "Uiu":
-        raise MetricInputError(f"metric input 'category': elements are {array.dtype}, expected text or whole numbers")
+        raise MetricInputError(f"metric input '{name}': elements are {array.dtype}, expected text or whole numbers")
     return array
 
 

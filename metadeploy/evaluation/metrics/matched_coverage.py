@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from metadeploy.evaluation.metrics.inputs import BoolArray, FloatArray, MetricInputError, same_length, scored
 from metadeploy.evaluation.metrics.mcnemar import McNemar, mcnemar
+from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.share import Share
 
 __all__ = ["MatchedCoverage", "matched_coverage"]
@@ -21,11 +22,15 @@ class MatchedCoverage:
     Attributes:
         first: right of the answered, by the first.
         second: right of the answered, by the second; the same total.
-        test: McNemar's exact test of "answered and right".
+        first_answered: bool [n], which ones the first answers.
+        second_answered: bool [n], likewise.
+        test: McNemar's exact test of "answered and right", which takes questions as independent of each other.
     """
 
     first: Share
     second: Share
+    first_answered: BoolArray
+    second_answered: BoolArray
     test: McNemar
 
 
@@ -60,12 +65,13 @@ def matched_coverage(
     if not 0 <= n_answered <= len(one):
         raise MetricInputError(f"matched_coverage: n_answered is {n_answered}, expected 0 to {len(one)}, the questions")
     lot = np.random.default_rng(seed).permutation(len(one))
-    one_succeeds = _least_doubted(one, lot, n_answered) & one_right
-    other_succeeds = _least_doubted(other, lot, n_answered) & other_right
+    one_answers, other_answers = _least_doubted(one, lot, n_answered), _least_doubted(other, lot, n_answered)
     return MatchedCoverage(
-        Share(int(one_succeeds.sum()), n_answered),
-        Share(int(other_succeeds.sum()), n_answered),
-        mcnemar(one_succeeds, other_succeeds),
+        selective_accuracy(one_answers, one_right),
+        selective_accuracy(other_answers, other_right),
+        one_answers,
+        other_answers,
+        mcnemar(one_answers & one_right, other_answers & other_right),
     )
 
 

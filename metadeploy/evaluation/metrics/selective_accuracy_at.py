@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metadeploy.evaluation.metrics.inputs import MetricInputError, scored
 from metadeploy.evaluation.metrics.risk_coverage import expected_right
 
-__all__ = ["selective_accuracy_at"]
+__all__ = ["selective_accuracies_at", "selective_accuracy_at"]
 
 
 def selective_accuracy_at(doubt: ArrayLike, correct: ArrayLike, *, coverage: float) -> float | None:
@@ -29,8 +31,19 @@ def selective_accuracy_at(doubt: ArrayLike, correct: ArrayLike, *, coverage: flo
     Raises:
         MetricInputError: the input is malformed, or the coverage out of range.
     """
-    if not 0 < coverage <= 1:
-        raise MetricInputError(f"selective_accuracy_at: coverage is {coverage}, expected above 0 and at most 1")
+    (found,) = selective_accuracies_at(doubt, correct, coverages=(coverage,))
+    return found
+
+
+def selective_accuracies_at(doubt: ArrayLike, correct: ArrayLike, *, coverages: Sequence[float]) -> list[float | None]:
+    """`selective_accuracy_at` for each of several coverages, for little more than the time of one."""
+    for coverage in coverages:
+        if not 0 < coverage <= 1:
+            raise MetricInputError(f"selective_accuracy_at: coverage is {coverage}, expected above 0 and at most 1")
     right = expected_right(*scored(doubt, correct))
     n = len(right) - 1
-    return float(np.interp(coverage * n, np.arange(n + 1), right) / (coverage * n)) if n else None
+    if not n:
+        return [None] * len(coverages)
+    answered = np.asarray(coverages) * n
+    found: list[float | None] = (np.interp(answered, np.arange(n + 1), right) / answered).tolist()
+    return found

@@ -13,7 +13,7 @@ from metadeploy.evaluation.metrics.auprc import auprc
 from metadeploy.evaluation.metrics.aurc import aurc
 from metadeploy.evaluation.metrics.auroc import auroc
 from metadeploy.evaluation.metrics.base_accuracy import base_accuracy
-from metadeploy.evaluation.metrics.bootstrap import bootstrap_interval
+from metadeploy.evaluation.metrics.bootstrap import Statistic, bootstrap_interval, clusters, share_intervals
 from metadeploy.evaluation.metrics.brier import brier
 from metadeploy.evaluation.metrics.corrections import corrections
 from metadeploy.evaluation.metrics.coverage import coverage
@@ -40,7 +40,7 @@ from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
 from metadeploy.evaluation.metrics.within_categories import category_pairs
-from metadeploy.evaluation.share import Share
+from metadeploy.evaluation.share import Share, figure
 
 __all__ = ["shares", "summarise"]
 
@@ -99,10 +99,14 @@ def summarise(
     doubt: ArrayLike,
     category: ArrayLike,
     *,
+    entity: ArrayLike | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compute every metric with its 95 % interval: Wilson's for shares, the paired bootstrap's for the others.
+    """Compute every metric with its 95 % interval: the bootstrap's, with the same draws for all of them.
+
+    What is drawn are entities, each with all questions about it, see `bootstrap_interval`. A share of which all or none
+    is a hit has Wilson's interval.
 
     The ranking and calibration metrics judge ``doubt`` against ``base_correct``, which is known for every question.
 
@@ -113,7 +117,9 @@ def summarise(
         same_words: bool [n], that answer is the base's own text; of no matter where it declined.
         doubt: float [n] in [0, 1].
         category: text or whole numbers [n].
-        n_bootstrap: how often the questions are drawn anew, at least 1.
+        entity: text or whole numbers [n], what a question is about; an empty text stands for itself, and None for n of
+            these.
+        n_bootstrap: how often the entities are drawn anew, at least 1.
         seed: of those draws.
 
     Returns:
@@ -123,7 +129,7 @@ def summarise(
         * ``mcnemar``: base against Doubter, ``{"only_base", "only_doubter", "p_value"}``; a question counts for the
           base if it is right, and for the Doubter if its answer is right or it declined an error of the base.
         * ``categories``: by name the plain values, with ``n``.
-        * ``bootstrap``: ``{"n_resamples", "seed", "confidence"}``.
+        * ``bootstrap``: ``{"n_resamples", "seed", "confidence", "entities"}``, the last one their number.
 
         Python's own types only, no NaN.
 
@@ -140,53 +146,55 @@ def summarise(
         at = int(np.argmax(right & ~given))
         raise MetricInputError(f"metric input 'correct': True at index {at}, expected False where nothing is answered")
 
-    def drawn(statistic: _Ranking, among: BoolArray) -> dict[str, Any]:
-        """Value and interval of what needs no category, over some of the questions."""
-        return _drawn(lambda at: statistic(doubts[at], base[at]), among, n_bootstrap, seed)
+    n, about = len(base), clusters(len(base), entity)
 
-    everything = np.ones(len(base), np.bool_)
+    def drawn(statistic: Statistic, among: BoolArray | None = None) -> dict[str, Any]:
+        """Value and interval over the questions that count; all are drawn, so that draws stay paired."""
+        counted = np.ones(n, np.bool_) if among is None else among
+        value = statistic(np.flatnonzero(counted))
+        interval = (
+            None
+            if value is None
+            else bootstrap_interval(
+                lambda at: statistic(at[counted[at]]), n, entity=about, n_resamples=n_bootstrap, seed=seed
+            )
+        )
+        return figure(value, interval, int(counted.sum()))
+
+    def ranked(ranking: _Ranking) -> dict[str, Any]:
+        return drawn(lambda at: ranking(doubts[at], base[at]))
+
+    def shares_at(at: NDArray[np.intp]) -> list[Share]:
+        return list(shares(base[at], given[at], right[at], same[at]).values())
+
     names, codes = np.unique(kinds, return_inverse=True)
     # which categories count is decided once, and not anew by each draw with its chance numbers of errors
     counts = qualified(category_pairs(doubts, base, codes), _MIN_EACH)[codes]
-    metrics = {name: _share(share) for name, share in shares(base, given, right, same).items()}
-    metrics["abstention_f1"] = _drawn(lambda at: abstention(base[at], given[at]).f1, everything, n_bootstrap, seed)
-    metrics |= {name: drawn(statistic, everything) for name, statistic in _RANKINGS.items()}
-    metrics["macro_auroc"] = _drawn(
-        lambda at: macro_auroc(doubts[at], base[at], codes[at], min_each=1), counts, n_bootstrap, seed
-    )
-    metrics["pooled_auroc"] = _drawn(
-        lambda at: pooled_auroc(doubts[at], base[at], codes[at]), everything, n_bootstrap, seed
-    )
+    intervals = share_intervals(shares_at, n, entity=about, n_resamples=n_bootstrap, seed=seed)
+    metrics = {
+        name: figure(share.value, interval, share.total)
+        for (name, share), interval in zip(shares(base, given, right, same).items(), intervals, strict=True)
+    }
+    metrics["abstention_f1"] = drawn(lambda at: abstention(base[at], given[at]).f1)
+    metrics |= {name: ranked(ranking) for name, ranking in _RANKINGS.items()}
+    metrics["macro_auroc"] = drawn(lambda at: macro_auroc(doubts[at], base[at], codes[at], min_each=1), counts)
+    metrics["pooled_auroc"] = drawn(lambda at: pooled_auroc(doubts[at], base[at], codes[at]))
     test = mcnemar(base, right | ~(given | base))
     return {
-        "n": len(base),
+        "n": n,
         "metrics": metrics,
         "mcnemar": {"only_base": test.only_first, "only_doubter": test.only_second, "p_value": test.p_value},
         "categories": {
             str(name): _plain(base[at], given[at], right[at], same[at], doubts[at])
             for name, at in ((name, codes == code) for code, name in enumerate(names))
         },
-        "bootstrap": {"n_resamples": n_bootstrap, "seed": seed, "confidence": 0.95},
+        "bootstrap": {
+            "n_resamples": n_bootstrap,
+            "seed": seed,
+            "confidence": 0.95,
+            "entities": len(np.unique(about)),
+        },
     }
-
-
-def _share(share: Share) -> dict[str, Any]:
-    low, high = share.interval or (None, None)
-    return {"value": share.value, "low": low, "high": high, "n": share.total}
-
-
-def _drawn(
-    statistic: Callable[[NDArray[np.intp]], float | None], among: BoolArray, n_bootstrap: int, seed: int
-) -> dict[str, Any]:
-    """Value and interval of a statistic over the questions that count; all are drawn, so that draws stay paired."""
-    value = statistic(np.flatnonzero(among))
-    interval = (
-        None
-        if value is None
-        else bootstrap_interval(lambda at: statistic(at[among[at]]), len(among), n_resamples=n_bootstrap, seed=seed)
-    )
-    low, high = interval or (None, None)
-    return {"value": value, "low": low, "high": high, "n": int(among.sum())}
 
 
 def _plain(base: BoolArray, given: BoolArray, right: BoolArray, same: BoolArray, doubts: FloatArray) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def risk_coverage(
     fewest = min(_FEWEST, n)
     caption = (
         f"n = {n:,} questions. Each curve answers its least doubted questions first (ties averaged) and begins at "
-        f"{fewest} answers. Band: 95 % interval. AURC: mean risk over all coverages, lower is better."
+        f"{fewest} answers. Band: Wilson's 95 % interval, as if questions were independent. AURC: mean risk over all "
+        "coverages, lower is better."
     )
     with page(path, title=f"{finding} (base alone: {per_cent(base)})", caption=caption, height=6.2) as figure:
         axes = figure.subplots()
