@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from metadeploy._core import system_info
 from metadeploy.bench.timing import Floats
+from metadeploy.version import own_version
 
 __all__ = ["SCHEMA", "Figure", "Report", "Spread", "machine"]
 
@@ -130,16 +130,12 @@ class Report:
 
 def machine() -> dict[str, Any]:
     """What figures depend on beside the code: processor, system, versions, and how busy the machine is right now."""
-    try:
-        ours: str | None = version("metadeploy")
-    except PackageNotFoundError:
-        ours = None
     return {
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "metadeploy": ours,
+        "metadeploy": own_version(),
         "llama.cpp": system_info().strip(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }

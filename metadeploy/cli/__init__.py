@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -23,6 +22,7 @@ from metadeploy.cli import inspect as _inspect
 from metadeploy.cli import ladder as _ladder
 from metadeploy.cli import train as _train
 from metadeploy.errors import Error
+from metadeploy.version import own_version
 
 __all__ = ["app", "main"]
 
@@ -48,10 +48,7 @@ _bench.register(app)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            typer.echo(f"metadeploy {version('metadeploy')}")
-        except PackageNotFoundError:
-            typer.echo("metadeploy (run from a source tree, not installed)")
+        typer.echo(f"metadeploy {own_version() or '(a copy that is not installed)'}")
         raise typer.Exit
 
 

@@ -19,6 +19,7 @@ from metadeploy.files import sha256
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
+from metadeploy.version import own_version
 
 __all__ = ["Loaded", "answer_limits", "asked_with", "environment", "identity", "load_engine"]
 
@@ -153,17 +154,22 @@ def environment(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
-        **{name: _version(name) for name in ("metadeploy", "numpy", "scipy", "scikit-learn", *packages)},
+        "metadeploy": own_version(),
+        **{name: _installed(name) for name in ("numpy", "scipy", "scikit-learn", *packages)},
     }
 
 
 def asked_with(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an environment answers and verdicts depend on."""
-    return {name: value for name, value in environment.items() if name not in _NOT_ASKED_WITH}
+    """What of an environment answers and verdicts depend on.
+
+    Of metadeploy the installed version: that of a source tree does not say what its code is, and is None here. Answers
+    of such a tree so stay what they are until something else changes.
+    """
+    asked = {name: value for name, value in environment.items() if name not in _NOT_ASKED_WITH}
+    return {**asked, "metadeploy": _installed("metadeploy")}
 
 
-def _version(package: str) -> str | None:
-    """None for a source tree that is not installed."""
+def _installed(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

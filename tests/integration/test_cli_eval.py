@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from metadeploy import __version__
 from metadeploy.cli import main
 from metadeploy.data import load_set
 from metadeploy.evaluation import gather
@@ -94,6 +95,7 @@ def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
     assert found["config"]["max_new_tokens"] == 16
     assert found["config"]["base"]["name"] == "base.gguf"
     assert len(found["config"]["wrapper"]["sha256"]) == 64
+    assert found["environment"]["metadeploy"] == __version__ != "unknown"
     assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
     for name in (*found["plots"], found["samples"]["file"]):
         assert (run / "eval" / name).stat().st_size > 1000

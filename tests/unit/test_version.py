@@ -1,0 +1,69 @@
+"""The version that results and reports name, installed or not."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import metadeploy
+from metadeploy import version as module
+from metadeploy.bench.figures import machine
+from metadeploy.evaluation import loading
+from metadeploy.version import own_version
+
+
+@pytest.fixture
+def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As run from a source tree."""
+
+    def version(name: str) -> str:
+        if name == "metadeploy":
+            raise metadata.PackageNotFoundError(name)
+        return metadata.version(name)
+
+    monkeypatch.setattr(module, "version", version)
+    monkeypatch.setattr(loading, "version", version)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As installed, where there is no pyproject.toml beside the package; the path it would have."""
+    path = tmp_path / "pyproject.toml"
+    monkeypatch.setattr(module, "_PYPROJECT", path)
+    return path
+
+
+def test_a_source_tree_says_its_version(repo_root: Path, uninstalled: None) -> None:
+    text = (repo_root / "pyproject.toml").read_text(encoding="utf-8")
+    (expected,) = re.findall(r'^version = "(.*)"$', text, re.MULTILINE)  # as CMakeLists.txt looks for it
+    assert own_version() == metadeploy.__version__ == expected
+    assert machine()["metadeploy"] == expected
+
+
+def test_an_installed_package_says_its_version(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "version", lambda name: f"7.8 of {name}")
+    assert own_version() == "7.8 of metadeploy"
+    elsewhere.write_text('[project]\nname = "other"\nversion = "3.0"\n', encoding="utf-8")
+    assert own_version() == "7.8 of metadeploy"  # what lies beside it is another project's
+
+
+def test_a_copy_of_the_package_does_not_know(elsewhere: Path, uninstalled: None) -> None:
+    assert own_version() is None
+    assert metadeploy.__version__ == "unknown"
+
+
+def test_results_name_the_version_and_answers_stay_valid(uninstalled: None) -> None:
+    """A source tree's version does not say what its code is: it makes no answer worth asking for again."""
+    environment = loading.environment("torch")
+    assert environment["metadeploy"] == own_version()
+    assert environment["metadeploy"] is not None
+    assert environment["torch"] == metadata.version("torch")
+    assert loading.asked_with(environment) == {"metadeploy": None, "torch": environment["torch"]}
+
+
+def test_another_installed_version_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "version", lambda name: f"7.8 of {name}")
+    assert loading.asked_with(loading.environment("torch"))["metadeploy"] == "7.8 of metadeploy"
