@@ -23,7 +23,8 @@ from metadeploy.training.cpu import prepare
 prepare()  # before anything imports PyTorch
 
 from metadeploy.data.question import write_jsonl  # noqa: E402
-from metadeploy.evaluation.metrics import summarise  # noqa: E402
+from metadeploy.evaluation.metrics import auroc, macro_auroc, summarise  # noqa: E402
+from metadeploy.evaluation.results import baseline_scores  # noqa: E402
 from metadeploy.evaluation.runner import evaluate  # noqa: E402
 from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
 from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
@@ -85,7 +86,15 @@ def main() -> None:
         found.category,
         entity=found.entity,
     )
-    write_atomically(output / "results.json", json.dumps({"n": len(found), **report}, indent=2) + "\n")
+    beside = {  # what asks no training, on the same questions
+        name: {
+            "auroc": auroc(doubt, found.base_correct),
+            "macro_auroc": macro_auroc(doubt, found.base_correct, found.category),
+        }
+        for name, doubt in baseline_scores(found, {}).items()
+    }
+    results = {"n": len(found), **report, "baselines": beside}
+    write_atomically(output / "results.json", json.dumps(results, indent=2) + "\n")
 
     print("\n| category | n | base right | answered | AUROC |\n|---|---|---|---|---|")
     for kind, row in report["categories"].items():
@@ -96,6 +105,8 @@ def main() -> None:
         f"\nall {len(found)}: coverage {metrics['coverage']}, selective accuracy {metrics['selective_accuracy']}, "
         f"AUROC {metrics['auroc']}, within categories {metrics['macro_auroc']}"
     )
+    for name, scores in beside.items():
+        print(f"{name}: AUROC {number_or_dash(scores['auroc'])}, within {number_or_dash(scores['macro_auroc'])}")
 
 
 def number_or_dash(value: float | None) -> str:

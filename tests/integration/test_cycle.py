@@ -114,6 +114,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
     unseen = read(folder / "runs" / "seed-7-unseen" / "results.json")
     assert unseen["n"] == manifest["test_size"]
     assert unseen["categories"].keys() == results["categories"].keys()
+    assert unseen["baselines"]["mean log-probability"].keys() == {"auroc", "macro_auroc"}
     for number in range(2):
         left_out = read(folder / "runs" / "seed-7-unseen" / f"fold-{number}" / "run.json")["train"]["leave_out"]
         assert left_out == sorted(results["categories"])[number::2]

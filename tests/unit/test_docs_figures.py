@@ -1,0 +1,121 @@
+"""The figures of docs/evaluation.md are those of the results files beside it, row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+PAGE: Final = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+
+#: Of the tables, how a metric is called there; the third says whether it is a share.
+METRICS: Final = (
+    ("base_accuracy", "base accuracy", True),
+    ("coverage", "coverage", True),
+    ("selective_accuracy", "**selective accuracy**", True),
+    ("over_refusal_rate", "over-refusal", True),
+    ("smart_refusal_rate", "errors caught", True),
+    ("refusal_precision", "refusal precision", True),
+    ("kept_rate", "kept right", True),
+    ("same_words_rate", "same words", True),
+    ("auroc", "**AUROC**", False),
+    ("macro_auroc", "macro AUROC within categories", False),
+    ("pooled_auroc", "pooled AUROC within categories", False),
+    ("aurc", "AURC", False),
+    ("prr", "PRR", False),
+    ("ece", "ECE", False),
+)
+
+
+def results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def number(value: float, *, is_share: bool) -> str:
+    return f"{100 * value:.1f} %" if is_share else f"{value:.3f}"
+
+
+def span(row: Mapping[str, float], *, is_share: bool) -> str:
+    low, high = (f"{100 * end:.1f}" if is_share else f"{end:.3f}" for end in (row["low"], row["high"]))
+    return f"{low} to {high}{' %' if is_share else ''}"
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(title: str) -> str:
+    return title.strip("*")
+
+
+def main_table() -> Iterator[str]:
+    """Three trainings, and the first of them."""
+    means, first = results("seeds")["metrics"], results("seed-0")["metrics"]
+    for key, title, is_share in METRICS:
+        mean = number(means[key]["mean"], is_share=is_share)
+        shown = f"**{mean}**" if title != plain(title) else mean
+        cells = (span(means[key], is_share=is_share), number(first[key]["value"], is_share=is_share))
+        yield line(title, shown, *cells, span(first[key], is_share=is_share), f"{first[key]['n']:,}")
+
+
+def least_doubted() -> Iterator[str]:
+    rows = results("seeds")["least_doubted"]
+    yield line("least doubted", *(f"{row['coverage']:.0%}".replace("%", " %") for row in rows))
+    yield line("right, mean of three", *(f"{100 * row['mean']:.0f} %" for row in rows))
+
+
+def two_of(one: str, other: str, keys: Sequence[str]) -> Iterator[str]:
+    """Two evaluations of the same questions beside each other, with intervals."""
+    left, right = results(one)["metrics"], results(other)["metrics"]
+    for key, title, is_share in METRICS:
+        if key in keys:
+            cells = [
+                f"{number(found[key]['value'], is_share=is_share)} ({span(found[key], is_share=is_share)})"
+                for found in (left, right)
+            ]
+            yield line(plain(title), *cells)
+
+
+def every_position() -> Iterator[str]:
+    keys = [key for key, _, _ in METRICS if key not in ("base_accuracy", "refusal_precision", "prr", "ece")]
+    yield from two_of("seed-0", "every-position", keys)
+
+
+def runtime() -> Iterator[str]:
+    """The compiled runtime, by itself."""
+    found = results("runtime")["metrics"]
+    for key, title, is_share in METRICS:
+        if key in ("coverage", "selective_accuracy", "over_refusal_rate", "kept_rate", "auroc", "macro_auroc"):
+            cells = (number(found[key]["value"], is_share=is_share), span(found[key], is_share=is_share))
+            yield line(plain(title), *cells)
+
+
+def unseen_kinds() -> Iterator[str]:
+    found = results("unseen-kinds")["metrics"]
+    for key, title, is_share in METRICS:
+        if key in ("base_accuracy", "coverage", "selective_accuracy", "over_refusal_rate", "auroc", "macro_auroc"):
+            cells = (number(found[key]["value"], is_share=is_share), span(found[key], is_share=is_share))
+            yield line(plain(title), *cells, f"{found[key]['n']:,}")
+
+
+TABLES: Final = {table.__name__: table for table in (main_table, least_doubted, every_position, runtime, unseen_kinds)}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_figures_of_its_results(name: str) -> None:
+    for row in TABLES[name]():
+        assert row in PAGE
+
+
+def test_results_are_of_the_shipped_doubter() -> None:
+    """By its hash, so that another training cannot keep these figures."""
+    checkpoint = files("metadeploy.demo") / "data" / "smollm2_doubter" / "doubter_checkpoint.pt"
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert results("seed-0")["config"]["wrapper"]["sha256"] == digest
