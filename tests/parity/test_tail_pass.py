@@ -17,6 +17,7 @@ import tolerances
 from metadeploy import Cancelled, MetaLlama
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
+from support.k_quants import write_k_quants
 from support.runtime_pair import PAIR_KINDS, RuntimePair, pass2_kind, runtime_pair
 from support.tiny_models import TinyModel
 
@@ -155,3 +156,21 @@ def test_smollm2(
             assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
             assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
             assert found.timings.hidden_bytes == 4 * 576 * found.timings.n_prompt
+
+
+@pytest.mark.parametrize("flash_attn", [True, False])
+def test_k_quants(flash_attn: bool, tmp_path: Path) -> None:
+    """Kernels that round a row among several in another way than one alone: Q4_K's. Both passes are cut alike."""
+    base, sidecar = write_k_quants(tmp_path)
+    options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, **SMALL_BATCHES, **NO_REUSE}
+    rng = np.random.default_rng(0)
+    with (
+        MetaLlama(base, sidecar, **options) as tail,
+        MetaLlama(base, sidecar, hidden_cache_mib=0, **options) as full,
+    ):
+        for length in (1, 5, 40, 101):
+            ids = rng.integers(20, 250, size=length).tolist()
+            np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
+            found, expected = (llm.generate(ids, max_tokens=8, logprobs=2) for llm in (tail, full))
+            assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
+            assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")

@@ -21,15 +21,8 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
         dst: the copy; written whole or not at all.
     """
     reader = gguf.GGUFReader(src)
-    architecture = reader.fields["general.architecture"].contents()
     partial = dst.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, arch=architecture)
-    for field in reader.fields.values():
-        # the writer makes its own header fields and architecture
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
-            continue
-        sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    writer = _writer_with_keys_of(reader, partial, without=("general.file_type",))
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for tensor in reader.tensors:
         shape = [int(size) for size in reversed(tensor.shape)]
@@ -42,6 +35,36 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
         writer.write_tensor_data(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False))
     writer.close()
     partial.replace(dst)
+
+
+def _writer_with_keys_of(reader: gguf.GGUFReader, path: Path, *, without: tuple[str, ...]) -> gguf.GGUFWriter:
+    """A writer that has a file's metadata, but for keys that begin like these."""
+    writer = gguf.GGUFWriter(path, arch=reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        # the writer makes its own header fields and architecture
+        if field.name.startswith(("GGUF.", "general.architecture", *without)):
+            continue
+        sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    return writer
+
+
+def add_vocabulary(src: Path, dst: Path) -> None:
+    """Write a copy of a GGUF, tensors as they are, that has a tokenizer of single bytes in place of its own.
+
+    Args:
+        src: a model with ``TINY_VOCAB_SIZE`` embeddings.
+        dst: the copy.
+    """
+    reader = gguf.GGUFReader(src)
+    writer = _writer_with_keys_of(reader, dst, without=("tokenizer.",))
+    add_byte_vocabulary(writer)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 #: 256 bytes, one merge, BOS and EOS
