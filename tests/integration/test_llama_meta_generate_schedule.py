@@ -13,6 +13,10 @@ from metadeploy import Decay, InjectionSchedule, Refresh
 from support.gguf_tools import write_tiny_gguf
 from support.program import Program, TinyCase
 
+FADING = InjectionSchedule(decay=Decay(floor=0.0, tau=2.5))
+EVERY_OTHER = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=2))
+OVERDUE = Refresh(threshold=-1.1, min_interval=1, max_interval=3)
+
 
 def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
     """As Python's; the JSON says what was asked for."""
@@ -68,6 +72,42 @@ def test_goal(tiny: Program, tiny_case: TinyCase) -> None:
         result = json.loads(found.stdout)
         assert (result["text"], result["goal"], result["timings"]["pass2"]) == (expected, "be short", "full")
     assert "goal" not in json.loads(tiny(*flags).stdout)
+
+
+@pytest.mark.parametrize(
+    ("flags", "schedule"),
+    [
+        (["--meta-refresh", "1.1,2,20"], EVERY_OTHER),
+        (["--meta-refresh", "-1.1,1,3"], InjectionSchedule(refresh=OVERDUE)),
+        (["--meta-decay", "0.0,2.5"], FADING),
+        (
+            ["--meta-decay", "0.0,2.5", "--meta-window", "9", "--meta-refresh", "1.1,2,20"],
+            replace(EVERY_OTHER, decay=FADING.decay, window=9),
+        ),
+        (["--meta-goal", "be short"], InjectionSchedule()),
+        (["--meta-goal", "be short", "--meta-decay", "0.0,2.5"], FADING),
+    ],
+)
+def test_many_at_once(
+    flags: list[str], schedule: InjectionSchedule, tiny: Program, tiny_case: TinyCase, tmp_path: Path
+) -> None:
+    """Each is answered as it is alone, whether two answers grow at a time or three."""
+    prompts = ["hello", "a longer prompt " * 4 + "and on", "What is xenon?", "x", "The fifth, and the last"]
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+    with tiny_case.load(n_parallel=2) as llm:
+        goal = llm.encode("be short", raw=True) if "--meta-goal" in flags else None
+        expected = [llm.generate(text, max_tokens=20, cognitive_tokens=goal, schedule=schedule) for text in prompts]
+        static = [llm.generate(text, max_tokens=20) for text in prompts]
+    assert all(one.text != other.text for one, other in zip(expected, static, strict=True))
+    for n in ("2", "3"):
+        run = tiny("--prompts", path, "-np", n, "-n", "20", "-fa", "off", *flags)
+        assert run.returncode == 0, run.stderr
+        found = [json.loads(line) for line in run.stdout.splitlines()]
+        assert [(result["index"], result["prompt"]) for result in found] == list(enumerate(prompts))
+        assert [result["text"] for result in found] == [result.text for result in expected]
+        n_refreshed = [result["timings"]["n_refreshed"] for result in found]
+        assert n_refreshed == [result.timings.n_refreshed for result in expected]
 
 
 @pytest.mark.parametrize(
