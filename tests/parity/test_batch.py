@@ -228,6 +228,28 @@ def test_a_long_prompt_does_not_hold_other_prompts_up(
             assert found[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
 
+def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """Eight sequences share a MiB of hidden states, 512 rows each, and one of keys and values, some 85 tokens each."""
+    options = {
+        "tested": {"n_parallel": 8, "hidden_cache_mib": 1, "prefix_cache_mib": 1},
+        "plain": {"prefix_cache_mib": 0},
+    }
+    with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=768) as pair:
+        pair.attach(tmp_path, [3])
+        prompts = [pair.prompt(length) for length in (40, 509, 513, 70, 100)]
+        for turn, kept in enumerate([(0, 0, 0, 0, 0), (40, 0, 0, 70, 0), (43, 0, 0, 73, 0)]):
+            asked = [Request(prompt=prompt) for prompt in prompts]
+            answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
+            for answer, request, n_reused in zip(answers, asked, kept, strict=True):
+                same_answer(pair, answer.result, request, reuses=n_reused > 0)
+                assert answer.result is not None
+                times = answer.result.timings
+                assert times.n_reused == n_reused
+                n_rows = times.n_prompt if times.n_prompt <= 512 else 0
+                assert (times.pass2, times.hidden_bytes) == ("tail" if n_rows else "full", 4 * 64 * n_rows)
+            prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in prompts]
+
+
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, questions: list[Question]) -> None:
     """The real base as it is shipped (Q4_1), whose products have the same bits for one row and for several."""
