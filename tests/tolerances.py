@@ -43,7 +43,7 @@ SMOLLM2_F32_LOGITS_MAX_ABS: Final = 5e-4
 QUANTISED_MIN_AGREEMENT: Final = {"Q8_0": 0.96, "Q4_1": 0.90, "Q4_K_M": 0.86}
 
 # flash attention on the CPU takes another kernel for a few tokens than for many, which sums in F16: 4e-4 measured on
-# activations of SmolLM2-135M in Q4_1 (without flash attention batch sizes change no bit)
+# activations of SmolLM2-135M in Q4_1 (without flash attention batch sizes change no bit there)
 FLASH_ATTN_NMSE: Final = 2e-3
 
 # the same prompt cut into other batches: F32 products of few and of many rows take kernels that sum in another order.

@@ -36,11 +36,19 @@ class Limits:
     injection: float
     table_bytes: float
 
-    def prompt(self, n_tokens: int, inject_from: InjectFrom) -> float:
-        """Work of two passes over a prompt by that of one: pass 2 begins above the entry block."""
+    def prompt(self, n_tokens: int, inject_from: InjectFrom, *, n_reused: int = 0) -> float:
+        """Work of two passes over a prompt by that of one: pass 2 begins above the entry block.
+
+        Args:
+            n_tokens: of the prompt.
+            inject_from: where the injection begins.
+            n_reused: tokens that pass 1 need not go through.
+        """
         one = sum(self.blocks) * n_tokens + self.head
+        first = sum(self.blocks) * (n_tokens - n_reused) + self.head
         n_second = n_tokens if inject_from == "prompt" else 1
-        return 1 + ((sum(self.blocks[self.entry + 1 :]) + self.injection) * n_second + self.head) / one
+        second = (sum(self.blocks[self.entry + 1 :]) + self.injection) * n_second + self.head
+        return (first + second) / one
 
     def decode(self, n_sequences: int) -> tuple[float, float]:
         """Speed of decoding by that of the clean base: where memory bounds it, and where arithmetic does."""

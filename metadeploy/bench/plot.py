@@ -17,6 +17,7 @@ __all__ = ["plot"]
 #: Axes by part of a benchmark.
 _AXES: Final = {
     "prompt": ("tokens of the prompt", "two passes ÷ one, time"),
+    "turn": ("tokens of the chat before", "next turn ÷ one pass"),
     "decode": ("sequences at once", "injected ÷ clean, speed"),
     "batch": ("sequences at once", "batch ÷ bare, speed"),
     "layers": ("layers injected into", "ratio"),

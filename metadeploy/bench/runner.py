@@ -25,12 +25,17 @@ from metadeploy.sidecar.spec import InjectFrom
 __all__ = ["PARTS", "READING", "BenchSettings", "run_bench", "with_mode"]
 
 #: What can be measured.
-PARTS: Final = ("prompt", "decode", "batch", "load")
+PARTS: Final = ("prompt", "turn", "decode", "batch", "refresh", "load")
 #: Tokens before the first one that is decoded.
 _DEPTH: Final = 32
 #: Tokens of the prompt that `Stand.serve` answers, and more than that.
 _SERVED_PROMPT: Final = 128
 _WARM_UP: Final = 16
+#: Tokens that a chat's next turn adds, an answer and a question.
+_TURN: Final = 64
+
+#: Parts that take real answers.
+_ANSWERS: Final = {"batch": "generate_batch", "refresh": "a refresh"}
 
 #: How the ratios are to be read.
 READING: Final = (
@@ -136,20 +141,28 @@ class _Bench:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     for mode in settings.modes or (self.sidecar.config.inject_from,):
                         yield from self._prompts(stand, mode, folder)
-        if "decode" in parts or "batch" in parts:
+        if "turn" in parts:
+            n_ctx = max(settings.prompts) + _TURN
+            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads, keeps_prompts=True) as stand:
+                stand.attach(settings.sidecar)
+                yield from self._turns(stand)
+        if {"decode", "batch", "refresh"} & set(parts):
             n_ctx = _SERVED_PROMPT + 2 * settings.steps * (settings.pairs + 2)
-            with Stand(
-                settings.base, n_ctx=n_ctx, n_parallel=max(settings.sequences), threads=settings.threads
-            ) as stand:
+            n_parallel = max(*settings.sequences, 2)
+            with Stand(settings.base, n_ctx=n_ctx, n_parallel=n_parallel, threads=settings.threads) as stand:
                 stand.attach(settings.sidecar)
                 if "decode" in parts:
                     for count in settings.sequences:
                         yield self._decode(stand, count)
-                if "batch" in parts and not stand.has_text:
-                    self._notes.append("no figures of generate_batch: the base has no vocabulary")
-                elif "batch" in parts:
+                if not stand.has_text:
+                    missing = [what for part, what in _ANSWERS.items() if part in parts]
+                    self._notes += [f"no figures of {what}: the base has no vocabulary" for what in missing]
+                    return
+                if "batch" in parts:
                     for count in settings.sequences:
                         yield from self._serve(stand, count)
+                if "refresh" in parts:
+                    yield from self._refresh(stand)
 
     def _load(self, stand: Stand) -> Figure:
         stand.attach(self.settings.sidecar)
@@ -183,6 +196,34 @@ class _Bench:
                 self._notes.append(f"pass 2 over {length} tokens went through all blocks")
             value = Spread.of(np.array([each.encode_ms for each in parts]))
             yield Figure(part="prompt", label=f"encoder and fold, {length} tokens", unit="ms", value=value)
+
+    def _turns(self, stand: Stand) -> Iterator[Figure]:
+        """The next turn of a chat, against one clean pass over all of it."""
+        mode = self.sidecar.config.inject_from
+        for length in self.settings.prompts:
+            reused: list[int] = []
+
+            def turn(length: int = length, reused: list[int] = reused) -> float:
+                before = stand.tokens(length)
+                stand.prefill(before, inject=True)
+                chat = before + stand.tokens(_TURN)
+                return timed(lambda: reused.append(stand.prefill(chat, inject=True).n_reused))
+
+            def whole(length: int = length) -> float:
+                chat = stand.tokens(length + _TURN)
+                return timed(lambda: stand.prefill(chat, inject=False))
+
+            what = f"{_TURN} tokens after {length}"
+            seen = interleave(
+                {"next turn": turn, "all of it": whole}, rounds=self.settings.pairs, what=what, tick=self.tick
+            )
+            n_reused = min(reused)
+            if n_reused == 0:
+                self._notes.append(f"nothing of {length} tokens was kept for the next turn")
+            paper = self.on_paper.prompt(length + _TURN, mode, n_reused=n_reused) if self.on_paper else None
+            label = f"{what}, two passes ÷ one over all"
+            limit = None if paper is None else (paper, paper)
+            yield Figure.ratio("turn", label, seen, unit="ms", limit=limit, at=length)
 
     def _decode(self, stand: Stand, count: int) -> Figure:
         steps = self.settings.steps
@@ -233,6 +274,21 @@ class _Bench:
             limit=self.on_paper.decode(count) if self.on_paper else None,
             at=count,
         )
+
+    def _refresh(self, stand: Stand) -> Iterator[Figure]:
+        steps = self.settings.steps
+        what = "one answer with a refresh"
+        stand.serve(1, 2, refresh=True)
+        seen = interleave(
+            {"refreshed": lambda: stand.serve(1, steps, refresh=True), "injected": lambda: stand.serve(1, steps)},
+            rounds=self.settings.pairs,
+            what=what,
+            tick=self.tick,
+        )
+        if np.isnan([*seen.values()]).any():
+            self._notes.append(f"no figure for {what}: it ended before its second token")
+            return
+        yield Figure.ratio("refresh", "refreshed ÷ injected, 1 answer", seen, unit="tokens/s")
 
 
 def _sequences(count: int) -> str:

@@ -15,17 +15,20 @@ from metadeploy.bench.timing import Floats
 from metadeploy.errors import Error
 from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer
+from metadeploy.schedule import Refresh
 
 __all__ = ["Stand"]
 
 #: The injection costs the same at any gain but 0; at this one the answers go on as the base's.
 _FAINT: Final = 1e-3
+#: As anybody has it who asks for no other one.
+_REFRESH: Final = Refresh()
 #: Continued for as long as anybody asks.
 _ENDLESS: Final = "one two three four " * 8
 
 
 class Stand:
-    """A base in a context of its own, with keys and values of nothing kept from one prompt to the next.
+    """A base in a context of its own, with nothing kept from one prompt to the next unless that is asked for.
 
     Clean is ``inject=False``: the graph that is built for it has none of our nodes, and at gain 0 it is the same one.
     """
@@ -38,6 +41,7 @@ class Stand:
         n_parallel: int = 1,
         threads: int | None = None,
         hidden_cache_mib: int | None = None,
+        keeps_prompts: bool = False,
     ) -> None:
         """Load the base.
 
@@ -47,6 +51,7 @@ class Stand:
             n_parallel: sequences.
             threads: None leaves it to llama.cpp.
             hidden_cache_mib: as in `MetaLlama`, whose default None stands for; 0 makes both passes full ones.
+            keeps_prompts: what a prompt leaves is kept for the next one, as it is by default in `MetaLlama`.
 
         Raises:
             ModelLoadError: llama.cpp cannot load it.
@@ -57,7 +62,8 @@ class Stand:
         options.n_ctx = n_ctx
         options.n_parallel = n_parallel
         options.n_threads = options.n_threads_batch = -1 if threads is None else threads
-        options.prefix_cache_mib = 0
+        if not keeps_prompts:
+            options.prefix_cache_mib = 0
         if hidden_cache_mib is not None:
             options.hidden_cache_mib = hidden_cache_mib
         self.engine = _core.Engine(options)
@@ -109,8 +115,13 @@ class Stand:
         except Error:
             return False
 
-    def serve(self, n_sequences: int, n_tokens: int) -> float:
+    def serve(self, n_sequences: int, n_tokens: int, *, refresh: bool = False) -> float:
         """Tokens a second of `MetaLlama.generate_batch` with injection, once all sequences have begun their answers.
+
+        Args:
+            n_sequences: answers at once.
+            n_tokens: of each.
+            refresh: whether their cognitive tokens are made anew on the way, which takes two sequences for each.
 
         Returns:
             The rate, sampling and Python included; NaN where an answer ended too early to tell.
@@ -119,6 +130,8 @@ class Stand:
         params.max_tokens = n_tokens
         params.temperature = 0.0
         params.gain = _FAINT
+        if refresh:
+            params.refresh = (_REFRESH.threshold, _REFRESH.min_interval, _REFRESH.max_interval)
         prompt = self.engine.tokenize(_ENDLESS, True, False)
         answers = [BatchAnswer(index) for index in range(n_sequences)]
         counts = dict.fromkeys(range(n_sequences), 0)

@@ -28,7 +28,7 @@ _EPILOG = """\
 
   metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
 """
-_PARTS: Final = "prompt,decode,batch,load"
+_PARTS: Final = "prompt,turn,decode,batch,refresh,load"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,5 @@
-// The compiled encoder, fold and injection against the mathematics of docs/sidecar-format.md, in double precision and unfolded.
+// The compiled encoder, fold and injection against the mathematics of docs/sidecar-format.md, in double precision and
+// unfolded.
 #include "check.h"
 #include "errors.h"
 #include "runtime/wrapper.h"

@@ -44,8 +44,8 @@ def test_everything(bench: Bench, tiny_case: TinyCase, tmp_path: Path) -> None:
     assert found == json.loads(files[0].read_text(encoding="utf-8"))
     assert files[1].stat().st_size > 5000
     figures = found["figures"]
-    assert {figure["part"] for figure in figures} == {"load", "prompt", "decode", "batch"}
-    assert {figure["series"] for figure in figures if figure["at"] == 48} == {
+    assert {figure["part"] for figure in figures} == {"load", "prompt", "turn", "decode", "batch", "refresh"}
+    assert {figure["series"] for figure in figures if figure["part"] == "prompt" and figure["at"] == 48} == {
         "injected everywhere",
         "injected from the last on",
     }
@@ -70,9 +70,10 @@ def test_tables(bench: Bench, tiny_case: TinyCase) -> None:
 
 def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
     files = ("--base", synthetic_base(tmp_path, "tiny"), "--sidecar", synthetic_doubter(tmp_path, "tiny"))
-    out, _ = bench(*files, "--parts", "decode,batch")
+    out, _ = bench(*files, "--parts", "decode,batch,refresh")
     assert "injected ÷ clean, 2 sequences" in out
     assert "No figures of generate_batch: the base has no vocabulary." in out
+    assert "No figures of a refresh: the base has no vocabulary." in out
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "{base}", "--sidecar", "nowhere.gguf"], 1, r"sidecar 'nowhere.gguf': does not exist"),
         (["--base", "{base}", "--sidecar", "{other}"], 1, "the wrapper needs 48"),
         (["--base", "{sidecar}", "--sidecar", "{sidecar}"], 1, "not a language model"),
-        (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "speed"], 1, "expected some of prompt, decode"),
+        (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "speed"], 1, "expected some of prompt, turn"),
         (["--prompts", "128;512"], 2, "expected whole numbers between commas"),
         (["--json", "--markdown"], 2, "either --json or --markdown"),
         (["--plot", "x.pdf"], 1, "suffix is '.pdf', expected .png or .svg"),

@@ -74,6 +74,7 @@ def test_a_ratio_is_that_of_the_pairs_and_not_of_the_medians() -> None:
 def test_limits_by_hand() -> None:
     assert LIMITS.prompt(10, "prompt") == pytest.approx(1 + ((40 + 2) * 10 + 30) / (600 + 30))
     assert LIMITS.prompt(10, "last_prompt_token") == pytest.approx(1 + (40 + 2 + 30) / 630)
+    assert LIMITS.prompt(10, "prompt", n_reused=10) == pytest.approx((30 + (40 + 2) * 10 + 30) / (600 + 30))
     assert LIMITS.decode(1) == pytest.approx((100 / 125, 90 / 92))
     assert LIMITS.decode(4) == pytest.approx((100 / 200, 90 / 92))
 
