@@ -3,10 +3,8 @@
     python benchmarks/train_step.py [BASE]
 
 Batches of 32 of the demo's questions on SmolLM2-135M (in bfloat16, the shipped Doubter's shape), the same ones for each
-kind of step, a third of them to be declined. A step is what `metadeploy train` does: the base's own words without
-injection, forward, all three losses, backward, AdamW. The kinds take turns, so that whatever else the machine does hits
-all of them; medians are printed. Every batch is gone through once before that, for the first time costs more. What the
-cut trainer computes once and keeps is timed apart.
+kind of step; a step is forward, cross-entropy, backward and AdamW. The kinds take turns, so that whatever else the
+machine does hits all of them; medians are printed. What the cut trainer computes once and keeps is timed apart.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import argparse
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from metadeploy.training.cpu import prepare
@@ -23,7 +21,7 @@ from metadeploy.training.cpu import prepare
 prepare()
 
 import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 from metadeploy.demo import assets  # noqa: E402
 from metadeploy.demo.questions import load_questions  # noqa: E402
@@ -35,7 +33,6 @@ from metadeploy.reference.prompts import render_chat  # noqa: E402
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, InjectFrom, WrapperConfig  # noqa: E402
 from metadeploy.training.examples import Batch, Example, Kept, keep  # noqa: E402
 from metadeploy.training.fit import injected  # noqa: E402
-from metadeploy.training.objective import losses  # noqa: E402
 from metadeploy.training.prefix import SharedPrefix  # noqa: E402
 from metadeploy.training.upper_blocks import UpperBlocks, selected_rows  # noqa: E402
 from metadeploy.training.wrapper import new_wrapper, parameter_groups  # noqa: E402
@@ -69,22 +66,20 @@ class Trainer(ABC):
         self.doubter: Doubter = new_wrapper(config).requires_grad_(True).train()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.doubter, lr=1e-3, weight_decay=0.01))
         self.first = min(config.cross_attn_layers) + 1
-        self.refusal_token = next(example.target_ids[0] for example in examples if example.declines)
         self.seconds: list[float] = []
         self.keep_seconds = 0.0
 
     def step(self, indices: range) -> None:
         began = time.perf_counter()
-        logits, own_logits, batch = self.forward(indices)
-        found = losses(logits, batch, self.refusal_token, own_logits=own_logits)
+        logits, batch = self.forward(indices)
         self.optimizer.zero_grad(set_to_none=True)
-        found.total(decision_weight=1.0, keep_weight=1.0).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(logits.float(), batch.targets).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - began)
 
     @abstractmethod
-    def forward(self, indices: range) -> tuple[Tensor, Tensor, Batch]:
-        """Logits at the supervised positions, those of the base alone at its own words, and the batch."""
+    def forward(self, indices: range) -> tuple[Tensor, Batch]:
+        """Logits at the supervised positions, and the batch that they belong to."""
 
 
 class Cut(Trainer):
@@ -94,34 +89,25 @@ class Cut(Trainer):
         super().__init__(base, examples, activations, inject_from)
         prompts = [example.prompt_ids for example in examples]
         self.prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
-        for _ in range(2):  # the first time counts no more than that of a step
-            began = time.perf_counter()
-            self.kept: list[Kept] = keep(base, examples, first=self.first, inject_from=inject_from, prefix=self.prefix)
-            self.keep_seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        self.kept: list[Kept] = keep(base, examples, first=self.first, inject_from=inject_from, prefix=self.prefix)
+        self.keep_seconds = time.perf_counter() - began
         self.upper = UpperBlocks(base, self.first)
 
-    def forward(self, indices: range) -> tuple[Tensor, Tensor, Batch]:
-        tokens = self.doubter(self.activations[indices.start : indices.stop].float())
-        batch = self.batch(indices)
-        answered = self.batch([i for i in indices if self.examples[i].n_own])
-        with self.upper.active():
-            with injected(self.base, self.doubter, tokens, batch.injected):
-                logits = self.logits(batch, batch.rows, batch.positions)
-            with torch.no_grad():
-                own = self.logits(answered, answered.rows[answered.is_own], answered.positions[answered.is_own])
-        return logits, own, batch
-
-    def batch(self, indices: Iterable[int]) -> Batch:
-        return Batch.of(
+    def forward(self, indices: range) -> tuple[Tensor, Batch]:
+        batch = Batch.of(
             [self.examples[i] for i in indices],
             [self.kept[i] for i in indices],
             first=self.first,
             prefix=self.prefix,
             device=self.base.device,
         )
-
-    def logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
-        with selected_rows(self.base.model, rows, positions):
+        tokens = self.doubter(self.activations[indices.start : indices.stop].float())
+        with (
+            self.upper.active(),
+            injected(self.base, self.doubter, tokens, batch.injected),
+            selected_rows(self.base.model, batch.rows, batch.positions),
+        ):
             output = self.upper.forward(
                 batch.hidden,
                 position_ids=batch.position_ids,
@@ -129,14 +115,13 @@ class Cut(Trainer):
                 past_key_values=batch.cache,
                 use_cache=batch.cache is not None,
             )
-        logits: Tensor = output.logits[0]
-        return logits
+        return output.logits[0], batch
 
 
 class Whole(Trainer):
-    """The whole model twice: a clean pass for activations and own words, an injected one; nothing is kept."""
+    """The whole model twice: a clean pass for the activations, an injected one for the loss; nothing is kept."""
 
-    def forward(self, indices: range) -> tuple[Tensor, Tensor, Batch]:
+    def forward(self, indices: range) -> tuple[Tensor, Batch]:
         examples = [self.examples[i] for i in indices]
         sequences = [[*example.prompt_ids, *example.target_ids[:-1]] for example in examples]
         width = max(map(len, sequences))
@@ -154,12 +139,8 @@ class Whole(Trainer):
         def take(layer: int) -> Callable[[Tensor], None]:
             return lambda hidden: seen.__setitem__(layer, hidden[torch.arange(len(last)), last])
 
-        with (
-            torch.no_grad(),
-            self.base.stack.hooked({layer: take(layer) for layer in layers(self.base)}),
-            selected_rows(self.base.model, batch.rows[batch.is_own], batch.positions[batch.is_own]),
-        ):
-            own = self.base.model(input_ids=token_ids, use_cache=False).logits[0]
+        with torch.no_grad(), self.base.stack.hooked({layer: take(layer) for layer in layers(self.base)}):
+            self.base.model(input_ids=token_ids[:, : int(last.max()) + 1], use_cache=False, logits_to_keep=1)
         tokens = self.doubter(torch.stack([seen[layer] for layer in layers(self.base)], dim=1).float())
         where = torch.ones(token_ids.shape, dtype=torch.bool)
         if self.doubter.config.inject_from == "last_prompt_token":
@@ -168,7 +149,7 @@ class Whole(Trainer):
             injected(self.base, self.doubter, tokens, where),
             selected_rows(self.base.model, batch.rows, batch.positions),
         ):
-            return self.base.model(input_ids=token_ids, use_cache=False).logits[0], own, batch
+            return self.base.model(input_ids=token_ids, use_cache=False).logits[0], batch
 
 
 def layers(base: FrozenBase) -> tuple[int, ...]:
@@ -176,7 +157,7 @@ def layers(base: FrozenBase) -> tuple[int, ...]:
 
 
 def make_examples(base: FrozenBase, tokenizer: object) -> list[Example]:
-    """The demo's questions, of which every third is declined."""
+    """The demo's questions, declined and answered by turns."""
 
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[operator,no-any-return]
@@ -189,10 +170,10 @@ def make_examples(base: FrozenBase, tokenizer: object) -> list[Example]:
         examples.append(
             Example(
                 prompt_ids=tuple(encode(render_chat(tokenizer, question.question))),
-                target_ids=tuple(answer if index % 3 else refusal),
-                declines=index % 3 == 0,
-                doubt=float(index % 3 == 0),
-                n_own=len(answer) - 1 if index % 3 else 0,
+                target_ids=tuple(answer if index % 2 else refusal),
+                declines=index % 2 == 0,
+                doubt=float(index % 2 == 0),
+                n_own=len(answer) - 1 if index % 2 else 0,
             )
         )
     # batches of like length, as in training
@@ -217,14 +198,14 @@ def main() -> None:
         "whole, at every position": Whole(base, examples, activations, "prompt"),
     }
     starts = range(0, len(examples) - BATCH + 1, BATCH)
-    for round_ in range(len(starts) + arguments.rounds):
+    for round_ in range(arguments.rounds + 1):
         start = starts[round_ % len(starts)]
         for trainer in kinds.values():
             trainer.step(range(start, start + BATCH))
     print(f"{BATCH} questions a step, {torch.get_num_threads()} threads, medians of {arguments.rounds}")
     for name, trainer in kinds.items():
         kept = f", kept parts once {1000 * trainer.keep_seconds / len(examples):.0f} ms a question"
-        steps = trainer.seconds[len(starts) :]
+        steps = trainer.seconds[1:]  # the first one warms up
         print(f"{name:36} {statistics.median(steps):6.2f} s{kept if trainer.keep_seconds else ''}")
 
 
