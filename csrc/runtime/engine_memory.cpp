@@ -188,6 +188,9 @@ size_t engine::restore_prefix(sequence & seq, const std::vector<llama_token> & t
     }
     seq.n_past = (int32_t)n;
     seq.places.resize(std::min(seq.places.size(), n));
+    if (n == tokens.size() && has_state() && seqs.size() > 1) {
+        seq.places.clear(); // no token is computed that would tell where among the sequences' states this one now lies
+    }
     if (n == tokens.size()) {
         meta_wrapper->set_activations(kept.activations, seq.id);
     } else {

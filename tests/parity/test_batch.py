@@ -205,6 +205,28 @@ def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair)
         same_answer(attached, answer.result, request, reuses=True)
 
 
+@pytest.mark.parametrize("kind", ["llama", *STATEFUL])
+def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """One to three at once, drawn from a few, so that all or a part of each is there already, in this place or that."""
+    options = {"tested": {"n_parallel": 4}, "plain": {"prefix_cache_mib": 0}}
+    with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=16) as pair:
+        pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
+        beginnings = [pair.prompt(length) for length in (7, 20, 33)]
+        pool = [[*ids, *pair.prompt(n, seed=n)] for ids in beginnings for n in (0, 3, 12)]
+        rng = np.random.default_rng(0)
+        n_whole = 0
+        for _ in range(40):
+            chosen = [pool[i] for i in rng.integers(0, len(pool), size=rng.integers(1, 4))]
+            asked = [Request(prompt=ids, gain=float(rng.choice([1.0, 0.5]))) for ids in chosen]
+            for answer, request in zip(
+                pair.tested.generate_batch(asked, max_tokens=12, logprobs=0), asked, strict=True
+            ):
+                same_answer(pair, answer.result, request, reuses=True)
+                assert answer.result is not None
+                n_whole += answer.result.timings.n_reused == answer.result.timings.n_prompt
+        assert n_whole > 0
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
 def test_a_long_prompt_does_not_hold_other_prompts_up(
     kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
