@@ -1,11 +1,12 @@
 """The same two passes elsewhere: in PyTorch, and unfolded in llama.cpp; the bare base in llama-cpp-python.
 
-    python benchmarks/peers.py [--base BASE --sidecar SIDECAR] [--prompts 128,512] [--tokens 32] [--rounds 7]
+    python benchmarks/peers.py [--base BASE --sidecar SIDECAR] [--prompts 128,512] [--tokens 32] [--sequences 1,8]
 
 By default the demo's SmolLM2-135M and its Doubter, injected at every position as the meta-spider framework does it. All
 of them take turns on the same prompts with the same number of threads. PyTorch and the runtime have the same weights,
 once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read. The base lies in memory
-three times, and another four times without that option.
+three times, and another four times without that option. Many sequences at once are compared after that: with those of
+the bare base that llama.cpp decodes through llama-cpp-python.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import reporting
 
 from metadeploy import _core
@@ -38,7 +40,10 @@ UNFOLDED = "two full passes, unfolded"
 BARE = "runtime, base alone"
 NAKED = "runtime without a sidecar"
 PEER = "llama-cpp-python, base alone"
+BATCHED = "llama.cpp's batched decoding, base alone"
 PEER_PACKAGE = "llama-cpp-python==0.3.36"
+#: Tokens before the first one that is decoded, and at most so many where real answers are.
+DEPTH, SERVED_PROMPT = 32, 128
 
 
 def runtime(stand: Stand, *, inject: bool = True) -> Answer:
@@ -157,12 +162,48 @@ def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: S
                     yield Figure.ratio(what, f"{peer} ÷ {ours}, {what}", sides, unit="ms")
 
 
+def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, tick: Tick) -> Iterator[Figure]:
+    """So many answers at once, sampling and Python included, against nothing but llama_decode of the bare base."""
+    from bare_batch import BareBatch
+
+    n_steps, n_parallel = arguments.tokens, max(arguments.sequences)
+    options = {
+        "n_ctx": SERVED_PROMPT + n_steps * (arguments.rounds + 1),
+        "n_parallel": n_parallel,
+        "threads": arguments.threads,
+    }
+    with Stand(base, **options) as stand, BareBatch(base, **options) as peer:
+        stand.attach(sidecar)
+        for count in arguments.sequences:
+            for sequence in range(count):
+                stand.prefill(stand.tokens(DEPTH), inject=True, sequence=sequence)
+                peer.prefill(sequence, DEPTH)
+
+            def injected(count: int = count) -> float:
+                if stand.has_text:
+                    return stand.serve(count, n_steps)
+                return 1e3 * count / float(stand.decode(count, n_steps, inject=True).mean())
+
+            def alone(count: int = count) -> float:
+                return 1e3 * count / float(peer.decode(count, n_steps).mean())
+
+            ours = "generate_batch" if stand.has_text else "injected decoding"
+            what = f"{count} sequence{'s' * (count > 1)}"
+            for side in (injected, alone):
+                side()  # warms up
+            seen = interleave({ours: injected, BATCHED: alone}, rounds=arguments.rounds, what=what, tick=tick)
+            if not np.isnan(seen[ours]).any():
+                yield Figure.ratio("batch", f"{ours} ÷ {BATCHED}, {what}", seen, unit="tokens/s", at=count)
+
+
 def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     base, sidecar = reporting.base_and_sidecar(arguments)
     before = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         answers, random, notes = peers(base, sidecar, arguments, Path(folder), stack)
-        found = tuple(figures(arguments, answers, random, tick))
+        found = [*figures(arguments, answers, random, tick)]
+    if not notes:
+        found += batched(base, sidecar, arguments, tick)
     conditions = {
         "machine": before,
         "load_average_after": machine()["load_average"],
@@ -170,8 +211,11 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
         "sidecar": sidecar.name,
         "threads": arguments.threads,
     }
-    notes.append("time is compared: above 1, the runtime is that many times as fast")
-    return Report(title=f"{base.name}: peers", conditions=conditions, figures=found, notes=tuple(notes))
+    notes.append(
+        "of prompts and answers time is compared (above 1, the runtime is that many times as fast), "
+        "of many sequences the speed (1 is free, less is worse)"
+    )
+    return Report(title=f"{base.name}: peers", conditions=conditions, figures=tuple(found), notes=tuple(notes))
 
 
 def main() -> None:
@@ -179,6 +223,7 @@ def main() -> None:
     reporting.add_base(parser)
     parser.add_argument("--prompts", type=reporting.numbers, default=(128, 512), help="lengths of prompts")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--sequences", type=reporting.numbers, default=(1, 2, 4, 8, 16), help="decoded at once")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--without-pytorch", action="store_true")
     arguments = parser.parse_args()

@@ -62,8 +62,10 @@ def test_a_peer_that_is_not_installed_is_left_out(
 @pytest.mark.peer
 def test_llama_cpp_python(script: Script, tiny_case: TinyCase) -> None:
     pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python, or: nox -s peer")
-    report = script(peers, *files(tiny_case), "--without-pytorch", "--prompts", "20", "--tokens", "3")
+    few = ("--prompts", "20", "--tokens", "3", "--sequences", "1,2")
+    report = script(peers, *files(tiny_case), "--without-pytorch", *few)
     assert f"{peers.PEER} ÷ {peers.BARE}, prompt of 20 and 3 tokens" in labels(report)
+    assert labels(report)[-1] == f"generate_batch ÷ {peers.BATCHED}, 2 sequences"
 
 
 @pytest.mark.slow

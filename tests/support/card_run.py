@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metadeploy.card import write_card
 from metadeploy.evaluation.results import baseline_scores, judge
 from metadeploy.evaluation.samples import Sample, Samples, ToldAnswer
 from metadeploy.sidecar.layout import dims_of, expected_tensors
@@ -144,3 +145,13 @@ def write_run(folder: Path, *evaluations: dict[str, Any], **manifest: Any) -> Ru
     run = RunDir(folder, create=True)
     run.update({**MANIFEST, **manifest})
     return run
+
+
+def written(run: RunDir, **options: Any) -> str:
+    """Its card, made anew."""
+    return write_card(run, **options).path.read_text(encoding="utf-8")
+
+
+def section(card: str, title: str) -> str:
+    """What stands under a heading of the second level."""
+    return card.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]

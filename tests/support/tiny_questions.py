@@ -11,11 +11,24 @@ from transformers.utils import logging
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question, write_jsonl
 from metadeploy.reference import MetaSpiderConfig, MetaSpiderPipeline
+from metadeploy.training.settings import CollectSettings
 from support.tiny_run import write_speaking_gguf
 
 MAX_NEW_TOKENS = 12
 _WORDS = "wind,stone,boat,bread,ink,tea,snow,tin,salt,wool,rust,chalk,moss,clay,rope,sand,soap,coal,silk,oak"
 _KINDS = {"colour": "What colour is {}?", "weight": "How heavy is {}?", "place": "Where is {} from?"}
+
+
+def collect_settings(base: Path, questions: Path) -> CollectSettings:
+    """All layers, in F32 on the CPU."""
+    return CollectSettings(
+        base=str(base),
+        questions=str(questions),
+        layers="all",
+        dtype="float32",
+        device="cpu",
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
 
 
 def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[Path, Path]:

@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from metadeploy.card import CardReport, write_card
-from metadeploy.card.caveats import caveats
-from metadeploy.card.facts import Evaluation
 from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
 from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
 from metadeploy.evaluation.seeds import over_runs
 from metadeploy.training.run_dir import RunDir
-from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, sidecar_of, write_run
+from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, section, sidecar_of, write_run, written
 
 SECTIONS = [
     "Results",
@@ -38,16 +36,8 @@ SECTIONS = [
 ]
 
 
-def written(run: RunDir, **options: Any) -> str:
-    return write_card(run, **options).path.read_text(encoding="utf-8")
-
-
 def sections(card: str) -> list[str]:
     return re.findall(r"^## (.+)$", card, re.MULTILINE)
-
-
-def section(card: str, title: str) -> str:
-    return card.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -470,121 +460,6 @@ def test_a_missing_package_is_named(run: RunDir, package: str, monkeypatch: pyte
         MissingDependencyError, match=rf"{package} is not installed \(pip install 'metadeploy\[eval\]'\)"
     ):
         write_card(run)
-
-
-# -- what it warns of
-
-
-def evaluation(change: Callable[[dict[str, Any]], object], **config: Any) -> Evaluation:
-    """Results of a Doubter of which nothing bad can be said, after a change."""
-    row = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 2000}
-    results: dict[str, Any] = {
-        "config": {"engine": "torch", "quantization": None, "dtype": "bfloat16", "split": "test", **config},
-        "n": 2000,
-        "threshold": {"value": 0.5, "chosen": "as shipped"},
-        "metrics": {
-            **{name: dict(row) for name in ("base_accuracy", "coverage", "selective_accuracy", "auroc", "macro_auroc")},
-            "over_refusal_rate": {**row, "value": 0.0},
-            "ece": {**row, "value": 0.01},
-        },
-        "refusals": {"declined": 200, "word_for_word": 200},
-        "baselines": [
-            {
-                "name": "probe",
-                "selective_accuracy": {"value": 0.8},
-                "doubter": {"selective_accuracy": {"value": 0.9}, "p_value": 0.01},
-            }
-        ],
-    }
-    change(results)
-    return Evaluation(Path("results_x.json"), results, "facts", is_own=True)
-
-
-def in_llama_cpp(change: Callable[[dict[str, Any]], object]) -> Evaluation:
-    return evaluation(change, engine="runtime", base={"name": "tiny-Q4.gguf"})
-
-
-def nothing(_results: dict[str, Any]) -> None:
-    """No change."""
-
-
-def test_what_is_good_is_not_warned_of() -> None:
-    assert list(caveats([evaluation(nothing), in_llama_cpp(nothing)])) == []
-
-
-def test_no_evaluation_is_passed_over() -> None:
-    """What only one of them shows is a caveat too, with its name; what all of them show is said once."""
-
-    def matched(results: dict[str, Any]) -> None:
-        results["baselines"][0]["doubter"]["p_value"] = 0.2
-
-    def costs(lost: float) -> Callable[[dict[str, Any]], None]:
-        return lambda results: results["metrics"]["over_refusal_rate"].update(value=lost)
-
-    def both(results: dict[str, Any]) -> None:
-        matched(results)
-        costs(0.36)(results)
-
-    behind = "At the same coverage it is not significantly ahead of: probe (p = 0.200)."
-    price = "It declines 35.0% of what the base would have had right: over-refusal is the price."
-    in_torch, in_runtime = "facts, test split (PyTorch, bfloat16)", "facts, test split (llama.cpp, tiny-Q4.gguf)"
-    assert list(caveats([evaluation(nothing), in_llama_cpp(matched)])) == [f"{in_runtime}: {behind}"]
-    assert list(caveats([evaluation(matched), in_llama_cpp(nothing)])) == [f"{in_torch}: {behind}"]
-    assert list(caveats([evaluation(matched), in_llama_cpp(matched)])) == [behind]
-    assert list(caveats([evaluation(costs(0.35)), in_llama_cpp(both)])) == [price, f"{in_runtime}: {behind}"]
-
-    def two(results: dict[str, Any]) -> None:
-        matched(results)
-        results["baselines"].append({**results["baselines"][0], "name": "told"})
-
-    assert list(caveats([evaluation(matched), in_llama_cpp(two)])) == [
-        f"{in_torch}: {behind}",
-        f"{in_runtime}: At the same coverage it is not significantly ahead of: probe (p = 0.200); told (p = 0.200).",
-    ]
-
-
-def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
-    ahead, behind = results_of(drawn_samples(60)), results_of(drawn_samples(60), **RUNTIME)
-    for results, found in ((ahead, 0.01), (behind, 0.6)):
-        for row in results["baselines"]:
-            row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": found}
-            row["selective_accuracy"] |= {"value": 0.1}
-    shown = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
-    (told,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
-    assert told.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
-    assert shown.count("60 questions are few") == 1
-    assert "Figures here are of the first of the evaluations above" in shown
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "words"),
-    [
-        ("config.split", "val", "which training used"),
-        ("n", 300, "300 questions are few"),
-        ("metrics.selective_accuracy.n", 42, "Only 42 questions are answered"),
-        ("threshold.chosen", "by hand", "set by hand"),
-        ("metrics.base_accuracy.value", 0.28, "The base has only 28.0% right"),
-        ("metrics.coverage.value", 0, "declines every question"),
-        ("metrics.coverage.value", 1, "declines nothing"),
-        ("metrics.over_refusal_rate.value", 0.53, "declines 53.0% of what the base would have had right"),
-        ("refusals.word_for_word", 199, "Of 200 refusals 199 are word for word"),
-        ("metrics.macro_auroc.value", 0.65, "Much of the AUROC of 0.900 is knowing which kinds"),
-        ("baselines.0.doubter.p_value", 0.2, "not significantly ahead of: probe (p = 0.200)"),
-        ("baselines.0.selective_accuracy.value", 0.95, "not significantly ahead of: probe (p = 0.010)"),
-        ("baselines", [], "not compared with baselines"),
-        ("metrics.ece.value", 0.2, "(calibration error 0.200)"),
-    ],
-)
-def test_what_it_warns_of(path: str, value: object, words: str) -> None:
-    def change(results: dict[str, Any]) -> None:
-        *steps, last = path.split(".")
-        found: Any = results
-        for step in steps:
-            found = found[int(step) if step.isdigit() else step]
-        found[last] = value
-
-    (said,) = caveats([evaluation(change)])  # and of nothing else
-    assert words in said
 
 
 def test_other_questions_have_no_split(run: RunDir) -> None:

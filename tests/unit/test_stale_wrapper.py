@@ -20,7 +20,7 @@ from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
 from metadeploy.training.train import share_collected, train
-from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from support.tiny_questions import collect_settings, write_base_and_questions
 
 SETTINGS = TrainSettings(
     target_layers="all",
@@ -103,14 +103,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
     base, questions = write_base_and_questions(folder)
-    settings = CollectSettings(
-        base=str(base),
-        questions=str(questions),
-        layers="all",
-        dtype="float32",
-        device="cpu",
-        max_new_tokens=MAX_NEW_TOKENS,
-    )
+    settings = collect_settings(base, questions)
     run = RunDir(folder / "run", create=True)
     collect(run, settings)
     train(run, SETTINGS)

@@ -25,22 +25,14 @@ from metadeploy.training.settings import CollectSettings
 from metadeploy.training.summary import by_category, by_split
 from support.random_wrapper import random_wrapper
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
-from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from support.tiny_questions import MAX_NEW_TOKENS, collect_settings, write_base_and_questions
 from tolerances import F32_LOGITS_MAX_ABS
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> CollectSettings:
     base, questions = write_base_and_questions(tmp_path_factory.mktemp("tiny"))
-    return CollectSettings(
-        base=str(base),
-        questions=str(questions),
-        layers="all",
-        dtype="float32",
-        device="cpu",
-        max_new_tokens=MAX_NEW_TOKENS,
-        batch_size=4,
-    )
+    return dataclasses.replace(collect_settings(base, questions), batch_size=4)
 
 
 @pytest.fixture(autouse=True)

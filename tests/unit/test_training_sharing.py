@@ -18,9 +18,9 @@ from metadeploy.training.fit import Fitting
 from metadeploy.training.lessons import Lessons
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
-from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
+from metadeploy.training.settings import FitSettings, TrainSettings
 from metadeploy.training.train import share_collected, train
-from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from support.tiny_questions import collect_settings, write_base_and_questions
 
 FIT = FitSettings(pretrain_epochs=1, epochs=1, batch_size=8)
 SETTINGS = TrainSettings(target_layers="all", cross_attn_layers="1-2", bottleneck_dim=16, fit=FIT, device="cpu")
@@ -31,14 +31,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     folder = tmp_path_factory.mktemp("shared")
     base, questions = write_base_and_questions(folder)
     run = RunDir(folder / "first", create=True)
-    settings = CollectSettings(
-        base=str(base),
-        questions=str(questions),
-        layers="all",
-        dtype="float32",
-        device="cpu",
-        max_new_tokens=MAX_NEW_TOKENS,
-    )
+    settings = collect_settings(base, questions)
     collect(run, settings)
     train(run, dataclasses.replace(SETTINGS, keep_cache=True))
     return run

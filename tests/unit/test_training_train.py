@@ -24,7 +24,7 @@ from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
 from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
-from support.tiny_questions import MAX_NEW_TOKENS, write_base_and_questions
+from support.tiny_questions import collect_settings, write_base_and_questions
 from tolerances import TINY_DOUBT_MAX_ABS
 
 FIT = FitSettings(
@@ -50,14 +50,7 @@ SETTINGS = TrainSettings(
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     base, questions = write_base_and_questions(folder)
-    settings = CollectSettings(
-        base=str(base),
-        questions=str(questions),
-        layers="all",
-        dtype="float32",
-        device="cpu",
-        max_new_tokens=MAX_NEW_TOKENS,
-    )
+    settings = collect_settings(base, questions)
     collect(RunDir(folder / "run", create=True), settings)
     return folder / "run"
 
