@@ -93,17 +93,13 @@ void generation::evaluated(double ms) {
     }
 }
 
-std::optional<batch_part> generation::look() {
-    return twin ? twin->look(generated.back()) : std::nullopt;
+std::optional<batch_part> generation::look(size_t n_max) {
+    return twin ? twin->look(generated, n_max) : std::nullopt;
 }
 
 void generation::looked(double ms) {
     decode_ms += ms;
     twin->looked();
-}
-
-std::optional<batch_part> generation::follow() const {
-    return twin ? twin->follow(generated.back()) : std::nullopt;
 }
 
 void generation::begin_answer() {

@@ -64,11 +64,10 @@ public:
     // batch is.
     batch_part next(size_t n_max);
     void evaluated(double ms);
-    // A refresh has the last token evaluated in a clean context too: before next(), where the two are to be compared;
-    // then looked(). Else along with next().
-    std::optional<batch_part> look();
+    // What a refresh has evaluated in a clean context before next(), n_max tokens at most; then looked(). To be called
+    // again until there is nothing more.
+    std::optional<batch_part> look(size_t n_max);
     void looked(double ms);
-    std::optional<batch_part> follow() const;
 
     // The next token, right after its logits have been evaluated. Returns false where it was the last; the chunk may
     // still hold text.

@@ -3,7 +3,6 @@
 #include "errors.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 #include <utility>
 
@@ -54,15 +53,9 @@ scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) 
     return *best;
 }
 
-// Side by side, the two share a micro-batch.
-scheduler::slot & scheduler::nearest_slot(const slot & to) {
-    slot * best = nullptr;
-    for (slot & each : slots) {
-        if (each.is_free() && &each != &to && (!best || std::abs(&each - &to) < std::abs(best - &to))) {
-            best = &each;
-        }
-    }
-    return *best;
+scheduler::slot & scheduler::another_slot(const slot & than) {
+    return *std::find_if(
+        slots.begin(), slots.end(), [&](const slot & each) { return each.is_free() && &each != &than; });
 }
 
 void scheduler::admit() {
@@ -87,7 +80,7 @@ void scheduler::begin(request item) {
         throw error("a refresh needs a second sequence for its clean context, the context has one (give n_parallel=2)");
     }
     slot & into = best_slot(item.prompt);
-    slot * clean = item.n_sequences > 1 ? &nearest_slot(into) : nullptr;
+    slot * clean = item.n_sequences > 1 ? &another_slot(into) : nullptr;
     const auto sequence_of = [this](const slot & each) { return &eng.sequences()[(size_t)(&each - slots.data())]; };
     into.answer = std::make_shared<generation>(
         eng, *sequence_of(into), std::move(item.prompt), std::move(item.params), clean ? sequence_of(*clean) : nullptr);
@@ -147,32 +140,34 @@ void scheduler::evaluate_answers() {
             chosen.push_back(&each);
         }
     }
-    look(chosen);
-    chosen.erase(
-        std::remove_if(chosen.begin(), chosen.end(), [](const slot * each) { return !each->answer; }), chosen.end());
+    while (look(chosen)) {
+        chosen.erase(
+            std::remove_if(chosen.begin(), chosen.end(), [](const slot * each) { return !each->answer; }),
+            chosen.end());
+    }
     std::vector<batch_part> parts;
     for (slot * each : chosen) {
         parts.push_back(each->answer->next(1));
-        if (const std::optional<batch_part> beside = each->answer->follow()) {
-            parts.push_back(*beside);
-        }
     }
     if (!parts.empty()) {
         evaluate(chosen, parts);
     }
 }
 
-// Clean contexts come first where new cognitive tokens may hold from this token on.
-void scheduler::look(const std::vector<slot *> & chosen) {
+// Clean contexts come first where new cognitive tokens may hold from this token on. Returns whether there were any.
+bool scheduler::look(const std::vector<slot *> & chosen) {
     std::vector<slot *> looking;
     std::vector<batch_part> parts;
     for (slot * each : chosen) {
-        if (const std::optional<batch_part> part = each->answer->look()) {
+        if (const auto part = each->answer->look(llama_n_batch(eng.context()) / chosen.size())) {
             looking.push_back(each);
             parts.push_back(*part);
         }
     }
-    const double ms = parts.empty() ? 0.0 : eng.evaluate(parts);
+    if (parts.empty()) {
+        return false;
+    }
+    const double ms = eng.evaluate(parts);
     for (slot * each : looking) {
         try {
             each->answer->looked(ms);
@@ -180,6 +175,7 @@ void scheduler::look(const std::vector<slot *> & chosen) {
             close(*each, {each->id, {}, false, each->answer, std::current_exception()});
         }
     }
+    return true;
 }
 
 void scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts) {

@@ -59,13 +59,13 @@ private:
 
     size_t n_idle() const; // free slots
     slot & best_slot(const std::vector<llama_token> & prompt);
-    slot & nearest_slot(const slot & to);
+    slot & another_slot(const slot & than);
     void admit();
     void begin(request item);
     slot * resuming() const;
     void evaluate_prompts();
     void evaluate_answers();
-    void look(const std::vector<slot *> & chosen);
+    bool look(const std::vector<slot *> & chosen);
     void evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts);
     void sample(slot & of);
     void release(slot & of);

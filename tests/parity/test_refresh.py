@@ -62,7 +62,7 @@ def mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def answer_by_hand(
-    llm: MetaLlama, ids: list[int], schedule: InjectionSchedule
+    llm: MetaLlama, ids: list[int], schedule: InjectionSchedule, n_new: int = N_NEW
 ) -> tuple[list[int], NDArray[np.float64], int]:
     """Tokens, their logprobs [n_tokens, N_TOP], and how often cognitive tokens were made anew.
 
@@ -76,7 +76,7 @@ def answer_by_hand(
     encoded, tokens = llm.activations(ids), llm.encode(ids)
     n_made = t_encoded = t_compared = 0
     interval = refresh.min_interval
-    for t in range(N_NEW):
+    for t in range(n_new):
         text, strength = [*ids, *answer], schedule.strength(t)
         overdue = t == t_encoded + refresh.max_interval
         if strength > 0 and (overdue or t == t_compared + interval):
@@ -109,6 +109,34 @@ def test_as_by_hand(pair: RuntimePair, tmp_path: Path) -> None:
             assert found.timings.pass2 == static.timings.pass2 == pass2_kind(pair, length)
             n = min(len(rows), len(static.token_ids))
             assert np.abs(top_logprobs(static)[:n] - rows[:n]).max() > 5 * limit(pair)  # it makes a difference
+
+
+def test_long_intervals(pair: RuntimePair, tmp_path: Path) -> None:
+    """The clean context gets what it lacks in several batches, and is looked at only where it is to be compared."""
+    pair.attach(tmp_path, [pair.num_layers - 1])
+    schedule = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=40, max_interval=60))
+    found = pair.tested.generate(pair.prompt(7), max_tokens=90, schedule=schedule, logprobs=N_TOP)
+    tokens, rows, n_made = answer_by_hand(pair.plain, pair.prompt(7), schedule, 90)
+    assert (list(found.token_ids), found.timings.n_refreshed) == (tokens, n_made)
+    np.testing.assert_allclose(top_logprobs(found), rows, rtol=0, atol=limit(pair))
+    assert len(tokens) < 90 or n_made == 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
+def test_batches_that_are_smaller_than_what_the_clean_contexts_lack(
+    kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
+) -> None:
+    small, large = {"n_parallel": 4, "n_batch": 4}, {"n_parallel": 2}
+    with runtime_pair(kind, tmp_path, tiny, tested=small, plain=large, prefix_cache_mib=0) as pair:
+        pair.attach(tmp_path, [pair.num_layers - 1])
+        schedule = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=7))
+        prompts = [pair.prompt(length) for length in (5, 9)]
+        for answer in pair.tested.generate_batch(prompts, max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP):
+            alone = pair.plain.generate(prompts[answer.index], max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP)
+            assert answer.result is not None
+            assert answer.result.token_ids == alone.token_ids
+            assert answer.result.timings.n_refreshed == alone.timings.n_refreshed == 2
+            np.testing.assert_allclose(top_logprobs(answer.result), top_logprobs(alone), rtol=0, atol=limit(pair))
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
