@@ -18,14 +18,14 @@ __all__ = ["BareBatch"]
 class BareBatch:
     """A base in a context of several sequences, without anything of ours, not even the build."""
 
-    def __init__(self, base: str | os.PathLike[str], *, n_ctx: int, n_parallel: int, threads: int | None) -> None:
+    def __init__(self, base: str | os.PathLike[str], *, n_ctx: int, n_parallel: int, threads: int) -> None:
         """Load the base.
 
         Args:
             base: GGUF.
             n_ctx: tokens of each sequence.
             n_parallel: sequences.
-            threads: None leaves it to llama.cpp.
+            threads: for prompts and for single tokens.
 
         Raises:
             Error: llama.cpp cannot load it.
@@ -33,8 +33,7 @@ class BareBatch:
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = n_ctx * n_parallel
         options.n_seq_max = n_parallel
-        if threads is not None:
-            options.n_threads = options.n_threads_batch = threads
+        options.n_threads = options.n_threads_batch = threads
         self._model = llama_cpp.llama_model_load_from_file(
             os.fspath(base).encode(), llama_cpp.llama_model_default_params()
         )

@@ -55,13 +55,13 @@ def runtime(stand: Stand, *, inject: bool = True) -> Answer:
     return answer
 
 
-def pytorch(base: Path, sidecar: Path, threads: int | None) -> dict[str, Answer]:
+def pytorch(base: Path, sidecar: Path, threads: int) -> dict[str, Answer]:
     """In F32, and in BF16.
 
     Args:
         base: in F32.
         sidecar: of it.
-        threads: None leaves it to PyTorch.
+        threads: for it to use.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws bars while it loads
     import torch
@@ -69,8 +69,7 @@ def pytorch(base: Path, sidecar: Path, threads: int | None) -> dict[str, Answer]
     from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
     from metadeploy.reference.loading import load_base
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     config = MetaSpiderConfig(model_name=str(base), device="cpu", dtype="float32")
     model, tokenizer = load_base(config)
     wrapper = read_sidecar(sidecar)
@@ -84,7 +83,7 @@ def pytorch(base: Path, sidecar: Path, threads: int | None) -> dict[str, Answer]
     return {"PyTorch F32": answer(model), "PyTorch BF16": answer(deepcopy(model).bfloat16())}
 
 
-def llama_cpp_python(base: Path, n_ctx: int, threads: int | None, stack: ExitStack) -> Answer:
+def llama_cpp_python(base: Path, n_ctx: int, threads: int, stack: ExitStack) -> Answer:
     import llama_cpp
 
     # flash attention is what the runtime's "auto" comes to on a CPU
@@ -132,7 +131,7 @@ def peers(
     if not arguments.without_pytorch:
         for kind in ("F32", "BF16"):
             path = folder / f"{kind}.gguf"
-            _core.quantize(str(base), str(path), kind, arguments.threads or 0)
+            _core.quantize(str(base), str(path), kind, arguments.threads)
             answers[f"{OURS} {kind}"] = runtime(stand(path))
         answers |= pytorch(folder / "F32.gguf", sidecar, arguments.threads)
     return answers, ours, notes
@@ -226,6 +225,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=reporting.numbers, default=(1, 2, 4, 8, 16), help="decoded at once")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--without-pytorch", action="store_true")
+    # each of them has another default, from half of the cores to four
+    parser.set_defaults(threads=os.cpu_count() or 1)
     arguments = parser.parse_args()
     reporting.run(lambda tick: measure(arguments, tick), arguments)
 
