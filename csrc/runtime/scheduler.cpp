@@ -53,9 +53,10 @@ scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) 
     return *best;
 }
 
+// From the other end, so that answers stay side by side, and their clean contexts too: such share a micro-batch.
 scheduler::slot & scheduler::another_slot(const slot & than) {
     return *std::find_if(
-        slots.begin(), slots.end(), [&](const slot & each) { return each.is_free() && &each != &than; });
+        slots.rbegin(), slots.rend(), [&](const slot & each) { return each.is_free() && &each != &than; });
 }
 
 void scheduler::admit() {

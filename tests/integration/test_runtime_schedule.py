@@ -139,10 +139,10 @@ def micro_batches(messages: list[str]) -> list[list[int]]:
     return found
 
 
-def test_a_clean_context_shares_the_batch(
+def test_a_clean_context_gets_its_tokens_together(
     tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refreshed token costs one batch, as any other does. Where it is to be compared, the clean one goes first."""
+    """A refreshed token costs what any other does. Where it is to be compared, the clean context catches up before."""
     monkeypatch.setenv("LLAMA_BATCH_DEBUG", "1")
     logged = caplog.at_level(logging.DEBUG, logger="metadeploy.llama_cpp")
     with logged, tiny_case.load(n_parallel=4, prefix_cache_mib=0) as llm:
@@ -156,9 +156,10 @@ def test_a_clean_context_shares_the_batch(
         rarely = InjectionSchedule(refresh=Refresh(threshold=0.0, min_interval=20))
         passes = [[5], [5]]
         assert evaluated(1, STATIC) == passes + [[1]] * 4
-        assert evaluated(1, rarely) == passes + [[2]] * 4
-        assert evaluated(1, REFRESHING) == [*passes, [2], [1], [1], [2], [1], [1]]
-        assert evaluated(2, rarely) == 2 * passes + [[4]] * 4
+        assert evaluated(1, rarely) == passes + [[1]] * 4
+        assert evaluated(1, REFRESHING) == [*passes, [1], [2], [1], [1], [2], [1]]
+        assert evaluated(2, rarely) == 2 * passes + [[2]] * 4
+        assert evaluated(2, REFRESHING) == [*passes, *passes, [2], [4], [2], [2], [4], [2]]
 
 
 def test_closing_a_refreshed_answer_frees_both_of_its_sequences(two: MetaLlama) -> None:
