@@ -161,29 +161,33 @@ def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: S
                     yield Figure.ratio(what, f"{peer} ÷ {ours}, {what}", sides, unit="ms")
 
 
-def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, tick: Tick) -> Iterator[Figure]:
-    """So many answers at once, sampling and Python included, against nothing but llama_decode of the bare base."""
+def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, notes: list[str], tick: Tick) -> Iterator[Figure]:
+    """So many answers at once, sampling and Python included, against nothing but llama_decode of the bare base.
+
+    Both begin each measurement after as many tokens.
+    """
     from bare_batch import BareBatch
 
     n_steps, n_parallel = arguments.tokens, max(arguments.sequences)
     options = {
-        "n_ctx": SERVED_PROMPT + n_steps * (arguments.rounds + 1),
+        "n_ctx": SERVED_PROMPT + n_steps,
         "n_parallel": n_parallel,
         "threads": arguments.threads,
     }
     with Stand(base, **options) as stand, BareBatch(base, **options) as peer:
         stand.attach(sidecar)
         for count in arguments.sequences:
-            for sequence in range(count):
-                stand.prefill(stand.tokens(DEPTH), inject=True, sequence=sequence)
-                peer.prefill(sequence, DEPTH)
 
             def injected(count: int = count) -> float:
                 if stand.has_text:
                     return stand.serve(count, n_steps)
+                for sequence in range(count):
+                    stand.prefill(stand.tokens(DEPTH), inject=True, sequence=sequence)
                 return 1e3 * count / float(stand.decode(count, n_steps, inject=True).mean())
 
             def alone(count: int = count) -> float:
+                for sequence in range(count):
+                    peer.prefill(sequence, DEPTH)
                 return 1e3 * count / float(peer.decode(count, n_steps).mean())
 
             ours = "generate_batch" if stand.has_text else "injected decoding"
@@ -191,7 +195,9 @@ def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, tick: Tick
             for side in (injected, alone):
                 side()  # warms up
             seen = interleave({ours: injected, BATCHED: alone}, rounds=arguments.rounds, what=what, tick=tick)
-            if not np.isnan(seen[ours]).any():
+            if np.isnan(seen[ours]).any():
+                notes.append(f"no figure for {what}: an answer ended before the others had two tokens")
+            else:
                 yield Figure.ratio("batch", f"{ours} ÷ {BATCHED}, {what}", seen, unit="tokens/s", at=count)
 
 
@@ -201,8 +207,8 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         answers, random, notes = peers(base, sidecar, arguments, Path(folder), stack)
         found = [*figures(arguments, answers, random, tick)]
-    if not notes:
-        found += batched(base, sidecar, arguments, tick)
+    if PEER in answers:
+        found += batched(base, sidecar, arguments, notes, tick)
     conditions = {
         "machine": before,
         "load_average_after": machine()["load_average"],
