@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from metadeploy import _core
+from metadeploy.bench.busy import busy_process
 from metadeploy.bench.figures import Figure, Report, Spread, machine
 from metadeploy.bench.limits import Limits, limits
 from metadeploy.bench.stand import Stand
@@ -25,7 +27,7 @@ from metadeploy.sidecar.spec import InjectFrom
 __all__ = ["PARTS", "READING", "BenchSettings", "run_bench", "with_mode"]
 
 #: What can be measured.
-PARTS: Final = ("prompt", "turn", "decode", "batch", "refresh", "load")
+PARTS: Final = ("prompt", "turn", "decode", "batch", "refresh", "load", "busy")
 #: Tokens before the first one that is decoded.
 _DEPTH: Final = 32
 #: Tokens of the prompt that `Stand.serve` answers, and more than that.
@@ -141,6 +143,11 @@ class _Bench:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     for mode in settings.modes or (self.sidecar.config.inject_from,):
                         yield from self._prompts(stand, mode, folder)
+        if "busy" in parts:
+            n_ctx = _DEPTH + settings.steps * (2 * settings.pairs + 2)
+            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads) as stand:
+                stand.attach(settings.sidecar)
+                yield from self._busy(stand)
         if "turn" in parts:
             n_ctx = max(settings.prompts) + _TURN
             with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads, keeps_prompts=True) as stand:
@@ -196,6 +203,28 @@ class _Bench:
                 self._notes.append(f"pass 2 over {length} tokens went through all blocks")
             value = Spread.of(np.array([each.encode_ms for each in parts]))
             yield Figure(part="prompt", label=f"encoder and fold, {length} tokens", unit="ms", value=value)
+
+    def _busy(self, stand: Stand) -> Iterator[Figure]:
+        """Encoder and decoding while another process keeps one CPU busy, against a quiet machine."""
+        prompt = stand.tokens(_DEPTH)
+
+        def encode() -> float:
+            return float(np.median([stand.prefill(prompt, inject=True).encode_ms for _ in range(3)]))
+
+        def decode() -> float:
+            return float(np.median(stand.decode(1, self.settings.steps, inject=True)))
+
+        def beside_another(measure: Callable[[], float]) -> float:
+            with busy_process():
+                return measure()
+
+        for label, measure in (("encoder and fold", encode), ("a decoded token", decode)):
+            stand.prefill(prompt, inject=True)
+            measure()
+            kinds: dict[str, Callable[[], float]] = {"busy": partial(beside_another, measure), "quiet": measure}
+            what = f"{label} beside a busy process"
+            seen = interleave(kinds, rounds=self.settings.pairs, what=what, tick=self.tick)
+            yield Figure.ratio("busy", f"{what} ÷ on a quiet machine", seen, unit="ms")
 
     def _turns(self, stand: Stand) -> Iterator[Figure]:
         """The next turn of a chat, against one clean pass over all of it."""

@@ -28,7 +28,7 @@ _EPILOG = """\
 
   metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
 """
-_PARTS: Final = "prompt,turn,decode,batch,refresh,load"
+_PARTS: Final = "prompt,turn,decode,batch,refresh,load,busy"
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +65,8 @@ def _bench(
     """Measure a base with its Doubter against the base alone: injected and clean by turns, in one process.
 
     Prompts through two passes and through one, decoding of one and of several sequences, batches as generate_batch
-    answers them, loading of the sidecar; each as a ratio of pairs, beside what it can be on paper.
+    answers them, loading of the sidecar, and encoder and decoding beside a busy process; each as a ratio of pairs,
+    beside what it can be on paper.
     """
     from metadeploy.bench import BenchSettings, run_bench
     from metadeploy.cli._progress import StageProgress

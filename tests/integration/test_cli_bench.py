@@ -44,7 +44,7 @@ def test_everything(bench: Bench, tiny_case: TinyCase, tmp_path: Path) -> None:
     assert found == json.loads(files[0].read_text(encoding="utf-8"))
     assert files[1].stat().st_size > 5000
     figures = found["figures"]
-    assert {figure["part"] for figure in figures} == {"load", "prompt", "turn", "decode", "batch", "refresh"}
+    assert {figure["part"] for figure in figures} == {"load", "prompt", "turn", "decode", "batch", "refresh", "busy"}
     assert {figure["series"] for figure in figures if figure["part"] == "prompt" and figure["at"] == 48} == {
         "injected everywhere",
         "injected from the last on",
