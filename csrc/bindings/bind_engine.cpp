@@ -1,5 +1,6 @@
 #include "bindings/bindings.h"
 #include "bindings/interrupt.h"
+#include "runtime/cpu_threads.h"
 #include "runtime/quantize.h"
 
 #include <map>
@@ -60,7 +61,10 @@ common_params to_common_params(const engine_options & options) {
     params.n_parallel = options.n_parallel;
     params.n_batch = options.n_batch;
     params.n_ubatch = options.n_ubatch;
-    params.cpuparams.n_threads = options.n_threads;
+    set_cpu_defaults(params.cpuparams);
+    if (options.n_threads > 0) {
+        params.cpuparams.n_threads = options.n_threads;
+    }
     params.cpuparams_batch.n_threads = options.n_threads_batch;
     params.n_gpu_layers = options.n_gpu_layers;
     params.cache_type_k = parse_cache_type(options.type_k);

@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
 #include "errors.h"
 #include "runtime/abstention.h"
+#include "runtime/cpu_threads.h"
 #include "runtime/wrapper.h"
 
 #include "ggml-alloc.h"
@@ -48,10 +49,11 @@ py::dict describe(const wrapper_config & config) {
 // A wrapper in host memory without a base: the compiled encoder and injection by themselves.
 class host_wrapper {
 public:
-    host_wrapper(const std::string & path, int n_threads)
-        : impl(
-              read_sidecar(path), [](int) { return ggml_backend_cpu_buffer_type(); }, n_threads),
-          cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr)) {}
+    explicit host_wrapper(const std::string & path)
+        : impl(read_sidecar(path), [](int) { return ggml_backend_cpu_buffer_type(); }),
+          cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr)) {
+        set_one_thread(cpu.get());
+    }
 
     const wrapper_config & config() const { return impl.config(); }
 
@@ -124,7 +126,7 @@ void register_sidecar(py::module_ & m) {
 
     py::class_<host_wrapper>(
         m, "HostWrapper", "A wrapper without a base, on the CPU: the compiled encoder and injection by themselves.")
-        .def(py::init<const std::string &, int>(), py::arg("path"), py::arg("n_threads") = 1)
+        .def(py::init<const std::string &>(), py::arg("path"))
         .def_property_readonly("config", [](const host_wrapper & self) { return describe(self.config()); })
         .def(
             "encode", &host_wrapper::encode, py::arg("activations"),

@@ -2,6 +2,7 @@
 
 #include "cli/values.h"
 #include "common/log.h"
+#include "runtime/cpu_threads.h"
 
 #include "arg.h"
 
@@ -285,6 +286,7 @@ cli_args parse_args(int argc, char ** argv) {
     args.common.n_predict = 512;
     args.common.verbosity = LOG_LEVEL_ERROR;
     args.common.warmup = false;
+    set_cpu_defaults(args.common.cpuparams);
     // what this program does, so that whoever asks for something else can be told
     args.common.display_prompt = false;
     args.common.no_perf = args.common.sampling.no_perf = true;

@@ -195,7 +195,7 @@ void engine::attach(const std::string & sidecar_path, bool folded) {
         return it != bufts.end() ? it->second : bufts[il] = llm->select_buft(il);
     };
     const auto n_seq = (int32_t)seqs.size();
-    auto next_wrapper = std::make_unique<wrapper>(source, place, llama_n_threads_batch(ctx), n_seq);
+    auto next_wrapper = std::make_unique<wrapper>(source, place, n_seq);
     auto next_hook = std::make_unique<seam>(next_wrapper.get(), seqs, n_layer());
     auto next_unfolded = folded ? nullptr : std::make_unique<unfolded>(source, place);
     next_hook->unfolded_ca = next_unfolded.get();

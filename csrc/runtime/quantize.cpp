@@ -2,6 +2,7 @@
 
 #include "errors.h"
 #include "log.h"
+#include "runtime/cpu_threads.h"
 
 #include "llama.h"
 
@@ -33,7 +34,7 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
     }
     llama_model_quantize_params params = llama_model_quantize_default_params();
     params.ftype = it->second;
-    params.nthread = n_threads;
+    params.nthread = n_threads > 0 ? n_threads : allowed_cpus();
     params.allow_requantize = true; // the base may come quantised; the caller knows what he starts from
     const std::string partial = dst + ".partial";
     std::error_code ec;

@@ -2,6 +2,7 @@
 
 #include "errors.h"
 #include "graph/encoder.h"
+#include "runtime/cpu_threads.h"
 
 #include "ggml-alloc.h"
 
@@ -34,18 +35,6 @@ std::vector<float> split_heads(const std::vector<float> & rows, int64_t n_rows, 
         }
     }
     return out;
-}
-
-void set_threads(ggml_backend_t backend, int n_threads) {
-    ggml_backend_dev_t dev = ggml_backend_get_device(backend);
-    ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
-    if (reg) {
-        const auto set_fn =
-            (ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
-        if (set_fn) {
-            set_fn(backend, std::max(1, n_threads));
-        }
-    }
 }
 
 // Constants of the folded query path of one layer, computed by ggml (its matrix product is as fast as the machine).
@@ -144,12 +133,12 @@ struct wrapper::graph {
     }
 };
 
-wrapper::wrapper(const sidecar & source, const placement & place, int n_threads, int32_t n_seq)
+wrapper::wrapper(const sidecar & source, const placement & place, int32_t n_seq)
     : conf(source.config), source_path(source.path), n_seq(n_seq) {
     create_tensors(source, place);
     allocate();
     upload(source);
-    build_graphs(n_threads);
+    build_graphs();
 }
 
 wrapper::~wrapper() = default;
@@ -225,7 +214,7 @@ void wrapper::upload(const sidecar & source) {
         set_tensor(tensor, source.tensors.at("enc." + name).data);
     }
     ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
-    set_threads(cpu.get(), 1); // on a busy machine waiting for other threads takes longer than these products
+    set_one_thread(cpu.get());
     const int64_t n_head = conf.n_ca_head;
     const int64_t head_dim = conf.n_bottleneck / n_head;
     for (const int il : conf.cross_attn_layers) {
@@ -252,7 +241,7 @@ void wrapper::upload(const sidecar & source) {
     }
 }
 
-void wrapper::build_graphs(int n_threads) {
+void wrapper::build_graphs() {
     // one backend for each device that holds something of ours; the scheduler wants the CPU last
     std::vector<ggml_backend_dev_t> devices;
     for (const auto & [buft, ctx] : ctxs) {
@@ -270,7 +259,7 @@ void wrapper::build_graphs(int n_threads) {
         if (!backend) {
             throw sidecar_error("sidecar '" + source_path + "': a device of the base model cannot be opened again");
         }
-        set_threads(backend.get(), n_threads);
+        set_one_thread(backend.get());
     }
 
     const auto add_fold = [&](graph & g, ggml_tensor * tokens) {

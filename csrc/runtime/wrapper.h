@@ -26,8 +26,8 @@ public:
     // in which buffer type the tensors of block il live
     using placement = std::function<ggml_backend_buffer_type_t(int il)>;
 
-    // Throws sidecar_error where the weights do not fit into the devices' memory.
-    wrapper(const sidecar & source, const placement & place, int n_threads, int32_t n_seq = 1);
+    // Throws sidecar_error if the weights do not fit into the devices' memory.
+    wrapper(const sidecar & source, const placement & place, int32_t n_seq = 1);
     ~wrapper();
     wrapper(const wrapper &) = delete;
     wrapper & operator=(const wrapper &) = delete;
@@ -69,7 +69,7 @@ private:
     void create_tensors(const sidecar & source, const placement & place);
     void allocate();
     void upload(const sidecar & source);
-    void build_graphs(int n_threads);
+    void build_graphs();
     void check_tables(int32_t slot);
 
     wrapper_config conf;

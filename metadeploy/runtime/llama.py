@@ -77,7 +77,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 caches below are shared.
             n_batch: most tokens in one call of llama.cpp.
             n_ubatch: most tokens in one graph (micro-batch).
-            n_threads: threads for decoding; None leaves it to llama.cpp.
+            n_threads: threads for decoding; None: one for each physical core, at most as many as the CPUs that this
+                process may use (affinity, CPU quota of its cgroup).
             n_threads_batch: threads for prompts; None: as ``n_threads``.
             n_gpu_layers: blocks on the GPU where there is one; -1: as many as fit.
             type_k: type of the cached keys (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl).

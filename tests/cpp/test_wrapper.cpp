@@ -245,7 +245,7 @@ TEST(encode_also_fills_the_tables) {
 
 TEST(each_sequence_has_tables_of_its_own) {
     const sidecar source = random_wrapper(encoder_type::selective);
-    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1, /*n_seq =*/4);
+    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, /*n_seq =*/4);
     const int64_t n_embd = source.config.n_embd;
     random_source random(11);
     std::vector<std::vector<float>> activations;
@@ -293,7 +293,7 @@ TEST(each_sequence_has_tables_of_its_own) {
 // Only tokens that are given: a debug build of ggml asserts that no NaN comes to the encoder's activation functions.
 TEST(what_is_not_finite_is_refused_and_not_left_behind) {
     const sidecar source = random_wrapper(encoder_type::selective);
-    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, 1, /*n_seq =*/2);
+    wrapper meta(source, [](int) { return ggml_backend_cpu_buffer_type(); }, /*n_seq =*/2);
     const int64_t n_embd = source.config.n_embd;
     random_source random(13);
     const std::vector<float> tokens = random.vector(source.config.n_cog * n_embd);

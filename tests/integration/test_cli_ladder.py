@@ -152,7 +152,7 @@ def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
     (base,) = work.glob("base-*-Q8_0.gguf")
     n_declined = 0
     with MetaLlama(base, work / "sidecar-f32.gguf", **{**EXACT, "n_threads": 1}) as llm:
-        encoder = _core.HostWrapper(str(work / "sidecar-f32.gguf"), 1)
+        encoder = _core.HostWrapper(str(work / "sidecar-f32.gguf"))
         for sample in read(run / "ladder" / "rung_Q8_0_f32.json")["samples"]:
             question = sample["question"]
             assert sample["doubt"] == llm.doubt(question)

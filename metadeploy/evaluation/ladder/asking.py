@@ -83,7 +83,6 @@ class BaseInRuntime:
         self._name = base.name
         self._questions = questions
         self._limits = limits
-        self._threads = threads
         self._activations: dict[int, NDArray[np.float32]] = {}
         self._alone: dict[int, _Said] = {}
 
@@ -112,7 +111,7 @@ class BaseInRuntime:
         """
         self._llm.attach(sidecar)
         # the runtime's own encoder, beside the model: of activations that are known it needs no pass
-        encoder = _core.HostWrapper(str(sidecar), self._threads or 1)
+        encoder = _core.HostWrapper(str(sidecar))
         samples = []
         for place, (index, question) in enumerate(self._questions):
             progress(place)
