@@ -78,7 +78,7 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
         assert part in text
     folder = run / "ladder"
     found = read(folder / "results.json")
-    assert (found["schema"], found["n"], found["notes"]) == (1, N_TEST, [])
+    assert (found["schema"], found["n"], found["notes"]) == (2, N_TEST, [])
     names = [row["name"] for row in found["rungs"]]
     assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
     assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
@@ -89,6 +89,8 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert files[1]["sidecar"]["size"] < files[0]["sidecar"]["size"]
     assert files[2]["base"]["size"] < files[0]["base"]["size"]
     assert set(files[2]["base"]["matrices"]) == {"Q5_0", "Q8_0"}  # rows of 32 are too short for K-quants
+    assert sum(files[2]["base"]["weights"].values()) == pytest.approx(1)
+    assert files[2]["base"]["no_k_type"] == sum(files[2]["base"]["matrices"].values())
     nearness = [row["activations"]["mean"] for row in found["rungs"]]
     assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar moves no activation
     tokens = [row["cognitive_tokens"]["mean"] for row in found["rungs"]]
@@ -101,6 +103,11 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
         assert len(read(folder / row["samples"])["samples"]) == N_TEST
     assert found["rungs"][0]["speed"]["base"] == found["rungs"][1]["speed"]["base"]
     assert (folder / "table.md").read_text(encoding="utf-8").count("| Q4_K_M + q8_0 |") == 3
+    types = ", ".join(
+        f"{count} {kind} ({100 * files[2]['base']['weights'][kind]:.1f} %)"
+        for kind, count in files[2]["base"]["matrices"].items()
+    )
+    assert f"| Q4_K_M | {types} |" in (folder / "table.md").read_text(encoding="utf-8")
     assert (folder / "ladder.png").stat().st_size > 1000
     assert not (folder / "work").exists()
     assert not list(folder.glob(".*"))

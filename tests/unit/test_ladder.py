@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.ladder import LadderSettings, parse_sidecar_types, parse_types
 from metadeploy.evaluation.ladder.asking import _rates
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
-from metadeploy.evaluation.ladder.files import WorkFolder, matrix_types, quantised_note
+from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
 from metadeploy.evaluation.ladder.report import markdown
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, RungSamples
 from metadeploy.evaluation.ladder.settings import ALL_TYPES, SIDECAR_TYPES, TYPES, Rung
@@ -197,6 +198,35 @@ def test_what_a_base_is_made_of(bases: tuple[Path, Path]) -> None:
     assert note.startswith("base 'q8.gguf': has weights of type Q8_0, expected F32, F16 or BF16: ")
 
 
+def test_the_types_that_were_really_used(tmp_path: Path) -> None:
+    """Of a Q4_K_M that has rows of 32, for which there is no K type, and rows of 256, for which there is."""
+    writer = gguf.GGUFWriter(tmp_path / "mixed.gguf", arch="llama")
+    kinds = gguf.GGMLQuantizationType
+    for name, kind, shape in (
+        ("a", kinds.Q4_K, (6, 256)),
+        ("b", kinds.Q4_K, (2, 256)),
+        ("c", kinds.Q5_0, (8, 32)),
+        ("d", kinds.F32, (256,)),
+        ("e", kinds.Q6_K, (4, 512)),
+        ("f", kinds.Q5_0, (8, 32)),
+    ):
+        row = gguf.quant_shape_to_byte_shape(shape, kind) if kind != kinds.F32 else shape
+        dtype = np.float32 if kind == kinds.F32 else np.uint8
+        writer.add_tensor(name, np.zeros(row, dtype=dtype), raw_dtype=kind)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = described_file(tmp_path / "mixed.gguf")
+    assert found["matrices"] == {"Q4_K": 2, "Q5_0": 2, "Q6_K": 1}
+    n_weights = 8 * 256 + 2 * 8 * 32 + 4 * 512
+    assert found["weights"] == pytest.approx(
+        {"Q4_K": 8 * 256 / n_weights, "Q5_0": 512 / n_weights, "Q6_K": 2048 / n_weights}
+    )
+    assert found["no_k_type"] == 2
+
+
 Folder = Callable[..., WorkFolder]
 
 
@@ -267,7 +297,15 @@ def test_markdown() -> None:
     row = {
         "name": "Q8_0 + f16",
         "base": "Q8_0",
-        "files": {"base": {"size": 144_800_000, "matrices": {"Q8_0": 211}}, "sidecar": {"size": 4_560_000}},
+        "files": {
+            "base": {
+                "size": 144_800_000,
+                "matrices": {"Q5_0": 200, "Q6_K": 11},
+                "weights": {"Q5_0": 0.75, "Q6_K": 0.25},
+                "no_k_type": 200,
+            },
+            "sidecar": {"size": 4_560_000},
+        },
         **against_reference(samples, REFERENCE),
         **outcome(samples),
     }
@@ -285,7 +323,7 @@ def test_markdown() -> None:
             "config": config,
             "environment": {"cpu_count": 2},
             "reference": {"name": "PyTorch F32", **outcome(REFERENCE)},
-            "rungs": [row],
+            "rungs": [row, {**row, "name": "Q8_0"}],
             "notes": ["mind the gap"],
         }
     )
@@ -294,8 +332,9 @@ def test_markdown() -> None:
         "| PyTorch F32 | 75.0 % | 50.0 % | 50.0 % [9.5–90.5] | 50.0 % | 33.3 % |",
         "| Q8_0 + f16 | 75.0 % | 25.0 % | 100.0 % [20.7–100.0] | 33.3 % | 66.7 % |",
         "| Q8_0 + f16 | 144.8 MB | 4.6 MB | 100 (100–100) | 50 (50–50) | 10 (10–10) | - |",
+        "| Q8_0 | 200 Q5_0 (75.0 %), 11 Q6_K (25.0 %) | 200 of 211 |",
         "- Note: mind the gap.",
     ):
         assert line in text.split("\n")
     assert "n = 4 questions of test (seed 3), threshold 0.5; base `b.gguf`" in text
-    assert "Types of the matrices: Q8_0: Q8_0 211." in text
+    assert text.count("200 Q5_0") == 1, "once for each base, whatever sidecars it is tried with"

@@ -38,7 +38,7 @@ from metadeploy.training.run_dir import RunDir
 __all__ = ["Ladder", "climb"]
 
 #: Version of the results' layout.
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 
 #: Told a stage's name, how much of it is done, and of how much.
 Stage = Callable[[str, int, int], None]

@@ -11,13 +11,15 @@ from metadeploy import _core
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.loading import identity
 from metadeploy.export import export
-from metadeploy.sidecar.gguf_file import read_gguf
+from metadeploy.sidecar.gguf_file import TensorInfo, read_gguf
 from metadeploy.sidecar.writer import OutType
 
 __all__ = ["WorkFolder", "described_file", "matrix_types", "quantised_note"]
 
 #: Types from which quantising loses no more than it must.
 _UNQUANTISED: Final = frozenset({"F32", "F16", "BF16"})
+#: Weights of one block of a K type; a row is stored in whole blocks.
+_K_BLOCK: Final = 256
 
 
 def matrix_types(base: Path) -> dict[str, int]:
@@ -26,8 +28,11 @@ def matrix_types(base: Path) -> dict[str, int]:
     Raises:
         ModelLoadError: not a well-formed GGUF file.
     """
-    tensors = read_gguf(base, role="base model").tensors.values()
-    return dict(Counter(tensor.type for tensor in tensors if len(tensor.shape) > 1).most_common())
+    return dict(Counter(matrix.type for matrix in _matrices(base)).most_common())
+
+
+def _matrices(base: Path) -> list[TensorInfo]:
+    return [tensor for tensor in read_gguf(base, role="base model").tensors.values() if len(tensor.shape) > 1]
 
 
 def quantised_note(base: Path, types: dict[str, int]) -> str | None:
@@ -41,8 +46,28 @@ def quantised_note(base: Path, types: dict[str, int]) -> str | None:
 
 
 def described_file(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a base, and the types of its matrices, ready for JSON."""
-    return {**identity(path), "matrices": matrix_types(path)}
+    """Name, size and SHA-256 of a base, and what it is made of, ready for JSON.
+
+    A file type such as Q4_K_M is a recipe: llama.cpp gives some matrices a larger type, and cannot give a K type to a
+    matrix whose rows are no multiple of 256. So the types are read from the file's own tensors.
+
+    Returns:
+        As `identity`, and ``matrices``: how many have which type; ``weights``: the share of all weights in matrices
+        that each type holds, in (0, 1]; ``no_k_type``: how many matrices cannot have a K type.
+
+    Raises:
+        ModelLoadError: not a well-formed GGUF file.
+    """
+    types = matrix_types(path)
+    weights: Counter[str] = Counter()
+    for matrix in (matrices := _matrices(path)):
+        weights[matrix.type] += matrix.size
+    return {
+        **identity(path),
+        "matrices": types,
+        "weights": {kind: weights[kind] / weights.total() for kind in types},
+        "no_k_type": sum(matrix.shape[-1] % _K_BLOCK != 0 for matrix in matrices),
+    }
 
 
 class WorkFolder:

@@ -48,6 +48,7 @@ def _markdown_table(grid: _Grid) -> str:
 
 def _grids(results: Mapping[str, Any]) -> tuple[_Grid, ...]:
     rungs, reference = results["rungs"], results["reference"]
+    files = {row["base"]: row["files"]["base"] for row in rungs}
     return (
         _Grid(
             "How near to PyTorch F32",
@@ -63,6 +64,11 @@ def _grids(results: Mapping[str, Any]) -> tuple[_Grid, ...]:
             "Size and speed",
             ("type", "base file", "sidecar", "prompt, base", "with Doubter", "answer, base", "with Doubter"),
             tuple((row["name"], *_cost(row)) for row in rungs),
+        ),
+        _Grid(
+            "What the base files are made of",
+            ("type asked for", "types of the matrices, and their share of the weights", "no K type possible"),
+            tuple((kind, *_made_of(file)) for kind, file in files.items()),
         ),
     )
 
@@ -95,6 +101,11 @@ def _cost(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (*sizes, *rates)
 
 
+def _made_of(file: Mapping[str, Any]) -> tuple[str, ...]:
+    types = (f"{count} {kind} ({_share(file['weights'][kind])})" for kind, count in file["matrices"].items())
+    return ", ".join(types), f"{file['no_k_type']} of {sum(file['matrices'].values())}"
+
+
 def remarks(results: Mapping[str, Any]) -> Iterator[str]:
     """What the figures rest on."""
     config, environment = results["config"], results["environment"]
@@ -121,14 +132,9 @@ def remarks(results: Mapping[str, Any]) -> Iterator[str]:
         "can be chosen (with the Doubter both passes), of the answer from its second token on. An indication, for the "
         f"types were measured one after the other ({threads}, CPUs: {environment['cpu_count']})."
     )
-    matrices = {row["base"]: row["files"]["base"]["matrices"] for row in results["rungs"]}
     yield (
-        "Types of the matrices: "
-        + "; ".join(
-            f"{kind}: {', '.join(f'{name} {count}' for name, count in types.items())}"
-            for kind, types in matrices.items()
-        )
-        + ". llama.cpp takes a larger type where a row is no multiple of 256, and where it matters most."
+        "Types: read from each file's tensors. A file type is a recipe: llama.cpp takes a larger type where it matters "
+        "most, and another type than a K type for matrices whose rows are no multiple of 256."
     )
     yield from (f"Note: {note}." for note in results["notes"])
 

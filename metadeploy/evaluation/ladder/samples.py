@@ -112,7 +112,7 @@ class RungSamples:
 
     Attributes:
         fingerprint: of everything that the samples depend on.
-        files: what base and sidecar were, ready for JSON: names, sizes, hashes, types of the matrices.
+        files: what base and sidecar were, ready for JSON: names, sizes, hashes, and what the base is made of.
         samples: one for each question.
     """
 
