@@ -29,8 +29,8 @@ else()
     option(LLAMA_OPENSSL "llama: use openssl to support HTTPS" "${OPENSSL_FOUND}")
 endif()
 
-# OpenMP's threads spin while they wait for each other, which makes a busy machine ten times as slow, and they do not
-# survive a fork. ggml's own thread pool is as fast on a quiet machine.
+# OpenMP's threads spin while they wait for each other: beside one other busy process an answer then stalls for a large
+# part of a second now and then. They do not survive a fork either. ggml's own thread pool is as fast on a quiet machine.
 option(GGML_OPENMP "ggml: use OpenMP" OFF)
 
 # --- what metadeploy needs to be so ---

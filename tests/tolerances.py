@@ -53,8 +53,8 @@ BATCH_SPLIT_MAX_ABS: Final = {"gemma": 5e-3, "others": 1e-4}
 
 # one row at a time against many, tiny model with Q8_0 weights: on processors with AVX2 and without AVX-512 (seen on an
 # AMD EPYC "Milan") ggml's kernels for one row sum in another order, and a last digit can move the 8-bit rounding of an
-# activation by a step. 8e-3 measured on log-probabilities and 4e-2 on logits, which spread by about 3; not a bit on an
-# Intel processor with AMX.
+# activation by a step. 8e-3 measured on log-probabilities and 4e-2 on logits, which spread by about 3; no difference on
+# an Intel processor with AMX.
 ONE_ROW_MAX_ABS: Final = 0.1
 
 # doubt is a sigmoid, of slope 1/4 at most, of a difference of two logits: 1e-6 measured, and 2e-5 on qwen3_5

@@ -31,7 +31,7 @@ int quota_cpus(const std::string & text) {
     if (!(numbers >> quota >> period) || quota <= 0.0 || period <= 0.0) {
         return 0;
     }
-    return std::max(1, (int)std::ceil(quota / period));
+    return (int)std::clamp(std::ceil(quota / period), 1.0, 1e6);
 }
 
 int smaller_limit(int a, int b) {
@@ -108,7 +108,7 @@ int allowed_cpus() {
 }
 
 int default_threads() {
-    return std::max(1, std::min((int)common_cpu_get_num_math(), allowed_cpus()));
+    return std::clamp((int)common_cpu_get_num_math(), 1, std::min(allowed_cpus(), GGML_MAX_N_THREADS));
 }
 
 void set_cpu_defaults(common_cpu_params & params) {

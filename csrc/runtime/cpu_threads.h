@@ -1,4 +1,4 @@
-// How many threads compute: as many as the machine has cores for and the process may use, and one for small graphs.
+// Numbers of threads: the default for the base model, and one for small graphs.
 #pragma once
 
 #include "common.h"
@@ -12,15 +12,15 @@ namespace metadeploy {
 // At least 1.
 int allowed_cpus();
 
-// Threads for a computation that nobody chose a number for: llama.cpp's count of cores that are useful for arithmetic
-// (hyper-threads and efficiency cores are not), at most allowed_cpus(). At least 1.
+// The default number of threads: llama.cpp's count of cores that are useful for arithmetic (hyper-threads and
+// efficiency cores are not), at most allowed_cpus() and ggml's limit. At least 1.
 int default_threads();
 
-// What our programs begin with before a user's choices: default_threads(), and threads that go to sleep soon after a
-// graph is done instead of spinning for a large part of a second.
+// Sets the defaults that a user's options then override: default_threads(), and workers that go to sleep a few
+// milliseconds after a graph instead of spinning for a tenth of a second.
 void set_cpu_defaults(common_cpu_params & params);
 
-// CPUs that the quota of a cgroup and its parents amounts to, rounded up; 0: unlimited, or not known.
+// The smallest CPU quota of a cgroup and its parents in whole CPUs, rounded up; 0: unlimited or unknown.
 // root: where cgroup file systems are mounted ("/sys/fs/cgroup"); membership: the text of /proc/self/cgroup.
 int cgroup_cpus(const std::string & root, const std::string & membership);
 

@@ -10,7 +10,7 @@ from typing import Final
 
 __all__ = ["busy_process"]
 
-# Says when it runs. It ends with its parent, whatever that ends with: stdin is then closed.
+# Prints a line once it runs. Ends when its parent does, even a killed one: its stdin is closed then.
 _SPIN: Final = """
 import os, sys, threading
 def end_with_parent():

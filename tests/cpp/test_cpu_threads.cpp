@@ -41,6 +41,8 @@ TEST(a_quota_is_rounded_up_to_whole_cpus) {
     CHECK_EQ(tree.cpus("0::/job\n"), 1);
     tree.write("job/cpu.max", "400000 100000");
     CHECK_EQ(tree.cpus("0::/job\n"), 4);
+    tree.write("job/cpu.max", "9000000000000000000 1"); // more than fits into an int
+    CHECK_EQ(tree.cpus("0::/job\n"), 1000000);
 }
 
 TEST(without_a_quota_there_is_no_limit) {
