@@ -103,7 +103,7 @@ bool memory_writes::read_by(ggml_cgraph * gf) const {
     return false;
 }
 
-void drop_nodes(ggml_context * ctx, ggml_cgraph * gf) {
+void drop_nodes(ggml_cgraph * gf) {
     std::vector<ggml_tensor *> inputs;
     for (int i = 0; i < gf->n_leafs; ++i) {
         if (gf->leafs[i]->flags & GGML_TENSOR_FLAG_INPUT) {
@@ -112,7 +112,7 @@ void drop_nodes(ggml_context * ctx, ggml_cgraph * gf) {
     }
     ggml_graph_clear(gf);
     for (ggml_tensor * input : inputs) {
-        ggml_build_forward_expand(gf, ggml_view_1d(ctx, input, input->ne[0], 0));
+        ggml_build_forward_expand(gf, input);
     }
 }
 

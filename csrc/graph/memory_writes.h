@@ -42,11 +42,7 @@ private:
 };
 
 // Takes all nodes out of a graph that is being built, so that only what is added from now on is computed. Its inputs
-// stay, for they are filled before a graph runs, used or not: as sources of views, because the allocator looks at the
-// sources of nodes alone to see whether tensors have outgrown the last graph's memory.
-void drop_nodes(ggml_context * ctx, ggml_cgraph * gf);
-
-// upper bound of the views that drop_nodes adds; models have some ten inputs, those with most of them some fifty
-inline constexpr uint32_t DROP_NODES_MAX_NODES = 96;
+// stay as leafs, because llama.cpp fills them before a graph runs, used or not.
+void drop_nodes(ggml_cgraph * gf);
 
 } // namespace metadeploy

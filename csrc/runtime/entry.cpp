@@ -126,7 +126,7 @@ ggml_tensor * entry_block::on_entry(
         }
         return cur;
     }
-    drop_nodes(graph.ctx0, graph.gf);
+    drop_nodes(graph.gf);
     reads_below = inp->reads_below = true;           // until on_last() knows
     cur = ggml_get_rows(graph.ctx0, rows, inp->row); // F32 [n_embd, rows]
     graph.cb(cur, "meta_entry", il);

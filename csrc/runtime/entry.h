@@ -66,7 +66,7 @@ public:
     entry_use use() const { return now; }
 
     // upper bound of the tensors that one graph gets
-    static constexpr uint32_t MAX_NODES = 4 + DROP_NODES_MAX_NODES;
+    static constexpr uint32_t MAX_NODES = 4;
 
 private:
     friend class entry_input;
