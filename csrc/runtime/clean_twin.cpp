@@ -27,9 +27,7 @@ std::optional<batch_part> clean_twin::look(const std::vector<llama_token> & answ
     const size_t n = std::min(n_behind, n_max);
     const bool reads = due && n == n_behind;
     clean.plan.tap_at = reads ? injected.n_past : token_plan::NEVER;
-    // an output, for the last block of many architectures has a row for nothing else
-    return batch_part{
-        &clean, &answer[answer.size() - n_behind], n, reads ? outputs::last : outputs::none, entry_use::none};
+    return batch_part{&clean, &answer[answer.size() - n_behind], n, outputs::none, entry_use::none};
 }
 
 void clean_twin::looked() {

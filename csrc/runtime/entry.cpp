@@ -1,5 +1,7 @@
 #include "runtime/entry.h"
 
+#include "runtime/graph_input.h"
+
 #include <algorithm>
 
 namespace metadeploy {
@@ -19,8 +21,7 @@ public:
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs),
           has_all_tokens(all) {
-        row = ggml_new_tensor_1d(graph.ctx0, use == entry_use::keep ? GGML_TYPE_I64 : GGML_TYPE_I32, cur->ne[1]);
-        ggml_set_input(row);
+        row = new_graph_input(graph.ctx0, use == entry_use::keep ? GGML_TYPE_I64 : GGML_TYPE_I32, cur->ne[1]);
     }
 
     static entry_input * of(const llm_graph_context & graph) {
@@ -37,19 +38,16 @@ public:
     bool reads_below = false;
 
     void set_input(const llama_ubatch * ubatch) override {
-        if (row->buffer) {
-            std::vector<int64_t> indices;
-            for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
-                if (has_all_tokens || ubatch->output[i]) {
-                    indices.push_back(ubatch->seq_id[i][0] * owner.n_rows_each + ubatch->pos[i]);
-                }
+        std::vector<int64_t> indices;
+        for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
+            if (has_all_tokens || ubatch->output[i]) {
+                indices.push_back(ubatch->seq_id[i][0] * owner.n_rows_each + ubatch->pos[i]);
             }
-            if (row->type == GGML_TYPE_I64) {
-                ggml_backend_tensor_set(row, indices.data(), 0, ggml_nbytes(row));
-            } else {
-                const std::vector<int32_t> narrow(indices.begin(), indices.end());
-                ggml_backend_tensor_set(row, narrow.data(), 0, ggml_nbytes(row));
-            }
+        }
+        if (row->type == GGML_TYPE_I64) {
+            fill_graph_input(row, indices);
+        } else {
+            fill_graph_input(row, std::vector<int32_t>(indices.begin(), indices.end()));
         }
         if (!writes.traceable()) {
             owner.has_failed = use == entry_use::resume;

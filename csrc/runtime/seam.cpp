@@ -1,6 +1,6 @@
 #include "runtime/seam.h"
 
-#include "ggml-backend.h"
+#include "runtime/graph_input.h"
 
 #include <algorithm>
 
@@ -54,19 +54,14 @@ public:
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs) {
         ggml_context * ctx = graph.ctx0;
-        const auto input = [&](ggml_type type, int64_t n0, int64_t n1, int64_t n2) {
-            ggml_tensor * tensor = ggml_new_tensor_3d(ctx, type, n0, n1, n2);
-            ggml_set_input(tensor);
-            return tensor;
-        };
-        tap_slot = input(GGML_TYPE_I32, std::max<int64_t>(n_taps, 1), 1, 1);
+        tap_slot = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
         // the last block of many architectures keeps the rows of the outputs only
         for (int kind = 0; kind < 2; ++kind) {
             const int64_t n_rows = kind == 0 ? n_tokens : n_outputs;
-            gain[kind] = input(GGML_TYPE_F32, 1, 1, n_rows);
-            slots[kind] = input(GGML_TYPE_I32, 1, n_rows, 1);
-            tap_row[kind] = input(GGML_TYPE_I32, tap_slot->ne[0], 1, 1);
-            position[kind] = input(GGML_TYPE_I64, n_rows, 1, 1);
+            gain[kind] = new_graph_input(ctx, GGML_TYPE_F32, 1, 1, n_rows);
+            slots[kind] = new_graph_input(ctx, GGML_TYPE_I32, 1, n_rows);
+            tap_row[kind] = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
+            position[kind] = new_graph_input(ctx, GGML_TYPE_I64, n_rows);
         }
     }
 
@@ -81,6 +76,7 @@ public:
     const int64_t n_tokens;
     const int64_t n_outputs;
 
+    // a tapped token is one of the outputs (engine::evaluate), so both kinds of rows have it
     ggml_tensor * tap_slot; // I32 [n_taps], whose taps
     // [0]: for blocks with a row for each token, [1]: for those with a row for each output
     ggml_tensor * gain[2];     // F32 [1, 1, rows]
@@ -118,12 +114,12 @@ public:
                 positions[kind].push_back(pos);
             }
         }
-        upload(tap_slot, tap_slots);
+        fill_graph_input(tap_slot, tap_slots);
         for (int kind = 0; kind < 2; ++kind) {
-            upload(gain[kind], gains[kind]);
-            upload(slots[kind], of[kind]);
-            upload(tap_row[kind], tap_rows[kind]);
-            upload(position[kind], positions[kind]);
+            fill_graph_input(gain[kind], gains[kind]);
+            fill_graph_input(slots[kind], of[kind]);
+            fill_graph_input(tap_row[kind], tap_rows[kind]);
+            fill_graph_input(position[kind], positions[kind]);
         }
     }
 
@@ -153,14 +149,6 @@ private:
             n += ubatch.pos[i] == owner.sequence_of(ubatch, i).plan.tap_at;
         }
         return n;
-    }
-
-    // an input that no node of the graph uses has no memory
-    template <typename T>
-    static void upload(ggml_tensor * tensor, const std::vector<T> & data) {
-        if (tensor->buffer && ggml_nelements(tensor) == (int64_t)data.size()) {
-            ggml_backend_tensor_set(tensor, data.data(), 0, data.size() * sizeof(T));
-        }
     }
 };
 
