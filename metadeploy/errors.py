@@ -55,7 +55,7 @@ class ContextOverflowError(Error):
 
 
 class DecodeError(Error):
-    """llama.cpp failed to evaluate a batch."""
+    """llama.cpp failed to evaluate a batch, or what it computed is not finite."""
 
 
 class Cancelled(Error):

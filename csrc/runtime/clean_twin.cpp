@@ -1,5 +1,7 @@
 #include "runtime/clean_twin.h"
 
+#include "runtime/finite.h"
+
 #include <algorithm>
 
 namespace metadeploy {
@@ -36,6 +38,7 @@ void clean_twin::looked() {
     }
     clean.plan = {};
     std::vector<float> activations = eng.tapped(clean);
+    clean.unproven = !all_finite(activations); // then it is the base that overflows
     if (when.take(time(), activations)) {
         eng.renew(injected, activations);
         ++n_made;

@@ -107,6 +107,8 @@ public:
     std::vector<float> tapped(const sequence & seq) const; // n_target rows of n_embd
     // Cognitive tokens of these activations hold from the sequence's next token on. Throws decode_error.
     void renew(sequence & seq, const std::vector<float> & activations);
+    // After a batch with logits of the sequence's last n_tokens tokens. Throws decode_error where these are not finite.
+    void check_logits(sequence & seq, size_t n_tokens = 1);
     // Throws error that begins with subject where the attached wrapper was not trained to decline.
     void check_declines(const std::string & subject) const;
     // What those logits say of a refusal. Nothing without a wrapper that declines, or where neither it nor the
@@ -153,6 +155,12 @@ private:
     void set_hook(seam * hook);
     void put_back(seam * previous) noexcept;
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
+    // What is injected into a sequence from here on, at this gain: cognitive tokens of its taps, or these. Throws
+    // decode_error.
+    void encode(sequence & seq, double gain);
+    void fold(sequence & seq, const std::vector<float> & tokens, double gain);
+    void check_reach(const sequence & seq, double gain) const;
+    bool may_overflow(const batch_part & part) const;
     void capture_pass(const std::vector<llama_token> & tokens, const injection & inject, const capture & cap);
     [[noreturn]] void fail(int status) const;
 
@@ -160,8 +168,11 @@ private:
     size_t prefix_bytes() const; // most that is kept of one sequence
     bool memory_intact(const sequence & seq) const;
     void clear_memory(sequence & seq);
+    void purge(sequence & seq);
     void forget(sequence & seq);
     void forget_all();
+    std::vector<uint8_t> memory_of(const sequence & seq) const;
+    void set_memory(sequence & seq, const std::vector<uint8_t> & bytes);
     std::vector<uint8_t> state_of(const sequence & seq) const;
     bool set_state(const sequence & seq, const std::vector<uint8_t> & bytes);
     bool step_back(sequence & seq, size_t first);

@@ -45,6 +45,7 @@ double engine::evaluate(std::vector<batch_part> parts) {
                                 batch.pos[row] == part.seq->plan.tap_at;
         }
         part.seq->logits_row = batch.n_tokens - 1;
+        part.seq->unproven = part.seq->unproven || may_overflow(part);
     }
     if (cancel && cancel()) {
         fail(2);

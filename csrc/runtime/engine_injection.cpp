@@ -1,9 +1,11 @@
 // What is injected into a prompt and its answer: checked, planned, and made anew.
 #include "errors.h"
 #include "runtime/engine.h"
+#include "runtime/finite.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 namespace metadeploy {
 
@@ -12,6 +14,18 @@ namespace {
 // What overflows in the base would stay in its memory as NaN, which spreads to later prompts. Gains are some 1, and
 // cognitive tokens come from a LayerNorm.
 constexpr double TOO_LARGE = 1e6;
+
+// What an injection adds to a hidden state at most, in all layers together. Up to the first of these it is no larger
+// than the outliers of many a base, which are thousands: nothing overflows that would not without it, F16 included
+// (65504). From the second one on, squares overflow in F32, and with them every norm of the base.
+constexpr double SAFE_REACH = 1e4;
+constexpr double MOST_REACH = 1e18;
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.3g", value);
+    return text;
+}
 
 } // namespace
 
@@ -75,9 +89,62 @@ std::vector<float> engine::tapped(const sequence & seq) const {
     return meta_wrapper->activations(seq.id);
 }
 
+void engine::encode(sequence & seq, double gain) {
+    try {
+        meta_wrapper->encode(seq.id);
+    } catch (const decode_error &) {
+        if (!all_finite(tapped(seq))) { // the base has overflowed by itself
+            seq.kept = {};
+            seq.unproven = true;
+        }
+        throw;
+    }
+    check_reach(seq, gain);
+}
+
+void engine::fold(sequence & seq, const std::vector<float> & tokens, double gain) {
+    meta_wrapper->fold(tokens, seq.id);
+    check_reach(seq, gain);
+}
+
+void engine::check_reach(const sequence & seq, double gain) const {
+    if (const double reach = std::abs(gain) * meta_wrapper->reach(seq.id); !(reach < MOST_REACH)) {
+        throw decode_error(
+            "sidecar '" + meta_wrapper->path() + "': what it injects at gain " + number(gain) + " is up to " +
+            number(reach) + ", expected less than " + number(MOST_REACH) +
+            ": the base would overflow (huge weights, or a gain that is too large)");
+    }
+}
+
+bool engine::may_overflow(const batch_part & part) const {
+    const token_plan & plan = part.seq->plan;
+    return plan.gain != 0.0 && meta_wrapper && std::abs(plan.gain) * meta_wrapper->reach(part.seq->id) > SAFE_REACH &&
+           part.seq->n_past + (llama_pos)part.n_tokens > plan.inject_from;
+}
+
+// For each token: next to what the sampler does with as many logits this is nothing.
+void engine::check_logits(sequence & seq, size_t n_tokens) {
+    for (size_t i = 0; i < n_tokens; ++i) {
+        const float * row = llama_get_logits_ith(ctx, seq.logits_row - (int32_t)i);
+        if (are_logits(row, (size_t)n_vocab())) {
+            continue;
+        }
+        seq.unproven = true;
+        if (meta_wrapper && seq.plan.gain != 0.0) {
+            throw decode_error(
+                "sidecar '" + meta_wrapper->path() + "': at gain " + number(seq.plan.gain) +
+                " the base overflows, its logits are not finite (huge weights, or a gain that is too large)");
+        }
+        throw decode_error(
+            "model '" + parameters.model.path +
+            "': its logits are not finite, without any injection (a damaged file, or activations that overflow)");
+    }
+    seq.unproven = false;
+}
+
 void engine::renew(sequence & seq, const std::vector<float> & activations) {
     meta_wrapper->set_activations(activations, seq.id);
-    meta_wrapper->encode(seq.id);
+    encode(seq, seq.plan.gain);
 }
 
 } // namespace metadeploy

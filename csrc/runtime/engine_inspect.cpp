@@ -157,7 +157,7 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
         if (injects(inject)) {
             prompt_passes passes(*this, seq, tokens, {}, prompt_passes::goal::activations);
             run(passes);
-            meta_wrapper->encode();
+            encode(seq, inject.gain);
             plan = injected_from(tokens, inject);
         }
         clear_memory(seq);
@@ -167,6 +167,7 @@ void engine::capture_pass(const std::vector<llama_token> & tokens, const injecti
         for (size_t first = 0; first < tokens.size(); first += n_step) {
             const size_t n = std::min(n_step, tokens.size() - first);
             evaluate({{&seq, &tokens[first], n, outputs::all, entry_use::none}});
+            check_logits(seq, n);
         }
     } catch (...) {
         restore();

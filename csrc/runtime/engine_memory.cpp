@@ -42,6 +42,10 @@ bool engine::memory_intact(const sequence & seq) const {
 }
 
 void engine::clear_memory(sequence & seq) {
+    if (seq.unproven) {
+        purge(seq);
+        return;
+    }
     llama_memory_t memory = llama_get_memory(ctx);
     if (seqs.size() == 1) {
         llama_memory_clear(memory, /*data =*/false); // cells are given away from the first one on, whatever was there
@@ -49,6 +53,26 @@ void engine::clear_memory(sequence & seq) {
         llama_memory_seq_rm(memory, seq.id, -1, -1);
     }
     seq.n_past = 0;
+}
+
+// Clears a sequence with its data: NaN and infinity show even from cells that are free, whose weight is 0, and a state
+// that starts again is one that is multiplied by 0. llama.cpp only clears the data of all sequences at once, so what
+// the others remember is copied out and put back. What pass 1 has left for a pass 2 lies in free cells, and is lost.
+void engine::purge(sequence & seq) {
+    std::vector<std::pair<sequence *, std::vector<uint8_t>>> others;
+    for (sequence & other : seqs) {
+        other.places.clear();
+        other.intact = false;
+        if (&other != &seq && other.n_past > 0) {
+            others.emplace_back(&other, memory_of(other));
+        }
+    }
+    llama_memory_clear(llama_get_memory(ctx), /*data =*/true);
+    seq.n_past = 0;
+    seq.unproven = false;
+    for (const auto & [other, memory] : others) {
+        set_memory(*other, memory);
+    }
 }
 
 void engine::forget(sequence & seq) {
@@ -59,12 +83,28 @@ void engine::forget(sequence & seq) {
 }
 
 void engine::forget_all() {
-    if (meta_wrapper) {
-        // what an injection has made overflow is NaN, which shows from cells that are masked as well
+    const auto is_unproven = [](const sequence & seq) { return seq.unproven; };
+    if (meta_wrapper || std::any_of(seqs.begin(), seqs.end(), is_unproven)) {
         llama_memory_clear(llama_get_memory(ctx), /*data =*/true);
     }
     for (sequence & seq : seqs) {
+        seq.unproven = false;
         forget(seq);
+    }
+}
+
+// All that llama.cpp remembers of a sequence.
+std::vector<uint8_t> engine::memory_of(const sequence & seq) const {
+    std::vector<uint8_t> bytes(llama_state_seq_get_size_ext(ctx, seq.id, 0));
+    if (llama_state_seq_get_data_ext(ctx, bytes.data(), bytes.size(), seq.id, 0) != bytes.size()) {
+        throw decode_error("llama.cpp failed to copy a sequence of " + std::to_string(seq.n_past) + " tokens");
+    }
+    return bytes;
+}
+
+void engine::set_memory(sequence & seq, const std::vector<uint8_t> & bytes) {
+    if (llama_state_seq_set_data_ext(ctx, bytes.data(), bytes.size(), seq.id, 0) != bytes.size()) {
+        throw decode_error("llama.cpp failed to put a sequence of " + std::to_string(seq.n_past) + " tokens back");
     }
 }
 
@@ -100,13 +140,9 @@ bool engine::step_back(sequence & seq, size_t first) {
 // What memory holds of one sequence, for another one as well.
 void engine::copy_memory(const sequence & from, sequence & to) {
     clear_memory(to);
-    std::vector<uint8_t> memory(llama_state_seq_get_size_ext(ctx, from.id, 0));
-    if (llama_state_seq_get_data_ext(ctx, memory.data(), memory.size(), from.id, 0) != memory.size() ||
-        llama_state_seq_set_data_ext(ctx, memory.data(), memory.size(), to.id, 0) != memory.size()) {
-        throw decode_error("llama.cpp failed to copy a sequence of " + std::to_string(from.n_past) + " tokens");
-    }
-    to.plan = {};
     to.n_past = from.n_past;
+    set_memory(to, memory_of(from));
+    to.plan = {};
 }
 
 // A state is that of its last token only, so where there is one, those that have been kept say where one can begin.

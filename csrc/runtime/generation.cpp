@@ -85,6 +85,7 @@ batch_part generation::next(size_t n_max) {
 void generation::evaluated(double ms) {
     if (passes.done()) {
         decode_ms += ms;
+        eng.check_logits(seq);
         return;
     }
     passes.evaluated(ms);

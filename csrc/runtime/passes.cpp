@@ -89,7 +89,7 @@ void prompt_passes::begin_clean(size_t first) {
 void prompt_passes::begin_held() {
     {
         const stopwatch clock(time.encode_ms);
-        eng.meta_wrapper->fold(inject.tokens->data, seq.id);
+        eng.fold(seq, inject.tokens->data, inject.gain);
     }
     seq.before_last.clear();
     if (!from_last) {
@@ -139,7 +139,7 @@ void prompt_passes::finish_clean() {
     time.hidden_bytes = (int64_t)(seq.places.size() * eng.hook->entry->row_bytes());
     {
         const stopwatch clock(time.encode_ms);
-        eng.meta_wrapper->encode(seq.id);
+        eng.encode(seq, inject.gain);
     }
     seq.intact = eng.memory_intact(seq);
     begin_injected(eng.hook->entry->can_resume(seq, prompt.size()) ? entry_use::resume : entry_use::none);
@@ -177,7 +177,12 @@ void prompt_passes::evaluated(double ms) {
         return;
     }
     const auto n = (size_t)seq.n_past - at;
-    if (wanted == goal::all_logits && (now == stage::injected || !is_injected)) {
+    const bool is_last_pass = is_injected ? now == stage::injected : wanted != goal::activations;
+    if (is_last_pass && wanted == goal::answer && at + n == until) {
+        eng.check_logits(seq);
+    }
+    if (is_last_pass && wanted == goal::all_logits) {
+        eng.check_logits(seq, n);
         const float * first = llama_get_logits_ith(eng.context(), seq.logits_row - (int32_t)n + 1);
         rows.insert(rows.end(), first, first + n * (size_t)eng.n_vocab());
     }

@@ -47,6 +47,7 @@ std::pair<double, std::vector<llama_token>> decode(
     const double ms = eng.evaluate(parts);
     std::vector<llama_token> next;
     for (const batch_part & part : parts) {
+        eng.check_logits(*part.seq);
         next.push_back(likeliest(eng, *part.seq));
     }
     return {ms, next};

@@ -3,12 +3,12 @@
 #include "errors.h"
 #include "graph/encoder.h"
 #include "runtime/cpu_threads.h"
+#include "runtime/finite.h"
 
 #include "ggml-alloc.h"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace metadeploy {
 
@@ -89,13 +89,21 @@ folded_query fold_query(
     return result;
 }
 
-// all of them are looked at, for that is a loop without branches and tables are megabytes
-bool all_finite(const std::vector<float> & values) {
-    int n_odd = 0;
-    for (const float value : values) {
-        n_odd += !(std::abs(value) <= std::numeric_limits<float>::max());
+// u: [n_embd][n_head][n_cog], the weights of each head are positive and sum to 1
+double most_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
+    double most = 0.0;
+    for (auto row = u.begin(); row != u.end();) {
+        double sum = 0.0;
+        for (int64_t h = 0; h < n_head; ++h) {
+            float largest = 0.0f;
+            for (const auto end = row + n_cog; row != end; ++row) {
+                largest = std::max(largest, std::abs(*row));
+            }
+            sum += largest;
+        }
+        most = std::max(most, sum);
     }
-    return n_odd == 0;
+    return most;
 }
 
 template <typename Floats> // std::vector<float> or float_view
@@ -134,7 +142,7 @@ struct wrapper::graph {
 };
 
 wrapper::wrapper(const sidecar & source, const placement & place, int32_t n_seq)
-    : conf(source.config), source_path(source.path), n_seq(n_seq) {
+    : conf(source.config), source_path(source.path), n_seq(n_seq), reaches((size_t)n_seq) {
     create_tensors(source, place);
     allocate();
     upload(source);
@@ -322,26 +330,26 @@ void wrapper::fold(const std::vector<float> & tokens, int32_t slot) {
 // a clean token in a batch with injected ones would multiply it by 0.
 void wrapper::check_tables(int32_t slot) {
     bool finite = all_finite(cognitive_tokens());
+    double & reach = reaches[(size_t)slot] = 0.0;
     std::vector<float> part;
-    const auto each = [&](auto && use) {
-        for (const auto & [il, tables] : ca_tabs) {
-            for (ggml_tensor * table : {tables.w, tables.b, tables.u}) {
-                part.resize(table->nb[2] / sizeof(float));
-                use(table, (size_t)slot * table->nb[2], table->nb[2]);
-            }
+    for (const auto & [il, tables] : ca_tabs) {
+        for (ggml_tensor * table : {tables.w, tables.b, tables.u}) {
+            part.resize(table->nb[2] / sizeof(float));
+            ggml_backend_tensor_get(table, part.data(), (size_t)slot * table->nb[2], table->nb[2]);
+            finite = finite && all_finite(part);
         }
-    };
-    each([&](ggml_tensor * table, size_t first, size_t n_bytes) {
-        ggml_backend_tensor_get(table, part.data(), first, n_bytes);
-        finite = finite && all_finite(part);
-    });
+        reach += most_added(part, conf.n_ca_head, conf.n_cog); // the last one is u
+    }
     if (finite) {
         return;
     }
-    each([&](ggml_tensor * table, size_t first, size_t n_bytes) {
-        std::fill(part.begin(), part.end(), 0.0f);
-        ggml_backend_tensor_set(table, part.data(), first, n_bytes);
-    });
+    reach = 0.0;
+    for (const auto & [il, tables] : ca_tabs) {
+        for (ggml_tensor * table : {tables.w, tables.b, tables.u}) {
+            part.assign(table->nb[2] / sizeof(float), 0.0f);
+            ggml_backend_tensor_set(table, part.data(), (size_t)slot * table->nb[2], table->nb[2]);
+        }
+    }
     throw decode_error(
         "sidecar '" + source_path +
         "': what it makes of a prompt is not finite (huge weights, or a base whose activations overflow)");

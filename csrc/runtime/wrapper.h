@@ -49,6 +49,9 @@ public:
     // cognitive tokens → tables, for tokens from elsewhere; tokens: n_cog rows of n_embd
     void fold(const std::vector<float> & tokens, int32_t slot = 0);
 
+    // The most that the injection adds to an element of the base's hidden states, in all layers together, at gain 1.
+    double reach(int32_t slot) const { return reaches[(size_t)slot]; }
+
     ggml_tensor * cog_tensor() const { return cog; } // those encoded or folded last, F32 [n_embd, n_cog]
 
     // n_target rows of n_embd, in the order of config().target_layers
@@ -76,6 +79,7 @@ private:
     std::string source_path;
     const int32_t n_seq;
     std::vector<float> gate_strengths;
+    std::vector<double> reaches; // by slot
 
     std::map<ggml_backend_buffer_type_t, ggml_context_ptr> ctxs;
     std::vector<ggml_backend_buffer_ptr> bufs;

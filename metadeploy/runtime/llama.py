@@ -235,6 +235,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
             ValueError: ``max_tokens`` or ``doubt_threshold`` is out of range.
             ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
+            DecodeError: what is injected makes the base overflow (huge weights, a gain that is too large).
             Error: the prompt is empty, or there is no chat template, or it refuses the messages; or a threshold other
                 than 0.5, cognitive tokens or a schedule are given where the base answers alone; or a threshold, and the
                 wrapper has no refusal; or a refresh, and cognitive tokens are given or there is one sequence only.

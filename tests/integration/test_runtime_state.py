@@ -12,18 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metadeploy import (
-    Cancelled,
-    Error,
-    GenerationResult,
-    InjectionSchedule,
-    MetaLlama,
-    Refresh,
-    Request,
-    SidecarError,
-)
-from metadeploy.errors import DecodeError, ModelLoadError, ModelMismatchError
-from metadeploy.sidecar import read_sidecar, write_sidecar
+from metadeploy import Cancelled, Error, GenerationResult, MetaLlama, SidecarError
+from metadeploy.errors import ModelLoadError, ModelMismatchError
+from metadeploy.sidecar import write_sidecar
 from support.program import TinyCase
 from support.random_wrapper import random_wrapper
 from tolerances import ONE_ROW_MAX_ABS
@@ -172,134 +163,6 @@ def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path
     assert llm.generate("a", max_tokens=1, raw=True).timings.n_prompt == 1
     llm.detach()
     assert llm.generate("a", max_tokens=1).timings.n_prompt == 1
-
-
-# --- what overflows --------------------------------------------------------------------------------------------------
-
-
-def scaled(tiny_case: TinyCase, path: Path, **factors: float) -> Path:
-    """The tiny sidecar, some weights of its cross-attention multiplied: finite, and yet too large."""
-    source = read_sidecar(tiny_case.sidecar)
-    tensors = {
-        name: (np.asarray(tensor) * np.float32(factors.get(name.split(".")[-2], 1.0))).astype(np.float32)
-        for name, tensor in source.tensors.items()
-    }
-    write_sidecar(path, source.config, tensors)
-    return path
-
-
-def test_weights_whose_product_overflows(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
-    expected, base = (llm.generate(PROMPT, max_tokens=15, inject=inject).token_ids for inject in (True, False))
-    llm.attach(scaled(tiny_case, tmp_path / "huge.gguf", v_proj=1e25, up_proj=1e25))
-    for _ in range(2):
-        with pytest.raises(DecodeError, match=r"huge\.gguf': what it makes of a prompt is not finite"):
-            llm.generate(PROMPT)
-    assert llm.generate(PROMPT, max_tokens=15, inject=False).token_ids == base
-    llm.attach(tiny_case.sidecar)
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
-
-
-def test_what_overflows_in_the_base_goes_with_the_sidecar(llm: MetaLlama, tiny_case: TinyCase, tmp_path: Path) -> None:
-    """A shorter prompt comes to lie beside what an earlier one has left, which is masked: NaN shows all the same."""
-    expected, base = (llm.generate("hi", max_tokens=15, inject=inject).token_ids for inject in (True, False))
-    huge = scaled(tiny_case, tmp_path / "huge.gguf", up_proj=1e34)
-    for attach, ids in ((lambda: llm.attach(tiny_case.sidecar), expected), (llm.detach, base)):
-        llm.attach(huge)
-        assert not np.isfinite(llm.logits(llm.tokenize("x" * 100), gain=9e5)).all()
-        attach()
-        assert llm.generate("hi", max_tokens=15).token_ids == ids
-
-
-def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """The base alone, in the sequence whose tables could not be used, shares batches with one that is injected into."""
-    fragile = scaled(tiny_case, tmp_path / "fragile.gguf", v_proj=1e34, up_proj=1e-34)
-    with tiny_case.load(n_parallel=2) as llm, tiny_case.load() as alone:
-        llm.attach(fragile)
-        alone.attach(fragile)
-        with pytest.raises(DecodeError, match="is not finite"):
-            llm.generate(PROMPT, cognitive_tokens=np.full((3, 32), 9e5))
-        requests = [Request(prompt=PROMPT, inject=False), Request(prompt=PROMPT)]
-        for answer in llm.generate_batch(requests, max_tokens=15):
-            assert answer.result is not None
-            expected = alone.generate(PROMPT, max_tokens=15, inject=requests[answer.index].inject is not False)
-            assert answer.result.token_ids == expected.token_ids
-
-
-SOUND = 1e6
-
-
-def attach_fragile(tiny_case: TinyCase, path: Path, limit: float, *bases: MetaLlama) -> None:
-    """The tiny sidecar, but where a cognitive token's first element exceeds a limit, either way, the tables overflow.
-
-    One row of the values' projection is that element and nothing else, and what comes of it is multiplied by 0. It is
-    some 10, far below the limit ``SOUND``.
-    """
-    source = read_sidecar(tiny_case.sidecar)
-    tensors = {name: np.array(tensor) for name, tensor in source.tensors.items()}
-    for name in ("weight", "bias"):
-        tensors[f"enc.output_norm.{name}"][0] *= 10
-    for layer in source.config.cross_attn_layers:
-        tensors[f"ca.{layer}.v_proj.weight"][0] = 0
-        tensors[f"ca.{layer}.v_proj.weight"][0, 0] = np.finfo(np.float32).max / limit
-        tensors[f"ca.{layer}.up_proj.weight"][:, 0] = 0
-    write_sidecar(path, source.config, tensors, force=True)
-    for base in bases:
-        base.attach(path)
-
-
-def first_element(llm: MetaLlama, prompt: list[int]) -> float:
-    return float(np.abs(llm.encode(prompt)[:, 0]).max())
-
-
-def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Its error is its own: those on their way beside it are answered as alone, and so are those that follow."""
-    with tiny_case.load(n_parallel=3) as llm, tiny_case.load() as alone:
-        fragile = tmp_path / "fragile.gguf"
-        attach_fragile(tiny_case, fragile, SOUND, alone)
-        prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(20)]
-        *good, last, bad = sorted(prompts, key=lambda prompt: first_element(alone, prompt))
-        limit = (first_element(alone, last) + first_element(alone, bad)) / 2
-        attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [last, bad, *good[:3]]
-        answers = list(llm.generate_batch(asked, max_tokens=15))
-        broken = answers.pop(asked.index(bad))
-        asked.remove(bad)
-        assert broken.result is None
-        assert type(broken.error) is DecodeError
-        assert "what it makes of a prompt is not finite" in str(broken.error)
-        for answer, prompt in zip(answers, asked, strict=True):
-            assert answer.result is not None
-            assert answer.result.token_ids == alone.generate(prompt, max_tokens=15).token_ids
-
-
-def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """At a refresh: what it has said until then has come, and both of its sequences go to others."""
-    every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
-    with tiny_case.load(n_parallel=4) as llm, tiny_case.load() as alone:
-        fragile = tmp_path / "fragile.gguf"
-        attach_fragile(tiny_case, fragile, SOUND, llm, alone)
-        prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(5)]
-        said = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
-        sizes = [first_element(alone, [*prompts[0], *said[:t]]) for t in range(len(said))]
-        limit = 1.05 * max(*sizes[:3], *(first_element(alone, prompt) for prompt in prompts))
-        n_said = next(t for t, size in enumerate(sizes) if size > limit)
-        attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
-        heard: dict[int, list[int]] = {i: [] for i in range(len(asked))}
-        for answer, chunk in llm.stream_batch(asked, max_tokens=15):
-            if chunk is not None:
-                heard[answer.index] += chunk.token_ids
-            else:
-                assert answer.index == 0
-                assert type(answer.error) is DecodeError
-                assert "what it makes of a prompt is not finite" in str(answer.error)
-                assert 0 < len(heard[1]) < 15  # the others are on their way
-        assert heard.pop(0) == list(said[:n_said])
-        assert 3 <= n_said < 15
-        for i, tokens in heard.items():
-            assert tuple(tokens) == alone.generate(prompts[i], max_tokens=15).token_ids
-        again = llm.generate(prompts[0], max_tokens=n_said, schedule=every)
-        assert again.token_ids == said[:n_said]
 
 
 # --- instances and threads -------------------------------------------------------------------------------------------

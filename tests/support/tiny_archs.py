@@ -1,4 +1,4 @@
-"""Random tiny models of architectures with memories of other kinds, written as GGUF and made in milliseconds.
+"""Random tiny models of architectures with memories of every kind, written as GGUF and made in milliseconds.
 
 They are for comparing the runtime with itself: only of mamba's file does transformers make a twin in PyTorch.
 """
@@ -21,7 +21,8 @@ NUM_LAYERS: Final = 6
 FFN: Final = 96
 WINDOW: Final = 16
 
-Metadata = Mapping[str, "int | float | list[bool]"]
+Metadata = Mapping[str, "int | float | list[bool] | list[int]"]
+F32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 #: names, ``.weight`` where there is no dot, and shapes, rows first
 Shapes = dict[str, tuple[int, ...]]
 
@@ -34,13 +35,16 @@ class Arch:
         metadata: keys without the architecture's name, beside those that all have.
         block: tensors of block i.
         top: tensors outside of the blocks, beside those that all have.
-        tied: the embedding is the output matrix as well.
+        tied: whether the embedding can be the output matrix as well, and whether it can be another one; the first is
+            what is written where nothing else is asked for.
+        name: llama.cpp's name, the key in the tables below where None.
     """
 
     metadata: Metadata
     block: Callable[[int], Shapes]
     top: Shapes
-    tied: bool = False
+    tied: tuple[bool, ...] = (False,)
+    name: str | None = None
 
 
 def _attention(head_dim: int, *, key_value: bool = True) -> Shapes:
@@ -53,6 +57,46 @@ def _gemma_block(head_dim: int, *, key_value: bool = True) -> Shapes:
     norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
     ffn: Shapes = {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
     return {name: (WIDTH,) for name in norms} | _attention(head_dim, key_value=key_value) | ffn
+
+
+def _dense_block(_: int) -> Shapes:
+    ffn: Shapes = {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
+    return {"attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)} | _attention(32) | ffn
+
+
+def _moe_block(_: int) -> Shapes:
+    experts: Shapes = {
+        "ffn_gate_inp": (EXPERTS, WIDTH),
+        "ffn_gate_exps": (EXPERTS, FFN, WIDTH),
+        "ffn_up_exps": (EXPERTS, FFN, WIDTH),
+        "ffn_down_exps": (EXPERTS, WIDTH, FFN),
+    }
+    return {"attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)} | _attention(32) | experts
+
+
+def _gemma3_block(_: int) -> Shapes:
+    return _gemma_block(32) | {"attn_q_norm": (32,), "attn_k_norm": (32,)}
+
+
+def _qwen35_block(i: int) -> Shapes:
+    """Every third one attends to all tokens, the others are gated DeltaNet with 2 heads of keys and 4 of values."""
+    ffn: Shapes = {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
+    block: Shapes = {"attn_norm": (WIDTH,), "post_attention_norm": (WIDTH,)} | ffn
+    if i % 3 == 2:
+        gated = {"attn_q": (2 * 2 * 32, WIDTH)}
+        return block | _attention(32) | gated | {"attn_q_norm": (32,), "attn_k_norm": (32,)}
+    keys, values = 2 * 16, 4 * 16
+    return block | {
+        "attn_qkv": (2 * keys + values, WIDTH),
+        "attn_gate": (values, WIDTH),
+        "ssm_conv1d": (2 * keys + values, 4),
+        "ssm_dt.bias": (4,),
+        "ssm_a.": (4,),
+        "ssm_beta": (4, WIDTH),
+        "ssm_alpha": (4, WIDTH),
+        "ssm_norm": (16,),
+        "ssm_out": (WIDTH, values),
+    }
 
 
 def _gemma4_block(i: int) -> Shapes:
@@ -93,6 +137,8 @@ def _rwkv7_block(_: int) -> Shapes:
     return norms | vectors | low_rank | squares | mixes | channel
 
 
+EXPERTS: Final = 4
+
 #: of Gemma 4's blocks the last three read the keys and values of block 1 (window) and 2 (no window)
 GEMMA4_WINDOWED: Final = [True, True, False, True, True, False]
 GEMMA4_FIRST_SHARED: Final = 3
@@ -108,7 +154,7 @@ _HEADS: Final[Metadata] = {
 
 ARCHS: Final[dict[str, Arch]] = {
     # every other block looks back over a window only
-    "gemma2": Arch(_HEADS, lambda _: _gemma_block(32), {}, tied=True),
+    "gemma2": Arch(_HEADS, lambda _: _gemma_block(32), {}, tied=(True,)),
     # the same, and upper blocks read what lower ones have written
     "gemma4": Arch(
         {
@@ -128,6 +174,7 @@ ARCHS: Final[dict[str, Arch]] = {
             "per_layer_proj_norm": (8,),
             "rope_freqs": (16,),
         },
+        tied=(False, True),
     ),
     # a state in place of keys and values
     "mamba": Arch(
@@ -141,6 +188,7 @@ ARCHS: Final[dict[str, Arch]] = {
         },
         _mamba_block,
         {},
+        tied=(False, True),
     ),
     # the same, and all blocks read what the first one has made of its state
     "rwkv7": Arch(
@@ -160,16 +208,60 @@ ARCHS: Final[dict[str, Arch]] = {
 }
 
 
-def write_tiny_arch(path: Path, kind: str, *, seed: int = 0) -> None:
-    """Write a model of 6 blocks and width 32 in F32, with a tokenizer of single bytes.
+#: what ``tiny_models`` makes in PyTorch too, here with the small vocabulary, and experts
+SMALL_ARCHS: Final[dict[str, Arch]] = {
+    "small_llama": Arch({**_HEADS, "rope.dimension_count": 32}, _dense_block, {}, tied=(False, True), name="llama"),
+    "small_gemma3": Arch(
+        {**_HEADS, "attention.sliding_window_pattern": 3}, _gemma3_block, {}, tied=(True, False), name="gemma3"
+    ),
+    "small_qwen35": Arch(
+        {
+            **_HEADS,
+            "rope.dimension_count": 32,
+            "rope.dimension_sections": [6, 5, 5, 0],
+            "full_attention_interval": 3,
+            "ssm.conv_kernel": 4,
+            "ssm.inner_size": 64,
+            "ssm.state_size": 16,
+            "ssm.time_step_rank": 4,
+            "ssm.group_count": 2,
+        },
+        _qwen35_block,
+        {},
+        tied=(False, True),
+        name="qwen35",
+    ),
+    # two of four experts for each token
+    "small_moe": Arch(
+        {**_HEADS, "rope.dimension_count": 32, "expert_count": EXPERTS, "expert_used_count": 2},
+        _moe_block,
+        {},
+        tied=(False, True),
+        name="llama",
+    ),
+}
+
+
+def write_tiny_arch(
+    path: Path,
+    kind: str,
+    *,
+    seed: int = 0,
+    tied: bool | None = None,
+    edit: Callable[[str, F32], None] = lambda name, tensor: None,
+) -> None:
+    """Write a model of 6 blocks and width 64 in F32, with a tokenizer of single bytes.
 
     Args:
         path: the file.
-        kind: a key of ``ARCHS``.
+        kind: a key of ``ARCHS`` or ``SMALL_ARCHS``.
         seed: of the weights.
+        tied: the embedding is the output matrix as well; None: as ``Arch.tied`` says.
+        edit: gets the name and the values of each tensor before it is written, and may change these.
     """
-    arch = ARCHS[kind]
-    writer = gguf.GGUFWriter(path, arch=kind)
+    arch = (ARCHS | SMALL_ARCHS)[kind]
+    name = arch.name or kind
+    writer = gguf.GGUFWriter(path, arch=name)
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_context_length(512)
@@ -180,20 +272,22 @@ def write_tiny_arch(path: Path, kind: str, *, seed: int = 0) -> None:
     add_byte_vocabulary(writer)
     for key, value in arch.metadata.items():
         if isinstance(value, list):
-            writer.add_array(f"{kind}.{key}", value)
+            writer.add_array(f"{name}.{key}", value)
         elif isinstance(value, float):
-            writer.add_float32(f"{kind}.{key}", value)
+            writer.add_float32(f"{name}.{key}", value)
         else:
-            writer.add_uint32(f"{kind}.{key}", value)
+            writer.add_uint32(f"{name}.{key}", value)
     rng = np.random.default_rng(seed)
     embeddings = (TINY_VOCAB_SIZE, WIDTH)
     shapes = {"token_embd": embeddings, "output_norm": (WIDTH,)} | arch.top
-    if not arch.tied:
+    if not (arch.tied[0] if tied is None else tied):
         shapes["output"] = embeddings
     for i in range(NUM_LAYERS):
         shapes |= {f"blk.{i}.{name}": shape for name, shape in arch.block(i).items()}
-    for name, shape in shapes.items():
-        writer.add_tensor(_full_name(name), _draw(name, shape, rng))
+    for tensor, shape in shapes.items():
+        values = _draw(tensor, shape, rng)
+        edit(_full_name(tensor), values)
+        writer.add_tensor(_full_name(tensor), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -206,14 +300,15 @@ def _full_name(name: str) -> str:
     return name if name.endswith(".bias") else f"{name}.weight"
 
 
-def _draw(
-    name: str, shape: tuple[int, ...], rng: np.random.Generator
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> F32:
     noise = rng.normal(size=shape)
     if "norm" in name or "rope_freqs" in name:
         noise = 1 + 0.1 * noise
     elif name.endswith("ssm_a."):
         noise = -np.exp(noise)
+    elif name.endswith("_exps"):
+        # much alike: where two experts are nearly tied, a last digit decides which of them computes
+        noise = (noise[0] + 0.01 * noise) / math.sqrt(shape[-1])
     else:
         noise /= math.sqrt(shape[-1]) if len(shape) == 2 else 2
     return noise.astype(np.float32)

@@ -1,0 +1,33 @@
+// Whether numbers are finite. The loops look at all of them, for one without branches is vectorized.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace metadeploy {
+
+inline bool all_finite(const std::vector<float> & values) {
+    int32_t n_odd = 0;
+    for (const float value : values) {
+        n_odd += !(std::abs(value) <= std::numeric_limits<float>::max());
+    }
+    return n_odd == 0;
+}
+
+// Whether a token can be chosen by these logits: none is NaN or infinite, except for minus infinity, with which some
+// models forbid a token.
+inline bool are_logits(const float * logits, size_t n_vocab) {
+    constexpr float MOST = std::numeric_limits<float>::max();
+    int32_t n_odd = 0;
+    int32_t n_allowed = 0;
+    for (size_t i = 0; i < n_vocab; ++i) {
+        n_odd += !(logits[i] <= MOST);
+        n_allowed += logits[i] >= -MOST;
+    }
+    return n_odd == 0 && n_allowed > 0;
+}
+
+} // namespace metadeploy
