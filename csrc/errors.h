@@ -2,6 +2,8 @@
 // A message says subject, fact, expectation, hint.
 #pragma once
 
+#include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -35,6 +37,22 @@ struct decode_error : error {
 struct cancelled_error : error {
     using error::error;
 };
+
+// The exception that is being handled, as the error of one request: ours as it is; what llama.cpp's samplers, grammars
+// and tokenizers throw, or a lack of memory, as error. To be called in a catch block.
+inline std::exception_ptr own_fault() {
+    try {
+        throw;
+    } catch (const error &) {
+        return std::current_exception();
+    } catch (const std::bad_alloc &) {
+        return std::make_exception_ptr(error("not enough memory for this request"));
+    } catch (const std::exception & e) {
+        return std::make_exception_ptr(error(std::string("llama.cpp cannot serve this request: ") + e.what()));
+    } catch (...) {
+        return std::make_exception_ptr(error("llama.cpp cannot serve this request, and does not say why"));
+    }
+}
 
 // "subject: fault", or the subject, a count and one line for each fault; twin of errors.faults_message
 inline std::string faults_message(const std::string & subject, const std::vector<std::string> & faults) {

@@ -76,6 +76,18 @@ common_init_result_ptr load(common_params & params) {
     return result;
 }
 
+// What llama.cpp's tokenizers throw is no error of ours.
+template <typename F>
+auto with_tokenizer(F && f) {
+    try {
+        return f();
+    } catch (const std::runtime_error & e) {
+        throw error(std::string("llama.cpp's tokenizer: ") + e.what());
+    } catch (const std::logic_error & e) {
+        throw error(std::string("llama.cpp's tokenizer: ") + e.what());
+    }
+}
+
 std::string layer_list(const std::vector<int32_t> & layers) {
     std::string text;
     for (const int32_t il : layers) {
@@ -259,7 +271,7 @@ void engine::require_vocab() const {
 
 std::vector<llama_token> engine::tokenize(const std::string & text, bool add_special, bool parse_special) const {
     require_vocab();
-    return common_tokenize(vocab(), text, add_special, parse_special);
+    return with_tokenizer([&] { return common_tokenize(vocab(), text, add_special, parse_special); });
 }
 
 std::string engine::detokenize(const std::vector<llama_token> & tokens, bool special) const {
@@ -269,11 +281,11 @@ std::string engine::detokenize(const std::vector<llama_token> & tokens, bool spe
             throw error("token " + std::to_string(token) + " is not in the vocabulary of " + std::to_string(n_vocab()));
         }
     }
-    return common_detokenize(vocab(), tokens, special);
+    return with_tokenizer([&] { return common_detokenize(vocab(), tokens, special); });
 }
 
 std::string engine::piece(llama_token token) const {
-    return common_token_to_piece(vocab(), token, /*special =*/false);
+    return with_tokenizer([&] { return common_token_to_piece(vocab(), token, /*special =*/false); });
 }
 
 std::string engine::apply_chat_template(const std::vector<chat_message> & messages) const {

@@ -125,11 +125,13 @@ llama_token generation::draw() {
     if (!generated.empty() || !reading || !eng.injects(params.inject)) {
         return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     }
-    float & logit = eng.logits(seq)[reading->refusal];
-    logit = reading->logit_at(params.doubt_threshold);
-    const llama_token token = common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
-    logit = reading->logit;
-    return token;
+    struct moved_logit { // put back whatever the sampler throws
+        float & logit;
+        const float own;
+        ~moved_logit() { logit = own; }
+    } const moved{eng.logits(seq)[reading->refusal], reading->logit};
+    moved.logit = reading->logit_at(params.doubt_threshold);
+    return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
 }
 
 bool generation::end(finish_reason why, chunk & out) {

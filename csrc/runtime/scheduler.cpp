@@ -70,8 +70,8 @@ void scheduler::admit() {
         const size_t id = item.id;
         try {
             begin(std::move(item));
-        } catch (const error &) {
-            events.push_back({id, {}, false, nullptr, std::current_exception()});
+        } catch (...) {
+            events.push_back({id, {}, false, nullptr, own_fault()});
         }
     }
 }
@@ -83,14 +83,15 @@ void scheduler::begin(request item) {
     slot & into = best_slot(item.prompt);
     slot * clean = item.n_sequences > 1 ? &another_slot(into) : nullptr;
     const auto sequence_of = [this](const slot & each) { return &eng.sequences()[(size_t)(&each - slots.data())]; };
-    into.answer = std::make_shared<generation>(
+    auto answer = std::make_shared<generation>(
         eng, *sequence_of(into), std::move(item.prompt), std::move(item.params), clean ? sequence_of(*clean) : nullptr);
+    prompts.push_back(&into);
+    into.answer = std::move(answer);
     into.id = item.id;
     into.clean = clean;
     if (clean) {
         clean->lent = true;
     }
-    prompts.push_back(&into);
 }
 
 // The prompt whose pass 2 begins where its pass 1 has left a state: until that is its sequence's again, others may
@@ -170,11 +171,7 @@ bool scheduler::look(const std::vector<slot *> & chosen) {
     }
     const double ms = eng.evaluate(parts);
     for (slot * each : looking) {
-        try {
-            each->answer->looked(ms);
-        } catch (const error &) {
-            close(*each, {each->id, {}, false, each->answer, std::current_exception()});
-        }
+        alone(*each, [&] { each->answer->looked(ms); });
     }
     return true;
 }
@@ -182,14 +179,25 @@ bool scheduler::look(const std::vector<slot *> & chosen) {
 void scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts) {
     const double ms = eng.evaluate(parts);
     for (slot * each : chosen) {
-        try {
+        alone(*each, [&] {
             each->answer->evaluated(ms);
             if (each->answer->has_prompt()) {
                 sample(*each);
             }
-        } catch (const error &) {
-            close(*each, {each->id, {}, false, each->answer, std::current_exception()});
-        }
+        });
+    }
+}
+
+// What goes wrong here is the request's own, whatever is thrown: llama.cpp's samplers and grammars throw errors that
+// are not ours. The others go on.
+template <typename F>
+void scheduler::alone(slot & of, F && f) {
+    event last{of.id, {}, false, of.answer, nullptr};
+    try {
+        f();
+    } catch (...) {
+        last.fault = own_fault();
+        close(of, std::move(last));
     }
 }
 

@@ -67,6 +67,8 @@ private:
     void evaluate_answers();
     bool look(const std::vector<slot *> & chosen);
     void evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts);
+    template <typename F>
+    void alone(slot & of, F && f);
     void sample(slot & of);
     void release(slot & of);
     void close(slot & of, event last);

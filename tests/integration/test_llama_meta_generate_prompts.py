@@ -71,6 +71,27 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
     ] | {"timings": 0}
 
 
+@pytest.mark.parametrize("n_parallel", ["1", "3"])
+def test_what_a_sampler_throws_is_the_error_of_its_prompt_alone(n_parallel: str, tiny: Program, tmp_path: Path) -> None:
+    """llama.cpp's grammars throw errors of their own. Here no token may follow if the first letter is a to m."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo words\nthree\nfour\nfive\nsix\n", encoding="utf-8")
+    grammar = ("--grammar", "root ::= [a-m] <[100000]> | [^a-m] .*")
+    run = tiny("--prompts", prompts, "-n", "5", "-np", n_parallel, *grammar)
+    results = lines_of(run.stdout)
+    assert [result["prompt"] for result in results] == prompts.read_text(encoding="utf-8").splitlines()
+    failed = [result for result in results if "error" in result]
+    assert 0 < len(failed) < len(results)
+    for result in results:
+        alone = tiny("-p", result["prompt"], "-n", "5", "--json", *grammar)
+        if result in failed:
+            assert "llama.cpp cannot serve this request: Unexpected empty grammar stack" in result["error"]
+            assert (alone.returncode, result["error"] in alone.stderr) == (1, True)
+        else:
+            assert result["text"] == json.loads(alone.stdout)["text"]
+    assert run.returncode == 1
+
+
 def test_abstentions_are_counted(doubter: Program, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is the atomic number of xenon?\n", encoding="utf-8")
