@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import random
 import shutil
 from pathlib import Path
 
@@ -41,6 +43,25 @@ def parity(session: nox.Session) -> None:
     """Run the slow parity tests as well: whole answers of real models, against PyTorch."""
     _install(session, "-e", ".[test]")
     session.run("pytest", "-m", "not peer", *(session.posargs or ("tests/parity", "tests/integration")))
+
+
+@nox.session
+def fuzz_state(session: nox.Session) -> None:
+    """Compare random sequences of operations with fresh instances; ``-- --examples 5000 --seed 7``."""
+    parser = argparse.ArgumentParser(prog="nox -s fuzz_state --")
+    parser.add_argument("--examples", type=int, default=1000, help="sequences for each architecture (default: 1000)")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="where they begin (default: random)")
+    args = parser.parse_args(session.posargs)
+    _install(session, "-e", ".[test]")
+    journal = Path(session.create_tmp()) / "running.txt"
+    session.log(f"seed {args.seed}; what runs at the time of a crash is in {journal}")
+    session.run(
+        "pytest",
+        "-v",
+        "tests/integration/test_state_fuzz.py",
+        f"--hypothesis-seed={args.seed}",
+        env={"METADEPLOY_FUZZ_EXAMPLES": str(args.examples), "METADEPLOY_FUZZ_JOURNAL": str(journal.resolve())},
+    )
 
 
 @nox.session

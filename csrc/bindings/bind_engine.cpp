@@ -147,6 +147,21 @@ void register_engine(py::module_ & m) {
         py::arg("src"), py::arg("dst"), py::arg("file_type"), py::arg("n_threads") = 0,
         "Write a copy of a base GGUF with weights of another type (F16, Q8_0, Q4_K_M ...).");
 
+    m.def(
+        "set_cancel_interval",
+        [](double milliseconds) {
+            if (!(milliseconds >= 0.0 && milliseconds <= 1000.0)) {
+                throw error("the interval is " + std::to_string(milliseconds) + " ms, expected 0 to 1000");
+            }
+            const double before = cancel_interval.count();
+            cancel_interval = decltype(cancel_interval)(milliseconds);
+            return before;
+        },
+        py::arg("milliseconds"),
+        "How often a running call asks for signals and its cancel callback at most; 0: between any two nodes of a "
+        "graph.\n"
+        "Returns what it was, 50 at first.");
+
     using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")
         .def(py::init<const engine_options &>(), py::arg("options"))
