@@ -12,11 +12,12 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -268,28 +269,41 @@ bool is_readable_type(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0;
 }
 
-// The bytes of a file: mapped where the system can do that, read otherwise.
-std::shared_ptr<const char> file_bytes(const std::string & path, uint64_t size, const std::string & subject) {
-    if (llama_mmap::SUPPORTED) {
+// A file that is read, not mapped: one that is truncated while it is mapped ends the process (SIGBUS). It is opened
+// once, so that header and tensors are of one file even where another takes its name meanwhile.
+class open_file {
+public:
+    open_file(const std::string & path, std::string subject_)
+        : subject(std::move(subject_)), file(ggml_fopen(path.c_str(), "rb")) {
+        if (!file) {
+            throw sidecar_error(subject + ": cannot be opened: " + std::strerror(errno));
+        }
+        reader = std::make_unique<llama_file>(file.get());
+    }
+
+    FILE * get() const { return file.get(); }
+    uint64_t size() const { return reader->size(); } // when it was opened
+
+    void read(uint64_t offset, void * to, size_t n) const {
         try {
-            llama_file file(path.c_str(), "rb");
-            const auto map = std::make_shared<const llama_mmap>(&file);
-            if (map->size() >= size) {
-                return {map, static_cast<const char *>(map->addr())};
-            }
-        } catch (const std::exception &) { // a file system that cannot map
+            reader->seek(offset, SEEK_SET);
+            reader->read_raw(to, n);
+        } catch (const std::exception & e) {
+            throw sidecar_error(subject + ": cannot be read: " + e.what() + " (truncated while it was read?)");
         }
     }
-    const auto bytes = std::make_shared<std::vector<char>>(size);
-    std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
-    if (!file.read(bytes->data(), (std::streamsize)size)) {
-        throw sidecar_error(subject + ": cannot be read (truncated meanwhile?)");
-    }
-    return {bytes, bytes->data()};
-}
+
+private:
+    struct closer {
+        void operator()(FILE * open) const { std::fclose(open); }
+    };
+    const std::string subject;
+    const std::unique_ptr<FILE, closer> file;
+    std::unique_ptr<llama_file> reader;
+};
 
 void read_tensor(
-    const char * file,
+    const open_file & file,
     const tensor_place & place,
     const std::string & name,
     const std::vector<int64_t> & shape,
@@ -302,21 +316,17 @@ void read_tensor(
             subject + "has type " + ggml_type_name(tensor->type) + ", expected one of f32, f16, bf16, q8_0");
         return;
     }
-    const char * bytes = file + place.offset;
     const auto n = (size_t)ggml_nelements(tensor);
-    if (tensor->type != GGML_TYPE_F32) {
-        std::vector<float> values(n);
-        ggml_get_type_traits(tensor->type)->to_float(bytes, values.data(), (int64_t)n);
-        out.add(name, shape, std::move(values));
-    } else if (reinterpret_cast<uintptr_t>(bytes) % alignof(float) != 0) { // files may choose their alignment
-        std::vector<float> values(n);
-        std::memcpy(values.data(), bytes, n * sizeof(float));
-        out.add(name, shape, std::move(values));
+    const std::shared_ptr<float[]> values(new float[n]); // not zeroed first
+    if (tensor->type == GGML_TYPE_F32) {
+        file.read(place.offset, values.get(), n * sizeof(float));
     } else {
-        out.tensors[name] = {shape, {reinterpret_cast<const float *>(bytes), n}};
+        const std::unique_ptr<char[]> bytes(new char[ggml_nbytes(tensor)]);
+        file.read(place.offset, bytes.get(), ggml_nbytes(tensor));
+        ggml_get_type_traits(tensor->type)->to_float(bytes.get(), values.get(), (int64_t)n);
     }
-    const float_view values = out.tensors.at(name).data;
-    const auto n_bad = std::count_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
+    out.add(name, shape, values, n);
+    const auto n_bad = std::count_if(values.get(), values.get() + n, [](float x) { return !std::isfinite(x); });
     if (n_bad > 0) {
         faults.push_back(
             subject + "has " + std::to_string(n_bad) + " values that are not finite, expected none (damaged file?)");
@@ -351,11 +361,12 @@ sidecar read_sidecar(const std::string & path) {
     if (!std::filesystem::is_regular_file(fs_path, ec)) {
         throw sidecar_error(subject + ": does not exist, expected a GGUF written by `metadeploy export`");
     }
-    const uint64_t file_size = std::filesystem::file_size(fs_path, ec);
+    const open_file file(path, subject);
+    const uint64_t file_size = file.size();
 
     ggml_context * ggml_raw = nullptr;
     log_capture log;
-    const gguf_context_ptr gguf(gguf_init_from_file(path.c_str(), {/*.no_alloc =*/true, /*.ctx =*/&ggml_raw}));
+    const gguf_context_ptr gguf(gguf_init_from_file_ptr(file.get(), {/*.no_alloc =*/true, /*.ctx =*/&ggml_raw}));
     const ggml_context_ptr ggml(ggml_raw);
     if (!gguf || !ggml) {
         throw sidecar_error(subject + ": not a readable GGUF (" + log.first_line("truncated or another format") + ")");
@@ -391,11 +402,9 @@ sidecar read_sidecar(const std::string & path) {
     }
 
     // tensors that are not part of a wrapper are ignored
-    const std::shared_ptr<const char> file = file_bytes(path, file_size, subject);
-    result.storage.push_back(file);
     for (const auto & [name, shape] : expected) {
         if (const auto it = places.find(name); it != places.end()) {
-            read_tensor(file.get(), it->second, name, shape, result, faults);
+            read_tensor(file, it->second, name, shape, result, faults);
         }
     }
     if (!faults.empty()) {

@@ -82,15 +82,13 @@ struct sidecar_tensor {
 struct sidecar {
     std::string path;
     wrapper_config config;
-    std::map<std::string, sidecar_tensor> tensors; // "enc.<name>", "ca.<layer>.<name>"
-    // what they point into: the mapped file where it holds F32, so that a large wrapper is copied once and not twice;
-    // memory of their own otherwise
-    std::vector<std::shared_ptr<const void>> storage;
+    std::map<std::string, sidecar_tensor> tensors;       // "enc.<name>", "ca.<layer>.<name>"
+    std::vector<std::shared_ptr<const float[]>> storage; // what they point into
 
-    void add(const std::string & name, std::vector<int64_t> shape, std::vector<float> values) {
-        const auto own = std::make_shared<const std::vector<float>>(std::move(values));
-        tensors[name] = {std::move(shape), {own->data(), own->size()}};
-        storage.push_back(own);
+    void add(
+        const std::string & name, std::vector<int64_t> shape, std::shared_ptr<const float[]> values, size_t n_values) {
+        tensors[name] = {std::move(shape), {values.get(), n_values}};
+        storage.push_back(std::move(values));
     }
 };
 

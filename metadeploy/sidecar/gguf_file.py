@@ -1,14 +1,17 @@
-"""A small, bounds-checked reader of GGUF files (versions 2 and 3, little endian), memory-mapped.
+"""A small, bounds-checked reader of GGUF files (versions 2 and 3, little endian).
 
 It is written for hostile input: every count and length is checked against what is left of the file before anything is
 allocated or skipped, so that a malformed file ends in an error that names the place, never in a crash, a hang or a
 huge allocation. It reads sidecars and, for their metadata, base models of any size.
+
+Nothing is mapped: a file that another process truncates while it is mapped ends the process that reads it.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,8 @@ _MAX_NAME_BYTES: Final = 64  # ggml's GGML_MAX_NAME counts the final zero: 63 us
 _MAX_DIMS: Final = 4
 _MAX_KEY_BYTES: Final = 65535
 _MAX_ALIGNMENT: Final = 1 << 20
+#: How much of a header is read at once.
+_PIECE_BYTES: Final = 1 << 20
 
 _STRING: Final = "str"
 _ARRAY: Final = "arr"
@@ -51,6 +56,8 @@ _VALUE_TYPES: Final[dict[int, tuple[str, str]]] = {
 # the least a key-value pair (key of one byte, u8 value) and a tensor record (no name, one dimension) can take
 _MIN_KV_BYTES: Final = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES: Final = 8 + 4 + 8 + 4 + 8
+
+_ERRORS: Final[dict[Role, type[Error]]] = {"sidecar": SidecarError, "base model": ModelLoadError}
 
 #: First bytes of files that people pass by mistake.
 _OTHER_FORMATS: Final = (
@@ -98,9 +105,39 @@ class TensorInfo:
         return int(np.prod(self.shape, dtype=object))
 
 
+class OpenFile:
+    """A file that stays open, and the same one even where another takes its name meanwhile.
+
+    Attributes:
+        size: in bytes, when it was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes from a place on; fewer than that many where the file ends before.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        pieces: list[bytes] = []  # the system gives at most 2 GiB at once
+        while count and (piece := os.pread(self._descriptor, count, offset)):
+            pieces.append(piece)
+            offset, count = offset + len(piece), count - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 @dataclass(frozen=True)
 class GGUFFile:
-    """A parsed GGUF file; tensor data stay in the memory map until asked for.
+    """A parsed GGUF file; tensor data are read when they are asked for.
 
     Attributes:
         path: the file.
@@ -109,7 +146,8 @@ class GGUFFile:
         alignment: of tensor data, bytes.
         metadata: values by key, in file order.
         tensors: tensor records by name, in file order.
-        data: the whole file as read-only bytes.
+        file: the open file.
+        role: what it is meant to be.
     """
 
     path: Path
@@ -118,29 +156,41 @@ class GGUFFile:
     alignment: int
     metadata: Mapping[str, Value]
     tensors: Mapping[str, TensorInfo]
-    data: NDArray[np.uint8]
+    file: OpenFile
+    role: Role
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """Data of a tensor as stored.
 
         Returns:
-            A read-only view into the memory map, u8 ``[nbytes]``.
+            u8 ``[nbytes]``, read-only.
 
         Raises:
             KeyError: no such tensor.
             ValueError: its type, and with it its size, is unknown.
+            SidecarError: the file cannot be read any more, or has become shorter meanwhile; ModelLoadError for a base.
         """
         info = self.tensors[name]
         if info.nbytes is None:
             raise ValueError(f"tensor {name!r} has an unknown type ({info.type})")
-        return self.data[info.offset : info.offset + info.nbytes]
+        where = f"{self.role} '{self.path}': tensor '{name}'"
+        try:
+            data = self.file.read(info.offset, info.nbytes)
+        except OSError as problem:
+            raise _ERRORS[self.role](f"{where} cannot be read: {problem}") from None
+        if len(data) < info.nbytes:
+            raise _ERRORS[self.role](
+                f"{where} ends after {len(data)} of {info.nbytes} bytes (truncated while it was read?)"
+            )
+        return np.frombuffer(data, np.uint8)
 
     def f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32 in PyTorch order; a read-only view for F32, else a new array.
+        """A tensor as float32 in PyTorch order; read-only for F32.
 
         Raises:
             KeyError: no such tensor.
             ValueError: its type is not one of F32, F16, BF16, Q8_0.
+            SidecarError: as :meth:`raw`.
         """
         info = self.tensors[name]
         return dequantise(self.raw(name), info.type, info.shape)
@@ -154,29 +204,26 @@ def read_gguf(path: str | Path, *, role: Role = "sidecar") -> GGUFFile:
         role: what it is meant to be; decides the wording and the class of errors.
 
     Returns:
-        The parsed file. Its data stay mapped for as long as the object or an array from it lives.
+        The parsed file. It stays open for as long as the object lives.
 
     Raises:
         SidecarError: for role ``sidecar``, if the file cannot be read or is malformed.
         ModelLoadError: the same for role ``base model``.
     """
     path = Path(path)
-    error: type[Error] = SidecarError if role == "sidecar" else ModelLoadError
+    error = _ERRORS[role]
     subject = f"{role} '{path}'"
     try:
         if path.is_dir():
             raise error(f"{subject}: is a directory, expected a GGUF file")
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size == 0:
-                raise error(f"{subject}: is empty, expected a GGUF file (an interrupted download?)")
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+        file = OpenFile(path)
+        if file.size == 0:
+            raise error(f"{subject}: is empty, expected a GGUF file (an interrupted download?)")
+        return _parse(path, file, role)
     except FileNotFoundError:
         raise error(f"{subject}: does not exist") from None
     except (OSError, ValueError) as problem:
         raise error(f"{subject}: cannot be read: {problem}") from None
-    try:
-        return _parse(path, data)
     except _Malformed as fault:
         raise error(f"{subject}: {fault}") from None
 
@@ -186,23 +233,31 @@ class _Malformed(Exception):
 
 
 class _Cursor:
-    """Reads little-endian values off a buffer and never past its end."""
+    """Reads little-endian values off a file, a piece at a time, and never past its end."""
 
-    def __init__(self, data: NDArray[np.uint8]) -> None:
-        self._view = data.data
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._piece = memoryview(b"")
+        self._begin = 0  # of the piece, in the file
         self.pos = 0
 
     @property
     def left(self) -> int:
-        return len(self._view) - self.pos
+        return self._file.size - self.pos
 
     def take(self, count: int, what: str) -> memoryview:
         if count > self.left:
             raise _Malformed(
                 f"ends inside {what}: offset {self.pos}, {count} bytes needed, {self.left} left (truncated?)"
             )
+        at = self.pos - self._begin
+        if at + count > len(self._piece):
+            self._begin, at = self.pos, 0
+            self._piece = memoryview(self._file.read(self.pos, min(max(count, _PIECE_BYTES), self.left)))
+            if count > len(self._piece):
+                raise _Malformed(f"ends inside {what} (truncated while it was read?)")
         self.pos += count
-        return self._view[self.pos - count : self.pos]
+        return self._piece[at : at + count]
 
     def u32(self, what: str) -> int:
         return int.from_bytes(self.take(4, what), "little")
@@ -221,9 +276,9 @@ class _Cursor:
         return bytes(self.take(self.count(f"the length of {what}", least=1), what))
 
 
-def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
-    cursor = _Cursor(data)
-    _check_magic(bytes(data[:4]), len(data))
+def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
+    cursor = _Cursor(file)
+    _check_magic(file.read(0, 4), file.size)
     cursor.take(4, "the magic")
     version = cursor.u32("the version")
     if version & 0xFFFF == 0 and version:
@@ -247,9 +302,9 @@ def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
     for info in infos:
         if info.name in tensors:
             raise _Malformed(f"has the tensor '{info.name}' twice")
-        tensors[info.name] = _placed(info, start=start, alignment=alignment, size=len(data))
+        tensors[info.name] = _placed(info, start=start, alignment=alignment, size=file.size)
     _check_order(tensors, start=start, alignment=alignment)
-    return GGUFFile(path, version, len(data), alignment, metadata, tensors, data)
+    return GGUFFile(path, version, file.size, alignment, metadata, tensors, file, role)
 
 
 def _check_magic(magic: bytes, size: int) -> None:

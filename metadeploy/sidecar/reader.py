@@ -28,7 +28,11 @@ class Tensors(Mapping[str, "NDArray[np.float32]"]):
         self._shapes = shapes
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32; read-only where the file holds it so."""
+        """The tensor as float32; read-only where the file holds it so.
+
+        Raises:
+            SidecarError: the file has become shorter meanwhile.
+        """
         values = self._file.f32(name)
         return values.reshape(self._shapes.get(name, values.shape))
 
@@ -67,7 +71,7 @@ def read_sidecar(path: str | Path) -> Sidecar:
         path: GGUF file of architecture ``meta-spider`` or ``daimon``.
 
     Returns:
-        The sidecar. Its tensors stay mapped from the file for as long as it lives.
+        The sidecar. Its file stays open for as long as it lives, and tensors are read from there.
 
     Raises:
         SidecarError: the file is not such a sidecar; the message names every fault.

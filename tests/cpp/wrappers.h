@@ -4,9 +4,11 @@
 #include "sidecar/layout.h"
 #include "sidecar/sidecar.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -78,7 +80,10 @@ inline sidecar random_wrapper(encoder_type encoder, uint64_t seed = 1, const siz
         }
         const bool is_norm_weight = shape.size() == 1 && name.size() > 7 && name.substr(name.size() - 7) == ".weight";
         const float scale = shape.size() == 2 ? 1.5f / std::sqrt((float)shape[1]) : 0.5f;
-        result.add(name, shape, random.vector(n, scale, is_norm_weight ? 1.0f : 0.0f));
+        const std::vector<float> drawn = random.vector(n, scale, is_norm_weight ? 1.0f : 0.0f);
+        const std::shared_ptr<float[]> values(new float[drawn.size()]);
+        std::copy(drawn.begin(), drawn.end(), values.get());
+        result.add(name, shape, values, drawn.size());
     }
     return result;
 }
