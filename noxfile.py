@@ -113,3 +113,23 @@ def asan(session: nox.Session) -> None:
     """Run the C++ tests under the address and undefined-behaviour sanitizers."""
     _install(session, "cmake", "ninja")
     session.run("cmake", "--workflow", "--preset", "asan")
+
+
+@nox.session
+def tsan(session: nox.Session) -> None:
+    """Run the C++ tests of threads under ThreadSanitizer; compiles llama.cpp once more, so it is not part of CI."""
+    _install(session, "cmake", "ninja")
+    session.run("cmake", "--workflow", "--preset", "tsan")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Ask one tiny model 10,000 times; memory, files and answers must stay. Arguments after ``--`` go to the script."""
+    _install(session, "-e", ".[test]")
+    folder = session.create_tmp()
+    write = (
+        "import sys; from pathlib import Path; from support.program import write_tiny_case as w; w(Path(sys.argv[1]))"
+    )
+    session.run("python", "-c", write, folder, env={"PYTHONPATH": "tests"})
+    files = ("--base", f"{folder}/base.gguf", "--sidecar", f"{folder}/sidecar.gguf")
+    session.run("python", "benchmarks/soak.py", *files, *session.posargs)

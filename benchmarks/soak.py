@@ -1,0 +1,352 @@
+"""Many requests of every kind on one instance: memory and file descriptors stay, and so do the answers.
+
+    python benchmarks/soak.py --base BASE --sidecar SIDECAR [-n 10000] [-o FILE]
+
+Exit status 1 where anything has grown or changed. `nox -s soak` runs it with a tiny base. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import random
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from metadeploy import Cancelled, Decay, Error, InjectionSchedule, MetaLlama, Refresh, Request
+from metadeploy.runtime import Message
+
+#: What may come on top after the first quarter of the requests: the allocator's rest, in MiB.
+MOST_GROWTH_MIB: Final = 2.0
+
+QUESTIONS: Final = (
+    "What is the capital of France?",
+    "What is the plural of wolf?",
+    "And of sheep, if I may ask, and of goose, and of ox, and of all the others that have four legs or two?",
+    "Größe, 首都, 😀",
+    "x",
+)
+SCHEDULES: Final = (
+    InjectionSchedule(decay=Decay()),
+    InjectionSchedule(window=3),
+    InjectionSchedule(refresh=Refresh(threshold=0.99, min_interval=1, max_interval=5)),
+)
+
+
+class _MallInfo(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keep",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class State:
+    """What the process has.
+
+    Attributes:
+        requests: asked so far.
+        resident_mib: memory that is in RAM.
+        heap_mib: memory that is allocated from the C library, and not freed.
+        descriptors: open files.
+        threads: of the operating system.
+    """
+
+    requests: int
+    resident_mib: float
+    heap_mib: float
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def now(cls, requests: int) -> State:
+        """Look, after the garbage collector has."""
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            requests,
+            pages * 4096 / 2**20,
+            _heap_bytes() / 2**20,
+            len(list(Path("/proc/self/fd").iterdir())),
+            len(list(Path("/proc/self/task").iterdir())),
+        )
+
+
+def _heap_bytes() -> int:
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallInfo
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
+class Soak:
+    """One instance, and every kind of request."""
+
+    def __init__(self, base: Path, sidecar: Path, folder: Path, seed: int = 0) -> None:
+        """Load.
+
+        Args:
+            base: a small GGUF with a vocabulary, else it takes long.
+            sidecar: its wrapper.
+            folder: for a file that is no sidecar.
+            seed: decides which requests come.
+        """
+        self.sidecar = sidecar
+        self.damaged = folder / "damaged.gguf"
+        self.damaged.write_bytes(sidecar.read_bytes()[:-100])
+        self.llm = MetaLlama(base, sidecar, n_ctx=256, n_parallel=3, n_threads=1, flash_attn=False)
+        self.random = random.Random(seed)
+        self.held = self.llm.encode(QUESTIONS[0])
+        self.kinds: tuple[Callable[[], object], ...] = (
+            self.greedy,
+            self.sampled,
+            self.streamed,
+            self.streamed_in_threads,
+            self.abandoned,
+            self.abandoned_in_a_cycle,
+            self.overtaken,
+            self.cancelled,
+            self.wrong,
+            self.batch,
+            self.scheduled,
+            self.with_held_tokens,
+            self.inspected,
+            self.chat,
+            self.completion,
+            self.attached,
+        )
+
+    def ask(self) -> None:
+        """A request of some kind."""
+        self.random.choice(self.kinds)()
+
+    def answers(self) -> list[tuple[object, ...]]:
+        """Of every deterministic kind: what must never change."""
+        found: list[tuple[object, ...]] = []
+        for question in QUESTIONS:
+            for options in ({}, {"inject": False}, {"gain": 0.5}, {"temperature": 1.0, "seed": 7}):
+                result = self.llm.generate(question, max_tokens=12, **options)
+                found.append((result.token_ids, result.doubt, result.text))
+            found.append((self.llm.doubt(question), self.llm.activations(question).tobytes()))
+        for schedule in SCHEDULES:
+            found.append((self.llm.generate(QUESTIONS[0], max_tokens=12, schedule=schedule).token_ids,))
+        found += [
+            (answer.result and answer.result.token_ids,) for answer in self.llm.generate_batch(QUESTIONS, max_tokens=9)
+        ]
+        return found
+
+    @property
+    def question(self) -> str:
+        """One of them, with another beginning or end now and then."""
+        question = self.random.choice(QUESTIONS)
+        return self.random.choice((question, question, f"{question} {self.random.random()}", f"{question[:9]}."))
+
+    # --- kinds -------------------------------------------------------------------------------------------------------
+
+    def greedy(self) -> None:
+        self.llm.generate(
+            self.question, max_tokens=self.random.randrange(20), gain=self.random.choice((None, 0.0, 2.0))
+        )
+
+    def sampled(self) -> None:
+        self.llm.generate(
+            self.question,
+            max_tokens=12,
+            temperature=self.random.choice((0.5, 1.0, 2.0)),
+            seed=self.random.choice((None, 1, 2)),
+            repeat_penalty=self.random.choice((1.0, 1.2)),
+            stop=self.random.choice((None, "e", ["a", "there"])),
+            logprobs=self.random.choice((None, 0, 5)),
+        )
+
+    def streamed(self) -> None:
+        for _ in self.llm.stream(self.question, max_tokens=12):
+            pass
+
+    def streamed_in_threads(self) -> None:
+        stream = self.llm.stream(self.question, max_tokens=4)
+        for _ in range(6):
+            _in_thread(lambda: next(stream, None))
+
+    def abandoned(self) -> None:
+        stream = self.llm.stream(self.question, max_tokens=12)
+        next(stream)
+        if self.random.random() < 0.5:
+            stream.close()
+
+    def abandoned_in_a_cycle(self) -> None:
+        cycle: list[object] = [self.llm.stream(self.question, max_tokens=12)]
+        next(cycle[0])  # type: ignore[call-overload]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()
+
+    def overtaken(self) -> None:
+        stream = self.llm.stream(self.question, max_tokens=6)
+        next(stream)
+        _in_thread(lambda: self.llm.generate("x", max_tokens=2))
+        list(stream)
+
+    def cancelled(self) -> None:
+        n = self.random.randrange(3)
+        asked: list[None] = []
+
+        def enough() -> bool:
+            asked.append(None)
+            return len(asked) > n
+
+        with suppress(Cancelled):
+            self.llm.generate("word " * 40, max_tokens=50, cancel=enough)
+
+    def wrong(self) -> None:
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: self.llm.generate(""),
+            lambda: self.llm.generate("x" * 1000),
+            lambda: self.llm.generate([1, 10**6]),
+            lambda: self.llm.generate("x", temperature=float("nan")),
+            lambda: self.llm.generate("x", cognitive_tokens=[[1.0]]),
+            lambda: self.llm.generate([{"role": "user"}]),  # type: ignore[arg-type]
+            lambda: self.llm.attach(self.damaged),
+            lambda: self.llm.attach(self.damaged.with_name("absent.gguf")),
+            lambda: self.llm.layer_outputs([1], [999]),
+        )
+        try:
+            self.random.choice(calls)()
+        except Error:
+            return
+        raise AssertionError("no error")
+
+    def batch(self) -> None:
+        prompts = [self.question for _ in range(4)]
+        prompts.insert(self.random.randrange(4), self.random.choice(("", "x" * 1000)))
+        requests = [Request(prompt=prompt, gain=self.random.choice((None, 0.3))) for prompt in prompts]
+        for answer, _ in self.llm.stream_batch(requests, max_tokens=6):
+            if answer.index == 1:
+                answer.close()
+
+    def scheduled(self) -> None:
+        self.llm.generate(self.question, max_tokens=12, schedule=self.random.choice(SCHEDULES))
+
+    def with_held_tokens(self) -> None:
+        self.llm.generate(self.question, max_tokens=9, cognitive_tokens=self.held)
+
+    def inspected(self) -> None:
+        question = self.question
+        ids = self.llm.tokenize(question)
+        self.llm.detokenize(ids)
+        self.random.choice(
+            (
+                lambda: self.llm.activations(question),
+                lambda: self.llm.cognitive_tokens(question),
+                lambda: self.llm.cognitive_attention(question),
+                lambda: self.llm.doubt(question),
+                lambda: self.llm.logits(ids),
+                lambda: self.llm.layer_outputs(ids, [0, 1]),
+                lambda: self.llm.gates,
+            )
+        )()
+
+    def chat(self) -> None:
+        messages: list[Message] = [{"role": "user", "content": self.question}]
+        found = self.llm.create_chat_completion(
+            messages,
+            stream=self.random.random() < 0.5,  # type: ignore[call-overload]
+            max_tokens=9,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        for _ in found:
+            pass
+
+    def completion(self) -> None:
+        found = self.llm.create_completion(self.question, stream=self.random.random() < 0.5, max_tokens=9)  # type: ignore[call-overload]
+        for _ in found:
+            pass
+
+    def attached(self) -> None:
+        self.llm.detach()
+        self.llm.generate(self.question, max_tokens=3)
+        self.llm.attach(self.sidecar)
+
+
+def _in_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def soak(work: Soak, n: int, *, looks: int = 20, say: Callable[[str], object] = print) -> tuple[list[State], list[str]]:
+    """Ask, and look at the process now and then.
+
+    Args:
+        work: what to ask.
+        n: requests.
+        looks: how often to look.
+        say: what each look finds.
+
+    Returns:
+        The states after the first quarter of the requests, which warms up, and what has grown or changed since.
+    """
+    before = work.answers()
+    states: list[State] = []
+    say(f"{'requests':>9} {'resident MiB':>13} {'heap MiB':>9} {'files':>6} {'threads':>8}")
+    for i in range(1, n + 1):
+        work.ask()
+        if i % max(1, n // looks) == 0 or i == n:
+            state = State.now(i)
+            say(f"{i:>9} {state.resident_mib:>13.2f} {state.heap_mib:>9.3f} {state.descriptors:>6} {state.threads:>8}")
+            if 4 * i >= n:
+                states.append(state)
+    faults = [] if work.answers() == before else ["the answers at the end are not those at the beginning"]
+    first, last = states[0], states[-1]
+    faults += [
+        f"{what} has grown from {getattr(first, name)} to {getattr(last, name)}"
+        for what, name, most in (
+            ("resident memory (MiB)", "resident_mib", MOST_GROWTH_MIB),
+            ("the heap (MiB)", "heap_mib", MOST_GROWTH_MIB),
+            ("the number of open files", "descriptors", 0),
+            ("the number of threads", "threads", 0),
+        )
+        if getattr(last, name) - getattr(first, name) > most
+    ]
+    return states, faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--sidecar", type=Path, required=True)
+    parser.add_argument("-n", "--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="write what was found as JSON")
+    arguments = parser.parse_args()
+    work = Soak(arguments.base, arguments.sidecar, arguments.sidecar.parent, arguments.seed)
+    states, faults = soak(work, arguments.requests)
+    if arguments.output:
+        found = {"requests": arguments.requests, "faults": faults, "states": [asdict(state) for state in states]}
+        arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
