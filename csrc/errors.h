@@ -14,6 +14,11 @@ struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// an option has a value that does not exist
+struct option_error : error {
+    using error::error;
+};
+
 struct sidecar_error : error {
     using error::error;
 };

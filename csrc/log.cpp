@@ -6,6 +6,10 @@
 #include <memory>
 #include <mutex>
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 namespace metadeploy {
 
 namespace {
@@ -55,6 +59,12 @@ void on_log(ggml_log_level level, const char * text, void *) {
 } // namespace
 
 void set_log_sink(log_sink sink, ggml_log_level min_level) {
+#ifndef _WIN32
+    // a thread that does not exist in a forked child must not hold this there
+    static const int registered =
+        pthread_atfork([] { sink_mutex.lock(); }, [] { sink_mutex.unlock(); }, [] { sink_mutex.unlock(); });
+    (void)registered;
+#endif
     {
         const std::lock_guard<std::mutex> lock(sink_mutex);
         current_sink = sink ? std::make_shared<const log_sink>(std::move(sink)) : nullptr;

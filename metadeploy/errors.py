@@ -21,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelLoadError",
     "ModelMismatchError",
+    "OptionError",
     "RunDirError",
     "SidecarError",
 ]
@@ -28,6 +29,10 @@ __all__ = [
 
 class Error(Exception):
     """Anything that metadeploy reports about its input or its work."""
+
+
+class OptionError(Error, ValueError):
+    """An option has a value out of its range."""
 
 
 class CheckpointError(Error):

@@ -1,10 +1,19 @@
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "bindings/integers.h"
 #include "bindings/interrupt.h"
 #include "runtime/cpu_threads.h"
 #include "runtime/quantize.h"
 
+#include "ggml-threading.h"
+#include "llama-cparams.h"
+
 #include <map>
 #include <mutex>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 
 namespace py = pybind11;
 
@@ -77,9 +86,31 @@ common_params to_common_params(const engine_options & options) {
     return params;
 }
 
+constexpr char FORKED[] =
+    "the model was loaded before fork(), and the threads that compute are not in this process: load it here, or start "
+    "processes by spawn";
+
 void init_backend_once() {
     static std::once_flag flag;
-    std::call_once(flag, [] { llama_backend_init(); });
+    std::call_once(flag, [] {
+        llama_backend_init();
+#ifndef _WIN32
+        // a thread that does not exist in a forked child must not hold ggml's lock there
+        pthread_atfork(ggml_critical_section_start, ggml_critical_section_end, ggml_critical_section_end);
+#endif
+    });
+}
+
+// GCC's OpenMP keeps threads for the thread that computes, and in a forked child waits for them for ever.
+void check_openmp(const common_params & params) {
+    static const unsigned first = process_generation(); // of the first engine, perhaps in a parent process
+    const bool is_alone = params.cpuparams.n_threads == 1 && params.cpuparams_batch.n_threads == 1;
+    const std::string features = llama_print_system_info();
+    if (first != process_generation() && !is_alone && features.find("OPENMP = 1") != std::string::npos) {
+        throw error(
+            "this build computes with OpenMP, whose threads do not survive the fork() of a process that had a model: "
+            "start processes by spawn, use n_threads=1, or build with GGML_OPENMP=OFF");
+    }
 }
 
 // engine with what its Python caller passes to every long call
@@ -91,11 +122,19 @@ public:
         cache_limits limits;
         limits.hidden_mib = options.hidden_cache_mib;
         limits.prefix_mib = options.prefix_cache_mib;
-        const py::gil_scoped_release release;
+        check_openmp(params);
+        const without_gil release;
         impl = std::make_unique<engine>(params, limits);
     }
 
+    ~py_engine() { leak_if_forked(); }
+    py_engine(const py_engine &) = delete;
+    py_engine & operator=(const py_engine &) = delete;
+
     engine & get() {
+        if (is_forked()) {
+            throw error(FORKED);
+        }
         if (!impl) {
             throw error("the model is closed");
         }
@@ -103,14 +142,28 @@ public:
     }
 
     void close() {
-        const py::gil_scoped_release release;
-        impl.reset();
+        leak_if_forked();
+        if (impl) {
+            const without_gil release;
+            impl.reset();
+        }
     }
 
     bool closed() const { return !impl; }
 
 private:
+    bool is_forked() const { return generation != process_generation(); }
+
+    // Threads that are not here may have been at work on it, and its own end with it, which waits for them for ever. So
+    // the child leaves it as it is: pages that it shares with its parent, until it ends.
+    void leak_if_forked() {
+        if (is_forked()) {
+            (void)impl.release();
+        }
+    }
+
     std::unique_ptr<engine> impl;
+    const unsigned generation = process_generation();
 };
 
 } // namespace
@@ -119,30 +172,38 @@ engine & engine_of(const py::object & object) {
     return object.cast<py_engine &>().get();
 }
 
+std::vector<llama_token> to_tokens(const py::iterable & token_ids) {
+    return to_integers("token", token_ids);
+}
+
 void register_engine(py::module_ & m) {
-    py::class_<engine_options>(m, "EngineOptions", "How to load a base model; the fields of MetaLlama's constructor.")
-        .def(py::init<>())
+    m.attr("FORKED") = FORKED; // what an engine of a parent process says
+    py::class_<engine_options> options(
+        m, "EngineOptions", "How to load a base model; the fields of MetaLlama's constructor.");
+    options.def(py::init<>())
         .def_readwrite("model", &engine_options::model)
         .def_readwrite("chat_template", &engine_options::chat_template)
-        .def_readwrite("n_ctx", &engine_options::n_ctx)
-        .def_readwrite("n_parallel", &engine_options::n_parallel)
-        .def_readwrite("n_batch", &engine_options::n_batch)
-        .def_readwrite("n_ubatch", &engine_options::n_ubatch)
-        .def_readwrite("n_threads", &engine_options::n_threads)
-        .def_readwrite("n_threads_batch", &engine_options::n_threads_batch)
-        .def_readwrite("n_gpu_layers", &engine_options::n_gpu_layers)
         .def_readwrite("type_k", &engine_options::type_k)
         .def_readwrite("type_v", &engine_options::type_v)
-        .def_readwrite("flash_attn", &engine_options::flash_attn)
-        .def_readwrite("hidden_cache_mib", &engine_options::hidden_cache_mib)
-        .def_readwrite("prefix_cache_mib", &engine_options::prefix_cache_mib);
+        .def_readwrite("flash_attn", &engine_options::flash_attn);
+    def_integer(options, "n_ctx", &engine_options::n_ctx, 0);
+    def_integer(options, "n_parallel", &engine_options::n_parallel, 1, LLAMA_MAX_SEQ);
+    def_integer(options, "n_batch", &engine_options::n_batch, 1);
+    def_integer(options, "n_ubatch", &engine_options::n_ubatch, 1);
+    def_integer(options, "n_threads", &engine_options::n_threads, -1, GGML_MAX_N_THREADS);
+    def_integer(options, "n_threads_batch", &engine_options::n_threads_batch, -1, GGML_MAX_N_THREADS);
+    def_integer(options, "n_gpu_layers", &engine_options::n_gpu_layers);
+    def_integer(options, "hidden_cache_mib", &engine_options::hidden_cache_mib, 0);
+    def_integer(options, "prefix_cache_mib", &engine_options::prefix_cache_mib, 0);
 
     m.def(
         "quantize",
-        [](const std::string & src, const std::string & dst, const std::string & file_type, int n_threads) {
+        [](const std::string & src, const std::string & dst, const std::string & file_type,
+           const py::object & n_threads) {
             init_backend_once();
-            const py::gil_scoped_release release;
-            quantize_model(src, dst, file_type, n_threads);
+            const auto n = (int)to_integer("n_threads", n_threads, 0, GGML_MAX_N_THREADS);
+            const without_gil release;
+            quantize_model(src, dst, file_type, n);
         },
         py::arg("src"), py::arg("dst"), py::arg("file_type"), py::arg("n_threads") = 0,
         "Write a copy of a base GGUF with weights of another type (F16, Q8_0, Q4_K_M ...).");
@@ -162,7 +223,6 @@ void register_engine(py::module_ & m) {
         "graph.\n"
         "Returns what it was, 50 at first.");
 
-    using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")
         .def(py::init<const engine_options &>(), py::arg("options"))
         .def("close", &py_engine::close)
@@ -171,7 +231,7 @@ void register_engine(py::module_ & m) {
             "attach",
             [](py_engine & self, const std::string & path, bool folded) {
                 engine & eng = self.get();
-                const py::gil_scoped_release release;
+                const without_gil release;
                 eng.attach(path, folded);
             },
             py::arg("sidecar"), py::arg("folded") = true)
@@ -231,8 +291,8 @@ void register_engine(py::module_ & m) {
             py::arg("text"), py::arg("add_special"), py::arg("parse_special"))
         .def(
             "detokenize",
-            [](py_engine & self, const tokens_t & tokens, bool special) {
-                return py::bytes(self.get().detokenize(tokens, special));
+            [](py_engine & self, const py::iterable & token_ids, bool special) {
+                return py::bytes(self.get().detokenize(to_tokens(token_ids), special));
             },
             py::arg("tokens"), py::arg("special"))
         .def(
@@ -247,8 +307,9 @@ void register_engine(py::module_ & m) {
             py::arg("messages"))
         .def(
             "activations",
-            [](py_engine & self, const tokens_t & tokens, const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.activations(tokens); });
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)eng.meta()->config().target_layers.size(), eng.n_embd()});
@@ -256,32 +317,37 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("cancel") = py::none())
         .def(
             "cognitive_tokens",
-            [](py_engine & self, const tokens_t & tokens, const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_tokens(tokens); });
                 return to_numpy(std::move(rows), {eng.meta()->config().n_cog, eng.n_embd()});
             },
             py::arg("tokens"), py::arg("cancel") = py::none())
         .def(
             "doubt",
-            [](py_engine & self, const tokens_t & tokens, double gain, const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
                 return run_interruptible(eng, cancel, [&] { return eng.doubt(tokens, gain); });
             },
             py::arg("tokens"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "logits",
-            [](py_engine & self, const tokens_t & tokens, bool inject, double gain, const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, bool inject, double gain, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.all_logits(tokens, {inject, gain}); });
                 return to_numpy(std::move(rows), {(py::ssize_t)tokens.size(), eng.n_vocab()});
             },
             py::arg("tokens"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "layer_outputs",
-            [](py_engine & self, const tokens_t & tokens, const std::vector<int32_t> & layers, bool inject, double gain,
-               const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, const py::iterable & layer_numbers, bool inject,
+               double gain, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
+                const std::vector<int32_t> layers = to_integers("layer", layer_numbers);
                 auto rows =
                     run_interruptible(eng, cancel, [&] { return eng.layer_outputs(tokens, layers, {inject, gain}); });
                 return to_numpy(
@@ -290,8 +356,9 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("layers"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
             "cognitive_attention",
-            [](py_engine & self, const tokens_t & tokens, double gain, const py::object & cancel) {
+            [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
+                const std::vector<llama_token> tokens = to_tokens(token_ids);
                 auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_attention(tokens, gain); });
                 const wrapper_config & config = eng.meta()->config();
                 return to_numpy(

@@ -9,6 +9,9 @@ namespace {
 
 // the classes of metadeploy.errors themselves, so that one `except` serves both sides
 const char * class_of(const error & e) {
+    if (dynamic_cast<const option_error *>(&e)) {
+        return "OptionError";
+    }
     if (dynamic_cast<const sidecar_error *>(&e)) {
         return "SidecarError";
     }

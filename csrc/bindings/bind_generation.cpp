@@ -1,4 +1,5 @@
 #include "bindings/bindings.h"
+#include "bindings/integers.h"
 #include "bindings/interrupt.h"
 #include "runtime/scheduler.h"
 
@@ -24,7 +25,7 @@ py::list to_py(engine & eng, const std::vector<token_logprob> & items) {
 }
 
 using decay_tuple = std::tuple<double, double>;
-using refresh_tuple = std::tuple<double, int64_t, int64_t>;
+using refresh_tuple = std::tuple<double, py::object, py::object>;
 
 std::optional<decay_tuple> get_decay(const generation_params & p) {
     const std::optional<decay_settings> & decay = p.inject.schedule.decay;
@@ -40,14 +41,20 @@ void set_decay(generation_params & p, const std::optional<decay_tuple> & value) 
 
 std::optional<refresh_tuple> get_refresh(const generation_params & p) {
     const std::optional<refresh_settings> & refresh = p.inject.schedule.refresh;
-    return refresh ? std::optional(refresh_tuple(refresh->threshold, refresh->min_interval, refresh->max_interval))
+    return refresh ? std::optional(refresh_tuple(
+                         refresh->threshold, py::int_(refresh->min_interval), py::int_(refresh->max_interval)))
                    : std::nullopt;
 }
 
 void set_refresh(generation_params & p, const std::optional<refresh_tuple> & value) {
     p.inject.schedule.refresh.reset();
     if (value) {
-        p.inject.schedule.refresh = {std::get<0>(*value), std::get<1>(*value), std::get<2>(*value)};
+        const auto interval = [](const char * name, const py::object & tokens) {
+            return to_integer(name, tokens, 1, std::numeric_limits<int32_t>::max());
+        };
+        p.inject.schedule.refresh = {
+            std::get<0>(*value), interval("min_interval", std::get<1>(*value)),
+            interval("max_interval", std::get<2>(*value))};
     }
 }
 
@@ -84,8 +91,9 @@ public:
         return list;
     }
 
-    size_t add(const std::vector<llama_token> & prompt, const generation_params & params) {
-        return impl.add(prompt, params);
+    size_t add(const py::iterable & prompt, const generation_params & params) {
+        (void)engine_of(engine_object); // it may be closed
+        return impl.add(to_tokens(prompt), params);
     }
 
     void cancel(size_t id) { impl.cancel(id); }
@@ -99,11 +107,12 @@ private:
 } // namespace
 
 void register_generation(py::module_ & m) {
-    py::class_<generation_params>(m, "GenerationParams", "How to answer; the fields of MetaLlama.generate.")
-        .def(py::init<>())
-        .def_readwrite("max_tokens", &generation_params::max_tokens)
+    constexpr int64_t most = std::numeric_limits<int32_t>::max();
+    py::class_<generation_params> params(m, "GenerationParams", "How to answer; the fields of MetaLlama.generate.");
+    def_integer(params, "max_tokens", &generation_params::max_tokens, -1);
+    def_integer(params, "n_logprobs", &generation_params::n_logprobs, -1);
+    params.def(py::init<>())
         .def_readwrite("stop", &generation_params::stop)
-        .def_readwrite("n_logprobs", &generation_params::n_logprobs)
         .def_readwrite("doubt_threshold", &generation_params::doubt_threshold)
         .def_property(
             "inject", [](const generation_params & p) { return p.inject.on; },
@@ -114,7 +123,12 @@ void register_generation(py::module_ & m) {
         .def_property("decay", get_decay, set_decay)
         .def_property(
             "window", [](const generation_params & p) { return p.inject.schedule.window; },
-            [](generation_params & p, std::optional<int64_t> value) { p.inject.schedule.window = value; })
+            [](generation_params & p, const py::object & value) {
+                p.inject.schedule.window.reset();
+                if (!value.is_none()) {
+                    p.inject.schedule.window = to_integer("window", value, 0, most);
+                }
+            })
         .def_property("refresh", get_refresh, set_refresh)
         .def_property("cognitive_tokens", get_tokens, set_tokens)
         .def_property(
@@ -122,7 +136,9 @@ void register_generation(py::module_ & m) {
             [](generation_params & p, float value) { p.sampling.temp = value; })
         .def_property(
             "top_k", [](const generation_params & p) { return p.sampling.top_k; },
-            [](generation_params & p, int32_t value) { p.sampling.top_k = value; })
+            [](generation_params & p, const py::object & value) {
+                p.sampling.top_k = (int32_t)to_integer("top_k", value, -most, most);
+            })
         .def_property(
             "top_p", [](const generation_params & p) { return p.sampling.top_p; },
             [](generation_params & p, float value) { p.sampling.top_p = value; })
@@ -134,7 +150,9 @@ void register_generation(py::module_ & m) {
             [](generation_params & p, float value) { p.sampling.penalty_repeat = value; })
         .def_property(
             "seed", [](const generation_params & p) { return p.sampling.seed; },
-            [](generation_params & p, uint32_t value) { p.sampling.seed = value; });
+            [](generation_params & p, const py::object & value) {
+                p.sampling.seed = (uint32_t)to_integer("seed", value, 0, std::numeric_limits<uint32_t>::max());
+            });
 
     py::class_<timings>(m, "Timings", "Where the time of an answer went, in milliseconds.")
         .def_readonly("pass1_ms", &timings::pass1_ms)

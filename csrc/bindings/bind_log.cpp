@@ -1,4 +1,5 @@
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "common/log.h"
 #include "log.h"
 
@@ -16,22 +17,21 @@ void register_log(py::module_ & m) {
     m.def(
         "set_log_callback",
         [](const py::object & callback, int min_level) {
-            if (callback.is_none()) {
+            if (callback.is_none() || exit_has_begun()) {
                 set_log_sink(nullptr, GGML_LOG_LEVEL_ERROR);
                 return;
             }
             const auto held = std::shared_ptr<py::object>(new py::object(callback), [](py::object * object) {
-                if (Py_IsInitialized()) {
-                    const py::gil_scoped_acquire gil;
+                if (const with_gil gil; gil) {
                     delete object;
-                }
+                } // else it is left to the end of the process
             });
             set_log_sink(
                 [held](ggml_log_level level, const std::string & line) {
-                    if (!Py_IsInitialized()) {
+                    const with_gil gil;
+                    if (!gil) {
                         return;
                     }
-                    const py::gil_scoped_acquire gil;
                     try {
                         (*held)((int)level, to_str(line));
                     } catch (py::error_already_set & e) {

@@ -1,4 +1,6 @@
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "bindings/integers.h"
 #include "errors.h"
 #include "runtime/abstention.h"
 #include "runtime/cpu_threads.h"
@@ -110,7 +112,7 @@ void register_sidecar(py::module_ & m) {
         "read_sidecar",
         [](const std::string & path) {
             const sidecar source = [&] {
-                const py::gil_scoped_release release;
+                const without_gil release;
                 return read_sidecar(path);
             }();
             py::dict shapes;

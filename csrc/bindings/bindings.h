@@ -13,6 +13,7 @@
 
 namespace metadeploy {
 
+void register_gil(pybind11::module_ & m);
 void register_errors(pybind11::module_ & m);
 void register_log(pybind11::module_ & m);
 void register_sidecar(pybind11::module_ & m);
@@ -23,6 +24,9 @@ void register_stepping(pybind11::module_ & m);
 // of a Python Engine; throws error where that is closed
 class engine;
 engine & engine_of(const pybind11::object & object);
+
+// token ids of any size; throws option_error for those that no vocabulary has
+std::vector<int32_t> to_tokens(const pybind11::iterable & token_ids);
 
 // an error of ours as the Python exception that it is raised as
 pybind11::object error_object(const std::exception_ptr & fault);

@@ -1,10 +1,9 @@
 // Long calls without Python's lock that still notice Ctrl-C and the caller's cancel callback.
 #pragma once
 
+#include "bindings/gil.h"
 #include "errors.h"
 #include "runtime/engine.h"
-
-#include <pybind11/pybind11.h>
 
 #include <chrono>
 #include <exception>
@@ -17,7 +16,7 @@ namespace metadeploy {
 inline std::chrono::duration<double, std::milli> cancel_interval{50.0};
 
 // Runs f without the lock. Where a signal handler or cancel (a callable, or None) raises, that exception comes out;
-// where cancel returns true, cancelled_error.
+// where cancel returns true, cancelled_error; where Python shuts down meanwhile, SystemExit.
 template <typename F>
 auto run_interruptible(engine & eng, const pybind11::object & cancel, F && f) {
     namespace py = pybind11;
@@ -30,11 +29,17 @@ auto run_interruptible(engine & eng, const pybind11::object & cancel, F && f) {
     } const guard{eng};
     eng.cancel = [&]() -> bool {
         const auto now = std::chrono::steady_clock::now();
-        if (stop || now < next_check) {
-            return stop;
+        if (stop || must_end()) {
+            return true;
+        }
+        if (now < next_check) {
+            return false;
         }
         next_check = now + std::chrono::duration_cast<std::chrono::steady_clock::duration>(cancel_interval);
-        const py::gil_scoped_acquire gil;
+        const with_gil gil;
+        if (!gil) {
+            return true;
+        }
         try {
             if (PyErr_CheckSignals() != 0) {
                 throw py::error_already_set();
@@ -47,9 +52,12 @@ auto run_interruptible(engine & eng, const pybind11::object & cancel, F && f) {
         return stop;
     };
     try {
-        const py::gil_scoped_release release;
+        const without_gil release;
         return f();
     } catch (const cancelled_error &) {
+        if (must_end()) {
+            end_thread();
+        }
         if (raised) {
             std::rethrow_exception(raised);
         }

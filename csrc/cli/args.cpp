@@ -5,6 +5,7 @@
 #include "runtime/cpu_threads.h"
 
 #include "arg.h"
+#include "llama-cparams.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -266,13 +267,21 @@ void refuse_unsupported(const common_params & params) {
 }
 
 // what llama.cpp would meet with an assertion
-void check_sizes(const common_params & params) {
-    const std::tuple<int32_t, int32_t, const char *> sizes[] = {
-        {params.n_ctx, 0, "-c"}, {params.n_batch, 1, "-b"}, {params.n_ubatch, 1, "-ub"}, {params.n_parallel, 1, "-np"}};
-    for (const auto & [size, least, flag] : sizes) {
-        if (size < least) {
+void check_sizes(const common_params & params, bool is_refreshed) {
+    const int32_t most_answers =
+        is_refreshed ? LLAMA_MAX_SEQ / 2 : LLAMA_MAX_SEQ; // a refreshed one takes two sequences
+    const std::tuple<int32_t, int32_t, int32_t, const char *> sizes[] = {
+        {params.n_ctx, 0, INT32_MAX, "-c"},
+        {params.n_batch, 1, INT32_MAX, "-b"},
+        {params.n_ubatch, 1, INT32_MAX, "-ub"},
+        {params.n_parallel, 1, most_answers, is_refreshed ? "-np with --meta-refresh" : "-np"},
+        {params.cpuparams.n_threads, 1, GGML_MAX_N_THREADS, "-t"},
+        {params.cpuparams_batch.n_threads, 1, GGML_MAX_N_THREADS, "-tb"}};
+    for (const auto & [size, least, most, flag] : sizes) {
+        if (size < least || size > most) {
             throw usage_error(
-                std::string(flag) + " is " + std::to_string(size) + ", expected at least " + std::to_string(least));
+                std::string(flag) + " is " + std::to_string(size) + ", expected at " +
+                (size < least ? "least " + std::to_string(least) : "most " + std::to_string(most)));
         }
     }
 }
@@ -298,7 +307,8 @@ cli_args parse_args(int argc, char ** argv) {
     }
     read_asked(args);
     refuse_unsupported(args.common);
-    check_sizes(args.common);
+    const bool is_refreshed = args.schedule.refresh && !args.no_meta;
+    check_sizes(args.common, is_refreshed);
     if (args.meta.empty() && !args.no_meta) {
         throw usage_error(
             "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta for the base alone");
@@ -318,7 +328,7 @@ cli_args parse_args(int argc, char ** argv) {
     if (!args.prompts.empty() && !args.common.prompt.empty()) {
         throw usage_error("give either a prompt (-p, -f, -bf) or a file of prompts (--prompts), not both");
     }
-    if (args.schedule.refresh && !args.no_meta) {
+    if (is_refreshed) {
         args.common.n_parallel *= 2; // a clean context beside each that is injected into
     }
     return args;

@@ -24,24 +24,24 @@ common_init_result_ptr load(common_params & params) {
     // llama.cpp asserts these, which would end the process
     for (const int n_threads : {params.cpuparams.n_threads, params.cpuparams_batch.n_threads}) {
         if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS) {
-            throw error(
+            throw option_error(
                 "the number of threads is " + std::to_string(n_threads) + ", expected 1 to " +
                 std::to_string(GGML_MAX_N_THREADS));
         }
     }
     if (params.n_batch < 1 || params.n_ubatch < 1 || params.n_ctx < 0) {
-        throw error(
+        throw option_error(
             "sizes of context, batch and micro-batch are " + std::to_string(params.n_ctx) + ", " +
             std::to_string(params.n_batch) + " and " + std::to_string(params.n_ubatch) +
             ", expected at least 0, 1 and 1");
     }
     if (params.n_parallel < 1 || params.n_parallel > LLAMA_MAX_SEQ) {
-        throw error(
+        throw option_error(
             "the number of sequences is " + std::to_string(params.n_parallel) + ", expected 1 to " +
             std::to_string(LLAMA_MAX_SEQ));
     }
     if (params.n_batch < params.n_parallel) { // llama.cpp asserts it
-        throw error(
+        throw option_error(
             std::to_string(params.n_parallel) + " sequences need a batch of as many tokens, it has " +
             std::to_string(params.n_batch) + " (give a larger -b / n_batch)");
     }
@@ -49,7 +49,7 @@ common_init_result_ptr load(common_params & params) {
     params.kv_unified = false;
     const int64_t n_ctx = (params.n_ctx + 255LL) / 256 * 256 * params.n_parallel;
     if (n_ctx > INT32_MAX) {
-        throw error(
+        throw option_error(
             "a context of " + std::to_string(params.n_ctx) + " tokens for each of " +
             std::to_string(params.n_parallel) + " sequences is too large, expected at most " +
             std::to_string(INT32_MAX) + " together");

@@ -32,6 +32,11 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
         }
         throw error("file type is '" + file_type + "', expected one of " + names);
     }
+    if (n_threads < 0 || n_threads > GGML_MAX_N_THREADS) {
+        throw option_error(
+            "the number of threads is " + std::to_string(n_threads) + ", expected 0 to " +
+            std::to_string(GGML_MAX_N_THREADS));
+    }
     llama_model_quantize_params params = llama_model_quantize_default_params();
     params.ftype = it->second;
     params.nthread = n_threads > 0 ? n_threads : allowed_cpus();

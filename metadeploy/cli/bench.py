@@ -53,7 +53,7 @@ def _bench(
             show_default="as the sidecar says",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="Threads.")] = None,
+    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The shortest form: shows that everything runs, its figures say little.")
     ] = False,

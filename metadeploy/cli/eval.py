@@ -81,7 +81,9 @@ def _eval(
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at once in PyTorch.")] = 128,
-    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="Threads of the engine.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads of the engine.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File for the means over several run directories.")
     ] = None,

@@ -55,7 +55,7 @@ def _ladder(
     ] = "f32",
     device: Annotated[str, typer.Option(help="Torch device of the reference.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option("-t", "--threads", min=1, help="Threads of PyTorch and the runtime.")
+        int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads of PyTorch and the runtime.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
 ) -> None:

@@ -35,5 +35,14 @@ def configure(verbose: bool) -> None:
     _core.set_log_callback(_on_message, min((ours for ours, theirs in _LEVELS.items() if theirs >= level), default=4))
 
 
-# threads of llama.cpp must not call into an interpreter that is shutting down
-atexit.register(_core.set_log_callback, None, 4)
+#: Longer than a computation takes to notice that it is to end: it asks after each node of a graph.
+_DRAIN_MS: Final = 10_000
+
+
+def _shut_down() -> None:
+    """No thread may come out of the core, or call Python from there, when there is no interpreter any more."""
+    _core.set_log_callback(None, 4)
+    _core.drain_threads(_DRAIN_MS)
+
+
+atexit.register(_shut_down)
