@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from metadeploy import _core
 from metadeploy.errors import Cancelled, Error
+from metadeploy.runtime.stream import Stream
 from metadeploy.runtime.types import (
     CancelCallback,
     FinishReason,
@@ -115,8 +116,10 @@ class BatchCalls(ABC):
         requests: Iterable[tuple[Request, _core.GenerationParams]],
         raw: bool,
         cancel: CancelCallback | None,
-    ) -> Generator[BatchStep]:
-        """Hold the instance and answer."""
+        *,
+        ahead: bool,
+    ) -> Stream[BatchStep]:
+        """Hold the instance and answer; ``ahead``: the requests may be read in any thread, and end."""
 
     def stream_batch(
         self,
@@ -138,7 +141,7 @@ class BatchCalls(ABC):
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
-    ) -> Iterator[BatchStep]:
+    ) -> Stream[BatchStep]:
         """As :meth:`generate_batch`, token by token, in the order in which they come.
 
         Yields:
@@ -169,7 +172,8 @@ class BatchCalls(ABC):
 
         params_of(Request(prompt=""))  # what is wrong for all is said at once
         each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
-        return self._run(((request, params_of(request)) for request in each), raw, cancel)
+        coming = ((request, params_of(request)) for request in each)
+        return self._run(coming, raw, cancel, ahead=isinstance(prompts, Sequence)).wanting(_is_wanted)
 
     def generate_batch(
         self,
@@ -192,12 +196,13 @@ class BatchCalls(ABC):
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
-    ) -> Iterator[BatchAnswer]:
+    ) -> Stream[BatchAnswer]:
         """Answer many prompts, as many at once as the instance has sequences (``n_parallel``).
 
         Each has its own cognitive tokens, and its answer is the one that it has alone, up to the last digits of logits:
         sums over few and over many tokens are taken in another order. The instance is busy until the iterator is
-        exhausted or closed: other threads wait.
+        exhausted, closed or dropped, in any thread: a call in the thread that reads it raises Error. One in another
+        thread computes the rest first where the prompts are a list, and else waits until it is read.
 
         Args:
             prompts: as in :meth:`generate`, or a `Request` where one has options of its own; taken one by one, as
@@ -250,11 +255,19 @@ class BatchCalls(ABC):
             logprobs=logprobs,
             cancel=cancel,
         )
-        complete = (answer for answer, chunk in steps if chunk is None or chunk.result is not None)
-        return _in_order(complete) if order == "input" else complete
+        complete = steps.through(_complete)
+        return complete.through(_in_order) if order == "input" else complete
 
 
-def _in_order(answers: Iterator[BatchAnswer]) -> Iterator[BatchAnswer]:
+def _is_wanted(step: BatchStep) -> bool:
+    return not step[0].closed
+
+
+def _complete(steps: Iterator[BatchStep]) -> Generator[BatchAnswer]:
+    return (answer for answer, chunk in steps if chunk is None or chunk.result is not None)
+
+
+def _in_order(answers: Iterator[BatchAnswer]) -> Generator[BatchAnswer]:
     early: dict[int, BatchAnswer] = {}
     index = 0
     for answer in answers:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
 from types import TracebackType
-from typing import Literal, TypeVar, cast
-from weakref import WeakSet
+from typing import Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,13 +16,13 @@ from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
+from metadeploy.runtime.stream import Stream, last
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
 from metadeploy.schedule import STATIC, InjectionSchedule
 
 __all__ = ["MetaLlama"]
 
 FloatArray = NDArray[np.float32]
-_T = TypeVar("_T")
 
 #: llama.cpp draws a seed of its own for this value
 _RANDOM_SEED = 0xFFFFFFFF
@@ -128,8 +125,6 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         options.hidden_cache_mib = hidden_cache_mib
         options.prefix_cache_mib = prefix_cache_mib
         self._lock = InstanceLock()
-        self._streams_lock = threading.Lock()  # a set must not grow while close() in another thread walks through it
-        self._streams: WeakSet[Generator[object]] = WeakSet()
         self._model = os.fspath(model)
         self._engine = _core.Engine(options)
         self.gain = gain
@@ -143,14 +138,15 @@ class MetaLlama(BatchCalls, OpenAICompletions):
     # --- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free model, context and sidecar now; streams that are still open end.
+        """Free model, context and sidecar now; streams that are still open end, other calls are waited for.
 
-        Calling it twice does no harm; other calls then raise Error.
+        Calling it twice does no harm; other calls then raise Error. In a forked child it frees nothing, for the threads
+        that may have been at work on it are not there.
         """
-        with self._streams_lock:
-            open_streams = list(self._streams)
-        for stream in open_streams:
-            with suppress(ValueError):  # it is running in another thread: wait for it below
+        if self._lock.is_lost:
+            return
+        for stream in self._lock.open_streams():
+            if not stream.is_one_call:
                 stream.close()
         with self._lock:
             self._engine.close()
@@ -162,6 +158,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a MetaLlama cannot be copied or sent to another process: load it in the process that uses it")
 
     def attach(self, sidecar: str | os.PathLike[str]) -> None:
         """Put a sidecar in place of the one that is there, if any; on an error the old one stays.
@@ -240,8 +239,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 than 0.5, cognitive tokens or a schedule are given where the base answers alone; or a threshold, and the
                 wrapper has no refusal; or a refresh, and cognitive tokens are given or there is one sequence only.
         """
-        result = None
-        for chunk in self.stream(
+        chunks = self.stream(
             prompt,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -259,8 +257,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             raw=raw,
             logprobs=logprobs,
             cancel=cancel,
-        ):
-            result = chunk.result
+        )
+        result = last(chunks).result
         assert result is not None  # the last chunk holds it
         return result
 
@@ -284,10 +282,11 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
-    ) -> Iterator[GenerationChunk]:
+    ) -> Stream[GenerationChunk]:
         """As :meth:`generate`, token by token; the last chunk holds the whole result.
 
-        The instance is busy until the iterator is exhausted or closed: other threads wait.
+        May be read, closed and dropped in any thread. The instance is busy until then: a call in the thread that reads
+        it raises Error, one in another thread computes the rest of it first, which is then read from memory.
         """
         params = self._params(
             max_tokens=max_tokens,
@@ -305,7 +304,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             doubt_threshold=doubt_threshold,
             logprobs=logprobs,
         )
-        return self._kept(_chunks(self._run([(Request(prompt=prompt), params)], raw, cancel)))
+        return self._run([(Request(prompt=prompt), params)], raw, cancel, ahead=True).through(_chunks)
 
     def _model_name(self) -> str:
         return os.path.basename(self._model)
@@ -357,33 +356,20 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         requests: Iterable[tuple[Request, _core.GenerationParams]],
         raw: bool,
         cancel: CancelCallback | None,
-    ) -> Generator[BatchStep]:
-        return self._kept(self._locked(requests, raw, cancel))
-
-    def _locked(
-        self,
-        requests: Iterable[tuple[Request, _core.GenerationParams]],
-        raw: bool,
-        cancel: CancelCallback | None,
-    ) -> Generator[BatchStep]:
+        *,
+        ahead: bool,
+    ) -> Stream[BatchStep]:
         def tokens_of(prompt: Prompt) -> list[int] | Error:
             try:
                 return self._tokens(prompt, raw)
             except Error as error:
                 return error
 
-        with self._lock:
-            found = (
-                (BatchAnswer(i, _cancel=request.cancel), tokens_of(request.prompt), params)
-                for i, (request, params) in enumerate(requests)
-            )
-            yield from batch.run(self._engine, found, cancel)
-
-    def _kept(self, stream: Generator[_T]) -> Generator[_T]:
-        """Remembered, so that :meth:`close` can end it."""
-        with self._streams_lock:
-            self._streams.add(stream)
-        return stream
+        found = (
+            (BatchAnswer(i, _cancel=request.cancel), tokens_of(request.prompt), params)
+            for i, (request, params) in enumerate(requests)
+        )
+        return Stream(self._lock, lambda stop: batch.run(self._engine, found, stop), cancel=cancel, ahead=ahead)
 
     # --- text and tokens ---------------------------------------------------------------------------------------------
 
@@ -567,14 +553,13 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             return self._engine.n_vocab
 
 
-def _chunks(steps: Generator[BatchStep]) -> Generator[GenerationChunk]:
+def _chunks(steps: Iterator[BatchStep]) -> Generator[GenerationChunk]:
     """Those of the only answer there is."""
-    with closing(steps):
-        for answer, chunk in steps:
-            if chunk is None:
-                assert answer.error is not None
-                raise answer.error
-            yield chunk
+    for answer, chunk in steps:
+        if chunk is None:
+            assert answer.error is not None
+            raise answer.error
+        yield chunk
 
 
 def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:

@@ -1,46 +1,232 @@
-"""One call at a time on one instance."""
+"""One call at a time on one instance, in whatever threads its calls run and its streams are read."""
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections import deque
 from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
+from metadeploy import _core
 from metadeploy.errors import Error
+from metadeploy.runtime.flow import Flow, Mark, in_event_loop
 
-__all__ = ["InstanceLock"]
+if TYPE_CHECKING:
+    from metadeploy.runtime.stream import Stream
+
+__all__ = ["Call", "InstanceLock", "Turn"]
+
+#: A thread that waits looks again after so many seconds. Whoever lets go wakes it up at once; but the garbage collector
+#: may end a stream in this very thread, between the last look and the wait.
+_LOOK_AGAIN_S: Final = 1.0
 
 
-class InstanceLock:
-    """A lock that other threads wait for, and that tells the thread which holds it instead of stopping it for ever.
+class Turn:
+    """A thread's turn with a call."""
 
-    An open stream holds its instance until it is exhausted or closed; a second call from the same thread could only
-    wait for itself.
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
+class Call:
+    """One use of an instance, from its beginning to its end, in one thread or handed from thread to thread.
+
+    Attributes:
+        turn: of the thread that computes for it now; None while it is in nobody's hands, as a stream is between two
+            chunks.
+        flow: who read it last.
+        over: whether nothing more is computed for it once this turn ends.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self.turn: Turn | None = None
+        self.flow: Flow | None = None
+        self.mark = Mark()
+        self.over = True
 
-    def acquire(self) -> None:
-        """Wait for the instance.
+    @property
+    def settled(self) -> bool:
+        """Whether a thread that waits for its turn with this call need not wait any more."""
+        return False
+
+    @property
+    def can_be_computed_ahead(self) -> bool:
+        """Whether a thread that waits for the instance may compute it to its end."""
+        return False
+
+    def compute(self) -> None:
+        """One step."""
+        raise NotImplementedError
+
+
+class InstanceLock:
+    """Lets one call at a time use an instance; the others wait, in the order in which they came.
+
+    A call belongs to no thread. An open stream holds the instance between two chunks, when no thread computes. A call
+    that has to wait then computes that stream to its end, for later: whoever reads it may be waiting for this thread,
+    as jobs of a pool do whose threads all wait here. Where that is impossible it waits until the stream is read on.
+
+    It waits for nothing that only its own thread could bring about; that is an error.
+    """
+
+    def __init__(self) -> None:
+        # its lock is one that the same thread may take again: the garbage collector ends streams in any line
+        self._monitor = threading.Condition()
+        self._holder: Call | None = None
+        self._queue: deque[Turn] = deque()
+        self._streams: WeakSet[Stream[Any]] = WeakSet()
+        self._generation = _core.process_generation()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked from the one that the instance was loaded in."""
+        return _core.process_generation() != self._generation
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing of it can be waited for: threads that do not exist any more may have been in here."""
+        return self.is_forked or sys.is_finalizing()
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def keep(self, stream: Stream[Any]) -> None:
+        """Remember a stream until it is dropped, so that closing the instance can end it."""
+        with self._monitor:
+            self._streams.add(stream)
+
+    def open_streams(self) -> list[Stream[Any]]:
+        """Those that are not dropped yet."""
+        with self._monitor:
+            return list(self._streams)
+
+    # --- turns -------------------------------------------------------------------------------------------------------
+
+    def begin(self, call: Call, turn: Turn) -> bool:
+        """Wait until the instance is free for this call. Follow it by :meth:`pause` in any case.
+
+        Args:
+            call: what uses the instance.
+            turn: a new one of this thread.
+
+        Returns:
+            True: compute. False: it is settled, without a turn.
 
         Raises:
-            Error: this very thread holds it.
+            Error: this thread would wait for itself; or the process was forked; or Python is shutting down.
         """
-        if self._owner == threading.get_ident():
-            raise Error("this model is busy with a stream of the same thread: read it to its end, or close() it first")
-        self._lock.acquire()
-        self._owner = threading.get_ident()
+        if self.is_lost:
+            raise Error(_core.FORKED if self.is_forked else "Python is shutting down")
+        while (other := self._await(call, turn)) is not None:
+            ahead = Turn()
+            try:
+                if self._seize_idle(other, ahead):
+                    other.compute()
+            finally:
+                self.pause(other, ahead)
+        return call.turn is turn
 
-    def release(self) -> None:
-        """Let the next one in."""
-        self._owner = None
-        self._lock.release()
+    def pause(self, call: Call, turn: Turn) -> None:
+        """End a turn, and the call where it is over. Does nothing where that turn has not come."""
+        if self.is_lost:
+            return
+        with self._monitor:
+            if turn in self._queue:
+                self._queue.remove(turn)
+            if call.turn is turn:
+                call.turn = None
+                if call.over:
+                    call.mark.over = True
+                    if self._holder is call:
+                        self._holder = None
+            self._monitor.notify_all()
+
+    def seize(self, call: Call, turn: Turn, *, wait: bool) -> bool:
+        """Take a turn in order to end a call, whether it holds the instance or not.
+
+        Args:
+            call: what is to end.
+            turn: a new one of this thread.
+            wait: for the thread that computes.
+
+        Returns:
+            False where a thread still computes, this very one perhaps; the call then ends with that turn.
+        """
+        with self._monitor:
+            while call.turn is not None:
+                if not wait or call.turn.thread == turn.thread or _core.exit_has_begun():
+                    return False
+                self._monitor.wait(_LOOK_AGAIN_S)
+            call.turn = turn
+            return True
+
+    def _seize_idle(self, call: Call, turn: Turn) -> bool:
+        with self._monitor:
+            if call.turn is not None or self._holder is not call:
+                return False
+            call.turn = turn
+            return True
+
+    def _await(self, call: Call, turn: Turn) -> Call | None:
+        """Wait. Returns a call that is to be computed ahead before it goes on."""
+        with self._monitor:
+            if self._holder is not call and turn not in self._queue:
+                self._queue.append(turn)
+            while not call.settled:
+                holder = self._holder
+                # nested calls of one thread, from a signal handler for example: only the innermost one can go on
+                is_first = bool(self._queue) and self._queue[0].thread == turn.thread
+                if (holder is None and is_first) or (holder is call and call.turn is None):
+                    if turn in self._queue:
+                        self._queue.remove(turn)
+                    self._holder = call
+                    call.turn = turn
+                    if not call.over:
+                        call.flow = Flow(call.mark)
+                    return None
+                if holder is not None:
+                    _refuse_to_wait(holder, turn)
+                    if is_first and holder.turn is None and holder is not call and holder.can_be_computed_ahead:
+                        return holder
+                self._monitor.wait(_LOOK_AGAIN_S)
+            return None
+
+    # --- calls that are over when they return ------------------------------------------------------------------------
 
     def __enter__(self) -> None:
-        self.acquire()
+        call, turn = Call(), Turn()
+        try:
+            self.begin(call, turn)
+        except BaseException:
+            self.pause(call, turn)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        call = self._holder
+        assert call is not None
+        assert call.turn is not None
+        self.pause(call, call.turn)
+
+
+def _refuse_to_wait(holder: Call, turn: Turn) -> None:
+    """Raise where nothing that this thread can wait for will come."""
+    if holder.turn is not None:
+        if holder.turn.thread == turn.thread:
+            raise Error(
+                "this model is busy with a call of the same thread: its callbacks, its iterator of prompts and signal "
+                "handlers cannot use the model meanwhile"
+            )
+        if _core.exit_has_begun():
+            raise Error("this model is busy in a thread that ends with Python, which is shutting down")
+    elif holder.flow is not None and holder.flow.is_here():
+        raise Error("this model is busy with a stream of the same thread: read it to its end, or close() it first")
+    elif not holder.can_be_computed_ahead and in_event_loop():
+        raise Error(
+            "this model is busy with a stream, and waiting for it would stop this thread's event loop: read it to its "
+            "end, close() it, or call from another thread (asyncio.to_thread)"
+        )

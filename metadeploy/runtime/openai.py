@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, overload
 
 from numpy.typing import ArrayLike
 
+from metadeploy.runtime.stream import last, through
 from metadeploy.runtime.types import (
     CancelCallback,
     GenerationChunk,
@@ -34,9 +35,7 @@ def _usage(timings: Timings) -> dict[str, int]:
 
 
 def _last(chunks: Iterator[GenerationChunk]) -> GenerationResult:
-    result = None
-    for chunk in chunks:
-        result = chunk.result
+    result = last(chunks).result
     assert result is not None  # the last chunk holds it
     return result
 
@@ -85,7 +84,7 @@ class ChatCompletion:
             "timings": asdict(result.timings),
         }
 
-    def stream(self, chunks: Iterator[GenerationChunk]) -> Iterator[dict[str, Any]]:
+    def stream(self, chunks: Iterator[GenerationChunk]) -> Generator[dict[str, Any]]:
         """The role first, then the text as it comes, with doubt; the last has finish_reason, abstained and timings."""
 
         def chunk_of(delta: dict[str, str], logprobs: dict[str, Any] | None, **more: float | None) -> dict[str, Any]:
@@ -150,7 +149,7 @@ class TextCompletion:
             "timings": asdict(result.timings),
         }
 
-    def stream(self, chunks: Iterator[GenerationChunk]) -> Iterator[dict[str, Any]]:
+    def stream(self, chunks: Iterator[GenerationChunk]) -> Generator[dict[str, Any]]:
         """The text as it comes, with doubt; the last chunk has finish_reason, abstained and timings."""
         at = len(self._echo)
 
@@ -317,7 +316,7 @@ class OpenAICompletions(ABC):
             logprobs=(top_logprobs or 0) if logprobs else None,
         )
         shape = ChatCompletion(model or self._model_name())
-        return shape.stream(chunks) if stream else shape.whole(chunks)
+        return through(chunks, shape.stream) if stream else shape.whole(chunks)
 
     @overload
     def create_completion(
@@ -430,6 +429,6 @@ class OpenAICompletions(ABC):
             logprobs=logprobs,
         )
         shape = TextCompletion(model or self._model_name(), prompt if echo else "")
-        return shape.stream(chunks) if stream else shape.whole(chunks)
+        return through(chunks, shape.stream) if stream else shape.whole(chunks)
 
     __call__ = create_completion

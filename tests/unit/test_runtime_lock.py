@@ -1,4 +1,4 @@
-"""The lock of an instance: other threads wait, the same thread is told."""
+"""The lock of an instance: calls of other threads wait, one that would wait for itself is an error."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ import threading
 import pytest
 
 from metadeploy.errors import Error
-from metadeploy.runtime.lock import InstanceLock
+from metadeploy.runtime.lock import Call, InstanceLock, Turn
+from support.threads import run_in_thread, until
 
 
-def test_the_same_thread_is_told() -> None:
+def test_a_call_inside_a_call_of_the_same_thread() -> None:
     lock = InstanceLock()
-    with lock, pytest.raises(Error, match="busy with a stream of the same thread: read it to its end, or close"):
-        lock.acquire()
+    with lock, pytest.raises(Error, match="busy with a call of the same thread"), lock:
+        pass
     with lock:  # and the failed attempt left nothing behind
         pass
 
 
-def test_other_threads_wait() -> None:
+def test_other_threads_wait_in_the_order_in_which_they_came() -> None:
     lock, order = InstanceLock(), []
 
-    def other() -> None:
+    def other(name: int) -> None:
         with lock:
-            order.append("other")
+            order.append(name)
 
-    thread = threading.Thread(target=other)
     with lock:
-        thread.start()
-        thread.join(timeout=0.2)
-        assert thread.is_alive()
-        order.append("first")
-    thread.join(timeout=10)
-    assert order == ["first", "other"]
+        threads = []
+        for name in range(5):
+            threads.append(run_in_thread(other, name))
+            until(lambda name=name: len(lock._queue) == name + 1)  # type: ignore[misc]
+        assert order == []
+    for thread in threads:
+        thread.join(timeout=10)
+    assert order == [0, 1, 2, 3, 4]
 
 
 def test_an_error_inside_lets_the_next_one_in() -> None:
@@ -43,12 +45,30 @@ def test_an_error_inside_lets_the_next_one_in() -> None:
         pass
 
 
-def test_another_thread_may_let_go() -> None:
-    # a generator that holds the lock may be finalised anywhere
+def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_queue() -> None:
     lock = InstanceLock()
-    lock.acquire()
-    thread = threading.Thread(target=lock.release)
-    thread.start()
-    thread.join()
+    with lock:
+        call, turn = Call(), Turn()
+        turn.thread = -1  # of another thread
+        lock._queue.append(turn)
+        lock.pause(call, turn)
+        assert not lock._queue
     with lock:
         pass
+
+
+def test_nobody_is_starved_by_a_thread_that_calls_again_and_again() -> None:
+    lock, done = InstanceLock(), threading.Event()
+
+    def often() -> None:
+        while not done.is_set():
+            with lock:
+                pass
+
+    thread = run_in_thread(often)
+    for _ in range(200):
+        with lock:
+            pass
+    done.set()
+    thread.join(timeout=10)
+    assert not thread.is_alive()

@@ -1,0 +1,212 @@
+"""What is computed step by step, and read in any thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from metadeploy.errors import Cancelled, Error
+from metadeploy.runtime.lock import Call, InstanceLock, Turn
+from metadeploy.runtime.types import CancelCallback
+
+__all__ = ["Stream"]
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+
+
+class _Stop:
+    """Whether a stream is to end early; asked as its `cancel`.
+
+    An object of its own, because what computes a stream must not refer to the stream: one that is dropped ends at once,
+    without the garbage collector.
+    """
+
+    def __init__(self, cancel: CancelCallback | None) -> None:
+        self.wanted = False
+        self._cancel = cancel
+
+    def __call__(self) -> bool:
+        """Whether to end now."""
+        return self.wanted or (self._cancel is not None and self._cancel())
+
+
+class _Steps(Call):
+    """The computation of a stream, and what is computed already and not read yet."""
+
+    def __init__(self, steps: Generator[Any], stop: _Stop, *, ahead: bool) -> None:
+        super().__init__()
+        self.over = False
+        self.stop = stop
+        self.is_one_call = False
+        self.wanted: Callable[[Any], bool] | None = None
+        self._steps = steps
+        self._ahead = ahead
+        self._made: deque[Any] = deque()
+        self._error: BaseException | None = None
+
+    def transform(self, transform: Callable[[Iterator[Any]], Generator[Any]]) -> None:
+        self._steps, self.wanted = transform(self._steps), None
+
+    @property
+    def exhausted(self) -> bool:
+        return self.stop.wanted or (self.over and not self._made)
+
+    @property
+    def settled(self) -> bool:
+        return bool(self._made) or self.over or self.stop.wanted
+
+    @property
+    def can_be_computed_ahead(self) -> bool:
+        return self._ahead
+
+    def compute(self) -> None:
+        try:
+            self._made.append(next(self._steps))
+        except StopIteration:
+            self.over = True
+        except Exception as error:
+            self.over = True
+            if not (isinstance(error, Cancelled) and self.stop.wanted):
+                self._error = error  # for who reads it, which may be another thread
+        except BaseException as error:
+            self.over = True
+            self._error = Error(f"this stream was ended by {type(error).__name__} in the thread that computed it")
+            raise
+        if self.stop.wanted:
+            self.finish()
+
+    def finish(self) -> None:
+        self.over = True
+        self._error = None
+        self._made.clear()
+        self._steps.close()
+
+    def take(self) -> list[Any]:
+        """The next item, if there is one; raises the error that ended the stream, once."""
+        while self._made and not self.stop.wanted:
+            try:
+                item = self._made.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if self.wanted is None or self.wanted(item):
+                return [item]
+        if self.over:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+        return []
+
+
+class Stream(Iterator[_T], Generic[_T]):
+    """An iterator that computes when it is read, and may be read, closed and dropped in any thread.
+
+    It holds its model until it is exhausted, closed or dropped. Threads that read it at once wait for each other, and
+    each item goes to one of them. Where another call has to wait for the model, that call computes the rest in its own
+    thread, and it is read from memory.
+    """
+
+    def __init__(
+        self,
+        lock: InstanceLock,
+        make: Callable[[CancelCallback], Generator[_T]],
+        *,
+        cancel: CancelCallback | None = None,
+        ahead: bool = True,
+    ) -> None:
+        """Compute nothing yet.
+
+        Args:
+            lock: of the instance.
+            make: gives the steps; passes on what it gets as their `cancel`.
+            cancel: the caller's own.
+            ahead: whether another thread may compute all that is left.
+        """
+        self._lock = lock
+        stop = _Stop(cancel)
+        self._steps = _Steps(make(stop), stop, ahead=ahead)
+        lock.keep(self)
+
+    def through(self, transform: Callable[[Iterator[_T]], Generator[_U]]) -> Stream[_U]:
+        """The same stream with other items; to be called before it is read."""
+        self._steps.transform(transform)
+        return cast("Stream[_U]", self)
+
+    def wanting(self, wanted: Callable[[_T], bool]) -> Stream[_T]:
+        """The same stream without items that are not wanted any more when they are read."""
+        self._steps.wanted = wanted
+        return self
+
+    def as_one_call(self) -> Stream[_T]:
+        """The same stream, to be read to its end at once: closing the model waits for it instead of ending it."""
+        self._steps.is_one_call = True
+        return self
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether closing the model waits for its end."""
+        return self._steps.is_one_call
+
+    def __iter__(self) -> Stream[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        """The next item, as soon as it is computed.
+
+        Raises:
+            Error: the model is busy with another stream of this thread, which would wait for itself.
+        """
+        steps = self._steps
+        while True:
+            turn = Turn()
+            try:
+                if self._lock.begin(steps, turn):
+                    steps.compute()
+            finally:
+                self._lock.pause(steps, turn)
+            for item in steps.take():
+                return cast(_T, item)
+            if steps.exhausted:
+                raise StopIteration
+
+    def close(self) -> None:
+        """End it; no item comes any more. Where another thread computes it, that is cancelled and waited for."""
+        self._end(wait=True)
+
+    def __enter__(self) -> Stream[_T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_steps"):
+            self._end(wait=False)
+
+    def _end(self, *, wait: bool) -> None:
+        self._steps.stop.wanted = True
+        if self._lock.is_lost:
+            return
+        turn = Turn()
+        try:
+            if self._lock.seize(self._steps, turn, wait=wait):
+                self._steps.finish()
+        finally:
+            self._lock.pause(self._steps, turn)
+
+
+def through(items: Iterator[_T], transform: Callable[[Iterator[_T]], Generator[_U]]) -> Iterator[_U]:
+    """Other items in place of these; a stream stays one."""
+    return items.through(transform) if isinstance(items, Stream) else transform(items)
+
+
+def last(items: Iterator[_T]) -> _T:
+    """Read to the end, a stream as one call: the last item."""
+    found: list[_T] = []
+    for item in items.as_one_call() if isinstance(items, Stream) else items:
+        found = [item]
+    return found[0]

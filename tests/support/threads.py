@@ -1,0 +1,57 @@
+"""Threads in tests: started, waited for and heard, without sleeping and hoping."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+#: Longer than anything takes on a machine that does a lot else.
+LIMIT_S = 60.0
+
+
+class Job(threading.Thread):
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[..., Any], *args: Any) -> None:
+        super().__init__(daemon=True)
+        self._call = (call, args)
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Call, and keep what comes of it."""
+        call, args = self._call
+        try:
+            self._result = call(*args)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        """What the call returns; raises what it raises, or where it does not end."""
+        self.join(LIMIT_S)
+        assert not self.is_alive(), "the thread hangs"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def run_in_thread(call: Callable[..., Any], *args: Any) -> Job:
+    """Start it."""
+    job = Job(call, *args)
+    job.start()
+    return job
+
+
+def in_thread(call: Callable[..., Any], *args: Any) -> Any:
+    """Do it in another thread and wait for it."""
+    return run_in_thread(call, *args).result()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread is about to do."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.001)
