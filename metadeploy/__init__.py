@@ -18,6 +18,7 @@ from metadeploy.errors import (
     MissingDependencyError,
     ModelLoadError,
     ModelMismatchError,
+    OptionError,
     RunDirError,
     SidecarError,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelLoadError",
     "ModelMismatchError",
+    "OptionError",
     "Refresh",
     "Request",
     "RunDirError",
