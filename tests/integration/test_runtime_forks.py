@@ -15,8 +15,7 @@ from support.program import TinyCase
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="fork is a POSIX call")
 
 HEAD = """
-import faulthandler, gc, os, pickle, signal, sys, threading
-faulthandler.dump_traceback_later(100, exit=True)
+import gc, os, pickle, signal, sys, threading
 from metadeploy import Error, MetaLlama, _core
 base, sidecar = sys.argv[1:]
 
@@ -27,7 +26,7 @@ def forked(work):
     '''In a child that ends as a whole Python process does: its exit status.'''
     pid = os.fork()
     if pid == 0:
-        signal.alarm(50)  # faulthandler, begun in the parent, would itself wait for a thread that is not here
+        signal.alarm(50)
         work()
         sys.exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
