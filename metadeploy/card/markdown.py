@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from metadeploy import exact
+
 __all__ = ["code", "count", "escape", "image", "interval", "number", "p_value", "percent", "table", "value"]
 
 #: What begins or ends a span, a cell, a formula or an entity; the rest means something at the start of a line only.
@@ -44,9 +46,9 @@ def count(found: int) -> str:
     return f"{found:,}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1]: ``58.1%``."""
-    return _NONE if share is None else f"{share:.1%}"
+    return _NONE if share is None else f"{exact.percent(share, digits)}%"
 
 
 def number(found: float | None) -> str:

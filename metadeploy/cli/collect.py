@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from metadeploy.exact import percent
 from metadeploy.training.settings import CollectSettings
 
 if TYPE_CHECKING:
@@ -224,4 +225,4 @@ def _category_table(categories: Sequence[CategoryShare]) -> Table:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+    return "–" if share is None else f"{percent(share)}%"

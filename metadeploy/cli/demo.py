@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from metadeploy.exact import percent
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -248,7 +250,8 @@ def _summary(scores: Scores) -> Table:
             table.add_row(label, f"{share.hits} of {share.total}", "-", "-")
         else:
             low, high = share.interval
-            table.add_row(label, f"{share.hits} of {share.total}", f"{share.value:.0%}", f"{low:.0%} to {high:.0%}")
+            value, between = f"{percent(share.value, 0)}%", f"{percent(low, 0)}% to {percent(high, 0)}%"
+            table.add_row(label, f"{share.hits} of {share.total}", value, between)
 
     row("base accuracy: right of all", scores.base_accuracy)
     row("coverage: the Doubter answers", scores.coverage)

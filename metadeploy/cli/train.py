@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from metadeploy.exact import percent
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
 
@@ -367,7 +368,7 @@ def _show(run: RunDir, trained: Trained) -> None:
     from metadeploy.cli._console import facts_table, output, parameter_count
 
     best = trained.history[trained.best_epoch - 1]
-    val = {name: "–" if share is None else f"{share:.1%}" for name, share in trained.val.items()}
+    val = {name: "–" if share is None else f"{percent(share)}%" for name, share in trained.val.items()}
     console = output()
     console.print(
         facts_table(

@@ -10,6 +10,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from metadeploy.exact import percent
+
 __all__ = ["mean_tables", "tables"]
 
 #: What is shown first: metric, what it is called, and whether it is a share.
@@ -71,7 +73,7 @@ def _metrics(results: Mapping[str, Any]) -> Table:
 
 
 def _least_doubted(rows: Sequence[Mapping[str, Any]], key: str) -> Table:
-    table = _plain_table("the least doubted", *(f"{row['coverage']:.0%}" for row in rows))
+    table = _plain_table("the least doubted", *(f"{percent(row['coverage'], 0)}%" for row in rows))
     table.add_row("right of these", *(_number(row[key], True) for row in rows))
     return table
 
@@ -135,7 +137,7 @@ def _plain_table(first: str, *others: str) -> Table:
 def _number(value: float | None, is_share: bool) -> str:
     if value is None:
         return "-"
-    return f"{value:.1%}" if is_share else f"{value:.3f}"
+    return f"{percent(value)}%" if is_share else f"{value:.3f}"
 
 
 def _interval(row: Mapping[str, Any], is_share: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from metadeploy.evaluation.baselines import Comparison
 from metadeploy.evaluation.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
 from metadeploy.evaluation.share import figure
+from metadeploy.exact import at_least
 
 __all__ = [
     "FIRST_LOGPROB",
@@ -136,7 +136,7 @@ def least_doubted(samples: Samples, *, n_bootstrap: int = 2000, seed: int = 0) -
         None
     ] * len(values)
     return [
-        {"coverage": coverage, **figure(value, interval, math.ceil(coverage * n))}
+        {"coverage": coverage, **figure(value, interval, at_least(coverage, n))}
         for coverage, value, interval in zip(LEAST_DOUBTED, values, intervals, strict=True)
     ]
 

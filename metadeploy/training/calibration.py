@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.errors import RunDirError
+from metadeploy.exact import at_most, nearest
 from metadeploy.training.settings import OperatingPoint
 
 __all__ = ["Calibrated", "OperatingPoint", "calibrate"]
@@ -62,7 +63,7 @@ def calibrate(margins: NDArray[np.float64], base_correct: NDArray[np.bool_], poi
     if point.target_coverage is not None:
         # equal margins fall on one side: as near as they allow
         ends = [0, *(np.flatnonzero(np.diff(order)) + 1).tolist(), len(order)]
-        wanted = round(point.target_coverage * len(order))
+        wanted = nearest(point.target_coverage, len(order))
         n_answered = min(ends, key=lambda end: abs(end - wanted))
     else:
         assert point.max_over_refusal is not None
@@ -70,7 +71,7 @@ def calibrate(margins: NDArray[np.float64], base_correct: NDArray[np.bool_], poi
         if not len(right):
             raise RunDirError("calibration: the base has no validation question right, expected some")
         # this many of the right answers must be given; the line lies just above the last of them
-        n_given = len(right) - int(np.floor(point.max_over_refusal * len(right)))
+        n_given = len(right) - at_most(point.max_over_refusal, len(right))
         n_answered = 0 if n_given == 0 else int(np.searchsorted(order, right[n_given - 1], side="right"))
     if n_answered == 0:
         line = order[0] - 1.0

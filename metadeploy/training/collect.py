@@ -22,6 +22,7 @@ from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
+from metadeploy.exact import percent
 from metadeploy.export.layers import parse_layers
 from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase, eos_ids
@@ -150,7 +151,17 @@ def collect(
     for name in SPLITS:
         _join(run.collect, name, layers)
     shutil.rmtree(run.collect / "parts", ignore_errors=True)
-    return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
+    records = {name: Collected.read(run.collect, name).records for name in SPLITS}
+    return variable_warnings(tokenizer, settings.chat_template_kwargs) + contrast_warnings(records)
+
+
+def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]:
+    """Which variables of the chat template it never mentions: a typing error, or those of other models."""
+    return [
+        f"the chat template does not mention the variable '{name}' (--chat-template-kwargs), so it changes nothing"
+        for name in variables
+        if name not in str(tokenizer.chat_template)
+    ]
 
 
 def _discard(run: RunDir) -> None:
@@ -242,11 +253,13 @@ def contrast_warnings(records: Mapping[str, Sequence[Record]]) -> list[str]:
             )
             cause = causes if what == "right" else "questions too easy for this base"
             warnings.append(
-                f"{name}: the base got {share:.1%} of {len(found)} questions right, hardly any {what}: a Doubter has "
-                f"little to learn from that (likely cause: {cause})"
+                f"{name}: the base got {percent(share)}% of {len(found)} questions right, hardly any {what}: a Doubter "
+                f"has little to learn from that (likely cause: {cause})"
             )
         if cut > 0.25:
-            warnings.append(f"{name}: {cut:.0%} of the answers reached --max-new-tokens before they were complete")
+            warnings.append(
+                f"{name}: {percent(cut, 0)}% of the answers reached --max-new-tokens before they were complete"
+            )
     return warnings
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metadeploy.evaluation.metrics import auroc, macro_auroc
+from metadeploy.exact import at_least, nearest
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.decoder import BlockHook
 from metadeploy.reference.doubter import Doubter
@@ -301,12 +302,12 @@ class Fitting:
     @property
     def _n_declined(self) -> int:
         """Questions to be declined that an epoch goes over."""
-        return math.ceil(self._settings.refusal_share * len(self._declined))
+        return at_least(self._settings.refusal_share, len(self._declined))
 
     def _rate(self, step: int) -> float:
         """Factor of the learning rates: a linear rise over the warm-up, then half a cosine down to 0."""
         total = self._settings.epochs * self.n_steps
-        rise = max(1, round(self._settings.warmup * total))
+        rise = max(1, nearest(self._settings.warmup, total))
         if step < rise:
             return (step + 1) / rise
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))

@@ -44,6 +44,14 @@ def test_by_hand() -> None:
     assert (found.coverage, found.selective_accuracy) == (0.6, pytest.approx(2 / 3))
 
 
+@pytest.mark.parametrize(("share", "n", "declined"), [(0.29, 100, 29), (0.57, 100, 57), (0.07, 200, 14), (0.35, 20, 7)])
+def test_shares_that_binary_floats_miss_by_one(share: float, n: int, declined: int) -> None:
+    """0.29 · 100 is 28.999999999999996 in floats, and 29 of 100 may be declined."""
+    found = calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), over_refusal(share))
+    assert found.over_refusal == declined / n
+    assert calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), coverage(share)).coverage == declined / n
+
+
 def test_the_ends() -> None:
     margins, right = np.array([-1.0, 0.0, 1.0]), np.array([True, False, True])
     everything = calibrate(margins, right, over_refusal(0.0))

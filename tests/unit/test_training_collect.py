@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from metadeploy.data.question import Question, write_jsonl
 from metadeploy.errors import Error, RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.training import collect as module
-from metadeploy.training.collect import collect, contrast_warnings
+from metadeploy.training.collect import collect, contrast_warnings, variable_warnings
 from metadeploy.training.greedy import GreedyAnswer, IsComplete, kept_text
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir
@@ -420,3 +421,10 @@ def test_the_kept_part_of_an_answer() -> None:
     assert kept_text(range(3), text, ended=False).complete is False
     assert kept_text(range(3), text, ended=True).complete is True
     assert kept_text(range(6), text, ended=False, whole=True).n_tokens == 6
+
+
+def test_variables_that_the_template_never_mentions_are_named() -> None:
+    tokenizer = SimpleNamespace(chat_template="{% if enable_thinking is false %}<think></think>{% endif %}")
+    assert variable_warnings(tokenizer, {"enable_thinking": False}) == []
+    (warning,) = variable_warnings(tokenizer, {"enable_thinking": False, "enable_thinkng": False})
+    assert "does not mention the variable 'enable_thinkng'" in warning

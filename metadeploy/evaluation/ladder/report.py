@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from metadeploy.exact import percent
+
 __all__ = ["markdown", "remarks", "tables"]
 
 
@@ -142,11 +144,11 @@ def remarks(results: Mapping[str, Any]) -> Iterator[str]:
 def _with_interval(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return "-"
-    return f"{_share(row['value'])} [{100 * row['low']:.1f}–{100 * row['high']:.1f}]"
+    return f"{_share(row['value'])} [{percent(row['low'])}–{percent(row['high'])}]"
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{percent(value)} %"
 
 
 def _rate(row: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from metadeploy.errors import Error
+from metadeploy.exact import percent
 
 __all__ = ["BLUE", "COLOURS", "DARK", "GREY", "LIGHT", "SKY", "VERMILION", "page", "per_cent", "per_cent_axis"]
 
@@ -114,7 +115,7 @@ def _save(figure: Figure, path: Path, kind: str) -> None:
 
 def per_cent(value: float, *, digits: int = 0) -> str:
     """A share as people read it: ``28 %``, never broken over two lines."""
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    return f"{percent(value, digits)}\N{NO-BREAK SPACE}%"
 
 
 def per_cent_axis(axes: Axes, which: str, low: float = 0.0, high: float = 1.0) -> None:

@@ -1,0 +1,51 @@
+"""Shares of counts without the rounding of binary floats: 0.1 of 30 is 3, and not a little more.
+
+A float stands for the shortest decimal number that reads as it, which is what a person wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+__all__ = ["at_least", "at_most", "nearest", "percent"]
+
+
+def _exact(share: float) -> Fraction:
+    return Fraction(repr(float(share)))
+
+
+def at_most(share: float, n: int) -> int:
+    """How many of n are at most this share of them."""
+    return math.floor(_exact(share) * n)
+
+
+def at_least(share: float, n: int) -> int:
+    """How many of n are at least this share of them."""
+    return math.ceil(_exact(share) * n)
+
+
+def nearest(share: float, n: int) -> int:
+    """How many of n come nearest to this share of them; half a one counts as one."""
+    return math.floor(_exact(share) * n + Fraction(1, 2))
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in per cent without the sign: ``58.1``; halves are rounded up.
+
+    Only nothing is 0 and only all is 100: what would be rounded to these is ``< 0.1`` and ``> 99.9``.
+    """
+    if not math.isfinite(share):
+        return str(share)
+    step = 10**digits
+    value = _exact(share)
+    rounded = math.floor(abs(value) * 100 * step + Fraction(1, 2))
+    if 0 < value < 1 and rounded in (0, 100 * step):
+        sign, edge = ("<", 1) if rounded == 0 else (">", 100 * step - 1)
+        return f"{sign} {_decimal(edge, digits)}"
+    return ("-" if value < 0 and rounded else "") + _decimal(rounded, digits)
+
+
+def _decimal(steps: int, digits: int) -> str:
+    whole, rest = divmod(steps, 10**digits)
+    return f"{whole}.{rest:0{digits}d}" if digits else str(whole)
