@@ -9,9 +9,11 @@ again.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from metadeploy.checks import Rule, instance, number, whole_number
 from metadeploy.errors import faults_message
 
 __all__ = ["STATIC", "Decay", "InjectionSchedule", "Refresh"]
@@ -33,13 +35,7 @@ class Decay:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        _check(
-            self,
-            {
-                f"floor is {self.floor}, expected 0 to 1": 0 <= self.floor <= 1,
-                f"tau is {self.tau}, expected a number above 0": 0 < self.tau < math.inf,
-            },
-        )
+        _check(self, {"floor": number(0, 1), "tau": number(above=0)})
 
     def alpha(self, t: int) -> float:
         """The factor at time t: 1 at 0."""
@@ -76,16 +72,11 @@ class Refresh:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        _check(
-            self,
-            {
-                f"threshold is {self.threshold}, expected a number": math.isfinite(self.threshold),
-                f"min_interval is {self.min_interval}, expected 1 or more": self.min_interval >= 1,
-                f"max_interval is {self.max_interval}, expected at least min_interval {self.min_interval}": (
-                    self.max_interval >= self.min_interval
-                ),
-            },
-        )
+        _check(self, {"threshold": number(), "min_interval": whole_number(1), "max_interval": whole_number()})
+        if self.max_interval < self.min_interval:
+            raise ValueError(
+                f"Refresh: max_interval is {self.max_interval}, expected at least min_interval {self.min_interval}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +96,14 @@ class InjectionSchedule:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        _check(self, {f"window is {self.window}, expected 0 or more": self.window is None or self.window >= 0})
+        _check(
+            self,
+            {
+                "decay": instance(Decay).or_none(),
+                "window": whole_number(0).or_none(),
+                "refresh": instance(Refresh).or_none(),
+            },
+        )
 
     def strength(self, t: int) -> float:
         """What the gain is multiplied by at time t, 0 to 1."""
@@ -114,11 +112,17 @@ class InjectionSchedule:
         return 1.0 if self.decay is None else self.decay.alpha(t)
 
 
-def _check(settings: object, rules: dict[str, bool]) -> None:
-    """Name every rule that does not hold."""
-    faults = [rule for rule, holds in rules.items() if not holds]
-    if faults:
-        raise ValueError(faults_message(type(settings).__name__, faults))
+def _check(settings: object, rules: Mapping[str, Rule]) -> None:
+    """Name every value that is none.
+
+    Raises:
+        TypeError: one has the wrong type.
+        ValueError: one is out of range.
+    """
+    found = [fault for name, rule in rules.items() if (fault := rule.fault(name, getattr(settings, name)))]
+    if found:
+        kind = TypeError if any(isinstance(fault, TypeError) for fault in found) else ValueError
+        raise kind(faults_message(type(settings).__name__, [str(fault) for fault in found]))
 
 
 #: Nothing changes: how wrappers are trained, and run by default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import string
@@ -13,6 +14,8 @@ from typing import Any, Final
 from metadeploy.errors import Error, faults_message
 
 __all__ = ["LETTERS", "Question", "read_jsonl", "write_jsonl"]
+
+_KEYS: Final = ("question", "answers", "category", "entity", "choices")
 
 #: What choices are called, in order.
 LETTERS: Final = string.ascii_uppercase
@@ -45,7 +48,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
     """Read questions: one JSON object in each line.
 
     Keys are ``question``, ``answers`` (a list), ``category`` and, where wanted, ``entity`` and ``choices`` (a list);
-    others are ignored, and so are empty lines.
+    others are ignored, but for those that are a letter away from one of these; and so are empty lines.
 
     Args:
         path: a UTF-8 file.
@@ -115,6 +118,10 @@ class _Malformed(ValueError):
 def _from_record(record: Any) -> Question:
     if not isinstance(record, Mapping):
         raise _Malformed(f"is {_kind(record)}, expected an object")
+    for key in record:
+        meant = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.85)
+        if meant and meant[0] not in record:
+            raise _Malformed(f'has "{key}", expected "{meant[0]}"')
     question = _text(record, "question")
     answers = _texts(record, "answers")
     category = _text(record, "category")

@@ -47,7 +47,11 @@ def split(
     Raises:
         Error: the fractions are no shares, or a question or an entity would be in two parts.
     """
-    if not all(fraction > 0 for fraction in fractions) or not math.isclose(sum(fractions), 1.0):
+    if (
+        len(fractions) != len(SPLITS)
+        or not all(fraction > 0 for fraction in fractions)
+        or not math.isclose(sum(fractions), 1.0)
+    ):
         raise Error(f"split: fractions are {fractions}, expected three numbers above 0 that sum to 1")
     groups = _groups(questions)
     places = {group: draw(seed, group) for group in sorted(set(groups))}

@@ -5,14 +5,37 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
+from metadeploy.checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
 from metadeploy.errors import Error, faults_message
 from metadeploy.reference.config import DType
 
 __all__ = ["GAINS", "EngineName", "EvalSettings", "parse_gains"]
 
 EngineName = Literal["torch", "runtime"]
+
+_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # the range is checked below, in words that say why
+_TYPES: Final = {
+    "engine": choice(*get_args(EngineName)),
+    "base": path().or_none(),
+    "sidecar": path().or_none(),
+    "split": choice("train", "val", "test"),
+    "questions": visible_text().or_none(),
+    "source": visible_text().or_none(),
+    "limit": _COUNT.or_none(),
+    "seed": whole_number(0, 2**63 - 1),
+    "threshold": any_number(),
+    "target_coverage": any_number().or_none(),
+    "max_over_refusal": any_number().or_none(),
+    "sweep_limit": _COUNT.or_none(),
+    "baselines": flag(),
+    "n_bootstrap": _COUNT,
+    "dtype": choice(*get_args(DType)).or_none(),
+    "device": visible_text(),
+    "batch_size": _COUNT,
+    "threads": _COUNT.or_none(),
+}
 
 #: The dial from the base exactly to where the feedback runs away.
 GAINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -75,6 +98,9 @@ class EvalSettings:
         Raises:
             Error: a value is out of range, or two say how the threshold is chosen.
         """
+        wrong = flag_faults(_TYPES, self)
+        if wrong:
+            raise Error(faults_message("eval", wrong))
         shares = (
             ("--threshold", self.threshold),
             ("--target-coverage", self.target_coverage),

@@ -13,6 +13,7 @@ from typing import Final
 
 from metadeploy.errors import ModelLoadError, ModelMismatchError, faults_message
 from metadeploy.sidecar.gguf_file import GGUFFile, read_gguf
+from metadeploy.sidecar.keys import ARCH_DAIMON, ARCH_META_SPIDER
 from metadeploy.sidecar.spec import WrapperConfig
 
 __all__ = [
@@ -112,6 +113,8 @@ def base_from_file(file: GGUFFile) -> BaseModel:
     subject = f"base model '{file.path}'"
     if not isinstance(architecture, str):
         raise ModelLoadError(f"{subject}: has no general.architecture, expected a language model")
+    if architecture in (ARCH_META_SPIDER, ARCH_DAIMON):
+        raise ModelLoadError(f"{subject}: is a sidecar, expected the base that it runs beside")
 
     def number(key: str) -> int | None:
         value = values.get(f"{architecture}.{key}")

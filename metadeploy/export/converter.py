@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, whole_number
 from metadeploy.errors import CheckpointError
 from metadeploy.export.base import check_base
 from metadeploy.export.checkpoint import Wrapper, load_wrapper
@@ -26,6 +27,22 @@ if TYPE_CHECKING:
 __all__ = ["ExportReport", "export"]
 
 _DEFAULT_NAME: Final = "{kind}_sidecar.gguf"
+
+
+_ARGUMENTS: Final = {
+    "checkpoint": path(),
+    "output": path().or_none(),
+    "outtype": choice(*get_args(OutType)),
+    "run_json": path().or_none(),
+    "target_layers": layers().or_none(),
+    "cross_attn_layers": layers().or_none(),
+    "hidden_dim": whole_number(1).or_none(),
+    "num_layers": whole_number(1).or_none(),
+    "base": path().or_none(),
+    "metadata": instance(Metadata).or_none(),
+    "force": flag(),
+    "progress": function().or_none(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +117,10 @@ def export(
         ModelMismatchError: the base does not fit.
         SidecarError: the sidecar exists, cannot be written, or a value does not fit its type.
         MissingDependencyError: torch or safetensors is not installed.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
+    check_all(_ARGUMENTS, locals())
     wrapper = load_wrapper(
         checkpoint,
         run_json=run_json,
@@ -138,7 +158,16 @@ def export(
         gates=_gates(wrapper),
         checkpoint=wrapper.path,
         base=None if base is None else Path(base),
-        notes=(*wrapper.notes, *written.notes),
+        notes=(*wrapper.notes, *_unfollowed(config), *written.notes),
+    )
+
+
+def _unfollowed(config: WrapperConfig) -> tuple[str, ...]:
+    if config.prompt_format in (None, "auto"):
+        return ()
+    return (
+        f"prompt_format is '{config.prompt_format}', which is kept and not followed: prompts go through the base's "
+        "chat template (--chat-template-file or --raw, if training had others)",
     )
 
 

@@ -1,10 +1,12 @@
 """run.json, the manifest that training leaves beside a checkpoint.
 
-Unknown keys are ignored (the framework adds some from time to time); known ones must have their type.
+Unknown keys are ignored (the framework adds some from time to time), but for those that are a letter away from a known
+one; known ones must have their type.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from metadeploy.sidecar.spec import JSONValue
 __all__ = ["RunJson", "find_run_json", "read_run_json"]
 
 _NAME: Final = "run.json"
+#: How alike a key has to be to a known one to be a typing error of it: a letter or two of it.
+_ALIKE: Final = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,9 @@ def read_run_json(path: Path) -> RunJson:
     if not isinstance(found, dict):
         raise CheckpointError(f"{subject}: holds a JSON {type(found).__name__}, expected an object")
     values: dict[str, Any] = {key: found[key] for key in _KEYS if found.get(key) is not None}
-    faults = [
+    meant = {key: difflib.get_close_matches(key, _KEYS, n=1, cutoff=_ALIKE) for key in found if key not in _KEYS}
+    faults = [f"key '{key}' is not known, expected '{near[0]}'" for key, near in meant.items() if near]
+    faults += [
         f"key '{key}' is {json.dumps(value)[:80]}, expected {_KEYS[key][0]}"
         for key, value in values.items()
         if not _KEYS[key][1](value)

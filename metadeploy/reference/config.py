@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from metadeploy.checks import faults as check_faults
+from metadeploy.checks import layers, visible_text
 from metadeploy.errors import ModelLoadError, faults_message
 from metadeploy.export.layers import LayerSpec
 
@@ -42,7 +44,17 @@ class MetaSpiderConfig:
             "dtype": get_args(DType),
             "quantization": (None, *get_args(Quantization)),
         }
-        faults = [
+        layer_numbers = layers().or_none()
+        faults = check_faults(
+            {
+                "model_name": visible_text(),
+                "device": visible_text(),
+                "target_layers": layer_numbers,
+                "cross_attn_layers": layer_numbers,
+            },
+            vars(self),
+        )
+        faults += [
             f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(repr, values))}"
             for name, values in allowed.items()
             if getattr(self, name) not in values

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metadeploy.checks import check, flag, instance, number, whole_number
 from metadeploy.errors import Error, ModelMismatchError, faults_message
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.context import CleanContext, Context
@@ -224,14 +225,17 @@ class TwoPass:
             The answer's token ids.
 
         Raises:
-            ValueError: the threshold is out of range.
+            TypeError: an option has the wrong type.
+            ValueError: an option is out of range.
             ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
             Error: cognitive tokens, a schedule or a threshold other than 0.5 are given where the base answers alone; a
                 threshold other than 0.5 where the wrapper's kind has no refusal; or cognitive tokens together with a
                 schedule that refreshes them.
         """
-        if not 0 <= doubt_threshold <= 1:
-            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
+        check("max_new_tokens", max_new_tokens, whole_number(0))
+        check("inject", inject, flag())
+        check("schedule", schedule, instance(InjectionSchedule))
+        check("doubt_threshold", doubt_threshold, number(0, 1))
         _check_alone(inject, cognitive_tokens, schedule, doubt_threshold)
         if doubt_threshold != AS_CALIBRATED:
             self._check_declines(f"doubt_threshold is {doubt_threshold}")

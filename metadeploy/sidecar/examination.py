@@ -325,6 +325,15 @@ class _Examiner:
         kind = self._str(keys.KIND)
         if kind is not None and kind != "doubter":
             self.oddities.append(f"is of kind '{kind}', not a doubter")
+        if found["prompt_format"] not in (None, "auto"):
+            self.oddities.append(
+                f"key '{self._key(keys.PROMPT_FORMAT)}' is {found['prompt_format']!r}, which is kept and not followed: "
+                "prompts go through the base's chat template"
+            )
+        known = {value for value in vars(keys).values() if isinstance(value, str) and value.startswith("{prefix}.")}
+        own = [key for key in self.file.metadata if key.startswith(f"{self.prefix}.")]
+        unknown = [key for key in own if f"{{prefix}}{key.removeprefix(self.prefix)}" not in known]
+        self.oddities += [f"key '{key}' is not part of this format; ignored" for key in unknown]
         return found | {"kind": kind or "doubter"}
 
     def _chat_template_kwargs(self) -> Mapping[str, JSONValue]:

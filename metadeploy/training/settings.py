@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from metadeploy.errors import RunDirError
+from metadeploy.checks import (
+    Rule,
+    choice,
+    flag,
+    flag_faults,
+    instance,
+    layers,
+    names,
+    number,
+    text,
+    visible_text,
+    whole_number,
+)
+from metadeploy.errors import RunDirError, faults_message
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom
 
 if TYPE_CHECKING:
@@ -14,6 +27,23 @@ if TYPE_CHECKING:
     from metadeploy.reference.config import DType, Quantization
 
 __all__ = ["CollectSettings", "FitSettings", "OperatingPoint", "TrainSettings"]
+
+_SEED: Final = whole_number(0, 2**63 - 1)
+
+
+def _check(command: str, rules: Mapping[str, Rule], settings: object) -> None:
+    """Refuse what has the wrong type or is out of range, all at once."""
+    found = flag_faults(rules, settings)
+    if found:
+        raise RunDirError(faults_message(command, found))
+
+
+#: What transformers' `apply_chat_template` takes for an argument of its own.
+_NO_VARIABLES: Final = (
+    "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +82,35 @@ class CollectSettings:
     batch_size: int = 128
     limit: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all at once."""
+        _check(
+            "collect",
+            {
+                "base": text(),
+                "questions": visible_text(),
+                "source": text().or_none(),
+                "layers": layers(),
+                "dtype": choice("auto", "float32", "bfloat16", "float16"),
+                "quantization": choice("nf4", "fp4", "int8").or_none(),
+                "device": visible_text(),
+                "answer_suffix": text().or_none(),
+                "chat_template_kwargs": instance(Mapping),
+                "max_new_tokens": whole_number(1),
+                "whole_answer": flag(),
+                "batch_size": whole_number(1),
+                "limit": whole_number(1).or_none(),
+                "seed": _SEED,
+            },
+            self,
+        )
+        taken = [name for name in self.chat_template_kwargs if name in _NO_VARIABLES]
+        if taken:
+            raise RunDirError(
+                f"collect: --chat-template-kwargs has {', '.join(taken)}, expected variables of the chat template "
+                "(transformers takes these for arguments of its own)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +154,30 @@ class FitSettings:
     dropout: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all at once."""
+        _check(
+            "train",
+            {
+                "pretrain_epochs": whole_number(0),
+                "pretrain_lr": number(above=0),
+                "folds": whole_number(1),
+                "epochs": whole_number(1),
+                "patience": whole_number(1),
+                "batch_size": whole_number(1),
+                "refusal_share": number(0, 1),
+                "lr": number(above=0),
+                "weight_decay": number(0),
+                "warmup": number(0, 1),
+                "clip": number(above=0),
+                "decision_weight": number(0),
+                "keep_weight": number(0),
+                "dropout": number(0, 0.99),
+                "seed": _SEED,
+            },
+            self,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
@@ -113,9 +196,8 @@ class OperatingPoint:
         """Refuse what cannot be meant."""
         if (self.max_over_refusal is None) == (self.target_coverage is None):
             raise RunDirError("operating point: expected one of --max-over-refusal and --target-coverage")
-        for name, value in (("--max-over-refusal", self.max_over_refusal), ("--target-coverage", self.target_coverage)):
-            if value is not None and not 0 <= value <= 1:
-                raise RunDirError(f"operating point: {name} is {value}, expected 0 to 1")
+        share = number(0, 1).or_none()
+        _check("operating point", {"max_over_refusal": share, "target_coverage": share}, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,3 +239,28 @@ class TrainSettings:
     point: OperatingPoint = field(default_factory=OperatingPoint)
     fit: FitSettings = field(default_factory=FitSettings)
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all at once."""
+        _check(
+            "train",
+            {
+                "encoder_type": choice("selective", "multi_token", "transformer"),
+                "target_layers": layers(),
+                "cross_attn_layers": layers(),
+                "inject_from": choice("prompt", "last_prompt_token"),
+                "bottleneck_dim": whole_number(1),
+                "ca_num_heads": whole_number(1),
+                "enc_num_heads": whole_number(1),
+                "num_cognitive_tokens": whole_number(1),
+                "encoder_blocks": whole_number(1),
+                "refusal_text": visible_text(),
+                "self_correction": number(0, 1),
+                "leave_out": names(),
+                "keep_cache": flag(),
+                "point": instance(OperatingPoint),
+                "fit": instance(FitSettings),
+                "device": visible_text(),
+            },
+            self,
+        )

@@ -272,3 +272,15 @@ def test_incomplete_sidecar_of_the_framework() -> None:
     assert found.config is None
     assert "has no encoder tensors (enc.*)" in found.faults
     assert found.dims.cross_attn_layers == (0,)
+
+
+def test_what_is_kept_and_not_followed_is_odd(tmp_path: Path) -> None:
+    path = tmp_path / "odd.gguf"
+    gguf = (
+        file().with_key("meta_spider.refusal_txt", "str", "No.").with_key("meta_spider.prompt_format", "str", "alpaca")
+    )
+    path.write_bytes(gguf.build())
+    found = examine(path)
+    assert found.faults == ()
+    assert "key 'meta_spider.refusal_txt' is not part of this format; ignored" in found.oddities
+    assert any("prompt_format' is 'alpaca', which is kept and not followed" in oddity for oddity in found.oddities)

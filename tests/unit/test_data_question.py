@@ -100,6 +100,9 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         ({**GOOD, "question": "What is \ud83d?"}, 'line 2: "question" holds half a surrogate pair'),
         ({**GOOD, "answers": ["x", "\ude00"]}, '"answers" holds half a surrogate pair'),
         ({**GOOD, "entity": "\ude00"}, '"entity" holds half a surrogate pair'),
+        ({"question": "q", "answer": ["x"], "category": "c"}, 'line 2: has "answer", expected "answers"'),
+        ({**GOOD, "choice": ["a", "b"]}, 'line 2: has "choice", expected "choices"'),
+        ({**GOOD, "entitty": "e"}, 'line 2: has "entitty", expected "entity"'),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, record: object, fault: str) -> None:

@@ -365,6 +365,10 @@ def test_run_json_that_cannot_be_used(tmp_path: Path) -> None:
     ):
         other.write_bytes(text.encode("utf-8", "surrogatepass"))
         assert fault in refusal(path, run_json=other)
+    other.write_text(json.dumps({"target_layer": [1], "refusal_txt": "No."}), encoding="utf-8")
+    message = refusal(path, run_json=other)
+    assert "key 'target_layer' is not known, expected 'target_layers'" in message
+    assert "key 'refusal_txt' is not known, expected 'refusal_text'" in message
     wrong = {"hidden_dim": "32", "target_layers": [1.5], "chat_template_kwargs": [], "num_layers": True}
     other.write_text(json.dumps(wrong), encoding="utf-8")
     message = refusal(path, run_json=other)

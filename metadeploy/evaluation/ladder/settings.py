@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast, get_args
 
+from metadeploy.checks import choice, flag_faults, names, path, visible_text, whole_number
 from metadeploy.errors import Error, faults_message
 from metadeploy.sidecar.writer import OutType
 
@@ -38,6 +39,21 @@ SIDECAR_TYPES: Final[tuple[OutType, ...]] = ("f32", "f16", "q8_0")
 EXACT_SIDECAR: Final[OutType] = "f32"
 #: The bases that every type of the sidecar is tried with, where they are on the ladder.
 _UNDER_SIDECARS: Final = ("F32", "Q4_K_M")
+
+
+_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # the range is checked below
+_TYPES: Final = {
+    "base": path(),
+    "types": names(),
+    "sidecar_types": names(),
+    "split": choice("train", "val", "test"),
+    "limit": _COUNT,
+    "seed": whole_number(0, 2**63 - 1),
+    "work_dir": path().or_none(),
+    "cache_type": choice(*get_args(CacheType)),
+    "device": visible_text(),
+    "threads": _COUNT.or_none(),
+}
 
 
 class Rung(NamedTuple):
@@ -87,7 +103,9 @@ class LadderSettings:
         Raises:
             Error: a type does not exist, there is none, or a number is out of range.
         """
-        faults = []
+        faults = flag_faults(_TYPES, self)
+        if faults:
+            raise Error(faults_message("ladder", faults))
         allowed: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
             ("--types", self.types, ALL_TYPES),
             ("--sidecar-types", self.sidecar_types, get_args(OutType)),
