@@ -7,8 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from metadeploy.errors import Error
 
-# token, text, log-probability, and the same of the most likely ones
-_Logprob: TypeAlias = tuple[int, str, float, list[tuple[int, str, float]]]
+# token, its bytes, log-probability, and of the most likely ones the same and what to show, in which control tokens are
+# spelt out
+_Logprob: TypeAlias = tuple[int, bytes, float, list[tuple[int, bytes, str, float]]]
 
 SIDECAR_FORMAT_VERSION: int
 FORKED: str
@@ -88,6 +89,7 @@ class Engine:
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def detokenize(self, tokens: Sequence[int], special: bool) -> bytes: ...
     def apply_chat_template(self, messages: Sequence[tuple[str, str]]) -> str: ...
+    def tokenize_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]: ...
     def activations(self, tokens: Sequence[int], cancel: Callable[[], bool] | None = ...) -> NDArray[np.float32]: ...
     def cognitive_tokens(
         self, tokens: Sequence[int], cancel: Callable[[], bool] | None = ...

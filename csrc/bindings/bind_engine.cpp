@@ -38,7 +38,7 @@ struct engine_options {
     int32_t prefix_cache_mib = cache_limits().prefix_mib;
 };
 
-ggml_type parse_cache_type(const std::string & name) {
+ggml_type parse_cache_type(const std::string & name, const char * option) {
     for (const ggml_type type :
          {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q5_0, GGML_TYPE_Q4_1,
           GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL}) {
@@ -47,7 +47,8 @@ ggml_type parse_cache_type(const std::string & name) {
         }
     }
     throw py::value_error(
-        "cache type is '" + name + "', expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl");
+        std::string(option) + ": cache type is '" + name +
+        "', expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl");
 }
 
 llama_flash_attn_type parse_flash_attn(const std::string & name) {
@@ -76,8 +77,8 @@ common_params to_common_params(const engine_options & options) {
     }
     params.cpuparams_batch.n_threads = options.n_threads_batch;
     params.n_gpu_layers = options.n_gpu_layers;
-    params.cache_type_k = parse_cache_type(options.type_k);
-    params.cache_type_v = parse_cache_type(options.type_v);
+    params.cache_type_k = parse_cache_type(options.type_k, "type_k");
+    params.cache_type_v = parse_cache_type(options.type_v, "type_v");
     params.flash_attn_type = parse_flash_attn(options.flash_attn);
     params.fit_params = false; // what the caller asks for is what he gets, or an error
     params.warmup = false;
@@ -89,6 +90,16 @@ common_params to_common_params(const engine_options & options) {
 constexpr char FORKED[] =
     "the model was loaded before fork(), and the threads that compute are not in this process: load it here, or start "
     "processes by spawn";
+
+using role_and_content = std::vector<std::pair<std::string, std::string>>;
+
+std::vector<chat_message> to_messages(const role_and_content & pairs) {
+    std::vector<chat_message> messages;
+    for (const auto & [role, content] : pairs) {
+        messages.push_back({role, content});
+    }
+    return messages;
+}
 
 void init_backend_once() {
     static std::once_flag flag;
@@ -297,12 +308,14 @@ void register_engine(py::module_ & m) {
             py::arg("tokens"), py::arg("special"))
         .def(
             "apply_chat_template",
-            [](py_engine & self, const std::vector<std::pair<std::string, std::string>> & messages) {
-                std::vector<chat_message> list;
-                for (const auto & [role, content] : messages) {
-                    list.push_back({role, content});
-                }
-                return self.get().apply_chat_template(list);
+            [](py_engine & self, const role_and_content & messages) {
+                return to_str(self.get().apply_chat_template(to_messages(messages)));
+            },
+            py::arg("messages"))
+        .def(
+            "tokenize_chat",
+            [](py_engine & self, const role_and_content & messages) {
+                return self.get().tokenize_chat(to_messages(messages));
             },
             py::arg("messages"))
         .def(

@@ -17,9 +17,9 @@ py::list to_py(engine & eng, const std::vector<token_logprob> & items) {
     for (const token_logprob & item : items) {
         py::list top;
         for (const auto & [token, logprob] : item.top) {
-            top.append(py::make_tuple(token, to_str(eng.piece(token)), logprob));
+            top.append(py::make_tuple(token, py::bytes(eng.piece(token)), to_str(eng.name(token)), logprob));
         }
-        list.append(py::make_tuple(item.token, to_str(item.piece), item.logprob, top));
+        list.append(py::make_tuple(item.token, py::bytes(item.piece), item.logprob, top));
     }
     return list;
 }
@@ -182,8 +182,8 @@ void register_generation(py::module_ & m) {
         .def_property_readonly("n_free", &py_scheduler::n_free, "Sequences that nobody runs in or waits for.")
         .def(
             "step", &py_scheduler::step, py::arg("cancel") = py::none(),
-            "One batch of prompts and one of answers: [(id, text, token ids, [(id, text, logprob, [(id, text,\n"
-            "logprob)])], more to come, answer, or the error that ended it)].");
+            "One batch of prompts and one of answers: [(id, text, token ids, [(token, bytes, logprob, [(token, bytes,\n"
+            "name, logprob)])], more to come, answer, or the error that ended it)].");
 }
 
 } // namespace metadeploy

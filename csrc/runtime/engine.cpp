@@ -18,6 +18,9 @@ namespace {
 common_init_result_ptr load(common_params & params) {
     const std::string subject = "model '" + params.model.path + "'";
     std::error_code ec;
+    if (std::filesystem::is_directory(std::filesystem::u8path(params.model.path), ec)) {
+        throw model_load_error(subject + ": is a directory, expected a GGUF");
+    }
     if (!std::filesystem::is_regular_file(std::filesystem::u8path(params.model.path), ec)) {
         throw model_load_error(subject + ": no such file, expected a GGUF");
     }
@@ -45,6 +48,9 @@ common_init_result_ptr load(common_params & params) {
             std::to_string(params.n_parallel) + " sequences need a batch of as many tokens, it has " +
             std::to_string(params.n_batch) + " (give a larger -b / n_batch)");
     }
+    if (!params.chat_template.empty()) {
+        chat_template(params.chat_template, params.use_jinja); // a model may take minutes to load
+    }
     // each sequence has cells of its own, as many as it would have alone
     params.kv_unified = false;
     const int64_t n_ctx = (params.n_ctx + 255LL) / 256 * 256 * params.n_parallel;
@@ -63,7 +69,12 @@ common_init_result_ptr load(common_params & params) {
         throw model_load_error(subject + ": " + e.what());
     }
     if (!result || !result->model()) {
-        throw model_load_error(subject + ": llama.cpp cannot load it: " + log.first_line("unknown reason"));
+        const std::string reason = log.first_line("unknown reason");
+        const bool is_sidecar =
+            reason.find("'meta-spider'") != std::string::npos || reason.find("'daimon'") != std::string::npos;
+        throw model_load_error(
+            subject + ": llama.cpp cannot load it: " + reason +
+            (is_sidecar ? " (a sidecar, expected the base that it runs beside)" : ""));
     }
     if (!result->context()) {
         throw model_load_error(
@@ -104,7 +115,7 @@ engine::engine(common_params params, const cache_limits & limits)
       loaded(load(parameters)),
       llm(loaded->model()),
       ctx(loaded->context()),
-      chat(llm, parameters.chat_template, parameters.use_jinja),
+      chat(llm, parameters),
       seqs((size_t)parameters.n_parallel) {
     for (size_t i = 0; i < seqs.size(); ++i) {
         seqs[i].id = (llama_seq_id)i;
@@ -288,12 +299,22 @@ std::string engine::piece(llama_token token) const {
     return with_tokenizer([&] { return common_token_to_piece(vocab(), token, /*special =*/false); });
 }
 
+std::string engine::name(llama_token token) const {
+    return common_token_to_piece(vocab(), token, /*special =*/true);
+}
+
 std::string engine::apply_chat_template(const std::vector<chat_message> & messages) const {
-    prompt_settings merged = settings;
-    for (const auto & [key, value] : parameters.default_template_kwargs) {
-        merged.kwargs[key] = value; // what the user asks for on the command line wins over the sidecar
+    return chat.apply(messages, settings).text;
+}
+
+std::vector<llama_token> engine::tokenize_chat(const std::vector<chat_message> & messages) const {
+    require_vocab();
+    const chat_text prompt = chat.apply(messages, settings);
+    std::vector<llama_token> tokens = tokenize(prompt.text, /*add_special =*/false, /*parse_special =*/true);
+    if (prompt.begins_with_bos) {
+        tokens.insert(tokens.begin(), llama_vocab_bos(vocab()));
     }
-    return chat.apply(messages, merged);
+    return tokens;
 }
 
 void engine::check_prompt(const std::vector<llama_token> & tokens) const {

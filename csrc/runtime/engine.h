@@ -89,8 +89,10 @@ public:
     std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
     std::string piece(llama_token token) const; // control tokens give an empty text
-    // a conversation through the chat template, with the settings of the attached wrapper
+    std::string name(llama_token token) const;  // the same, but control tokens are spelt out
+    // a conversation through the chat template, with the settings of the attached wrapper; BOS is not in the text
     std::string apply_chat_template(const std::vector<chat_message> & messages) const;
+    std::vector<llama_token> tokenize_chat(const std::vector<chat_message> & messages) const;
     bool has_chat_template() const { return chat.has_template(); }
 
     // What becomes of the tokens of a batch the plans of their sequences say. Returns milliseconds.

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <numeric>
+#include <tuple>
 
 namespace metadeploy {
 
@@ -13,6 +15,31 @@ namespace {
 
 // the threshold that moves nothing but by the wrapper's own bias
 constexpr double AS_CALIBRATED = 0.5;
+
+// Below this a temperature is 0: logits divided by it may be infinite, and the choice is that of the greatest anyway.
+constexpr float COLDEST = 1e-6f;
+
+// Refuses what llama.cpp's samplers would make infinities of; command line and Python have checked most of it.
+void check_sampling(common_params_sampling & sampling) {
+    const std::tuple<const char *, float, float, float> options[] = {
+        {"temperature", sampling.temp, 0.0f, 1e6f},
+        {"top_p", sampling.top_p, 0.0f, 1.0f},
+        {"min_p", sampling.min_p, 0.0f, 1.0f},
+        {"repeat penalty (repeat_penalty, --repeat-penalty)", sampling.penalty_repeat, 1e-3f, 1e3f},
+        {"presence penalty", sampling.penalty_present, -1e6f, 1e6f},
+        {"frequency penalty", sampling.penalty_freq, -1e6f, 1e6f},
+    };
+    for (const auto & [name, value, least, most] : options) {
+        if (!(value >= least && value <= most)) {
+            char text[128];
+            std::snprintf(text, sizeof(text), "the %s is %g, expected %g to %g", name, value, least, most);
+            throw error(text);
+        }
+    }
+    if (sampling.temp < COLDEST) {
+        sampling.temp = 0.0f;
+    }
+}
 
 } // namespace
 
@@ -45,16 +72,7 @@ size_t generation::n_sequences(const engine & eng, const generation_params & par
 }
 
 common_sampler * generation::make_sampler() {
-    for (const float value : {params.sampling.temp, params.sampling.top_p, params.sampling.min_p}) {
-        if (!std::isfinite(value)) {
-            throw error("temperature, top_p or min_p is " + std::to_string(value) + ", expected a finite number");
-        }
-    }
-    if (!(params.sampling.penalty_repeat > 0.0f)) {
-        throw error(
-            "the repeat penalty is " + std::to_string(params.sampling.penalty_repeat) +
-            ", expected more than 0 (1 for none)");
-    }
+    check_sampling(params.sampling);
     if (!(params.doubt_threshold >= 0.0 && params.doubt_threshold <= 1.0)) {
         throw error("the doubt threshold is " + std::to_string(params.doubt_threshold) + ", expected 0 to 1");
     }

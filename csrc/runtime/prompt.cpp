@@ -6,35 +6,96 @@
 
 namespace metadeploy {
 
+namespace {
+
+using nlohmann::json;
+
+template_variables special_tokens_of(const llama_vocab * vocab) {
+    template_variables found;
+    if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        return found;
+    }
+    const std::pair<const char *, llama_token> tokens[] = {
+        {"bos_token", llama_vocab_bos(vocab)},
+        {"eos_token", llama_vocab_eos(vocab)},
+        {"pad_token", llama_vocab_pad(vocab)},
+        {"sep_token", llama_vocab_sep(vocab)},
+        {"mask_token", llama_vocab_mask(vocab)}};
+    for (const auto & [name, token] : tokens) {
+        if (token != LLAMA_TOKEN_NULL) {
+            found[name] = json(common_token_to_piece(vocab, token, /*special =*/true))
+                              .dump(-1, ' ', false, json::error_handler_t::replace);
+        }
+    }
+    return found;
+}
+
+std::string own_template(const llama_model * model) {
+    for (const char * name : {(const char *)nullptr, "tool_use"}) {
+        if (const char * text = llama_model_chat_template(model, name); text && *text) {
+            return text;
+        }
+    }
+    return "";
+}
+
+// What --reasoning, --reasoning-effort and --reasoning-preserve set, under the names that templates have for it.
+template_variables asked_variables(const common_params & params) {
+    template_variables asked = params.default_template_kwargs;
+    if (const auto it = asked.find("reasoning_effort"); it != asked.end()) {
+        asked["reasoning_strength"] = it->second;
+    }
+    if (params.preserve_reasoning_specified) { // else llama.cpp's parser has set it by itself
+        const bool preserve = asked["preserve_reasoning"] == "true";
+        asked["preserve_thinking"] = preserve ? "true" : "false";
+        for (const char * name : {"clear_thinking", "truncate_history_thinking", "drop_thinking"}) {
+            asked[name] = preserve ? "false" : "true";
+        }
+    }
+    asked.erase("preserve_reasoning");
+    return asked;
+}
+
+} // namespace
+
 prompt_settings prompt_settings::of(const sidecar & source) {
     prompt_settings settings;
     settings.answer_suffix = source.config.answer_suffix;
     if (source.config.chat_template_kwargs.empty()) {
         return settings;
     }
-    const auto kwargs =
-        nlohmann::json::parse(source.config.chat_template_kwargs); // an object, the reader has seen to it
+    const auto kwargs = json::parse(source.config.chat_template_kwargs); // an object, the reader has seen to it
     for (const auto & [key, value] : kwargs.items()) {
         settings.kwargs[key] = value.dump();
     }
     return settings;
 }
 
-chat_formatter::chat_formatter(const llama_model * model, const std::string & override_template, bool use_jinja)
-    : vocab(llama_model_get_vocab(model)), use_jinja(use_jinja) {
-    try {
-        templates = common_chat_templates_init(model, override_template);
-    } catch (const std::exception & e) {
-        const std::string what = e.what(); // some of the parser's errors have no text of their own
-        throw error(
-            "chat template: " + (what == "std::exception" ? "not valid Jinja" : what) +
-            " (give another with --chat-template, or use raw)");
+chat_formatter::chat_formatter(const llama_model * model, const common_params & params)
+    : asked(asked_variables(params)) {
+    const llama_vocab * vocab = llama_model_get_vocab(model);
+    const bool has_vocab = llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE;
+    adds_bos = has_vocab && llama_vocab_get_add_bos(vocab);
+    if (adds_bos && llama_vocab_bos(vocab) != LLAMA_TOKEN_NULL) {
+        bos = common_token_to_piece(vocab, llama_vocab_bos(vocab), /*special =*/true);
     }
-    explicit_template = common_chat_templates_was_explicit(templates.get());
+    const template_variables special_tokens = special_tokens_of(vocab);
+    if (!params.chat_template.empty()) {
+        tmpl.emplace(params.chat_template, params.use_jinja, special_tokens);
+    } else if (const std::string own = own_template(model); !own.empty()) {
+        try {
+            tmpl.emplace(own, params.use_jinja, special_tokens);
+        } catch (const error & e) { // raw prompts need none
+            fault = std::string("the model's own ") + e.what();
+        }
+    }
 }
 
-std::string chat_formatter::apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const {
-    if (!explicit_template) {
+chat_text chat_formatter::apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const {
+    if (!fault.empty()) {
+        throw error(fault);
+    }
+    if (!tmpl) {
         throw error(
             "the model has no chat template (give one with --chat-template / chat_template, or use raw and write the "
             "prompt as the model was trained on it)");
@@ -48,28 +109,17 @@ std::string chat_formatter::apply(const std::vector<chat_message> & messages, co
             }
         }
     }
-    common_chat_templates_inputs inputs;
-    for (const chat_message & message : edited) {
-        common_chat_msg msg;
-        msg.role = message.role;
-        msg.content = message.content;
-        inputs.messages.push_back(msg);
+    template_variables variables = settings.kwargs;
+    for (const auto & [name, value] : asked) {
+        variables[name] = value;
     }
-    inputs.use_jinja = use_jinja;
-    // the tokenizer adds these itself: without the flags a template that writes them would have them twice
-    inputs.add_bos = llama_vocab_get_add_bos(vocab);
-    inputs.add_eos = llama_vocab_get_add_eos(vocab);
-    inputs.chat_template_kwargs = settings.kwargs;
-    if (const auto it = settings.kwargs.find("enable_thinking"); it != settings.kwargs.end()) {
-        inputs.enable_thinking = it->second == "true";
+    std::string text = tmpl->apply(edited, variables);
+    // The text of a template is tokenised as it is, as transformers does. llama.cpp's own templates leave BOS out.
+    const bool written = !bos.empty() && text.compare(0, bos.size(), bos) == 0;
+    if (written) {
+        text.erase(0, bos.size());
     }
-    try {
-        return common_chat_templates_apply(templates.get(), inputs).prompt;
-    } catch (const std::exception & e) {
-        throw error(
-            std::string("chat template: ") + e.what() +
-            " (the template refuses this conversation; raw mode takes the text as it is)");
-    }
+    return {text, written || (adds_bos && tmpl->built_in())};
 }
 
 } // namespace metadeploy

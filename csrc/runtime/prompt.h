@@ -1,47 +1,51 @@
-// From a question or a conversation to the text that the model sees, through llama.cpp's own chat templates.
+// From a question or a conversation to the text that the model sees.
 #pragma once
 
+#include "runtime/chat_template.h"
 #include "sidecar/sidecar.h"
 
-#include "chat.h"
+#include "common.h"
 #include "llama.h"
 
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace metadeploy {
 
-struct chat_message {
-    std::string role;
-    std::string content;
-};
-
 struct prompt_settings {
-    std::string answer_suffix;                 // goes after the last user message
-    std::map<std::string, std::string> kwargs; // variables of the template, values as JSON
+    std::string answer_suffix; // goes after the last user message
+    template_variables kwargs;
 
     // what the sidecar's wrapper was trained with
     static prompt_settings of(const sidecar & source);
 };
 
+// a conversation after the chat template
+struct chat_text {
+    std::string text;
+    bool begins_with_bos; // which is not in the text
+};
+
 class chat_formatter {
 public:
-    // override_template: Jinja text or a built-in name, empty for the model's own. use_jinja: false for llama.cpp's
-    // hard-coded templates. Throws error where the template cannot be read.
-    chat_formatter(const llama_model * model, const std::string & override_template, bool use_jinja);
+    // params: chat_template (Jinja text or a built-in name, empty for the model's own), use_jinja (false for
+    // llama.cpp's hard-coded templates), and the variables that the user sets, which win over the settings'. Throws
+    // error where the template that the user gives cannot be read.
+    chat_formatter(const llama_model * model, const common_params & params);
 
     // false: the model brings no template and none was given
-    bool has_template() const { return explicit_template; }
+    bool has_template() const { return tmpl || !fault.empty(); }
 
-    // Throws error where there is no template, or it refuses the messages.
-    std::string apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const;
+    // Throws error where there is no template, or it refuses the messages or leaves one out.
+    chat_text apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const;
 
 private:
-    common_chat_templates_ptr templates;
-    const llama_vocab * vocab;
-    bool use_jinja;
-    bool explicit_template;
+    std::optional<chat_template> tmpl;
+    std::string fault; // why the model's own template cannot be read
+    std::string bos;   // none, where the tokenizer adds none
+    bool adds_bos;     // the tokenizer begins every text with it
+    template_variables asked;
 };
 
 } // namespace metadeploy

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metadeploy.errors import CheckpointError, Error, ModelMismatchError
 from metadeploy.export.layers import LayerSpec, parse_layers
+from metadeploy.prompts import token_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter, PendingDoubter
@@ -184,8 +185,8 @@ class MetaSpiderPipeline(TwoPass):
         if isinstance(prompt, str):
             text = prompt if raw else self.apply_chat_template(prompt)
             return self.tokenize(text, add_special=raw)
-        if len(prompt) > 0 and not isinstance(prompt[0], Mapping):
-            return [int(token) for token in cast("Sequence[int]", prompt)]
+        if not isinstance(prompt, Sequence) or (len(prompt) > 0 and not isinstance(prompt[0], Mapping)):
+            return token_ids(prompt)
         if raw:
             raise Error("prompt: is a list of messages, expected a str with raw=True")
         return self.tokenize(self.apply_chat_template(cast("Sequence[Message]", prompt)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from numpy.typing import ArrayLike
 
 from metadeploy import _core
+from metadeploy.checks import check, check_all
 from metadeploy.errors import Cancelled, Error
+from metadeploy.runtime.options import CALL
 from metadeploy.runtime.stream import Stream
 from metadeploy.runtime.types import (
     CancelCallback,
@@ -148,10 +150,13 @@ class BatchCalls(ABC):
             An answer and what it has grown by. The last chunk of each holds its result; where it ends with an error,
             the chunk is None. ``answer.close()`` ends one and leaves the others.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts is one text, expected several prompts")
+        if isinstance(prompts, (str, bytes, bytearray, Mapping)):
+            kind = "one text" if isinstance(prompts, str) else f"of type {type(prompts).__name__}"
+            raise TypeError(f"prompts is {kind}, expected several prompts")
+        check_all(CALL, {"raw": raw, "cancel": cancel})
 
         def params_of(request: Request) -> _core.GenerationParams:
+            check("cancel", request.cancel, CALL["cancel"])
             threshold = doubt_threshold if request.doubt_threshold is None else request.doubt_threshold
             return self._params(
                 max_tokens=max_tokens,
@@ -330,19 +335,30 @@ def _chunk(
     each: _Open,
     text: str,
     token_ids: list[int],
-    items: Sequence[tuple[int, str, float, list[tuple[int, str, float]]]],
+    items: Sequence[tuple[int, bytes, float, list[tuple[int, bytes, str, float]]]],
     more: bool,
     outcome: _core.Answer | Error,
 ) -> GenerationChunk | None:
     if isinstance(outcome, Error):
         each.answer.error = outcome
         return None
-    found = tuple(TokenLogprob(i, piece, logprob, tuple(top)) for i, piece, logprob, top in items)
+    found = tuple(_logprob(*item) for item in items)
     each.logprobs.extend(found)
     wanted = each.params.n_logprobs >= 0
     if not more:
         each.answer.result = _result(outcome, each, injects=each.params.inject and engine.sidecar is not None)
     return GenerationChunk(text, tuple(token_ids), found if wanted else None, outcome.doubt, each.answer.result)
+
+
+def _logprob(token: int, raw: bytes, logprob: float, top: Sequence[tuple[int, bytes, str, float]]) -> TokenLogprob:
+    return TokenLogprob(
+        token_id=token,
+        text=raw.decode("utf-8", "replace"),
+        logprob=logprob,
+        top=tuple((each, name, value) for each, _, name, value in top),
+        raw=raw,
+        top_raw=tuple(data for _, data, _, _ in top),
+    )
 
 
 def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationResult:

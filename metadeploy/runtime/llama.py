@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, NoReturn, cast
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metadeploy import _core
+from metadeploy import _core, checks, prompts
+from metadeploy.checks import check, check_all, whole_number
 from metadeploy.errors import Error
+from metadeploy.prompts import message_pairs
 from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
+from metadeploy.runtime.options import CALL, GENERATION, LOADING
 from metadeploy.runtime.stream import Stream, last
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
 from metadeploy.schedule import STATIC, InjectionSchedule
@@ -58,7 +61,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         hidden_cache_mib: int = 256,
         prefix_cache_mib: int = 512,
         gain: float = 1.0,
-        chat_template: str | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
         verbose: bool = False,
     ) -> None:
         """Load a base model, and a sidecar beside it.
@@ -87,50 +90,38 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             prefix_cache_mib: most memory for what the clean pass over a prompt leaves for the next one that begins with
                 the same tokens, as the turns of a chat do. 0: every prompt is computed from its first token on.
             gain: strength of the injection where a call does not say another; 0 is the base exactly.
-            chat_template: Jinja text, or a name of llama.cpp's, in place of the model's own.
+            chat_template: in place of the model's own: Jinja text, the name of one of llama.cpp's (``chatml``,
+                ``gemma`` …), or the path object of a file with Jinja text. A template of llama.cpp knows no variables,
+                so the sidecar's do not reach it.
             verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
 
         Raises:
             ModelLoadError: llama.cpp cannot load the base.
             SidecarError: the sidecar is malformed.
             ModelMismatchError: the two do not fit each other, or the architecture has no place to inject at.
+            Error: the chat template is neither Jinja nor a name of llama.cpp's.
+            TypeError: an option has the wrong type.
             ValueError: an option has a value that does not exist.
         """
-        for name, value, least in (
-            ("n_ctx", n_ctx, 0),
-            ("n_parallel", n_parallel, 1),
-            ("n_batch", n_batch, 1),
-            ("n_ubatch", n_ubatch, 1),
-            ("n_threads", n_threads, 1),
-            ("n_threads_batch", n_threads_batch, 1),
-            ("hidden_cache_mib", hidden_cache_mib, 0),
-            ("prefix_cache_mib", prefix_cache_mib, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}, expected {least} or more")
+        values = check_all(LOADING, locals())
         logs.configure(verbose)
         options = _core.EngineOptions()
-        options.model = os.fspath(model)
-        options.chat_template = chat_template or ""
-        options.n_ctx = n_ctx
-        options.n_parallel = n_parallel
-        options.n_batch = n_batch
-        options.n_ubatch = n_ubatch
-        options.n_threads = -1 if n_threads is None else n_threads
-        options.n_threads_batch = -1 if n_threads_batch is None else n_threads_batch
-        options.n_gpu_layers = n_gpu_layers
-        options.type_k = type_k
-        options.type_v = type_v
+        options.model = values["model"]
+        options.chat_template = "" if chat_template is None else prompts.template_text(chat_template)
+        for name in ("n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "type_k", "type_v"):
+            setattr(options, name, values[name])
+        for name in ("n_threads", "n_threads_batch"):
+            setattr(options, name, -1 if values[name] is None else values[name])
         options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
-        options.hidden_cache_mib = hidden_cache_mib
-        options.prefix_cache_mib = prefix_cache_mib
+        options.hidden_cache_mib = values["hidden_cache_mib"]
+        options.prefix_cache_mib = values["prefix_cache_mib"]
         self._lock = InstanceLock()
-        self._model = os.fspath(model)
+        self._model: str = values["model"]
         self._engine = _core.Engine(options)
-        self.gain = gain
-        if sidecar is not None:
+        self._gain: float = values["gain"]
+        if values["sidecar"] is not None:
             try:
-                self._engine.attach(os.fspath(sidecar))
+                self._engine.attach(values["sidecar"])
             except BaseException:
                 self._engine.close()
                 raise
@@ -169,13 +160,23 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             SidecarError: the file is malformed.
             ModelMismatchError: it does not fit the base.
         """
+        file = check("sidecar", sidecar, LOADING["model"])
         with self._lock:
-            self._engine.attach(os.fspath(sidecar))
+            self._engine.attach(file)
 
     def detach(self) -> None:
         """Go on with the base alone."""
         with self._lock:
             self._engine.detach()
+
+    @property
+    def gain(self) -> float:
+        """Strength of the injection where a call does not say another."""
+        return self._gain
+
+    @gain.setter
+    def gain(self, gain: float) -> None:
+        self._gain = check("gain", gain, LOADING["gain"])
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -206,12 +207,12 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             prompt: a question, or messages, which go through the chat template with the sidecar's settings; or token
                 ids, which are taken as they are.
             max_tokens: most tokens of the answer; None: until the model ends or the context is full.
-            temperature: 0 takes the most likely token each time (greedy).
-            top_k: sample among the k most likely tokens; 0 for all.
-            top_p: sample among the most likely tokens that together have this probability.
-            min_p: leave out tokens below this share of the most likely one's probability.
-            repeat_penalty: above 1, tokens of the last 64 become less likely.
-            seed: of the sampling; None draws one.
+            temperature: 0 takes the most likely token each time (greedy), and so does anything below a millionth.
+            top_k: sample among the k most likely tokens; 0 or -1 for all.
+            top_p: sample among the most likely tokens that together have this probability, 0 to 1.
+            min_p: leave out tokens below this share of the most likely one's probability, 0 to 1.
+            repeat_penalty: above 1, tokens of the last 64 become less likely; 0.001 to 1000.
+            seed: of the sampling, taken modulo 2^32 - 1; None draws one.
             stop: strings that end the answer and are not part of it.
             gain: strength of the injection; None: the instance's.
             inject: False lets the base answer alone.
@@ -232,7 +233,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             ContextOverflowError: the prompt does not fit into the context.
             Cancelled: ``cancel`` returned True.
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
-            ValueError: ``max_tokens`` or ``doubt_threshold`` is out of range.
+            TypeError: an option has the wrong type; True is no number.
+            ValueError: an option is out of range.
             ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
             DecodeError: what is injected makes the base overflow (huge weights, a gain that is too large).
             Error: the prompt is empty, or there is no chat template, or it refuses the messages; or a threshold other
@@ -304,6 +306,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             doubt_threshold=doubt_threshold,
             logprobs=logprobs,
         )
+        check_all(CALL, {"raw": raw, "cancel": cancel})
         return self._run([(Request(prompt=prompt), params)], raw, cancel, ahead=True).through(_chunks)
 
     def _model_name(self) -> str:
@@ -327,28 +330,23 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         doubt_threshold: float,
         logprobs: int | None,
     ) -> _core.GenerationParams:
-        if max_tokens is not None and max_tokens < 0:
-            raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more, or None")
-        if not 0 <= doubt_threshold <= 1:
-            raise ValueError(f"doubt_threshold is {doubt_threshold}, expected 0 to 1")
+        stop = stop if not isinstance(stop, str) or stop else None
+        values = check_all(GENERATION, locals())
         params = _core.GenerationParams()
-        params.max_tokens = -1 if max_tokens is None else max_tokens
-        params.temperature = temperature
-        params.top_k = top_k
-        params.top_p = top_p
-        params.min_p = min_p
-        params.repeat_penalty = repeat_penalty
-        params.seed = _RANDOM_SEED if seed is None else seed % _RANDOM_SEED
-        params.stop = [stop] if isinstance(stop, str) else list(stop or ())
-        params.gain = self.gain if gain is None else gain
-        params.inject = inject
+        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "inject", "doubt_threshold"):
+            setattr(params, name, values[name])
+        params.max_tokens = -1 if max_tokens is None else values["max_tokens"]
+        params.seed = _RANDOM_SEED if seed is None else values["seed"] % _RANDOM_SEED
+        params.stop = values["stop"] or []
+        params.gain = self.gain if gain is None else values["gain"]
         params.decay = None if schedule.decay is None else (schedule.decay.floor, schedule.decay.tau)
         params.window = schedule.window
         if (refresh := schedule.refresh) is not None:
             params.refresh = (refresh.threshold, refresh.min_interval, refresh.max_interval)
-        params.cognitive_tokens = cognitive_tokens
-        params.doubt_threshold = doubt_threshold
-        params.n_logprobs = -1 if logprobs is None else logprobs
+        params.cognitive_tokens = (
+            None if cognitive_tokens is None else prompts.floats("cognitive_tokens", cognitive_tokens)
+        )
+        params.n_logprobs = -1 if logprobs is None else values["logprobs"]
         return params
 
     def _run(
@@ -381,13 +379,14 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             add_special: begin (and end) as the model's tokenizer is set up to, with BOS for example.
             parse_special: read ``<|im_start|>`` and the like as the control tokens they name.
         """
+        given = check("text", text, checks.text())
         with self._lock:
-            return self._engine.tokenize(text, add_special, parse_special)
+            return self._engine.tokenize(given, add_special, parse_special)
 
     def detokenize(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Token ids to text; control tokens are shown only where ``special`` is True."""
         with self._lock:
-            return self._engine.detokenize(list(token_ids), special).decode("utf-8", "replace")
+            return self._engine.detokenize(prompts.token_ids(token_ids), special).decode("utf-8", "replace")
 
     def apply_chat_template(self, messages: Sequence[Message]) -> str:
         """The text that the model would see of a conversation, with the sidecar's settings; a BOS token is not in it.
@@ -396,24 +395,36 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             Error: the model has no template, or it refuses the conversation.
         """
         with self._lock:
-            return self._engine.apply_chat_template(_pairs(messages))
+            return self._engine.apply_chat_template(message_pairs(messages))
+
+    def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids that the model would see of a conversation, with the sidecar's settings.
+
+        They are those of :meth:`apply_chat_template`, after BOS if the template writes it.
+
+        Raises:
+            Error: the model has no template, or it refuses the conversation or leaves a message out.
+        """
+        with self._lock:
+            return self._engine.tokenize_chat(message_pairs(messages))
 
     def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
-        if isinstance(prompt, np.ndarray):
-            prompt = cast("list[int]", prompt.tolist())
-        if not isinstance(prompt, Sequence):
+        check("raw", raw, CALL["raw"])
+        if not prompts.is_sequence(prompt) and not isinstance(prompt, (str, np.ndarray)):
             raise TypeError(f"the prompt is of type {type(prompt).__name__}, expected str, messages or token ids")
         if len(prompt) == 0:
             raise Error("the prompt is empty, expected a text, at least one message or at least one token id")
         if isinstance(prompt, str):
-            text = prompt if raw else self._engine.apply_chat_template(_pairs([{"role": "user", "content": prompt}]))
-            return self._engine.tokenize(_unicode(text), True, True)
+            if raw:
+                return self._engine.tokenize(prompts.unicode_text(prompt), True, True)
+            return self._engine.tokenize_chat(message_pairs([{"role": "user", "content": prompt}]))
+        if isinstance(prompt[0], str):
+            raise Error("the prompt is a list of texts, expected one text (generate_batch takes several)")
         if isinstance(prompt[0], Mapping):
             if raw:
                 raise Error("raw needs a text, got messages (raw leaves the chat template out)")
-            pairs = _pairs(cast(Sequence[Message], prompt))
-            return self._engine.tokenize(self._engine.apply_chat_template(pairs), True, True)
-        return [int(token) for token in cast(Sequence[int], prompt)]
+            return self._engine.tokenize_chat(message_pairs(prompt))
+        return prompts.token_ids(prompt)
 
     # --- what is computed --------------------------------------------------------------------------------------------
 
@@ -468,7 +479,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             Error: there is no sidecar, or nothing tells the refusal's tokens.
         """
         with self._lock:
-            return self._engine.doubt(self._tokens(prompt, raw), self.gain if gain is None else gain)
+            return self._engine.doubt(self._tokens(prompt, raw), self._gain_or(gain))
 
     def logits(self, token_ids: Sequence[int], *, inject: bool = True, gain: float | None = None) -> FloatArray:
         """Logits at every position, F32 [n_tokens, n_vocab].
@@ -476,7 +487,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         With ``inject`` (and a sidecar) the cognitive tokens come from a clean pass over the same ids.
         """
         with self._lock:
-            return self._engine.logits(list(token_ids), inject, self.gain if gain is None else gain)
+            return self._engine.logits(
+                prompts.token_ids(token_ids), check("inject", inject, checks.flag()), self._gain_or(gain)
+            )
 
     def layer_outputs(
         self, token_ids: Sequence[int], layers: Sequence[int], *, inject: bool = True, gain: float | None = None
@@ -487,7 +500,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """
         with self._lock:
             return self._engine.layer_outputs(
-                list(token_ids), list(layers), inject, self.gain if gain is None else gain
+                prompts.token_ids(token_ids),
+                [check("a layer", layer, whole_number()) for layer in layers],
+                check("inject", inject, checks.flag()),
+                self._gain_or(gain),
             )
 
     def cognitive_attention(self, prompt: Prompt, *, raw: bool = False, gain: float | None = None) -> FloatArray:
@@ -496,7 +512,11 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         Each row over ``n_cog`` sums to 1. Arguments as in :meth:`activations`.
         """
         with self._lock:
-            return self._engine.cognitive_attention(self._tokens(prompt, raw), self.gain if gain is None else gain)
+            return self._engine.cognitive_attention(self._tokens(prompt, raw), self._gain_or(gain))
+
+    def _gain_or(self, gain: float | None) -> float:
+        found: float = self.gain if gain is None else check("gain", gain, GENERATION["gain"])
+        return found
 
     @property
     def gates(self) -> dict[int, float]:
@@ -560,22 +580,3 @@ def _chunks(steps: Iterator[BatchStep]) -> Generator[GenerationChunk]:
             assert answer.error is not None
             raise answer.error
         yield chunk
-
-
-def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    pairs = []
-    for i, message in enumerate(messages):
-        found = message if isinstance(message, Mapping) else {}
-        role, content = found.get("role"), found.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise Error(f"message {i} of the conversation: expected the strings 'role' and 'content'")
-        pairs.append((_unicode(role), _unicode(content)))
-    return pairs
-
-
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Error(f"the prompt holds half a surrogate pair at character {error.start}, expected Unicode") from error
-    return text

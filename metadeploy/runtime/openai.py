@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
 from numpy.typing import ArrayLike
 
+from metadeploy.checks import check, check_all, flag, shown, visible_text, whole_number
+from metadeploy.prompts import is_sequence
+from metadeploy.runtime.options import given
 from metadeploy.runtime.stream import last, through
 from metadeploy.runtime.types import (
     CancelCallback,
@@ -24,6 +28,10 @@ from metadeploy.runtime.types import (
 from metadeploy.schedule import STATIC, InjectionSchedule
 
 __all__ = ["ChatCompletion", "OpenAICompletions", "TextCompletion"]
+
+_SHAPE: Final = {"stream": flag().or_none(), "model": visible_text().or_none()}
+_CHAT: Final = {"logprobs": flag().or_none(), "top_logprobs": whole_number(0).or_none()}
+_ECHO: Final = flag().or_none()
 
 
 def _usage(timings: Timings) -> dict[str, int]:
@@ -40,6 +48,17 @@ def _last(chunks: Iterator[GenerationChunk]) -> GenerationResult:
     return result
 
 
+def _raw(item: TokenLogprob) -> bytes:
+    return item.text.encode() if item.raw is None else item.raw
+
+
+def _top(item: TokenLogprob) -> Iterator[tuple[str, bytes, float]]:
+    """Text, bytes and log-probability of the most likely tokens."""
+    raw = item.top_raw if item.top_raw is not None else tuple(text.encode() for _, text, _ in item.top)
+    for (_, text, logprob), data in zip(item.top, raw, strict=True):
+        yield text, data, logprob
+
+
 class ChatCompletion:
     """One ``chat.completion``, whole or in chunks."""
 
@@ -48,17 +67,18 @@ class ChatCompletion:
 
     @staticmethod
     def _logprobs(items: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+        """Each token with its bytes: those of a character that spans several have to be put together by the client."""
         if items is None:
             return None
 
-        def entry(text: str, logprob: float) -> dict[str, Any]:
-            return {"token": text, "bytes": list(text.encode()), "logprob": logprob}
+        def entry(text: str, raw: bytes, logprob: float) -> dict[str, Any]:
+            return {"token": text, "bytes": list(raw) or None, "logprob": logprob}
 
         return {
             "content": [
                 {
-                    **entry(item.text, item.logprob),
-                    "top_logprobs": [entry(text, logprob) for _, text, logprob in item.top],
+                    **entry(item.text, _raw(item), item.logprob),
+                    "top_logprobs": [entry(*each) for each in _top(item)],
                 }
                 for item in items
             ]
@@ -115,19 +135,17 @@ class TextCompletion:
             "model": model,
         }
         self._echo = echo
+        self._place = _Place(len(echo))
 
-    @staticmethod
-    def _logprobs(items: tuple[TokenLogprob, ...] | None, start: int) -> dict[str, Any] | None:
+    def _logprobs(self, items: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+        """Of the next tokens; offsets count characters from the beginning of the whole text."""
         if items is None:
             return None
-        offsets = [start]
-        for item in items:
-            offsets.append(offsets[-1] + len(item.text))
         return {
             "tokens": [item.text for item in items],
             "token_logprobs": [item.logprob for item in items],
-            "top_logprobs": [{text: logprob for _, text, logprob in item.top} for item in items],
-            "text_offset": offsets[:-1],
+            "top_logprobs": [_by_text(item) for item in items],
+            "text_offset": [self._place.next(_raw(item)) for item in items],
         }
 
     def whole(self, chunks: Iterator[GenerationChunk]) -> dict[str, Any]:
@@ -139,7 +157,7 @@ class TextCompletion:
                 {
                     "index": 0,
                     "text": self._echo + result.text,
-                    "logprobs": self._logprobs(result.logprobs, len(self._echo)),
+                    "logprobs": self._logprobs(result.logprobs),
                     "finish_reason": result.finish_reason,
                     "abstained": result.abstained,
                     "doubt": result.doubt,
@@ -151,7 +169,6 @@ class TextCompletion:
 
     def stream(self, chunks: Iterator[GenerationChunk]) -> Generator[dict[str, Any]]:
         """The text as it comes, with doubt; the last chunk has finish_reason, abstained and timings."""
-        at = len(self._echo)
 
         def chunk_of(text: str, logprobs: dict[str, Any] | None, **more: float | None) -> dict[str, Any]:
             choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": None, **more}
@@ -161,8 +178,7 @@ class TextCompletion:
             yield chunk_of(self._echo, None)
         for chunk in chunks:
             if chunk.text or chunk.logprobs:
-                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs, at), doubt=chunk.doubt)
-                at += sum(len(item.text) for item in chunk.logprobs or ())
+                yield chunk_of(chunk.text, self._logprobs(chunk.logprobs), doubt=chunk.doubt)
             if chunk.result is not None:
                 last = chunk_of("", None, doubt=chunk.doubt)
                 last["choices"][0]["finish_reason"] = chunk.result.finish_reason
@@ -170,6 +186,35 @@ class TextCompletion:
                 last["usage"] = _usage(chunk.result.timings)
                 last["timings"] = asdict(chunk.result.timings)
                 yield last
+
+
+class _Place:
+    """Where in the text tokens begin, in characters; inside a character, where that begins."""
+
+    def __init__(self, start: int) -> None:
+        self._characters = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, raw: bytes) -> int:
+        """The place of the next token, given its bytes."""
+        here = self._characters
+        self._characters += len(self._decoder.decode(raw))
+        return here
+
+
+def _by_text(item: TokenLogprob) -> dict[str, float]:
+    """Log-probabilities of the most likely tokens by their text, the chosen one first.
+
+    Different tokens can have the same text, as all do that are a part of a character. Beside the first of them, others
+    are called by their bytes, as OpenAI's API calls parts of characters.
+    """
+    found: dict[str, float] = {}
+    for text, raw, logprob in sorted(_top(item), key=lambda each: each[1] != _raw(item)):
+        name = text
+        if name in found:
+            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        found[name] = logprob
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
 class OpenAICompletions(ABC):
@@ -208,22 +253,22 @@ class OpenAICompletions(ABC):
         self,
         messages: Sequence[Message],
         *,
-        stream: Literal[False] = False,
+        stream: Literal[False] | None = False,
         max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
+        temperature: float | None = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repeat_penalty: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
-        logprobs: bool = ...,
+        logprobs: bool | None = ...,
         top_logprobs: int | None = ...,
         gain: float | None = ...,
-        inject: bool = ...,
-        schedule: InjectionSchedule = ...,
+        inject: bool | None = ...,
+        schedule: InjectionSchedule | None = ...,
         cognitive_tokens: ArrayLike | None = ...,
-        doubt_threshold: float = ...,
+        doubt_threshold: float | None = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
 
@@ -234,20 +279,20 @@ class OpenAICompletions(ABC):
         *,
         stream: Literal[True],
         max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
+        temperature: float | None = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repeat_penalty: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
-        logprobs: bool = ...,
+        logprobs: bool | None = ...,
         top_logprobs: int | None = ...,
         gain: float | None = ...,
-        inject: bool = ...,
-        schedule: InjectionSchedule = ...,
+        inject: bool | None = ...,
+        schedule: InjectionSchedule | None = ...,
         cognitive_tokens: ArrayLike | None = ...,
-        doubt_threshold: float = ...,
+        doubt_threshold: float | None = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
 
@@ -255,28 +300,30 @@ class OpenAICompletions(ABC):
         self,
         messages: Sequence[Message],
         *,
-        stream: bool = False,
+        stream: bool | None = False,
         max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
+        temperature: float | None = 0.0,
+        top_k: int | None = 40,
+        top_p: float | None = 0.95,
+        min_p: float | None = 0.05,
+        repeat_penalty: float | None = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-        logprobs: bool = False,
+        logprobs: bool | None = False,
         top_logprobs: int | None = None,
         gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
+        inject: bool | None = True,
+        schedule: InjectionSchedule | None = STATIC,
         cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
+        doubt_threshold: float | None = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
 
         Each choice has ``abstained`` and ``doubt`` beside ``finish_reason``; the refusal itself stays in ``content``,
         because clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
+
+        None is the default for every option, as null is in OpenAI's API.
 
         Args:
             messages: the conversation so far.
@@ -289,8 +336,8 @@ class OpenAICompletions(ABC):
             repeat_penalty: as in :meth:`generate`.
             seed: as in :meth:`generate`.
             stop: as in :meth:`generate`.
-            logprobs: also return log-probabilities.
-            top_logprobs: of how many of the most likely tokens.
+            logprobs: also return log-probabilities, with the bytes of each token, which may be a part of a character.
+            top_logprobs: of how many of the most likely tokens; only with ``logprobs``.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
             schedule: as in :meth:`generate`.
@@ -298,22 +345,30 @@ class OpenAICompletions(ABC):
             doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
+        check_all(_SHAPE, {"stream": stream, "model": model})
+        check_all(_CHAT, {"logprobs": logprobs, "top_logprobs": top_logprobs})
+        if not is_sequence(messages):
+            raise TypeError(f"messages is {shown(messages)}, expected a list of messages")
+        if top_logprobs is not None and not logprobs:
+            raise ValueError(f"top_logprobs is {top_logprobs}, expected logprobs=True with it")
         chunks = self.stream(
             messages,
             max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
             seed=seed,
             stop=stop,
             gain=gain,
-            inject=inject,
-            schedule=schedule,
             cognitive_tokens=cognitive_tokens,
-            doubt_threshold=doubt_threshold,
             logprobs=(top_logprobs or 0) if logprobs else None,
+            **given(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repeat_penalty=repeat_penalty,
+                inject=inject,
+                schedule=schedule,
+                doubt_threshold=doubt_threshold,
+            ),
         )
         shape = ChatCompletion(model or self._model_name())
         return through(chunks, shape.stream) if stream else shape.whole(chunks)
@@ -323,22 +378,22 @@ class OpenAICompletions(ABC):
         self,
         prompt: str,
         *,
-        stream: Literal[False] = False,
+        stream: Literal[False] | None = False,
         max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
+        temperature: float | None = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repeat_penalty: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
         logprobs: int | None = ...,
-        echo: bool = ...,
+        echo: bool | None = ...,
         gain: float | None = ...,
-        inject: bool = ...,
-        schedule: InjectionSchedule = ...,
+        inject: bool | None = ...,
+        schedule: InjectionSchedule | None = ...,
         cognitive_tokens: ArrayLike | None = ...,
-        doubt_threshold: float = ...,
+        doubt_threshold: float | None = ...,
         model: str | None = ...,
     ) -> dict[str, Any]: ...
 
@@ -349,20 +404,20 @@ class OpenAICompletions(ABC):
         *,
         stream: Literal[True],
         max_tokens: int | None = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repeat_penalty: float = ...,
+        temperature: float | None = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repeat_penalty: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
         logprobs: int | None = ...,
-        echo: bool = ...,
+        echo: bool | None = ...,
         gain: float | None = ...,
-        inject: bool = ...,
-        schedule: InjectionSchedule = ...,
+        inject: bool | None = ...,
+        schedule: InjectionSchedule | None = ...,
         cognitive_tokens: ArrayLike | None = ...,
-        doubt_threshold: float = ...,
+        doubt_threshold: float | None = ...,
         model: str | None = ...,
     ) -> Iterator[dict[str, Any]]: ...
 
@@ -370,25 +425,27 @@ class OpenAICompletions(ABC):
         self,
         prompt: str,
         *,
-        stream: bool = False,
+        stream: bool | None = False,
         max_tokens: int | None = 16,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
+        temperature: float | None = 0.0,
+        top_k: int | None = 40,
+        top_p: float | None = 0.95,
+        min_p: float | None = 0.05,
+        repeat_penalty: float | None = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
-        echo: bool = False,
+        echo: bool | None = False,
         gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
+        inject: bool | None = True,
+        schedule: InjectionSchedule | None = STATIC,
         cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
+        doubt_threshold: float | None = 0.5,
         model: str | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
+
+        None is the default for every option but ``max_tokens``.
 
         Args:
             prompt: the text to go on from, as it is.
@@ -410,23 +467,29 @@ class OpenAICompletions(ABC):
             doubt_threshold: as in :meth:`generate`.
             model: what to write into the ``model`` field; None: the file's name.
         """
+        check_all(_SHAPE, {"stream": stream, "model": model})
+        check("echo", echo, _ECHO)
+        if echo and not isinstance(prompt, str):
+            raise TypeError(f"echo is True and the prompt {shown(prompt)}, expected a text to begin with")
         chunks = self.stream(
             prompt,
             max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
             seed=seed,
             stop=stop,
             gain=gain,
-            inject=inject,
-            schedule=schedule,
             cognitive_tokens=cognitive_tokens,
-            doubt_threshold=doubt_threshold,
             raw=True,
             logprobs=logprobs,
+            **given(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repeat_penalty=repeat_penalty,
+                inject=inject,
+                schedule=schedule,
+                doubt_threshold=doubt_threshold,
+            ),
         )
         shape = TextCompletion(model or self._model_name(), prompt if echo else "")
         return through(chunks, shape.stream) if stream else shape.whole(chunks)

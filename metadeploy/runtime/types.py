@@ -81,15 +81,20 @@ class TokenLogprob:
 
     Attributes:
         token_id: the token.
-        text: its text; an incomplete UTF-8 character shows as U+FFFD.
+        text: its text; an incomplete UTF-8 character shows as U+FFFD. Empty for a control token, which is not shown.
         logprob: its log-probability.
-        top: the most likely tokens at this place as (id, text, log-probability), most likely first.
+        top: the most likely tokens at this place as (id, text, log-probability), most likely first; control tokens are
+            spelt out, as in ``<|im_end|>``.
+        raw: the bytes of ``text``, where a part of a character is what it is; those of the text if none are given.
+        top_raw: the same for each of ``top``, empty for control tokens.
     """
 
     token_id: int
     text: str
     logprob: float
     top: tuple[tuple[int, str, float], ...]
+    raw: bytes | None = None
+    top_raw: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,19 @@ def add_vocabulary(src: Path, dst: Path) -> None:
     writer.close()
 
 
+def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
+    """Write a copy of a GGUF whose tokenizer puts BOS before every text, or does not."""
+    reader = gguf.GGUFReader(src)
+    writer = _writer_with_keys_of(reader, dst, without=("tokenizer.ggml.add_bos_token",))
+    writer.add_add_bos_token(adds)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 #: 256 bytes, one merge, BOS and EOS
 TINY_VOCAB_SIZE: Final = 259
 

@@ -201,7 +201,9 @@ def test_every_option_arrives() -> None:
 
 def test_logprobs_only_where_asked_for() -> None:
     scripted = Scripted()
-    scripted.create_chat_completion(MESSAGES, top_logprobs=3)
+    with pytest.raises(ValueError, match="top_logprobs is 3, expected logprobs=True with it"):
+        scripted.create_chat_completion(MESSAGES, top_logprobs=3)
+    scripted.create_chat_completion(MESSAGES, top_logprobs=None)
     assert scripted.asked["logprobs"] is None
     scripted.create_chat_completion(MESSAGES, logprobs=True)
     assert scripted.asked["logprobs"] == 0
@@ -214,3 +216,119 @@ def test_ids_differ_between_answers(stream: bool) -> None:
         return str(next(iter(found))["id"] if stream else found["id"])
 
     assert one() != one()
+
+
+def test_none_is_the_default() -> None:
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop", "gain", "inject", "schedule")
+    options: dict[str, Any] = dict.fromkeys((*names, "cognitive_tokens", "doubt_threshold", "model", "stream"))
+    for call, more in (
+        (Scripted.create_chat_completion, {"logprobs": None, "top_logprobs": None}),
+        (Scripted.create_completion, {"logprobs": None, "echo": None}),
+    ):
+        plain, asked = Scripted(), Scripted()
+        prompt: Any = MESSAGES if call is Scripted.create_chat_completion else "Q"
+        call(plain, prompt)  # type: ignore[operator]
+        found = call(asked, prompt, **options, **more)  # type: ignore[operator]
+        assert asked.asked == plain.asked
+        assert found["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logprobs": 2},
+        {"logprobs": "yes"},
+        {"logprobs": True, "top_logprobs": True},
+        {"logprobs": True, "top_logprobs": -1},
+        {"logprobs": True, "top_logprobs": 2.5},
+        {"stream": 1},
+        {"model": 5},
+    ],
+    ids=str,
+)
+def test_options_of_a_chat(options: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"(logprobs|top_logprobs|stream|model) is .*, expected"):
+        Scripted().create_chat_completion(MESSAGES, **options)
+
+
+def test_what_is_no_chat_and_no_text() -> None:
+    for wrong in ("hello", b"hello", {"role": "user", "content": "x"}, None):
+        with pytest.raises(TypeError, match=r"messages is .*, expected a list of messages"):
+            Scripted().create_chat_completion(wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"echo is True and the prompt \[1, 2\], expected a text"):
+        Scripted().create_completion([1, 2], echo=True)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="echo is 1"):
+        Scripted().create_completion("Q", echo=1)  # type: ignore[call-overload]
+
+
+# --- characters of several tokens ------------------------------------------------------------------------------------
+
+#: "Hi 😀首!" in tokens that end inside of characters, as byte-level tokenizers cut them.
+CUT = (b"Hi ", b"\xf0\x9f", b"\x98\x80\xe9", b"\xa6\x96", b"!")
+WHOLE = b"".join(CUT).decode()
+
+
+def _cut() -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            i,
+            raw.decode("utf-8", "replace"),
+            -1.0 * i,
+            (
+                (i, raw.decode("utf-8", "replace"), -1.0 * i),
+                (90, "\ufffd", -5.0),
+                (91, "\ufffd", -6.0),
+                (92, "<|end|>", -7.0),
+            ),
+            raw,
+            (raw, b"\xf0", b"\xe2\x82", b""),
+        )
+        for i, raw in enumerate(CUT)
+    )
+
+
+class Cut(Scripted):
+    """Answers ``WHOLE``, one of the tokens at a time."""
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[GenerationChunk]:  # type: ignore[override]
+        for text, item in zip(("Hi ", "", "😀", "首", "!"), _cut(), strict=True):
+            yield GenerationChunk(text, (item.token_id,), (item,), DOUBT, None)
+        result = GenerationResult(WHOLE, (0, 1, 2, 3, 4), False, "stop", _cut(), TIMES, 1.0, DOUBT)
+        yield GenerationChunk("", (), (), DOUBT, result)
+
+
+def test_bytes_of_characters_that_span_tokens() -> None:
+    entries = Cut().create_chat_completion(MESSAGES, logprobs=True)["choices"][0]["logprobs"]["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == WHOLE
+    assert [entry["token"] for entry in entries] == ["Hi ", "\ufffd", "\ufffd\ufffd\ufffd", "\ufffd\ufffd", "!"]
+    tops = entries[1]["top_logprobs"]
+    assert [top["bytes"] for top in tops] == [[0xF0, 0x9F], [0xF0], [0xE2, 0x82], None]
+    assert tops[3]["token"] == "<|end|>"
+    streamed = [
+        entry
+        for chunk in Cut().create_chat_completion(MESSAGES, logprobs=True, stream=True)
+        for entry in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
+    assert streamed == entries
+
+
+@pytest.mark.parametrize("echo", ["", "Größe 😀: "])
+def test_offsets_of_characters_that_span_tokens(echo: str) -> None:
+    logprobs = Cut().create_completion(echo or "Q", echo=bool(echo), logprobs=4)["choices"][0]["logprobs"]
+    start = len(echo)
+    # a token that goes on with a character is where that character is
+    assert logprobs["text_offset"] == [start, start + 3, start + 3, start + 4, start + 5]
+    assert (echo + WHOLE)[logprobs["text_offset"][-1] :] == "!"
+    streamed = [
+        offset
+        for chunk in Cut().create_completion(echo or "Q", echo=bool(echo), logprobs=4, stream=True)
+        for offset in (chunk["choices"][0]["logprobs"] or {"text_offset": []})["text_offset"]
+    ]
+    assert streamed == logprobs["text_offset"]
+
+
+def test_tokens_of_the_same_text_are_all_there() -> None:
+    """By their text alone, parts of characters would hide one another."""
+    top = Cut().create_completion("Q", logprobs=4)["choices"][0]["logprobs"]["top_logprobs"][1]
+    assert top == {"\ufffd": -1.0, "bytes:\\xf0": -5.0, "bytes:\\xe2\\x82": -6.0, "<|end|>": -7.0}
+    assert list(top) == ["\ufffd", "bytes:\\xf0", "bytes:\\xe2\\x82", "<|end|>"]

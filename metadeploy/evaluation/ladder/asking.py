@@ -115,7 +115,7 @@ class BaseInRuntime:
         samples = []
         for place, (index, question) in enumerate(self._questions):
             progress(place)
-            prompt = self._llm.tokenize(self._llm.apply_chat_template([{"role": "user", "content": question.question}]))
+            prompt = self._llm.tokenize_chat([{"role": "user", "content": question.question}])
             whole = is_read_whole(question, whole=self._limits.whole_answer)
             if index not in self._alone:
                 self._alone[index] = self._say(prompt, inject=False, whole=whole)

@@ -1,0 +1,258 @@
+#include "runtime/chat_template.h"
+
+#include "common/json.h"
+#include "errors.h"
+
+#include "jinja/lexer.h"
+#include "jinja/parser.h"
+#include "jinja/runtime.h"
+#include "llama.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
+namespace metadeploy {
+
+namespace {
+
+const std::vector<std::string> & built_in_names() {
+    static const std::vector<std::string> names = [] {
+        std::vector<const char *> found((size_t)llama_chat_builtin_templates(nullptr, 0));
+        llama_chat_builtin_templates(found.data(), found.size());
+        return std::vector<std::string>(found.begin(), found.end());
+    }();
+    return names;
+}
+
+bool contains(const std::string & text, const std::string & part) {
+    return text.find(part) != std::string::npos;
+}
+
+bool is_jinja(const std::string & text) {
+    return contains(text, "{{") || contains(text, "{%");
+}
+
+bool is_file(const std::string & text) {
+    std::error_code ec;
+    return text.size() < 4096 && !contains(text, std::string(1, '\0')) &&
+           std::filesystem::is_regular_file(std::filesystem::u8path(text), ec);
+}
+
+std::string trimmed(const std::string & text) {
+    const char * space = " \t\r\n";
+    const size_t first = text.find_first_not_of(space);
+    return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(space) - first + 1);
+}
+
+// what a person has to see of a text to know it again
+std::string shown(const std::string & text) {
+    std::string start;
+    for (const char c : text.substr(0, 60)) {
+        start += std::iscntrl((unsigned char)c) ? '?' : c;
+    }
+    return "'" + start + (text.size() > 60 ? "…'" : "'");
+}
+
+[[noreturn]] void refuse_name(const std::string & text) {
+    const std::string subject = "chat template " + shown(text);
+    if (is_file(text)) {
+        throw error(
+            subject + ": is the path of a file, expected what is in it, or a name (give the file with "
+                      "--chat-template-file, in Python as a pathlib.Path)");
+    }
+    std::string names;
+    for (const std::string & name : built_in_names()) {
+        names += (names.empty() ? "" : ", ") + name;
+    }
+    throw error(
+        subject +
+        ": has neither {{ nor {% of Jinja and is no template of llama.cpp, expected Jinja text or one of: " + names);
+}
+
+// A word that templates do not change; a text as short as this may be in a prompt by chance.
+const std::string PROBE = "metadeployprobe";
+
+// without what templates strip, trim and put in
+std::string without_space(const std::string & text) {
+    std::string found;
+    for (const char c : text) {
+        if (!std::isspace((unsigned char)c)) {
+            found += c;
+        }
+    }
+    return found;
+}
+
+std::string lower(std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return (char)std::tolower(c); });
+    return text;
+}
+
+} // namespace
+
+chat_template::chat_template(const std::string & text, bool use_jinja, template_variables special_tokens)
+    : special_tokens(std::move(special_tokens)) {
+    const std::vector<std::string> & names = built_in_names();
+    const std::string name = trimmed(text);
+    if (std::find(names.begin(), names.end(), name) != names.end()) {
+        source = name;
+        return;
+    }
+    if (!is_jinja(text)) {
+        refuse_name(name);
+    }
+    source = text.compare(0, 3, "\xEF\xBB\xBF") == 0 ? text.substr(3) : text; // the mark of editors on Windows
+    if (!use_jinja) {
+        const llama_chat_message probe{"user", "x"};
+        if (llama_chat_apply_template(source.c_str(), &probe, 1, true, nullptr, 0) < 0) {
+            throw error("chat template: llama.cpp has no hard-coded template that resembles it (leave out --no-jinja)");
+        }
+        return;
+    }
+    try {
+        jinja::lexer lexer;
+        program = std::make_shared<const jinja::program>(jinja::parse_from_tokens(lexer.tokenize(source)));
+    } catch (const std::exception & e) {
+        throw error(
+            std::string(
+                "chat template: not valid Jinja (give another with --chat-template / chat_template, or use "
+                "raw): ") +
+            e.what());
+    }
+}
+
+// --- rendering -------------------------------------------------------------------------------------------------------
+
+// Defines what transformers defines: no date, and enable_thinking only if the variables have it.
+std::string chat_template::render(const attempt & how) const {
+    if (built_in()) {
+        return render_built_in(how.messages);
+    }
+    common_json globals = common_json::object();
+    globals["tools"] = nullptr;
+    globals["documents"] = nullptr;
+    for (const template_variables * list : {&special_tokens, &how.variables}) {
+        for (const auto & [name, value] : *list) {
+            globals[name] = common_json::parse(value);
+        }
+    }
+    common_json messages = common_json::array();
+    for (const chat_message & message : how.messages) {
+        common_json each = {{"role", message.role}, {"content", message.content}};
+        if (how.typed) {
+            each["content"] = common_json::array({common_json{{"type", "text"}, {"text", message.content}}});
+        }
+        messages.push_back(each);
+    }
+    globals["messages"] = messages;
+    globals["add_generation_prompt"] = true;
+
+    jinja::context context(source);
+    jinja::global_from_json(context, globals, /*mark_input =*/false);
+    jinja::runtime runtime(context);
+    return jinja::runtime::gather_string_parts(runtime.execute(*program))->as_string().str();
+}
+
+std::string chat_template::render_built_in(const std::vector<chat_message> & messages) const {
+    std::vector<llama_chat_message> list;
+    for (const chat_message & message : messages) {
+        list.push_back({message.role.c_str(), message.content.c_str()});
+    }
+    std::string text;
+    const auto apply = [&] {
+        const int32_t n = llama_chat_apply_template(
+            source.c_str(), list.data(), list.size(), true, text.data(), (int32_t)text.size());
+        if (n < 0) {
+            throw error("llama.cpp's hard-coded template cannot be applied");
+        }
+        return (size_t)n;
+    };
+    text.resize(apply() + 1); // strncpy ends it with a NUL
+    text.resize(apply());
+    return text;
+}
+
+// --- whether everything arrives --------------------------------------------------------------------------------------
+
+// Templates strip contents, escape them, put them into lines. So the text is looked for without its white space, and
+// where it is not found, a plain word in its place. A short text may be there by chance: the word has to be found too.
+bool chat_template::arrives(const attempt & made, const std::string & bare_text, size_t i) const {
+    const std::string bare = without_space(made.messages[i].content);
+    if (bare.size() > PROBE.size() && contains(bare_text, bare)) {
+        return true;
+    }
+    attempt probe = made;
+    probe.messages[i].content = PROBE;
+    try {
+        return contains(lower(without_space(render(probe))), PROBE);
+    } catch (const std::exception &) { // it looks for something in the contents
+        return contains(bare_text, bare);
+    }
+}
+
+chat_template::attempt chat_template::make(attempt how) const {
+    try {
+        how.text = render(how);
+    } catch (const std::exception & e) {
+        how.fault =
+            std::string(e.what()) + " (the template refuses this conversation; raw mode takes the text as it is)";
+        return how;
+    }
+    const std::string bare_text = without_space(how.text);
+    for (size_t i = 0; i < how.messages.size(); ++i) {
+        const chat_message & message = how.messages[i];
+        if (message.role != "assistant" && !arrives(how, bare_text, i)) {
+            how.fault = "leaves out message " + std::to_string(i) + " (role " + message.role + "), " +
+                        shown(message.content) + ": the prompt is " + shown(how.text) +
+                        ", expected that text in it (is it the template of this model?)";
+            break;
+        }
+    }
+    return how;
+}
+
+void chat_template::check_roles(const std::vector<chat_message> & messages) const {
+    static const char * const KNOWN[] = {"system", "user", "assistant", "developer", "tool", "function"};
+    for (size_t i = 0; i < messages.size(); ++i) {
+        const std::string & role = messages[i].role;
+        const bool known = std::find(std::begin(KNOWN), std::end(KNOWN), role) != std::end(KNOWN);
+        if (!known && (built_in() || !(contains(source, "'" + role + "'") || contains(source, '"' + role + '"')))) {
+            throw error(
+                "message " + std::to_string(i) + " of the conversation has the role " + shown(role) +
+                ", which the chat template does not know, expected system, user or assistant");
+        }
+    }
+}
+
+std::string chat_template::apply(const std::vector<chat_message> & given, const template_variables & variables) const {
+    check_roles(given);
+    std::vector<chat_message> messages = given;
+    for (chat_message & message : messages) {
+        if (message.role == "developer" && (built_in() || !contains(source, "developer"))) {
+            message.role = "system"; // its newer name in OpenAI's API
+        }
+    }
+    const attempt plain = make({variables, false, messages});
+    if (plain.fault.empty()) {
+        return plain.text;
+    }
+    if (!built_in()) {
+        const attempt typed = make({variables, true, messages});
+        if (typed.fault.empty()) {
+            return typed.text;
+        }
+    }
+    if (messages.size() > 1 && messages[0].role == "system" && messages[1].role == "user") {
+        // a template that has no place for the system's message: it goes before the user's
+        messages[1].content = messages[0].content + "\n" + messages[1].content;
+        messages.erase(messages.begin());
+        const attempt merged = make({variables, false, messages});
+        if (merged.fault.empty()) {
+            return merged.text;
+        }
+    }
+    throw error("chat template: " + plain.fault);
+}
+
+} // namespace metadeploy
