@@ -1,14 +1,18 @@
 #include "cli/args.h"
 
+#include "cli/numbers.h"
+#include "cli/text_file.h"
 #include "cli/values.h"
 #include "common/log.h"
+#include "errors.h"
 #include "runtime/cpu_threads.h"
 
 #include "arg.h"
 #include "llama-cparams.h"
 
+#include <algorithm>
+#include <climits>
 #include <cstdlib>
-#include <cstring>
 #include <tuple>
 #include <vector>
 
@@ -31,9 +35,10 @@ constexpr char USAGE[] = R"(
                                         base's activations with those last encoded is below COSINE, compared MIN tokens
                                         after an encoding and then ever less often; and MAX tokens after it in any case;
                                         0.5,3,20 is usual. Takes the memory of a second context for each answer
-                                        (env: LLAMA_ARG_META_REFRESH)
+                                        (env: LLAMA_ARG_META_REFRESH; META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)
 --meta-goal TEXT                        encode this text, as it is, and hold its cognitive tokens in place of a prompt's
-                                        own, as wrappers of kind goal_anchor are trained (env: LLAMA_ARG_META_GOAL)
+                                        own, as wrappers of kind goal_anchor are trained; those need it
+                                        (env: LLAMA_ARG_META_GOAL, META_ANCHOR)
 --doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
                                         (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
 --hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
@@ -46,9 +51,10 @@ constexpr char USAGE[] = R"(
 --compare                               answer twice, with the base and with the wrapper
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
 --prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
-                                        lines; the file holds a prompt a line, or JSON lines with "prompt" (or
-                                        "question", or "messages") and, if you like, "id", and
-                                        "gain" where one has another than the others
+                                        lines. The file is UTF-8: a prompt a line, or JSON lines, or one JSON array, of
+                                        texts or of objects with "prompt" (or "question", or "messages") and, if you
+                                        like, "id", and "gain" where one has another than the others. Other keys are
+                                        named on stderr and change nothing; those that look like options are refused
 -np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
                                         (default: 1; env: LLAMA_ARG_N_PARALLEL)
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
@@ -58,7 +64,9 @@ constexpr char USAGE[] = R"(
 
 Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
 unless -n is given.
-Without a prompt, it is read from stdin. The answer goes to stdout and nothing else does. -v prints statistics of each
+Without a prompt, it is read from stdin. -p, -f and -sys read \n and the like as escapes unless --no-escape is given;
+stdin, --prompts and META_PROMPT are taken as they are. --chat-template takes Jinja text or a name of llama.cpp's.
+META_LAYERS has to agree with the layers of the sidecar. The answer goes to stdout and nothing else does. -v prints statistics of each
 answer on stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
 
 examples:
@@ -80,7 +88,44 @@ const char * env(const char * name) {
 
 bool env_flag(const char * name) {
     const char * value = env(name);
-    return value && std::strcmp(value, "0") != 0;
+    const std::string text = value ? value : "0";
+    for (const bool on : {true, false}) {
+        for (const char * word : on ? std::vector<const char *>{"1", "true", "on", "yes"}
+                                    : std::vector<const char *>{"0", "false", "off", "no"}) {
+            if (text == word) {
+                return on;
+            }
+        }
+    }
+    throw usage_error(std::string(name) + " is '" + text + "', expected 1 or 0");
+}
+
+// The value of a variable that llama.cpp's parser reads as well, which it then does not.
+std::string take_env(const char * name) {
+    const char * value = env(name);
+    const std::string text = value ? value : "";
+#ifdef _WIN32
+    _putenv_s(name, "");
+#else
+    unsetenv(name);
+#endif
+    return text;
+}
+
+// --chat-template and --chat-template-file, from flags or from the environment
+std::string chat_template_of(const std::string & text, const std::string & file, const std::string & sources) {
+    if (!text.empty() && !file.empty()) {
+        throw usage_error("give either the text or the file of a chat template: " + sources);
+    }
+    if (file.empty()) {
+        return text;
+    }
+    const std::string subject = "chat template file '" + file + "'";
+    const std::string content = check_text(read_bytes(file, subject), subject);
+    if (content.find_first_not_of(" \t\r\n") == std::string::npos) {
+        throw error(subject + " is empty, expected Jinja text");
+    }
+    return content;
 }
 
 // the environment of the framework's program, and twins of our flags in llama.cpp's manner
@@ -104,11 +149,22 @@ void read_environment(cli_args & args) {
     if (const char * value = env("LLAMA_ARG_META_WINDOW")) {
         set_window(args.schedule, value, "LLAMA_ARG_META_WINDOW");
     }
+    if (env_flag("META_DYNAMIC")) {
+        const char * threshold = env("META_THRESHOLD");
+        set_refresh(
+            args.schedule, std::string(threshold ? threshold : "0.5") + ",3,20", "META_THRESHOLD with META_DYNAMIC");
+    }
     if (const char * value = env("LLAMA_ARG_META_REFRESH")) {
         set_refresh(args.schedule, value, "LLAMA_ARG_META_REFRESH");
     }
-    if (const char * value = env("LLAMA_ARG_META_GOAL")) {
-        args.goal = value;
+    for (const char * name : {"META_ANCHOR", "LLAMA_ARG_META_GOAL"}) {
+        if (const char * value = env(name)) {
+            args.goal = value;
+        }
+    }
+    if (const char * value = env("META_LAYERS")) {
+        args.layers = value;
+        parse_layers(args.layers, 0, "META_LAYERS"); // of how many, the model will tell
     }
     if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
         args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
@@ -119,12 +175,11 @@ void read_environment(cli_args & args) {
     args.no_meta = env_flag("META_BASE");
     args.raw = env_flag("META_RAW");
     if (const char * value = env("META_NGEN")) {
-        char * end = nullptr;
-        args.common.n_predict = (int32_t)std::strtol(value, &end, 10);
-        if (*end != '\0') {
-            throw usage_error(std::string("META_NGEN is '") + value + "', expected a number of tokens");
-        }
+        args.common.n_predict = (int32_t)parse_whole(value, -2, INT_MAX, "META_NGEN");
     }
+    args.common.chat_template = chat_template_of(
+        take_env("LLAMA_ARG_CHAT_TEMPLATE"), take_env("LLAMA_ARG_CHAT_TEMPLATE_FILE"),
+        "LLAMA_ARG_CHAT_TEMPLATE or LLAMA_ARG_CHAT_TEMPLATE_FILE");
 }
 
 // What the environment would ask, where the flags ask nothing. Read after them, for there are several for a prompt.
@@ -133,10 +188,7 @@ void read_asked(cli_args & args) {
     const bool one = !common.prompt.empty();
     if (!one && args.prompts.empty()) {
         if (const char * value = env("META_PROMPT")) {
-            common.prompt = value;
-            if (common.escape) {
-                string_process_escapes(common.prompt); // as those of -p
-            }
+            common.prompt = value; // as it is: backslashes of code stay what they are
         }
         if (const char * value = env("META_PROMPTS")) {
             args.prompts = value;
@@ -152,15 +204,20 @@ void read_asked(cli_args & args) {
 }
 
 // takes our flags out of the list and leaves llama.cpp's
-std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
-    std::vector<char *> rest{argv[0]};
+std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args) {
+    std::vector<std::string> rest{argv[0]};
+    std::string chat_template;
+    std::string chat_template_file;
     std::string alone; // a flag that means nothing for the base alone
     bool no_meta = false;
     bool has_refresh = false;
     bool has_goal = false;
-    bool has_jinja = env("LLAMA_ARG_JINJA") != nullptr;
+    bool has_jinja = env("LLAMA_ARG_JINJA") || env("LLAMA_ARG_NO_JINJA");
     for (int i = 1; i < argc; ++i) {
-        const std::string flag = argv[i];
+        std::string flag = argv[i];
+        if (flag.compare(0, 2, "--") == 0) {
+            std::replace(flag.begin(), flag.end(), '_', '-'); // as llama.cpp's parser does
+        }
         const auto value = [&]() -> std::string {
             if (i + 1 >= argc) {
                 throw usage_error(flag + " needs a value");
@@ -207,10 +264,18 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
             args.verbose = true; // llama.cpp's -v prints everything it knows, which buries two lines of statistics
         } else if (flag == "-o" || flag == "--output") {
             args.output = value();
+        } else if (flag == "--chat-template") {
+            chat_template = value();
+        } else if (flag == "--chat-template-file") {
+            chat_template_file = value();
         } else {
             has_jinja = has_jinja || flag == "--jinja" || flag == "--no-jinja";
             rest.push_back(argv[i]);
         }
+    }
+    if (!chat_template.empty() || !chat_template_file.empty()) {
+        args.common.chat_template =
+            chat_template_of(chat_template, chat_template_file, "--chat-template or --chat-template-file");
     }
     if (no_meta && !alone.empty()) {
         throw usage_error(alone + " needs the wrapper, --no-meta leaves it out");
@@ -226,8 +291,7 @@ std::vector<char *> take_own_flags(int argc, char ** argv, cli_args & args) {
     }
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
-        static char jinja[] = "--jinja";
-        rest.insert(rest.begin() + 1, jinja); // not at the end, where it would pass for a missing value
+        rest.insert(rest.begin() + 1, "--jinja"); // not at the end, where it would pass for a missing value
     }
     return rest;
 }
@@ -286,6 +350,30 @@ void check_sizes(const common_params & params, bool is_refreshed) {
     }
 }
 
+// llama.cpp's parser on what is left; it reads and checks a chat template in ways of its own
+void parse_rest(std::vector<std::string> & rest, common_params & common) {
+    std::string chat_template;
+    std::swap(chat_template, common.chat_template);
+    std::vector<char *> argv;
+    for (std::string & arg : rest) {
+        argv.push_back(arg.data());
+    }
+    if (!common_params_parse((int)argv.size(), argv.data(), common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {
+        throw usage_error(""); // the parser has said what is wrong
+    }
+    if (!chat_template.empty()) {
+        common.chat_template = chat_template;
+    }
+    const bool as_bytes = std::any_of(
+        rest.begin(), rest.end(), [](const std::string & arg) { return arg == "-bf" || arg == "--binary-file"; });
+    if (!as_bytes) {
+        const std::string source =
+            common.prompt_file.empty() ? "the prompt" : "prompt file '" + common.prompt_file + "'";
+        common.prompt = check_text(common.prompt, source);
+    }
+    common.system_prompt = check_text(common.system_prompt, "the system prompt");
+}
+
 } // namespace
 
 cli_args parse_args(int argc, char ** argv) {
@@ -301,10 +389,9 @@ cli_args parse_args(int argc, char ** argv) {
     args.common.no_perf = args.common.sampling.no_perf = true;
     args.common.reasoning_format = COMMON_REASONING_FORMAT_NONE;
     read_environment(args);
-    std::vector<char *> rest = take_own_flags(argc, argv, args);
-    if (!common_params_parse((int)rest.size(), rest.data(), args.common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {
-        throw usage_error(""); // the parser has said what is wrong
-    }
+    std::vector<std::string> rest = take_own_flags(argc, argv, args);
+    check_numbers(rest);
+    parse_rest(rest, args.common);
     read_asked(args);
     refuse_unsupported(args.common);
     const bool is_refreshed = args.schedule.refresh && !args.no_meta;

@@ -3,6 +3,8 @@
 #include "cli/args.h"
 #include "cli/output.h"
 #include "cli/prompts.h"
+#include "cli/text_file.h"
+#include "cli/values.h"
 #include "common/log.h"
 #include "errors.h"
 #include "log.h"
@@ -21,6 +23,7 @@
 #include <memory>
 #include <optional>
 #include <ostream>
+#include <set>
 #include <utility>
 
 using namespace metadeploy;
@@ -41,8 +44,15 @@ public:
         eng.cancel = [] { return interrupted != 0; };
         if (!args.no_meta) {
             eng.attach(args.meta);
+            const wrapper_config & config = eng.meta()->config();
+            check_layers(config);
+            if (args.goal.empty() && config.kind == "goal_anchor") {
+                throw error(
+                    "sidecar '" + args.meta +
+                    "' is of kind goal_anchor, which holds a goal, and none is given, expected --meta-goal TEXT (or "
+                    "--no-meta for the base alone)");
+            }
             if (!args.goal.empty()) {
-                const wrapper_config & config = eng.meta()->config();
                 const std::vector<llama_token> tokens = eng.tokenize(args.goal, true, true);
                 goal = host_tensor{{config.n_cog, config.n_embd}, eng.cognitive_tokens(tokens)};
             }
@@ -140,6 +150,32 @@ public:
     }
 
 private:
+    static std::string list_of(const std::vector<int32_t> & layers) {
+        std::string text;
+        for (const int32_t il : layers) {
+            text += (text.empty() ? "" : ",") + std::to_string(il);
+        }
+        return text;
+    }
+
+    // META_LAYERS, a setting of the framework's program, may name either kind of layers
+    void check_layers(const wrapper_config & config) const {
+        if (args.layers.empty()) {
+            return;
+        }
+        const std::vector<int32_t> layers = parse_layers(args.layers, eng.n_layer(), "META_LAYERS");
+        const std::set<int32_t> wanted(layers.begin(), layers.end());
+        for (const auto * found : {&config.target_layers, &config.cross_attn_layers}) {
+            if (std::set<int32_t>(found->begin(), found->end()) == wanted) {
+                return;
+            }
+        }
+        throw error(
+            "META_LAYERS is '" + args.layers + "', but sidecar '" + args.meta + "' reads layers " +
+            list_of(config.target_layers) + " and injects after " + list_of(config.cross_attn_layers) +
+            " (unset the variable, or take the sidecar that was trained with those layers)");
+    }
+
     using answer_ptr = std::shared_ptr<const generation>;
 
     // what has become of a prompt
@@ -244,15 +280,11 @@ private:
     }
 
     std::vector<llama_token> tokens_of(const prompt_item & item) const {
-        return eng.tokenize(text_of(item), /*add_special =*/true, /*parse_special =*/true);
-    }
-
-    std::string text_of(const prompt_item & item) const {
         if (args.raw) {
             if (!item.messages.empty()) {
                 throw error("--raw needs a text, got messages (it leaves the chat template out)");
             }
-            return item.prompt;
+            return eng.tokenize(item.prompt, /*add_special =*/true, /*parse_special =*/true);
         }
         std::vector<chat_message> messages = item.messages;
         if (messages.empty()) {
@@ -262,7 +294,7 @@ private:
         if (!system.empty() && messages.front().role != "system") {
             messages.insert(messages.begin(), {"system", system});
         }
-        return eng.apply_chat_template(messages);
+        return eng.tokenize_chat(messages);
     }
 
     const cli_args & args;
@@ -271,11 +303,22 @@ private:
 };
 
 std::string read_stdin() {
-    std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+    std::string text =
+        check_text({std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()}, "the prompt on stdin");
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) {
         text.pop_back();
     }
     return text;
+}
+
+void print_unused(const std::vector<std::string> & keys) {
+    if (!keys.empty()) {
+        std::string names;
+        for (const std::string & key : keys) {
+            names += (names.empty() ? "" : ", ") + dump_json(key);
+        }
+        std::fprintf(stderr, "note: nothing is done with the keys %s of the prompts\n", names.c_str());
+    }
 }
 
 int run(int argc, char ** argv) {
@@ -292,10 +335,12 @@ int run(int argc, char ** argv) {
     llama_numa_init(args.common.numa);
     std::vector<prompt_item> prompts;
     if (!args.prompts.empty()) {
-        prompts = read_prompts(args.prompts, args.nul_separated);
+        prompt_list list = read_prompts(args.prompts, args.nul_separated);
+        print_unused(list.unused);
+        prompts = std::move(list.items);
     } else {
         const std::string text = args.common.prompt.empty() ? read_stdin() : args.common.prompt;
-        if (text.empty()) {
+        if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
             throw usage_error("no prompt: give one with -p or -f, or on stdin");
         }
         prompts = {{nullptr, text, {}}};

@@ -18,8 +18,14 @@ struct prompt_item {
     std::optional<double> gain = {};    // where the file gives one
 };
 
-// A prompt a line, JSON lines, or (nul_separated) texts between NUL bytes. Throws error that names file and line.
-std::vector<prompt_item> read_prompts(const std::string & path, bool nul_separated);
+struct prompt_list {
+    std::vector<prompt_item> items;
+    std::vector<std::string> unused; // keys of objects that nothing is done with, each once
+};
+
+// A prompt a line, JSON lines, a JSON array, or (nul_separated) texts between NUL bytes; UTF-8. Throws error that names
+// file and line, or place in the array.
+prompt_list read_prompts(const std::string & path, bool nul_separated);
 
 struct result_counts {
     size_t n = 0;

@@ -1,11 +1,13 @@
 #include "cli/values.h"
 
 #include "cli/args.h"
+#include "cli/numbers.h"
 #include "errors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <vector>
+#include <sstream>
 
 namespace metadeploy {
 
@@ -76,6 +78,29 @@ int32_t parse_mib(const std::string & text, const std::string & source) {
         throw usage_error(source + " is '" + text + "', expected a number of MiB, 0 or more");
     }
     return (int32_t)mib;
+}
+
+std::vector<int32_t> parse_layers(const std::string & text, int32_t n_layer, const std::string & source) {
+    std::vector<int32_t> layers;
+    const auto add = [&](long long first, long long last) {
+        for (long long il = first; il <= last; ++il) {
+            layers.push_back((int32_t)il);
+        }
+    };
+    if (text == "all" || text == "late") {
+        add(text == "all" ? 0 : 2 * n_layer / 3, n_layer - 1);
+        return layers;
+    }
+    constexpr long long most = 1000; // no decoder comes near
+    const std::string where = source + " '" + text + "': a layer of it";
+    std::istringstream parts(text);
+    for (std::string part; std::getline(parts, part, ',');) {
+        part.erase(std::remove(part.begin(), part.end(), ' '), part.end());
+        const size_t dash = part.find('-', 1);
+        const long long first = parse_whole(part.substr(0, dash), 0, most, where);
+        add(first, dash == std::string::npos ? first : parse_whole(part.substr(dash + 1), first, most, where));
+    }
+    return layers;
 }
 
 void set_decay(injection_schedule & schedule, const std::string & text, const std::string & source) {

@@ -6,12 +6,16 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace metadeploy {
 
 double parse_gain(const std::string & text, const std::string & source);
 double parse_threshold(const std::string & text, const std::string & source);
 int32_t parse_mib(const std::string & text, const std::string & source);
+
+// "21-31", "1,5,7-9", "late" (the last third of a base's n_layer blocks) or "all"
+std::vector<int32_t> parse_layers(const std::string & text, int32_t n_layer, const std::string & source);
 
 // "floor,tau", a number of tokens, "threshold,min_interval,max_interval"
 void set_decay(injection_schedule & schedule, const std::string & text, const std::string & source);
