@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFile
 from numpy.typing import NDArray
 
 from metadeploy.demo.assets import cache_dir
+from metadeploy.files import replacing
 
 F32, Q4_K, Q6_K = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K
 ARCH: Final = "qwen35"
@@ -197,22 +197,17 @@ def _add_keys(writer: GGUFWriter, shape: Shape) -> None:
 def write_base(path: Path, shape: Shape, *, seed: int = 0) -> None:
     """Write the file, whole or not at all."""
     rng = np.random.Generator(np.random.SFC64(seed))
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with closing(GGUFWriter(partial, ARCH)) as writer:
-            _add_keys(writer, shape)
-            for name, dims, kind in tensors(shape):
-                layout = _LAYOUT.get(kind)
-                n_bytes = math.prod(dims) * 4 if layout is None else math.prod(dims) // _BLOCK * layout.itemsize
-                writer.add_tensor_info(name, dims, np.dtype(np.float32), n_bytes, raw_dtype=kind)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for name, dims, kind in tensors(shape):
-                writer.write_tensor_data(_plain(name, dims, rng) if kind == F32 else _quantised(dims, kind, rng))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary, closing(GGUFWriter(temporary, ARCH)) as writer:
+        _add_keys(writer, shape)
+        for name, dims, kind in tensors(shape):
+            layout = _LAYOUT.get(kind)
+            n_bytes = math.prod(dims) * 4 if layout is None else math.prod(dims) // _BLOCK * layout.itemsize
+            writer.add_tensor_info(name, dims, np.dtype(np.float32), n_bytes, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, dims, kind in tensors(shape):
+            writer.write_tensor_data(_plain(name, dims, rng) if kind == F32 else _quantised(dims, kind, rng))
 
 
 def synthetic_base(folder: Path, shape: str) -> Path:

@@ -10,7 +10,6 @@ trained one would.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from synthetic_base import SHAPES as BASES
 
 from metadeploy.demo.assets import cache_dir
+from metadeploy.files import replacing, write_json
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import InjectFrom, WrapperConfig
 
@@ -90,9 +90,10 @@ def write_checkpoint(folder: Path, config: WrapperConfig) -> Path:
         **layers,
     }
     path = folder / "doubter_checkpoint.pt"
-    torch.save(checkpoint, path)
+    with replacing(path) as temporary:
+        torch.save(checkpoint, temporary)
     manifest = {**layers, "hidden_dim": config.hidden_dim, "num_layers": config.base_block_count}
-    (folder / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_json(folder / "run.json", manifest)
     return path
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 from pathlib import Path
 
 from metadeploy.demo import assets
-from metadeploy.files import write_atomically
+from metadeploy.files import refuse_overwriting, write_atomically, write_json
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 
@@ -50,9 +49,10 @@ def main() -> None:
         }
         lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
     arguments.to.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run.checkpoint, arguments.to / "doubter_checkpoint.pt")
+    refuse_overwriting(arguments.to / "run.json", run.run_json)
+    write_atomically(arguments.to / "doubter_checkpoint.pt", run.checkpoint.read_bytes())
     manifest = {key: run.manifest[key] for key in KEYS if key in run.manifest} | {"model_name": BASE}
-    write_atomically(arguments.to / "run.json", json.dumps(manifest, indent=2) + "\n")
+    write_json(arguments.to / "run.json", manifest)
     write_atomically(arguments.to / "questions.jsonl", "".join(lines))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from metadeploy.evaluation.results import baseline_scores  # noqa: E402
 from metadeploy.evaluation.runner import evaluate  # noqa: E402
 from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
 from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
-from metadeploy.files import write_atomically  # noqa: E402
+from metadeploy.files import write_json  # noqa: E402
 from metadeploy.training.records import Collected  # noqa: E402
 from metadeploy.training.run_dir import RunDir  # noqa: E402
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
@@ -94,7 +93,7 @@ def main() -> None:
         for name, doubt in baseline_scores(found, {}).items()
     }
     results = {"n": len(found), **report, "baselines": beside}
-    write_atomically(output / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(output / "results.json", results)
 
     print("\n| category | n | base right | answered | AUROC |\n|---|---|---|---|---|")
     for kind, row in report["categories"].items():

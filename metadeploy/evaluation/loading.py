@@ -15,7 +15,7 @@ import torch
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AnswerLimits, Engine
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import sha256
+from metadeploy.files import content_digest, sha256
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.run_dir import RunDir
@@ -64,6 +64,8 @@ def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
         ModelMismatchError: the two do not fit each other.
     """
     limits = answer_limits(run)
+    if settings.base is None:
+        run.refuse_other_base()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     base = settings.base or str(run.manifest["model_name"])
@@ -141,10 +143,15 @@ def _wrapper(path: Path, made_by: str) -> Path:
 
 
 def identity(name: str | Path) -> dict[str, Any]:
-    """What tells a model or a file from others: for a file its name, size and SHA-256, else its name."""
+    """What tells a model or a file from others.
+
+    Of a file its name, size and SHA-256; of a folder its name and a SHA-256 over what is in it; of a hub id the id.
+    """
     path = Path(name)
+    if path.is_dir():
+        return {"name": path.name, "sha256": content_digest(path)}
     if not path.is_file():
-        return {"name": path.name if path.is_dir() else str(name)}
+        return {"name": str(name)}
     return {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
 
 

@@ -25,7 +25,7 @@ from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
 from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import write_atomically
+from metadeploy.files import refuse_overwriting, write_json
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
@@ -84,6 +84,8 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         tag = f"{settings.engine}_{loaded.tag}_{_set_name(settings, questions, chosen)}"
         path = run.eval / f"results_{tag}.json"
         samples_path = run.eval / f"samples_{tag}.jsonl"
+        for written in (path, samples_path):
+            refuse_overwriting(written, settings.base, settings.sidecar, settings.questions, settings.source)
         plan = _plan(
             loaded,
             [(place, questions[place]) for place in chosen],
@@ -130,7 +132,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
     }
     pictures = draw(run.eval, tag, samples, results, scores, loaded.doubter)
     results["plots"] = [picture.name for picture in pictures]
-    write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(path, results)
     stage("judge", 1, 1)
     return Evaluation(results, path, (path, samples_path, *pictures))
 
@@ -184,6 +186,8 @@ def _plan(
     asked = {
         "schema": SCHEMA,
         "engine": loaded.described,
+        # of a checkpoint, run.json beside it has a say in how it is asked
+        "wrapper": {name: value for name, value in asdict(loaded.doubter.config).items() if name != "base_model"},
         "environment": asked_with(loaded.environment),
         "limits": asdict(loaded.limits),
         "questions": [(place, asdict(question)) for place, question in questions],

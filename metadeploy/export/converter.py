@@ -16,7 +16,7 @@ from metadeploy.errors import CheckpointError
 from metadeploy.export.base import check_base
 from metadeploy.export.checkpoint import Wrapper, load_wrapper
 from metadeploy.export.layers import LayerSpec
-from metadeploy.files import sha256
+from metadeploy.files import refuse_overwriting, sha256
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar
 from metadeploy.training.run_dir import RunDir
@@ -116,6 +116,7 @@ def export(
         ModelLoadError: the base is not a readable model.
         ModelMismatchError: the base does not fit.
         SidecarError: the sidecar exists, cannot be written, or a value does not fit its type.
+        Error: the sidecar would replace the checkpoint, its run.json or the base.
         MissingDependencyError: torch or safetensors is not installed.
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of range.
@@ -135,8 +136,8 @@ def export(
         check_base(base, wrapper.config)
     config = replace(wrapper.config, checkpoint_sha256=sha256(wrapper.path))
     target = Path(output) if output is not None else wrapper.path.with_name(_DEFAULT_NAME.format(kind=config.kind))
-    if target.exists() and target.samefile(wrapper.path):
-        raise CheckpointError(f"checkpoint '{wrapper.path}': is also the output file (hint: -o names another one)")
+    manifest = None if wrapper.run_json is None else wrapper.run_json.path
+    refuse_overwriting(target, wrapper.path, manifest, base, what="sidecar")
     tensors = {name: _lazy(tensor) for name, tensor in wrapper.tensors.items()}
     written = write_sidecar(
         target,

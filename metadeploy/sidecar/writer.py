@@ -1,7 +1,6 @@
 """Writing sidecars: validated first, streamed tensor by tensor, and atomic.
 
-The file is written under a temporary name in the same directory, flushed to disk and renamed, so that whatever
-interrupts an export, the old file stays whole and no half of a new one is left behind.
+Whatever interrupts an export, the old file stays whole and no half of a new one is left behind (metadeploy/files.py).
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.errors import SidecarError, faults_message
+from metadeploy.files import replacing
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
 from metadeploy.sidecar.quants import nbytes_of, quantise
@@ -130,7 +128,7 @@ def write_sidecar(
     _check_target(path, subject, force=force)
     types = {name: _stored_type(name, shape, outtype) for name, shape in shapes.items()}
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             _write(temporary, subject, config, metadata or Metadata(), tensors, types, outtype, progress)
         size = path.stat().st_size
     except OSError as problem:
@@ -193,29 +191,6 @@ def _fallback_note(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> t
     return (f"{len(names)} matrices are F16, not Q8_0: their rows ({rows}) are not a multiple of {_Q8_ROW}",)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the rename itself durable; Windows has no such call, and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write(
     temporary: Path,
     subject: str,
@@ -250,7 +225,6 @@ def _write(
                 progress(done, total)
         for file in writer.fout or ():
             file.flush()
-            os.fsync(file.fileno())
     finally:
         # also on failure: Windows cannot remove a file that is open
         for file in writer.fout or ():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
@@ -29,11 +29,12 @@ from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import render_chat
+from metadeploy.tensor_files import save_tensors
 from metadeploy.training.clean_pass import CleanPass
 from metadeploy.training.greedy import GreedyAnswer, kept_text, when_said
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
-from metadeploy.training.run_dir import SPLITS, RunDir
+from metadeploy.training.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.training.settings import CollectSettings
 
 __all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]
@@ -71,13 +72,15 @@ def collect(
         RunDirError: the directory was collected with other settings.
         ModelLoadError: the base cannot be loaded.
     """
+    _refuse_own_questions(run, settings)
     splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
     splits = {name: drawn(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
-    asked = {**_plain(settings), "questions_sha256": _digest(splits)}
+    asked = {**_plain(settings), "base_sha256": base_digest(settings.base), "questions_sha256": _digest(splits)}
     if not restart:
         _check_same(run, asked)
     total = sum(map(len, splits.values()))
     if not restart and all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
+        shutil.rmtree(run.collect / "parts", ignore_errors=True)  # of a run that was killed at its very end
         if progress is not None:
             progress(total, total)
         return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
@@ -164,6 +167,24 @@ def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]
     ]
 
 
+def _refuse_own_questions(run: RunDir, settings: CollectSettings) -> None:
+    """Refuse questions that lie where what is collected is written, and deleted."""
+    for given in (settings.questions, settings.source):
+        if (
+            given is not None
+            and Path(given).exists()
+            and run.collect.resolve()
+            in (
+                Path(given).resolve(),
+                *Path(given).resolve().parents,
+            )
+        ):
+            raise RunDirError(
+                f"questions '{given}': lie in '{run.collect}', where what is collected is written, expected another "
+                "place (an output never replaces what it is made of)"
+            )
+
+
 def _discard(run: RunDir) -> None:
     """Delete what `collect` wrote into a run directory, and nothing else."""
     for name in SPLITS:
@@ -204,8 +225,8 @@ def _collect_chunk(
             activations[index] = row
             records[index] = _record(questions[index], answer, text, whole=all_of_it)
         progress(len(records))
-    part.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"activations": torch.stack([activations[i] for i in range(len(questions))])}, f"{part}.safetensors")
+    stacked = torch.stack([activations[i] for i in range(len(questions))])
+    save_tensors(part.with_suffix(".safetensors"), {"activations": stacked})
     # the text last: a chunk counts as done where it is there
     write_atomically(part.with_suffix(".jsonl"), "".join(records[i].to_json() + "\n" for i in range(len(questions))))
 
@@ -281,7 +302,7 @@ def _check_same(run: RunDir, asked: Mapping[str, Any]) -> None:
     if before is None:
         return
     # where and in what portions it is computed changes nothing about what is asked for
-    ignored = {"device", "batch_size", "layers", "questions_sha256"}
+    ignored = {"device", "batch_size", "layers", "base_sha256", "questions_sha256"}
     faults = [
         f"was collected with {key} {json.dumps(before.get(key))}, asked for {json.dumps(asked[key])}"
         for key in asked
@@ -289,6 +310,8 @@ def _check_same(run: RunDir, asked: Mapping[str, Any]) -> None:
     ]
     if not faults and before.get("questions_sha256") != asked["questions_sha256"]:
         faults.append(f"was collected with other questions than '{asked['questions']}' has now")
+    if not faults and before.get("base_sha256", asked["base_sha256"]) != asked["base_sha256"]:
+        faults.append(f"was collected with another base than '{asked['base']}' is now")
     try:
         layers = parse_layers(asked["layers"], num_layers=run.manifest.get("num_layers"))
     except ValueError as error:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from metadeploy.tensor_files import save_tensors
 from metadeploy.training.examples import Kept
 
 __all__ = ["load_kept", "save_kept"]
@@ -18,7 +17,6 @@ __all__ = ["load_kept", "save_kept"]
 
 def save_kept(path: Path, kept: Sequence[Kept], fingerprint: str) -> None:
     """Write kept parts, end to end, with a table of where each begins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"hidden": torch.cat([part.hidden for part in kept])}
     keys_values = [part.keys_values for part in kept if part.keys_values is not None]
     if keys_values:
@@ -27,10 +25,7 @@ def save_kept(path: Path, kept: Sequence[Kept], fingerprint: str) -> None:
         [len(part.hidden), part.start, part.n_clean, -1 if part.keys_values is None else part.keys_values.shape[3]]
         for part in kept
     ]
-    metadata = {"fingerprint": fingerprint, "table": json.dumps(table)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    save_tensors(path, tensors, {"fingerprint": fingerprint, "table": json.dumps(table)})
 
 
 def load_kept(path: Path, fingerprint: str) -> list[Kept] | None:

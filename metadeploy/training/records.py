@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.files import write_atomically
+from metadeploy.tensor_files import save_tensors
 
 __all__ = ["Collected", "Record", "check_categories"]
 
@@ -108,9 +107,8 @@ class Collected:
     @staticmethod
     def write(folder: Path, split: str, records: Sequence[Record], activations: Tensor, layers: Sequence[int]) -> None:
         """Write a split; the text last, so that a split counts as there once it is."""
-        temporary = folder / f".{split}.safetensors.tmp"
-        save_file({"activations": activations}, temporary, metadata={"layers": json.dumps(list(layers))})
-        os.replace(temporary, folder / f"{split}.safetensors")
+        layers_text = json.dumps(list(layers))
+        save_tensors(folder / f"{split}.safetensors", {"activations": activations}, {"layers": layers_text})
         write_atomically(folder / f"{split}.jsonl", "".join(record.to_json() + "\n" for record in records))
 
     def others(self, categories: Sequence[str]) -> list[int]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy.errors import RunDirError
-from metadeploy.files import sha256, write_atomically
+from metadeploy.files import content_digest, sha256, write_json
 from metadeploy.sidecar import read_sidecar
 
-__all__ = ["SPLITS", "RunDir", "training_fingerprint"]
+__all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -98,7 +98,7 @@ class RunDir:
             self.manifest.pop(key, None)  # so that the order of the keys is that of the last writing
             if value is not None:
                 self.manifest[key] = value
-        write_atomically(self.run_json, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.run_json, self.manifest, allow_nan=True)
 
     def require(self, *keys: str, made_by: str) -> None:
         """Refuse to go on without what an earlier step writes.
@@ -130,6 +130,22 @@ class RunDir:
             "(hint: metadeploy train --restart trains it on these)"
         )
 
+    def refuse_other_base(self) -> None:
+        """Refuse to go on where the base is another file than the one that the questions were collected with.
+
+        Of a hub id or a base that is not there, and where run.json does not say, nothing can be told.
+
+        Raises:
+            RunDirError: its content has changed.
+        """
+        said = (self.manifest.get("collect") or {}).get("base_sha256")
+        found = base_digest(self.manifest["model_name"]) if said is not None else None
+        if found is not None and found != said:
+            raise RunDirError(
+                f"run directory '{self.path}': its base '{self.manifest['model_name']}' has another content than when "
+                "the questions were collected, expected the same (hint: put it back, or metadeploy collect --restart)"
+            )
+
     def refuse_stale_sidecar(self) -> None:
         """Refuse a sidecar that was exported before the checkpoint was trained or calibrated anew.
 
@@ -145,6 +161,11 @@ class RunDir:
                 f"sidecar '{self.sidecar}': was made of another checkpoint than '{self.checkpoint.name}' beside it, "
                 "expected an export of that (hint: run metadeploy export --force)"
             )
+
+
+def base_digest(name: str) -> str | None:
+    """SHA-256 of a base that is a file or a folder; None of a hub id."""
+    return content_digest(Path(name)) if Path(name).exists() else None
 
 
 def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:

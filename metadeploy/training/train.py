@@ -183,7 +183,8 @@ def share_collected(run: RunDir, source: RunDir) -> None:
             f"run directory '{run.path}': has collected other questions, or otherwise, expected a new folder to share "
             f"those of '{source.path}' with (hint: leave --collected out to go on with its own)"
         )
-    files = [*source.collect.glob("*.*"), *source.train.glob("kept-*.safetensors")]
+    found = (*source.collect.glob("*.*"), *source.train.glob("kept-*.safetensors"))
+    files = [file for file in found if not file.name.startswith(".")]  # which is being written, or was when it died
     for file in files:
         target = run.path / file.relative_to(source.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -231,6 +232,7 @@ class _Desk:
         """Load the base and make the lessons."""
         run, settings = self._run, self._settings
         self._report.stage("load the base", 0, 1)
+        run.refuse_other_base()
         model, tokenizer = load_base(
             MetaSpiderConfig(
                 model_name=run.manifest["model_name"],

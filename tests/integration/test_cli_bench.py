@@ -90,6 +90,13 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--plot", "x.pdf"], 1, "suffix is '.pdf', expected .png or .svg"),
         (["-o", "nowhere/bench.json"], 1, r"report 'nowhere/bench.json': its directory does not exist"),
         (["-o", "{folder}"], 1, r"report '.*': is a directory, expected a file's name"),
+        (
+            ["--base", "{base}", "--sidecar", "{sidecar}", "-o", "{base}"],
+            1,
+            "report '.*': is the same file as the input",
+        ),
+        (["--base", "{base}", "--sidecar", "{sidecar}", "-o", "{sidecar}"], 1, "is the same file as the input"),
+        (["--base", "{base}", "--sidecar", "{sidecar}", "-o", "x.svg", "--plot", "./x.svg"], 1, "is also the plot's"),
     ],
 )
 def test_what_cannot_be(

@@ -59,6 +59,18 @@ def test_what_was_edited_stays(folder: Path) -> None:
     assert (folder / "README.md").read_bytes() == (folder / "other.md").read_bytes()
 
 
+def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
+    for name in (
+        "run.json",
+        "doubter_checkpoint.pt",
+        next((folder / "eval").glob("results_*.json")).relative_to(folder),
+    ):
+        before = (folder / name).read_bytes()
+        _, stderr = card(folder, "-o", folder / name, "--force", code=1)
+        assert f"card '{folder / name}': is the same file as the input '{folder / name}'" in stderr
+        assert (folder / name).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -22,7 +22,7 @@ from metadeploy.evaluation import gather
 from metadeploy.evaluation.samples import Samples
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
-from support.tiny_run import write_tiny_run
+from support.tiny_run import write_speaking_gguf, write_tiny_run
 
 QUICK = ("--gains", "0,1,2", "--sweep-limit", "20", "--bootstrap", "50")
 N_TEST = 42
@@ -266,6 +266,39 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     printed = json.loads(evaluate(run, twin, *QUICK, "--json"))
     assert printed["metrics"] == combined["metrics"]
     assert len(printed["results"]) == 2
+    # means may lie among the results of a run, and are replaced there
+    for _ in range(2):
+        evaluate(run, twin, *QUICK, "--output", run / "eval" / "results_seeds.json")
+    own = "eval/results_torch_float32_test.json"
+    for name in (
+        "run.json",
+        "doubter_checkpoint.pt",
+        "collect/test.jsonl",
+        own,
+        "eval/samples_torch_float32_test.jsonl",
+    ):
+        before = (run / name).read_bytes()
+        said = evaluate(run, twin, *QUICK, "--output", run / name, code=1)
+        assert f"means '{run / name}': is the same file as the input '{run / name}'" in said
+        assert name == own or (run / name).read_bytes() == before
+
+
+def test_another_run_json_asks_again(run: Path, evaluate: Eval) -> None:
+    """It says how a checkpoint is asked: with which suffix, with which variables of the template."""
+    options = ("--no-baselines", "--gains", "none", "--bootstrap", "5", "--limit", "5", "--json")
+    fingerprints = [json.loads(evaluate(run, *options))["samples"]["fingerprint"] for _ in range(2)]
+    RunDir(run).update({"answer_suffix": " Be brief."})
+    fingerprints.append(json.loads(evaluate(run, *options))["samples"]["fingerprint"])
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+    base = tmp_path / "base.gguf"
+    write_speaking_gguf(base, seed=4)
+    RunDir(run).update({"model_name": str(base)})
+    for engine in ("torch", "runtime"):
+        said = evaluate(run, *QUICK, "--engine", engine, code=1)
+        assert "has another content than when the questions were collected" in said
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -159,6 +160,57 @@ def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
     gather(engine, plan(10), path)
     assert path.read_bytes() == whole
     assert len(engine.asked) == 4
+
+
+def test_what_is_whole_survives_a_kill_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run must not empty the file before it has written what was in it."""
+    path = tmp_path / "samples.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        gather(FakeEngine(dies_after=17), plan(10), path)
+    partial = path.with_name(".samples.jsonl.partial")
+    kept = partial.read_bytes()
+    assert kept.count(b"\n") == 8
+    with pytest.raises(KeyboardInterrupt):
+        gather(FakeEngine(dies_after=0), plan(10), path)
+    assert partial.read_bytes() == kept
+
+    def killed(*_: object) -> list[Sample]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_whole_chunks", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gather(FakeEngine(), plan(10), path)
+    assert partial.read_bytes() == kept
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks as POSIX has them")
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+
+    class Nested(FakeEngine):
+        def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
+            with pytest.raises(RunDirError, match=r"samples '.*': another process is writing them"):
+                gather(FakeEngine(), plan(10), path)
+            return super().ask(questions, gains=gains)
+
+    assert len(gather(Nested(), plan(10), path)) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", ".samples.jsonl.partial"])
+def test_lines_of_another_plan_are_not_taken_for_this_one(name: str, tmp_path: Path) -> None:
+    """Every line is looked at, not only the first."""
+    path = tmp_path / "samples.jsonl"
+    gather(FakeEngine(), plan(10), path)
+    whole = path.read_bytes()
+    path.unlink()
+    mixed = whole.splitlines(keepends=True)
+    mixed[1] = mixed[1].replace(b'"one"', b'"two"')
+    (tmp_path / name).write_bytes(b"".join(mixed))
+    engine = FakeEngine()
+    gather(engine, plan(10), path)
+    assert len(engine.asked) == 20
+    assert path.read_bytes() == whole
 
 
 def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:

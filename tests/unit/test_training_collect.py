@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from metadeploy.training.summary import by_category, by_split
 from support.random_wrapper import random_wrapper
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
 from support.tiny_questions import MAX_NEW_TOKENS, collect_settings, write_base_and_questions
+from support.tiny_run import write_speaking_gguf
 from tolerances import F32_LOGITS_MAX_ABS
 
 
@@ -161,6 +163,67 @@ def test_other_questions_in_the_same_file_are_refused(settings: CollectSettings,
     copy.write_text(text.replace("wind", "gale"), encoding="utf-8")
     with pytest.raises(RunDirError, match="was collected with other questions"):
         collect(RunDir(run.path), mine)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_base_in_the_same_place_is_refused(finished: bool, settings: CollectSettings, tmp_path: Path) -> None:
+    """A file, or a folder, that was replaced since."""
+    for name in ("base.gguf", "folder"):
+        base = tmp_path / name
+        if name == "folder":
+            base.mkdir()
+            (base / "base.gguf").write_bytes(Path(settings.base).read_bytes())
+            base_file = base / "base.gguf"
+        else:
+            base.write_bytes(Path(settings.base).read_bytes())
+            base_file = base
+        asked = dataclasses.replace(settings, base=str(base if name == "base.gguf" else base_file), limit=8)
+        run = RunDir(tmp_path / f"run of {name}", create=True)
+        if finished:
+            collect(run, asked)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                collect(run, asked, progress=stop_at(9, KeyboardInterrupt))
+        before = files(run)
+        write_speaking_gguf(base_file, seed=4)
+        with pytest.raises(RunDirError, match=r"was collected with another base than '.*' is now\n\(hint: take"):
+            collect(run, asked)
+        assert files(run) == before
+
+
+def test_runs_that_do_not_say_what_their_base_was_go_on(
+    collected: RunDir, settings: CollectSettings, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(collected.path, tmp_path / "run"))
+    said = {key: value for key, value in run.manifest["collect"].items() if key != "base_sha256"}
+    run.update({"collect": said})
+    assert collect(run, settings) == collect(collected, settings)
+    run.refuse_other_base()
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "."])
+def test_questions_do_not_lie_where_answers_go(name: str, settings: CollectSettings, tmp_path: Path) -> None:
+    """--restart would delete them."""
+    run = RunDir(tmp_path / "run", create=True)
+    run.collect.mkdir()
+    for split in SPLITS:
+        (run.collect / f"{split}.jsonl").write_bytes(Path(settings.questions).read_bytes())
+    before = files(run)
+    asked = dataclasses.replace(settings, questions=str(run.collect / name))
+    for restart in (False, True):
+        with pytest.raises(RunDirError, match=r"lie in '.*collect', where what is collected is written"):
+            collect(run, asked, restart=restart)
+    assert files(run) == before
+
+
+def test_parts_that_a_killed_run_left_are_deleted(collected: RunDir, settings: CollectSettings, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(collected.path, tmp_path / "run"))
+    before = files(run)
+    (run.collect / "parts").mkdir()
+    (run.collect / "parts" / "train-0000.jsonl").touch()
+    collect(run, settings)
+    assert files(run) == before
+    assert not (run.collect / "parts").exists()
 
 
 def test_restart_deletes_what_collect_wrote(settings: CollectSettings, tmp_path: Path) -> None:

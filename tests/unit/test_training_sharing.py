@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import FitSettings, TrainSettings
 from metadeploy.training.train import share_collected, train
 from support.tiny_questions import collect_settings, write_base_and_questions
+from support.tiny_run import write_speaking_gguf
 
 FIT = FitSettings(pretrain_epochs=1, epochs=1, batch_size=8)
 SETTINGS = TrainSettings(target_layers="all", cross_attn_layers="1-2", bottleneck_dim=16, fit=FIT, device="cpu")
@@ -53,6 +55,29 @@ def test_another_seed_computes_nothing_of_the_base_again(
     # without keep_cache the links are gone, and the first run's files are untouched
     assert not list(run.train.glob("kept-*"))
     assert len(list(first.train.glob("kept-*"))) == 2
+
+
+def test_what_is_being_written_is_not_shared(first: RunDir, tmp_path: Path) -> None:
+    """A temporary file of a run that was killed, or that still runs, is no collected file."""
+    source = RunDir(tmp_path / "source", create=True)
+    share_collected(source, first)
+    (source.collect / ".train.jsonl.0123456789ab.tmp").mkdir()
+    (source.collect / ".val.jsonl.0123456789ab.tmp").write_text("half")
+    run = RunDir(tmp_path / "run", create=True)
+    share_collected(run, source)
+    assert sorted(path.name for path in run.collect.iterdir()) == sorted(path.name for path in first.collect.iterdir())
+
+
+def test_a_base_that_was_replaced_is_not_trained_on(first: RunDir, tmp_path: Path) -> None:
+    base = tmp_path / "base.gguf"
+    shutil.copy(first.manifest["model_name"], base)
+    run = RunDir(tmp_path / "run", create=True)
+    share_collected(run, first)
+    run.update({"model_name": str(base)})
+    run.refuse_other_base()  # the same content in another place
+    write_speaking_gguf(base, seed=4)
+    with pytest.raises(RunDirError, match=r"its base '.*' has another content than when the questions were collected"):
+        train(run, SETTINGS)
 
 
 def test_another_place_of_injection_does_not_use_what_is_kept(

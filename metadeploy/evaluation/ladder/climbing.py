@@ -30,7 +30,7 @@ from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings,
 from metadeploy.evaluation.loading import answer_limits, asked_with, environment, identity
 from metadeploy.export import load_wrapper
 from metadeploy.export.base import check_base
-from metadeploy.files import write_atomically
+from metadeploy.files import write_atomically, write_json
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
@@ -253,7 +253,7 @@ class _Climb:
         _draw(results, plot)
         table, path = self._folder / "table.md", self._folder / "results.json"
         write_atomically(table, markdown(results))
-        write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_json(path, results)
         kept = [self._folder / "rung_pytorch.json", *(self._path(rung) for rung in finished)]
         return Ladder(results, (path, table, plot, *kept))
 

@@ -11,6 +11,7 @@ from metadeploy import _core
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.loading import identity
 from metadeploy.export import export
+from metadeploy.files import refuse_overwriting
 from metadeploy.sidecar.gguf_file import TensorInfo, read_gguf
 from metadeploy.sidecar.writer import OutType
 
@@ -124,9 +125,12 @@ class WorkFolder:
         Raises:
             CheckpointError: the checkpoint cannot be used.
             SidecarError: a value does not fit the type.
+            Error: the base has its place.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        return export(self._checkpoint, output=self.path / f"sidecar-{kind}.gguf", outtype=kind, force=True).path
+        target = self.path / f"sidecar-{kind}.gguf"
+        refuse_overwriting(target, self._base, what="sidecar")
+        return export(self._checkpoint, output=target, outtype=kind, force=True).path
 
     def release(self, kind: str) -> None:
         """Say that the base of a type is needed no more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
@@ -24,6 +22,7 @@ from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.pipeline import MetaSpiderPipeline
+from metadeploy.tensor_files import save_tensors
 
 __all__ = ["Vectors", "ask_pytorch"]
 
@@ -45,10 +44,9 @@ class Vectors:
 
     def write(self, path: Path, fingerprint: str) -> None:
         """Write both, or nothing."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        tensors = {"activations": self.activations, "cognitive_tokens": self.cognitive_tokens}
-        save_file(tensors, temporary, metadata={"fingerprint": fingerprint})
-        os.replace(temporary, path)
+        arrays = {"activations": self.activations, "cognitive_tokens": self.cognitive_tokens}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        save_tensors(path, tensors, {"fingerprint": fingerprint})
 
     @classmethod
     def read(cls, path: Path, fingerprint: str) -> Vectors | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.samples import declines
-from metadeploy.files import write_atomically
+from metadeploy.files import json_text, write_atomically
 from metadeploy.reference.doubt import AS_CALIBRATED
 
 __all__ = ["Cosine", "LadderSample", "Rates", "RungSamples", "column"]
@@ -122,11 +122,9 @@ class RungSamples:
 
     def write(self, path: Path) -> None:
         """Write all of it, or nothing."""
-        lines = ",\n".join(
-            json.dumps(dataclasses.asdict(sample), ensure_ascii=False, allow_nan=False) for sample in self.samples
-        )
+        lines = ",\n".join(json_text(dataclasses.asdict(sample)) for sample in self.samples)
         head = {"schema": _SCHEMA, "fingerprint": self.fingerprint, "files": self.files}
-        text = json.dumps(head, ensure_ascii=False).removesuffix("}")
+        text = json_text(head).removesuffix("}")
         write_atomically(path, f'{text}, "samples": [\n{lines}\n]}}\n')
 
     @classmethod

@@ -6,8 +6,7 @@ with the same version of matplotlib.
 
 from __future__ import annotations
 
-import os
-import secrets
+import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from matplotlib.ticker import PercentFormatter
 
 from metadeploy.errors import Error
 from metadeploy.exact import percent
+from metadeploy.files import write_atomically
 
 __all__ = ["BLUE", "COLOURS", "DARK", "GREY", "LIGHT", "SKY", "VERMILION", "page", "per_cent", "per_cent_axis"]
 
@@ -103,14 +103,12 @@ def page(path: Path, *, title: str, caption: str, height: float) -> Iterator[Fig
 
 
 def _save(figure: Figure, path: Path, kind: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind, dpi=_DPI, metadata=_METADATA[kind])
     try:
-        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=_METADATA[kind])
-        os.replace(temporary, path)
+        write_atomically(path, drawn.getvalue())
     except OSError as error:
         raise Error(f"plot '{path}': cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def per_cent(value: float, *, digits: int = 0) -> str:
