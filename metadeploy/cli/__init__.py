@@ -1,14 +1,15 @@
 """The ``metadeploy`` command.
 
 Each subcommand has a module of its own that imports nothing heavy before it runs, so that help and completion are
-instant. Results go to stdout, everything else to stderr. Exit codes: 0, 1 error, 2 usage, 130 interrupted.
+instant. Results go to stdout, everything else to stderr. Exit codes: 0, 1 error (also where the result cannot be
+printed), 2 usage, 130 interrupted, 141 the reader of a pipe has gone.
 """
 
 from __future__ import annotations
 
-import io
+import errno
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -21,6 +22,7 @@ from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
 from metadeploy.cli import ladder as _ladder
 from metadeploy.cli import train as _train
+from metadeploy.cli._streams import checked_streams, end_as_sigpipe_does, refuse_closed_stdout
 from metadeploy.errors import Error
 from metadeploy.version import own_version
 
@@ -61,17 +63,37 @@ def _options(
     pass
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; never returns, and never ends in a traceback for bad input."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a bar or a name that a legacy code page cannot show is no reason to fail
-            stream.reconfigure(errors="replace")
+    refuse_closed_stdout()
+    with checked_streams() as streams:
+        code, fault = _run()
+        streams.flush()
+        failure = streams.failure
+        if failure is not None:
+            fault = f"standard output: cannot be written: {failure.strerror or failure}"
+        if failure is None or failure.errno != errno.EPIPE:
+            if fault is not None:
+                print(f"error: {fault}", file=sys.stderr)
+            sys.exit(code if failure is None else 1)
+    end_as_sigpipe_does()
+    raise AssertionError  # not reached
+
+
+def _run() -> tuple[str | int | None, str | None]:
+    """Run the command: its exit code, and what is to be said of an error."""
     try:
         app()
+    except SystemExit as end:
+        return end.code, None
     except Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        return 1, str(error)
+    except UnicodeEncodeError as error:
+        return 1, (
+            f"'{error.object}': this locale cannot encode it as {error.encoding} (hint: PYTHONUTF8=1, or "
+            "LC_ALL=C.UTF-8)"
+        )
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
-        print(f"error: system{where}: {error.strerror or error}", file=sys.stderr)
-    sys.exit(1)
+        return 1, f"system{where}: {error.strerror or error}"
+    return 0, None

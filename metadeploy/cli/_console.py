@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
+from metadeploy.files import json_text
+
 __all__ = ["bar", "byte_size", "facts_table", "output", "parameter_count", "print_json", "progress_bar", "ranges"]
 
 #: Width where there is no terminal to ask: wide enough for tensor names not to be cut.
@@ -69,8 +71,19 @@ def facts_table(facts: Mapping[str, str]) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """A JSON document on stdout, and nothing else."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """A JSON document on stdout, and nothing else; in UTF-8, whatever the encoding of text is."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:  # names of files that the locale could not decode are UTF-8 all the same
+        text = text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        text = json_text(value, indent=2)
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:  # replaced by something that takes text only
+        print(text)
+        return
+    sys.stdout.flush()
+    buffer.write(f"{text}\n".encode())
+    buffer.flush()
 
 
 @contextmanager

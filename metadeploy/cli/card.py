@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,5 +53,5 @@ def _card(
         RunDir(run_dir), output=output, name=name, base_model=base_model, license_id=license_id, force=force
     )
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(str(report.path))
+        print(f"note: {note}", file=sys.stderr)
+    print(report.path)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metadeploy.errors import Error, SidecarError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,6 +46,8 @@ def _inspect(
     Works on sidecars of other programs and on incomplete ones, and says what is wrong or odd about them.
 
     Of a base model it says whether a sidecar can run beside it.
+
+    Ends with exit code 1 where the sidecar cannot be used, or none can run beside the base.
     """
     from metadeploy.cli._console import output, print_json
     from metadeploy.sidecar.examination import examine, prefix_of
@@ -57,10 +61,16 @@ def _inspect(
             print_json(_base_json(base))
         else:
             _show_base(output(), base)
-    elif as_json:
-        print_json(_sidecar_json(found))
+        if not base.has_seam:
+            raise Error(f"base model '{file}': no sidecar can run beside its architecture '{base.architecture}'")
     else:
-        _show_sidecar(output(), found)
+        if as_json:
+            print_json(_sidecar_json(found))
+        else:
+            _show_sidecar(output(), found)
+        if found.faults:
+            count = f"{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}"
+            raise SidecarError(f"sidecar '{file}': cannot be used, {count} listed above")
 
 
 # -- base models

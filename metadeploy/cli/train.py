@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -264,10 +265,10 @@ def _train(
     else:
         _show(run, trained)
     if trained.interrupted:
-        typer.echo(
+        print(
             f"interrupted: epoch {trained.best_epoch} is kept as it is; the same command goes on after epoch "
             f"{len(trained.history)}",
-            err=True,
+            file=sys.stderr,
         )
         raise typer.Exit(130)
 

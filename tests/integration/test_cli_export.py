@@ -142,10 +142,19 @@ def test_force(checkpoint: Path) -> None:
     assert read_sidecar(target).config.hidden_dim == 64
 
 
-def test_the_checkpoint_is_never_its_own_output(checkpoint: Path) -> None:
-    before = checkpoint.read_bytes()
-    assert "is also the output file" in error_of(run("export", checkpoint, "-o", checkpoint, "--force", code=1))
-    assert checkpoint.read_bytes() == before
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_no_input_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
+    """Neither the checkpoint nor its run.json nor the base, by any name."""
+    model, link, hard_link = base(tmp_path), tmp_path / "link.gguf", tmp_path / "hard.gguf"
+    link.symlink_to(model)
+    os.link(model, hard_link)
+    inputs = (checkpoint, checkpoint.parent / "run.json", model)
+    before = [path.read_bytes() for path in inputs]
+    for output in (*inputs, link, hard_link, checkpoint.parent / ".." / checkpoint.parent.name / "run.json"):
+        refused = run("export", checkpoint, "--base", model, "-o", output, "--force", code=1)
+        assert f"sidecar '{output}': is the same file as the input '" in error_of(refused)
+    assert [path.read_bytes() for path in inputs] == before
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -182,20 +191,38 @@ def test_inspect_of_a_base(tmp_path: Path) -> None:
 def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "odd.gguf"
     path.write_bytes(Gguf([("general.architecture", "str", "daimon"), ("daimon.x", "f32", float("nan"))]).build())
-    shown = run("inspect", path).stdout
+    result = run("inspect", path, code=1)
+    assert re.fullmatch(rf"error: sidecar '{path}': cannot be used, \d+ faults? listed above\n", result.stderr)
+    shown = result.stdout
     assert "NOT usable" in shown
     assert "has no encoder tensors (enc.*)" in shown
     assert "key 'general.name' is absent" in shown
-    assert json.loads(run("inspect", path, "--json").stdout)["metadata"]["daimon.x"] == "nan"
+    found = run("inspect", path, "--json", code=1)
+    assert json.loads(found.stdout)["metadata"]["daimon.x"] == "nan"
+    assert found.stderr == result.stderr
+
+
+def test_inspect_of_a_base_that_takes_no_sidecar(tmp_path: Path) -> None:
+    keys = [
+        ("general.architecture", "str", "gptj"),
+        ("gptj.embedding_length", "u32", 64),
+        ("gptj.block_count", "u32", 6),
+    ]
+    path = tmp_path / "base.gguf"
+    path.write_bytes(Gguf(keys).build())
+    for more in ((), ("--json",)):
+        result = run("inspect", path, *more, code=1)
+        assert result.stderr == f"error: base model '{path}': no sidecar can run beside its architecture 'gptj'\n"
+    assert json.loads(result.stdout)["takes_sidecar"] is False
 
 
 @pytest.mark.skipif(not CA_SIDECAR.exists(), reason="the reference data are not beside this checkout")
 def test_inspect_of_the_frameworks_own_file() -> None:
-    found = json.loads(run("inspect", CA_SIDECAR, "--json").stdout)
+    found = json.loads(run("inspect", CA_SIDECAR, "--json", code=1).stdout)
     assert not found["valid"]
     assert "has no encoder tensors (enc.*)" in found["faults"]
     assert found["gates"]["ca.0.gate"] == pytest.approx(0.4621, abs=1e-4)
-    assert "NOT usable" in run("inspect", CA_SIDECAR).stdout
+    assert "NOT usable" in run("inspect", CA_SIDECAR, code=1).stdout
 
 
 def test_the_shipped_one(tmp_path: Path) -> None:
