@@ -58,7 +58,7 @@ constexpr char USAGE[] = R"(
 -np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
                                         (default: 1; env: LLAMA_ARG_N_PARALLEL)
 -o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
-                                        the last result in it
+                                        the last result in it, or refuse it if other settings made it
 --json                                  print a JSON object with the answer, doubt, abstention and timings; results of
                                         --prompts are such objects in any case
 
@@ -74,7 +74,7 @@ examples:
   llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf --compare -p "Who won the 1937 Tour de Suisse?"
   llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf --prompts questions.jsonl -o answers.jsonl
 
-exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
+exit codes: 0 done, 1 error (also if the answer cannot be written), 2 wrong usage, 130 interrupted
 )";
 
 void print_usage(int, char **) {

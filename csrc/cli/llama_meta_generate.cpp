@@ -3,6 +3,8 @@
 #include "cli/args.h"
 #include "cli/output.h"
 #include "cli/prompts.h"
+#include "cli/results.h"
+#include "cli/settings.h"
 #include "cli/text_file.h"
 #include "cli/values.h"
 #include "common/log.h"
@@ -16,13 +18,11 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
-#include <ostream>
 #include <set>
 #include <utility>
 
@@ -64,22 +64,18 @@ public:
         json result = {{"prompt", item.prompt}};
         if (args.compare) {
             if (show) {
-                std::fputs("base:    ", stdout);
+                print("base:    ");
             }
             const auto base = ask(item, false, show);
             if (show) {
-                std::fputs("\nDoubter: ", stdout);
+                print("\nDoubter: ");
             }
             result["base"] = to_json(*base);
         }
         const auto answer = ask(item, !args.no_meta, show);
         result.update(to_json(*answer));
         result.update(injection_of(item));
-        if (show) {
-            std::fputs("\n", stdout);
-        } else {
-            std::puts(dump_json(result, 2).c_str());
-        }
+        print(show ? "\n" : dump_json(result, 2) + "\n");
         if (args.verbose) {
             print_statistics(*answer);
         }
@@ -88,34 +84,24 @@ public:
 
     // results in order; those that the output file has already are not made again
     int run_many(const std::vector<prompt_item> & prompts) {
+        std::optional<result_texts> texts;
+        std::optional<result_lines> lines;
         result_counts count;
-        if (!args.output.empty() && !args.nul_separated) {
-            count = count_results(args.output, prompts);
+        if (args.nul_separated) {
+            texts.emplace(args.output);
+        } else {
+            count = lines.emplace(args.output, prompts, settings_of(args)).found();
         }
-        const size_t first = count.n;
-        std::ofstream file;
-        if (!args.output.empty()) {
-            const auto mode = args.nul_separated ? std::ios::trunc : std::ios::app;
-            file.open(args.output, std::ios::binary | std::ios::out | mode);
-            if (!file) {
-                throw error("output file '" + args.output + "' cannot be opened for writing");
-            }
-        }
-        std::ostream & out = file.is_open() ? file : std::cout;
-        if (first > 0) {
-            std::fprintf(stderr, "%zu of %zu results are there already\n", first, prompts.size());
+        if (count.n > 0) {
+            std::fprintf(stderr, "%zu of %zu results are there already\n", count.n, prompts.size());
         }
         if (count.n_failed > 0) {
             std::fprintf(
                 stderr, "%zu of them failed; to ask again, delete the file, or all from the first of those on\n",
                 count.n_failed);
         }
-        answer_all(prompts, first, [&](size_t i, const outcome & found) {
-            json result = {{"index", i}};
-            if (!prompts[i].id.is_null()) {
-                result["id"] = prompts[i].id;
-            }
-            result["prompt"] = prompts[i].prompt;
+        answer_all(prompts, count.n, [&](size_t i, const outcome & found) {
+            json result = json::object();
             std::string text;
             if (!found.error.empty()) {
                 result["error"] = found.error;
@@ -134,18 +120,19 @@ public:
                 text = found.answer->text();
                 count.n_abstained += found.answer->abstained();
             }
-            if (args.nul_separated) {
-                out << text << '\0';
+            if (texts) {
+                texts->write(text);
             } else {
-                out << dump_json(result) << '\n';
-            }
-            out.flush();
-            if (!out) {
-                throw error("writing the results failed (disk full?)");
+                lines->write(i, result);
             }
             std::fprintf(stderr, "\r%zu/%zu answered, %zu abstained", i + 1, prompts.size(), count.n_abstained);
         });
         std::fprintf(stderr, "\n");
+        if (texts) {
+            texts->finish();
+        } else {
+            lines->finish();
+        }
         return count.n_failed == 0 ? 0 : 1;
     }
 
@@ -196,8 +183,7 @@ private:
                     std::rethrow_exception(event.fault);
                 }
                 if (show) {
-                    std::fwrite(event.out.text.data(), 1, event.out.text.size(), stdout);
-                    std::fflush(stdout);
+                    print(event.out.text);
                 }
                 if (!event.more) {
                     return event.answer;
@@ -322,7 +308,11 @@ void print_unused(const std::vector<std::string> & keys) {
 }
 
 int run(int argc, char ** argv) {
+    refuse_overwriting(argc, argv); // before the parser of flags opens --log-file
     const cli_args args = parse_args(argc, argv);
+    if (args.output.empty()) {
+        require_stdout();
+    }
     if (const int level = args.common.verbosity; level > LOG_LEVEL_ERROR) {
         set_log_sink(
             [](ggml_log_level at, const std::string & line) { // --log-file and its like are about this log
@@ -353,6 +343,7 @@ int run(int argc, char ** argv) {
 } // namespace
 
 int main(int argc, char ** argv) {
+    check_streams();
     std::setlocale(LC_NUMERIC, "C");
     set_log_sink(nullptr, GGML_LOG_LEVEL_ERROR);
     llama_backend_init();
@@ -365,6 +356,8 @@ int main(int argc, char ** argv) {
         }
         std::fprintf(stderr, "try: llama-meta-generate --help\n");
         status = 2;
+    } catch (const reader_gone &) {
+        end_as_sigpipe_does();
     } catch (const cancelled_error &) {
         std::fprintf(stderr, "\ninterrupted\n");
         status = 130;

@@ -1,16 +1,96 @@
 #include "cli/output.h"
 
+#include "errors.h"
+
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
 
 namespace metadeploy {
 
 namespace {
+
+bool stdout_closed = false;
+bool stdout_failed = false; // and that has been said
+
+// why stdout failed; what an earlier call has met is known no more
+std::string reason(int code) {
+    return code == EBADF ? "it is closed" : code != 0 ? std::strerror(code) : "some of it is lost";
+}
+
+bool has_reader() {
+    struct pollfd out = {STDOUT_FILENO, 0, 0};
+    return poll(&out, 1, 0) < 0 || !(out.revents & POLLERR);
+}
+
+// llama.cpp's --help and --version print by themselves and exit
+void check_stdout_at_exit() {
+    if (stdout_failed) {
+        return;
+    }
+    const bool failed_before = std::ferror(stdout);
+    errno = 0;
+    const bool failed_now = std::fflush(stdout) != 0;
+    if (!failed_before && !failed_now) {
+        return;
+    }
+    const int code = failed_now ? errno : 0;
+    if (code == EPIPE || !has_reader()) {
+        end_as_sigpipe_does();
+    }
+    std::fprintf(stderr, "error: standard output cannot be written: %s\n", reason(code).c_str());
+    _exit(1);
+}
 
 double tokens_per_second(const timings & t) {
     return t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
 }
 
 } // namespace
+
+void check_streams() {
+    // what is closed is taken, or a file that is opened later would get it, and with it what is meant for people
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (fcntl(fd, F_GETFD) == -1 && errno == EBADF) {
+            stdout_closed = stdout_closed || fd == STDOUT_FILENO;
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY); // the lowest that is free; its use still fails
+        }
+    }
+    std::signal(SIGPIPE, SIG_IGN); // of stderr
+    std::signal(SIGXFSZ, SIG_IGN); // a file that grows beyond its limit is an error like a full disk
+    std::atexit(check_stdout_at_exit);
+}
+
+void require_stdout() {
+    if (stdout_closed) {
+        stdout_failed = true;
+        throw error("standard output is closed, expected somewhere to print to (hint: > /dev/null)");
+    }
+}
+
+void print(const std::string & text) {
+    errno = 0;
+    if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
+        return;
+    }
+    const int code = errno;
+    stdout_failed = true;
+    if (code == EPIPE) {
+        throw reader_gone();
+    }
+    throw error("standard output cannot be written: " + reason(code));
+}
+
+void end_as_sigpipe_does() {
+    std::signal(SIGPIPE, SIG_DFL);
+    std::raise(SIGPIPE);
+    _exit(128 + SIGPIPE); // where it is blocked
+}
 
 nlohmann::ordered_json to_json(const generation & answer) {
     using json = nlohmann::ordered_json;

@@ -1,12 +1,12 @@
 #include "runtime/quantize.h"
 
 #include "errors.h"
+#include "files.h"
 #include "log.h"
 #include "runtime/cpu_threads.h"
 
 #include "llama.h"
 
-#include <filesystem>
 #include <map>
 
 namespace metadeploy {
@@ -41,18 +41,16 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
     params.ftype = it->second;
     params.nthread = n_threads > 0 ? n_threads : allowed_cpus();
     params.allow_requantize = true; // the base may come quantised; the caller knows what he starts from
-    const std::string partial = dst + ".partial";
-    std::error_code ec;
+    if (is_same_file(src, dst)) {
+        throw error("file '" + dst + "' is the model to be quantised (an output never replaces what it is made of)");
+    }
+    replacing_file out(dst);
     log_capture log;
-    if (llama_model_quantize(src.c_str(), partial.c_str(), &params) != 0) {
-        std::filesystem::remove(std::filesystem::u8path(partial), ec);
+    if (llama_model_quantize(src.c_str(), out.path().c_str(), &params) != 0) {
         throw error(
             "model '" + src + "' cannot be quantised to " + file_type + ": " + log.first_line("unknown reason"));
     }
-    std::filesystem::rename(std::filesystem::u8path(partial), std::filesystem::u8path(dst), ec);
-    if (ec) {
-        throw error("file '" + dst + "' cannot be written: " + ec.message());
-    }
+    out.commit();
 }
 
 } // namespace metadeploy

@@ -27,10 +27,6 @@ std::string joined(const std::vector<prompt_item> & items) {
     return all;
 }
 
-result_counts count(const temp_dir & dir, const std::string & results, const std::vector<prompt_item> & prompts) {
-    return count_results(dir.write("results.jsonl", results), prompts);
-}
-
 } // namespace
 
 TEST(plain_lines) {
@@ -180,35 +176,4 @@ TEST(nul_separated_texts) {
     CHECK_EQ(joined(read("one\0two\n"s, true)), "one|two\n|");
     CHECK_EQ(joined(read("one\0\n"s, true)), "one|");
     CHECK_THROWS(error, read("", true), "holds no prompt");
-}
-
-TEST(results_are_counted) {
-    const temp_dir dir;
-    const auto prompts = read("one\ntwo\nthree\n");
-    CHECK_EQ(count_results((dir.path / "absent").u8string(), prompts).n, 0u);
-    CHECK_EQ(count(dir, "", prompts).n, 0u);
-    const result_counts found =
-        count(dir, "{\"prompt\": \"one\", \"abstained\": true}\n{\"prompt\": \"two\", \"error\": \"x\"}\n", prompts);
-    CHECK_EQ(found.n, 2u);
-    CHECK_EQ(found.n_failed, 1u);
-    CHECK_EQ(found.n_abstained, 1u);
-}
-
-TEST(an_incomplete_last_line_is_cut_off) {
-    const temp_dir dir;
-    const auto prompts = read("one\ntwo\nthree\n");
-    CHECK_EQ(count(dir, "{\"prompt\": \"one\"}\n{\"prompt\": \"tw", prompts).n, 1u);
-    std::ifstream file(dir.path / "results.jsonl");
-    std::string rest{std::istreambuf_iterator<char>(file), {}};
-    CHECK_EQ(rest, "{\"prompt\": \"one\"}\n");
-}
-
-TEST(results_of_other_prompts_are_refused) {
-    const temp_dir dir;
-    const auto prompts = read("one\ntwo\n");
-    for (const char * results :
-         {"{\"prompt\": \"two\"}\n", "{\"prompt\": 5}\n", "{}\n", "nonsense\n", "[]\n",
-          "{\"prompt\": \"one\"}\n{\"prompt\": \"two\"}\n{\"prompt\": \"three\"}\n"}) {
-        CHECK_THROWS(error, count(dir, results, prompts), "is not the result of prompt");
-    }
 }

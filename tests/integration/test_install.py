@@ -111,7 +111,7 @@ def test_nothing_else_is_installed(distribution: importlib.metadata.Distribution
 
 def test_licences_of_what_is_linked_in_are_installed(distribution: importlib.metadata.Distribution) -> None:
     licences = {file.name: file for file in distribution.files or () if "licenses/llama.cpp" in file.as_posix()}
-    assert set(licences) == {"LICENSE", "LICENSE-cpp-httplib", "LICENSE-jsonhpp"}
+    assert set(licences) == {"LICENSE", "LICENSE-cpp-httplib", "LICENSE-jsonhpp", "LICENSE-xxhash"}
     assert "ggml authors" in licences["LICENSE"].read_text()
 
 
