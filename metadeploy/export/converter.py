@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, whole_number
-from metadeploy.errors import CheckpointError
 from metadeploy.export.base import check_base
 from metadeploy.export.checkpoint import Wrapper, load_wrapper
 from metadeploy.export.layers import LayerSpec
