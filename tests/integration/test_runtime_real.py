@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from metadeploy import Cancelled, MetaLlama
+from support.other_batches import N_TOP, check_answer
+from support.parity import nmse
 from support.program import REFUSAL
-from tolerances import FLASH_ATTN_NMSE
+from tolerances import FLASH_ATTN_NMSE, QUANT_SPLIT_NMSE
 
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
 #: Seconds of work for one thread.
@@ -91,26 +93,25 @@ QUESTIONS = (QUESTION, "What is the plural of mouse?", "Who wrote Hamlet? " * 20
 def test_batch_sizes_do_not_change_the_answer(
     n_batch: int, n_ubatch: int, base_gguf: Path, trained_sidecar: Path
 ) -> None:
-    """Bit for bit, without flash attention."""
+    """Within what kernels of few and of many rows differ by, which depends on the processor."""
     sizes = {"n_batch": n_batch, "n_ubatch": n_ubatch}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_threads=1, flash_attn=False) as llm,
         MetaLlama(base_gguf, trained_sidecar, n_threads=1, flash_attn=False, **sizes) as other,
     ):
         for question in QUESTIONS:
-            np.testing.assert_array_equal(other.activations(question), llm.activations(question))
+            assert nmse(other.activations(question), llm.activations(question)) < QUANT_SPLIT_NMSE
             for inject in (True, False):
-                expected = llm.generate(question, max_tokens=12, inject=inject, logprobs=0)
-                found = other.generate(question, max_tokens=12, inject=inject, logprobs=0)
-                assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+                expected = llm.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
+                found = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
+                check_answer(found, expected)
 
 
 def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, trained_sidecar: Path) -> None:
     """It sums in another order and type for a few tokens than for many; what the Doubter says stays the same."""
     with MetaLlama(base_gguf, trained_sidecar, n_threads=1, n_ubatch=8) as other:
         for question in QUESTIONS:
-            expected, found = llm.activations(question), other.activations(question)
-            assert ((found - expected) ** 2).mean() / (expected**2).mean() < FLASH_ATTN_NMSE
+            assert nmse(other.activations(question), llm.activations(question)) < FLASH_ATTN_NMSE
             answers = [each.generate(question, max_tokens=12) for each in (llm, other)]
             assert answers[0].abstained == answers[1].abstained
 

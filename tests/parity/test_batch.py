@@ -18,6 +18,7 @@ import tolerances
 from metadeploy import Cancelled, ContextOverflowError, GenerationResult, MetaLlama, Request
 from metadeploy.sidecar.spec import InjectFrom
 from support.k_quants import write_k_quants
+from support.other_batches import N_TOP, check_answer
 from support.parity import Question
 from support.runtime_pair import PAIR_KINDS, STATEFUL, RuntimePair, pass2_kind, reusable, runtime_pair
 from support.tiny_models import TinyModel
@@ -274,18 +275,23 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, questions: list[Question]) -> None:
-    """The real base as it is shipped (Q4_1), whose products have the same bits for one row and for several."""
+    """The real base as it is shipped (Q4_1). No prompt shares a batch, so that its doubt and first token are exact.
+
+    Later tokens are computed together: whether one row and several have the same bits depends on the processor.
+    """
     asked = [question.question for question in questions[:24]]
     options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_parallel=6, **options) as many,
         MetaLlama(base_gguf, trained_sidecar, **options) as one,
     ):
-        answers = many.generate_batch(asked, max_tokens=8, logprobs=0)
+        answers = many.generate_batch(asked, max_tokens=8, logprobs=N_TOP)
         found = [answer.result for answer in answers if answer.result is not None]
-        expected = [one.generate(question, max_tokens=8, logprobs=0) for question in asked]
+        expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in asked]
     assert [result.timings.pass2 for result in found] == ["tail"] * len(asked)
-    assert [(a.token_ids, a.doubt, a.logprobs) for a in found] == [(b.token_ids, b.doubt, b.logprobs) for b in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.doubt, (ours.logprobs or [])[:1]) == (theirs.doubt, (theirs.logprobs or [])[:1])
+        check_answer(ours, theirs)
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])

@@ -17,6 +17,8 @@ import pytest
 import tolerances
 from metadeploy import Cancelled, GenerationResult, MetaLlama
 from metadeploy.sidecar.spec import InjectFrom
+from support.other_batches import N_TOP as N_LIKELY
+from support.other_batches import check_answer
 from support.runtime_pair import PAIR_KINDS, STATEFUL, WINDOWED, RuntimePair, pass2_kind, reusable, runtime_pair
 from support.tiny_models import TinyModel
 
@@ -297,9 +299,8 @@ def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
         messages = [{"role": "user", "content": "What is the plural of wolf?"}]
         before = 0
         for follow_up in ("And of goose?", "And of mouse?", "And of house?"):
-            found, expected = (one.generate(messages, max_tokens=24) for one in (llm, plain))
-            assert found.token_ids == expected.token_ids
-            assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
+            found, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
+            check_answer(found, expected)
             assert found.timings.n_reused == before
             assert found.timings.pass2 == "tail"
             before = found.timings.n_prompt

@@ -18,6 +18,7 @@ from metadeploy import Cancelled, MetaLlama
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
 from support.k_quants import write_k_quants
+from support.other_batches import N_TOP, check_answer
 from support.runtime_pair import PAIR_KINDS, RuntimePair, pass2_kind, runtime_pair
 from support.tiny_models import TinyModel
 
@@ -140,7 +141,8 @@ def test_smollm2(
 ) -> None:
     """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts.
 
-    A whole pass 2 over the last token alone is another kernel of flash attention than pass 1 over all of them.
+    A whole pass 2 over the last token alone computes blocks in one row that pass 1 has computed in many: another kernel
+    of flash attention, and on some processors other instructions for quantised weights.
     """
     options = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "flash_attn": flash_attn, **NO_REUSE}
     source, sidecar = read_sidecar(trained_sidecar), tmp_path / "sidecar.gguf"
@@ -152,8 +154,11 @@ def test_smollm2(
         for question in ("What is the plural of wolf?", "Summarise: " + "the wolf and the seven young goats, " * 40):
             ids = tail.tokenize(tail.apply_chat_template([{"role": "user", "content": question}]))
             np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
-            found, expected = (llm.generate(question, max_tokens=16, logprobs=1) for llm in (tail, full))
-            assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
+            found, expected = (llm.generate(question, max_tokens=16, logprobs=N_TOP) for llm in (tail, full))
+            if inject_from == "prompt":
+                assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
+            else:
+                check_answer(found, expected)
             assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
             assert found.timings.hidden_bytes == 4 * 576 * found.timings.n_prompt
 

@@ -1,0 +1,78 @@
+"""The files of ``metadeploy demo`` in the cache: absent, whole, or not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy.demo import assets
+from metadeploy.errors import SidecarError
+from metadeploy.files import sha256
+
+__all__ = ["DemoFile", "find_demo_files", "tensors_sha256"]
+
+
+@dataclass(frozen=True)
+class DemoFile:
+    """One of the two.
+
+    Attributes:
+        name: ``base`` or ``sidecar``.
+        path: where it is, or would be.
+        state: what was found.
+        fault: what is wrong with it; empty but for ``damaged``.
+    """
+
+    name: str
+    path: Path
+    state: Literal["whole", "absent", "damaged"]
+    fault: str = ""
+
+
+def find_demo_files() -> list[DemoFile]:
+    """Base and sidecar: their content is compared with what it should be."""
+    return [_base(assets.base_file()), _sidecar(assets.sidecar_file())]
+
+
+def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
+    """Hex digest of all names, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = np.ascontiguousarray(tensors[name], "<f4")
+        digest.update(f"{name}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _base(path: Path) -> DemoFile:
+    if not path.is_file():
+        return DemoFile("base", path, "absent")
+    size = path.stat().st_size
+    if size != assets.BASE_SIZE:
+        return DemoFile("base", path, "damaged", f"has {size} bytes, expected {assets.BASE_SIZE}")
+    found = sha256(path)
+    if found != assets.BASE_SHA256:
+        return DemoFile("base", path, "damaged", f"has sha256 {found}, expected {assets.BASE_SHA256}")
+    return DemoFile("base", path, "whole")
+
+
+def _sidecar(path: Path) -> DemoFile:
+    from metadeploy.sidecar import read_sidecar
+
+    if not path.is_file():
+        return DemoFile("sidecar", path, "absent")
+    try:
+        sidecar = read_sidecar(path)
+    except SidecarError as error:
+        return DemoFile("sidecar", path, "damaged", str(error))
+    if sidecar.config.checkpoint_sha256 != sha256(assets.CHECKPOINT):
+        return DemoFile("sidecar", path, "damaged", "was made of another checkpoint than the one that is shipped")
+    if tensors_sha256(sidecar.tensors) != assets.SIDECAR_TENSORS_SHA256:
+        return DemoFile("sidecar", path, "damaged", "has other weights than the checkpoint that it was made of")
+    return DemoFile("sidecar", path, "whole")

@@ -1,0 +1,334 @@
+"""Matrix products of quantised weights as this machine computes them, against the same in NumPy.
+
+Every type that ggml can quantise to, through every buffer type that llama.cpp's loader chooses from. A kernel that is
+wrong on some processor, or for some shapes only, shows here before it shows as a crash or an odd answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Core",
+    "Drawn",
+    "Material",
+    "Place",
+    "Product",
+    "Weight",
+    "WeightType",
+    "cut",
+    "draw",
+    "limit",
+    "list_products",
+    "list_weights",
+    "worst_error",
+]
+
+Floats = NDArray[np.float32]
+
+#: Lengths of a weight's rows: one block of 32, two, three, one of 256; those of SmolLM2 and of Qwen2.5; round ones.
+WIDTHS: Final = (32, 64, 96, 256, 576, 896, 1024, 4096)
+#: Rows of activations: one as in decoding, some as in batches, prompts beside the tiles of 32 rows, a micro-batch.
+ROWS: Final = (1, 8, 31, 32, 33, 64, 512)
+#: Activations in three dimensions as recurrent and hybrid models multiply them in batches: sequences, rows of each.
+SEQUENCES: Final = ((2, 1), (3, 1), (2, 8), (3, 31), (2, 32), (3, 33), (2, 64))
+#: Rows of a weight. AMX takes multiples of 32 and no others, the repacked types multiples of 4 to 16, plain ones any;
+#: SmolLM2's width comes with its own square. One thread multiplies the first two, several threads the others and 64.
+OUTPUTS: Final = (48, 64, 50)
+_SQUARE: Final = 576
+_ONE_THREAD: Final = (48, 64)
+_SEVERAL_THREADS: Final = (64, 50, _SQUARE)
+#: So many rows cost as much as all others together: they are multiplied by one weight of each width, with several
+#: threads.
+_MANY_ROWS: Final = 512
+_MANY_ROWS_OUTPUTS: Final = 64
+#: What several threads multiply of all that: they divide the work in the same way for other numbers of rows.
+_SHARED_ROWS: Final = (1, 32, 33, 64, _MANY_ROWS)
+_SHARED_SEQUENCES: Final = ((2, 1), (3, 33))
+#: A weight's rows repeat after so many. It is a prime: a kernel that takes a row from another tile takes another row.
+_DISTINCT: Final = 13
+#: Before ggml quantises to these, it prepares tables for up to 14 seconds. All bits are weights of these types, but for
+#: their scale; so bits are drawn, and the scale is set. Bytes of a block of 256, and where the scale is: an F16 at the
+#: front, or its four quarters in the highest bits of the last four 16-bit words.
+_DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = {
+    "IQ1_S": (50, "front"),
+    "IQ1_M": (56, "quarters"),
+    "IQ2_XXS": (66, "front"),
+    "IQ2_XS": (74, "front"),
+    "IQ2_S": (82, "front"),
+}
+
+#: What a product may be off by (``worst_error``). A wrong kernel is off by about 1. A row has 48 to 576 values, so that
+#: one value that has nothing to do with the right one is off by 0.04 to 0.003.
+#:
+#: The CPU rounds activations to `factor` before it multiplies; the weights' own rounding is in both sides. Normally
+#: distributed activations lose by that
+#: - in Q8_0 and Q8_1, blocks of 32 with a step of 1/127 of the largest: (2.3/127)² / 12 = 3e-5,
+#: - in Q8_K, blocks of 256: (2.9/127)² / 12 = 4e-5,
+#: - in F16, 11 bits: 4e-8, and 5e-6 where the processor adds in F16 as well (Arm), - in BF16, 8 bits: 3e-6,
+#: - in F32 the order of the sums alone: 1e-13.
+#: The worst of thousands of rows is off by some times the mean.
+_CPU_LIMITS: Final[Mapping[str, float]] = {"F32": 1e-9, "F16": 1e-4, "BF16": 1e-4}
+_CPU_8_BITS: Final = 1e-3
+#: GPUs choose by device and shape: F32 in 10 bits (TF32), F16 sums of thousands of terms, activations in 8 bits; those
+#: of FP4 weights in 4 bits, where the device multiplies FP4 (1e-2).
+_GPU_LIMITS: Final[Mapping[str, float]] = {"F32": 1e-4, "MXFP4": 5e-2, "NVFP4": 5e-2}
+_GPU: Final = 2e-3
+
+
+class Probe(Protocol):
+    """``metadeploy._core.MatmulProbe``: a weight in one place."""
+
+    def takes(self, type: str, n_in: int, n_out: int) -> bool:
+        """Whether the weight goes there."""
+
+    def load(self, type: str, n_in: int, rows: bytes) -> None:
+        """Put it there."""
+
+    def multiply(self, activations: Floats, n_threads: int) -> Floats | None:
+        """F32 [n_seqs, n_rows, n_in] to F32 [n_seqs, n_rows, n_out]."""
+
+
+class Core(Protocol):
+    """What is needed of ``metadeploy._core``."""
+
+    def build_info(self) -> dict[str, Any]:
+        """How the core was built."""
+
+    def devices(self) -> list[dict[str, Any]]:
+        """The devices of ggml."""
+
+    def weight_types(self) -> list[dict[str, Any]]:
+        """Types that ggml can quantise to."""
+
+    def weight_places(self) -> list[dict[str, Any]]:
+        """Where weights can lie."""
+
+    def quantize_rows(self, type: str, values: Floats) -> bytes:
+        """F32 [n_out, n_in] to ggml's bytes."""
+
+    def dequantize_rows(self, type: str, rows: bytes, n_in: int) -> Floats:
+        """The other way."""
+
+    def MatmulProbe(self, place: int) -> Probe:
+        """A probe of the place with this number."""
+
+
+@dataclass(frozen=True)
+class WeightType:
+    """A type that ggml quantises to.
+
+    Attributes:
+        name: as in ``Q4_1``.
+        block: a row's length is a multiple of it.
+        factor: the type that the CPU rounds activations to.
+    """
+
+    name: str
+    block: int
+    factor: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight can lie.
+
+    Attributes:
+        number: in ``_core.weight_places()``.
+        device: as in ``CPU``, ``CUDA0``.
+        device_type: ``CPU``, ``GPU``, ``ACCEL`` …
+        buffer_type: as in ``CPU_REPACK``, ``AMX``.
+    """
+
+    number: int
+    device: str
+    device_type: str
+    buffer_type: str
+
+    def __str__(self) -> str:
+        """The buffer type, and the device if that does not say it."""
+        alone = self.device_type == "CPU" or self.buffer_type.startswith(self.device)
+        return self.buffer_type if alone else f"{self.buffer_type} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix [outputs, width] of a type, and where llama.cpp's loader would put it."""
+
+    type: WeightType
+    width: int
+    outputs: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A weight in a place, multiplied with activations [sequences, rows, width] by some threads."""
+
+    place: Place
+    type: WeightType
+    width: int
+    outputs: int
+    sequences: int
+    rows: int
+    threads: int
+
+    def __str__(self) -> str:
+        """As in ``Q4_1, width 576, 48 outputs, 32 rows, 1 thread, buffer AMX``."""
+        many = f"{self.sequences} sequences of " if self.sequences > 1 else ""
+        return (
+            f"{self.type.name}, width {self.width}, {self.outputs} outputs, {many}{self.rows} "
+            f"row{'s' * (self.rows > 1)}, {self.threads} thread{'s' * (self.threads > 1)}, buffer {self.place}"
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What all weights and products of a type are cut out of.
+
+    Attributes:
+        activations: F32 [rows, width], as large as the largest product needs.
+        data: rows of a weight in ggml's bytes, u8 [n, bytes].
+        weights: the same rows F32 [n, width].
+    """
+
+    activations: Floats
+    data: NDArray[np.uint8]
+    weights: Floats
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the products of one weight are made of, and what they should be.
+
+    Attributes:
+        rows: the weight, in ggml's bytes.
+        activations: F32 [rows, width].
+        expected: F32 [rows, outputs].
+    """
+
+    rows: bytes
+    activations: Floats
+    expected: Floats
+
+
+def list_weights(core: Core) -> list[Weight]:
+    """Every weight that is checked here: all types, widths and numbers of outputs that go together.
+
+    A place that does not take a weight is left out of it, as llama.cpp's loader would go on to the next one.
+    """
+    types = [WeightType(**fields) for fields in core.weight_types()]
+    kinds = {device["name"]: device["type"] for device in core.devices()}
+    places = [
+        Place(number, fields["device"], kinds[fields["device"]], fields["buffer_type"])
+        for number, fields in enumerate(core.weight_places())
+    ]
+    probes = {place: core.MatmulProbe(place.number) for place in places}
+    found = []
+    for type_ in types:
+        for width in (width for width in WIDTHS if width % type_.block == 0):
+            for outputs in _outputs(width):
+                taking = tuple(place for place in places if probes[place].takes(type_.name, width, outputs))
+                found.append(Weight(type_, width, outputs, taking))
+    return found
+
+
+def _outputs(width: int) -> tuple[int, ...]:
+    return (*OUTPUTS, _SQUARE) if width == _SQUARE else OUTPUTS
+
+
+def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[Product]:
+    """The products that are checked of a weight in a place.
+
+    Args:
+        weight: which.
+        place: one of its places.
+        threads: numbers of threads, the largest one last.
+    """
+    one, several = min(threads), max(threads)
+    many = weight.outputs == _MANY_ROWS_OUTPUTS
+    alone = [(1, rows) for rows in ROWS if rows != _MANY_ROWS] + list(SEQUENCES)
+    shared = [(1, rows) for rows in _SHARED_ROWS if rows != _MANY_ROWS or many] + list(_SHARED_SEQUENCES)
+    if place.device_type != "CPU":  # its threads are its own
+        shapes = [(1, *shape) for shape in {**dict.fromkeys(alone), **dict.fromkeys(shared)}]
+    else:
+        shapes = [(one, *shape) for shape in alone if weight.outputs in _ONE_THREAD]
+        shapes += [(several, *shape) for shape in shared if weight.outputs in _SEVERAL_THREADS]
+    return [
+        Product(place, weight.type, weight.width, weight.outputs, sequences, rows, n_threads)
+        for n_threads, sequences, rows in shapes
+    ]
+
+
+def draw(core: Core, type_: WeightType) -> Drawn:
+    """Draw weights and activations, the same each time, and quantise the weights."""
+    rng = np.random.default_rng(0)
+    width = max(WIDTHS)
+    activations = rng.standard_normal((max(ROWS), width), np.float32)
+    if type_.name in _DRAWN_AS_BITS:
+        data = _draw_bits(rng, type_, width)
+    else:
+        values = rng.standard_normal((_DISTINCT, width), np.float32)
+        data = np.frombuffer(core.quantize_rows(type_.name, values), np.uint8).reshape(_DISTINCT, -1)
+    return Drawn(activations, data, _dequantise(core, type_, data, width))
+
+
+def _draw_bits(rng: np.random.Generator, type_: WeightType, width: int) -> NDArray[np.uint8]:
+    """Rows of a type in ``_DRAWN_AS_BITS``, u8 [n, bytes]."""
+    n_bytes, scale_at = _DRAWN_AS_BITS[type_.name]
+    blocks = rng.integers(0, 256, (_DISTINCT, width // type_.block, n_bytes), np.uint8)
+    scales = rng.uniform(0.05, 0.1, blocks.shape[:2]).astype("<f2")
+    if scale_at == "front":
+        blocks[..., :2] = scales[..., None].view(np.uint8)
+    else:
+        words = blocks[..., -8:].view("<u2")  # [n, blocks, 4]
+        words &= 0x0FFF
+        words |= (scales.view("<u2")[..., None] >> np.arange(0, 16, 4, dtype=np.uint16) & 0xF) << 12
+    return blocks.reshape(_DISTINCT, -1)
+
+
+def cut(drawn: Drawn, weight: Weight) -> Material:
+    """A weight of the first columns, its rows again and again, and its products in NumPy."""
+    n_bytes = drawn.data.shape[1] * weight.width // drawn.weights.shape[1]
+    rows = np.arange(weight.outputs) % len(drawn.data)
+    activations = np.ascontiguousarray(drawn.activations[:, : weight.width])
+    products = activations @ drawn.weights[:, : weight.width].T
+    return Material(drawn.data[rows, :n_bytes].tobytes(), activations, products[:, rows])
+
+
+def _dequantise(core: Core, type_: WeightType, data: NDArray[np.uint8], width: int) -> Floats:
+    """Weights F32 [n, width], by the package gguf if it knows the type: no compiled code."""
+    import gguf
+
+    try:
+        found = gguf.dequantize(data, gguf.GGMLQuantizationType[type_.name])
+    except (KeyError, NotImplementedError):
+        found = core.dequantize_rows(type_.name, data.tobytes(), width)
+    return np.asarray(found, np.float32).reshape(len(data), width)
+
+
+def worst_error(product: Floats, expected: Floats) -> float:
+    """Mean squared error over mean square, of the row where that is largest; not finite where a value is not.
+
+    A row that happens to be small is measured by the mean of all: rounding errors do not become small with it.
+
+    Args:
+        product: F32 [..., outputs].
+        expected: F32 of as many values.
+    """
+    rows = expected.astype(np.float64).reshape(-1, product.shape[-1])
+    difference = product.astype(np.float64).reshape(rows.shape) - rows
+    squares = (rows**2).sum(axis=1)
+    return float(np.max((difference**2).sum(axis=1) / np.maximum(squares, squares.mean())))
+
+
+def limit(type_: WeightType, place: Place) -> float:
+    """What a product may be off by at most, as ``worst_error`` measures it."""
+    if place.device_type in ("CPU", "ACCEL"):
+        return _CPU_LIMITS.get(type_.factor, _CPU_8_BITS)
+    return _GPU_LIMITS.get(type_.name, _GPU)

@@ -1,0 +1,71 @@
+"""The program ``llama-meta-generate``: where it is, and which build it comes from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["PROGRAM", "Program", "find_programs"]
+
+PROGRAM: Final = "llama-meta-generate"
+#: In the first line of what ``--version`` prints (csrc/build_info.cpp).
+_BUILD: Final = re.compile(r"^metadeploy \S+ \(build ([0-9a-f]+)\)")
+_PATIENCE: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """A copy of the program.
+
+    Attributes:
+        path: of it.
+        build: its build's id, None where it does not tell.
+        fault: why it does not, empty where it does.
+    """
+
+    path: Path
+    build: str | None
+    fault: str = ""
+
+
+def find_programs() -> list[Program]:
+    """The program beside this Python, and the one that a shell would start where that is another file.
+
+    Each is asked for its build.
+    """
+    suffix = ".exe" if os.name == "nt" else ""
+    beside = Path(sysconfig.get_path("scripts"), PROGRAM + suffix)
+    found = [beside] if beside.is_file() else []
+    on_path = shutil.which(PROGRAM)
+    if on_path is not None and not any(path.samefile(on_path) for path in found):
+        found.append(Path(on_path))
+    return [_ask(path) for path in found]
+
+
+def _ask(path: Path) -> Program:
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
+        )
+    except OSError as error:
+        return Program(path, None, f"cannot be started: {error.strerror or error}")
+    except subprocess.TimeoutExpired:
+        return Program(path, None, f"did not print its version within {_PATIENCE:g} seconds")
+    if done.returncode < 0:
+        return Program(path, None, f"was killed by {signal.Signals(-done.returncode).name}")
+    told = _BUILD.match(done.stdout)
+    if done.returncode != 0 or told is None:
+        return Program(path, None, "does not tell its build, as older ones do not")
+    return Program(path, told[1])

@@ -1,0 +1,187 @@
+"""What ``metadeploy doctor`` found, and what to do about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from metadeploy.doctor.demo_files import DemoFile
+from metadeploy.doctor.processor import Processor
+from metadeploy.doctor.program import PROGRAM, Program
+from metadeploy.doctor.watch import Checked, Death, Tally
+
+__all__ = ["SCHEMA", "Finding", "Report", "find_faults"]
+
+#: Version of the layout of ``Report.as_json``.
+SCHEMA: Final = 1
+
+_REBUILD: Final = "in a clone of metadeploy: `pip install --force-reinstall --no-deps .`"
+_PORTABLE: Final = 'CMAKE_ARGS="-DMETADEPLOY_PORTABLE=ON" pip install --force-reinstall --no-deps .'
+_NO_AMX: Final = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+#: Buffer types of the CPU with kernels of their own, and what leaves those out of a build.
+_WITHOUT: Final = {
+    "AMX": f"CMAKE_ARGS=\"-DCMAKE_C_FLAGS='{_NO_AMX}' -DCMAKE_CXX_FLAGS='{_NO_AMX}'\"",
+    "CPU_REPACK": 'CMAKE_ARGS="-DGGML_CPU_REPACK=OFF"',
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong.
+
+    Attributes:
+        check: which part found it: ``core``, ``processor``, ``products``, ``build`` or ``demo``.
+        what: the fact.
+        next_step: what to do.
+    """
+
+    check: str
+    what: str
+    next_step: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that was found.
+
+    Attributes:
+        version: of the Python package, None where that is not known.
+        processor: of this machine.
+        checked: the core, its devices and its matrix products.
+        programs: copies of ``llama-meta-generate``.
+        demo: the demo's files.
+    """
+
+    version: str | None
+    processor: Processor
+    checked: Checked
+    programs: Sequence[Program]
+    demo: Sequence[DemoFile]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, the most basic first; empty where all is right."""
+        return find_faults(self)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain data; docs/usage.md has the keys."""
+        tallies = self.checked.tallies
+        return {
+            "schema": SCHEMA,
+            "ok": not self.findings,
+            "findings": [asdict(finding) for finding in self.findings],
+            "version": self.version,
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "processor": asdict(self.processor),
+            "build": self.checked.build,
+            "devices": self.checked.devices,
+            "products": {
+                "right": sum(tally.right for tally in tallies),
+                "wrong": sum(len(tally.wrong) for tally in tallies),
+                "left": sum(tally.left for tally in tallies),
+                "groups": [
+                    {
+                        **asdict(tally),
+                        "wrong": [
+                            {"product": what, "error": None, "fault": found}
+                            if isinstance(found, str)
+                            else {"product": what, "error": found, "fault": None}
+                            for what, found in tally.wrong
+                        ],
+                    }
+                    for tally in tallies
+                ],
+                "deaths": [asdict(death) for death in self.checked.deaths],
+            },
+            "programs": [asdict(program) | {"path": str(program.path)} for program in self.programs],
+            "demo": [asdict(file) | {"path": str(file.path)} for file in self.demo],
+        }
+
+
+def find_faults(report: Report) -> list[Finding]:
+    """Judge what was found."""
+    return [
+        *_core_faults(report),
+        *_product_faults(report.checked),
+        *_build_faults(report),
+        *_demo_faults(report.demo),
+    ]
+
+
+def _core_faults(report: Report) -> list[Finding]:
+    """The core does not load, or was made for another processor."""
+    build, deaths = report.checked.build, report.checked.deaths
+    if build is None:
+        what = "the compiled core does not load" + (f": {_told(deaths[0])}" if deaths else "")
+        if any("SIGILL" in death.how for death in deaths):
+            return [Finding("core", what, f"it was built for another processor: build it here, {_REBUILD}")]
+        return [Finding("core", what, f"install it again, {_REBUILD}")]
+    missing = report.processor.lacks(build["features"].get("CPU", {}))
+    if not missing:
+        return []
+    what = f"the core was built for {', '.join(missing)}, which this processor does not have"
+    return [Finding("processor", what, f"build it here, {_REBUILD}; or for any processor of the kind: `{_PORTABLE}`")]
+
+
+def _product_faults(checked: Checked) -> list[Finding]:
+    found = []
+    for death in checked.deaths if checked.build is not None else ():
+        at = f" in product of {death.step}" if death.step else " before the first product"
+        found.append(Finding("products", f"{_told(death)}{at}", _way_round(death.place)))
+    found += [Finding("products", _summary(tally), _way_round(tally.place)) for tally in checked.tallies if tally.wrong]
+    return found
+
+
+def _told(death: Death) -> str:
+    return death.how + (f" ({death.said})" if death.said else "")
+
+
+def _summary(tally: Tally) -> str:
+    """As in ``12 of 300 products of Q8_0 in buffer AMX are wrong, first …``."""
+    what, found = tally.wrong[0]
+    how = found if isinstance(found, str) else f"NMSE {found:.1e}, expected at most {tally.limit:.0e}"
+    count = f"{len(tally.wrong)} of {len(tally.wrong) + tally.right}"
+    return f"{count} products of {tally.type} in buffer {tally.place} are wrong, first {what}: {how}"
+
+
+def _way_round(place: str | None) -> str:
+    """What avoids the kernels of a place."""
+    report_it = "and report it with the output of `metadeploy doctor --json`"
+    if place in _WITHOUT:
+        return (
+            f"run `llama-meta-generate --no-repack`, or build without them, "
+            f"`{_WITHOUT[place]} pip install --force-reinstall --no-deps .`, {report_it}"
+        )
+    if place is None or place.startswith("CPU"):
+        return f"build with plainer kernels, `{_PORTABLE}`, or with another compiler (CC, CXX), {report_it}"
+    return f"keep the model off the device, `-ngl 0` or `n_gpu_layers=0`, {report_it}"
+
+
+def _build_faults(report: Report) -> list[Finding]:
+    """Package, extension and program are not from one build."""
+    build = report.checked.build
+    found = []
+    if not report.programs:
+        found.append(Finding("build", f"{PROGRAM} is not installed beside this Python", f"install it, {_REBUILD}"))
+    for program in report.programs:
+        if program.fault:
+            found.append(Finding("build", f"program '{program.path}' {program.fault}", f"install it again, {_REBUILD}"))
+        elif build is not None and program.build != build["id"]:
+            what = f"program '{program.path}' is of build {program.build}, the extension of build {build['id']}"
+            found.append(
+                Finding("build", what, f"install both again, {_REBUILD}; or remove the one that you do not mean")
+            )
+    if build is not None and report.version is not None and build["version"] != report.version:
+        what = f"the extension is of metadeploy {build['version']}, the Python package of {report.version}"
+        found.append(Finding("build", what, f"install both again, {_REBUILD}"))
+    return found
+
+
+def _demo_faults(files: Sequence[DemoFile]) -> list[Finding]:
+    return [
+        Finding("demo", f"the demo's {file.name} '{file.path}' {file.fault}", "`metadeploy demo -n 1` makes it again")
+        for file in files
+        if file.fault
+    ]
