@@ -20,6 +20,7 @@ __all__ = [
     "INT32_MAX",
     "Rule",
     "any_number",
+    "any_whole_number",
     "check",
     "check_all",
     "choice",
@@ -144,6 +145,11 @@ def whole_number(least: int = 0, most: int = INT32_MAX) -> Rule:
         int,
         most=most,
     )
+
+
+def any_whole_number() -> Rule:
+    """An int of Python or NumPy of any size; no bool."""
+    return replace(whole_number(), limits="", in_range=lambda _: True, most=None)
 
 
 def any_number() -> Rule:

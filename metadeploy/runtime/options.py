@@ -8,6 +8,7 @@ from typing import Any, Final
 from metadeploy.checks import (
     Rule,
     any_number,
+    any_whole_number,
     flag,
     function,
     instance,
@@ -50,7 +51,7 @@ GENERATION: Final[Mapping[str, Rule]] = {
     "top_p": number(0, 1),
     "min_p": number(0, 1),
     "repeat_penalty": any_number(),
-    "seed": whole_number(-(2**63), 2**63 - 1).or_none(),
+    "seed": any_whole_number().or_none(),
     "stop": texts().or_none(),
     "gain": any_number().or_none(),
     "inject": flag(),

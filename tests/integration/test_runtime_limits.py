@@ -42,13 +42,13 @@ def test_options_of_a_model_that_are_too_large(options: dict[str, int], expected
 @pytest.mark.parametrize("value", BEYOND)
 def test_options_of_an_answer(value: int, llm: MetaLlama) -> None:
     for name in ("max_tokens", "top_k"):
-        with pytest.raises(ValueError, match=rf"{name} is {value}, expected .* to 2147483647"):
+        with pytest.raises(ValueError, match=rf"{name} is {value}, expected at most 2147483647"):
             llm.generate(PROMPT, **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"n_logprobs is {value}, expected -1 to 2147483647"):
+    with pytest.raises(ValueError, match=rf"logprobs is {value}, expected at most 2147483647"):
         llm.generate(PROMPT, max_tokens=1, logprobs=value)
-    with pytest.raises(ValueError, match=rf"window is {value}, expected 0 to 2147483647"):
+    with pytest.raises(ValueError, match=rf"window is {value}, expected at most 2147483647"):
         llm.generate(PROMPT, schedule=InjectionSchedule(window=value))
-    with pytest.raises(ValueError, match=rf"max_interval is {value}, expected 1 to 2147483647"):
+    with pytest.raises(ValueError, match=rf"max_interval is {value}, expected at most 2147483647"):
         llm.generate(PROMPT, schedule=InjectionSchedule(refresh=Refresh(max_interval=value)))
     for call in (
         lambda: llm.generate([1, value], max_tokens=1),
@@ -57,7 +57,10 @@ def test_options_of_an_answer(value: int, llm: MetaLlama) -> None:
         lambda: llm.activations([value]),
         lambda: llm.layer_outputs([1], [value]),
     ):
-        with pytest.raises(ValueError, match=rf"(token|layer) is {value}, expected -2147483648 to 2147483647"):
+        with pytest.raises(
+            (Error, ValueError),
+            match=rf"token {value} is not in the vocabulary|layer is {value}, expected at most 2147483647",
+        ):
             call()
     assert llm.generate(PROMPT, max_tokens=1, seed=value).timings.n_generated == 1  # seeds may be of any size
 
@@ -66,6 +69,4 @@ def test_options_of_an_answer(value: int, llm: MetaLlama) -> None:
 def test_numbers_of_threads_of_other_work(value: int, tiny_case: TinyCase, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"n_threads is {value}, expected 0 to 512"):
         _core.quantize(str(tiny_case.base), str(tmp_path / "out.gguf"), "Q8_0", value)
-    with pytest.raises(ValueError, match=f"n_threads is {value}, expected 1 to 512"):
-        _core.HostWrapper(str(tiny_case.sidecar), value)
     assert list(tmp_path.iterdir()) == []
