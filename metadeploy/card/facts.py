@@ -15,8 +15,8 @@ from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "ListedFile", "Measured", "Repetition", "hub_id", "list_files", "read_measured", "short_name"]
 
-#: Layout of the results that is understood.
-_SCHEMA: Final = 1
+#: Versions of each command's results that a card can show.
+SCHEMAS: Final[Mapping[str, tuple[int, ...]]] = {"eval": (1,), "ladder": (1, 2)}
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 #: Keys of the results of one run.
 _OF_ONE_RUN: Final = ("config", "n", "threshold", "mcnemar", "refusals", "categories", "plots")
@@ -201,7 +201,7 @@ def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunDirError(f"results '{path}': are not JSON: {error}, {expected}") from None
-    if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
+    if not isinstance(found, dict) or found.get("schema") not in SCHEMAS[command]:
         raise RunDirError(f"results '{path}': are of another kind, {expected}")
     _require(path, found, command, keys)
     return found
@@ -214,4 +214,5 @@ def _require(path: Path, found: Mapping[str, Any], command: str, keys: Sequence[
 
 
 def _expected(command: str) -> str:
-    return f"expected version {_SCHEMA} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
+    versions = " or ".join(map(str, SCHEMAS[command]))
+    return f"expected version {versions} of what metadeploy {command} writes (hint: run metadeploy {command} again)"

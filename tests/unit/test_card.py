@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from metadeploy.card import CardReport, write_card
+from metadeploy.card import CardReport, facts, write_card
 from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
 from metadeploy.card.training import training_table
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
+from metadeploy.evaluation import results as evaluation_results
+from metadeploy.evaluation.ladder import climbing
 from metadeploy.evaluation.seeds import over_runs
 from metadeploy.training.run_dir import RunDir
 from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, section, sidecar_of, write_run, written
@@ -363,7 +365,13 @@ def test_kinds_that_training_left_out(tmp_path: Path) -> None:
     assert "unlike those it was not measured" not in card
 
 
-def test_the_ladder(run: RunDir) -> None:
+def test_versions_of_results_that_commands_write() -> None:
+    assert evaluation_results.SCHEMA in facts.SCHEMAS["eval"]
+    assert climbing._SCHEMA in facts.SCHEMAS["ladder"]
+
+
+@pytest.mark.parametrize("schema", facts.SCHEMAS["ladder"])
+def test_the_ladder(schema: int, run: RunDir) -> None:
     def row(coverage: float) -> dict[str, Any]:
         return {
             "metrics": {
@@ -376,7 +384,7 @@ def test_the_ladder(run: RunDir) -> None:
     agree = {"value": 0.975, "low": 0.9, "high": 0.995}
     checkpoint = {"name": "doubter_checkpoint.pt", "sha256": hashlib.sha256(CHECKPOINT).hexdigest()}
     results = {
-        "schema": 1,
+        "schema": schema,
         "config": {"checkpoint": checkpoint, "split": "test"},
         "n": 1300,
         "reference": {"name": "PyTorch F32", **row(0.31)},
