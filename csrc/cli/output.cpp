@@ -20,7 +20,7 @@ bool stdout_failed = false; // and that has been said
 
 // why stdout failed; what an earlier call has met is known no more
 std::string reason(int code) {
-    return code == EBADF ? "it is closed" : code != 0 ? std::strerror(code) : "some of it is lost";
+    return code == EBADF || stdout_closed ? "it is closed" : code != 0 ? std::strerror(code) : "some of it is lost";
 }
 
 bool has_reader() {

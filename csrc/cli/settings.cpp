@@ -142,10 +142,19 @@ json model_of(const common_params & common) {
         {"--yarn-beta-fast", number(common.yarn_beta_fast)}};
 }
 
-bool is_same(const json & one, const json & other) {
-    const char digest[] = "xxh128"; // files may be renamed
-    return one.is_object() && one.contains(digest) ? other.is_object() && one[digest] == other.value(digest, json())
-                                                   : one == other;
+// settings without the names of files, which may be renamed
+json without_names(const json & value) {
+    if (value.is_object() && value.contains("xxh128")) {
+        return value["xxh128"];
+    }
+    if (!value.is_structured()) {
+        return value;
+    }
+    json result = value;
+    for (json & part : result) {
+        part = without_names(part);
+    }
+    return result;
 }
 
 std::string shown(const json & value) {
@@ -163,8 +172,10 @@ json settings_of(const cli_args & args) {
         settings["--meta"] = file_identity({args.meta});
         settings["--meta-gain"] = args.gain;
         settings["--doubt-threshold"] = args.doubt_threshold;
-        json schedule = json::object();
-        schedule.update(to_json(args.schedule));
+        json schedule = to_json(args.schedule);
+        if (schedule.is_null()) {
+            schedule = json::object(); // static
+        }
         for (const char * mode : {"decay", "window", "refresh"}) {
             settings[std::string("--meta-") + mode] = schedule.value(mode, json());
         }
@@ -191,7 +202,7 @@ std::vector<std::string> settings_faults(const json & before, const json & now) 
     const auto compare = [&](const std::string & key) {
         const json was = before.value(key, json());
         const json is = now.value(key, json());
-        if (is_same(was, is)) {
+        if (without_names(was) == without_names(is)) {
             return;
         }
         const bool same_name = shown(was) == shown(is);
@@ -216,7 +227,7 @@ std::string run_id(const json & settings, const prompt_item & item) {
         own["messages"].push_back({message.role, message.content});
     }
     own["gain"] = item.gain ? json(*item.gain) : json();
-    return text_digest(dump_json(settings) + dump_json(own));
+    return text_digest(dump_json(without_names(settings)) + dump_json(own));
 }
 
 } // namespace metadeploy

@@ -455,7 +455,7 @@ def test_help_teaches(tiny: Program) -> None:
         "META_SIDECAR",
         "metadeploy export",
         "examples:",
-        "exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted",
+        "exit codes: 0 done, 1 error (also if the answer cannot be written), 2 wrong usage, 130 interrupted",
         "--temp",
     ):
         assert part in run.stdout
@@ -513,4 +513,4 @@ def test_nothing_is_lost_without_notice(tiny: Program, tmp_path: Path) -> None:
     prompts.write_text("one\ntwo\n", encoding="utf-8")
     run = tiny("--prompts", prompts, "-o", "/dev/full", "-n", "3")
     assert run.returncode == 1
-    assert "writing the results failed (disk full?)" in run.stderr
+    assert "output file '/dev/full' cannot be written: No space left on device" in run.stderr

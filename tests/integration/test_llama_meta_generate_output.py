@@ -196,7 +196,7 @@ def others(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) -> Tin
         (("--chat-template", "chatml"), '--chat-template was "", is "'),
         (("--reasoning", "off"), "--reasoning was -1, is 0"),
         (("-c", "128"), "-c was 0, is 128"),
-        (("-ctk", "q8_0"), '-ctk was "f16", is "q8_0"'),
+        (("-ctk", "f32"), '-ctk was "f16", is "f32"'),
         (("-fa", "on"), '-fa was "auto", is "enabled"'),
         (("--override-kv", "general.name=str:x"), "--override-kv was [], is "),
     ],
@@ -254,7 +254,8 @@ def test_what_a_prompt_brings_of_its_own_counts(change: dict[str, Any], tiny: Pr
     prompts.write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
     before = output.read_bytes()
-    prompts.write_text('{"prompt": "one"}\n' + json.dumps({"prompt": "two"} | change) + "\n", encoding="utf-8")
+    changed = change if "messages" in change else {"prompt": "two"} | change
+    prompts.write_text('{"prompt": "one"}\n' + json.dumps(changed) + "\n", encoding="utf-8")
     run = tiny("--prompts", prompts, "-o", output, *SHORT)
     assert (run.returncode, output.read_bytes()) == (1, before)
     assert f"output file '{output}', line 2 " in run.stderr

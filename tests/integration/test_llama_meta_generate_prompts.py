@@ -39,7 +39,8 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
         # exactly what the prompt alone gives: nothing of the one before is left
         alone = json.loads(tiny("-p", result["prompt"], "-n", "9", "--json").stdout)
         assert result["text"] == alone["text"]
-        assert list(result) == ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
+        keys = ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain", "run"]
+        assert list(result) == (keys if result["index"] else [*keys, "settings"])
     assert "3/3 answered, 0 abstained" in run.stderr
 
 
@@ -66,9 +67,8 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
     # this template joins the contents
     assert results[2]["text"] == json.loads(tiny("-p", "be brief three", "-n", "9", "--json").stdout)["text"]
     # the system prompt of the command line is for conversations that bring none
-    assert lines_of(tiny("--prompts", prompts, "-n", "9", "-sys", "be brief ").stdout)[2] | {"timings": 0} == results[
-        2
-    ] | {"timings": 0}
+    with_system = lines_of(tiny("--prompts", prompts, "-n", "9", "-sys", "be brief ").stdout)
+    assert with_system[2] | {"timings": 0, "run": 0} == results[2] | {"timings": 0, "run": 0}
 
 
 @pytest.mark.parametrize("n_parallel", ["1", "3"])
@@ -260,9 +260,10 @@ def test_a_failed_result_that_is_there_already_is_still_a_failure(tiny: Program,
 
 def test_results_of_other_prompts_are_left_alone(plain: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
-    for foreign in ('{"prompt": "another"}\n', "some notes\n", '{"prompt": "one"}\n' * 2):
+    first = tiny("--prompts", plain, "-n", "3").stdout.splitlines(keepends=True)[0]
+    for foreign in ('{"prompt": "another"}\n', "some notes\n", first * 2):
         output.write_text(foreign, encoding="utf-8")
-        run = tiny("--prompts", plain, "-o", output)
+        run = tiny("--prompts", plain, "-o", output, "-n", "3")
         assert (run.returncode, run.stdout) == (1, "")
         assert f"output file '{output}', line {foreign.count(chr(10))} is not the result of prompt" in run.stderr
         assert "move the file away or give another --output" in run.stderr
