@@ -222,6 +222,9 @@ def read_gguf(path: str | Path, *, role: Role = "sidecar") -> GGUFFile:
         return _parse(path, file, role)
     except FileNotFoundError:
         raise error(f"{subject}: does not exist") from None
+    except UnicodeEncodeError as problem:
+        hint = "hint: PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        raise error(f"{subject}: this locale cannot encode it as {problem.encoding} ({hint})") from None
     except (OSError, ValueError) as problem:
         raise error(f"{subject}: cannot be read: {problem}") from None
     except _Malformed as fault:

@@ -78,7 +78,7 @@ def test_options_of_the_model(options: dict[str, Any], kind: type[Exception], ti
         ({"seed": 1.5}, TypeError),
         ({"seed": "x"}, TypeError),
         ({"seed": True}, TypeError),
-        ({"seed": 2**64}, ValueError),
+        ({"seed": 1.0}, TypeError),
         ({"stop": b"x"}, TypeError),
         ({"stop": 5}, TypeError),
         ({"stop": ["x", 5]}, TypeError),
