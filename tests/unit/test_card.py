@@ -163,7 +163,8 @@ def figures_of(found: Any) -> Iterator[float]:
 
 
 def spelt(figure: float) -> set[str]:
-    return {f"{figure:.1%}", f"{figure:.3f}", f"{figure:,}", f"{figure:.3g}", f"{round(figure, 4):g}"}
+    share = percent(figure).lstrip("<> ")  # "> 99.9%" for a share that is almost all
+    return {share, f"{figure:.3f}", f"{figure:,}", f"{figure:.3g}", f"{round(figure, 4):g}"}
 
 
 FIGURE = re.compile(r"-?\d[\d,]*(?:\.\d+)?%?")
@@ -185,7 +186,7 @@ def test_every_figure_is_in_a_results_file(
     known = {text for figure in figures_of(results) for text in spelt(figure)}
     # words of the card, and not figures: the level of the intervals, the threshold that is always shipped
     known |= {"95", "0.001", "0.5", "0.8", "1"}
-    known |= {f"{row['coverage']:.0%}" for row in results["least_doubted"]}
+    known |= {percent(row["coverage"], 0) for row in results["least_doubted"]}
     shown = section(card, "Results") + section(card, "What it cannot do")
     shown = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", shown))
     found = FIGURE.findall(shown)
