@@ -83,7 +83,7 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "nowhere.gguf", "--sidecar", "{sidecar}"], 1, r"base model 'nowhere.gguf': does not exist"),
         (["--base", "{base}", "--sidecar", "nowhere.gguf"], 1, r"sidecar 'nowhere.gguf': does not exist"),
         (["--base", "{base}", "--sidecar", "{other}"], 1, "the wrapper needs 48"),
-        (["--base", "{sidecar}", "--sidecar", "{sidecar}"], 1, "not a language model"),
+        (["--base", "{sidecar}", "--sidecar", "{sidecar}"], 1, "is a sidecar, expected the base"),
         (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "speed"], 1, "expected some of prompt, turn"),
         (["--prompts", "128;512"], 2, "expected whole numbers between commas"),
         (["--json", "--markdown"], 2, "either --json or --markdown"),

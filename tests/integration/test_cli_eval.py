@@ -165,7 +165,7 @@ def test_an_interrupted_evaluation_goes_on(
 def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
     options = (*QUICK, "--no-baselines", "--gains", "none", "--json")
     by_coverage = json.loads(evaluate(run, *options, "--target-coverage", "0.25"))
-    assert by_coverage["threshold"]["val"]["coverage"] == pytest.approx(10 / 42)  # 10.5, to the even one
+    assert by_coverage["threshold"]["val"]["coverage"] == pytest.approx(11 / 42)  # 10.5: half a question counts as one
     assert by_coverage["baselines"] == by_coverage["gains"] == []
     bounded = json.loads(evaluate(run, *options, "--max-over-refusal", "0.2"))
     assert 0 < bounded["threshold"]["val"]["over_refusal"] <= 0.2

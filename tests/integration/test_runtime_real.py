@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metadeploy import Cancelled, MetaLlama
-from support.other_batches import N_TOP, check_answer
+from support.other_batches import N_TOP, ROWS_MATTER, check_answer
 from support.parity import nmse
 from support.program import REFUSAL
 from tolerances import FLASH_ATTN_NMSE, QUANT_SPLIT_NMSE
@@ -93,14 +93,15 @@ QUESTIONS = (QUESTION, "What is the plural of mouse?", "Who wrote Hamlet? " * 20
 def test_batch_sizes_do_not_change_the_answer(
     n_batch: int, n_ubatch: int, base_gguf: Path, trained_sidecar: Path
 ) -> None:
-    """Within what kernels of few and of many rows differ by, which depends on the processor."""
+    """Bit for bit without AMX; with it, within what its tiles and other instructions differ by."""
     sizes = {"n_batch": n_batch, "n_ubatch": n_ubatch}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_threads=1, flash_attn=False) as llm,
         MetaLlama(base_gguf, trained_sidecar, n_threads=1, flash_attn=False, **sizes) as other,
     ):
         for question in QUESTIONS:
-            assert nmse(other.activations(question), llm.activations(question)) < QUANT_SPLIT_NMSE
+            error = nmse(other.activations(question), llm.activations(question))
+            assert error < QUANT_SPLIT_NMSE if ROWS_MATTER else error == 0
             for inject in (True, False):
                 expected = llm.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
                 found = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)

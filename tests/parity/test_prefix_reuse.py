@@ -300,7 +300,7 @@ def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
         before = 0
         for follow_up in ("And of goose?", "And of mouse?", "And of house?"):
             found, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
-            check_answer(found, expected)
+            check_answer(found, expected, doubt_max_abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
             assert found.timings.n_reused == before
             assert found.timings.pass2 == "tail"
             before = found.timings.n_prompt
