@@ -5,7 +5,7 @@
 #
 # One Doubter for each seed (0 by default) goes into runs/seed-SEED; all share what the first one collects, and the first one is
 # asked in llama.cpp as well. Interrupted, the same command goes on where it was. It needs
-# `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache.
+# `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache; BASE in the environment names another.
 set -eu
 
 # The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
@@ -15,7 +15,7 @@ set -eu
 : "${EVAL_RUNTIME:=--split test --limit 1000 --gains none}"
 : "${CARD:=--license MIT --base-model HuggingFaceTB/SmolLM2-135M-Instruct}"
 
-base=$(python -c 'from metadeploy.demo.assets import cache_dir; print(cache_dir())')/SmolLM2-135M-Instruct.Q4_1.gguf
+base=${BASE:-$(python -c 'from metadeploy.demo.assets import cache_dir; print(cache_dir())')/SmolLM2-135M-Instruct.Q4_1.gguf}
 if [ ! -f "$base" ]; then
     echo "error: '$base': is not there, expected the demo's base model (hint: run metadeploy demo once)" >&2
     exit 1

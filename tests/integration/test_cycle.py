@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from metadeploy.data.question import read_jsonl
+from metadeploy.data.splits import load_set
 from metadeploy.evaluation.samples import Samples
 from support.tiny_questions import write_base_and_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "train_smollm2.sh"
+QWEN_SCRIPT = ROOT / "examples" / "train_qwen.sh"
 COLLECT = "--layers all --dtype float32 --max-new-tokens 12 --questions"
 TRAIN = "--target-layers all --cross-attn-layers 1-2 --bottleneck-dim 16 --epochs 2 --pretrain-epochs 1 --batch-size 8"
 EVAL = "--gains 0,1 --sweep-limit 4 --bootstrap 20 --threads 1"
@@ -26,21 +29,30 @@ EVAL = "--gains 0,1 --sweep-limit 4 --bootstrap 20 --threads 1"
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the example is a POSIX shell script")
 
 
+def write_command(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
 def commands_folder(folder: Path) -> Path:
     """A folder for PATH with `metadeploy`, as installed or else of this checkout, and the `python` of these tests."""
     folder.mkdir()
-    (folder / "python").symlink_to(sys.executable)
+    write_python(folder)
     installed = Path(sysconfig.get_path("scripts"), "metadeploy")
     command = str(installed) if installed.exists() else f"{sys.executable} -m metadeploy"
-    (folder / "metadeploy").write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
-    (folder / "metadeploy").chmod(0o755)
+    write_command(folder / "metadeploy", f'#!/bin/sh\nexec {command} "$@"\n')
     return folder
 
 
+def write_python(folder: Path) -> None:
+    """Not a link: behind one, Python does not find the packages of a virtual environment."""
+    write_command(folder / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+
+
 def run(
-    folder: Path, commands: Path, *seeds: str, code: int = 0, **environment: str
+    folder: Path, commands: Path, *seeds: str, code: int = 0, script: Path = SCRIPT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The example, from a folder."""
+    """An example, from a folder."""
     values = {
         **os.environ,
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
@@ -50,13 +62,13 @@ def run(
         **environment,
     }
     result = subprocess.run(
-        ["sh", str(SCRIPT), *seeds],
+        ["sh", str(script), *seeds],
         cwd=folder,
         env=values,
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert result.returncode == code, result.stdout + result.stderr
@@ -127,11 +139,10 @@ def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
-    """The example with its own recipe; in place of the command one that only checks its arguments."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "python").symlink_to(sys.executable)
+def checking_commands(folder: Path) -> Path:
+    """As `commands_folder`; in place of the command one that only checks its arguments, and says what it was given."""
+    folder.mkdir()
+    write_python(folder)
     checker = (
         f"#!{sys.executable}\n"
         "import sys\n"
@@ -139,24 +150,30 @@ def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
         "from typer.main import get_command\n"
         "from metadeploy.cli import app\n"
         "name, *arguments = sys.argv[1:]\n"
-        "said = ('run_dir', 'runs', 'checkpoint', 'output', 'seed', 'collected', 'keep_cache')\n"
+        "said = ('run_dir', 'runs', 'checkpoint', 'output', 'seed', 'collected', 'keep_cache', 'base', 'questions')\n"
         "context = get_command(app).commands[name].make_context(name, arguments)\n"
         "values = {key: context.params.get(key) for key in said}\n"
         "values['runs'] = ','.join(map(str, values['runs'] or []))\n"
         "print(name, *(f'{key}={value}' for key, value in values.items() if value))\n"
     )
-    (commands / "metadeploy").write_text(checker, encoding="utf-8")
-    (commands / "metadeploy").chmod(0o755)
+    write_command(folder / "metadeploy", checker)
+    return folder
+
+
+def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
+    """The example with its own recipe."""
+    commands = checking_commands(tmp_path / "bin")
     (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
     result = run(tmp_path, commands, "3", "4", METADEPLOY_CACHE=str(tmp_path))
+    base = f"base={tmp_path}/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert result.stdout.splitlines() == [
-        "collect run_dir=runs/seed-3",
+        f"collect run_dir=runs/seed-3 {base} questions=facts",
         "train run_dir=runs/seed-3 seed=3 keep_cache=True",
         "train run_dir=runs/seed-4 seed=4 collected=runs/seed-3",
-        "export checkpoint=runs/seed-3",
-        "export checkpoint=runs/seed-4",
+        f"export checkpoint=runs/seed-3 {base}",
+        f"export checkpoint=runs/seed-4 {base}",
         "eval runs=runs/seed-3,runs/seed-4 output=runs/seed-3/eval/results_seeds.json",
-        "eval runs=runs/seed-3",
+        f"eval runs=runs/seed-3 {base}",
         "card run_dir=runs/seed-3",
         "card run_dir=runs/seed-4",
     ]
@@ -165,3 +182,28 @@ def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
         *("collect", "train", "export", "eval", "eval", "card")
     ]
     assert "output" not in result.stdout
+
+
+def test_the_recipe_for_qwen_is_the_same_with_another_base(tmp_path: Path) -> None:
+    commands = checking_commands(tmp_path / "bin")
+    base = tmp_path / "qwen.gguf"
+    base.touch()
+    (tmp_path / "questions").mkdir()  # drawn already
+    given = {"BASE": str(base), "METADEPLOY_CACHE": str(tmp_path / "none")}
+    lines = run(tmp_path, commands, "5", script=QWEN_SCRIPT, **given).stdout.splitlines()
+    assert lines[0] == f"collect run_dir=runs/seed-5 base={base} questions=questions"
+    assert lines[1] == "train run_dir=runs/seed-5 seed=5"
+    assert [line.split()[0] for line in lines[2:]] == ["export", "eval", "eval", "card"]
+    assert f"base={base}" in lines[4]
+
+
+@pytest.mark.slow
+def test_the_questions_for_qwen_are_drawn_from_facts(tmp_path: Path) -> None:
+    commands = checking_commands(tmp_path / "bin")
+    base = tmp_path / "qwen.gguf"
+    base.touch()
+    run(tmp_path, commands, script=QWEN_SCRIPT, BASE=str(base))
+    found = {path.stem: read_jsonl(path) for path in (tmp_path / "questions").iterdir()}
+    assert {part: len(questions) for part, questions in found.items()} == {"train": 2048, "val": 512, "test": 1024}
+    facts = load_set("facts")
+    assert all(set(questions) <= set(facts[part]) for part, questions in found.items())
