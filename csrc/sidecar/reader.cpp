@@ -68,6 +68,7 @@ public:
         }
         config.n_ca_head = heads(keys::CA_NUM_HEADS, true, config.n_bottleneck);
         config.n_enc_head = heads(keys::ENC_NUM_HEADS, config.encoder != encoder_type::selective, config.n_enc);
+        check_transformer_keys(dims);
         read_settings(config);
         return config;
     }
@@ -114,6 +115,35 @@ private:
             fault(key, "is " + std::to_string(*n) + ", expected a divisor of the width " + std::to_string(width));
         }
         return n.value_or(0);
+    }
+
+    // Keys that repeat the shape of a transformer encoder; the framework's reader builds its graph from them.
+    void check_transformer_keys(const layout & dims) {
+        const std::optional<int64_t> n_enc = meta.integer(keys::ENCODER_DIM);
+        const std::optional<int64_t> n_blocks = meta.integer(keys::ENCODER_NUM_BLOCKS);
+        const std::optional<int64_t> expansion = meta.integer(keys::ENCODER_FFN_EXPANSION);
+        const std::optional<int64_t> has_pos = meta.integer(keys::USE_LAYER_POS_EMBEDDINGS);
+        if (dims.encoder != encoder_type::transformer) {
+            return; // for which they mean nothing
+        }
+        const int64_t width = dims.size('E');
+        const int64_t inner = dims.size('F');
+        const auto check = [&](const char * key, const std::optional<int64_t> & declared, int64_t told) {
+            if (declared && *declared != told) {
+                fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(told));
+            }
+        };
+        if (width != 0) {
+            check(keys::ENCODER_DIM, n_enc, width);
+        }
+        check(keys::ENCODER_NUM_BLOCKS, n_blocks, dims.n_blocks);
+        check(keys::USE_LAYER_POS_EMBEDDINGS, has_pos, dims.layer_pos_embed ? 1 : 0);
+        if (expansion && width != 0 && inner != 0 && (inner % width != 0 || inner / width != *expansion)) {
+            fault(
+                keys::ENCODER_FFN_EXPANSION, "is " + std::to_string(*expansion) + ", but the tensors have " +
+                                                 std::to_string(inner) + " inner for " + std::to_string(width) +
+                                                 " outer units");
+        }
     }
 
     void read_layers(const layout & dims, wrapper_config & config) {

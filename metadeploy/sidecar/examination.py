@@ -20,10 +20,13 @@ from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.quants import SIDECAR_TYPES
 from metadeploy.sidecar.rules import (
     MAX_INT,
+    TRANSFORMER_KEYS,
     cognitive_token_faults,
     heads_faults,
     layer_order_faults,
     refusal_faults,
+    transformer_key_faults,
+    transformer_keys,
 )
 from metadeploy.sidecar.spec import (
     DEFAULT_REFUSAL_TEXT,
@@ -34,7 +37,7 @@ from metadeploy.sidecar.spec import (
     WrapperConfig,
 )
 
-__all__ = ["Examination", "examine", "prefix_of"]
+__all__ = ["Examination", "examine", "examine_file", "prefix_of"]
 
 _PREFIXES: Final = {
     keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
@@ -75,7 +78,11 @@ def examine(path: str | Path) -> Examination:
     Raises:
         SidecarError: not a well-formed GGUF file.
     """
-    file = read_gguf(path)
+    return examine_file(read_gguf(path))
+
+
+def examine_file(file: GGUFFile) -> Examination:
+    """The same for a file that is parsed already."""
     return _Examiner(file).run()
 
 
@@ -232,6 +239,7 @@ class _Examiner:
         # a missing number of heads is a fault already, and no reason for another
         if encoder_type is not None and all(self._key(key) in self.file.metadata for key in needed):
             self.faults += heads_faults(encoder_type, encoder_dim, bottleneck_dim, enc_heads, ca_heads)
+        self._check_transformer_keys(dims)
         settings = self._settings()
         if encoder_type is None:
             return None
@@ -248,6 +256,15 @@ class _Examiner:
             base_block_count=blocks,
             **settings,
         )
+
+    def _check_transformer_keys(self, dims: Dims) -> None:
+        said = {template: self._int(template) for template in TRANSFORMER_KEYS}
+        self.faults += [fault.format(prefix=self.prefix) for fault in transformer_key_faults(dims, said)]
+        self.oddities += [
+            f"key '{self._key(template)}' is absent; the tensors say {told}, and the framework's reader needs it"
+            for template, told in transformer_keys(dims).items()
+            if told is not None and self._key(template) not in self.file.metadata
+        ]
 
     def _settle_encoder_type(self, declared: EncoderType | None, dims: Dims) -> EncoderType | None:
         key = self._key(keys.ENCODER_TYPE)

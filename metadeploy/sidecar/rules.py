@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from metadeploy.sidecar import keys
+from metadeploy.sidecar.layout import Dims
 from metadeploy.sidecar.spec import EncoderType
 
 __all__ = [
@@ -9,16 +13,26 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_REFUSAL_BIAS",
     "MAX_REFUSAL_TOKENS",
+    "TRANSFORMER_KEYS",
     "cognitive_token_faults",
     "heads_faults",
     "layer_order_faults",
     "refusal_faults",
+    "transformer_key_faults",
+    "transformer_keys",
 ]
 
 #: No decoder has more blocks; names of tensors have at most three digits for a layer.
 MAX_LAYERS = 1000
 #: Larger numbers mean nothing in a sidecar, and the compiled reader counts in 32 bits.
 MAX_INT = 2**31 - 1
+#: Keys that repeat the shape of a transformer encoder, which the tensors tell; other encoders have none of them.
+TRANSFORMER_KEYS = (
+    keys.ENCODER_DIM,
+    keys.ENCODER_NUM_BLOCKS,
+    keys.ENCODER_FFN_EXPANSION,
+    keys.USE_LAYER_POS_EMBEDDINGS,
+)
 #: A refusal is a sentence.
 MAX_REFUSAL_TOKENS = 1024
 #: Logits of language models spread over some tens; a larger bias is no calibration.
@@ -110,4 +124,49 @@ def refusal_faults(token_ids: tuple[int, ...] | None, bias: float) -> list[str]:
         faults.append(f"refusal_token_ids has {wrong[0]}, expected token ids from 0 to {MAX_INT}")
     if not abs(bias) <= MAX_REFUSAL_BIAS:  # nor is NaN
         faults.append(f"refusal_bias is {bias}, expected -{MAX_REFUSAL_BIAS:g} to {MAX_REFUSAL_BIAS:g}")
+    return faults
+
+
+def transformer_keys(dims: Dims) -> dict[str, int | None]:
+    """The keys that repeat the shape of a transformer encoder: the framework's reader builds its graph from them.
+
+    Args:
+        dims: of the tensors.
+
+    Returns:
+        Value by key. None where the tensors do not tell it, and for the expansion also where the inner width of the
+        feed-forward is no multiple of the encoder's width. Empty for other encoders, for which the keys mean nothing.
+    """
+    if dims.encoder_type != "transformer":
+        return {}
+    width, inner = dims.sizes.get("E"), dims.sizes.get("F")
+    return {
+        keys.ENCODER_DIM: width,
+        keys.ENCODER_NUM_BLOCKS: dims.n_blocks,
+        keys.ENCODER_FFN_EXPANSION: inner // width if width and inner and inner % width == 0 else None,
+        keys.USE_LAYER_POS_EMBEDDINGS: int(dims.layer_pos_embed),
+    }
+
+
+def transformer_key_faults(dims: Dims, said: Mapping[str, int | None]) -> list[str]:
+    """Faults of the keys that repeat the shape of a transformer encoder.
+
+    Args:
+        dims: of the tensors.
+        said: what a file says, by key; None where it says nothing.
+
+    Returns:
+        Phrases that begin with the key's name; empty where all is well, unknown or without meaning.
+    """
+    faults = []
+    for key, told in transformer_keys(dims).items():
+        declared, name = said.get(key), f"key '{key}'"
+        if declared is None or declared == told:
+            continue
+        if told is not None:
+            faults.append(f"{name} is {declared}, but the tensors say {told}")
+        elif "E" in dims.sizes and "F" in dims.sizes:
+            faults.append(
+                f"{name} is {declared}, but the tensors have {dims.sizes['F']} inner for {dims.sizes['E']} outer units"
+            )
     return faults

@@ -20,15 +20,31 @@ from numpy.typing import NDArray
 from metadeploy.errors import SidecarError, faults_message
 from metadeploy.files import replacing
 from metadeploy.sidecar import keys
-from metadeploy.sidecar.layout import infer, is_matrix, shape_faults
+from metadeploy.sidecar.gguf_file import Value
+from metadeploy.sidecar.layout import Dims, infer, is_matrix, shape_faults
 from metadeploy.sidecar.quants import nbytes_of, quantise
-from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
+from metadeploy.sidecar.rules import (
+    cognitive_token_faults,
+    heads_faults,
+    layer_order_faults,
+    refusal_faults,
+    transformer_keys,
+)
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["LazyArray", "Metadata", "OutType", "Progress", "WriteReport", "write_sidecar"]
+__all__ = [
+    "LazyArray",
+    "Metadata",
+    "OutType",
+    "Progress",
+    "WriteReport",
+    "base_model_keys",
+    "check_target",
+    "write_sidecar",
+]
 
 OutType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0"]
 #: Called after each tensor with bytes written so far and bytes in all.
@@ -124,12 +140,13 @@ def write_sidecar(
     if outtype not in get_args(OutType):
         raise SidecarError(f"{subject}: outtype is '{outtype}', expected one of {', '.join(get_args(OutType))}")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_wrapper(subject, config, shapes)
-    _check_target(path, subject, force=force)
+    dims = infer(shapes, encoder_type=config.encoder_type)
+    _check_wrapper(subject, config, dims, shapes)
+    check_target(path, subject, force=force)
     types = {name: _stored_type(name, shape, outtype) for name, shape in shapes.items()}
     try:
         with replacing(path) as temporary:
-            _write(temporary, subject, config, metadata or Metadata(), tensors, types, outtype, progress)
+            _write(temporary, subject, config, dims, metadata or Metadata(), tensors, types, outtype, progress)
         size = path.stat().st_size
     except OSError as problem:
         raise SidecarError(f"{subject}: cannot be written: {problem.strerror or problem}") from problem
@@ -139,8 +156,7 @@ def write_sidecar(
     return WriteReport(path, size, counts, sum(int(np.prod(shape)) for shape in shapes.values()), notes)
 
 
-def _check_wrapper(subject: str, config: WrapperConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    dims = infer(shapes, encoder_type=config.encoder_type)
+def _check_wrapper(subject: str, config: WrapperConfig, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
     faults, extras = shape_faults(dims, shapes)
     faults += [f"tensor '{name}' is not part of a {dims.encoder_type} wrapper" for name in extras]
     said: dict[str, tuple[object, object]] = {
@@ -165,7 +181,12 @@ def _check_wrapper(subject: str, config: WrapperConfig, shapes: Mapping[str, tup
         raise SidecarError(faults_message(subject, faults))
 
 
-def _check_target(path: Path, subject: str, *, force: bool) -> None:
+def check_target(path: Path, subject: str, *, force: bool) -> None:
+    """Refuse a place that no sidecar can be written to.
+
+    Raises:
+        SidecarError: no such directory, or something else is there, or a file that may not be replaced.
+    """
     if not path.parent.is_dir():
         raise SidecarError(f"{subject}: its directory does not exist (hint: create it first)")
     if path.is_dir():
@@ -195,6 +216,7 @@ def _write(
     temporary: Path,
     subject: str,
     config: WrapperConfig,
+    dims: Dims,
     metadata: Metadata,
     tensors: Mapping[str, NDArray[np.float32] | LazyArray],
     types: Mapping[str, str],
@@ -206,7 +228,7 @@ def _write(
     writer = GGUFWriter(temporary, keys.ARCH_META_SPIDER)
     try:
         _add_general_keys(writer, config, metadata, types, outtype)
-        _add_wrapper_keys(writer, config)
+        _add_wrapper_keys(writer, config, dims)
         sizes = {}
         for name, tensor in tensors.items():
             sizes[name] = nbytes_of(types[name], tensor.shape) or 0
@@ -256,7 +278,7 @@ def _add_general_keys(
         "bf16": LlamaFileType.MOSTLY_BF16,
         "q8_0": LlamaFileType.MOSTLY_Q8_0,
     }
-    organization, base = _split_base_model(config.base_model)
+    base = _split_base_model(config.base_model)[1]
     writer.add_type("adapter")
     kind = config.kind.replace("_", " ").capitalize()
     writer.add_name(metadata.name or (f"{kind} for {base}" if base else kind))
@@ -265,15 +287,33 @@ def _add_general_keys(
     writer.add_description(
         metadata.description or f"metacognitive wrapper ({config.encoder_type}) for {base or 'an unnamed base model'}"
     )
-    if base:
-        writer.add_base_model_count(1)
-        writer.add_base_model_name(0, base)
-        if organization:
-            writer.add_base_model_organization(0, organization)
-            writer.add_base_model_repo_url(0, _HUB_URL.format(id=f"{organization}/{base}"))
+    for key, value in base_model_keys(config.base_model).items():
+        if isinstance(value.value, int):
+            writer.add_uint32(key, value.value)
+        else:
+            writer.add_string(key, str(value.value))
     writer.add_file_type(file_types[outtype])
     if "Q8_0" in types.values():
         writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def base_model_keys(base_model: str | None) -> dict[str, Value]:
+    """The ``general.base_model.*`` keys of a base.
+
+    Args:
+        base_model: a hub id, a name or a path; None where unknown.
+
+    Returns:
+        Values by key, none where there is no name. The organization and the URL are only those of a hub id.
+    """
+    organization, base = _split_base_model(base_model)
+    if not base:
+        return {}
+    found = {"general.base_model.count": Value("u32", 1), "general.base_model.0.name": Value("str", base)}
+    if organization:
+        found["general.base_model.0.organization"] = Value("str", organization)
+        found["general.base_model.0.repo_url"] = Value("str", _HUB_URL.format(id=f"{organization}/{base}"))
+    return found
 
 
 def _split_base_model(base_model: str | None) -> tuple[str, str]:
@@ -286,7 +326,7 @@ def _split_base_model(base_model: str | None) -> tuple[str, str]:
     return "", re.split(r"[/\\]", base_model.rstrip("/\\"))[-1]
 
 
-def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig) -> None:
+def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig, dims: Dims) -> None:
     integers = {
         keys.FORMAT_VERSION: FORMAT_VERSION,
         keys.HIDDEN_DIM: config.hidden_dim,
@@ -295,6 +335,7 @@ def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig) -> None:
         keys.CA_NUM_HEADS: config.ca_num_heads,
         keys.ENC_NUM_HEADS: config.enc_num_heads,
         keys.BASE_BLOCK_COUNT: config.base_block_count,
+        **transformer_keys(dims),
     }
     template_kwargs = dict(config.chat_template_kwargs)
     # a wrapper that has no refusal must not seem to have the default one

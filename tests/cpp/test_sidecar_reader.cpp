@@ -123,6 +123,23 @@ TEST(keys) {
     CHECK_THROWS(sidecar_error, read(with("meta_spider.chat_template_kwargs", b::str("[]"))), "a JSON object");
     CHECK_THROWS(sidecar_error, read(with("meta_spider.chat_template_kwargs", b::str("{"))), "a JSON object");
 
+    const auto transformer = [](const std::string & key, const std::string & value) {
+        gguf_builder file = valid(encoder_type::transformer);
+        file.set(key, value);
+        return file;
+    };
+    CHECK_THROWS(sidecar_error, read(transformer("meta_spider.encoder_dim", b::u32(5))), "encoder_dim' is 5, but");
+    CHECK_THROWS(
+        sidecar_error, read(transformer("meta_spider.encoder_num_blocks", b::u32(0))),
+        "encoder_num_blocks' is 0, but the tensors say");
+    CHECK_THROWS(
+        sidecar_error, read(transformer("meta_spider.encoder_ffn_expansion", b::u32(0x7fffffff))),
+        "encoder_ffn_expansion' is 2147483647, but the tensors have");
+    CHECK_THROWS(
+        sidecar_error, read(transformer("meta_spider.use_layer_pos_embeddings", b::u32(0))),
+        "use_layer_pos_embeddings' is 0, but the tensors say 1");
+    CHECK_EQ(read(with("meta_spider.encoder_num_blocks", b::u32(9))).config.n_embd, 24); // of another encoder
+
     gguf_builder headless = valid();
     headless.remove("meta_spider.ca_num_heads");
     CHECK_THROWS(sidecar_error, read(headless), "'meta_spider.ca_num_heads' is missing");

@@ -101,4 +101,14 @@ def sidecar(config: WrapperConfig, tensors: Mapping[str, NDArray[Any]], *, prefi
     for name, layers in (("target_layers", config.target_layers), ("cross_attn_layers", config.cross_attn_layers)):
         if layers:
             keys.append((f"{prefix}.{name}", "[i32]", list(layers)))
+    if config.encoder_type == "transformer":
+        n_blocks = sum(name.endswith(".norm_attn.weight") for name in tensors)
+        keys += [
+            (f"{prefix}.encoder_dim", "u32", config.encoder_dim),
+            (f"{prefix}.encoder_num_blocks", "u32", n_blocks),
+            (f"{prefix}.use_layer_pos_embeddings", "u32", int("enc.layer_pos_embed" in tensors)),
+        ]
+        inner = len(tensors["enc.blocks.0.ffn.0.weight"])
+        if inner % config.encoder_dim == 0:
+            keys.append((f"{prefix}.encoder_ffn_expansion", "u32", inner // config.encoder_dim))
     return Gguf(keys, [Tensor.f32(name, array) for name, array in tensors.items()])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidecar.core_reader_worker import Answer, CoreReader
 from sidecar.handmade import Gguf, Tensor, sidecar
 from sidecar.mutations import mutations
-from sidecar.test_sidecar_faults import FAULTS, file
+from sidecar.test_sidecar_faults import FAULTS, TRANSFORMER_FAULTS, file
 from sidecar.test_sidecar_malformed import ENCODERS, HANDMADE
 
 from metadeploy.errors import SidecarError
@@ -133,6 +133,32 @@ def test_fault(name: str, core: CoreReader, tmp_path: Path) -> None:
     # both name the culprit, each in its words; "unknown type" never gets past ggml's own reader, which names it too
     for subject in re.findall(r"'([a-z_.0-9]+\.[a-z_.0-9]+)'", expected):
         assert subject in error
+
+
+@pytest.mark.parametrize("name", TRANSFORMER_FAULTS)
+def test_fault_of_a_transformer(name: str, core: CoreReader, tmp_path: Path) -> None:
+    change, expected = TRANSFORMER_FAULTS[name]
+    gguf = file("transformer")
+    change(gguf)
+    path = tmp_path / "faulty.gguf"
+    path.write_bytes(gguf.build())
+    error = agree(core, path, name).error
+    assert error is not None
+    for subject in re.findall(r"'([a-z_.0-9]+\.[a-z_.0-9]+)'", expected):
+        assert subject in error
+
+
+def test_keys_of_a_transformer(core: CoreReader, tmp_path: Path) -> None:
+    """Absent in older files, and without meaning for other encoders: both readers take either."""
+    names = ("encoder_dim", "encoder_num_blocks", "encoder_ffn_expansion", "use_layer_pos_embeddings")
+    path = tmp_path / "keys.gguf"
+    path.write_bytes(file("transformer").without(*(f"meta_spider.{name}" for name in names)).build())
+    assert agree(core, path, "absent").error is None
+    gguf = file()
+    for name in names:
+        gguf.with_key(f"meta_spider.{name}", "u32", 7)
+    path.write_bytes(gguf.build())
+    assert agree(core, path, "of another encoder").error is None
 
 
 def test_all_faults_at_once(core: CoreReader, tmp_path: Path) -> None:

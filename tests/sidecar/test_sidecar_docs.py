@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -36,9 +37,12 @@ def test_types_and_general_keys_are_those_written(tmp_path: Path) -> None:
         answer_suffix="?", chat_template_kwargs={"a": 1}, base_model="org/name", base_block_count=2,
         checkpoint_sha256="0" * 64, refusal_token_ids=(1, 2), refusal_bias=0.5,
     )  # fmt: skip
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in expected_tensors(dims_of(config)).items()}
-    write_sidecar(tmp_path / "all.gguf", config, tensors, outtype="q8_0")
-    written = {key: value.type for key, value in examine(tmp_path / "all.gguf").file.metadata.items()}
+    written: dict[str, str] = {}
+    for encoder in get_args(EncoderType):
+        dims = dims_of(replace(config, encoder_type=encoder), n_blocks=1, ffn_dim=64)
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in expected_tensors(dims).items()}
+        write_sidecar(tmp_path / "all.gguf", replace(config, encoder_type=encoder), tensors, outtype="q8_0", force=True)
+        written |= {key: value.type for key, value in examine(tmp_path / "all.gguf").file.metadata.items()}
     documented = {
         name.format(prefix=keys.PREFIX_META_SPIDER): kind
         for name, kind in (rows("{prefix}.") | rows("general.")).items()

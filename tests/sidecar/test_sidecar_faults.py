@@ -150,6 +150,59 @@ FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
 }  # fmt: skip
 
 
+#: Of a transformer's sidecar with 2 blocks, width 32, inner width 48 and position embeddings.
+TRANSFORMER_FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
+    "encoder_dim": (key("encoder_dim", "u32", 64), "'meta_spider.encoder_dim' is 64, but the tensors say 32"),
+    "type of encoder_dim": (key("encoder_dim", "f32", 32.0), "'meta_spider.encoder_dim' has type f32, expected u32"),
+    "blocks": (key("encoder_num_blocks", "u32", 3), "'meta_spider.encoder_num_blocks' is 3, but the tensors say 2"),
+    "no blocks": (key("encoder_num_blocks", "u32", 0), "'meta_spider.encoder_num_blocks' is 0, but the tensors say 2"),
+    "expansion": (
+        key("encoder_ffn_expansion", "u32", 1),
+        "'meta_spider.encoder_ffn_expansion' is 1, but the tensors have 48 inner for 32 outer units",
+    ),
+    "no expansion": (key("encoder_ffn_expansion", "u32", 0), "'meta_spider.encoder_ffn_expansion' is 0, but"),
+    "huge expansion": (key("encoder_ffn_expansion", "u32", 2**31 - 1), "encoder_ffn_expansion' is 2147483647, but"),
+    "embeddings unused": (
+        key("use_layer_pos_embeddings", "u32", 0),
+        "'meta_spider.use_layer_pos_embeddings' is 0, but the tensors say 1",
+    ),
+    "embeddings, 2": (
+        key("use_layer_pos_embeddings", "u32", 2),
+        "'meta_spider.use_layer_pos_embeddings' is 2, but the tensors say 1",
+    ),
+    "embeddings lost": (
+        drop("enc.layer_pos_embed"),
+        "'meta_spider.use_layer_pos_embeddings' is 1, but the tensors say 0",
+    ),
+    "last block lost": (
+        lambda gguf: gguf.tensors.__setitem__(slice(None), [t for t in gguf.tensors if ".blocks.1." not in t.name]),
+        "'meta_spider.encoder_num_blocks' is 2, but the tensors say 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMER_FAULTS)
+def test_fault_of_a_transformer(name: str, tmp_path: Path) -> None:
+    change, expected = TRANSFORMER_FAULTS[name]
+    gguf = file("transformer")
+    change(gguf)
+    with pytest.raises(SidecarError) as caught:
+        read(gguf, tmp_path)
+    assert expected in str(caught.value)
+
+
+def test_a_transformer_without_the_keys_of_its_shape_is_only_odd(tmp_path: Path) -> None:
+    """Older files of ours; the framework writes them for goal anchors alone."""
+    names = ("encoder_dim", "encoder_num_blocks", "encoder_ffn_expansion", "use_layer_pos_embeddings")
+    found = read(file("transformer").without(*(f"meta_spider.{name}" for name in names)), tmp_path)
+    assert found.config == wrapper("transformer")[0]
+    assert sum("and the framework's reader needs it" in oddity for oddity in found.oddities) == 3  # 48 is not n × 32
+
+
+def test_keys_of_a_transformer_mean_nothing_for_others(tmp_path: Path) -> None:
+    assert read(file().with_key("meta_spider.encoder_num_blocks", "u32", 7), tmp_path).config == wrapper()[0]
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault(name: str, tmp_path: Path) -> None:
     change, expected = FAULTS[name]

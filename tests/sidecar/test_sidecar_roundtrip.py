@@ -163,6 +163,56 @@ def test_only_weight_matrices_change_type(encoder: EncoderType, tmp_path: Path) 
         assert tensor.tensor_type == (GGMLQuantizationType.F16 if matrix else GGMLQuantizationType.F32), tensor.name
 
 
+#: Keys of a sidecar that the framework's llama.cpp reader builds its graph from. Those of the transformer encoder have
+#: defaults there with which it computes something else: no blocks, an expansion of 4, position embeddings.
+FRAMEWORK_KEYS = frozenset(
+    "encoder_type hidden_dim bottleneck_dim num_cognitive_tokens ca_num_heads enc_num_heads".split()  # noqa: SIM905
+)
+FRAMEWORK_TRANSFORMER_KEYS = frozenset(
+    "encoder_dim encoder_num_blocks encoder_ffn_expansion use_layer_pos_embeddings".split()  # noqa: SIM905
+)
+
+
+@pytest.mark.parametrize("embeds", [True, False])
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_the_frameworks_reader_finds_the_shape_of_a_transformer(n_blocks: int, embeds: bool, tmp_path: Path) -> None:
+    config, arrays = wrapper(
+        "transformer", prenorm_projector=False, layer_pos_embed=embeds, num_blocks=n_blocks, ffn_dim=96
+    )
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+    fields = GGUFReader(tmp_path / "made.gguf").fields
+    for key in FRAMEWORK_KEYS | FRAMEWORK_TRANSFORMER_KEYS:
+        kind = GGUFValueType.STRING if key == "encoder_type" else GGUFValueType.UINT32
+        assert fields[f"meta_spider.{key}"].types == [kind], key
+    expected = {
+        "encoder_dim": 32,
+        "encoder_num_blocks": n_blocks,
+        "encoder_ffn_expansion": 3,
+        "use_layer_pos_embeddings": int(embeds),
+    }
+    assert {key: fields[f"meta_spider.{key}"].contents() for key in FRAMEWORK_TRANSFORMER_KEYS} == expected
+    assert read_sidecar(tmp_path / "made.gguf").config == config
+
+
+def test_an_expansion_that_is_no_whole_number_is_left_out(tmp_path: Path) -> None:
+    config, arrays = wrapper("transformer", ffn_dim=48)  # 1.5 times the encoder's width
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+    sidecar = read_sidecar(tmp_path / "made.gguf")
+    assert FRAMEWORK_TRANSFORMER_KEYS - {key.removeprefix("meta_spider.") for key in sidecar.metadata} == {
+        "encoder_ffn_expansion"
+    }
+    assert sidecar.oddities == ()
+
+
+@pytest.mark.parametrize("encoder", ["selective", "multi_token"])
+def test_other_encoders_have_no_keys_of_the_transformer(encoder: EncoderType, tmp_path: Path) -> None:
+    config, arrays = wrapper(encoder)
+    write_sidecar(tmp_path / "made.gguf", config, arrays)
+    written = {key.removeprefix("meta_spider.") for key in read_sidecar(tmp_path / "made.gguf").metadata}
+    assert written >= FRAMEWORK_KEYS
+    assert not written & FRAMEWORK_TRANSFORMER_KEYS
+
+
 @pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
 def test_loads_by_the_frameworks_rules(encoder: EncoderType, tmp_path: Path) -> None:
     """F32 files: its keys with its types, its names, ne = [in, out], scalars as [1]."""
