@@ -4,6 +4,7 @@
 #include "bindings/interrupt.h"
 #include "runtime/cpu_threads.h"
 #include "runtime/quantize.h"
+#include "runtime/refusal.h"
 
 #include "ggml-threading.h"
 #include "llama-cparams.h"
@@ -234,18 +235,33 @@ void register_engine(py::module_ & m) {
         "graph.\n"
         "Returns what it was, 50 at first.");
 
+    m.def(
+        "refusal_tokens",
+        [](const std::string & model, const std::string & text, const std::string & answer_suffix,
+           const std::string & chat_template_kwargs) {
+            init_backend_once();
+            sidecar source;
+            source.config.answer_suffix = answer_suffix;
+            source.config.chat_template_kwargs = chat_template_kwargs;
+            const without_gil release;
+            return refusal_tokens(model, prompt_settings::of(source), text);
+        },
+        py::arg("model"), py::arg("text"), py::arg("answer_suffix") = "", py::arg("chat_template_kwargs") = "",
+        "Tokens of a refusal as it stands where an answer begins, by the vocabulary and chat template of a base GGUF.");
+
+    using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")
         .def(py::init<const engine_options &>(), py::arg("options"))
         .def("close", &py_engine::close)
         .def_property_readonly("closed", &py_engine::closed)
         .def(
             "attach",
-            [](py_engine & self, const std::string & path, bool folded) {
+            [](py_engine & self, const std::string & path, bool folded, const std::string & refusal_text) {
                 engine & eng = self.get();
                 const without_gil release;
-                eng.attach(path, folded);
+                eng.attach(path, folded, refusal_text);
             },
-            py::arg("sidecar"), py::arg("folded") = true)
+            py::arg("sidecar"), py::arg("folded") = true, py::arg("refusal_text") = "")
         .def("detach", [](py_engine & self) { self.get().detach(); })
         .def_property_readonly(
             "sidecar",

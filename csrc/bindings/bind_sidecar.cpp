@@ -126,6 +126,10 @@ void register_sidecar(py::module_ & m) {
         "is_abstention", &is_abstention, py::arg("answer"), py::arg("refusal_text"), py::arg("truncated"),
         "Whether the opening sentence of an answer is the refusal; truncated: the answer was cut off.");
 
+    m.def(
+        "refusal_text_fault", &refusal_text_fault, py::arg("refusal_text"),
+        "Why a text cannot serve as a refusal; empty where it can.");
+
     py::class_<host_wrapper>(
         m, "HostWrapper", "A wrapper without a base, on the CPU: the compiled encoder and injection by themselves.")
         .def(py::init<const std::string &>(), py::arg("path"))

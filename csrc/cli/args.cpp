@@ -42,6 +42,9 @@ constexpr char USAGE[] = R"(
                                         (env: LLAMA_ARG_META_GOAL, META_ANCHOR)
 --doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
                                         (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
+--refusal-text TEXT                     what the wrapper was trained to decline with, where its sidecar does not say so or
+                                        says something else; doubt is then read for the first token of TEXT, without
+                                        the sidecar's bias (env: LLAMA_ARG_REFUSAL_TEXT)
 --hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
                                         then begins at the lowest injection; 0: it goes through all blocks again
                                         (default: 256; env: LLAMA_ARG_HIDDEN_CACHE)
@@ -177,6 +180,9 @@ void read_environment(cli_args & args) {
         args.layers = value;
         parse_layers(args.layers, 0, "META_LAYERS"); // of how many, the model will tell
     }
+    if (const char * value = env("LLAMA_ARG_REFUSAL_TEXT")) {
+        args.refusal_text = parse_refusal_text(value, "LLAMA_ARG_REFUSAL_TEXT");
+    }
     if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
         args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
     }
@@ -255,6 +261,9 @@ std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args)
             has_goal = true;
         } else if (flag == "--doubt-threshold") {
             args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
+            alone = flag;
+        } else if (flag == "--refusal-text") {
+            args.refusal_text = parse_refusal_text(value(), "--refusal-text");
             alone = flag;
         } else if (flag == "--hidden-cache") {
             args.limits.hidden_mib = parse_mib(value(), "--hidden-cache");

@@ -18,6 +18,7 @@ struct cli_args {
     injection_schedule schedule;  // --meta-decay, --meta-window, --meta-refresh
     std::string goal;             // --meta-goal: whose cognitive tokens are held, none if empty
     std::string layers;           // META_LAYERS: what the sidecar is expected to have, anything if empty
+    std::string refusal_text;     // --refusal-text: what the wrapper declines with, as its file says if empty
     cache_limits limits;          // --hidden-cache, --prefix-cache
     bool no_meta = false;         // --no-meta: the base alone
     bool compare = false;         // --compare: base and wrapper

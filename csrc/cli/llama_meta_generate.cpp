@@ -43,7 +43,7 @@ public:
     explicit program(const cli_args & args) : args(args), eng(args.common, args.limits) {
         eng.cancel = [] { return interrupted != 0; };
         if (!args.no_meta) {
-            eng.attach(args.meta);
+            eng.attach(args.meta, /*folded =*/true, args.refusal_text);
             const wrapper_config & config = eng.meta()->config();
             check_layers(config);
             if (args.goal.empty() && config.kind == "goal_anchor") {

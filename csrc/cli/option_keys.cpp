@@ -36,6 +36,7 @@ const char * const OPTIONS[] = {
     "cognitivetokens",
     "threshold",
     "doubtthreshold",
+    "refusaltext",
     "compare",
     "raw",
     "layers",

@@ -180,6 +180,7 @@ json settings_of(const cli_args & args) {
             settings[std::string("--meta-") + mode] = schedule.value(mode, json());
         }
         settings["--meta-goal"] = args.goal;
+        settings["--refusal-text"] = args.refusal_text;
         settings["--compare"] = args.compare;
     }
     settings.update({

@@ -3,6 +3,7 @@
 #include "cli/args.h"
 #include "cli/numbers.h"
 #include "errors.h"
+#include "runtime/abstention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -101,6 +102,13 @@ std::vector<int32_t> parse_layers(const std::string & text, int32_t n_layer, con
         add(first, dash == std::string::npos ? first : parse_whole(part.substr(dash + 1), first, most, where));
     }
     return layers;
+}
+
+std::string parse_refusal_text(const std::string & text, const std::string & source) {
+    if (const std::string fault = refusal_text_fault(text); !fault.empty()) {
+        throw usage_error(source + " '" + text + "' " + fault);
+    }
+    return text;
 }
 
 void set_decay(injection_schedule & schedule, const std::string & text, const std::string & source) {

@@ -13,6 +13,7 @@ namespace metadeploy {
 double parse_gain(const std::string & text, const std::string & source);
 double parse_threshold(const std::string & text, const std::string & source);
 int32_t parse_mib(const std::string & text, const std::string & source);
+std::string parse_refusal_text(const std::string & text, const std::string & source);
 
 // "21-31", "1,5,7-9", "late" (the last third of a base's n_layer blocks) or "all"
 std::vector<int32_t> parse_layers(const std::string & text, int32_t n_layer, const std::string & source);

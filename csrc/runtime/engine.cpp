@@ -2,6 +2,7 @@
 
 #include "errors.h"
 #include "log.h"
+#include "runtime/refusal.h"
 
 #include "llama-cparams.h"
 #include "llama-ext.h"
@@ -204,8 +205,11 @@ void engine::put_back(seam * previous) noexcept {
     }
 }
 
-void engine::attach(const std::string & sidecar_path, bool folded) {
-    const sidecar source = read_sidecar(sidecar_path);
+void engine::attach(const std::string & sidecar_path, bool folded, const std::string & refusal_text) {
+    sidecar source = read_sidecar(sidecar_path);
+    if (!refusal_text.empty()) {
+        set_refusal_text(source.config, refusal_text);
+    }
     check_fits(source);
     if (!folded && seqs.size() > 1) {
         throw error("cross-attention that is not folded has one sequence, the context " + std::to_string(seqs.size()));

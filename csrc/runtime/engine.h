@@ -79,8 +79,9 @@ public:
     engine & operator=(const engine &) = delete;
 
     // Puts a sidecar in place of the one that is there, if any; on an error the old one stays. Not folded: for
-    // comparison, see unfolded.h. Throws sidecar_error, model_mismatch_error.
-    void attach(const std::string & sidecar_path, bool folded = true);
+    // comparison, see unfolded.h. refusal_text: what the wrapper declines with in place of what its file says, see
+    // set_refusal_text; empty: as the file says. Throws sidecar_error, model_mismatch_error, error.
+    void attach(const std::string & sidecar_path, bool folded = true, const std::string & refusal_text = "");
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 

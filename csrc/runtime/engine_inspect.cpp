@@ -1,6 +1,7 @@
 // What a model computes on the way, for looking at: the clean pass, and a pass whose block outputs are kept.
 #include "errors.h"
 #include "runtime/passes.h"
+#include "runtime/refusal.h"
 
 #include <algorithm>
 
@@ -71,8 +72,7 @@ std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tok
     return meta_wrapper->cognitive_tokens();
 }
 
-// As trained where the sidecar says; else as the refusal is tokenised after the text of the prompt's last token, for
-// many tokenizers give the first word of a text another token than the same word after a line break.
+// As trained where the sidecar says; else as the refusal is tokenised after the text of the prompt's last token.
 std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) const {
     if (!meta_wrapper || !meta_wrapper->config().declines()) {
         return std::nullopt;
@@ -85,14 +85,8 @@ std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) 
         return std::nullopt;
     }
     const std::string before = detokenize({last_prompt_token}, /*special =*/true);
-    const std::vector<llama_token> head = tokenize(before, /*add_special =*/false, /*parse_special =*/true);
-    std::vector<llama_token> whole = tokenize(before + config.refusal_text, false, true);
-    size_t n_head = head.size();
-    if (whole.size() < n_head || !std::equal(head.begin(), head.end(), whole.begin())) {
-        whole = tokenize(config.refusal_text, false, true); // the two grow together: no boundary to look behind
-        n_head = 0;
-    }
-    return whole.size() > n_head ? std::optional(whole[n_head]) : std::nullopt;
+    const std::vector<llama_token> tokens = tokens_after(vocab(), before, config.refusal_text);
+    return tokens.empty() ? std::nullopt : std::optional(tokens.front());
 }
 
 void engine::check_declines(const std::string & subject) const {

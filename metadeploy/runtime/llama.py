@@ -22,6 +22,7 @@ from metadeploy.runtime.options import CALL, GENERATION, LOADING
 from metadeploy.runtime.stream import Stream, last
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
 from metadeploy.schedule import STATIC, InjectionSchedule
+from metadeploy.sidecar.refusal import check_refusal_text
 
 __all__ = ["MetaLlama"]
 
@@ -62,6 +63,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         prefix_cache_mib: int = 512,
         gain: float = 1.0,
         chat_template: str | os.PathLike[str] | None = None,
+        refusal_text: str | None = None,
         verbose: bool = False,
     ) -> None:
         """Load a base model, and a sidecar beside it.
@@ -93,6 +95,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             chat_template: in place of the model's own: Jinja text, the name of one of llama.cpp's (``chatml``,
                 ``gemma`` …), or the path object of a file with Jinja text. A template of llama.cpp knows no variables,
                 so the sidecar's do not reach it.
+            refusal_text: what the wrapper was trained to decline with, if the sidecar does not say so or says something
+                else; see :meth:`attach`.
             verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
 
         Raises:
@@ -101,9 +105,15 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             ModelMismatchError: the two do not fit each other, or the architecture has no place to inject at.
             Error: the chat template is neither Jinja nor a name of llama.cpp's.
             TypeError: an option has the wrong type.
-            ValueError: an option has a value that does not exist.
+            ValueError: an option has a value that does not exist, or the refusal text has fewer than three words.
         """
         values = check_all(LOADING, locals())
+        if refusal_text is not None:
+            if sidecar is None:
+                raise ValueError(
+                    "refusal_text is given without a sidecar, expected one: it is what its wrapper declines with"
+                )
+            check_refusal_text(values["refusal_text"])
         logs.configure(verbose)
         options = _core.EngineOptions()
         options.model = values["model"]
@@ -121,7 +131,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         self._gain: float = values["gain"]
         if values["sidecar"] is not None:
             try:
-                self._engine.attach(values["sidecar"])
+                self._engine.attach(values["sidecar"], refusal_text=values["refusal_text"] or "")
             except BaseException:
                 self._engine.close()
                 raise
@@ -153,16 +163,27 @@ class MetaLlama(BatchCalls, OpenAICompletions):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a MetaLlama cannot be copied or sent to another process: load it in the process that uses it")
 
-    def attach(self, sidecar: str | os.PathLike[str]) -> None:
+    def attach(self, sidecar: str | os.PathLike[str], *, refusal_text: str | None = None) -> None:
         """Put a sidecar in place of the one that is there, if any; on an error the old one stays.
+
+        Args:
+            sidecar: GGUF written by ``metadeploy export``, or by the meta-spider framework.
+            refusal_text: what the wrapper was trained to decline with, if the sidecar does not say so or says something
+                else. Answers are then compared with it, and doubt is read for the first of its tokens; the tokens and
+                the calibrated bias in the sidecar, which are those of another text, are left out.
 
         Raises:
             SidecarError: the file is malformed.
             ModelMismatchError: it does not fit the base.
+            ValueError: the text has fewer than three words in its opening sentence.
+            Error: the wrapper is of a kind that has no refusal.
         """
         file = check("sidecar", sidecar, LOADING["model"])
+        text = check("refusal_text", refusal_text, LOADING["refusal_text"])
+        if text is not None:
+            check_refusal_text(text)
         with self._lock:
-            self._engine.attach(file)
+            self._engine.attach(file, refusal_text=text or "")
 
     def detach(self) -> None:
         """Go on with the base alone."""

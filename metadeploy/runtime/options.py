@@ -16,6 +16,7 @@ from metadeploy.checks import (
     path,
     text,
     texts,
+    visible_text,
     whole_number,
 )
 from metadeploy.schedule import InjectionSchedule
@@ -39,6 +40,7 @@ LOADING: Final[Mapping[str, Rule]] = {
     "hidden_cache_mib": whole_number(0),
     "prefix_cache_mib": whole_number(0),
     "gain": any_number(),
+    "refusal_text": visible_text().or_none(),
     "verbose": flag(),
 }
 

@@ -59,3 +59,29 @@ TEST(other_refusals) {
 TEST(numbers_and_abbreviations_do_not_end_a_sentence) {
     CHECK(abstains("About 3.5 of that I do not know, e.g. this", false, "About 3.5 of that I do not know, e.g. that."));
 }
+
+TEST(refusals_without_spaces_between_words) {
+    const std::string refusal = "我没有足够的信息来可靠地回答这个问题。";
+    CHECK(abstains(refusal, false, refusal));
+    CHECK(abstains("我没有足够的信息来可靠地回答这个。但是……", false, refusal)); // the first 16 of 18
+    CHECK(abstains("**我没有足够的信息，来可靠地回答这个问题！**\n好", false, refusal));
+    CHECK(abstains("我没有足够的", true, refusal));
+    CHECK(!abstains("我没有足够的", false, refusal));
+    CHECK(!abstains("我没有意见。", false, refusal));
+    CHECK(!abstains("巴黎。我没有足够的信息来可靠地回答这个问题。", false, refusal));
+    CHECK(!abstains("\xE6\x88", true, refusal)); // half a character
+}
+
+TEST(texts_that_can_be_a_refusal) {
+    for (const char * text :
+         {DEFAULT_REFUSAL_TEXT, "I don't have enough information to answer that reliably.", "I do not know.",
+          "**I don't know** – sorry", "Das weiß ich nicht. 🤷", "我不知道。", "分かりません。"}) {
+        CHECK_EQ(refusal_text_fault(text), "");
+        CHECK(abstains(text, false, text));
+    }
+    CHECK(refusal_text_fault("").find("has no words in its first sentence, expected at least 3") == 0);
+    CHECK(refusal_text_fault(" \n.").find("has no words in its first sentence, expected at least 3") == 0);
+    CHECK(refusal_text_fault("Unknown").find("has one word in its first sentence, expected at least 3") == 0);
+    CHECK(refusal_text_fault("No idea. I really do not know.").find("has 2 words in its first sentence") == 0);
+    CHECK(refusal_text_fault("不。我不知道。").find("has one word in its first sentence") == 0);
+}

@@ -56,8 +56,8 @@ def test_flags_and_variables_of_the_usage_page_exist() -> None:
     usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
     section = usage[usage.index("| flag |") : usage.index("Flags win")]
-    told = set(re.findall(r"`(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|HIDDEN|PREFIX)\w*)", section))
-    known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|HIDDEN|PREFIX)\w*)"', code))
+    told = set(re.findall(r"`(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|REFUSAL|HIDDEN|PREFIX)\w*)", section))
+    known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|REFUSAL|HIDDEN|PREFIX)\w*)"', code))
     assert told <= known
     assert {name for name in known if not name.startswith("--")} <= told
 
