@@ -110,9 +110,9 @@ def doubter(session: nox.Session) -> None:
 
 @nox.session
 def kill9(session: nox.Session) -> None:
-    """Kill every command with SIGKILL at random moments, 204 times in all or as often as the argument says for each."""
+    """Kill every command with SIGKILL at random moments, 203 times in all or as often as the argument says for each."""
     _install(session, "-e", ".[test]")
-    kills = session.posargs[0] if session.posargs else "34"
+    kills = session.posargs[0] if session.posargs else "29"
     session.run("pytest", "-s", "tests/integration/test_kill9.py", env={"METADEPLOY_KILLS": kills})
 
 

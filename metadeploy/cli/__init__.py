@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
 from metadeploy.cli import doctor as _doctor
+from metadeploy.cli import edit as _edit
 from metadeploy.cli import eval as _eval
 from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
@@ -46,13 +48,19 @@ _eval.register(app)
 _ladder.register(app)
 _export.register(app)
 _inspect.register(app)
+_edit.register(app)
 _card.register(app)
 _bench.register(app)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"metadeploy {own_version() or '(a copy that is not installed)'}")
+        # another project has a script of this name: whose it is, and which copy runs
+        folder = Path(__file__).resolve().parents[1]
+        typer.echo(
+            f"metadeploy {own_version() or '(a copy that is not installed)'} "
+            f"(Doubters beside GGUF models in llama.cpp; python -m metadeploy; {folder})"
+        )
         raise typer.Exit
 
 

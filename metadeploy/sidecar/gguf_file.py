@@ -148,6 +148,9 @@ class GGUFFile:
         tensors: tensor records by name, in file order.
         file: the open file.
         role: what it is meant to be.
+        key_spans: where each key stands with its value, first byte and the one after the last.
+        records_span: where the tensor records stand.
+        data_offset: where the tensors' data begin.
     """
 
     path: Path
@@ -158,6 +161,9 @@ class GGUFFile:
     tensors: Mapping[str, TensorInfo]
     file: OpenFile
     role: Role
+    key_spans: Mapping[str, tuple[int, int]]
+    records_span: tuple[int, int]
+    data_offset: int
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """Data of a tensor as stored.
@@ -292,12 +298,16 @@ def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
     n_kv = cursor.count("the number of metadata keys", least=_MIN_KV_BYTES)
 
     metadata: dict[str, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for index in range(n_kv):
+        begin = cursor.pos
         key = _name(cursor, f"metadata key {index}", most=_MAX_KEY_BYTES)
         if key in metadata:
             raise _Malformed(f"has the metadata key '{key}' twice")
         metadata[key] = _value(cursor, key)
+        spans[key] = begin, cursor.pos
 
+    records = cursor.pos
     infos = [_tensor_record(cursor, index) for index in range(n_tensors)]
     alignment = _alignment(metadata)
     start = -(-cursor.pos // alignment) * alignment
@@ -307,7 +317,8 @@ def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
             raise _Malformed(f"has the tensor '{info.name}' twice")
         tensors[info.name] = _placed(info, start=start, alignment=alignment, size=file.size)
     _check_order(tensors, start=start, alignment=alignment)
-    return GGUFFile(path, version, file.size, alignment, metadata, tensors, file, role)
+    records_span = (records, cursor.pos)
+    return GGUFFile(path, version, file.size, alignment, metadata, tensors, file, role, spans, records_span, start)
 
 
 def _check_magic(magic: bytes, size: int) -> None:

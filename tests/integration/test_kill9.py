@@ -47,6 +47,11 @@ def exported(made: Path, folder: Path) -> Victim:
     return Victim(arguments, folder, strict=("doubter_sidecar.gguf", "doubter_checkpoint.pt", "run.json"))
 
 
+def edited(_: Path, folder: Path) -> Victim:
+    changes = ("--set", "name=another", "--set", "refusal_bias=0.5", "--unset", "license")
+    return Victim(("edit", str(folder / "doubter_sidecar.gguf"), *changes), folder, strict=("doubter_sidecar.gguf",))
+
+
 def collected(made: Path, folder: Path) -> Victim:
     shutil.rmtree(folder / "collect")
     for name in ("run.json", "doubter_checkpoint.pt", "doubter_sidecar.gguf"):
@@ -86,7 +91,7 @@ def climbed(made: Path, folder: Path) -> Victim:
     )
 
 
-VICTIMS: tuple[Callable[[Path, Path], Victim], ...] = (exported, collected, trained, evaluated, climbed)
+VICTIMS: tuple[Callable[[Path, Path], Victim], ...] = (exported, edited, collected, trained, evaluated, climbed)
 
 
 @pytest.mark.parametrize("victim", VICTIMS, ids=lambda each: each.__name__)

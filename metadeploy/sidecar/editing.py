@@ -1,0 +1,393 @@
+"""Change what a sidecar says about itself without touching what it computes.
+
+The new file has the old one's bytes but for the keys that change: tensors, their records and all other keys are copied
+as they are. It is examined as every reader does before it takes the old one's place, atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy.checks import check_all, flag, instance, names, path, shown
+from metadeploy.errors import SidecarError, faults_message
+from metadeploy.files import refuse_overwriting, replacing, sha256
+from metadeploy.sidecar import keys
+from metadeploy.sidecar.examination import Examination, examine, examine_file, prefix_of
+from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
+from metadeploy.sidecar.refusal import check_refusal_text
+from metadeploy.sidecar.rules import MAX_INT
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, WrapperConfig
+from metadeploy.sidecar.writer import base_model_keys, check_target
+
+__all__ = ["EDITABLE", "Change", "EditReport", "edit_sidecar"]
+
+_BASE_MODEL: Final = "base_model"
+_TYPE_NUMBERS: Final = {"str": 8, "u32": 4, "f32": 6, "i32": 5}
+_ARRAY: Final = 9
+_CHUNK: Final = 1 << 24
+_ARGUMENTS: Final = {
+    "path": path(),
+    "values": instance(Mapping).or_none(),
+    "unset": names(),
+    "base": path().or_none(),
+    "output": path().or_none(),
+    "force": flag(),
+    "dry_run": flag(),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that an edit changes.
+
+    Attributes:
+        key: as in the file.
+        before: its plain value, None where it was absent.
+        after: the same afterwards.
+    """
+
+    key: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditReport:
+    """What an edit did, or would do.
+
+    Attributes:
+        path: the file that was written, or would be.
+        changes: every key that is another than before, also those that follow from what was asked for.
+        written: whether the file was written; not where nothing changes in place, or after a dry run.
+        sha256: of the file, hex; None where it was not written.
+    """
+
+    path: Path
+    changes: tuple[Change, ...]
+    written: bool
+    sha256: str | None
+
+
+# -- what can be edited
+
+
+def _text(text: str) -> Value:
+    return Value("str", text)
+
+
+def _number(text: str) -> Value:
+    try:
+        if "_" in text:
+            raise ValueError
+        # as it will be read again
+        return Value("f32", struct.unpack("<f", struct.pack("<f", float(text)))[0])
+    except (ValueError, OverflowError):
+        raise ValueError(f"is {shown(text)}, expected a number such as -0.75") from None
+
+
+def _whole(text: str) -> int | None:
+    """A number in decimal digits, not above `MAX_INT`."""
+    digits = text.strip()
+    number = int(digits[:11]) if digits.isascii() and digits.isdecimal() else MAX_INT + 1
+    return number if number <= MAX_INT and len(digits) <= 11 else None
+
+
+def _count(text: str) -> Value:
+    if not (number := _whole(text)):
+        raise ValueError(f"is {shown(text)}, expected a whole number from 1 to {MAX_INT}")
+    return Value("u32", number)
+
+
+def _token_ids(text: str) -> Value:
+    found = [number for part in text.split(",") if (number := _whole(part)) is not None]
+    if len(found) < len(text.split(",")):
+        raise ValueError(f"is {shown(text)}, expected token ids between commas, such as 57,5248,441")
+    return Value("[i32]", list(found))
+
+
+def _object(text: str) -> Value:
+    try:
+        found = json.loads(text)
+        compact = json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"is not JSON: {problem}") from None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"holds a JSON {type(found).__name__}, expected an object such as {{\"enable_thinking\": false}}"
+        )
+    return Value("str", compact)
+
+
+@dataclass(frozen=True)
+class _Editable:
+    """A key that may be edited: its name in the file, how its value is read from text, and what it is."""
+
+    key: str
+    parse: Callable[[str], Value]
+    what: str
+
+
+#: What can be set, by the name that people type; a key's whole name does as well.
+EDITABLE: Final[Mapping[str, _Editable]] = {
+    "name": _Editable("general.name", _text, "for humans"),
+    "version": _Editable("general.version", _text, "of the wrapper"),
+    "license": _Editable("general.license", _text, "SPDX identifier"),
+    "description": _Editable("general.description", _text, "one sentence"),
+    _BASE_MODEL: _Editable("general.base_model.0.name", _text, "hub id or name of the base"),
+    "base_block_count": _Editable(keys.BASE_BLOCK_COUNT, _count, "layers of the base"),
+    "refusal_text": _Editable(keys.REFUSAL_TEXT, _text, "what it was trained to decline with"),
+    "refusal_token_ids": _Editable(keys.REFUSAL_TOKEN_IDS, _token_ids, "the tokens of that, as trained"),
+    "refusal_bias": _Editable(keys.REFUSAL_BIAS, _number, "calibrated, of the first of them"),
+    "prompt_format": _Editable(keys.PROMPT_FORMAT, _text, "auto: the base's chat template"),
+    "answer_suffix": _Editable(keys.ANSWER_SUFFIX, _text, "text after the last user message"),
+    "chat_template_kwargs": _Editable(keys.CHAT_TEMPLATE_KWARGS, _object, "JSON object for the chat template"),
+}
+_REFUSAL: Final = ("refusal_text", "refusal_token_ids", "refusal_bias")
+
+
+def _editable(typed: str, prefix: str) -> str:
+    """The short name of a key as people type it: short, or as in the file.
+
+    Raises:
+        ValueError: there is no such key, or it is not to be edited.
+    """
+    for name, entry in EDITABLE.items():
+        if typed in (name, entry.key.format(prefix=prefix)):
+            return name
+    raise ValueError(f"'{typed}' cannot be edited, expected one of {', '.join(EDITABLE)}")
+
+
+# -- the edit
+
+
+def edit_sidecar(
+    path: str | Path,
+    *,
+    values: Mapping[str, str] | None = None,
+    unset: Sequence[str] = (),
+    base: str | Path | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> EditReport:
+    """Set or remove what a sidecar says about itself.
+
+    With another ``refusal_text`` the tokens and the bias of the old one go, unless they are set as well; with ``base``
+    the tokens of the new one are written. The tensors stay as they are, to the byte.
+
+    Args:
+        path: the sidecar; also one with faults, if the edit mends them.
+        values: text by name, see `EDITABLE`. A value is text as it is typed, also that of a number.
+        unset: names of keys to remove.
+        base: GGUF of the base model: the sidecar must fit it, and a new refusal text is tokenised by it.
+        output: a new file, which is not the sidecar itself; None edits in place.
+        force: whether an existing ``output`` may be replaced.
+        dry_run: write nothing.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a name or a value that cannot be set; all are named.
+        Error: the output is the same file as the sidecar or the base.
+        SidecarError: the file is no sidecar, or would not be a valid one afterwards (all faults), or cannot be written.
+        ModelLoadError: the base is not a readable model.
+        ModelMismatchError: the sidecar does not fit the base.
+    """
+    check_all(_ARGUMENTS, locals())
+    source = Path(path)
+    target = source if output is None else Path(output)
+    if output is not None:
+        refuse_overwriting(target, source, base, what="sidecar")
+        check_target(Path(os.path.realpath(target)), f"sidecar '{target}'", force=force)
+    file = read_gguf(source)
+    prefix = prefix_of(file)
+    if prefix is None:
+        raise SidecarError(faults_message(f"sidecar '{path}'", examine_file(file).faults))
+    wanted = _wanted(values or {}, unset, prefix)
+    _settle_refusal(file, prefix, wanted, None if base is None else Path(base))
+    edited = replace(file, metadata=_with(file.metadata, wanted))
+    changes = _changes(file.metadata, edited.metadata)
+    config = _valid(examine_file(edited), target)
+    if base is not None:
+        from metadeploy.export.base import check_base
+
+        check_base(base, config)
+    written = not dry_run and bool(changes or output is not None)
+    if written:
+        _write(file, wanted, target)
+    return EditReport(path=target, changes=tuple(changes), written=written, sha256=sha256(target) if written else None)
+
+
+def _valid(found: Examination, target: Path) -> WrapperConfig:
+    if found.faults or found.config is None:
+        raise SidecarError(faults_message(f"sidecar '{target}' as edited", found.faults))
+    return found.config
+
+
+def _wanted(values: Mapping[str, str], unset: Sequence[str], prefix: str) -> dict[str, Value | None]:
+    """What is asked for, by key in the file; None removes it."""
+    wanted: dict[str, Value | None] = {}
+    faults: list[str] = []
+    named: set[str] = set()
+    for typed, text in (*values.items(), *((name, None) for name in unset)):
+        try:
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{typed} is {shown(text)}, expected the value as text")
+            name = _editable(typed, prefix)
+            if name in named:
+                raise ValueError(f"'{typed}' is given twice")
+            named.add(name)
+            wanted |= _values(name, text, prefix)
+        except ValueError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise ValueError(faults_message("edit", faults))
+    return wanted
+
+
+def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]:
+    entry = EDITABLE[name]
+    if text is None:
+        removed = base_model_keys("a/b") if name == _BASE_MODEL else {entry.key: None}
+        return {key.format(prefix=prefix): None for key in removed}
+    if not text.strip():
+        raise ValueError(f"{name} is empty, expected {entry.what} (hint: --unset {name} removes it)")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not Unicode text, expected {entry.what}") from None
+    if "\0" in text:
+        raise ValueError(f"{name} has a zero byte, expected {entry.what}")
+    if name == "refusal_text":
+        check_refusal_text(text)
+    if name == _BASE_MODEL:
+        if not base_model_keys(text):
+            raise ValueError(f"{name} is '{text}', expected {entry.what}")
+        return {key: None for key in base_model_keys("a/b")} | dict(base_model_keys(text))
+    try:
+        return {entry.key.format(prefix=prefix): entry.parse(text)}
+    except ValueError as fault:
+        raise ValueError(f"{name} {fault}") from None
+
+
+def _settle_refusal(file: GGUFFile, prefix: str, wanted: dict[str, Value | None], base: Path | None) -> None:
+    """Let the refusal's tokens and bias follow its text."""
+    text_key, ids_key, bias_key = (EDITABLE[name].key.format(prefix=prefix) for name in _REFUSAL)
+    kind = file.metadata.get(keys.KIND.format(prefix=prefix), Value("str", "doubter")).value
+    if kind != "doubter" and any(wanted.get(key) is not None for key in (text_key, ids_key, bias_key)):
+        raise ValueError(f"edit: a wrapper of kind '{kind}' has no refusal, expected a doubter")
+
+    def said(metadata: Mapping[str, Value | None]) -> object:
+        value = metadata.get(text_key)
+        return value.value if value is not None else DEFAULT_REFUSAL_TEXT
+
+    text = said({**file.metadata, **wanted})
+    if text_key not in wanted or text == said(file.metadata):
+        return
+    for key in (ids_key, bias_key):
+        wanted.setdefault(key, None)
+    if base is not None and wanted[ids_key] is None:
+        wanted[ids_key] = Value("[i32]", _tokens(base, str(text), file, prefix, wanted))
+
+
+def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[str, Value | None]) -> list[int]:
+    """Of a refusal where an answer begins: by the base's vocabulary and template, with the sidecar's settings."""
+    from metadeploy import _core
+    from metadeploy.export.base import read_base
+
+    read_base(base)  # names what is wrong with a file that is no language model
+    edited = _with(file.metadata, wanted)
+
+    def setting(template: str) -> str:
+        value = edited.get(template.format(prefix=prefix))
+        return value.value if value is not None and isinstance(value.value, str) else ""
+
+    kwargs = setting(keys.CHAT_TEMPLATE_KWARGS)
+    _object(kwargs or "{}")
+    return _core.refusal_tokens(str(base), text, setting(keys.ANSWER_SUFFIX), kwargs)
+
+
+def _with(metadata: Mapping[str, Value], wanted: Mapping[str, Value | None]) -> dict[str, Value]:
+    """Values after an edit, in the order of the file, new ones last."""
+    return {key: value for key, value in {**metadata, **wanted}.items() if value is not None}
+
+
+def _changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Change]:
+    def plain(value: Value | None) -> Any:
+        return None if value is None else value.value
+
+    names = {**before, **after}
+    return [
+        Change(key, plain(before.get(key)), plain(after.get(key))) for key in names if before.get(key) != after.get(key)
+    ]
+
+
+# -- the file
+
+
+def _write(file: GGUFFile, wanted: Mapping[str, Value | None], target: Path) -> None:
+    try:
+        with replacing(target) as temporary:
+            with temporary.open("wb") as out:
+                for part in _parts(file, wanted):
+                    out.write(part)
+            _valid(examine(temporary), target)
+    except OSError as problem:
+        raise SidecarError(f"sidecar '{target}': cannot be written: {problem.strerror or problem}") from problem
+
+
+def _parts(file: GGUFFile, wanted: Mapping[str, Value | None]) -> Iterator[bytes]:
+    """The bytes of the new file: the old ones, but for the keys that are wanted otherwise."""
+    records: list[bytes] = []
+    for key, span in file.key_spans.items():
+        value = wanted.get(key)
+        if key not in wanted:
+            records.append(_copied(file, *span))
+        elif value is not None:
+            records.append(_record(key, value))
+    records += [_record(key, value) for key, value in wanted.items() if value is not None and key not in file.key_spans]
+    tensor_records = _copied(file, *file.records_span)
+    head = b"GGUF" + struct.pack("<IQQ", file.version, len(file.tensors), len(records))
+    header = b"".join((head, *records, tensor_records))
+    yield header
+    yield bytes(-len(header) % file.alignment)
+    for begin in range(file.data_offset, file.size, _CHUNK):
+        yield _copied(file, begin, min(begin + _CHUNK, file.size))
+
+
+def _copied(file: GGUFFile, begin: int, end: int) -> bytes:
+    """Bytes of the old file."""
+    try:
+        found = file.file.read(begin, end - begin)
+    except OSError as problem:
+        raise SidecarError(f"sidecar '{file.path}': cannot be read: {problem.strerror or problem}") from problem
+    if len(found) < end - begin:
+        raise SidecarError(f"sidecar '{file.path}': has become shorter than {end} bytes (truncated while it was read?)")
+    return found
+
+
+def _record(key: str, value: Value) -> bytes:
+    """A key with its value as GGUF stores them."""
+    name = key.encode()
+    return struct.pack("<Q", len(name)) + name + _stored(value)
+
+
+def _stored(value: Value) -> bytes:
+    if value.type.startswith("["):
+        assert isinstance(value.value, list)
+        kind = value.type[1:-1]
+        items = b"".join(struct.pack("<i", item) for item in value.value)
+        return struct.pack("<IIQ", _ARRAY, _TYPE_NUMBERS[kind], len(value.value)) + items
+    number = struct.pack("<I", _TYPE_NUMBERS[value.type])
+    if isinstance(value.value, str):
+        text = value.value.encode()
+        return number + struct.pack("<Q", len(text)) + text
+    return number + struct.pack("<f" if value.type == "f32" else "<I", value.value)
