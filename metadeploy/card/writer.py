@@ -16,8 +16,9 @@ from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
-from metadeploy.errors import Error, MissingDependencyError, RunDirError
+from metadeploy.errors import Error, MissingDependencyError, RunDirError, SidecarError
 from metadeploy.files import refuse_overwriting, write_atomically
+from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.run_dir import RunDir
 
@@ -223,7 +224,7 @@ def _render(
         front_matter=front_matter,
         name=name,
         base=_base_link(base),
-        refusal=str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT),
+        refusal=_refusal(run),
         measured=measured,
         caveats=list(_caveats(measured, base, knows_all_kinds=not left_out)),
         base_file=_base_file(run.manifest, measured),
@@ -258,6 +259,16 @@ def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterato
     if engines == {"torch"}:
         yield "It was measured in PyTorch only; a quantised base in llama.cpp decides otherwise on some questions."
     yield from caveats(measured.evaluations)
+
+
+def _refusal(run: RunDir) -> str:
+    """What it declines with: as the sidecar says, which may have another text than run.json, else as run.json does."""
+    if run.sidecar.exists():
+        try:
+            return read_sidecar(run.sidecar).config.refusal_text
+        except SidecarError:  # not for a card to say
+            pass
+    return str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT)
 
 
 def _base_link(base: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -15,7 +16,17 @@ from rich.table import Table
 
 from metadeploy.files import json_text
 
-__all__ = ["bar", "byte_size", "facts_table", "output", "parameter_count", "print_json", "progress_bar", "ranges"]
+__all__ = [
+    "bar",
+    "byte_size",
+    "checked_refusal_text",
+    "facts_table",
+    "output",
+    "parameter_count",
+    "print_json",
+    "progress_bar",
+    "ranges",
+]
 
 #: Width where there is no terminal to ask: wide enough for tensor names not to be cut.
 _PIPE_WIDTH: Final = 120
@@ -52,6 +63,16 @@ def ranges(layers: tuple[int, ...]) -> str:
             runs.append([layer])
     texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     return ",".join(texts) or "none"
+
+
+def checked_refusal_text(text: str | None, *, hint: str = "'--refusal-text'") -> str | None:
+    """A refusal text as typed; wrong usage where answers cannot be compared with it."""
+    from metadeploy.sidecar.refusal import check_refusal_text
+
+    try:
+        return None if text is None else check_refusal_text(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def bar(value: float) -> str:

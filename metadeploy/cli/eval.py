@@ -44,6 +44,10 @@ def _eval(
             help="Another wrapper.", show_default="doubter_checkpoint.pt; doubter_sidecar.gguf for the runtime"
         ),
     ] = None,
+    refusal_text: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What it was trained to decline with.", show_default="as its files say"),
+    ] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
     questions: Annotated[
         str | None,
@@ -93,7 +97,7 @@ def _eval(
     Results, samples and plots go into the run's folder eval. What is interrupted goes on where it was, and answers that
     are there already are not asked for again.
     """
-    from metadeploy.cli._console import print_json
+    from metadeploy.cli._console import checked_refusal_text, print_json
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
@@ -115,6 +119,7 @@ def _eval(
         engine=engine,
         base=base,
         sidecar=sidecar,
+        refusal_text=checked_refusal_text(refusal_text),
         split=split,
         questions=questions,
         source=source,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from metadeploy.export import ExportReport
@@ -22,24 +23,58 @@ _EPILOG = """\
   metadeploy export doubter.pt --base base-Q4_K_M.gguf    [dim]# does the base fit?[/dim]
 
   metadeploy export doubter.pt --target-layers late:32    [dim]# without a run.json[/dim]
+
+  metadeploy export --run-dir runs/ --out small.gguf      [dim]# as the meta-spider framework spells it[/dim]
 """
+
+
+_LAYER_OPTIONS: Final = ("--target-layers", "--cross-attn-layers")
+
+
+class _Command(TyperCommand):
+    """Takes several numbers after an option for layers, as the framework's command does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join them with commas, which is what one value looks like."""
+        joined: list[str] = []
+        for arg in args:
+            goes_on = len(joined) > 1 and joined[-2] in _LAYER_OPTIONS and not joined[-1].startswith("-")
+            if goes_on and arg.isdecimal():
+                joined[-1] += f",{arg}"
+            else:
+                joined.append(arg)
+        return super().parse_args(ctx, joined)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="export", epilog=_EPILOG, short_help="Convert a PyTorch checkpoint into a sidecar GGUF.")(_export)
+    app.command(
+        name="export", cls=_Command, epilog=_EPILOG, short_help="Convert a PyTorch checkpoint into a sidecar GGUF."
+    )(_export)
 
 
 def _export(
     checkpoint: Annotated[
-        Path,
-        typer.Argument(metavar="CHECKPOINT", help="A .pt or .safetensors file, or the run directory that has one."),
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A .pt or .safetensors file, or the run directory that has one.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_option: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="The same, as the meta-spider framework spells it.", show_default=False),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="The same, for a run directory.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
+            "--out",
             help="The sidecar.",
             show_default="<kind>_sidecar.gguf beside the checkpoint, as in doubter_sidecar.gguf",
         ),
@@ -53,7 +88,7 @@ def _export(
         typer.Option(help="The training manifest.", show_default="run.json beside the checkpoint"),
     ] = None,
     target_layers: Annotated[
-        str | None, typer.Option(help="Layers the encoder reads: 21-31, 1,5,7-9, late:32 or all:32.")
+        str | None, typer.Option(help="Layers the encoder reads: 21-31, 1,5,7-9, '1 5 9', late:32 or all:32.")
     ] = None,
     cross_attn_layers: Annotated[
         str | None, typer.Option(help="Layers injected after; the checkpoint's tensors tell.")
@@ -64,6 +99,12 @@ def _export(
     ] = None,
     base: Annotated[
         Path | None, typer.Option(help="GGUF of the base model: checks width, layers and architecture.")
+    ] = None,
+    refusal_text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What it was trained to decline with.", show_default="as checkpoint or run.json say"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the file.", show_default="after the base")] = None,
     license_id: Annotated[
@@ -79,15 +120,16 @@ def _export(
 
     Nothing inside the checkpoint is ever executed.
     """
-    from metadeploy.cli._console import print_json, progress_bar
+    from metadeploy.cli._console import checked_refusal_text, print_json, progress_bar
     from metadeploy.export import export
     from metadeploy.sidecar import Metadata
 
+    source = _source(checkpoint, checkpoint_option, run_dir)
     given = {"name": name, "license": license_id, "description": description}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     with progress_bar("exporting") as progress:
         report = export(
-            checkpoint,
+            source,
             output=output,
             outtype=outtype,
             run_json=run_json,
@@ -96,6 +138,7 @@ def _export(
             hidden_dim=hidden_dim,
             num_layers=num_layers,
             base=base,
+            refusal_text=checked_refusal_text(refusal_text),
             metadata=Metadata(**fields),
             force=force,
             progress=progress,
@@ -104,6 +147,21 @@ def _export(
         print_json(_as_json(report))
     else:
         _summary(report)
+
+
+def _source(argument: Path | None, option: Path | None, run_dir: Path | None) -> Path:
+    """The one checkpoint that is named, in whichever way."""
+    named = [path for path in (argument, option, run_dir) if path is not None]
+    if not named:
+        raise typer.BadParameter("is missing: name a checkpoint or a run directory", param_hint="'CHECKPOINT'")
+    if len(named) > 1:
+        raise typer.BadParameter(
+            f"{', '.join(map(str, named))} are given, expected one checkpoint or run directory",
+            param_hint="'CHECKPOINT'",
+        )
+    if run_dir is not None and not run_dir.is_dir():
+        raise typer.BadParameter(f"'{run_dir}' is not a directory", param_hint="'--run-dir'")
+    return named[0]
 
 
 def _as_json(report: ExportReport) -> dict[str, Any]:

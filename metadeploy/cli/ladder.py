@@ -40,6 +40,10 @@ def _ladder(
     sidecar_types: Annotated[
         str, typer.Option(help="Types of the sidecar, tried with F32 and Q4_K_M; 'none' for none.")
     ] = _SIDECAR_TYPES,
+    refusal_text: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What it was trained to decline with.", show_default="as its files say"),
+    ] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="Most questions, drawn at random.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
@@ -64,7 +68,7 @@ def _ladder(
     Table, results, samples and plot go into the run's folder ladder. What is interrupted goes on with the first type
     that is not finished.
     """
-    from metadeploy.cli._console import print_json
+    from metadeploy.cli._console import checked_refusal_text, print_json
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
@@ -76,6 +80,7 @@ def _ladder(
         base=base,
         types=parse_types(types),
         sidecar_types=parse_sidecar_types(sidecar_types),
+        refusal_text=checked_refusal_text(refusal_text),
         split=split,
         limit=limit,
         seed=seed,

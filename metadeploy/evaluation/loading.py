@@ -89,7 +89,7 @@ def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLi
     dtype, quantization = settings.dtype or run.manifest.get("dtype", "auto"), run.manifest.get("quantization")
     config = MetaSpiderConfig(model_name=base, dtype=dtype, device=settings.device, quantization=quantization)
     pipeline = MetaSpiderPipeline.from_pretrained(config)
-    doubter = pipeline.attach(Doubter.from_checkpoint(wrapper))
+    doubter = pipeline.attach(Doubter.from_checkpoint(wrapper, refusal_text=settings.refusal_text))
     return Loaded(
         TorchEngine(pipeline, limits=limits, batch_size=settings.batch_size),
         doubter,
@@ -114,7 +114,14 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
     if settings.sidecar is None:
         run.refuse_stale_sidecar()
     # doubt must not depend on the question before it, nor on those beside it, not even in its last digits
-    llm = MetaLlama(base, wrapper, n_parallel=_AT_ONCE, n_threads=settings.threads, prefix_cache_mib=0)
+    llm = MetaLlama(
+        base,
+        wrapper,
+        n_parallel=_AT_ONCE,
+        n_threads=settings.threads,
+        prefix_cache_mib=0,
+        refusal_text=settings.refusal_text,
+    )
     return Loaded(
         RuntimeEngine(llm, limits=limits),
         _doubter(wrapper),

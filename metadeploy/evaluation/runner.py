@@ -26,6 +26,7 @@ from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.files import refuse_overwriting, write_json
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
@@ -120,6 +121,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
             "split": settings.split,
             "seed": settings.seed,
             "limit": settings.limit,
+            "refusal_text": loaded.refusal_text,
             **asdict(loaded.limits),
             "gains": list(settings.gains),
         },
@@ -195,6 +197,8 @@ def _plan(
         "swept": sorted(swept) if gains else [],
         "told": told,
     }
+    if loaded.refusal_text != DEFAULT_REFUSAL_TEXT:  # run.json or an option may say it, and neither is in the files
+        asked["refusal_text"] = loaded.refusal_text
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Plan(
         fingerprint=digest[:16],

@@ -49,6 +49,7 @@ class EvalSettings:
         engine: ``torch`` or ``runtime``.
         base: base in place of run.json's; a GGUF for the runtime.
         sidecar: wrapper in place of the run's.
+        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
         split: of the collected questions, or of ``questions``.
         questions: other questions: a set's name or a folder, of which the split is taken, or a file, taken whole.
         source: a local copy of that set, where ``questions`` is ``mmlu``, ``triviaqa`` or ``gsm8k``.
@@ -70,6 +71,7 @@ class EvalSettings:
     engine: EngineName = "torch"
     base: str | None = None
     sidecar: Path | None = None
+    refusal_text: str | None = None
     split: Literal["train", "val", "test"] = "test"
     questions: str | None = None
     source: str | None = None

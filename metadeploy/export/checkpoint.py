@@ -7,15 +7,16 @@ by a flag, must agree with it and with each other; all contradictions are report
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, get_args
 
 from metadeploy.errors import CheckpointError, faults_message
-from metadeploy.export.layers import LayerSpec, parse_layers, preset_block_count
+from metadeploy.export.layers import LayerSpec, is_bare_preset, parse_layers, preset_block_count
 from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoint
 from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
+from metadeploy.sidecar.refusal import with_refusal_text
 from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, Kind, WrapperConfig
 
@@ -26,6 +27,15 @@ __all__ = ["Wrapper", "load_wrapper"]
 
 T = TypeVar("T")
 
+#: Tensors named one by one in a message; the rest are counted.
+_MOST_NAMED: Final = 12
+_LAYER_KEYS: Final = ("target_layers", "cross_attn_layers")
+#: What a checkpoint may say at its top level and in its config.
+_SETTINGS: Final = (
+    *("encoder_type", "hidden_dim", "num_layers", *_LAYER_KEYS, "model_name", "kind", "trigger", "inject_from"),
+    *("refusal_text", "refusal_token_ids", "refusal_bias", "prompt_format", "answer_suffix", "chat_template_kwargs"),
+    *("ca_bottleneck_dim", "ca_num_heads", "num_cognitive_tokens"),
+)
 #: The framework's defaults for what a checkpoint's config leaves out.
 _CA_HEADS: Final = 4
 _ENC_HEADS: Final = 8
@@ -58,8 +68,15 @@ def load_wrapper(
     cross_attn_layers: LayerSpec | None = None,
     hidden_dim: int | None = None,
     num_layers: int | None = None,
+    base_block_count: int | None = None,
+    refusal_text: str | None = None,
 ) -> Wrapper:
     """Load a checkpoint and everything known about it.
+
+    The layers are, in this order, those that the checkpoint lists, those of run.json, and those of the arguments; what
+    several of them say must agree. A preset (``late``, ``all``) needs the base's number of layers: the one that
+    checkpoint, run.json or the arguments name, else the one that follows from a list of the same layers, else
+    ``base_block_count``.
 
     Args:
         path: a ``.pt`` or ``.safetensors`` file, or a run directory that has one.
@@ -69,12 +86,17 @@ def load_wrapper(
         cross_attn_layers: layers injected after; by default those that have tensors.
         hidden_dim: width of the base, to be cross-checked.
         num_layers: decoder blocks of the base, to resolve ``late`` and ``all`` and to be cross-checked.
+        base_block_count: decoder blocks of the base that the wrapper is to run on, where nothing else says how many the
+            one has that it was trained on; not cross-checked here.
+        refusal_text: what the wrapper was trained to decline with, for files that do not say so. It goes before what
+            they say, and their tokens and bias, which belong to that, are left out.
 
     Returns:
         The wrapper.
 
     Raises:
         CheckpointError: not a usable checkpoint, or contradictions (all of them).
+        ValueError: the refusal text cannot be one, or the wrapper is of a kind that has none.
         MissingDependencyError: torch or safetensors is not installed.
     """
     file = find_checkpoint(Path(path))
@@ -86,7 +108,24 @@ def load_wrapper(
         "hidden_dim": hidden_dim,
         "num_layers": num_layers,
     }
-    return _Assembly(read_checkpoint(file), manifest, flags).wrapper()
+    wrapper = _Assembly(read_checkpoint(file), manifest, flags, base_block_count).wrapper()
+    return wrapper if refusal_text is None else _declining_with(wrapper, refusal_text)
+
+
+def _declining_with(wrapper: Wrapper, text: str) -> Wrapper:
+    said = wrapper.config
+    config = with_refusal_text(said, text)
+    dropped = [
+        what
+        for what, old, new in (
+            (f"the refusal text '{said.refusal_text}'", said.refusal_text, config.refusal_text),
+            ("its tokens", said.refusal_token_ids, config.refusal_token_ids),
+            (f"its bias {said.refusal_bias:+g}", said.refusal_bias, config.refusal_bias),
+        )
+        if old != new
+    ]
+    notes = (f"left out for another refusal text: {', '.join(dropped)}",) if len(dropped) > 1 else ()
+    return replace(wrapper, config=config, notes=(*wrapper.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -100,12 +139,15 @@ class _Claim:
 class _Assembly:
     """Settles one question after the other and collects what contradicts."""
 
-    def __init__(self, raw: RawCheckpoint, manifest: RunJson | None, flags: Mapping[str, Any]) -> None:
+    def __init__(
+        self, raw: RawCheckpoint, manifest: RunJson | None, flags: Mapping[str, Any], base_block_count: int | None
+    ) -> None:
         self.raw = raw
         self.manifest = manifest
         self.flags = flags
+        self.base_block_count = base_block_count
         self.faults: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = list(raw.notes)
 
     def wrapper(self) -> Wrapper:
         config = self._config()
@@ -128,10 +170,11 @@ class _Assembly:
             self.faults.append(f"encoder_type is {declared!r}, and no tensor tells it, expected {_one_of(EncoderType)}")
             return None
         self._check_tensors(dims, shapes)
+        self._check_both_places()
         self._settle("encoder_type", dims.encoder_type)
         self._check_config(dims)
         hidden_dim = self._settle("hidden_dim", dims.sizes.get("D")) or 0
-        num_layers = self._num_layers()
+        num_layers = self._num_layers(dims)
         target = self._target_layers(dims, num_layers)
         cross = self._cross_attn_layers(dims, num_layers)
         ca_heads = self._heads("ca_num_heads", _CA_HEADS, "cross-attention")
@@ -248,8 +291,13 @@ class _Assembly:
         self.faults += faults
         # unlike a reader we must not drop what we do not know: the wrapper would compute something else
         self.faults += [
-            f"tensor '{name}' is not part of a {dims.encoder_type} wrapper as known here" for name in extras
+            f"tensor '{name}' is not part of a {dims.encoder_type} wrapper as known here"
+            for name in extras[:_MOST_NAMED]
         ]
+        if len(extras) > _MOST_NAMED:
+            self.faults.append(
+                f"{len(extras) - _MOST_NAMED} more tensors are not part of it, the last of them '{extras[-1]}'"
+            )
         self.faults += cognitive_token_faults(dims.encoder_type, dims.sizes.get("C"), dims.n_target)
         for name, tensor in self.raw.tensors.items():
             # by way of float32, which is what is written, and which the smaller types can all be checked in
@@ -257,6 +305,15 @@ class _Assembly:
                 self.faults.append(f"tensor '{name}' has values that are not finite in float32 (diverged training?)")
         if not dims.cross_attn_layers:
             self.faults.append("ca_state is empty, expected at least one cross-attention layer")
+
+    def _check_both_places(self) -> None:
+        """A checkpoint may say a thing at its top level or in its config; said in both it must be the same."""
+        for key in _SETTINGS:
+            one, two = (_as_list(place.get(key)) for place in (self.raw.extras, self.raw.config))
+            if one is not None and two is not None and one != two:
+                self.faults.append(
+                    f"{key} is {_shown(two)} in the checkpoint's config, but {_shown(one)} at its top level"
+                )
 
     def _check_config(self, dims: Dims) -> None:
         """Cross-check the training configuration with the tensors, where they speak of the same thing."""
@@ -273,6 +330,8 @@ class _Assembly:
                         f"{key} is {expansion} in the checkpoint, but the tensors have "
                         f"{sizes.get('F')} inner for {sizes.get('E')} outer units"
                     )
+            self._check_switch("use_layer_pos_embeddings", dims.layer_pos_embed)
+            self._check_switch("use_per_layer_projectors", not dims.shared_projector)
         else:
             told["encoder_bottleneck"] = sizes.get("E")
         if dims.encoder_type == "multi_token":
@@ -281,12 +340,24 @@ class _Assembly:
             value = self._size(key)
             if value is not None:
                 self._settle(key, size, [_Claim(value, "the checkpoint")])
+        pool = self.raw.setting("pool")
+        if pool not in (None, "last"):
+            self.faults.append(
+                f"pool is {_shown(pool)} in the checkpoint, expected 'last': the last prompt token is read"
+            )
         tokens = self.raw.setting("num_cognitive_tokens")
         if dims.encoder_type != "multi_token" and tokens is not None and tokens != sizes.get("C"):
             self.notes.append(
                 f"num_cognitive_tokens {_shown(tokens)} in the checkpoint means nothing for a {dims.encoder_type} "
                 f"encoder; the tensors have {sizes.get('C')}"
             )
+
+    def _check_switch(self, key: str, told: bool) -> None:
+        """Cross-check a part of the encoder that the configuration turns on or off with the tensors."""
+        value = self.raw.setting(key)
+        if value is not None and value != told:
+            there = "have" if told else "do not have"
+            self.faults.append(f"{key} is {_shown(value)} in the checkpoint, but the tensors {there} them")
 
     def _heads(self, key: str, default: int, user: str | None, *, also: str | None = None) -> int:
         """Heads of a part; ``also`` is another name for ``key``."""
@@ -310,18 +381,36 @@ class _Assembly:
 
     # -- layers
 
-    def _num_layers(self) -> int | None:
+    def _num_layers(self, dims: Dims) -> int | None:
         presets = [
             _Claim(preset_block_count(claim.value), f"'{claim.value}' in {claim.source}")
-            for key in ("target_layers", "cross_attn_layers")
+            for key in _LAYER_KEYS
             for claim in self._claims(key)
             if isinstance(claim.value, str) and preset_block_count(claim.value) is not None
         ]
-        count: Any = self._settle("num_layers", None, [*self._claims("num_layers"), *presets])
+        found = [*self._claims("num_layers"), *presets, *self._implied_block_counts(dims)]
+        count: Any = self._settle("num_layers", None, found)
         if count is not None and (not _is_int(count) or count < 1):
             self.faults.append(f"num_layers is {_shown(count)}, expected a positive whole number")
             return None
-        return count
+        return self.base_block_count if count is None else count
+
+    def _implied_block_counts(self, dims: Dims) -> list[_Claim]:
+        """What follows from a preset without a number, such as ``late``, beside a list of the same layers.
+
+        Both end with the base's last layer.
+        """
+        implied = []
+        lists = {key: [claim for claim in self._claims(key) if _is_list(claim.value)] for key in _LAYER_KEYS}
+        if lists["target_layers"] and dims.cross_attn_layers:
+            # the tensors name these layers; of two presets one alone would have to vouch for the other
+            lists["cross_attn_layers"].append(_Claim(dims.cross_attn_layers, "the tensors"))
+        for key, listed in lists.items():
+            bare = [claim for claim in self._claims(key) if is_bare_preset(claim.value)]
+            if bare and listed and all(map(_is_int, listed[0].value)):
+                source = f"'{bare[0].value}' in {bare[0].source} beside the {key} of {listed[0].source}"
+                implied.append(_Claim(max(listed[0].value) + 1, source))
+        return implied
 
     def _layer_claims(self, key: str, num_layers: int | None) -> list[_Claim]:
         claims = []
@@ -346,6 +435,11 @@ class _Assembly:
                 )
             return ()
         layers: tuple[int, ...] = self._settle("target_layers", None, claims) or ()
+        if list(layers) != sorted(layers):
+            self.notes.append(
+                f"target_layers are not in ascending order: the encoder reads them as listed, {list(layers)}; the "
+                "framework would sort them"
+            )
         if dims.n_target is not None and len(layers) != dims.n_target:
             self.faults.append(
                 f"target_layers {list(layers)} in {claims[0].source} are {len(layers)}, "
@@ -359,6 +453,15 @@ class _Assembly:
             for claim in self._layer_claims("cross_attn_layers", num_layers)
         ]
         return self._settle("cross_attn_layers", dims.cross_attn_layers, claims) or ()
+
+
+def _as_list(value: object) -> object:
+    """The value; a tuple as the list that it is elsewhere."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, whole_number
-from metadeploy.export.base import check_base
+from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, visible_text, whole_number
+from metadeploy.export.base import check_base, read_base
 from metadeploy.export.checkpoint import Wrapper, load_wrapper
 from metadeploy.export.layers import LayerSpec
 from metadeploy.files import refuse_overwriting, sha256
@@ -38,6 +38,7 @@ _ARGUMENTS: Final = {
     "hidden_dim": whole_number(1).or_none(),
     "num_layers": whole_number(1).or_none(),
     "base": path().or_none(),
+    "refusal_text": visible_text().or_none(),
     "metadata": instance(Metadata).or_none(),
     "force": flag(),
     "progress": function().or_none(),
@@ -86,6 +87,7 @@ def export(
     hidden_dim: int | None = None,
     num_layers: int | None = None,
     base: str | Path | None = None,
+    refusal_text: str | None = None,
     metadata: Metadata | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -101,7 +103,9 @@ def export(
         cross_attn_layers: see `load_wrapper`.
         hidden_dim: see `load_wrapper`.
         num_layers: see `load_wrapper`.
-        base: GGUF of the base model, to check width, layers and architecture against.
+        base: GGUF of the base model, to check width, layers and architecture against; its number of layers is used
+            if nothing else names one.
+        refusal_text: see `load_wrapper`.
         metadata: descriptive keys; the licence of run.json, if any, is the default.
         force: whether an existing sidecar may be replaced.
         progress: called after each tensor with bytes written and bytes in all.
@@ -118,7 +122,8 @@ def export(
         Error: the sidecar would replace the checkpoint, its run.json or the base.
         MissingDependencyError: torch or safetensors is not installed.
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, the refusal text cannot be one, or the wrapper is of a kind that has
+            none.
     """
     check_all(_ARGUMENTS, locals())
     wrapper = load_wrapper(
@@ -128,6 +133,8 @@ def export(
         cross_attn_layers=cross_attn_layers,
         hidden_dim=hidden_dim,
         num_layers=num_layers,
+        base_block_count=None if base is None else read_base(base).block_count,
+        refusal_text=refusal_text,
     )
     if run_json is None and wrapper.run_json is not None:
         RunDir(wrapper.path.parent).refuse_stale_checkpoint()  # run.json would tell another base and other prompts

@@ -1,4 +1,4 @@
-"""Layer lists as people write them: ``21-31``, ``1,5,7-9``, ``late``, ``late:32``, ``all:32``, or a plain list."""
+"""Layer lists as people write them: ``21-31``, ``1,5,7-9``, ``1 5 9``, ``late``, ``late:32``, or a plain list."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-__all__ = ["LayerSpec", "parse_layers", "preset_block_count"]
+__all__ = ["LayerSpec", "is_bare_preset", "parse_layers", "preset_block_count"]
 
 #: A list of layer numbers, or text as above.
 LayerSpec: TypeAlias = "str | Sequence[int]"
 
 _PRESET: Final = re.compile(r"(late|all)(?::([0-9]{1,9}))?")
 _RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_SEPARATOR: Final = re.compile(r"\s*,\s*|\s+")
 #: No decoder comes near; a guard against typing errors that would otherwise make a list of millions.
 _MOST_LAYERS: Final = 1000
 
@@ -21,6 +22,12 @@ def preset_block_count(spec: LayerSpec) -> int | None:
     """The number of decoder blocks that a preset names, 32 in ``late:32``; None for everything else."""
     match = _PRESET.fullmatch(spec.strip()) if isinstance(spec, str) else None
     return int(match[2]) if match and match[2] else None
+
+
+def is_bare_preset(spec: object) -> bool:
+    """Whether this is ``late`` or ``all`` without a number of layers."""
+    match = _PRESET.fullmatch(spec.strip()) if isinstance(spec, str) else None
+    return match is not None and match[2] is None
 
 
 def parse_layers(spec: LayerSpec, *, num_layers: int | None = None) -> tuple[int, ...]:
@@ -65,15 +72,13 @@ def _parse_text(text: str, num_layers: int | None) -> tuple[int, ...]:
             raise ValueError(f"is for {count} layers, expected 1 to {_MOST_LAYERS}")
         return tuple(range(2 * count // 3 if match[1] == "late" else 0, count))
     layers: list[int] = []
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
+    for part in _SEPARATOR.split(text):
+        match = _RANGE.fullmatch(part)
         if match is None:
             raise ValueError(f"is '{text}', expected for instance '21-31', '1,5,7-9' or 'late:32'")
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         if last < first or last - first >= _MOST_LAYERS:
-            raise ValueError(
-                f"has the range '{part.strip()}', expected an ascending one of at most {_MOST_LAYERS} layers"
-            )
+            raise ValueError(f"has the range '{part}', expected an ascending one of at most {_MOST_LAYERS} layers")
         layers.extend(range(first, last + 1))
     return tuple(layers)

@@ -12,35 +12,49 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from metadeploy.errors import CheckpointError, MissingDependencyError, faults_message
+from metadeploy.export.names import unwrap
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["RawCheckpoint", "find_checkpoint", "read_checkpoint"]
 
-_USUAL_NAMES: Final = ("doubter_checkpoint.pt", "doubter_checkpoint.safetensors")
+_USUAL_NAMES: Final = ("doubter_checkpoint.pt", "doubter_checkpoint.safetensors", "goal_anchor.pt")
 _SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 _REQUIRED: Final = ("config", "encoder_state", "ca_state")
 _LAYER_LISTS: Final = ("target_layers", "cross_attn_layers")
 _PREFIXES: Final = (("encoder_state.", "enc."), ("ca_state.", "ca."), ("enc.", "enc."), ("ca.", "ca."))
 #: A scalar in the framework's newer fixtures may have no dimension; the sidecar has [1].
 _SCALARS: Final = re.compile(r"ca\.[0-9]+\.gate|enc\.layer_gates\.[0-9]+")
+_MODULE: Final = re.compile(r"enc\.|ca\.[0-9]+\.")
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
 
+#: The lambda needs nothing from outside: the lines work wherever they are pasted, and with every type in a pickle.
 _RESAVE: Final = """\
 holds objects ({names}) and not plain data only; loading them would run code, which is refused.
-  If you trust where it comes from, save it once with plain data, in the environment that wrote it:
+  If you trust where it comes from, save it once as plain data, in the environment that wrote it:
 
       import torch
-      checkpoint = torch.load({path!r}, weights_only=False)  # runs the file's code
-      checkpoint["config"] = dict(vars(checkpoint["config"]))
-      torch.save(checkpoint, {plain!r})
+      plain = lambda x, f: (
+          x if hasattr(x, "untyped_storage") or type(x) in (type(None), bool, int, float, str)
+          else f(x._value_, f) if hasattr(x, "_value_")  # an enum
+          else f(x.tolist(), f) if hasattr(x, "tolist")  # NumPy
+          else f(x.state_dict(), f) if hasattr(x, "state_dict")
+          else {{k if type(k) in (int, str) else str(f(k, f)): f(v, f) for k, v in x.items()}} if hasattr(x, "items")
+          else str(x) if isinstance(x, (str, bytes)) or hasattr(x, "__fspath__")  # a path
+          else {{k: f(getattr(x, k), f) for k in x.__dataclass_fields__}} if hasattr(x, "__dataclass_fields__")
+          else f(vars(x), f) if hasattr(x, "__dict__")
+          else [f(v, f) for v in x] if hasattr(x, "__iter__")
+          else str(x)
+      )
+      checkpoint = torch.load({path!r}, map_location="cpu", weights_only=False)  # runs the file's code
+      torch.save(plain(checkpoint, plain), {plain!r})
 
   then export {plain!r}."""
 
@@ -54,12 +68,14 @@ class RawCheckpoint:
         tensors: by sidecar name (``enc.<name>``, ``ca.<layer>.<name>``), dtype as in the file.
         config: the training configuration.
         extras: top-level entries besides: ``format_version``, ``target_layers``, ``cross_attn_layers``, ….
+        notes: what a reader of a summary should know, e.g. what was taken away from the names.
     """
 
     path: Path
     tensors: dict[str, torch.Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def setting(self, key: str) -> Any:
         """A setting from the top level or else from the config; None where neither has it."""
@@ -187,7 +203,8 @@ def _refusal(path: Path, text: str) -> str:
     if names and "is blocked" in text:
         return f"calls {names} when loaded: it looks like an attack and is refused (do not load it by other means)"
     if names:
-        return _RESAVE.format(names=names, path=path.name, plain=f"{path.stem}_plain.pt")
+        file = path.resolve()
+        return _RESAVE.format(names=names, path=str(file), plain=str(file.with_name(f"{path.stem}_plain.pt")))
     detail = text.rsplit("WeightsUnpickler error:", 1)[-1].strip().splitlines()
     return f"is not a pickle of tensors and plain data, or is damaged: {detail[0][:200] if detail else 'no details'}"
 
@@ -211,7 +228,8 @@ def _structure(path: Path, subject: str, found: object) -> RawCheckpoint:
         kinds = [f"'{key}' is a {type(found[key]).__name__}, expected a dict" for key in wrong]
         raise CheckpointError(faults_message(subject, kinds))
     faults: list[str] = []
-    tensors = _named(found["encoder_state"], "encoder_state", "enc.", faults)
+    removed: dict[str, None] = {}
+    tensors = _named(found["encoder_state"], "encoder_state", "enc.", faults, removed)
     for layer, state in found["ca_state"].items():
         number = _layer_number(layer)
         if number is None:
@@ -221,11 +239,11 @@ def _structure(path: Path, subject: str, found: object) -> RawCheckpoint:
         elif any(name.startswith(f"ca.{number}.") for name in tensors):
             faults.append(f"ca_state has layer {number} twice, as a number and as text")
         else:
-            tensors |= _named(state, f"ca_state[{layer!r}]", f"ca.{number}.", faults)
+            tensors |= _named(state, f"ca_state[{layer!r}]", f"ca.{number}.", faults, removed)
     if faults:
         raise CheckpointError(faults_message(subject, faults))
     extras = {str(key): value for key, value in found.items() if key not in _REQUIRED}
-    return RawCheckpoint(path, tensors, dict(found["config"]), extras)
+    return RawCheckpoint(path, tensors, dict(found["config"]), extras, _unwrapped_note(removed))
 
 
 def _layer_number(key: object) -> int | None:
@@ -234,15 +252,35 @@ def _layer_number(key: object) -> int | None:
     return key if isinstance(key, int) and not isinstance(key, bool) and key >= 0 else None
 
 
-def _named(state: Mapping[Any, Any], where: str, prefix: str, faults: list[str]) -> dict[str, torch.Tensor]:
+def _named(
+    state: Mapping[Any, Any], where: str, prefix: str, faults: list[str], removed: dict[str, None]
+) -> dict[str, torch.Tensor]:
     torch = _import("torch")
     tensors: dict[str, Any] = {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
-            tensors[f"{prefix}{name}"] = tensor
+            tensors[str(name)] = tensor
         else:
             faults.append(f"{where}[{name!r}] is a {type(tensor).__name__}, expected a tensor")
-    return tensors
+    return _unwrap(tensors, where, prefix, faults, removed)
+
+
+def _unwrap(
+    tensors: Mapping[str, Any], where: str, prefix: str, faults: list[str], removed: dict[str, None]
+) -> dict[str, Any]:
+    """The tensors of one module by sidecar name, freed of what wrapped models put around their names."""
+    found = unwrap(tensors.keys())
+    removed.update(dict.fromkeys(found.removed))
+    if found.fault is not None:
+        faults.append(f"{where}: {found.fault}")
+    return {f"{prefix}{found.names[name]}": tensor for name, tensor in tensors.items()}
+
+
+def _unwrapped_note(removed: Iterable[str]) -> tuple[str, ...]:
+    parts = " and ".join(f"'{part}.'" for part in removed)
+    return (
+        (f"names of tensors had {parts} in them, from a wrapped model (DDP, torch.compile): left out",) if parts else ()
+    )
 
 
 # -- safetensors
@@ -259,9 +297,13 @@ def _read_safetensors(path: Path, subject: str) -> RawCheckpoint:
         raise CheckpointError(f"{subject}: is not a valid safetensors file: {_first_line(problem)}") from None
     tensors: dict[str, Any] = {}
     faults: list[str] = []
+    removed: dict[str, None] = {}
+    whole = unwrap(found.keys())  # of a model that holds both parts
+    removed.update(dict.fromkeys(whole.removed))
     for name, tensor in found.items():
-        start, replacement = next(((old, new) for old, new in _PREFIXES if name.startswith(old)), ("", ""))
-        ours = replacement + name.removeprefix(start)
+        inside = whole.names[name]
+        start, replacement = next(((old, new) for old, new in _PREFIXES if inside.startswith(old)), ("", ""))
+        ours = replacement + inside.removeprefix(start)
         if not start:
             faults.append(
                 f"tensor '{name}' has an unknown name, expected enc.*, ca.<layer>.*, encoder_state.* or ca_state.*"
@@ -270,13 +312,28 @@ def _read_safetensors(path: Path, subject: str) -> RawCheckpoint:
             faults.append(f"tensor '{ours}' is there twice, under two names")
         else:
             tensors[ours] = tensor
+    if not faults:
+        tensors = _unwrap_modules(tensors, faults, removed)
     if faults:
         raise CheckpointError(faults_message(subject, faults))
     extras = {key: _plain(text) for key, text in metadata.items()}
     config = extras.pop("config", {})
     if not isinstance(config, Mapping):
         raise CheckpointError(f"{subject}: its metadata 'config' is {config!r}, expected a JSON object")
-    return RawCheckpoint(path, tensors, config, extras)
+    return RawCheckpoint(path, tensors, config, extras, _unwrapped_note(removed))
+
+
+def _unwrap_modules(tensors: Mapping[str, Any], faults: list[str], removed: dict[str, None]) -> dict[str, Any]:
+    """The same with the names inside each module freed: the encoder, and the cross-attention of each layer."""
+    modules: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        match = _MODULE.match(name)
+        prefix = match[0] if match else ""
+        modules.setdefault(prefix, {})[name.removeprefix(prefix)] = tensor
+    freed: dict[str, Any] = {}
+    for prefix, parts in modules.items():
+        freed |= _unwrap(parts, f"{prefix}*", prefix, faults, removed) if prefix else parts
+    return freed
 
 
 def _plain(text: str) -> Any:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from metadeploy.errors import CheckpointError, faults_message
 from metadeploy.export.checkpoint import load_wrapper
-from metadeploy.export.layers import LayerSpec
+from metadeploy.export.layers import LayerSpec, is_bare_preset
 from metadeploy.export.raw import find_checkpoint, read_checkpoint
 from metadeploy.export.run_json import find_run_json, read_run_json
 from metadeploy.reference.cross_attention import BottleneckCrossAttention
 from metadeploy.reference.encoders import build_encoder
 from metadeploy.sidecar.layout import infer
 from metadeploy.sidecar.reader import read_sidecar
+from metadeploy.sidecar.refusal import with_refusal_text
 from metadeploy.sidecar.spec import WrapperConfig
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Doubter(nn.Module):
         cross_attn_layers: LayerSpec | None = None,
         hidden_dim: int | None = None,
         num_layers: int | None = None,
+        refusal_text: str | None = None,
     ) -> Doubter | PendingDoubter:
         """Load a trained wrapper, with the code that ``metadeploy export`` uses.
 
@@ -124,6 +126,8 @@ class Doubter(nn.Module):
             cross_attn_layers: layers of the injection, likewise.
             hidden_dim: width of the base, checked against the tensors.
             num_layers: number of decoder blocks of the base; needed for ``"late"``.
+            refusal_text: what the wrapper was trained to decline with, for files that do not say so; it goes before
+                what they say, without their tokens and bias.
 
         Returns:
             The wrapper; or, where nothing tells its layers yet (or only ``"late"`` of an unknown number), a pending
@@ -132,10 +136,11 @@ class Doubter(nn.Module):
         Raises:
             CheckpointError: the checkpoint or run.json is unusable or contradicts itself or the arguments.
             SidecarError: the same for a sidecar.
+            ValueError: the refusal text cannot be one, or the wrapper is of a kind that has none.
         """
         path = Path(path)
         if _is_gguf(path):
-            return _from_sidecar(path)
+            return _from_sidecar(path, refusal_text)
         pending = PendingDoubter(
             path=path,
             run_json=None if run_json is None else Path(run_json),
@@ -143,6 +148,7 @@ class Doubter(nn.Module):
             cross_attn_layers=cross_attn_layers,
             hidden_dim=hidden_dim,
             num_layers=num_layers,
+            refusal_text=refusal_text,
         )
         return pending if pending.needs_base() else pending.resolve()
 
@@ -182,6 +188,7 @@ class PendingDoubter:
     cross_attn_layers: LayerSpec | None = None
     hidden_dim: int | None = None
     num_layers: int | None = None
+    refusal_text: str | None = None
 
     def needs_base(self) -> bool:
         """Whether layers are still not told by anything, or told as a preset of a base of unknown depth.
@@ -189,9 +196,9 @@ class PendingDoubter:
         Raises:
             CheckpointError: the checkpoint or run.json cannot be read.
         """
-        target, cross = self.claims("target_layers"), self.claims("cross_attn_layers")
-        depth_known = bool(self.claims("num_layers"))
-        return not target or (not depth_known and any(value in ("late", "all") for value in (*target, *cross)))
+        target = self.claims("target_layers")
+        # beside a list of them a preset says how many layers the base has, and the tensors list the other ones
+        return not target or (not self.claims("num_layers") and all(map(is_bare_preset, target)))
 
     def claims(self, key: str) -> list[Any]:
         """What checkpoint, run.json and caller say about ``key``, a field of this class; empty where none says it.
@@ -232,13 +239,15 @@ class PendingDoubter:
             cross_attn_layers=cross_attn_layers if self.cross_attn_layers is None else self.cross_attn_layers,
             hidden_dim=self.hidden_dim,
             num_layers=num_layers if self.num_layers is None else self.num_layers,
+            refusal_text=self.refusal_text,
         )
         return Doubter.from_tensors(wrapper.config, wrapper.tensors, source=f"checkpoint '{self.path}'")
 
 
-def _from_sidecar(path: Path) -> Doubter:
+def _from_sidecar(path: Path, refusal_text: str | None) -> Doubter:
     sidecar = read_sidecar(path)
-    return Doubter.from_tensors(sidecar.config, sidecar.tensors, source=f"sidecar '{path}'")
+    config = sidecar.config if refusal_text is None else with_refusal_text(sidecar.config, refusal_text)
+    return Doubter.from_tensors(config, sidecar.tensors, source=f"sidecar '{path}'")
 
 
 def _is_gguf(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Write a trained wrapper as the framework does: checkpoint format 1.1 (docs/sidecar-format.md has its mathematics)."""
+"""Write a trained wrapper as the framework does, in checkpoint format 1.1; see docs/migrating.md."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ def save_checkpoint(path: Path, doubter: Doubter) -> None:
         doubter: the wrapper.
     """
     config = doubter.config
+    # only keys that the framework's DoubterConfig has: it refuses a checkpoint with any other
     settings: dict[str, Any] = {
         "encoder_type": config.encoder_type,
         "encoder_bottleneck": config.encoder_dim,
         "ca_bottleneck_dim": config.bottleneck_dim,
         "ca_num_heads": config.ca_num_heads,
         "num_cognitive_tokens": config.num_cognitive_tokens,
-        "hidden_dim": config.hidden_dim,
-        "num_layers": config.base_block_count,
     }
     if isinstance(doubter.enc, TransformerEncoder):
         ffn_dim, dim = doubter.enc.blocks[0].ffn[0].weight.shape  # type: ignore[index,union-attr]
@@ -44,16 +43,18 @@ def save_checkpoint(path: Path, doubter: Doubter) -> None:
     content = {
         "format_version": "1.1",
         "config": settings,
-        # ours, beside the framework's config, which may be strict about its keys
+        # ours, where the framework looks for nothing
+        "hidden_dim": config.hidden_dim,
+        "num_layers": config.base_block_count,
         "inject_from": config.inject_from,
         "refusal_text": config.refusal_text,
-        "refusal_token_ids": list(config.refusal_token_ids or ()),
+        **({} if config.refusal_token_ids is None else {"refusal_token_ids": list(config.refusal_token_ids)}),
         "refusal_bias": config.refusal_bias,
         "target_layers": list(config.target_layers),
         "cross_attn_layers": list(config.cross_attn_layers),
         "encoder_state": {name: t.detach().cpu().float().clone() for name, t in doubter.enc.state_dict().items()},
         "ca_state": {
-            layer: {
+            str(layer): {  # text: the framework compares them with the names of its modules
                 name: tensor.detach().cpu().to(torch.bfloat16)
                 for name, tensor in doubter.cross_attention(layer).state_dict().items()
             }

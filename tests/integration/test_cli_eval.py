@@ -20,6 +20,7 @@ from metadeploy.cli import main
 from metadeploy.data import load_set
 from metadeploy.evaluation import gather
 from metadeploy.evaluation.samples import Samples
+from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.records import Collected
 from metadeploy.training.run_dir import RunDir
 from support.tiny_run import write_speaking_gguf, write_tiny_run
@@ -115,6 +116,21 @@ def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
     assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
     assert [sample.told is not None for sample in theirs] == [True] * N_TEST
     assert sum(bool(sample.gains) for sample in theirs) == 20
+
+
+@pytest.mark.parametrize("engine", ["torch", "runtime"])
+def test_another_refusal_text_is_asked_for_by_itself(engine: str, run: Path, evaluate: Eval) -> None:
+    """Without the bias of the wrapper's own text, so doubt is another, and no answer of before serves."""
+    options = ("--engine", engine, "--no-baselines", "--gains", "none", "--limit", "8", "--bootstrap", "20", "--json")
+    own = json.loads(evaluate(run, *options))
+    before = [sample.doubt for sample in Samples.read(run / "eval" / own["samples"]["file"])]
+    found = json.loads(evaluate(run, *options, "--refusal-text", "I do not have that, sorry."))
+    assert own["config"]["refusal_text"] == DEFAULT_REFUSAL_TEXT
+    assert found["config"]["refusal_text"] == "I do not have that, sorry."
+    after = [sample.doubt for sample in Samples.read(run / "eval" / found["samples"]["file"])]
+    assert len(after) == len(before) == 8
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert "in its first sentence" in " ".join(evaluate(run, "--refusal-text", "No.", code=2).split())
 
 
 def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:

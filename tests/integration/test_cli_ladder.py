@@ -113,6 +113,21 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert not list(folder.glob(".*"))
 
 
+def test_another_refusal_text(run: Path, climb: Climb) -> None:
+    """In PyTorch and in the sidecars; what was measured with the wrapper's own serves no more."""
+    options = ("--types", "F32", "--sidecar-types", "none", "--limit", "4")
+    climb(run, *options)
+    names = ("rung_F32_f32.json", "rung_pytorch.json")
+    before = [[sample["doubt"] for sample in read(run / "ladder" / name)["samples"]] for name in names]
+    climb(run, *options, "--refusal-text", "I do not have that, sorry.")
+    after = [[sample["doubt"] for sample in read(run / "ladder" / name)["samples"]] for name in names]
+    assert read(run / "ladder" / "results.json")["config"]["refusal_text"] == "I do not have that, sorry."
+    assert after[0] == pytest.approx(after[1], abs=0.02)
+    assert all(one != other for one, other in zip(before[1], after[1], strict=True))
+    _, said = climb(run, *options, "--refusal-text", "No.", code=2)
+    assert "in its first sentence" in " ".join(said.split())
+
+
 def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
     """By PyTorch and by the runtime; of the others only the first sentence is."""
     path = run / "collect" / "test.jsonl"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import enum
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -267,8 +272,7 @@ def test_a_config_object_is_refused_with_the_way_out(tmp_path: Path) -> None:
         message = refusal(tmp_path / "object.pt")
         assert name in message
         assert "loading them would run code, which is refused" in message
-        assert 'checkpoint["config"] = dict(vars(checkpoint["config"]))' in message
-        assert "torch.save(checkpoint, 'object_plain.pt')" in message
+        assert f"torch.save(plain(checkpoint, plain), '{tmp_path / 'object_plain.pt'}')" in message
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -284,21 +288,81 @@ def test_hostile_pickles_are_not_run(legacy: bool, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_the_advice_given_works(tmp_path: Path) -> None:
-    """What the message tells people to type makes the checkpoint loadable."""
+class Mode(enum.Enum):
+    LATE = "late"
+
+
+@dataclass
+class Trained:
+    """As some trainers keep their results."""
+
+    epochs: Any
+    where: Path
+
+
+@dataclass
+class Slotted:
+    __slots__ = ("rate",)
+    rate: Any
+
+
+#: What weights_only refuses, and what the recipe makes of it.
+REFUSED: dict[str, tuple[Any, Any]] = {
+    "float64": (np.float64(1e-3), 1e-3),
+    "float32": (np.float32(0.5), 0.5),
+    "int64": (np.int64(7), 7),
+    "bool": (np.bool_(True), True),
+    "str": (np.str_("text"), "text"),
+    "array": (np.arange(3), [0, 1, 2]),
+    "key": ({np.int64(21): 0.5, (1, 2): 1}, {"21": 0.5, "[1, 2]": 1}),
+    "path": (Path("runs") / "a", str(Path("runs") / "a")),
+    "enum": (Mode.LATE, "late"),
+    "namespace": (argparse.Namespace(a=np.int32(3), b=[Path("x")]), {"a": 3, "b": ["x"]}),
+    "dataclass": (Trained(epochs=np.int64(6), where=Path("y")), {"epochs": 6, "where": "y"}),
+    "slots": (Slotted(rate=np.float16(2.0)), {"rate": 2.0}),
+    "deep": ({"a": [({"b": np.float64(0.25)},)]}, {"a": [[{"b": 0.25}]]}),
+    "range": (range(2, 4), [2, 3]),
+    "date": (datetime.date(2026, 1, 2), "2026-01-02"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *((name, "config") for name in REFUSED),
+        *((name, place) for name in ("float64", "path", "deep") for place in ("top level", "config itself")),
+    ],
+)
+def test_the_advice_given_works(name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message tells people to type makes the checkpoint loadable, in a program of its own and pasted."""
+    value, expected = REFUSED[name]
     path = save_checkpoint(tmp_path, *wrapper())
     contents = torch.load(path, weights_only=True)
-    contents["config"] = argparse.Namespace(**contents["config"])
+    if place == "config itself":
+        contents["config"] = argparse.Namespace(**contents["config"], novelty=value)
+    else:
+        (contents["config"] if place == "config" else contents)["novelty"] = value
     torch.save(contents, path)
     message = refusal(path)
-    lines = [line.strip() for line in message.splitlines() if line.startswith("      ")]
-    assert len(lines) == 4
-    here = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        exec("\n".join(lines), {})
-    finally:
-        os.chdir(here)
+    recipe = "\n".join(line.removeprefix("      ") for line in message.splitlines() if line.startswith("      "))
+    monkeypatch.chdir("/")
+    exec(recipe)
+    plain = tmp_path / "doubter_checkpoint_plain.pt"
+    assert load_wrapper(plain).config.hidden_dim == 32
+    found = torch.load(plain, weights_only=True)
+    assert (found if place == "top level" else found["config"])["novelty"] == expected
+    for part in ("encoder_state", "ca_state"):
+        torch.testing.assert_close(found[part], dict(contents[part]), rtol=0, atol=0)
+
+
+def test_the_advice_given_works_as_a_script(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *wrapper())
+    change(path, lambda contents: contents["config"].update(learning_rate=np.float64(1e-3), folder=Path("runs")))
+    message = refusal(path)
+    script = tmp_path / "recipe.py"
+    lines = [line.removeprefix("      ") for line in message.splitlines() if line.startswith("      ")]
+    script.write_text("\n".join(lines), encoding="utf-8")
+    subprocess.run([sys.executable, script], check=True, cwd="/")
     assert load_wrapper(tmp_path / "doubter_checkpoint_plain.pt").config.hidden_dim == 32
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from metadeploy.demo.assets import CHECKPOINT
 from metadeploy.export.checkpoint import load_wrapper
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
@@ -98,16 +99,52 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
         shared = {"encoder_type": encoder_type, "ca_bottleneck_dim": 16, "ca_num_heads": 2, "encoder_bottleneck": 16}
         assert shared.items() <= content["config"].items()
         assert {tensor.dtype for tensor in content["encoder_state"].values()} == {torch.float32}
-        assert list(content["ca_state"]) == [3, 5]
-        assert {tensor.dtype for tensor in content["ca_state"][3].values()} == {torch.bfloat16}
+        # as text: the framework compares them with the names of its modules, and loads none where they differ
+        assert list(content["ca_state"]) == ["3", "5"]
+        assert {tensor.dtype for tensor in content["ca_state"]["3"].values()} == {torch.bfloat16}
         assert "output_norm.weight" in content["encoder_state"]
-        assert {"gate", "token_preference", "norm.weight", "up_proj.weight"} <= content["ca_state"][5].keys()
+        assert {"gate", "token_preference", "norm.weight", "up_proj.weight"} <= content["ca_state"]["5"].keys()
     assert {
         "transformer_encoder_dim": 16,
         "transformer_num_blocks": 2,
         "transformer_num_heads": 2,
         "transformer_ffn_expansion": 4,
     }.items() <= found["transformer"]["config"].items()
+
+
+#: Of the keys that the framework's DoubterConfig takes those that have to do with the wrapper; any other is refused.
+DOUBTER_CONFIG = frozenset(
+    {
+        "encoder_type",
+        "encoder_bottleneck",
+        "ca_bottleneck_dim",
+        "ca_num_heads",
+        "num_cognitive_tokens",
+        "transformer_encoder_dim",
+        "transformer_num_blocks",
+        "transformer_num_heads",
+        "transformer_ffn_expansion",
+    }
+)
+
+
+@pytest.mark.parametrize("encoder_type", ENCODERS)
+def test_the_config_has_only_keys_that_the_framework_takes(base: FrozenBase, encoder_type: str, tmp_path: Path) -> None:
+    doubter = fresh_doubter(base, encoder_type=encoder_type)
+    save_checkpoint(tmp_path / "a.pt", doubter)
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert content["config"].keys() <= DOUBTER_CONFIG
+    config = doubter.config
+    assert (content["hidden_dim"], content["num_layers"]) == (config.hidden_dim, config.base_block_count)
+    # without the refusal's tokens there is no such key, which would be refused as an empty list
+    assert load_wrapper(tmp_path / "a.pt").config.refusal_token_ids is None
+
+
+def test_the_shipped_checkpoint_too() -> None:
+    content = torch.load(CHECKPOINT, weights_only=True)
+    assert content["config"].keys() <= DOUBTER_CONFIG
+    assert (content["hidden_dim"], content["num_layers"]) == (576, 30)
+    assert list(content["ca_state"]) == [str(layer) for layer in range(20, 30)]
 
 
 def test_the_same_bytes_for_the_same_wrapper(base: FrozenBase, tmp_path: Path) -> None:
@@ -119,5 +156,5 @@ def test_the_same_bytes_for_the_same_wrapper(base: FrozenBase, tmp_path: Path) -
 def test_a_trained_wrapper_moves_to_the_cpu_for_its_file(base: FrozenBase, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.pt", fresh_doubter(base).requires_grad_(True))
     content = torch.load(tmp_path / "a.pt", weights_only=True)
-    tensors = [*content["encoder_state"].values(), *content["ca_state"][3].values()]
+    tensors = [*content["encoder_state"].values(), *content["ca_state"]["3"].values()]
     assert not any(tensor.requires_grad for tensor in tensors)

@@ -40,6 +40,9 @@ __all__ = ["Ladder", "climb"]
 #: Version of the results' layout.
 _SCHEMA: Final = 2
 
+#: What of the settings answers do not depend on, or the wrapper says as well.
+_NOT_ASKED: Final = ("run", "limit", "seed", "refusal_text")
+
 #: Told a stage's name, how much of it is done, and of how much.
 Stage = Callable[[str, int, int], None]
 
@@ -99,7 +102,7 @@ class _Climb:
                 f"wrapper '{run.checkpoint}': is not there, expected one (hint: run metadeploy train first)"
             )
         run.refuse_stale_checkpoint()
-        wrapper = load_wrapper(run.path).config
+        wrapper = load_wrapper(run.path, refusal_text=settings.refusal_text).config
         check_base(settings.base, wrapper)
         self._run, self._settings, self._stage = run, settings, stage
         self._folder = run.path / "ladder"
@@ -120,11 +123,12 @@ class _Climb:
             "cache_type": settings.cache_type,
             "device": settings.device,
             "threads": settings.threads,
+            "refusal_text": wrapper.refusal_text,
             **asdict(self._limits),
         }
         self._environment = environment("torch", "transformers", "gguf") | {"llama.cpp": system_info().strip()}
         asked = {
-            **{name: value for name, value in self._config.items() if name not in ("run", "limit", "seed")},
+            **{name: value for name, value in self._config.items() if name not in _NOT_ASKED},
             "schema": _SCHEMA,
             "environment": asked_with(self._environment),
             "wrapper": asdict(wrapper),
@@ -137,6 +141,7 @@ class _Climb:
             base=settings.base,
             base_sha256=self._base["sha256"],
             checkpoint=run.checkpoint,
+            refusal_text=settings.refusal_text,
             threads=settings.threads,
         )
 
@@ -171,6 +176,7 @@ class _Climb:
             self._settings.base,
             self._run.checkpoint,
             self._questions,
+            refusal_text=self._settings.refusal_text,
             limits=self._limits,
             device=self._settings.device,
             progress=lambda done, total: self._stage("PyTorch F32", done, total),

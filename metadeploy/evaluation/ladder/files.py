@@ -82,7 +82,15 @@ class WorkFolder:
     """
 
     def __init__(
-        self, path: Path, *, keep: bool, base: Path, base_sha256: str, checkpoint: Path, threads: int | None
+        self,
+        path: Path,
+        *,
+        keep: bool,
+        base: Path,
+        base_sha256: str,
+        checkpoint: Path,
+        threads: int | None,
+        refusal_text: str | None = None,
     ) -> None:
         """Prepare; the folder is made with the first file.
 
@@ -93,9 +101,11 @@ class WorkFolder:
             base_sha256: of that file.
             checkpoint: what is exported.
             threads: of the quantisation; None for as many as there are.
+            refusal_text: of the sidecars, where the checkpoint does not say it.
         """
         self.path = path
         self._keep, self._base, self._checkpoint, self._threads = keep, base, checkpoint, threads
+        self._refusal_text = refusal_text
         self._stem = f"{base.stem}-{base_sha256[:8]}"
         types = list(matrix_types(base))
         self._own_type = types[0] if len(types) == 1 and types[0] in _UNQUANTISED else None
@@ -130,7 +140,7 @@ class WorkFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         target = self.path / f"sidecar-{kind}.gguf"
         refuse_overwriting(target, self._base, what="sidecar")
-        return export(self._checkpoint, output=target, outtype=kind, force=True).path
+        return export(self._checkpoint, output=target, outtype=kind, refusal_text=self._refusal_text, force=True).path
 
     def release(self, kind: str) -> None:
         """Say that the base of a type is needed no more."""

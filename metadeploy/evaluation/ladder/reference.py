@@ -67,6 +67,7 @@ def ask_pytorch(
     checkpoint: Path,
     questions: Sequence[tuple[int, Question]],
     *,
+    refusal_text: str | None = None,
     limits: AnswerLimits,
     device: str,
     progress: Callable[[int, int], None],
@@ -77,6 +78,7 @@ def ask_pytorch(
         base: a GGUF, whose weights are dequantised to F32.
         checkpoint: the wrapper.
         questions: with their places in the split.
+        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
         limits: of the answers.
         device: a torch device, or ``auto``.
         progress: told of so many questions how many are done; each counts twice.
@@ -90,7 +92,7 @@ def ask_pytorch(
     """
     config = MetaSpiderConfig(model_name=str(base), dtype="float32", device=device)
     pipeline = MetaSpiderPipeline.from_pretrained(config)
-    doubter = pipeline.attach(Doubter.from_checkpoint(checkpoint))
+    doubter = pipeline.attach(Doubter.from_checkpoint(checkpoint, refusal_text=refusal_text))
     total = 2 * len(questions)
     activations: list[torch.Tensor] = []
     for _, question in questions:

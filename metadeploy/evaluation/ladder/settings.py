@@ -77,6 +77,7 @@ class LadderSettings:
         types: of the base, each tried with the F32 sidecar.
         sidecar_types: of the sidecar, each tried with the base in F32 and in Q4_K_M where those are among ``types``,
             else with the first of these.
+        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
         split: of the collected questions.
         limit: most questions, drawn at random.
         seed: of that drawing.
@@ -89,6 +90,7 @@ class LadderSettings:
     base: Path
     types: tuple[str, ...] = TYPES
     sidecar_types: tuple[OutType, ...] = SIDECAR_TYPES
+    refusal_text: str | None = None
     split: Literal["train", "val", "test"] = "test"
     limit: int = 300
     seed: int = 0

@@ -1,0 +1,86 @@
+"""Names of tensors as other tools leave them in a state dict: what a wrapped model puts around its own names.
+
+``DistributedDataParallel`` and ``DataParallel`` save every name below ``module.``, ``torch.compile`` below
+``_orig_mod.``, and both at once nest. FSDP and activation checkpointing put a part of their own into the middle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from metadeploy.sidecar.layout import templates
+from metadeploy.sidecar.spec import EncoderType
+
+__all__ = ["Unwrapped", "unwrap"]
+
+#: No module of a wrapper has such a part in its name: they go wherever they stand.
+_FOREIGN: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+#: This could be a name of its own: it goes only where every tensor begins with it.
+_LEADING: Final = "module"
+#: First parts of the names that encoders and cross-attentions have.
+_KNOWN: Final = frozenset(
+    name.removeprefix("enc.").removeprefix("ca.{layer}.").split(".")[0]
+    for encoder_type in get_args(EncoderType)
+    for shared in (False, True)
+    for name in templates(encoder_type, shared_projector=shared, layer_pos_embed=True)
+)
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """Names of one state dict, freed of what was put around them.
+
+    Attributes:
+        names: own name by the name in the file.
+        removed: what was taken away, in the order of first sight: ``("_orig_mod", "module")``.
+        fault: why the names cannot be told, as a phrase without a subject; None where all is well.
+    """
+
+    names: dict[str, str]
+    removed: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+def unwrap(names: Collection[str]) -> Unwrapped:
+    """Free the names of a state dict of what wrapped models put around them.
+
+    Args:
+        names: all of one module.
+
+    Returns:
+        The module's own names, or one fault in place of one for each tensor: where only some of the names are wrapped,
+        where two of them become the same, and where all have an unknown beginning in common.
+    """
+    removed: dict[str, None] = {}
+    parts = {name: name.split(".") for name in names}
+    for name, pieces in parts.items():
+        kept = [piece for piece in pieces if piece not in _FOREIGN]
+        removed.update(dict.fromkeys(piece for piece in pieces if piece in _FOREIGN))
+        parts[name] = kept or pieces
+    while parts and all(pieces[0] == _LEADING and len(pieces) > 1 for pieces in parts.values()):
+        removed[_LEADING] = None
+        parts = {name: pieces[1:] for name, pieces in parts.items()}
+    own = {name: ".".join(pieces) for name, pieces in parts.items()}
+    return Unwrapped(own, tuple(removed), _fault(own))
+
+
+def _fault(own: Mapping[str, str]) -> str | None:
+    wrapped = [name for name in own.values() if name.startswith(f"{_LEADING}.")]
+    if wrapped:
+        return (
+            f"{len(wrapped)} of its {len(own)} names begin with '{_LEADING}.', as a model saved from "
+            "DistributedDataParallel has them, expected all or none (two state dicts in one?)"
+        )
+    twice = [name for name, count in Counter(own.values()).items() if count > 1]
+    if twice:
+        return f"has '{twice[0]}' twice, once as a wrapped model saves it (two state dicts in one?)"
+    first = {name.split(".")[0] for name in own.values()}
+    if len(first) == 1 and len(own) > 1 and not first & _KNOWN:
+        return (
+            f"all its {len(own)} names begin with '{first.pop()}.', expected names such as 'output_norm.weight' (hint: "
+            "save the state_dict() of the encoder or cross-attention itself, not of a module around it)"
+        )
+    return None

@@ -1,0 +1,104 @@
+"""What users of the meta-spider framework type: its spellings of export, and two scripts of one name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
+from support.random_wrapper import random_wrapper, save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+OTHER = "I don't have enough information to answer that reliably."
+
+
+def run(
+    *arguments: str | Path, code: int = 0, cwd: Path | None = None, environment: dict[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "metadeploy", *map(str, arguments)],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    config, tensors = random_wrapper(
+        "selective", hidden_dim=32, target_layers=(0, 1, 2), cross_attn_layers=(1, 2), num_layers=3
+    )
+    config = replace(config, refusal_token_ids=(7, 8), refusal_bias=-0.5)
+    return save_checkpoint(tmp_path / "run", config, tensors)
+
+
+def test_the_framework_spells_it_otherwise(checkpoint: Path, tmp_path: Path) -> None:
+    for number, arguments in enumerate(
+        (
+            (checkpoint.parent,),
+            ("--run-dir", checkpoint.parent),
+            ("--checkpoint", checkpoint),
+            ("--checkpoint", checkpoint, "--target-layers", "0", "1", "2", "--cross-attn-layers", "1", "2"),
+            ("--target-layers", "0,1", "2", "--hidden-dim", "32", "--run-dir", checkpoint.parent),
+        )
+    ):
+        target = tmp_path / f"{number}.gguf"
+        run("export", *arguments, "--out", target)
+        assert target.read_bytes() == (tmp_path / "0.gguf").read_bytes()
+    run("export", "--run-dir", checkpoint.parent)
+    assert (checkpoint.parent / "doubter_sidecar.gguf").read_bytes() == (tmp_path / "0.gguf").read_bytes()
+
+
+def test_one_checkpoint_in_one_way(checkpoint: Path, tmp_path: Path) -> None:
+    for arguments, fault in (
+        ((), "is missing: name a checkpoint or a run directory"),
+        ((checkpoint, "--checkpoint", checkpoint), "are given, expected one checkpoint or run directory"),
+        (("--run-dir", checkpoint.parent, "--checkpoint", checkpoint), "are given, expected one"),
+        (("--run-dir", checkpoint), "is not a directory"),
+        (("--run-dir", tmp_path / "absent"), "is not a directory"),
+    ):
+        said = run("export", *arguments, code=2)
+        assert fault in " ".join(said.stderr.replace("│", " ").split()), said.stderr
+    assert "absent.pt' does not exist" in run("export", "--checkpoint", tmp_path / "absent.pt", code=1).stderr.replace(
+        "':", "'"
+    )
+
+
+def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
+    """Tokens and bias of the checkpoint are those of its own text."""
+    target = tmp_path / "out.gguf"
+    shown = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
+    assert OTHER in shown
+    config = read_sidecar(target).config
+    assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
+    run("export", checkpoint, "-o", target, "--force", "--refusal-text", DEFAULT_REFUSAL_TEXT)
+    config = read_sidecar(target).config
+    assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (DEFAULT_REFUSAL_TEXT, (7, 8), -0.5)
+    old = target.read_bytes()
+    for text in ("No.", "", "No. I do not know that."):
+        said = run("export", checkpoint, "-o", target, "--force", "--refusal-text", text, code=2)
+        assert "in its first sentence" in " ".join(said.stderr.replace("│", " ").split())
+    assert target.read_bytes() == old
+
+
+def test_which_metadeploy_this_is(tmp_path: Path) -> None:
+    """The framework installs a script of that name too; `python -m metadeploy` is this one wherever it is started."""
+    said = run("--version", cwd=tmp_path).stdout
+    assert said.startswith("metadeploy ")
+    assert "Doubters beside GGUF models" in said
+    assert "python -m metadeploy" in said
+    assert str(ROOT / "metadeploy") in said
+    assert run("edit", "--help", cwd=tmp_path).stdout.count("python -m metadeploy edit") == 1
