@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metadeploy.errors import DecodeError
-from metadeploy.reference.decoder import BlockHook, find_decoder
+from metadeploy.reference.decoder import BlockHook, find_decoder, text_config
 from metadeploy.reference.injection import Injection
 
 
@@ -32,6 +32,8 @@ class FrozenBase:
     Attributes:
         model: the transformers model.
         stack: its decoder blocks.
+        last_logits: arguments of ``model`` that leave out the logits of all positions but the last; empty if it has
+            none, or if it would leave out hidden states as well.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,7 +44,17 @@ class FrozenBase:
         """
         self.model: Any = model  # transformers models are callables of many shapes
         self.stack = find_decoder(model)
-        self._can_skip_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if self._can_skip_logits() else {}
+
+    def _can_skip_logits(self) -> bool:
+        """Whether ``logits_to_keep`` spares logits and nothing else.
+
+        Models whose last blocks share keys and values (Gemma 4) compute only those positions there, so hooks would see
+        the last token of a prompt as if it were the first.
+        """
+        config = text_config(self.model.config)
+        takes_it = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        return takes_it and not getattr(config, "num_kv_shared_layers", 0)
 
     @property
     def num_layers(self) -> int:
@@ -87,8 +99,8 @@ class FrozenBase:
         options: dict[str, Any] = {"use_cache": use_cache}
         if cache is not None:
             options["past_key_values"] = cache
-        if last_only and self._can_skip_logits:
-            options["logits_to_keep"] = 1
+        if last_only:
+            options |= self.last_logits
         with ExitStack() as stack:
             if injection is not None:
                 injection.doubter.eval()

@@ -83,23 +83,23 @@ def find_decoder(model: nn.Module) -> DecoderStack:
         raise ModelMismatchError(f"base model {name}: has no config, expected a Hugging Face causal LM")
     if getattr(config, "is_encoder_decoder", False):
         raise ModelMismatchError(f"base model {name}: is an encoder-decoder, expected a decoder-only causal LM")
-    text_config = _text_config(config)
-    num_layers = getattr(text_config, "num_hidden_layers", None)
-    hidden_dim = getattr(text_config, "hidden_size", None)
+    of_text = text_config(config)
+    num_layers = getattr(of_text, "num_hidden_layers", None)
+    hidden_dim = getattr(of_text, "hidden_size", None)
     if not isinstance(num_layers, int) or not isinstance(hidden_dim, int):
         raise ModelMismatchError(
-            f"base model {name}: config {type(text_config).__name__} lacks num_hidden_layers or hidden_size, expected "
+            f"base model {name}: config {type(of_text).__name__} lacks num_hidden_layers or hidden_size, expected "
             "the config of a decoder-only causal LM"
         )
 
-    text_type = _model_type(text_config)  # sub-models hold copies of their configs: identity says nothing
+    text_type = _model_type(of_text)  # sub-models hold copies of their configs: identity says nothing
     candidates: list[tuple[bool, int, str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len(module) != num_layers:
             continue
         owner = _owner_config(model, path)
         inside_another = any(path.startswith(f"{other}.") for _, _, other, _ in candidates)
-        if inside_another or _model_type(_text_config(owner)) != text_type:
+        if inside_another or _model_type(text_config(owner)) != text_type:
             continue
         size = sum(parameter.numel() for parameter in module.parameters())
         candidates.append((_model_type(owner) == text_type, size, path, module))
@@ -112,7 +112,7 @@ def find_decoder(model: nn.Module) -> DecoderStack:
     return DecoderStack(path=path, blocks=blocks, hidden_dim=hidden_dim, vocab_size=embedding.weight.shape[0])
 
 
-def _text_config(config: Any) -> Any:
+def text_config(config: Any) -> Any:
     """The part of a config that describes the text decoder: nested in multimodal models, else the config itself."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 

@@ -61,7 +61,10 @@ class CleanPass:
         batch = left_padded([prompt[len(self._prefix) :] for prompt in prompts], self._prefix, self._base.device)
         with self._base.stack.hooked({layer: keep(layer) for layer in self._layers}):
             output = self._base.model(
-                **batch.inputs(), past_key_values=self._prefix.expanded(len(prompts)), use_cache=True, logits_to_keep=1
+                **batch.inputs(),
+                past_key_values=self._prefix.expanded(len(prompts)),
+                use_cache=True,
+                **self._base.last_logits,
             )
         # a base that is spread over several devices has its layers there
         rows = [seen[layer].to(self._base.device) for layer in self._layers]

@@ -36,6 +36,7 @@ from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
 from metadeploy.training.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.training.settings import CollectSettings
+from metadeploy.training.upper_blocks import cut_faults
 
 __all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]
 
@@ -96,6 +97,8 @@ def collect(
         )
     )
     base = FrozenBase(model)
+    if say is not None and (faults := cut_faults(base)):
+        say(f"warning: metadeploy train will refuse this base: {'; '.join(faults)}")
     try:
         layers = parse_layers(settings.layers, num_layers=base.num_layers)
     except ValueError as error:

@@ -115,7 +115,7 @@ def _keep_batch(
             input_ids=token_ids.to(base.device),
             past_key_values=prefix.expanded(len(examples)),
             use_cache=True,
-            logits_to_keep=1,
+            **base.last_logits,
         )
     cache: Any = output.past_key_values
     hidden = seen["hidden"]

@@ -24,7 +24,7 @@ from metadeploy.training.lessons import Lessons
 from metadeploy.training.objective import Losses, losses
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
+from metadeploy.training.upper_blocks import UpperBlocks
 from metadeploy.training.wrapper import parameter_groups, projector_dropout
 
 __all__ = ["Epoch", "FitSettings", "Fitting", "hash_seed"]
@@ -71,7 +71,7 @@ class Fitting:
 
     def __init__(
         self,
-        base: FrozenBase,
+        upper: UpperBlocks,
         doubter: Doubter,
         settings: FitSettings,
         *,
@@ -81,7 +81,7 @@ class Fitting:
         refusal_token: int,
     ) -> None:
         """Prepare; nothing is computed yet."""
-        self.doubter = doubter.to(base.device).requires_grad_(True).train()
+        self.doubter = doubter.to(upper.base.device).requires_grad_(True).train()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.bias = 0.0
@@ -90,8 +90,8 @@ class Fitting:
         self._declined = np.flatnonzero([example.declines for example in train[0].examples])
         self._prefix = prefix
         self._refusal_token = refusal_token
-        self._upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
-        base.model.requires_grad_(False)
+        self._upper = upper
+        upper.base.model.requires_grad_(False)
         self._optimizer = torch.optim.AdamW(
             parameter_groups(doubter, lr=settings.lr, weight_decay=settings.weight_decay)
         )
@@ -243,7 +243,7 @@ class Fitting:
         activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
         tokens = self.doubter(activations)
         with injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain):
-            logits = self._logits(batch, batch.rows, batch.positions)
+            logits = self._upper.logits(batch, batch.rows, batch.positions)
         return losses(
             logits,
             batch,
@@ -260,7 +260,7 @@ class Fitting:
         if not len(answered):
             return None
         batch = self._batch(lessons, kept, answered)
-        return self._logits(batch, batch.rows[batch.is_own], batch.positions[batch.is_own])
+        return self._upper.logits(batch, batch.rows[batch.is_own], batch.positions[batch.is_own])
 
     def _batch(
         self, lessons: Lessons, kept: list[Kept], indices: NDArray[np.intp], *, first_only: bool = False
@@ -273,19 +273,6 @@ class Fitting:
             device=self._upper.base.device,
             first_only=first_only,
         )
-
-    def _logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
-        """Logits [n, V] at some places of a batch; its cache serves once."""
-        with selected_rows(self._upper.base.model, rows, positions):
-            output = self._upper.forward(
-                batch.hidden,
-                position_ids=batch.position_ids,
-                attention_mask=batch.attention_mask,
-                past_key_values=batch.cache,
-                use_cache=batch.cache is not None,
-            )
-        logits: Tensor = output.logits[0]
-        return logits
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
         """Batches in an order that only seed and epoch decide.

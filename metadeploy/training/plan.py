@@ -10,6 +10,7 @@ from typing import Any
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
+from metadeploy.sidecar.refusal import check_refusal_text
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.run_dir import RunDir, training_fingerprint
 from metadeploy.training.settings import TrainSettings
@@ -21,7 +22,8 @@ def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
     """What the wrapper is to be, the refusal's tokens left out.
 
     Raises:
-        RunDirError: layers that the base lacks, or heads that do not divide the width; all are named.
+        RunDirError: layers that the base lacks, heads that do not divide the width, or a refusal text that answers
+            cannot be compared with; all are named.
     """
     manifest = run.manifest
     layers: dict[str, tuple[int, ...]] = {}
@@ -39,6 +41,10 @@ def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
         for flag, count in heads
         if count < 1 or settings.bottleneck_dim % count
     ]
+    try:
+        check_refusal_text(settings.refusal_text)
+    except ValueError as error:
+        faults.append(f"--refusal-text: {error}")
     if faults:
         raise RunDirError(faults_message("train", faults))
     n_tokens = settings.num_cognitive_tokens if settings.encoder_type == "multi_token" else len(layers["target_layers"])

@@ -22,22 +22,26 @@ from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.loading import load_base
 from metadeploy.training.calibration import calibrate
 from metadeploy.training.checkpoint import save_checkpoint
-from metadeploy.training.examples import Kept, keep
+from metadeploy.training.examples import Example, Kept, keep
 from metadeploy.training.fit import Epoch, Fitting
 from metadeploy.training.kept_files import load_kept, save_kept
 from metadeploy.training.lessons import Lessons, make_lessons
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
+from metadeploy.training.probe import check_cut
 from metadeploy.training.records import Collected, check_categories
 from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import TrainSettings
+from metadeploy.training.upper_blocks import UpperBlocks
 from metadeploy.training.wrapper import new_wrapper, standardise
 
 __all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
 
 _STATE: Final = "state.pt"
 _CURVES: Final = "curves.csv"
+#: Lessons of each split on which the upper blocks are compared with the whole model.
+_PROBED: Final = 2
 #: Keys of run.json that are training's.
 _WRITTEN: Final = (
     "encoder_type",
@@ -243,6 +247,7 @@ class _Desk:
         )
         _keep_gradients(model)
         self._base = FrozenBase(model)
+        self._upper = UpperBlocks(self._base, min(self.config.cross_attn_layers) + 1)
         self._report.stage("load the base", 1, 1)
         refusal_ids: list[int] = tokenizer(settings.refusal_text, add_special_tokens=False)["input_ids"]
         self.config = dataclasses.replace(self.config, refusal_token_ids=tuple(refusal_ids))
@@ -272,25 +277,30 @@ class _Desk:
         examples = self._all_lessons[split].examples
         shared = kept_fingerprint(self._run, self._settings)
         found = load_kept(path, shared)
+        probe = examples[:_PROBED]
+        check_cut(self._upper, probe, self._keep(probe) if found is None else found[:_PROBED], self._prefix)
         if found is None:
             stage = f"lower blocks, {split}"
             self._report.stage(stage, 0, len(examples))
-            found = keep(
-                self._base,
-                examples,
-                first=min(self.config.cross_attn_layers) + 1,
-                inject_from=self.config.inject_from,
-                prefix=self._prefix,
-                progress=functools.partial(self._report.stage, stage),
-            )
+            found = self._keep(examples, functools.partial(self._report.stage, stage))
             save_kept(path, found, shared)
         return [found[i] for i in self._shown[split]]
+
+    def _keep(self, examples: Sequence[Example], progress: Callable[[int, int], None] | None = None) -> list[Kept]:
+        return keep(
+            self._base,
+            examples,
+            first=self._upper.first,
+            inject_from=self.config.inject_from,
+            prefix=self._prefix,
+            progress=progress,
+        )
 
     def fitting(self, doubter: Doubter, train_kept: list[Kept], val_kept: list[Kept]) -> Fitting:
         """A wrapper on its way."""
         assert self.config.refusal_token_ids
         return Fitting(
-            self._base,
+            self._upper,
             doubter,
             self._settings.fit,
             train=(self.lessons["train"], train_kept),

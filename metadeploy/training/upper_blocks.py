@@ -13,9 +13,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metadeploy.errors import ModelMismatchError, faults_message
 from metadeploy.reference.base import FrozenBase
+from metadeploy.reference.decoder import text_config
+from metadeploy.training.examples import Batch
 
-__all__ = ["UpperBlocks", "selected_rows"]
+__all__ = ["UpperBlocks", "cut_faults", "selected_rows"]
+
+
+def cut_faults(base: FrozenBase) -> list[str]:
+    """Why the upper blocks of a base cannot be run alone: they take more from below than hidden states."""
+    config = text_config(base.model.config)
+    faults = []
+    if width := getattr(config, "hidden_size_per_layer_input", 0):
+        faults.append(
+            f"each block has token embeddings of its own (hidden_size_per_layer_input is {width}), expected blocks "
+            "that take hidden states alone"
+        )
+    if shared := getattr(config, "num_kv_shared_layers", 0):
+        faults.append(
+            f"the last {shared} blocks use the keys and values of blocks below (num_kv_shared_layers), expected blocks "
+            "that compute their own"
+        )
+    return faults
 
 
 class UpperBlocks:
@@ -27,7 +47,17 @@ class UpperBlocks:
     """
 
     def __init__(self, base: FrozenBase, first: int) -> None:
-        """Cut ``base`` below block ``first``; nothing happens before ``active``."""
+        """Cut ``base`` below block ``first``; nothing happens before ``active``.
+
+        Raises:
+            ModelMismatchError: the upper blocks of this model take more from below than hidden states.
+        """
+        if faults := cut_faults(base):
+            name = type(base.model).__name__
+            raise ModelMismatchError(
+                f"{faults_message(f'base model {name}', faults)}\n"
+                "(hint: metadeploy train runs the upper blocks alone, which this model does not allow: take another)"
+            )
         self.base = base
         self.first = first
         self._hidden: Tensor | None = None
@@ -61,6 +91,25 @@ class UpperBlocks:
             return self.base.model(inputs_embeds=hidden, **options)
         finally:
             self._hidden = None
+
+    def logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
+        """Logits [n, V] at some places of a batch, whose cache serves once; inside ``active`` only.
+
+        Args:
+            batch: examples with their kept parts.
+            rows: [n] indices into the batch.
+            positions: [n] positions in its hidden states.
+        """
+        with selected_rows(self.base.model, rows, positions):
+            output = self.forward(
+                batch.hidden,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                past_key_values=batch.cache,
+                use_cache=batch.cache is not None,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
 
     def _output(self) -> Any:
         """What every lower block puts out, in the shape that the model's loop takes apart."""

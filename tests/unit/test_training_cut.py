@@ -13,6 +13,8 @@ from transformers import (
     FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -36,7 +38,7 @@ from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, tiny_causal_lm
 from tolerances import CUT_F32_INSIDE, CUT_F64
 
 #: Compute softmax or recurrent states in float32 whatever the model's dtype.
-F32_INSIDE = ("qwen3_5", "gemma2", "gpt_neo", "mpt")
+F32_INSIDE = ("qwen3_5", "gemma2", "gemma4", "gpt_neo", "mpt")
 
 _SIZES: dict[str, Any] = {
     "vocab_size": BYTE_VOCAB_SIZE,
@@ -53,6 +55,15 @@ def _gemma() -> PreTrainedModel:
 
 def _gemma2() -> PreTrainedModel:
     return Gemma2ForCausalLM(Gemma2Config(**_MORE, sliding_window=8, query_pre_attn_scalar=8))  # and caps its logits
+
+
+def _gemma4() -> PreTrainedModel:
+    kinds = ["sliding_attention", "full_attention"] * 3
+    own = {
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+    }  # unlike the small ones, see test_training_probe
+    return Gemma4ForCausalLM(Gemma4TextConfig(**_MORE, **own, global_head_dim=8, sliding_window=8, layer_types=kinds))
 
 
 def _gpt2() -> PreTrainedModel:
@@ -77,6 +88,7 @@ def _mpt() -> PreTrainedModel:
 OTHERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
+    "gemma4": _gemma4,
     "gpt2": _gpt2,
     "falcon": _falcon,
     "gpt_neo": _gpt_neo,
@@ -172,7 +184,7 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
     from_last = inject_from == "last_prompt_token"
     prefix = SharedPrefix.of(base, [example.prompt_ids for example in examples]) if from_last else SharedPrefix.none()
     # caches that hold more than keys and values of all positions, and positions that cannot be told
-    plain = kind not in ("qwen3_5", "gemma3", "gemma2", "mpt")
+    plain = kind not in ("qwen3_5", "gemma3", "gemma2", "gemma4", "mpt")
     assert len(prefix) == (shared if plain and from_last else 0)
     kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
     assert [len(part.hidden) for part in kept] == [

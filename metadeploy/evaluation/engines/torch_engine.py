@@ -155,7 +155,7 @@ class TorchEngine:
         if from_last:
             where[:, :-1] = False
         with injected(self._base, self._doubter, tokens, where, gain=gain):
-            output = self._base.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self._base.model(**inputs, past_key_values=cache, use_cache=True, **self._base.last_logits)
         return AnswerOpening.of(output, batch)
 
     def _spelt_out(self, opening: AnswerOpening, tokens: Tensor, refusal: int) -> list[str]:

@@ -1,0 +1,101 @@
+"""Before anything is trained: do the upper blocks alone compute what the whole model computes?
+
+`upper_blocks` relies on what holds for most models but is no rule: a block takes nothing from below except the hidden
+states. One pass over a few lessons shows whether it holds for this model and these versions of the libraries.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from metadeploy.errors import ModelMismatchError
+from metadeploy.reference.base import FrozenBase
+from metadeploy.training.examples import Batch, Example, Kept
+from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
+
+__all__ = ["TOLERANCE_16_BIT", "TOLERANCE_32_BIT", "check_cut", "cut_error"]
+
+#: Largest difference of the logits, as NMSE about each position's mean. In 32 bits only the order of sums differs.
+TOLERANCE_32_BIT: Final = 1e-5
+#: The same in 16 bits or quantized: each block rounds, and the blocks above carry that on.
+TOLERANCE_16_BIT: Final = 2e-2
+
+#: What a model raises if it misses an input.
+_RAISED: Final = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def check_cut(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Kept], prefix: SharedPrefix) -> None:
+    """Compare the upper blocks with the whole model on a few lessons.
+
+    Args:
+        upper: the upper blocks, not active.
+        examples: the lessons.
+        kept: their kept parts.
+        prefix: common beginning of their prompts.
+
+    Raises:
+        ModelMismatchError: the logits differ by more than the tolerance, or the upper blocks cannot run alone.
+    """
+    if not examples:
+        return
+    base = upper.base
+    what = f"base model {type(base.model).__name__}: its blocks from {upper.first} on"
+    try:
+        error = cut_error(upper, examples, kept, prefix)
+    except torch.OutOfMemoryError:
+        raise
+    except _RAISED as raised:
+        raise ModelMismatchError(
+            f"{what} do not run on the hidden states of block {upper.first - 1} alone, expected blocks that need "
+            f"nothing else (metadeploy train does not support this model: {type(raised).__name__}: "
+            f"{textwrap.shorten(str(raised), 200)})"
+        ) from raised
+    tolerance = _tolerance(base)
+    if not error <= tolerance:  # NaN is no success
+        raise ModelMismatchError(
+            f"{what} compute other logits on the kept hidden states than the whole model does: they differ by an NMSE "
+            f"of {error:.2g}, expected at most {tolerance:g} (has the model changed since these were kept? Then use "
+            "--restart. Otherwise metadeploy train does not support this model)"
+        )
+
+
+@torch.no_grad()
+def cut_error(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Kept], prefix: SharedPrefix) -> float:
+    """NMSE of the upper blocks' logits against the whole model's, at all targets, each position's mean left out."""
+    base = upper.base
+    batch = Batch.of(examples, kept, first=upper.first, prefix=prefix, device=base.device)
+    expected = _whole(base, examples)
+    with upper.active():
+        found = upper.logits(batch, batch.rows, batch.positions).float()
+    expected, found = (each - each.mean(dim=1, keepdim=True) for each in (expected, found))
+    return float((found - expected).square().mean() / expected.square().mean())
+
+
+def _whole(base: FrozenBase, examples: Sequence[Example]) -> Tensor:
+    """Logits [n, V] of the whole model at all targets."""
+    sequences = [example.prompt_ids + example.target_ids[:-1] for example in examples]
+    token_ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        token_ids[row, : len(sequence)] = torch.tensor(sequence)
+    places = [
+        (row, len(example.prompt_ids) - 1 + i)
+        for row, example in enumerate(examples)
+        for i in range(len(example.target_ids))
+    ]
+    rows, positions = torch.tensor(places, device=base.device).unbind(1)
+    base.model.eval()
+    with selected_rows(base.model, rows, positions):
+        output = base.model(input_ids=token_ids.to(base.device), use_cache=False)
+    logits: Tensor = output.logits[0]
+    return logits.float()
+
+
+def _tolerance(base: FrozenBase) -> float:
+    quantized = getattr(base.model, "is_quantized", False)
+    return TOLERANCE_32_BIT if base.model.dtype.itemsize >= 4 and not quantized else TOLERANCE_16_BIT
