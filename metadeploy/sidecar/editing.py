@@ -119,7 +119,7 @@ def _object(text: str) -> Value:
         raise ValueError(f"is not JSON: {problem}") from None
     if not isinstance(found, dict):
         raise ValueError(
-            f"holds a JSON {type(found).__name__}, expected an object such as {{\"enable_thinking\": false}}"
+            f'holds a JSON {type(found).__name__}, expected an object such as {{"enable_thinking": false}}'
         )
     return Value("str", compact)
 
