@@ -16,7 +16,7 @@ from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
-from metadeploy.errors import Error, MissingDependencyError, RunDirError, SidecarError
+from metadeploy.errors import Error, MissingDependencyError, RunDirError
 from metadeploy.files import refuse_overwriting, write_atomically
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
@@ -264,10 +264,7 @@ def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterato
 def _refusal(run: RunDir) -> str:
     """What it declines with: as the sidecar says, which may have another text than run.json, else as run.json does."""
     if run.sidecar.exists():
-        try:
-            return read_sidecar(run.sidecar).config.refusal_text
-        except SidecarError:  # not for a card to say
-            pass
+        return read_sidecar(run.sidecar).config.refusal_text
     return str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT)
 
 

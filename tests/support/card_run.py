@@ -48,6 +48,7 @@ MANIFEST: dict[str, Any] = {
 def sidecar_of(checkpoint: bytes) -> bytes:
     """A sidecar of zeros that says which checkpoint it was made of."""
     config = WrapperConfig(
+        refusal_text=REFUSAL,
         encoder_type="selective",
         hidden_dim=32,
         encoder_dim=8,

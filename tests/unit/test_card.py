@@ -92,6 +92,15 @@ def test_the_parts_of_a_card(run: RunDir) -> None:
     assert not list(run.path.glob(".*"))
 
 
+def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
+    """It may have been exported with another text than run.json has; run.json counts where there is none."""
+    run = write_run(tmp_path / "run")
+    run.update({"refusal_text": "I do not know that."})
+    assert "\n> I cannot say.\n" in write_card(run).path.read_text(encoding="utf-8")
+    run.sidecar.unlink()
+    assert "\n> I do not know that.\n" in write_card(run, force=True).path.read_text(encoding="utf-8")
+
+
 def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
     card = written(run, license_id="Apache-2.0")
     found = front_matter(card)
