@@ -1,4 +1,5 @@
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "build_info.h"
 #include "errors.h"
 #include "inspect/devices.h"
@@ -106,7 +107,7 @@ public:
         const py::ssize_t n_rows = activations.shape(1);
         std::optional<std::vector<float>> product;
         {
-            const py::gil_scoped_release release;
+            const without_gil release;
             product = impl.multiply(values, n_rows, n_seqs, n_threads);
         }
         if (!product) {
