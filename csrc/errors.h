@@ -59,14 +59,31 @@ inline std::exception_ptr own_fault() {
     }
 }
 
+// A text as a message shows it: of a long one the beginning, up to where no character is cut. Twin of errors.shown.
+inline std::string shown(const std::string & text) {
+    constexpr size_t most = 100;
+    if (text.size() <= most) {
+        return text;
+    }
+    size_t end = most;
+    while (end > 0 && ((unsigned char)text[end] & 0xC0) == 0x80) {
+        --end;
+    }
+    return text.substr(0, end) + "...";
+}
+
 // "subject: fault", or the subject, a count and one line for each fault; twin of errors.faults_message
 inline std::string faults_message(const std::string & subject, const std::vector<std::string> & faults) {
     if (faults.size() == 1) {
         return subject + ": " + faults[0];
     }
+    constexpr size_t most = 100;
     std::string message = subject + ": " + std::to_string(faults.size()) + " faults";
-    for (const std::string & fault : faults) {
-        message += "\n  - " + fault;
+    for (size_t i = 0; i < faults.size() && i < most; ++i) {
+        message += "\n  - " + faults[i];
+    }
+    if (faults.size() > most) {
+        message += "\n  - and " + std::to_string(faults.size() - most) + " more";
     }
     return message;
 }

@@ -11,6 +11,7 @@ with the Python class of its name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 __all__ = [
     "Cancelled",
@@ -71,6 +72,18 @@ class MissingDependencyError(Error, ImportError):
     """An optional package is needed for this call; the message holds the pip command that installs it."""
 
 
+#: So many characters of a text from a file are shown in a message.
+_MOST_SHOWN: Final = 100
+#: So many faults are named in a message; the rest is counted.
+_MOST_FAULTS: Final = 100
+
+
+def shown(text: object) -> str:
+    """A value from a file as a message shows it: of a long one the beginning."""
+    whole = str(text)
+    return whole if len(whole) <= _MOST_SHOWN else whole[:_MOST_SHOWN] + "..."
+
+
 def faults_message(subject: str, faults: Sequence[str]) -> str:
     """Format one or several faults of one subject.
 
@@ -83,5 +96,7 @@ def faults_message(subject: str, faults: Sequence[str]) -> str:
     """
     if len(faults) == 1:
         return f"{subject}: {faults[0]}"
-    lines = "\n".join(f"  - {fault}" for fault in faults)
-    return f"{subject}: {len(faults)} faults\n{lines}"
+    lines = [f"  - {fault}" for fault in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"  - and {len(faults) - _MOST_FAULTS} more")
+    return "\n".join([f"{subject}: {len(faults)} faults", *lines])

@@ -2,6 +2,7 @@
 #include "bindings/gil.h"
 #include "bindings/integers.h"
 #include "errors.h"
+#include "parse_json.h"
 #include "runtime/abstention.h"
 #include "runtime/cpu_threads.h"
 #include "runtime/wrapper.h"
@@ -122,6 +123,17 @@ void register_sidecar(py::module_ & m) {
             return py::make_tuple(describe(source.config), shapes);
         },
         py::arg("path"), "Read and validate a sidecar: its configuration and the shapes of its tensors.");
+    m.def(
+        "parse_json",
+        [](const py::bytes & text) {
+            std::string fault;
+            const auto found = parse_json(text, fault);
+            if (!found) {
+                throw py::value_error(fault);
+            }
+            return to_str(found->dump());
+        },
+        py::arg("text"), "JSON as the core reads it, written again. Raises ValueError.");
     m.def(
         "is_abstention", &is_abstention, py::arg("answer"), py::arg("refusal_text"), py::arg("truncated"),
         "Whether the opening sentence of an answer is the refusal; truncated: the answer was cut off.");

@@ -1,6 +1,7 @@
 #include "cli/args.h"
 
 #include "build_info.h"
+#include "cli/constraints.h"
 #include "cli/numbers.h"
 #include "cli/text_file.h"
 #include "cli/values.h"
@@ -292,6 +293,9 @@ std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args)
             chat_template_file = value();
         } else {
             has_jinja = has_jinja || flag == "--jinja" || flag == "--no-jinja";
+            if (i + 1 < argc) {
+                check_constraint(flag, argv[i + 1]);
+            }
             rest.push_back(argv[i]);
         }
     }

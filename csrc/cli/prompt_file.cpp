@@ -3,6 +3,7 @@
 #include "cli/prompts.h"
 #include "cli/text_file.h"
 #include "errors.h"
+#include "parse_json.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,12 +20,12 @@ bool is_blank(const std::string & text) {
     return text.find_first_not_of(SPACE) == std::string::npos;
 }
 
-// discarded where it is no JSON
-json parse(const std::string & text) {
-    return json::parse(text, nullptr, /*allow_exceptions =*/false);
+// discarded where it is no JSON; fault then says why
+json parse(const std::string & text, std::string & fault) {
+    return parse_json(text, fault).value_or(json(json::value_t::discarded));
 }
 
-std::string shown(const json & value) {
+std::string as_text(const json & value) {
     const std::string text = dump_json(value);
     return text.size() <= 60 ? text : text.substr(0, 60) + " ...";
 }
@@ -42,20 +43,20 @@ std::string content_of(const json & message, const std::string & where) {
     if (content.is_array() && !content.empty()) {
         for (const json & part : content) {
             if (!part.is_object() || part.value("type", json()) != "text" || !part.value("text", json()).is_string()) {
-                throw error(where + ": a part of a message is " + shown(part) + ", expected parts of type \"text\"");
+                throw error(where + ": a part of a message is " + as_text(part) + ", expected parts of type \"text\"");
             }
             text += (first ? "" : "\n") + part["text"].get<std::string>();
             first = false;
         }
         return text;
     }
-    throw error(where + ": \"content\" of a message is " + shown(content) + ", expected a text");
+    throw error(where + ": \"content\" of a message is " + as_text(content) + ", expected a text");
 }
 
 std::vector<chat_message> messages_of(const json & list, const std::string & where) {
     if (!list.is_array() || list.empty()) {
         throw error(
-            where + ": \"messages\" is " + (list == json::array() ? "empty" : shown(list)) +
+            where + ": \"messages\" is " + (list == json::array() ? "empty" : as_text(list)) +
             ", expected a list of at least one message");
     }
     std::vector<chat_message> messages;
@@ -67,7 +68,7 @@ std::vector<chat_message> messages_of(const json & list, const std::string & whe
         for (const auto & [key, value] : message.items()) {
             if (key != "role" && key != "content" && !value.is_null() && !value.empty()) {
                 throw error(
-                    where + ": a message has the key " + shown(key) + ", expected \"role\" and \"content\" alone");
+                    where + ": a message has the key " + as_text(key) + ", expected \"role\" and \"content\" alone");
             }
         }
         messages.push_back({message["role"], content_of(message, where)});
@@ -98,14 +99,14 @@ prompt_item item_of_object(const json & object, const std::string & where, std::
             item.id = value;
         } else if (key == "gain") {
             if (!value.is_null() && (!value.is_number() || std::abs(value.get<double>()) >= 1e6)) {
-                throw error(where + ": \"gain\" is " + shown(value) + ", expected a number");
+                throw error(where + ": \"gain\" is " + as_text(value) + ", expected a number");
             }
             if (!value.is_null()) {
                 item.gain = value.get<double>();
             }
         } else if (const std::string option = option_meant(key); !option.empty() && !value.is_null()) {
             throw error(
-                where + " has the key " + shown(key) +
+                where + " has the key " + as_text(key) +
                 ", which looks like an option; of these a prompt has \"gain\" "
                 "alone, expected a flag for all prompts (or rename the key, if it is only data)");
         } else if (std::find(unused.begin(), unused.end(), key) == unused.end()) {
@@ -122,7 +123,7 @@ prompt_item item_of_object(const json & object, const std::string & where, std::
         return item;
     }
     if (!value.is_string()) {
-        throw error(where + ": \"" + asked + "\" is " + shown(value) + ", expected a text");
+        throw error(where + ": \"" + asked + "\" is " + as_text(value) + ", expected a text");
     }
     item.prompt = value;
     if (is_blank(item.prompt)) {
@@ -136,7 +137,7 @@ prompt_item item_of(const json & value, const std::string & where, std::vector<s
         return item_of_object(value, where, unused);
     }
     if (!value.is_string()) {
-        throw error(where + " is " + shown(value) + ", expected a text or a JSON object");
+        throw error(where + " is " + as_text(value) + ", expected a text or a JSON object");
     }
     prompt_item item{nullptr, value, {}};
     if (is_blank(item.prompt)) {
@@ -194,6 +195,7 @@ struct numbered_line {
     std::string where;
     std::string text;
     json value; // discarded where it is no JSON
+    std::string fault;
 };
 
 void read_lines(const std::string & text, const std::string & subject, prompt_list & into) {
@@ -203,7 +205,9 @@ void read_lines(const std::string & text, const std::string & subject, prompt_li
         ++number;
         if (!is_blank(line)) {
             const std::string where = subject + ", line " + std::to_string(number);
-            lines.push_back({where, line, parse(line)});
+            std::string fault;
+            json value = parse(line, fault);
+            lines.push_back({where, line, std::move(value), fault});
         }
     }
     const auto is_object = [](const numbered_line & line) { return line.value.is_object(); };
@@ -215,7 +219,8 @@ void read_lines(const std::string & text, const std::string & subject, prompt_li
             throw error(
                 line.where + " is not a JSON object " +
                 (&line == &lines[0] ? "(but begins as one: expected a whole one in each line, or one JSON array)"
-                                    : "(the first line of the file is, so each has to be)"));
+                                    : "(the first line of the file is, so each has to be)") +
+                (line.fault.empty() ? "" : ": " + line.fault));
         }
         if (!objects && is_object(line)) {
             throw error(
@@ -246,12 +251,13 @@ prompt_list read_prompts(const std::string & path, bool nul_separated) {
     const std::string text =
         check_text(read_bytes(path, subject), subject, nul_separated ? nul_bytes::allow : nul_bytes::refuse);
     prompt_list prompts;
+    std::string fault;
     if (nul_separated) {
         read_texts_between_nul(text, subject, prompts);
-    } else if (const json whole = parse(text); whole.is_array()) {
+    } else if (const json whole = parse(text, fault); whole.is_array()) {
         read_array(whole, subject, prompts);
     } else if (begins_as_json(text) && text[text.find_first_not_of(SPACE)] == '[') {
-        throw error(subject + " begins as a JSON array and is none, expected valid JSON");
+        throw error(subject + " begins as a JSON array and is none, expected valid JSON: " + fault);
     } else {
         read_lines(text, subject, prompts);
     }

@@ -3,6 +3,7 @@
 #include "cli/output.h"
 #include "cli/settings.h"
 #include "errors.h"
+#include "parse_json.h"
 
 #include <cerrno>
 #include <cstring>
@@ -94,7 +95,8 @@ result_lines::result_lines(const std::string & path, const std::vector<prompt_it
 void result_lines::count(const std::string & text) {
     size_t complete = 0;
     for (size_t end; (end = text.find('\n', complete)) != std::string::npos; complete = end + 1) {
-        const json line = json::parse(text.substr(complete, end - complete), nullptr, /*allow_exceptions =*/false);
+        std::string fault;
+        const json line = parse_json(text.substr(complete, end - complete), fault).value_or(json());
         const std::string number = std::to_string(counts.n + 1);
         const std::string where = subject_of(path) + ", line " + number;
         const json expected =

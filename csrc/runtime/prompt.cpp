@@ -1,6 +1,7 @@
 #include "runtime/prompt.h"
 
 #include "errors.h"
+#include "parse_json.h"
 
 #include <nlohmann/json.hpp>
 
@@ -64,7 +65,8 @@ prompt_settings prompt_settings::of(const sidecar & source) {
     if (source.config.chat_template_kwargs.empty()) {
         return settings;
     }
-    const auto kwargs = json::parse(source.config.chat_template_kwargs); // an object, the reader has seen to it
+    std::string fault;
+    const auto kwargs = parse_json(source.config.chat_template_kwargs, fault).value(); // an object, as the reader saw
     for (const auto & [key, value] : kwargs.items()) {
         settings.kwargs[key] = value.dump();
     }

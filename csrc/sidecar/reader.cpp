@@ -1,5 +1,6 @@
 #include "errors.h"
 #include "log.h"
+#include "parse_json.h"
 #include "sidecar/keys.h"
 #include "sidecar/layout.h"
 #include "sidecar/metadata.h"
@@ -8,8 +9,6 @@
 #include "ggml-cpp.h"
 #include "gguf.h"
 #include "llama-mmap.h"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -199,8 +198,12 @@ private:
         config.checkpoint_sha256 = meta.text(keys::CHECKPOINT_SHA256).value_or("");
         if (const std::optional<std::string> kwargs = meta.text(keys::CHAT_TEMPLATE_KWARGS)) {
             config.chat_template_kwargs = *kwargs;
-            if (!nlohmann::json::parse(*kwargs, nullptr, /*allow_exceptions =*/false).is_object()) {
-                fault(keys::CHAT_TEMPLATE_KWARGS, "is '" + *kwargs + "', expected a JSON object");
+            std::string why;
+            const auto parsed = parse_json(*kwargs, why);
+            if (!parsed || !parsed->is_object()) {
+                fault(
+                    keys::CHAT_TEMPLATE_KWARGS,
+                    "is '" + shown(*kwargs) + "', expected a JSON object" + (parsed ? "" : " (" + why + ")"));
             }
         }
     }

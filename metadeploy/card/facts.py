@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._json import read
 from metadeploy.errors import RunDirError
 from metadeploy.files import sha256
 from metadeploy.training.run_dir import RunDir
@@ -196,13 +196,9 @@ def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluati
 
 
 def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
-    expected = _expected(command)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunDirError(f"results '{path}': are not JSON: {error}, {expected}") from None
+    found = read(path, subject=f"results '{path}'", error=RunDirError)
     if not isinstance(found, dict) or found.get("schema") not in SCHEMAS[command]:
-        raise RunDirError(f"results '{path}': are of another kind, {expected}")
+        raise RunDirError(f"results '{path}': are of another kind, {_expected(command)}")
     _require(path, found, command, keys)
     return found
 

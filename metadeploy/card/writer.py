@@ -83,13 +83,13 @@ def write_card(
     run.refuse_stale_sidecar()
     files = list_files(run)
     refuse_overwriting(output, *(run.path / file.name for file in files), what="card")
-    measured = read_measured(run, files)
     model_name = str(run.manifest.get("model_name") or "an unnamed base")
     base_model = base_model or hub_id(model_name)
     license_id = license_id or run.manifest.get("license")
     base = base_model or short_name(model_name)
     name = name or f"Doubter for {base.rpartition('/')[2].removesuffix('.gguf')}"
     try:
+        measured = read_measured(run, files)
         text = _render(
             run,
             measured,
@@ -99,7 +99,7 @@ def write_card(
             base=base,
             folder=output.parent,
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RunDirError(
             f"run directory '{run.path}': its results or run.json cannot be read ({type(error).__name__}: {error}), "
             "expected what metadeploy collect, train and eval write (hint: run metadeploy eval again)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.exact import percent
 from metadeploy.training.settings import CollectSettings
 
@@ -158,8 +158,8 @@ def _template_variables(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-    except ValueError as error:
+        found = parse(text)
+    except JSONFault as error:
         raise typer.BadParameter(f"is not JSON: {error}", param_hint="'--chat-template-kwargs'") from None
     if not isinstance(found, dict):
         raise typer.BadParameter('is not a JSON object such as {"a": 1}', param_hint="'--chat-template-kwargs'")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.errors import Error, faults_message
 from metadeploy.files import replacing
 
@@ -74,11 +75,9 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
         if not line.strip():
             continue
         try:
-            questions.append(_from_record(json.loads(line)))
-        except json.JSONDecodeError as error:
-            faults.append(f"line {number} is not JSON ({error.msg}, column {error.colno}), expected one object")
-        except RecursionError:
-            faults.append(f"line {number} is nested too deeply, expected one flat object")
+            questions.append(_from_record(parse(line)))
+        except JSONFault as error:
+            faults.append(f"line {number} is not JSON ({error}), expected one object")
         except _Malformed as error:
             faults.append(f"line {number}: {error}")
     if len(faults) > _MOST_FAULTS:
@@ -122,7 +121,6 @@ def _from_record(record: Any) -> Question:
     entity = record.get("entity", "")
     if not isinstance(entity, str):
         raise _Malformed(f'"entity" is {_kind(entity)}, expected a string')
-    _encodable(entity, "entity")
     if record.get("choices") is None:
         return Question(question, answers, category, entity)
     choices = _texts(record, "choices")
@@ -140,7 +138,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         found = "missing" if key not in record else "empty" if isinstance(value, str) else _kind(value)
         raise _Malformed(f'"{key}" is {found}, expected a string that is not empty')
-    return _encodable(value, key)
+    return value
 
 
 def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -152,16 +150,7 @@ def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
         if not isinstance(each, str) or not each.strip():
             found = "an empty string" if isinstance(each, str) else _kind(each)
             raise _Malformed(f'"{key}" holds {found}, expected strings that are not empty')
-    return tuple(_encodable(each, key) for each in value)
-
-
-def _encodable(text: str, key: str) -> str:
-    """JSON can say half a character, which no tokenizer takes and no file holds."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _Malformed(f'"{key}" holds half a surrogate pair (text that was cut inside an emoji?)') from None
-    return text
+    return tuple(value)
 
 
 def _kind(value: Any) -> str:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._json import JSONFault, build, parse, read_lines
 from metadeploy.errors import RunDirError
 
 __all__ = ["AtGain", "Sample", "Samples", "ToldAnswer", "declines"]
@@ -102,13 +102,12 @@ class Sample:
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read `to_json` back."""
-        fields: dict[str, Any] = json.loads(line)
-        told = fields.pop("told")
-        return cls(
-            **{**fields, "accepted": tuple(fields["accepted"]), "gains": tuple(AtGain(**g) for g in fields["gains"])},
-            told=None if told is None else ToldAnswer(**told),
-        )
+        """Read `to_json` back.
+
+        Raises:
+            JSONFault: it is no such line.
+        """
+        return build(cls, parse(line))
 
 
 @dataclass(frozen=True)
@@ -134,14 +133,16 @@ class Samples:
         Raises:
             RunDirError: it cannot be read.
         """
-        try:
-            # not splitlines(): JSON strings may hold U+2028 and its like
-            return cls(tuple(Sample.from_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunDirError(
-                f"samples '{path}': cannot be read ({type(error).__name__}: {error}), expected what metadeploy eval "
-                "writes (hint: delete the file)"
-            ) from error
+        rows = []
+        for number, fields in read_lines(path, subject=f"samples '{path}'", error=RunDirError):
+            try:
+                rows.append(build(Sample, fields))
+            except JSONFault as fault:
+                raise RunDirError(
+                    f"samples '{path}': line {number}: {fault}, expected what metadeploy eval writes (hint: delete "
+                    "the file)"
+                ) from None
+        return cls(tuple(rows))
 
     @property
     def base_correct(self) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ data; whatever needs more is refused with the reason and the way out.
 from __future__ import annotations
 
 import importlib
-import json
 import pickle
 import re
 import warnings
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.errors import CheckpointError, MissingDependencyError, faults_message
 from metadeploy.export.names import unwrap
 
@@ -339,8 +339,8 @@ def _unwrap_modules(tensors: Mapping[str, Any], faults: list[str], removed: dict
 def _plain(text: str) -> Any:
     """Metadata of safetensors is text only: lists, numbers and objects are JSON inside it."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse(text)
+    except JSONFault:
         return text
 
 

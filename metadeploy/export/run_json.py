@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._json import read_object
 from metadeploy.errors import CheckpointError, faults_message
 from metadeploy.export.layers import LayerSpec
 from metadeploy.sidecar.spec import JSONValue
@@ -129,16 +130,7 @@ def read_run_json(path: Path) -> RunJson:
         CheckpointError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
     """
     subject = f"run.json '{path}'"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{subject}: does not exist") from None
-    except OSError as problem:
-        raise CheckpointError(f"{subject}: cannot be read: {problem.strerror}") from None
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{subject}: is not JSON: {problem}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{subject}: holds a JSON {type(found).__name__}, expected an object")
+    found = read_object(path, subject=subject, error=CheckpointError)
     values: dict[str, Any] = {key: found[key] for key in _KEYS if found.get(key) is not None}
     meant = {key: difflib.get_close_matches(key, _KEYS, n=1, cutoff=_ALIKE) for key in found if key not in _KEYS}
     faults = [f"key '{key}' is not known, expected '{near[0]}'" for key, near in meant.items() if near]

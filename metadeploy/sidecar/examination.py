@@ -6,7 +6,6 @@ be absent, and an empty list is absent from the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
@@ -359,9 +359,9 @@ class _Examiner:
             return {}
         key = self._key(keys.CHAT_TEMPLATE_KWARGS)
         try:
-            found = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as problem:
-            self.faults.append(f"key '{key}' is not JSON: {problem}")
+            found = parse(text)
+        except JSONFault as fault:
+            self.faults.append(f"key '{key}' is not JSON: {fault}")
             return {}
         if not isinstance(found, dict):
             self.faults.append(f"key '{key}' holds a JSON {type(found).__name__}, expected an object")
@@ -389,10 +389,6 @@ class _Examiner:
                 self.faults.append(
                     f"tensor '{name}' has {bad} values that are not finite, expected none (damaged file?)"
                 )
-
-
-def _no_constant(name: str) -> JSONValue:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _base_model(metadata: Mapping[str, Value]) -> str | None:

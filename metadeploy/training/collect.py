@@ -33,7 +33,7 @@ from metadeploy.tensor_files import save_tensors
 from metadeploy.training.clean_pass import CleanPass
 from metadeploy.training.greedy import GreedyAnswer, kept_text, when_said
 from metadeploy.training.prefix import SharedPrefix
-from metadeploy.training.records import Collected, Record
+from metadeploy.training.records import Collected, Record, read_records
 from metadeploy.training.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.training.settings import CollectSettings
 from metadeploy.training.upper_blocks import cut_faults
@@ -253,7 +253,7 @@ def _join(folder: Path, name: str, layers: Sequence[int]) -> None:
     Collected.write(
         folder,
         name,
-        [Record.from_json(line) for part in parts for line in part.read_text(encoding="utf-8").split("\n") if line],
+        [record for part in parts for record in read_records(part)],
         torch.cat(tensors),
         layers,
     )

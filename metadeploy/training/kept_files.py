@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.tensor_files import save_tensors
 from metadeploy.training.examples import Kept
 
@@ -37,10 +38,10 @@ def load_kept(path: Path, fingerprint: str) -> list[Kept] | None:
             metadata = file.metadata()
             if metadata.get("fingerprint") != fingerprint:
                 return None
-            table = json.loads(metadata["table"])
+            table = parse(metadata["table"])
             hidden = file.get_tensor("hidden")
             keys_values = file.get_tensor("keys_values") if "keys_values" in file.keys() else None  # noqa: SIM118
-    except SafetensorError:
+    except (SafetensorError, JSONFault, KeyError):
         return None
     kept, at, past_at = [], 0, 0
     for length, start, n_clean, n_past in table:

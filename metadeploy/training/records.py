@@ -7,17 +7,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from metadeploy._json import JSONFault, build, parse, read_lines
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.files import write_atomically
 from metadeploy.tensor_files import save_tensors
 
-__all__ = ["Collected", "Record", "check_categories"]
+__all__ = ["Collected", "Record", "check_categories", "read_records"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,12 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Read `to_json` back."""
-        fields: dict[str, Any] = json.loads(line)
-        asked = fields.pop("question")
-        choices = asked.pop("choices")
-        question = Question(
-            **{**asked, "answers": tuple(asked["answers"])}, choices=None if choices is None else tuple(choices)
-        )
-        ids, logprobs = tuple(fields.pop("answer_ids")), tuple(fields.pop("logprobs"))
-        return cls(question=question, answer_ids=ids, logprobs=logprobs, **fields)
+        """Read `to_json` back.
+
+        Raises:
+            JSONFault: it is no such line.
+        """
+        return build(cls, parse(line))
 
 
 @dataclass(frozen=True)
@@ -86,17 +83,21 @@ class Collected:
             RunDirError: it is not there, or its two files do not fit each other.
         """
         lines, tensors = folder / f"{split}.jsonl", folder / f"{split}.safetensors"
+        records = read_records(lines)
         try:
-            text = lines.read_text(encoding="utf-8")
             with safe_open(tensors, framework="pt") as file:
-                layers = tuple(json.loads(file.metadata()["layers"]))
+                layers = build(_Layers, {"layers": parse((file.metadata() or {}).get("layers", ""))}).layers
                 activations: Tensor = file.get_tensor("activations")
-            records = [Record.from_json(line) for line in text.split("\n") if line]
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, JSONFault) as error:
             raise RunDirError(
-                f"collected questions '{lines}': cannot be read ({type(error).__name__}: {error}), expected what "
-                "metadeploy collect writes (hint: run it again)"
+                f"collected activations '{tensors}': cannot be read ({error}), expected what metadeploy collect writes "
+                "(hint: run it again)"
             ) from error
+        if activations.ndim != 3 or activations.shape[1] != len(layers):
+            raise RunDirError(
+                f"collected activations '{tensors}': have shape {list(activations.shape)} for {len(layers)} layers, "
+                "expected [questions, layers, width] (hint: run metadeploy collect --restart)"
+            )
         if len(records) != len(activations):
             raise RunDirError(
                 f"collected questions '{lines}': holds {len(records)}, beside activations of {len(activations)}, "
@@ -132,6 +133,31 @@ class Collected:
                 "metadeploy collect --layers all, or choose other --target-layers)"
             )
         return self.activations[:, [self.layers.index(layer) for layer in layers]]
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What is said beside the activations."""
+
+    layers: tuple[int, ...]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a file of `Record.to_json` lines.
+
+    Raises:
+        RunDirError: it cannot be read.
+    """
+    subject = f"collected questions '{path}'"
+    records = []
+    for number, fields in read_lines(path, subject=subject, error=RunDirError):
+        try:
+            records.append(build(Record, fields))
+        except JSONFault as fault:
+            raise RunDirError(
+                f"{subject}: line {number}: {fault}, expected what metadeploy collect writes (hint: run it again)"
+            ) from None
+    return records
 
 
 def check_categories(splits: Iterable[Collected], categories: Sequence[str]) -> None:

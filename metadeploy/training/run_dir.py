@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from metadeploy.errors import RunDirError
+from metadeploy._json import read_object
+from metadeploy.errors import RunDirError, faults_message, shown
 from metadeploy.files import content_digest, sha256, write_json
 from metadeploy.sidecar import read_sidecar
 
@@ -31,6 +32,24 @@ SPLITS: Final = ("train", "val", "test")
 _INCIDENTAL: Final = frozenset(
     {"device", "keep_cache", "best_epoch", "epochs_done", "interrupted", "point", "val", "fingerprint"}
 )
+
+
+#: Keys that several steps read, and what they hold where they are not null.
+_TYPES: Final[Mapping[str, tuple[type, str]]] = {
+    "model_name": (str, "text"),
+    "dtype": (str, "text"),
+    "quantization": (str, "text"),
+    "dataset": (str, "text"),
+    "license": (str, "text"),
+    "refusal_text": (str, "text"),
+    "prompt_format": (str, "text"),
+    "answer_suffix": (str, "text"),
+    "num_layers": (int, "a whole number"),
+    "hidden_dim": (int, "a whole number"),
+    "chat_template_kwargs": (dict, "an object"),
+    "collect": (dict, "an object"),
+    "train": (dict, "an object"),
+}
 
 
 class RunDir:
@@ -49,14 +68,16 @@ class RunDir:
             create: make the folder where it is missing; else it must have a run.json.
 
         Raises:
-            RunDirError: no run.json, or one that is not a JSON object.
+            RunDirError: no run.json, or one that is not a JSON object with values of the types that it has.
         """
         self.path = Path(path)
         self.manifest: dict[str, Any] = {}
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         if self.run_json.exists():
-            self.manifest = _read_object(self.run_json)
+            subject = f"run.json '{self.run_json}'"
+            self.manifest = read_object(self.run_json, subject=subject, error=RunDirError)
+            _check_types(subject, self.manifest)
         elif not create:
             raise RunDirError(
                 f"run directory '{self.path}': has no run.json, expected one (hint: start with metadeploy collect)"
@@ -168,6 +189,16 @@ def base_digest(name: str) -> str | None:
     return content_digest(Path(name)) if Path(name).exists() else None
 
 
+def _check_types(subject: str, manifest: Mapping[str, Any]) -> None:
+    faults = [
+        f"key '{key}' is {shown(json.dumps(manifest[key]))}, expected {what}"
+        for key, (kind, what) in _TYPES.items()
+        if manifest.get(key) is not None and type(manifest[key]) is not kind  # True is an int
+    ]
+    if faults:
+        raise RunDirError(faults_message(subject, faults))
+
+
 def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:
     """Says whether two trainings are the same; where they run and how they are calibrated does not count.
 
@@ -180,13 +211,3 @@ def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any
     """
     said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunDirError(f"run.json '{path}': is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise RunDirError(f"run.json '{path}': holds a JSON {type(found).__name__}, expected an object")
-    return found

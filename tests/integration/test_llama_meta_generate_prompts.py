@@ -44,6 +44,34 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
     assert "3/3 answered, 0 abstained" in run.stderr
 
 
+def test_json_that_is_nested_too_deeply(tiny: Program, tmp_path: Path) -> None:
+    """Of prompts in either form, of results that are continued, and of variables."""
+    deep = "[" * 200_000 + "]" * 200_000
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    nested = "nested deeper than 64 arrays and objects"
+    for text, where in (
+        (f'{{"prompt": "a"}}\n{{"id": {deep}, "prompt": "b"}}\n', "line 2 is not a JSON object"),
+        (f'["a", {{"id": {deep}, "prompt": "b"}}]', "begins as a JSON array"),
+    ):
+        prompts.write_text(text, encoding="utf-8")
+        run = tiny("--prompts", prompts, "-n", "2")
+        assert run.returncode == 1
+        assert where in run.stderr
+        assert nested in run.stderr
+    prompts.write_text('{"prompt": "a"}\n', encoding="utf-8")
+    output.write_text(f'{{"index": 0, "prompt": "a", "id": {deep}}}\n', encoding="utf-8")
+    run = tiny("--prompts", prompts, "-o", output, "-n", "2")
+    assert run.returncode == 1
+    assert "line 1 is not the result of prompt 1" in run.stderr
+    variables = '{"a": ' + "[" * 60_000 + "]" * 60_000 + "}"
+    run = tiny("-p", "a", "-n", "2", "--chat-template-kwargs", variables)
+    assert run.returncode == 2
+    assert f"--chat-template-kwargs is not JSON: {nested}" in run.stderr
+    within = "[" * 60 + "]" * 60
+    prompts.write_text(f'{{"id": {within}, "prompt": "a"}}\n', encoding="utf-8")
+    assert json.loads(tiny("--prompts", prompts, "-n", "2").stdout)["id"] == json.loads(within)
+
+
 def test_verbose_prints_statistics_of_each_prompt(plain: Path, tiny: Program) -> None:
     run = tiny("--prompts", plain, "-n", "9", "-v")
     quiet = tiny("--prompts", plain, "-n", "9")

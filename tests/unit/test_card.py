@@ -465,7 +465,11 @@ def test_results_that_cannot_be_trusted_make_no_card(
 
 def test_results_that_are_no_json(run: RunDir) -> None:
     path = run.path / "eval" / "results_0.json"
-    for content, message in (("{", "are not JSON"), ("[]", "are of another kind")):
+    for content, message in (
+        ("{", "is not JSON"),
+        ("[" * 200_000, "is not JSON: nested deeper"),
+        ("[]", "are of another kind"),
+    ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(RunDirError, match=rf"results_0\.json': {message}"):
             write_card(run)

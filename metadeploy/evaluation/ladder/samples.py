@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._json import JSONFault, build, read_object
+from metadeploy.errors import RunDirError
 from metadeploy.evaluation.samples import declines
 from metadeploy.files import json_text, write_atomically
 from metadeploy.reference.doubt import AS_CALIBRATED
@@ -93,18 +94,6 @@ class LadderSample:
         """Whether it declines at the shipped threshold."""
         return declines(self.doubt, AS_CALIBRATED)
 
-    @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> LadderSample:
-        """Read what `dataclasses.asdict` made."""
-        parts: tuple[tuple[str, type[Any]], ...] = (
-            ("activations", Cosine),
-            ("cognitive_tokens", Cosine),
-            ("base_rates", Rates),
-            ("rates", Rates),
-        )
-        nested = {name: None if fields[name] is None else kind(**fields[name]) for name, kind in parts}
-        return cls(**{**fields, **nested})
-
 
 @dataclass(frozen=True, kw_only=True)
 class RungSamples:
@@ -131,12 +120,11 @@ class RungSamples:
     def read(cls, path: Path, fingerprint: str) -> RungSamples | None:
         """Read a rung back; None where there is no such file, or it belongs to another ladder or cannot be read."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["fingerprint"] != fingerprint:
+            found = read_object(path, subject=f"rung '{path}'", error=RunDirError)
+            if found.pop("schema", None) != _SCHEMA or found.get("fingerprint") != fingerprint:
                 return None
-            samples = tuple(LadderSample.from_fields(fields) for fields in found["samples"])
-            return cls(fingerprint=fingerprint, files=found["files"], samples=samples)
-        except (OSError, ValueError, KeyError, TypeError):
+            return build(cls, found)
+        except (RunDirError, JSONFault):
             return None
 
 

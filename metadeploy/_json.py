@@ -1,0 +1,273 @@
+"""JSON from outside: one parser with a bound on depth, for everything that metadeploy reads.
+
+``csrc/parse_json.h`` is its twin and accepts the same texts; a test compares the two. Beyond the grammar both refuse
+what readers understand in different ways, or not at all: deep nesting, an object that has a key twice, NaN and
+infinities, whole numbers beyond 64 bits, and half a surrogate pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from metadeploy.errors import Error
+
+__all__ = ["MAX_JSON_DEPTH", "JSONFault", "build", "parse", "read", "read_lines", "read_object", "read_text"]
+
+T = TypeVar("T")
+
+#: Most arrays and objects inside one another; the same bound as in ``csrc/parse_json.h``.
+MAX_JSON_DEPTH: Final = 64
+
+_LEAST_INT: Final = -(2**63)
+_MOST_INT: Final = 2**64 - 1
+#: Digits and sign of the longest whole number that fits 64 bits.
+_INT_CHARS: Final = 20
+_BOM: Final = "\ufeff"
+
+
+class JSONFault(ValueError):
+    """A text is not JSON as it is read here; the message says why, without a subject."""
+
+
+def parse(text: str) -> Any:
+    """Parse a JSON text.
+
+    Args:
+        text: the text; a byte-order mark before it is skipped.
+
+    Returns:
+        Its value: dict, list, str, int, float, bool or None.
+
+    Raises:
+        JSONFault: it is not JSON, or JSON that is refused (see the module).
+    """
+    try:
+        value = json.loads(
+            text.removeprefix(_BOM),
+            object_pairs_hook=_object,
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_constant,
+        )
+    except json.JSONDecodeError as problem:
+        raise JSONFault(f"{problem.msg} at line {problem.lineno}, column {problem.colno}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check(value)
+    return value
+
+
+def read_text(path: Path, *, subject: str, error: type[Error]) -> str:
+    """A file's text.
+
+    Args:
+        path: a UTF-8 file, with or without a byte-order mark.
+        subject: what the file is, such as ``run.json 'x'``: begins the message of an error.
+        error: class of an error.
+
+    Returns:
+        Its text without a byte-order mark.
+
+    Raises:
+        Error: of the class given: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise error(f"{subject}: does not exist") from None
+    except OSError as problem:
+        raise error(f"{subject}: cannot be read: {problem.strerror or problem}") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{subject}: is not JSON: byte {problem.start} is not UTF-8") from None
+
+
+def read(path: Path, *, subject: str, error: type[Error]) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: see `read_text`.
+        subject: see `read_text`.
+        error: see `read_text`.
+
+    Returns:
+        See `parse`.
+
+    Raises:
+        Error: of the class given: the file cannot be read, or is not JSON.
+    """
+    try:
+        return parse(read_text(path, subject=subject, error=error))
+    except JSONFault as fault:
+        raise error(f"{subject}: is not JSON: {fault}") from None
+
+
+def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, Any]:
+    """The same for a file that holds an object.
+
+    Raises:
+        Error: of the class given: see `read`, or the file holds something else.
+    """
+    found = read(path, subject=subject, error=error)
+    if not isinstance(found, dict):
+        raise error(f"{subject}: holds a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def read_lines(path: Path, *, subject: str, error: type[Error]) -> Iterator[tuple[int, Any]]:
+    """The values in a file of JSON lines, one after the other; empty lines count but hold none.
+
+    Args:
+        path: see `read_text`.
+        subject: see `read_text`.
+        error: see `read_text`.
+
+    Yields:
+        Number of the line, from 1, and its value.
+
+    Raises:
+        Error: of the class given: see `read`; the message has the number of the line.
+    """
+    # not splitlines(): JSON strings may hold U+2028 and its like
+    for number, line in enumerate(read_text(path, subject=subject, error=error).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, parse(line)
+        except JSONFault as fault:
+            raise error(f"{subject}: line {number} is not JSON: {fault}") from None
+
+
+def build(kind: type[T], value: Any, *, where: str = "the value") -> T:
+    """A dataclass of what JSON gave back of its `dataclasses.asdict`.
+
+    Args:
+        kind: the dataclass. Its fields are of JSON's own types, tuples, dataclasses, or one of these or None.
+        value: an object that has its fields and no other keys; those with a default may be missing.
+        where: what ``value`` is, for the message.
+
+    Returns:
+        An instance.
+
+    Raises:
+        JSONFault: a field is missing, unknown or of another type.
+    """
+    if not isinstance(value, dict):
+        raise JSONFault(f"{where} is {_kind_of(value)}, expected an object")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in value if key not in fields]
+    if unknown:
+        raise JSONFault(f"{where} has the unknown key {json.dumps(unknown[0])[:40]}")
+    found = {}
+    for name, field in fields.items():
+        if name in value:
+            found[name] = _typed(hints[name], value[name], f"{where}.{name}" if where != "the value" else name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise JSONFault(f"{where} lacks {name}")
+    return kind(**found)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """A value of a field's type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (each for each in arguments if each is not type(None))
+        return _typed(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise JSONFault(f"{where} is {_kind_of(value)}, expected a list")
+        return tuple(_typed(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where=where)  # type: ignore[arg-type]
+    expected = origin or hint
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise JSONFault(f"{where} is {_kind_of(value)}, expected {_NAMES[expected]}")
+    return value
+
+
+_NAMES: Final[dict[Any, str]] = {
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def _kind_of(value: Any) -> str:
+    return _NAMES[type(value)]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise JSONFault(f"an object has the key {_shown(json.dumps(twice))} twice")
+    return found
+
+
+def _int(text: str) -> int:
+    value = int(text) if len(text) <= _INT_CHARS else None
+    if value is None or not _LEAST_INT <= value <= _MOST_INT:
+        raise JSONFault(f"the number {_shown(text)} does not fit 64 bits")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JSONFault("a number is too large, expected one that is finite")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise JSONFault(f"{name} is no JSON number")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _too_deep() -> JSONFault:
+    return JSONFault(f"nested deeper than {MAX_JSON_DEPTH} arrays and objects")
+
+
+def _check(value: Any) -> None:
+    """Depth and strings, level by level: this must not recurse itself."""
+    level = [("the text", value)]  # each with the key that it belongs to
+    for depth in range(MAX_JSON_DEPTH + 1):
+        inner: list[tuple[str, Any]] = []
+        for key, each in level:
+            if isinstance(each, str):
+                _check_text(each, key)
+            elif isinstance(each, dict):
+                for name, child in each.items():
+                    _check_text(name, "a key")
+                    inner.append((name, child))
+            elif isinstance(each, list):
+                inner += [(key, child) for child in each]
+        if depth == MAX_JSON_DEPTH and any(isinstance(each, (dict, list)) for _, each in level):
+            raise _too_deep()
+        level = inner
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        name = where if where in ("a key", "the text") else json.dumps(where, ensure_ascii=False)
+        raise JSONFault(f"{name} holds half a surrogate pair (text that was cut inside an emoji?)") from None
