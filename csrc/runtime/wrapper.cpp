@@ -106,6 +106,27 @@ double most_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
     return most;
 }
 
+// Tables grow with tokens, heads and sequences, whatever the size of the file. Where memory is promised before it is
+// there, asking for more than the device has succeeds, and ends the process later.
+void check_memory(ggml_backend_buffer_type_t buft, ggml_context * ctx, const std::string & path) {
+    size_t needed = 0;
+    for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
+        needed += ggml_backend_buft_get_alloc_size(buft, t);
+    }
+    size_t free = 0;
+    size_t total = 0;
+    if (ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft)) {
+        ggml_backend_dev_memory(dev, &free, &total);
+    }
+    if (total > 0 && needed > total) {
+        constexpr size_t mib = 1 << 20;
+        throw sidecar_error(
+            "sidecar '" + path + "': needs " + std::to_string(needed / mib) + " MiB on device '" +
+            ggml_backend_buft_name(buft) + "', which has " + std::to_string(total / mib) +
+            " (its tables grow with -np / n_parallel)");
+    }
+}
+
 template <typename Floats> // std::vector<float> or float_view
 void set_tensor(ggml_tensor * tensor, const Floats & data) {
     ggml_backend_tensor_set(tensor, data.data(), 0, ggml_nbytes(tensor));
@@ -198,6 +219,7 @@ void wrapper::create_tensors(const sidecar & source, const placement & place) {
 
 void wrapper::allocate() {
     for (const auto & [buft, ctx] : ctxs) {
+        check_memory(buft, ctx.get(), source_path);
         ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
         if (!buf) {
             throw sidecar_error(

@@ -1,5 +1,8 @@
 #include "sidecar/metadata.h"
 
+#include "errors.h"
+#include "sidecar/rules.h"
+
 #include <nlohmann/json.hpp>
 
 #include <cstring>
@@ -149,7 +152,7 @@ void metadata::check_texts() const {
         if (key.empty() || !is_utf8(key)) {
             faults.push_back("metadata key " + std::to_string(id) + " has a name that is empty or not UTF-8");
         } else if (gguf_get_kv_type(gguf, id) == GGUF_TYPE_STRING && !is_utf8(gguf_get_val_str(gguf, id))) {
-            faults.push_back("key '" + key + "' has text that is not UTF-8");
+            faults.push_back("key '" + shown(key) + "' has text that is not UTF-8");
         }
     }
 }

@@ -10,9 +10,6 @@
 
 namespace metadeploy {
 
-// no decoder has more blocks; the same bound as metadeploy/sidecar/rules.py
-inline constexpr int32_t MAX_LAYERS = 1000;
-
 class metadata {
 public:
     // faults: where those of the values asked for go

@@ -1,9 +1,11 @@
 #include "errors.h"
 #include "log.h"
 #include "parse_json.h"
+#include "sidecar/head.h"
 #include "sidecar/keys.h"
 #include "sidecar/layout.h"
 #include "sidecar/metadata.h"
+#include "sidecar/rules.h"
 #include "sidecar/sidecar.h"
 
 #include "ggml-cpp.h"
@@ -45,7 +47,7 @@ public:
         const std::optional<std::string> name = meta.text(keys::ENCODER_TYPE);
         const std::optional<encoder_type> type = name ? parse_encoder_type(*name) : std::nullopt;
         if (name && !type) {
-            fault(keys::ENCODER_TYPE, "is '" + *name + "', expected one of selective, multi_token, transformer");
+            fault(keys::ENCODER_TYPE, "is '" + shown(*name) + "', expected one of selective, multi_token, transformer");
         }
         return type;
     }
@@ -66,6 +68,9 @@ public:
                 std::to_string(n_target) + " target layers, expected as many");
         }
         config.n_ca_head = heads(keys::CA_NUM_HEADS, true, config.n_bottleneck);
+        for (const std::string & fault : table_faults(config.n_embd, config.n_cog, config.n_ca_head)) {
+            faults.push_back(fault);
+        }
         config.n_enc_head = heads(keys::ENC_NUM_HEADS, config.encoder != encoder_type::selective, config.n_enc);
         check_transformer_keys(dims);
         read_settings(config);
@@ -180,16 +185,16 @@ private:
 
     void read_settings(wrapper_config & config) {
         if (const std::string gate = meta.text(keys::GATE_ACTIVATION).value_or("tanh"); gate != "tanh") {
-            fault(keys::GATE_ACTIVATION, "is '" + gate + "', expected 'tanh'");
+            fault(keys::GATE_ACTIVATION, "is '" + shown(gate) + "', expected 'tanh'");
         }
         if (const std::string trigger = meta.text(keys::TRIGGER).value_or("always"); trigger != "always") {
-            fault(keys::TRIGGER, "is '" + trigger + "', expected 'always'");
+            fault(keys::TRIGGER, "is '" + shown(trigger) + "', expected 'always'");
         }
         const std::string from = meta.text(keys::INJECT_FROM).value_or(inject_from_name(inject_from::prompt));
         if (from == inject_from_name(inject_from::last_prompt_token)) {
             config.from = inject_from::last_prompt_token;
         } else if (from != inject_from_name(inject_from::prompt)) {
-            fault(keys::INJECT_FROM, "is '" + from + "', expected one of prompt, last_prompt_token");
+            fault(keys::INJECT_FROM, "is '" + shown(from) + "', expected one of prompt, last_prompt_token");
         }
         config.kind = meta.text(keys::KIND).value_or(config.kind);
         read_refusal(config);
@@ -214,7 +219,7 @@ private:
         }
         if (const std::optional<std::vector<int32_t>> tokens = meta.tokens(keys::REFUSAL_TOKEN_IDS)) {
             config.refusal_token_ids = *tokens;
-            if (tokens->empty() || tokens->size() > MAX_REFUSAL_TOKENS) {
+            if (tokens->empty() || (int64_t)tokens->size() > MAX_REFUSAL_TOKENS) {
                 fault(
                     keys::REFUSAL_TOKEN_IDS, "has " + std::to_string(tokens->size()) + " entries, expected 1 to " +
                                                  std::to_string(MAX_REFUSAL_TOKENS));
@@ -242,7 +247,7 @@ std::string key_prefix(const gguf_context * gguf, const std::string & subject) {
     } else {
         const bool is_base = gguf_find_tensor(gguf, "token_embd.weight") >= 0;
         throw sidecar_error(
-            subject + ": has architecture '" + arch + "', expected 'meta-spider' or 'daimon'" +
+            subject + ": has architecture '" + shown(arch) + "', expected 'meta-spider' or 'daimon'" +
             (is_base ? " (a base model, not a sidecar?)" : ""));
     }
     const int64_t version = meta.integer(keys::FORMAT_VERSION).value_or(1);
@@ -276,16 +281,16 @@ std::map<std::string, tensor_place> place_tensors(
     const gguf_context * gguf, ggml_context * ggml, uint64_t file_size, std::vector<std::string> & faults) {
     std::map<std::string, tensor_place> places;
     const uint64_t data_offset = gguf_get_data_offset(gguf);
-    for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
+    ggml_tensor * tensor = ggml_get_first_tensor(ggml); // in the order of the file
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i, tensor = ggml_get_next_tensor(ggml, tensor)) {
         const std::string name = gguf_get_tensor_name(gguf, i);
         if (name.empty() || !is_utf8(name)) {
             faults.push_back("tensor " + std::to_string(i) + " has a name that is empty or not UTF-8");
             continue;
         }
         const std::string subject = "tensor '" + name + "' ";
-        const ggml_tensor * tensor = ggml_get_tensor(ggml, name.c_str());
         const uint64_t offset = gguf_get_tensor_offset(gguf, i);
-        if (!tensor || !places.emplace(name, tensor_place{tensor, data_offset + offset}).second) {
+        if (!places.emplace(name, tensor_place{tensor, data_offset + offset}).second) {
             faults.push_back(subject + "is there twice");
         } else if (ggml_nelements(tensor) <= 0) {
             faults.push_back(subject + "is empty");
@@ -396,6 +401,7 @@ sidecar read_sidecar(const std::string & path) {
     }
     const open_file file(path, subject);
     const uint64_t file_size = file.size();
+    check_head(file.get(), subject);
 
     ggml_context * ggml_raw = nullptr;
     log_capture log;
@@ -408,6 +414,11 @@ sidecar read_sidecar(const std::string & path) {
     std::vector<std::string> faults;
     metadata meta(gguf.get(), faults);
     meta.check_texts();
+    if (gguf_get_alignment(gguf.get()) > (size_t)MAX_ALIGNMENT) {
+        faults.push_back(
+            "has general.alignment " + std::to_string(gguf_get_alignment(gguf.get())) + ", expected at most " +
+            std::to_string(MAX_ALIGNMENT));
+    }
     const std::map<std::string, tensor_place> places = place_tensors(gguf.get(), ggml.get(), file_size, faults);
     if (!faults.empty()) {
         throw sidecar_error(faults_message(subject, faults)); // a file that does not hold together says nothing more
@@ -423,6 +434,10 @@ sidecar read_sidecar(const std::string & path) {
     config_reader reader(meta, faults);
     const std::optional<encoder_type> declared = reader.declared_encoder();
     const layout dims = infer_layout(shapes, declared);
+    if (const std::vector<std::string> too_large = size_faults(dims); !too_large.empty()) {
+        faults.insert(faults.end(), too_large.begin(), too_large.end());
+        throw sidecar_error(faults_message(subject, faults));
+    }
     sidecar result;
     result.path = path;
     result.config = reader.read(declared, dims);

@@ -15,10 +15,6 @@ namespace metadeploy {
 // the newest format that this reader understands
 inline constexpr uint32_t SIDECAR_FORMAT_VERSION = 1;
 
-// a refusal is a sentence, and logits spread over some tens; the same bounds as metadeploy/sidecar/rules.py
-inline constexpr size_t MAX_REFUSAL_TOKENS = 1024;
-inline constexpr float MAX_REFUSAL_BIAS = 100.0f;
-
 // what the framework trains its Doubters to say; used where a sidecar does not name its own text
 inline constexpr char DEFAULT_REFUSAL_TEXT[] = "I'm not confident enough to answer this question accurately.";
 

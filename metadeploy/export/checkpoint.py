@@ -17,7 +17,13 @@ from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoin
 from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.refusal import with_refusal_text
-from metadeploy.sidecar.rules import cognitive_token_faults, heads_faults, layer_order_faults, refusal_faults
+from metadeploy.sidecar.rules import (
+    cognitive_token_faults,
+    heads_faults,
+    layer_order_faults,
+    refusal_faults,
+    size_faults,
+)
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom, Kind, WrapperConfig
 
 if TYPE_CHECKING:
@@ -169,6 +175,9 @@ class _Assembly:
         if dims.encoder_type is None:
             self.faults.append(f"encoder_type is {declared!r}, and no tensor tells it, expected {_one_of(EncoderType)}")
             return None
+        if too_large := size_faults(dims.sizes):
+            self.faults += too_large
+            return None  # nothing may be enumerated by these
         self._check_tensors(dims, shapes)
         self._check_both_places()
         self._settle("encoder_type", dims.encoder_type)

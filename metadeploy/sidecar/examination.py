@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from metadeploy._json import JSONFault, parse
+from metadeploy.errors import shown
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
@@ -25,6 +26,8 @@ from metadeploy.sidecar.rules import (
     heads_faults,
     layer_order_faults,
     refusal_faults,
+    size_faults,
+    table_faults,
     transformer_key_faults,
     transformer_keys,
 )
@@ -37,7 +40,7 @@ from metadeploy.sidecar.spec import (
     WrapperConfig,
 )
 
-__all__ = ["Examination", "examine", "examine_file", "prefix_of"]
+__all__ = ["Examination", "examine", "examine_file", "examine_head", "prefix_of"]
 
 _PREFIXES: Final = {
     keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
@@ -86,6 +89,22 @@ def examine_file(file: GGUFFile) -> Examination:
     return _Examiner(file).run()
 
 
+def examine_head(path: str | Path, *, size: int) -> Examination:
+    """Examine the head of a sidecar that is being written: everything but the values of its tensors.
+
+    Args:
+        path: the file so far, which ends where the data begin.
+        size: of the finished file, in bytes.
+
+    Returns:
+        See `examine`.
+
+    Raises:
+        SidecarError: see `examine`.
+    """
+    return _Examiner(read_gguf(path, size=size), values=False).run()
+
+
 def prefix_of(file: GGUFFile) -> str | None:
     """The key prefix that goes with the file's architecture; None where that is not a sidecar's."""
     architecture = file.metadata.get("general.architecture", Value("str", "")).value
@@ -95,8 +114,9 @@ def prefix_of(file: GGUFFile) -> str | None:
 class _Examiner:
     """Collects faults and oddities of one file; each method looks at one aspect."""
 
-    def __init__(self, file: GGUFFile) -> None:
+    def __init__(self, file: GGUFFile, *, values: bool = True) -> None:
         self.file = file
+        self.values = values  # whether those of the tensors are there to look at
         self.faults: list[str] = []
         self.oddities: list[str] = []
         self.prefix = ""
@@ -112,6 +132,9 @@ class _Examiner:
         shapes = {name: info.shape for name, info in self.file.tensors.items()}
         declared = self._encoder_type()
         dims = infer(shapes, encoder_type=declared)
+        if too_large := size_faults(dims.sizes):
+            self.faults += too_large
+            return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # enumerate nothing by these
         config = self._config(declared, dims)
         self._check_tensors(dims, shapes)
         return self._result(config, dims)
@@ -127,7 +150,7 @@ class _Examiner:
             self.faults.append("key 'general.architecture' is missing, expected 'meta-spider' or 'daimon'")
         else:
             hint = " (a base model, not a sidecar?)" if self.file.tensors.get("token_embd.weight") else ""
-            self.faults.append(f"has architecture {value.value!r}, expected 'meta-spider' or 'daimon'{hint}")
+            self.faults.append(f"has architecture {shown(repr(value.value))}, expected 'meta-spider' or 'daimon'{hint}")
         return self._result(None, Dims())
 
     def _version_is_known(self) -> bool:
@@ -148,10 +171,10 @@ class _Examiner:
                 self.oddities.append(f"key '{key}' is absent")
         kind = self.file.metadata.get("general.type")
         if kind is not None and kind.value != _GENERAL_TYPE:
-            self.oddities.append(f"general.type is {kind.value!r}, not '{_GENERAL_TYPE}'")
+            self.oddities.append(f"general.type is {shown(repr(kind.value))}, not '{_GENERAL_TYPE}'")
         gate = self._str(keys.GATE_ACTIVATION)
         if gate not in (None, "tanh"):
-            self.faults.append(f"has gate activation '{gate}', expected 'tanh'")
+            self.faults.append(f"has gate activation '{shown(gate)}', expected 'tanh'")
 
     def _key(self, template: str) -> str:
         return template.format(prefix=self.prefix)
@@ -196,7 +219,7 @@ class _Examiner:
     def _choice(self, template: str, choices: tuple[str, ...]) -> str | None:
         value = self._str(template)
         if value is not None and value not in choices:
-            self.faults.append(f"key '{self._key(template)}' is '{value}', expected one of {', '.join(choices)}")
+            self.faults.append(f"key '{self._key(template)}' is '{shown(value)}', expected one of {', '.join(choices)}")
             return None
         return value
 
@@ -240,6 +263,7 @@ class _Examiner:
         if encoder_type is not None and all(self._key(key) in self.file.metadata for key in needed):
             self.faults += heads_faults(encoder_type, encoder_dim, bottleneck_dim, enc_heads, ca_heads)
         self._check_transformer_keys(dims)
+        self.faults += table_faults(hidden_dim, num_tokens, ca_heads)
         settings = self._settings()
         if encoder_type is None:
             return None
@@ -311,10 +335,11 @@ class _Examiner:
                 self.oddities.append(f"key '{cross_key}' is absent; the tensors have {list(dims.cross_attn_layers)}")
         elif set(cross) != set(dims.cross_attn_layers):
             self.faults.append(
-                f"key '{cross_key}' is {list(cross)}, but there are tensors for layers {list(dims.cross_attn_layers)}"
+                f"key '{cross_key}' is {shown(list(cross))}, but there are tensors for layers "
+                f"{list(dims.cross_attn_layers)}"
             )
         elif list(cross) != sorted(cross):
-            self.oddities.append(f"key '{cross_key}' is not in ascending order: {list(cross)}")
+            self.oddities.append(f"key '{cross_key}' is not in ascending order: {shown(list(cross))}")
         if not dims.cross_attn_layers and not cross:
             self.oddities.append("there are no cross-attention layers: this wrapper injects nothing")
         ordered = cross if cross is not None and len(set(cross)) != len(cross) else dims.cross_attn_layers
@@ -324,7 +349,7 @@ class _Examiner:
         """The optional settings, as arguments of `WrapperConfig`."""
         trigger = self._str(keys.TRIGGER)
         if trigger not in (None, "always"):
-            self.faults.append(f"key '{self._key(keys.TRIGGER)}' is '{trigger}', expected 'always'")
+            self.faults.append(f"key '{self._key(keys.TRIGGER)}' is '{shown(trigger)}', expected 'always'")
         inject_from = self._choice(keys.INJECT_FROM, get_args(InjectFrom))
         token_ids, bias = self._ints(keys.REFUSAL_TOKEN_IDS), self._float(keys.REFUSAL_BIAS) or 0.0
         self.faults += refusal_faults(token_ids, bias)
@@ -341,16 +366,16 @@ class _Examiner:
         }
         kind = self._str(keys.KIND)
         if kind is not None and kind != "doubter":
-            self.oddities.append(f"is of kind '{kind}', not a doubter")
+            self.oddities.append(f"is of kind '{shown(kind)}', not a doubter")
         if found["prompt_format"] not in (None, "auto"):
             self.oddities.append(
-                f"key '{self._key(keys.PROMPT_FORMAT)}' is {found['prompt_format']!r}, which is kept and not followed: "
-                "prompts go through the base's chat template"
+                f"key '{self._key(keys.PROMPT_FORMAT)}' is {shown(repr(found['prompt_format']))}, which is kept "
+                "and not followed: prompts go through the base's chat template"
             )
         known = {value for value in vars(keys).values() if isinstance(value, str) and value.startswith("{prefix}.")}
         own = [key for key in self.file.metadata if key.startswith(f"{self.prefix}.")]
         unknown = [key for key in own if f"{{prefix}}{key.removeprefix(self.prefix)}" not in known]
-        self.oddities += [f"key '{key}' is not part of this format; ignored" for key in unknown]
+        self.oddities += [f"key '{shown(key)}' is not part of this format; ignored" for key in unknown]
         return found | {"kind": kind or "doubter"}
 
     def _chat_template_kwargs(self) -> Mapping[str, JSONValue]:
@@ -382,6 +407,8 @@ class _Examiner:
                 continue
             if info.type not in SIDECAR_TYPES:
                 self.faults.append(f"tensor '{name}' has type {info.type}, expected one of {', '.join(SIDECAR_TYPES)}")
+                continue
+            if not self.values:
                 continue
             values = self.file.f32(name)
             if not np.isfinite(values).all():

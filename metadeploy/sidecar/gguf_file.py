@@ -2,7 +2,8 @@
 
 It is written for hostile input: every count and length is checked against what is left of the file before anything is
 allocated or skipped, so that a malformed file ends in an error that names the place, never in a crash, a hang or a
-huge allocation. It reads sidecars and, for their metadata, base models of any size.
+huge allocation. It reads sidecars, within the bounds of `metadeploy.sidecar.rules`, and, for their metadata, base
+models of any size.
 
 Nothing is mapped: a file that another process truncates while it is mapped ends the process that reads it.
 """
@@ -20,8 +21,17 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.errors import Error, ModelLoadError, SidecarError
+from metadeploy.errors import Error, ModelLoadError, SidecarError, shown
 from metadeploy.sidecar.quants import TENSOR_TYPES, dequantise, nbytes_of
+from metadeploy.sidecar.rules import (
+    MAX_ALIGNMENT,
+    MAX_ARRAY,
+    MAX_HEAD_BYTES,
+    MAX_KEY_BYTES,
+    MAX_KEYS,
+    MAX_TENSORS,
+    MAX_TEXT_BYTES,
+)
 
 __all__ = ["GGUFFile", "MetadataValue", "Role", "TensorInfo", "Value", "read_gguf"]
 
@@ -30,8 +40,6 @@ Role: TypeAlias = Literal["sidecar", "base model"]
 
 _MAX_NAME_BYTES: Final = 64  # ggml's GGML_MAX_NAME counts the final zero: 63 usable bytes
 _MAX_DIMS: Final = 4
-_MAX_KEY_BYTES: Final = 65535
-_MAX_ALIGNMENT: Final = 1 << 20
 #: How much of a header is read at once.
 _PIECE_BYTES: Final = 1 << 20
 
@@ -202,12 +210,14 @@ class GGUFFile:
         return dequantise(self.raw(name), info.type, info.shape)
 
 
-def read_gguf(path: str | Path, *, role: Role = "sidecar") -> GGUFFile:
+def read_gguf(path: str | Path, *, role: Role = "sidecar", size: int | None = None) -> GGUFFile:
     """Parse a GGUF file's header, metadata and tensor records.
 
     Args:
         path: the file.
-        role: what it is meant to be; decides the wording and the class of errors.
+        role: what it is meant to be; decides the wording and the class of errors, and whether the bounds of sidecars
+            hold.
+        size: of a file that is being written, when it is finished; by default what it has.
 
     Returns:
         The parsed file. It stays open for as long as the object lives.
@@ -225,7 +235,7 @@ def read_gguf(path: str | Path, *, role: Role = "sidecar") -> GGUFFile:
         file = OpenFile(path)
         if file.size == 0:
             raise error(f"{subject}: is empty, expected a GGUF file (an interrupted download?)")
-        return _parse(path, file, role)
+        return _parse(path, file, role, size=file.size if size is None else size)
     except FileNotFoundError:
         raise error(f"{subject}: does not exist") from None
     except UnicodeEncodeError as problem:
@@ -244,17 +254,20 @@ class _Malformed(Exception):
 class _Cursor:
     """Reads little-endian values off a file, a piece at a time, and never past its end."""
 
-    def __init__(self, file: OpenFile) -> None:
+    def __init__(self, file: OpenFile, *, bounded: bool) -> None:
         self._file = file
         self._piece = memoryview(b"")
         self._begin = 0  # of the piece, in the file
         self.pos = 0
+        self.bounded = bounded  # whether the bounds of sidecars hold
 
     @property
     def left(self) -> int:
         return self._file.size - self.pos
 
     def take(self, count: int, what: str) -> memoryview:
+        if self.bounded and count > MAX_HEAD_BYTES - self.pos:
+            raise _Malformed(f"has more than {MAX_HEAD_BYTES} bytes of keys and tensor records, expected fewer")
         if count > self.left:
             raise _Malformed(
                 f"ends inside {what}: offset {self.pos}, {count} bytes needed, {self.left} left (truncated?)"
@@ -274,19 +287,21 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return int.from_bytes(self.take(8, what), "little")
 
-    def count(self, what: str, *, least: int) -> int:
-        """A u64 count of things that take at least ``least`` bytes each."""
+    def count(self, what: str, *, least: int, most: int) -> int:
+        """A u64 count of things that take at least ``least`` bytes each; in a sidecar at most ``most``."""
         count = self.u64(what)
+        if self.bounded and count > most:
+            raise _Malformed(f"claims {count} for {what}, expected at most {most}")
         if count * least > self.left:
             raise _Malformed(f"claims {count} for {what}, but only {self.left} bytes are left (truncated?)")
         return count
 
     def string(self, what: str) -> bytes:
-        return bytes(self.take(self.count(f"the length of {what}", least=1), what))
+        return bytes(self.take(self.count(f"the length of {what}", least=1, most=MAX_TEXT_BYTES), what))
 
 
-def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
-    cursor = _Cursor(file)
+def _parse(path: Path, file: OpenFile, role: Role, *, size: int) -> GGUFFile:
+    cursor = _Cursor(file, bounded=role == "sidecar")
     _check_magic(file.read(0, 4), file.size)
     cursor.take(4, "the magic")
     version = cursor.u32("the version")
@@ -294,16 +309,16 @@ def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
         raise _Malformed("is a big-endian GGUF file, expected little endian (convert it with gguf's own tool)")
     if version not in (2, 3):
         raise _Malformed(f"has GGUF version {version}, expected 2 or 3")
-    n_tensors = cursor.count("the number of tensors", least=_MIN_INFO_BYTES)
-    n_kv = cursor.count("the number of metadata keys", least=_MIN_KV_BYTES)
+    n_tensors = cursor.count("the number of tensors", least=_MIN_INFO_BYTES, most=MAX_TENSORS)
+    n_kv = cursor.count("the number of metadata keys", least=_MIN_KV_BYTES, most=MAX_KEYS)
 
     metadata: dict[str, Value] = {}
     spans: dict[str, tuple[int, int]] = {}
     for index in range(n_kv):
         begin = cursor.pos
-        key = _name(cursor, f"metadata key {index}", most=_MAX_KEY_BYTES)
+        key = _name(cursor, f"metadata key {index}", most=MAX_KEY_BYTES)
         if key in metadata:
-            raise _Malformed(f"has the metadata key '{key}' twice")
+            raise _Malformed(f"has the metadata key '{shown(key)}' twice")
         metadata[key] = _value(cursor, key)
         spans[key] = begin, cursor.pos
 
@@ -315,10 +330,10 @@ def _parse(path: Path, file: OpenFile, role: Role) -> GGUFFile:
     for info in infos:
         if info.name in tensors:
             raise _Malformed(f"has the tensor '{info.name}' twice")
-        tensors[info.name] = _placed(info, start=start, alignment=alignment, size=file.size)
+        tensors[info.name] = _placed(info, start=start, alignment=alignment, size=size)
     _check_order(tensors, start=start, alignment=alignment)
     records_span = (records, cursor.pos)
-    return GGUFFile(path, version, file.size, alignment, metadata, tensors, file, role, spans, records_span, start)
+    return GGUFFile(path, version, size, alignment, metadata, tensors, file, role, spans, records_span, start)
 
 
 def _check_magic(magic: bytes, size: int) -> None:
@@ -344,10 +359,12 @@ def _name(cursor: _Cursor, what: str, *, most: int) -> str:
 
 
 def _value(cursor: _Cursor, key: str) -> Value:
-    what = f"the value of '{key}'"
+    what = f"the value of '{shown(key)}'"
     kind, code = _value_type(cursor.u32(what), key)
     if kind == _STRING:
         raw = cursor.string(what)
+        if cursor.bounded and b"\0" in raw:  # ggml's readers end a text there
+            raise _Malformed(f"has a zero byte in {what}")
         try:
             return Value(kind, raw.decode())
         except UnicodeDecodeError:
@@ -361,16 +378,16 @@ def _value(cursor: _Cursor, key: str) -> Value:
 
 
 def _array(cursor: _Cursor, key: str) -> Value:
-    what = f"the value of '{key}'"
+    what = f"the value of '{shown(key)}'"
     kind, code = _value_type(cursor.u32(what), key)
     if kind == _ARRAY:
         raise _Malformed(f"has an array of arrays as {what}, which GGUF readers do not support")
     if kind == _STRING:
-        count = cursor.count(f"the length of {what}", least=8)
+        count = cursor.count(f"the length of {what}", least=8, most=MAX_ARRAY)
         # tokens of some vocabularies are not valid UTF-8; nothing here depends on them
         return Value(f"[{kind}]", [cursor.string(what).decode(errors="backslashreplace") for _ in range(count)])
     width = struct.calcsize("<" + code)
-    count = cursor.count(f"the length of {what}", least=width)
+    count = cursor.count(f"the length of {what}", least=width, most=MAX_ARRAY)
     raw = np.frombuffer(cursor.take(count * width, what), dtype=np.dtype("<" + code))
     if kind == "bool" and raw.view(np.uint8).max(initial=0) > 1:
         raise _Malformed(f"has other bytes than 0 and 1 in {what}, expected bools")
@@ -381,7 +398,7 @@ def _value_type(number: int, key: str) -> tuple[str, str]:
     try:
         return _VALUE_TYPES[number]
     except KeyError:
-        raise _Malformed(f"has the unknown value type {number} at '{key}' (malformed?)") from None
+        raise _Malformed(f"has the unknown value type {number} at '{shown(key)}' (malformed?)") from None
 
 
 def _tensor_record(cursor: _Cursor, index: int) -> TensorInfo:
@@ -407,8 +424,8 @@ def _alignment(metadata: Mapping[str, Value]) -> int:
     number = value.value
     if value.type != "u32" or not isinstance(number, int):
         raise _Malformed(f"has general.alignment of type {value.type}, expected u32")
-    if not 0 < number <= _MAX_ALIGNMENT or number & (number - 1):
-        raise _Malformed(f"has general.alignment {number}, expected a power of two up to {_MAX_ALIGNMENT}")
+    if not 0 < number <= MAX_ALIGNMENT or number & (number - 1):
+        raise _Malformed(f"has general.alignment {number}, expected a power of two up to {MAX_ALIGNMENT}")
     return number
 
 

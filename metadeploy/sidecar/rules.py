@@ -3,40 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
+from metadeploy.errors import shown
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.layout import Dims
 from metadeploy.sidecar.spec import EncoderType
 
 __all__ = [
+    "MAX_ALIGNMENT",
+    "MAX_ARRAY",
+    "MAX_COGNITIVE_TOKENS",
+    "MAX_HEAD_BYTES",
+    "MAX_INNER_WIDTH",
     "MAX_INT",
+    "MAX_KEYS",
+    "MAX_KEY_BYTES",
     "MAX_LAYERS",
     "MAX_REFUSAL_BIAS",
     "MAX_REFUSAL_TOKENS",
+    "MAX_TABLE",
+    "MAX_TENSORS",
+    "MAX_TEXT_BYTES",
+    "MAX_WIDTH",
     "TRANSFORMER_KEYS",
     "cognitive_token_faults",
     "heads_faults",
     "layer_order_faults",
     "refusal_faults",
+    "size_faults",
+    "table_faults",
     "transformer_key_faults",
     "transformer_keys",
 ]
 
-#: No decoder has more blocks; names of tensors have at most three digits for a layer.
-MAX_LAYERS = 1000
+# Of the file. What a real one has: 20 to 30 keys, 150 to 2000 tensors, a head of some 100 kB.
+
+#: Bytes of all that goes before the tensors' data.
+MAX_HEAD_BYTES: Final = 64 << 20
+MAX_KEYS: Final = 4096
+#: 1000 layers of a selective wrapper have 14 tensors each.
+MAX_TENSORS: Final = 16384
+#: GGUF's own bound.
+MAX_KEY_BYTES: Final = 65535
+MAX_TEXT_BYTES: Final = 1 << 20
+#: Entries of one array.
+MAX_ARRAY: Final = 1 << 20
+MAX_ALIGNMENT: Final = 1 << 20
+
+# Of the wrapper. The largest bases have 126 blocks of width 18432.
+
 #: Larger numbers mean nothing in a sidecar, and the compiled reader counts in 32 bits.
-MAX_INT = 2**31 - 1
+MAX_INT: Final = 2**31 - 1
+#: No decoder has more blocks; names of tensors have at most three digits for a layer.
+MAX_LAYERS: Final = 1000
+#: Of the base, the encoder and the bottleneck.
+MAX_WIDTH: Final = 65536
+#: Of the transformer's feed-forward, four times the encoder's width as a rule.
+MAX_INNER_WIDTH: Final = 262144
+#: One for each target layer, or some tens.
+MAX_COGNITIVE_TOKENS: Final = 1024
+#: Entries of a folded table, hidden_dim * cognitive tokens * heads: 18432 * 126 * 8 are 19 million.
+MAX_TABLE: Final = 1 << 28
 #: Keys that repeat the shape of a transformer encoder, which the tensors tell; other encoders have none of them.
-TRANSFORMER_KEYS = (
+TRANSFORMER_KEYS: Final = (
     keys.ENCODER_DIM,
     keys.ENCODER_NUM_BLOCKS,
     keys.ENCODER_FFN_EXPANSION,
     keys.USE_LAYER_POS_EMBEDDINGS,
 )
 #: A refusal is a sentence.
-MAX_REFUSAL_TOKENS = 1024
+MAX_REFUSAL_TOKENS: Final = 1024
 #: Logits of language models spread over some tens; a larger bias is no calibration.
-MAX_REFUSAL_BIAS = 100.0
+MAX_REFUSAL_BIAS: Final = 100.0
+
+#: Symbol of a size in the tables of tensors: what it is, and its bound.
+_SIZES: Final = {
+    "D": ("the width of the base", MAX_WIDTH),
+    "E": ("the width of the encoder", MAX_WIDTH),
+    "B": ("the bottleneck of the cross-attention", MAX_WIDTH),
+    "F": ("the inner width of the feed-forward", MAX_INNER_WIDTH),
+    "C": ("the number of cognitive tokens", MAX_COGNITIVE_TOKENS),
+    "N": ("the number of target layers", MAX_LAYERS),
+}
+
+
+def size_faults(sizes: Mapping[str, int]) -> list[str]:
+    """Sizes beyond their bounds, which nothing may be enumerated or allocated by.
+
+    Args:
+        sizes: of the symbols D, E, B, F, C, N, as the tensors tell them.
+
+    Returns:
+        Phrases without a subject; empty where all is well.
+    """
+    return [
+        f"the tensors say that {what} is {sizes[symbol]}, expected at most {most}"
+        for symbol, (what, most) in _SIZES.items()
+        if sizes.get(symbol, 0) > most
+    ]
+
+
+def table_faults(hidden_dim: int, n_tokens: int, n_heads: int) -> list[str]:
+    """The tables of an injection that are too large.
+
+    Args:
+        hidden_dim: width of the base.
+        n_tokens: cognitive tokens.
+        n_heads: heads of the cross-attention.
+
+    Returns:
+        Phrases without a subject; empty where all is well.
+    """
+    if hidden_dim * n_tokens * n_heads <= MAX_TABLE:
+        return []
+    return [
+        f"the tables of an injection have {hidden_dim} x {n_tokens} x {n_heads} entries (width, cognitive tokens, "
+        f"heads), expected at most {MAX_TABLE}"
+    ]
 
 
 def layer_order_faults(
@@ -55,12 +139,12 @@ def layer_order_faults(
     faults = []
     for what, layers in (("target_layers", target_layers), ("cross_attn_layers", cross_attn_layers)):
         if len(set(layers)) != len(layers):
-            faults.append(f"{what} {list(layers)} names a layer twice")
+            faults.append(f"{what} {shown(list(layers))} names a layer twice")
         end = MAX_LAYERS if n_blocks is None else min(n_blocks, MAX_LAYERS)
         beyond = [layer for layer in layers if not 0 <= layer < end]
         if beyond:
             hint = "" if n_blocks is None else f" (the base has {n_blocks} blocks)"
-            faults.append(f"{what} has {beyond}, expected layers from 0 to {end - 1}{hint}")
+            faults.append(f"{what} has {shown(beyond)}, expected layers from 0 to {end - 1}{hint}")
     return faults
 
 

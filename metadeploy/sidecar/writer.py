@@ -5,7 +5,6 @@ Whatever interrupts an export, the old file stays whole and no half of a new one
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -17,20 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.errors import SidecarError, faults_message
+from metadeploy.errors import SidecarError
 from metadeploy.files import replacing
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import Value
-from metadeploy.sidecar.layout import Dims, infer, is_matrix, shape_faults
+from metadeploy.sidecar.layout import Dims, infer, is_matrix
 from metadeploy.sidecar.quants import nbytes_of, quantise
-from metadeploy.sidecar.rules import (
-    cognitive_token_faults,
-    heads_faults,
-    layer_order_faults,
-    refusal_faults,
-    transformer_keys,
-)
+from metadeploy.sidecar.rules import transformer_keys
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig
+from metadeploy.sidecar.writable import Metadata, check_head, check_wrapper, padded, template_kwargs
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -66,23 +60,6 @@ class LazyArray:
 
     shape: tuple[int, ...]
     load: Callable[[], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """The descriptive ``general.*`` keys.
-
-    Attributes:
-        name: for humans; None makes one from the base's name.
-        version: of the wrapper.
-        license: SPDX identifier; None writes ``unknown``.
-        description: one sentence; None makes one.
-    """
-
-    name: str | None = None
-    version: str = "1.0"
-    license: str | None = None
-    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,21 +109,22 @@ def write_sidecar(
         What was written.
 
     Raises:
-        SidecarError: the wrapper contradicts itself (all faults named), a value is not finite or too large for the
-            type, the file exists and ``force`` is False, or it cannot be written.
+        SidecarError: the wrapper contradicts itself, or a reader would refuse it (all faults named); a value is not
+            finite or too large for the type; the file exists and ``force`` is False; or it cannot be written.
     """
     path = Path(os.path.realpath(path))
     subject = f"sidecar '{path}'"
     if outtype not in get_args(OutType):
         raise SidecarError(f"{subject}: outtype is '{outtype}', expected one of {', '.join(get_args(OutType))}")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    dims = infer(shapes, encoder_type=config.encoder_type)
-    _check_wrapper(subject, config, dims, shapes)
+    metadata = metadata or Metadata()
+    check_wrapper(subject, config, metadata, shapes)
     check_target(path, subject, force=force)
+    dims = infer(shapes, encoder_type=config.encoder_type)
     types = {name: _stored_type(name, shape, outtype) for name, shape in shapes.items()}
     try:
         with replacing(path) as temporary:
-            _write(temporary, subject, config, dims, metadata or Metadata(), tensors, types, outtype, progress)
+            _write(temporary, subject, config, dims, metadata, tensors, types, outtype, progress)
         size = path.stat().st_size
     except OSError as problem:
         raise SidecarError(f"{subject}: cannot be written: {problem.strerror or problem}") from problem
@@ -154,31 +132,6 @@ def write_sidecar(
     notes = _fallback_note(fallen_back, shapes)
     counts = dict(Counter(types.values()))
     return WriteReport(path, size, counts, sum(int(np.prod(shape)) for shape in shapes.values()), notes)
-
-
-def _check_wrapper(subject: str, config: WrapperConfig, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    faults, extras = shape_faults(dims, shapes)
-    faults += [f"tensor '{name}' is not part of a {dims.encoder_type} wrapper" for name in extras]
-    said: dict[str, tuple[object, object]] = {
-        "encoder_type": (config.encoder_type, dims.encoder_type),
-        "hidden_dim": (config.hidden_dim, dims.sizes.get("D")),
-        "encoder_dim": (config.encoder_dim, dims.sizes.get("E")),
-        "bottleneck_dim": (config.bottleneck_dim, dims.sizes.get("B")),
-        "num_cognitive_tokens": (config.num_cognitive_tokens, dims.sizes.get("C")),
-        "the number of target_layers": (len(config.target_layers), dims.n_target),
-        "cross_attn_layers": (config.cross_attn_layers, dims.cross_attn_layers),
-    }
-    faults += [
-        f"{what} is {one} in the config, but {two} in the tensors" for what, (one, two) in said.items() if one != two
-    ]
-    faults += layer_order_faults(config.target_layers, config.cross_attn_layers, config.base_block_count)
-    faults += cognitive_token_faults(config.encoder_type, dims.sizes.get("C"), dims.n_target)
-    faults += heads_faults(
-        config.encoder_type, config.encoder_dim, config.bottleneck_dim, config.enc_num_heads, config.ca_num_heads
-    )
-    faults += refusal_faults(config.refusal_token_ids, config.refusal_bias)
-    if faults:
-        raise SidecarError(faults_message(subject, faults))
 
 
 def check_target(path: Path, subject: str, *, force: bool) -> None:
@@ -239,6 +192,9 @@ def _write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        for file in writer.fout or ():
+            file.flush()
+        check_head(temporary, subject, sum(padded(size) for size in sizes.values()))
         total, done = sum(sizes.values()), 0
         for name, tensor in tensors.items():
             writer.write_tensor_data(_stored(subject, name, tensor, types[name]))
@@ -337,7 +293,6 @@ def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig, dims: Dims) -> 
         keys.BASE_BLOCK_COUNT: config.base_block_count,
         **transformer_keys(dims),
     }
-    template_kwargs = dict(config.chat_template_kwargs)
     # a wrapper that has no refusal must not seem to have the default one
     has_refusal = config.declines or config.refusal_text != DEFAULT_REFUSAL_TEXT
     strings = {
@@ -348,7 +303,7 @@ def _add_wrapper_keys(writer: GGUFWriter, config: WrapperConfig, dims: Dims) -> 
         keys.REFUSAL_TEXT: config.refusal_text if has_refusal else None,
         keys.PROMPT_FORMAT: config.prompt_format,
         keys.ANSWER_SUFFIX: config.answer_suffix,
-        keys.CHAT_TEMPLATE_KWARGS: json.dumps(template_kwargs) if template_kwargs else None,
+        keys.CHAT_TEMPLATE_KWARGS: template_kwargs(config),
         keys.CHECKPOINT_SHA256: config.checkpoint_sha256,
     }
     for key, number in integers.items():

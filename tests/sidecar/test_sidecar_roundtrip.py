@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from metadeploy import _core
+from metadeploy._json import parse
 from metadeploy.errors import SidecarError
 from metadeploy.sidecar import Metadata, WrapperConfig, read_sidecar, write_sidecar
 from metadeploy.sidecar.layout import is_matrix
@@ -330,3 +332,103 @@ def test_a_wrapper_that_contradicts_itself_is_not_written(tmp_path: Path) -> Non
     ):
         assert part in message
     assert list(tmp_path.iterdir()) == []
+
+
+DEEP: Any = "x"
+for _ in range(200_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"chat_template_kwargs": {"x": float("nan")}}, "chat_template_kwargs cannot be written as JSON: Out of range"),
+        ({"chat_template_kwargs": {"x": [float("inf")]}}, "chat_template_kwargs cannot be written as JSON"),
+        ({"chat_template_kwargs": {"x": {1, 2}}}, "chat_template_kwargs cannot be written as JSON: Object of type set"),
+        ({"chat_template_kwargs": {"x": np.int64(1)}}, "chat_template_kwargs cannot be written as JSON"),
+        ({"chat_template_kwargs": {"x": DEEP}}, "chat_template_kwargs cannot be written as JSON"),
+        ({"chat_template_kwargs": {"x": 2**64}}, "key 'meta_spider.chat_template_kwargs' is not JSON"),
+        ({"chat_template_kwargs": {"x": "\ud83d"}}, "key 'meta_spider.chat_template_kwargs' is not JSON"),
+        ({"chat_template_kwargs": {"x": "y" * 2**20}}, "expected at most 1048576"),
+        ({"chat_template_kwargs": {1: "one", "1": "text"}}, 'an object has the key "1" twice'),
+        ({"refusal_text": "half \ud83d"}, "refusal_text holds half a surrogate pair"),
+        ({"refusal_text": "a\0b"}, "has a zero byte in the value of 'meta_spider.refusal_text'"),
+        ({"answer_suffix": 7}, "answer_suffix is 7, expected text"),
+        ({"prompt_format": ["auto"]}, "prompt_format is ['auto'], expected text"),
+        ({"kind": "k" * 2**21}, "expected at most 1048576"),
+        ({"base_model": "org/\udc00"}, "base_model holds half a surrogate pair"),
+        ({"inject_from": "never"}, "'meta_spider.inject_from' is 'never', expected one of"),
+        ({"base_block_count": -1}, "base_block_count is -1, expected a whole number from 0 to 2147483647"),
+        ({"ca_num_heads": 2**40}, "ca_num_heads is 1099511627776, expected a whole number"),
+        ({"enc_num_heads": True}, "enc_num_heads is True, expected a whole number"),
+        ({"target_layers": (1, 2, 2**33)}, "target_layers has [8589934592], expected layers from 0 to"),
+        ({"refusal_bias": "high"}, "refusal_bias is 'high', expected a number"),
+        ({"refusal_token_ids": (1, 2.0)}, "refusal_token_ids is [1, 2.0], expected whole numbers"),
+    ],
+)
+def test_what_a_reader_would_refuse_is_not_written(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    path = tmp_path / "made.gguf"
+    with pytest.raises(SidecarError) as caught:
+        write_sidecar(path, replace(config, **changes), arrays)
+    assert str(caught.value).startswith(f"sidecar '{path}': ")
+    assert fault in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["name", "version", "license", "description"])
+def test_nor_are_such_descriptions(field: str, tmp_path: Path) -> None:
+    config, arrays = wrapper("selective")
+    for value in ("a\0b", "\ud83d", "x" * (2**20 + 1), 5):
+        with pytest.raises(SidecarError):
+            write_sidecar(tmp_path / "made.gguf", config, arrays, metadata=Metadata(**{field: value}))
+    assert list(tmp_path.iterdir()) == []
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+texts = st.text(st.characters(codec=None), max_size=8) | st.none()
+numbers = st.integers(-1, 40) | st.sampled_from((2**31 - 1, 2**31, 2**32, 2**64))
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "kind": texts | st.sampled_from(("doubter", "goal_anchor")),
+        "inject_from": st.sampled_from(("prompt", "last_prompt_token", "x")),
+        "refusal_text": texts,
+        "refusal_token_ids": st.none() | st.lists(numbers, max_size=3).map(tuple),
+        "refusal_bias": st.floats() | st.integers(-101, 101),
+        "prompt_format": texts,
+        "answer_suffix": texts,
+        "chat_template_kwargs": st.dictionaries(st.text(st.characters(codec=None), max_size=3), anything, max_size=3),
+        "base_model": texts | st.just("org/name"),
+        "base_block_count": st.none() | numbers,
+        "checkpoint_sha256": texts,
+        "ca_num_heads": numbers,
+        "enc_num_heads": numbers,
+        "target_layers": st.permutations((1, 2, 5)).map(tuple) | st.just((1, 1, 2)),
+    },
+)
+
+
+@given(changes=changes, encoder=st.sampled_from(("selective", "multi_token", "transformer")), described=texts)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_written_both_readers_take(
+    changes: dict[str, Any], encoder: EncoderType, described: str | None, tmp_path: Path
+) -> None:
+    config, arrays = wrapper(encoder)
+    config = replace(config, **changes)
+    path = tmp_path / "made.gguf"
+    try:
+        write_sidecar(path, config, arrays, metadata=Metadata(description=described), force=True)
+    except SidecarError:
+        return
+    ours = read_sidecar(path).config
+    theirs, shapes = _core.read_sidecar(str(path))
+    assert set(shapes) == set(arrays)
+    assert ours.target_layers == tuple(theirs["target_layers"]) == config.target_layers
+    assert ours.kind == theirs["kind"]
+    assert ours.chat_template_kwargs == (parse(theirs["chat_template_kwargs"]) if config.chat_template_kwargs else {})
