@@ -325,13 +325,17 @@ void register_engine(py::module_ & m) {
         .def(
             "apply_chat_template",
             [](py_engine & self, const role_and_content & messages) {
-                return to_str(self.get().apply_chat_template(to_messages(messages)));
+                engine & eng = self.get();
+                const std::vector<chat_message> list = to_messages(messages);
+                return to_str(run_interruptible(eng, py::none(), [&] { return eng.apply_chat_template(list); }));
             },
             py::arg("messages"))
         .def(
             "tokenize_chat",
             [](py_engine & self, const role_and_content & messages) {
-                return self.get().tokenize_chat(to_messages(messages));
+                engine & eng = self.get();
+                const std::vector<chat_message> list = to_messages(messages);
+                return run_interruptible(eng, py::none(), [&] { return eng.tokenize_chat(list); });
             },
             py::arg("messages"))
         .def(

@@ -2,6 +2,7 @@
 
 #include "common/json.h"
 #include "errors.h"
+#include "runtime/template_limits.h"
 
 #include "jinja/lexer.h"
 #include "jinja/parser.h"
@@ -46,7 +47,7 @@ std::string trimmed(const std::string & text) {
 }
 
 // what a person has to see of a text to know it again
-std::string shown(const std::string & text) {
+std::string recognizable(const std::string & text) {
     std::string start;
     for (const char c : text.substr(0, 60)) {
         start += std::iscntrl((unsigned char)c) ? '?' : c;
@@ -55,7 +56,7 @@ std::string shown(const std::string & text) {
 }
 
 [[noreturn]] void refuse_name(const std::string & text) {
-    const std::string subject = "chat template " + shown(text);
+    const std::string subject = "chat template " + recognizable(text);
     if (is_file(text)) {
         throw error(
             subject + ": is the path of a file, expected what is in it, or a name (give the file with "
@@ -84,6 +85,66 @@ std::string without_space(const std::string & text) {
     return found;
 }
 
+// Ten times the longest of the real templates that llama.cpp has (16 KiB).
+constexpr size_t MAX_BYTES = 256 << 10;
+// Of one {{ }} or {% %}: a chain such as 1 + 1 + 1 makes a tree as deep as it is long. Real ones have up to 140.
+constexpr size_t MAX_TOKENS = 4096;
+// Of template_limits. Parsing the real templates takes up to 0.2 million; a prompt of one message up to 0.6 million;
+// one of 100 messages up to 150 million, which grows with the square of the messages.
+constexpr int64_t PARSE_UNITS = 100000000;
+constexpr int64_t RENDER_UNITS = 200000000;
+constexpr int64_t UNITS_PER_MESSAGE = 20000000;
+constexpr int64_t UNITS_PER_BYTE = 64;
+
+int64_t render_units(const std::vector<chat_message> & messages) {
+    int64_t units = RENDER_UNITS;
+    for (const chat_message & message : messages) {
+        units += UNITS_PER_MESSAGE + UNITS_PER_BYTE * (int64_t)message.content.size();
+    }
+    return units;
+}
+
+size_t longest_statement(const std::vector<jinja::token> & tokens) {
+    size_t longest = 0;
+    size_t n = 0;
+    for (const jinja::token & token : tokens) {
+        const bool opens = token.t == jinja::token::open_statement || token.t == jinja::token::open_expression;
+        n = opens ? 0 : n + 1;
+        longest = std::max(longest, n);
+    }
+    return longest;
+}
+
+std::shared_ptr<const jinja::program> parse(const std::string & source) {
+    if (source.size() > MAX_BYTES) {
+        throw error(
+            "chat template: has " + std::to_string(source.size()) + " bytes, expected at most " +
+            std::to_string(MAX_BYTES) + " (give another with --chat-template / chat_template, or use raw)");
+    }
+    const template_limits limits(PARSE_UNITS);
+    try {
+        jinja::lexer lexer;
+        const jinja::lexer_result found = lexer.tokenize(source);
+        if (longest_statement(found.tokens) > MAX_TOKENS) {
+            throw template_limit_error(
+                "chat template: it is nested too deeply, or has a statement of more than " +
+                std::to_string(MAX_TOKENS) +
+                " words and signs (give another with --chat-template / chat_template, or "
+                "use raw)");
+        }
+        return std::make_shared<const jinja::program>(jinja::parse_from_tokens(found));
+    } catch (const template_limit_error &) {
+        throw;
+    } catch (const std::exception & e) {
+        limits.check();
+        throw error(
+            std::string(
+                "chat template: not valid Jinja (give another with --chat-template / chat_template, or use "
+                "raw): ") +
+            e.what());
+    }
+}
+
 std::string lower(std::string text) {
     std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return (char)std::tolower(c); });
     return text;
@@ -110,25 +171,28 @@ chat_template::chat_template(const std::string & text, bool use_jinja, template_
         }
         return;
     }
-    try {
-        jinja::lexer lexer;
-        program = std::make_shared<const jinja::program>(jinja::parse_from_tokens(lexer.tokenize(source)));
-    } catch (const std::exception & e) {
-        throw error(
-            std::string(
-                "chat template: not valid Jinja (give another with --chat-template / chat_template, or use "
-                "raw): ") +
-            e.what());
-    }
+    program = parse(source);
 }
 
 // --- rendering -------------------------------------------------------------------------------------------------------
 
-// Defines what transformers defines: no date, and enable_thinking only if the variables have it.
 std::string chat_template::render(const attempt & how) const {
     if (built_in()) {
         return render_built_in(how.messages);
     }
+    const template_limits limits(render_units(how.messages), how.cancel);
+    try {
+        std::string text = render_jinja(how);
+        limits.check();
+        return text;
+    } catch (const std::exception &) {
+        limits.check();
+        throw;
+    }
+}
+
+// Defines what transformers defines: no date, and enable_thinking only if the variables have it.
+std::string chat_template::render_jinja(const attempt & how) const {
     common_json globals = common_json::object();
     globals["tools"] = nullptr;
     globals["documents"] = nullptr;
@@ -186,6 +250,8 @@ bool chat_template::arrives(const attempt & made, const std::string & bare_text,
     probe.messages[i].content = PROBE;
     try {
         return contains(lower(without_space(render(probe))), PROBE);
+    } catch (const cancelled_error &) {
+        throw;
     } catch (const std::exception &) { // it looks for something in the contents
         return contains(bare_text, bare);
     }
@@ -194,6 +260,10 @@ bool chat_template::arrives(const attempt & made, const std::string & bare_text,
 chat_template::attempt chat_template::make(attempt how) const {
     try {
         how.text = render(how);
+    } catch (const template_limit_error &) {
+        throw;
+    } catch (const cancelled_error &) {
+        throw;
     } catch (const std::exception & e) {
         how.fault =
             std::string(e.what()) + " (the template refuses this conversation; raw mode takes the text as it is)";
@@ -204,7 +274,7 @@ chat_template::attempt chat_template::make(attempt how) const {
         const chat_message & message = how.messages[i];
         if (message.role != "assistant" && !arrives(how, bare_text, i)) {
             how.fault = "leaves out message " + std::to_string(i) + " (role " + message.role + "), " +
-                        shown(message.content) + ": the prompt is " + shown(how.text) +
+                        recognizable(message.content) + ": the prompt is " + recognizable(how.text) +
                         ", expected that text in it (is it the template of this model?)";
             break;
         }
@@ -219,13 +289,16 @@ void chat_template::check_roles(const std::vector<chat_message> & messages) cons
         const bool known = std::find(std::begin(KNOWN), std::end(KNOWN), role) != std::end(KNOWN);
         if (!known && (built_in() || !(contains(source, "'" + role + "'") || contains(source, '"' + role + '"')))) {
             throw error(
-                "message " + std::to_string(i) + " of the conversation has the role " + shown(role) +
+                "message " + std::to_string(i) + " of the conversation has the role " + recognizable(role) +
                 ", which the chat template does not know, expected system, user or assistant");
         }
     }
 }
 
-std::string chat_template::apply(const std::vector<chat_message> & given, const template_variables & variables) const {
+std::string chat_template::apply(
+    const std::vector<chat_message> & given,
+    const template_variables & variables,
+    const std::function<bool()> & cancel) const {
     check_roles(given);
     std::vector<chat_message> messages = given;
     for (chat_message & message : messages) {
@@ -233,12 +306,12 @@ std::string chat_template::apply(const std::vector<chat_message> & given, const 
             message.role = "system"; // its newer name in OpenAI's API
         }
     }
-    const attempt plain = make({variables, false, messages});
+    const attempt plain = make({variables, cancel, false, messages});
     if (plain.fault.empty()) {
         return plain.text;
     }
     if (!built_in()) {
-        const attempt typed = make({variables, true, messages});
+        const attempt typed = make({variables, cancel, true, messages});
         if (typed.fault.empty()) {
             return typed.text;
         }
@@ -247,7 +320,7 @@ std::string chat_template::apply(const std::vector<chat_message> & given, const 
         // a template that has no place for the system's message: it goes before the user's
         messages[1].content = messages[0].content + "\n" + messages[1].content;
         messages.erase(messages.begin());
-        const attempt merged = make({variables, false, messages});
+        const attempt merged = make({variables, cancel, false, messages});
         if (merged.fault.empty()) {
             return merged.text;
         }

@@ -308,12 +308,12 @@ std::string engine::name(llama_token token) const {
 }
 
 std::string engine::apply_chat_template(const std::vector<chat_message> & messages) const {
-    return chat.apply(messages, settings).text;
+    return chat.apply(messages, settings, cancel).text;
 }
 
 std::vector<llama_token> engine::tokenize_chat(const std::vector<chat_message> & messages) const {
     require_vocab();
-    const chat_text prompt = chat.apply(messages, settings);
+    const chat_text prompt = chat.apply(messages, settings, cancel);
     std::vector<llama_token> tokens = tokenize(prompt.text, /*add_special =*/false, /*parse_special =*/true);
     if (prompt.begins_with_bos) {
         tokens.insert(tokens.begin(), llama_vocab_bos(vocab()));

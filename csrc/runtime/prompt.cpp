@@ -93,7 +93,10 @@ chat_formatter::chat_formatter(const llama_model * model, const common_params & 
     }
 }
 
-chat_text chat_formatter::apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const {
+chat_text chat_formatter::apply(
+    const std::vector<chat_message> & messages,
+    const prompt_settings & settings,
+    const std::function<bool()> & cancel) const {
     if (!fault.empty()) {
         throw error(fault);
     }
@@ -115,7 +118,7 @@ chat_text chat_formatter::apply(const std::vector<chat_message> & messages, cons
     for (const auto & [name, value] : asked) {
         variables[name] = value;
     }
-    std::string text = tmpl->apply(edited, variables);
+    std::string text = tmpl->apply(edited, variables, cancel);
     // The text of a template is tokenised as it is, as transformers does. llama.cpp's own templates leave BOS out.
     const bool written = !bos.empty() && text.compare(0, bos.size(), bos) == 0;
     if (written) {

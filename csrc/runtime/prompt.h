@@ -37,8 +37,11 @@ public:
     // false: the model brings no template and none was given
     bool has_template() const { return tmpl || !fault.empty(); }
 
-    // Throws error where there is no template, or it refuses the messages or leaves one out.
-    chat_text apply(const std::vector<chat_message> & messages, const prompt_settings & settings) const;
+    // Throws error where there is no template, or it refuses the messages or leaves one out. cancel: see chat_template.
+    chat_text apply(
+        const std::vector<chat_message> & messages,
+        const prompt_settings & settings,
+        const std::function<bool()> & cancel) const;
 
 private:
     std::optional<chat_template> tmpl;

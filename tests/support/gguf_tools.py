@@ -80,6 +80,25 @@ def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
     writer.close()
 
 
+def with_chat_template(src: Path, dst: Path, template: str) -> None:
+    """Write a copy of a GGUF, tensors as they are, that has another chat template.
+
+    Args:
+        src: a model.
+        dst: the copy.
+        template: its text.
+    """
+    reader = gguf.GGUFReader(src)
+    writer = _writer_with_keys_of(reader, dst, without=("tokenizer.chat_template",))
+    writer.add_chat_template(template)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 #: 256 bytes, one merge, BOS and EOS
 TINY_VOCAB_SIZE: Final = 259
 
