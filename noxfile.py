@@ -117,6 +117,14 @@ def kill9(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz everything that is read from outside; after ``--``: runs=N, seconds=N, and names of targets."""
+    _install(session, "cmake", "ninja", "-e", ".[test]")
+    session.install("atheris")  # none for every Python: in no extra
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
+@nox.session
 def asan(session: nox.Session) -> None:
     """Run the C++ tests under the address and undefined-behaviour sanitizers."""
     _install(session, "cmake", "ninja")

@@ -68,6 +68,8 @@ class _Walker:
         self.texts: list[tuple[int, int]] = []
 
     def number(self, name: str, width: int) -> int:
+        if self.pos + width > len(self.data):
+            raise ValueError(f"the file ends before {name}: it is not a valid one")
         self.fields.append(Field(name, self.pos, width))
         self.pos += width
         return int.from_bytes(self.data[self.pos - width : self.pos], "little")

@@ -1,0 +1,84 @@
+// The whole way: a sidecar is attached to a tiny base, and where it fits a prompt is answered; or one of our errors
+// says why not.
+#include "common/log.h"
+#include "errors.h"
+#include "gguf_mutator.h"
+#include "log.h"
+#include "runtime/engine.h"
+#include "runtime/scheduler.h"
+#include "scratch_file.h"
+#include "tiny_base.h"
+
+#include <cmath>
+#include <memory>
+
+using namespace metadeploy;
+
+static std::unique_ptr<engine> base;
+static std::vector<llama_token> clean; // what the base answers alone
+
+static std::vector<llama_token> answer(bool inject) {
+    scheduler sched(*base);
+    generation_params params;
+    params.max_tokens = 3;
+    params.sampling.temp = 0.0f;
+    params.inject.on = inject;
+    sched.add(base->tokenize("hello", true, true), params);
+    for (;;) {
+        for (const scheduler::event & event : sched.step()) {
+            if (event.fault) {
+                std::rethrow_exception(event.fault);
+            }
+            if (!event.more) {
+                return event.answer->tokens();
+            }
+        }
+    }
+}
+
+extern "C" int LLVMFuzzerInitialize(int *, char ***) {
+    set_log_sink(nullptr, GGML_LOG_LEVEL_ERROR);
+    common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
+    llama_backend_init();
+    static const fuzzing::scratch_file file("base.gguf");
+    const std::string bytes =
+        testing::tiny_base("{% for message in messages %}{{ message.content }}{{ x }}{% endfor %}").build();
+    file.write(reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size());
+    common_params params;
+    params.model.path = file.path;
+    params.n_ctx = 64;
+    params.n_batch = params.n_ubatch = 32;
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1;
+    params.fit_params = false;
+    params.warmup = false;
+    params.n_gpu_layers = 0;
+    base = std::make_unique<engine>(params);
+    clean = answer(false);
+    return 0;
+}
+
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t * data, size_t size, size_t max_size, unsigned int seed) {
+    return fuzzing::mutate_gguf(data, size, max_size, seed);
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+    static const fuzzing::scratch_file file("attached.gguf");
+    file.write(data, size);
+    static unsigned n_runs = 0;
+    try {
+        base->attach(file.path);
+        try {
+            (void)answer(true);
+            (void)base->apply_chat_template({{"user", "hello"}});
+        } catch (const error &) { // values that are not finite, a template that refuses its variables
+        }
+        // whatever was injected, the base alone answers as before
+        if (++n_runs % 16 == 0 && answer(false) != clean) {
+            std::fprintf(stderr, "the base answers otherwise after this sidecar\n");
+            std::abort();
+        }
+    } catch (const error &) {
+    }
+    base->detach();
+    return 0;
+}
