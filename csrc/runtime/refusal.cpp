@@ -59,7 +59,7 @@ std::vector<llama_token> refusal_tokens(
     const chat_formatter chat(model.get(), template_params);
     std::string before;
     if (chat.has_template()) {
-        const std::string prompt = chat.apply({{"user", "?"}}, settings).text;
+        const std::string prompt = chat.apply({{"user", "?"}}, settings, /*cancel =*/nullptr).text;
         const std::vector<llama_token> tokens = common_tokenize(vocab, prompt, false, true);
         before = tokens.empty() ? "" : common_detokenize(vocab, {tokens.back()}, /*special =*/true);
     }
