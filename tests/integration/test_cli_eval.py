@@ -187,7 +187,7 @@ def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
     assert 0 < bounded["threshold"]["val"]["over_refusal"] <= 0.2
     assert bounded["threshold"]["value"] > by_coverage["threshold"]["value"]
     doubts = [sample.doubt for sample in Samples.read(run / "eval" / "calibration_torch_float32.jsonl")]
-    assert sum(doubt < by_coverage["threshold"]["value"] for doubt in doubts) == 10
+    assert sum(doubt < by_coverage["threshold"]["value"] for doubt in doubts) == 11
 
 
 def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:

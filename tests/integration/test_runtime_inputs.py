@@ -174,7 +174,7 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
     [
         (b"hello", TypeError, "the prompt is of type bytes, expected str, messages or token ids"),
         (bytearray(b"hello"), TypeError, "of type bytearray"),
-        (memoryview(b"hello"), TypeError, "of type memoryview"),
+        pytest.param(memoryview(b"hello"), TypeError, "of type memoryview", id="memoryview"),
         (5, TypeError, "of type int"),
         (None, TypeError, "of type NoneType"),
         ({"role": "user", "content": "x"}, TypeError, "of type dict"),
