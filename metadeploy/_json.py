@@ -65,13 +65,14 @@ def parse(text: str) -> Any:
     return value
 
 
-def read_text(path: Path, *, subject: str, error: type[Error]) -> str:
+def read_text(path: Path, *, subject: str, error: type[Error], expected: str = "") -> str:
     """A file's text.
 
     Args:
         path: a UTF-8 file, with or without a byte-order mark.
         subject: what the file is, such as ``run.json 'x'``: begins the message of an error.
         error: class of an error.
+        expected: ends the message of an error, as in ``expected what metadeploy eval writes (hint: run it again)``.
 
     Returns:
         Its text without a byte-order mark.
@@ -82,20 +83,22 @@ def read_text(path: Path, *, subject: str, error: type[Error]) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise error(f"{subject}: does not exist") from None
+        fault = "does not exist"
     except OSError as problem:
-        raise error(f"{subject}: cannot be read: {problem.strerror or problem}") from None
+        fault = f"cannot be read: {problem.strerror or problem}"
     except UnicodeDecodeError as problem:
-        raise error(f"{subject}: is not JSON: byte {problem.start} is not UTF-8") from None
+        fault = f"is not JSON: byte {problem.start} is not UTF-8"
+    raise error(f"{subject}: {fault}{_ending(expected)}")
 
 
-def read(path: Path, *, subject: str, error: type[Error]) -> Any:
+def read(path: Path, *, subject: str, error: type[Error], expected: str = "") -> Any:
     """The value in a JSON file.
 
     Args:
         path: see `read_text`.
         subject: see `read_text`.
         error: see `read_text`.
+        expected: see `read_text`.
 
     Returns:
         See `parse`.
@@ -104,9 +107,9 @@ def read(path: Path, *, subject: str, error: type[Error]) -> Any:
         Error: of the class given: the file cannot be read, or is not JSON.
     """
     try:
-        return parse(read_text(path, subject=subject, error=error))
+        return parse(read_text(path, subject=subject, error=error, expected=expected))
     except JSONFault as fault:
-        raise error(f"{subject}: is not JSON: {fault}") from None
+        raise error(f"{subject}: is not JSON: {fault}{_ending(expected)}") from None
 
 
 def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, Any]:
@@ -121,13 +124,14 @@ def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, An
     return found
 
 
-def read_lines(path: Path, *, subject: str, error: type[Error]) -> Iterator[tuple[int, Any]]:
+def read_lines(path: Path, *, subject: str, error: type[Error], expected: str = "") -> Iterator[tuple[int, Any]]:
     """The values in a file of JSON lines, one after the other; empty lines count but hold none.
 
     Args:
         path: see `read_text`.
         subject: see `read_text`.
         error: see `read_text`.
+        expected: see `read_text`.
 
     Yields:
         Number of the line, from 1, and its value.
@@ -136,13 +140,14 @@ def read_lines(path: Path, *, subject: str, error: type[Error]) -> Iterator[tupl
         Error: of the class given: see `read`; the message has the number of the line.
     """
     # not splitlines(): JSON strings may hold U+2028 and its like
-    for number, line in enumerate(read_text(path, subject=subject, error=error).split("\n"), start=1):
+    text = read_text(path, subject=subject, error=error, expected=expected)
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             yield number, parse(line)
         except JSONFault as fault:
-            raise error(f"{subject}: line {number} is not JSON: {fault}") from None
+            raise error(f"{subject}: line {number} is not JSON: {fault}{_ending(expected)}") from None
 
 
 def build(kind: type[T], value: Any, *, where: str = "the value") -> T:
@@ -206,6 +211,10 @@ _NAMES: Final[dict[Any, str]] = {
     dict: "an object",
     type(None): "null",
 }
+
+
+def _ending(expected: str) -> str:
+    return f", {expected}" if expected else ""
 
 
 def _kind_of(value: Any) -> str:

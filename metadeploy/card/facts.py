@@ -196,9 +196,10 @@ def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluati
 
 
 def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
-    found = read(path, subject=f"results '{path}'", error=RunDirError)
+    expected = _expected(command)
+    found = read(path, subject=f"results '{path}'", error=RunDirError, expected=expected)
     if not isinstance(found, dict) or found.get("schema") not in SCHEMAS[command]:
-        raise RunDirError(f"results '{path}': are of another kind, {_expected(command)}")
+        raise RunDirError(f"results '{path}': are of another kind, {expected}")
     _require(path, found, command, keys)
     return found
 

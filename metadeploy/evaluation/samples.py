@@ -134,14 +134,12 @@ class Samples:
             RunDirError: it cannot be read.
         """
         rows = []
-        for number, fields in read_lines(path, subject=f"samples '{path}'", error=RunDirError):
+        subject, expected = f"samples '{path}'", "expected what metadeploy eval writes (hint: delete the file)"
+        for number, fields in read_lines(path, subject=subject, error=RunDirError, expected=expected):
             try:
                 rows.append(build(Sample, fields))
             except JSONFault as fault:
-                raise RunDirError(
-                    f"samples '{path}': line {number}: {fault}, expected what metadeploy eval writes (hint: delete "
-                    "the file)"
-                ) from None
+                raise RunDirError(f"{subject}: line {number}: {fault}, {expected}") from None
         return cls(tuple(rows))
 
     @property

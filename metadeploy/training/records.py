@@ -148,15 +148,13 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         RunDirError: it cannot be read.
     """
-    subject = f"collected questions '{path}'"
+    subject, expected = f"collected questions '{path}'", "expected what metadeploy collect writes (hint: run it again)"
     records = []
-    for number, fields in read_lines(path, subject=subject, error=RunDirError):
+    for number, fields in read_lines(path, subject=subject, error=RunDirError, expected=expected):
         try:
             records.append(build(Record, fields))
         except JSONFault as fault:
-            raise RunDirError(
-                f"{subject}: line {number}: {fault}, expected what metadeploy collect writes (hint: run it again)"
-            ) from None
+            raise RunDirError(f"{subject}: line {number}: {fault}, {expected}") from None
     return records
 
 
