@@ -94,7 +94,8 @@ TEST(other_encodings_are_refused) {
 TEST(keys_that_look_like_options_are_refused) {
     for (const char * key :
          {"goal", "threshold", "doubt_threshold", "temperature", "Temp", "max_tokens", "max-tokens", "maxTokens",
-          "system", "seed", "stop", "top_p", "schedule", "inject", "temperaturex", "max_token", "doubt_treshold", "n"}) {
+          "system", "seed", "stop", "top_p", "schedule", "inject", "temperaturex", "max_token", "doubt_treshold",
+          "n"}) {
         CHECK(!option_meant(key).empty());
         const std::string line = "{\"prompt\": \"a\", \"" + std::string(key) + "\": 1}";
         CHECK_THROWS(error, read("{\"prompt\": \"a\"}\n" + line), "line 2 has the key", key, "looks like an option");

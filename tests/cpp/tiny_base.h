@@ -1,4 +1,5 @@
-// A base model of 3 blocks and width 32 with random weights and a vocabulary of single bytes, as the bytes of a GGUF file.
+// A base model of 3 blocks and width 32 with random weights and a vocabulary of single bytes, as the bytes of a GGUF
+// file.
 #pragma once
 
 #include "wrappers.h"
