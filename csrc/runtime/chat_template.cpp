@@ -74,6 +74,10 @@ std::string recognizable(const std::string & text) {
 // A word that templates do not change; a text as short as this may be in a prompt by chance.
 const std::string PROBE = "metadeployprobe";
 
+std::string probe_of(size_t i) {
+    return PROBE + std::to_string(i) + "x"; // so that no probe begins another
+}
+
 // without what templates strip, trim and put in
 std::string without_space(const std::string & text) {
     std::string found;
@@ -239,22 +243,44 @@ std::string chat_template::render_built_in(const std::vector<chat_message> & mes
 
 // --- whether everything arrives --------------------------------------------------------------------------------------
 
-// Templates strip contents, escape them, put them into lines. So the text is looked for without its white space, and
-// where it is not found, a plain word in its place. A short text may be there by chance: the word has to be found too.
-bool chat_template::arrives(const attempt & made, const std::string & bare_text, size_t i) const {
-    const std::string bare = without_space(made.messages[i].content);
-    if (bare.size() > PROBE.size() && contains(bare_text, bare)) {
-        return true;
+// The prompt, in lower case and without white space, with a plain word for the text of these messages. None if the
+// template throws, because it looks for something in the contents.
+std::optional<std::string> chat_template::probe(attempt how, const std::vector<size_t> & places) const {
+    for (const size_t i : places) {
+        how.messages[i].content = probe_of(i);
     }
-    attempt probe = made;
-    probe.messages[i].content = PROBE;
     try {
-        return contains(lower(without_space(render(probe))), PROBE);
+        return lower(without_space(render(how)));
     } catch (const cancelled_error &) {
         throw;
-    } catch (const std::exception &) { // it looks for something in the contents
-        return contains(bare_text, bare);
+    } catch (const std::exception &) {
+        return std::nullopt;
     }
+}
+
+// Templates strip contents, escape them, put them into lines. So the text is looked for without its white space, and
+// where it is not found, a plain word in its place. A short text may be there by chance: the word has to be found too.
+// One more rendering has the words of all such messages.
+std::optional<size_t> chat_template::left_out(const attempt & made) const {
+    const std::string bare_text = without_space(made.text);
+    std::vector<size_t> unsure;
+    for (size_t i = 0; i < made.messages.size(); ++i) {
+        const std::string bare = without_space(made.messages[i].content);
+        const bool found = bare.size() > PROBE.size() && contains(bare_text, bare);
+        if (made.messages[i].role != "assistant" && !found) {
+            unsure.push_back(i);
+        }
+    }
+    const std::optional<std::string> together = unsure.empty() ? std::nullopt : probe(made, unsure);
+    for (const size_t i : unsure) {
+        const std::optional<std::string> probed = together ? together : probe(made, {i});
+        const bool found =
+            probed ? contains(*probed, probe_of(i)) : contains(bare_text, without_space(made.messages[i].content));
+        if (!found) {
+            return i;
+        }
+    }
+    return std::nullopt;
 }
 
 chat_template::attempt chat_template::make(attempt how) const {
@@ -269,15 +295,11 @@ chat_template::attempt chat_template::make(attempt how) const {
             std::string(e.what()) + " (the template refuses this conversation; raw mode takes the text as it is)";
         return how;
     }
-    const std::string bare_text = without_space(how.text);
-    for (size_t i = 0; i < how.messages.size(); ++i) {
-        const chat_message & message = how.messages[i];
-        if (message.role != "assistant" && !arrives(how, bare_text, i)) {
-            how.fault = "leaves out message " + std::to_string(i) + " (role " + message.role + "), " +
-                        recognizable(message.content) + ": the prompt is " + recognizable(how.text) +
-                        ", expected that text in it (is it the template of this model?)";
-            break;
-        }
+    if (const std::optional<size_t> i = left_out(how)) {
+        const chat_message & message = how.messages[*i];
+        how.fault = "leaves out message " + std::to_string(*i) + " (role " + message.role + "), " +
+                    recognizable(message.content) + ": the prompt is " + recognizable(how.text) +
+                    ", expected that text in it (is it the template of this model?)";
     }
     return how;
 }

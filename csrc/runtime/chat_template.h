@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,8 @@ private:
 
     void check_roles(const std::vector<chat_message> & messages) const;
     attempt make(attempt how) const;
-    bool arrives(const attempt & made, const std::string & bare_text, size_t i) const;
+    std::optional<std::string> probe(attempt how, const std::vector<size_t> & places) const;
+    std::optional<size_t> left_out(const attempt & made) const;
     std::string render(const attempt & how) const;
     std::string render_jinja(const attempt & how) const;
     std::string render_built_in(const std::vector<chat_message> & messages) const;

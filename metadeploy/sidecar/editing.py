@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._json import JSONFault, parse
 from metadeploy.checks import check_all, flag, instance, names, path, shown
 from metadeploy.errors import SidecarError, faults_message
 from metadeploy.files import refuse_overwriting, replacing, sha256
@@ -113,15 +114,14 @@ def _token_ids(text: str) -> Value:
 
 def _object(text: str) -> Value:
     try:
-        found = json.loads(text)
-        compact = json.dumps(found, allow_nan=False)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"is not JSON: {problem}") from None
+        found = parse(text)
+    except JSONFault as fault:
+        raise ValueError(f"is not JSON: {fault}") from None
     if not isinstance(found, dict):
         raise ValueError(
             f'holds a JSON {type(found).__name__}, expected an object such as {{"enable_thinking": false}}'
         )
-    return Value("str", compact)
+    return Value("str", json.dumps(found))
 
 
 @dataclass(frozen=True)

@@ -457,7 +457,7 @@ def test_sums() -> None:
 def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
     folder = tmp_path / "collect"
     folder.mkdir()
-    with pytest.raises(RunDirError, match=r"cannot be read \(FileNotFoundError"):
+    with pytest.raises(RunDirError, match=r"val\.jsonl': does not exist, expected what metadeploy collect"):
         Collected.read(folder, "val")
     for suffix in ("jsonl", "safetensors"):
         (folder / f"val.{suffix}").write_bytes((collected.collect / f"val.{suffix}").read_bytes())
@@ -469,7 +469,7 @@ def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=f"holds {len(lines) - 1}, beside activations of {len(lines)}"):
         Collected.read(folder, "val")
     (folder / "val.jsonl").write_text('{"question": 1}', encoding="utf-8")
-    with pytest.raises(Error, match="cannot be read"):
+    with pytest.raises(Error, match=r"val\.jsonl': line 1: .*, expected what metadeploy collect writes"):
         Collected.read(folder, "val")
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from metadeploy.errors import RunDirError
+from metadeploy.exact import nearest
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
 from metadeploy.training.collect import collect
@@ -190,7 +191,7 @@ def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
     before = {path.name for path in run.train.iterdir()}
     for change in (
         {"bottleneck_dim": 32},
-        {"refusal_text": "No."},
+        {"refusal_text": "I have no answer to that."},
         {"fit": dataclasses.replace(FIT, lr=1e-4)},
     ):
         with pytest.raises(RunDirError, match="holds a training that was cut off and had other settings"):
@@ -224,7 +225,7 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
     point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
     found = train(run, dataclasses.replace(SETTINGS, point=point, **change))
     records = Collected.read(run.collect, "val").records
-    assert found.val["coverage"] == round(0.5 * len(records)) / len(records)
+    assert found.val["coverage"] == nearest(0.5, len(records)) / len(records)
 
     pipe = MetaSpiderPipeline.from_pretrained(
         MetaSpiderConfig(model_name=run.manifest["model_name"], device="cpu", dtype="float32")
