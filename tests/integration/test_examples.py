@@ -47,8 +47,13 @@ def test_readme_snippet(folder: Path) -> None:
 
 
 def test_usage_snippet(folder: Path) -> None:
-    _, _, runtime, _ = snippets("docs/usage.md")
+    _, _, runtime, *_ = snippets("docs/usage.md")
     run(folder, "-c", runtime)
+
+
+def test_asyncio_snippet(folder: Path) -> None:
+    *_, in_asyncio, _ = snippets("docs/usage.md")
+    assert "wolves" in run(folder, "-c", in_asyncio)
 
 
 def test_batch_snippet(folder: Path) -> None:
