@@ -155,14 +155,17 @@ TEST(structure) {
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.magic = "GGML"; })), "not a readable GGUF");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.version = 1; })), "GGUFv1");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.version = 4; })), "version 4");
-    CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.n_tensors = INT64_MAX; })), "number of tensors");
-    CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.n_keys = INT64_MAX; })), "number of key value pairs");
+    CHECK_THROWS(
+        sidecar_error, read(broken([](auto & f) { f.n_tensors = INT64_MAX; })), "tensors, expected at most 16384");
+    CHECK_THROWS(
+        sidecar_error, read(broken([](auto & f) { f.n_keys = INT64_MAX; })), "metadata keys, expected at most 4096");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.keys.push_back(f.keys[0]); })), "duplicate key");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors.push_back(f.tensors[0]); })), "duplicate tensor");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors[0].name = ""; })), "empty or not UTF-8");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors[0].name = "\xff"; })), "empty or not UTF-8");
     CHECK_THROWS(
-        sidecar_error, read(broken([](auto & f) { f.tensors[0].name = std::string(64, 'x'); })), "is too long");
+        sidecar_error, read(broken([](auto & f) { f.tensors[0].name = std::string(64, 'x'); })),
+        "64 bytes for the name of tensor 0, expected at most 63");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors.back().shape = {0}; })), "is empty");
     CHECK_THROWS(
         sidecar_error, read(broken([](auto & f) { f.tensors[0].shape = {-4}; })), "invalid number of elements");

@@ -10,11 +10,11 @@
 #include "tiny_base.h"
 
 #include <cmath>
-#include <memory>
 
 using namespace metadeploy;
 
-static std::unique_ptr<engine> base;
+// never freed: at exit it would log after the thread's own data is gone
+static engine * base = nullptr;
 static std::vector<llama_token> clean; // what the base answers alone
 
 static std::vector<llama_token> answer(bool inject) {
@@ -52,7 +52,7 @@ extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     params.fit_params = false;
     params.warmup = false;
     params.n_gpu_layers = 0;
-    base = std::make_unique<engine>(params);
+    base = new engine(params);
     clean = answer(false);
     return 0;
 }
