@@ -307,7 +307,7 @@ def _dequantise(core: Core, type_: WeightType, data: NDArray[np.uint8], width: i
 
     try:
         found = gguf.dequantize(data, gguf.GGMLQuantizationType[type_.name])
-    except (KeyError, NotImplementedError):
+    except (KeyError, NotImplementedError):  # a type that gguf does not name, or names without code for it
         found = core.dequantize_rows(type_.name, data.tobytes(), width)
     return np.asarray(found, np.float32).reshape(len(data), width)
 

@@ -18,7 +18,7 @@ from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
 from metadeploy.runtime.openai import OpenAICompletions
-from metadeploy.runtime.options import CALL, GENERATION, LOADING
+from metadeploy.runtime.options import CALL, GENERATION, LOADING, engine_options
 from metadeploy.runtime.stream import Stream, last
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
 from metadeploy.schedule import STATIC, InjectionSchedule
@@ -92,18 +92,18 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             prefix_cache_mib: most memory for what the clean pass over a prompt leaves for the next one that begins with
                 the same tokens, as the turns of a chat do. 0: every prompt is computed from its first token on.
             gain: strength of the injection where a call does not say another; 0 is the base exactly.
-            chat_template: in place of the model's own: Jinja text, the name of one of llama.cpp's (``chatml``,
-                ``gemma`` …), or the path object of a file with Jinja text. A template of llama.cpp knows no variables,
-                so the sidecar's do not reach it.
-            refusal_text: what the wrapper was trained to decline with, if the sidecar does not say so or says something
-                else; see :meth:`attach`.
+            chat_template: replaces the model's own template. Jinja text, the name of a template of llama.cpp
+                (``chatml``, ``gemma`` …), or the path object of a file with Jinja text. Templates of llama.cpp take no
+                variables, so they ignore those of the sidecar.
+            refusal_text: the sentence that the wrapper was trained to decline with, if the sidecar has none or a
+                different one; see :meth:`attach`.
             verbose: print llama.cpp's messages to stderr. They go to logger ``metadeploy.llama_cpp`` in any case.
 
         Raises:
             ModelLoadError: llama.cpp cannot load the base.
             SidecarError: the sidecar is malformed.
             ModelMismatchError: the two do not fit each other, or the architecture has no place to inject at.
-            Error: the chat template is neither Jinja nor a name of llama.cpp's.
+            Error: the chat template is neither Jinja nor the name of a template of llama.cpp.
             TypeError: an option has the wrong type.
             ValueError: an option has a value that does not exist, or the refusal text has fewer than three words.
         """
@@ -115,16 +115,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 )
             check_refusal_text(values["refusal_text"])
         logs.configure(verbose)
-        options = _core.EngineOptions()
-        options.model = values["model"]
-        options.chat_template = "" if chat_template is None else prompts.template_text(chat_template)
-        for name in ("n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "type_k", "type_v"):
-            setattr(options, name, values[name])
-        for name in ("n_threads", "n_threads_batch"):
-            setattr(options, name, -1 if values[name] is None else values[name])
-        options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
-        options.hidden_cache_mib = values["hidden_cache_mib"]
-        options.prefix_cache_mib = values["prefix_cache_mib"]
+        template = "" if chat_template is None else prompts.template_text(chat_template)
+        options = engine_options({**values, "chat_template": template})
         self._lock = InstanceLock()
         self._model: str = values["model"]
         self._engine = _core.Engine(options)
@@ -139,10 +131,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
     # --- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free model, context and sidecar now; streams that are still open end, other calls are waited for.
+        """Free model, context and sidecar now. It ends open streams and waits for other calls.
 
-        Calling it twice does no harm; other calls then raise Error. In a forked child it frees nothing, for the threads
-        that may have been at work on it are not there.
+        A second call does nothing. All other calls on a closed instance raise Error. In a forked child it frees nothing,
+        because threads that may have been using the instance do not exist there.
         """
         if self._lock.is_lost:
             return
@@ -168,15 +160,15 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
         Args:
             sidecar: GGUF written by ``metadeploy export``, or by the meta-spider framework.
-            refusal_text: what the wrapper was trained to decline with, if the sidecar does not say so or says something
-                else. Answers are then compared with it, and doubt is read for the first of its tokens; the tokens and
-                the calibrated bias in the sidecar, which are those of another text, are left out.
+            refusal_text: the sentence that the wrapper was trained to decline with, if the sidecar has none or a
+                different one. Answers are compared with it, and doubt is the probability of its first token. The tokens
+                and the calibrated bias in the sidecar belong to the sidecar's own text and are not used.
 
         Raises:
             SidecarError: the file is malformed.
             ModelMismatchError: it does not fit the base.
             ValueError: the text has fewer than three words in its opening sentence.
-            Error: the wrapper is of a kind that has no refusal.
+            Error: wrappers of this kind have no refusal.
         """
         file = check("sidecar", sidecar, LOADING["model"])
         text = check("refusal_text", refusal_text, LOADING["refusal_text"])
@@ -192,7 +184,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     @property
     def gain(self) -> float:
-        """Strength of the injection where a call does not say another."""
+        """Strength of the injection for calls that do not set it."""
         return self._gain
 
     @gain.setter
@@ -228,12 +220,12 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             prompt: a question, or messages, which go through the chat template with the sidecar's settings; or token
                 ids, which are taken as they are.
             max_tokens: most tokens of the answer; None: until the model ends or the context is full.
-            temperature: 0 takes the most likely token each time (greedy), and so does anything below a millionth.
+            temperature: 0 takes the most likely token each time (greedy), and so does any value below one millionth.
             top_k: sample among the k most likely tokens; 0 or -1 for all.
             top_p: sample among the most likely tokens that together have this probability, 0 to 1.
             min_p: leave out tokens below this share of the most likely one's probability, 0 to 1.
             repeat_penalty: above 1, tokens of the last 64 become less likely; 0.001 to 1000.
-            seed: of the sampling, taken modulo 2^32 - 1; None draws one.
+            seed: the seed of the sampling, taken modulo 2^32 - 1; None uses a random seed.
             stop: strings that end the answer and are not part of it.
             gain: strength of the injection; None: the instance's.
             inject: False lets the base answer alone.
@@ -254,10 +246,10 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             ContextOverflowError: the prompt does not fit into the context.
             Cancelled: ``cancel`` returned True.
             KeyboardInterrupt: Ctrl-C; it is noticed while the prompt is processed too.
-            TypeError: an option has the wrong type; True is no number.
+            TypeError: an option has the wrong type; True is not a number.
             ValueError: an option is out of range.
             ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
-            DecodeError: what is injected makes the base overflow (huge weights, a gain that is too large).
+            DecodeError: the injection makes the base overflow (huge weights, or a gain that is too large).
             Error: the prompt is empty, or there is no chat template, or it refuses the messages; or a threshold other
                 than 0.5, cognitive tokens or a schedule are given where the base answers alone; or a threshold, and the
                 wrapper has no refusal; or a refresh, and cognitive tokens are given or there is one sequence only.
@@ -308,8 +300,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
     ) -> Stream[GenerationChunk]:
         """As :meth:`generate`, token by token; the last chunk holds the whole result.
 
-        May be read, closed and dropped in any thread. The instance is busy until then: a call in the thread that reads
-        it raises Error, one in another thread computes the rest of it first, which is then read from memory.
+        Any thread may read, close or drop the stream. The instance is busy until the stream ends. A call in the thread
+        that reads the stream raises Error. A call in another thread computes the rest of the stream first; the reader
+        then gets it from memory.
         """
         params = self._params(
             max_tokens=max_tokens,
@@ -419,9 +412,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             return self._engine.apply_chat_template(message_pairs(messages))
 
     def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids that the model would see of a conversation, with the sidecar's settings.
+        """Return the token ids that the model would get for a conversation, with the sidecar's settings.
 
-        They are those of :meth:`apply_chat_template`, after BOS if the template writes it.
+        They are the tokens of the text of :meth:`apply_chat_template`, after BOS if the template writes it.
 
         Raises:
             Error: the model has no template, or it refuses the conversation or leaves a message out.

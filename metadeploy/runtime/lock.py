@@ -1,4 +1,4 @@
-"""One call at a time on one instance, in whatever threads its calls run and its streams are read."""
+"""A lock that lets one call at a time use an instance, whichever threads run its calls and read its streams."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "InstanceLock", "Turn"]
 
-#: A thread that waits looks again after so many seconds. Whoever lets go wakes it up at once; but the garbage collector
-#: may end a stream in this very thread, between the last look and the wait.
+#: A waiting thread checks again after this many seconds. A thread that releases the instance wakes it up at once, but
+#: the garbage collector may end a stream in this very thread, between the last check and the wait.
 _LOOK_AGAIN_S: Final = 1.0
 
 
@@ -36,10 +36,10 @@ class Call:
     """One use of an instance, from its beginning to its end, in one thread or handed from thread to thread.
 
     Attributes:
-        turn: of the thread that computes for it now; None while it is in nobody's hands, as a stream is between two
+        turn: the turn of the thread that computes for it now; None if no thread does, as for a stream between two
             chunks.
-        flow: who read it last.
-        over: whether nothing more is computed for it once this turn ends.
+        flow: the flow of control that read it last.
+        over: whether the call ends with the current turn.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def settled(self) -> bool:
-        """Whether a thread that waits for its turn with this call need not wait any more."""
+        """Whether a thread that waits for its turn with this call can stop waiting."""
         return False
 
     @property
@@ -59,22 +59,23 @@ class Call:
         return False
 
     def compute(self) -> None:
-        """One step."""
-        raise NotImplementedError
+        """Compute one step; called only if `can_be_computed_ahead`."""
+        raise AssertionError("only a stream can be computed ahead")
 
 
 class InstanceLock:
     """Lets one call at a time use an instance; the others wait, in the order in which they came.
 
-    A call belongs to no thread. An open stream holds the instance between two chunks, when no thread computes. A call
-    that has to wait then computes that stream to its end, for later: whoever reads it may be waiting for this thread,
-    as jobs of a pool do whose threads all wait here. Where that is impossible it waits until the stream is read on.
+    A call is not tied to a thread. An open stream holds the instance between two chunks, when no thread computes. A
+    call that has to wait then computes that stream to its end and keeps the items for its reader. If it only waited,
+    the reader might never run: all threads of a pool could wait here. If the stream cannot be computed ahead, the call
+    waits until its reader has read it to its end.
 
-    It waits for nothing that only its own thread could bring about; that is an error.
+    If only the waiting thread itself could end the wait, that is an error.
     """
 
     def __init__(self) -> None:
-        # its lock is one that the same thread may take again: the garbage collector ends streams in any line
+        # a Condition has a reentrant lock; that is needed because the garbage collector may end a stream at any line
         self._monitor = threading.Condition()
         self._holder: Call | None = None
         self._queue: deque[Turn] = deque()
@@ -88,7 +89,7 @@ class InstanceLock:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing of it can be waited for: threads that do not exist any more may have been in here."""
+        """Whether waiting is impossible, because threads that no longer exist may hold the lock or the instance."""
         return self.is_forked or sys.is_finalizing()
 
     # --- streams -----------------------------------------------------------------------------------------------------
@@ -99,24 +100,24 @@ class InstanceLock:
             self._streams.add(stream)
 
     def open_streams(self) -> list[Stream[Any]]:
-        """Those that are not dropped yet."""
+        """Return the streams that have not been dropped yet."""
         with self._monitor:
             return list(self._streams)
 
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def begin(self, call: Call, turn: Turn) -> bool:
-        """Wait until the instance is free for this call. Follow it by :meth:`pause` in any case.
+        """Wait until the instance is free for this call. Always call :meth:`pause` afterward.
 
         Args:
-            call: what uses the instance.
-            turn: a new one of this thread.
+            call: the call that uses the instance.
+            turn: a new turn of this thread.
 
         Returns:
-            True: compute. False: it is settled, without a turn.
+            True if the call has its turn and should compute; False if it is settled and got no turn.
 
         Raises:
-            Error: this thread would wait for itself; or the process was forked; or Python is shutting down.
+            Error: this thread would wait for itself, the process was forked, or Python is shutting down.
         """
         if self.is_lost:
             raise Error(_core.FORKED if self.is_forked else "Python is shutting down")
@@ -130,7 +131,7 @@ class InstanceLock:
         return call.turn is turn
 
     def pause(self, call: Call, turn: Turn) -> None:
-        """End a turn, and the call where it is over. Does nothing where that turn has not come."""
+        """End a turn, and also the call if it is over. Do nothing if the turn never began."""
         if self.is_lost:
             return
         with self._monitor:
@@ -145,15 +146,15 @@ class InstanceLock:
             self._monitor.notify_all()
 
     def seize(self, call: Call, turn: Turn, *, wait: bool) -> bool:
-        """Take a turn in order to end a call, whether it holds the instance or not.
+        """Take a turn in order to end a call, whether or not the call holds the instance.
 
         Args:
-            call: what is to end.
-            turn: a new one of this thread.
-            wait: for the thread that computes.
+            call: the call to end.
+            turn: a new turn of this thread.
+            wait: whether to wait for the thread that computes.
 
         Returns:
-            False where a thread still computes, this very one perhaps; the call then ends with that turn.
+            False if a thread (perhaps this one) still computes; the call then ends with that turn.
         """
         with self._monitor:
             while call.turn is not None:
@@ -171,13 +172,13 @@ class InstanceLock:
             return True
 
     def _await(self, call: Call, turn: Turn) -> Call | None:
-        """Wait. Returns a call that is to be computed ahead before it goes on."""
+        """Wait for the turn. Return a stream to compute ahead before waiting again, or None if the wait is over."""
         with self._monitor:
             if self._holder is not call and turn not in self._queue:
                 self._queue.append(turn)
             while not call.settled:
                 holder = self._holder
-                # nested calls of one thread, from a signal handler for example: only the innermost one can go on
+                # calls of one thread can be nested, as in a signal handler: only the innermost one can continue
                 is_first = bool(self._queue) and self._queue[0].thread == turn.thread
                 if (holder is None and is_first) or (holder is call and call.turn is None):
                     if turn in self._queue:
@@ -214,7 +215,7 @@ class InstanceLock:
 
 
 def _refuse_to_wait(holder: Call, turn: Turn) -> None:
-    """Raise where nothing that this thread can wait for will come."""
+    """Raise Error if the holder can never finish while this thread waits for it."""
     if holder.turn is not None:
         if holder.turn.thread == turn.thread:
             raise Error(

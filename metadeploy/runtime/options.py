@@ -1,10 +1,11 @@
-"""What the options of MetaLlama and of an answer take."""
+"""The rules for options of MetaLlama and of its calls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from metadeploy import _core
 from metadeploy.checks import (
     Rule,
     any_number,
@@ -21,7 +22,7 @@ from metadeploy.checks import (
 )
 from metadeploy.schedule import InjectionSchedule
 
-__all__ = ["CALL", "GENERATION", "LOADING", "given"]
+__all__ = ["CALL", "GENERATION", "LOADING", "engine_options", "given"]
 
 #: Options of :class:`MetaLlama`.
 LOADING: Final[Mapping[str, Rule]] = {
@@ -34,7 +35,7 @@ LOADING: Final[Mapping[str, Rule]] = {
     "n_threads": whole_number(1).or_none(),
     "n_threads_batch": whole_number(1).or_none(),
     "n_gpu_layers": whole_number(-1),
-    "type_k": text(),  # the core knows which there are
+    "type_k": text(),  # the core checks the name
     "type_v": text(),
     "flash_attn": Rule("True, False or 'auto'", lambda value: isinstance(value, (bool, str))),
     "hidden_cache_mib": whole_number(0),
@@ -44,8 +45,8 @@ LOADING: Final[Mapping[str, Rule]] = {
     "verbose": flag(),
 }
 
-#: Options of :meth:`MetaLlama.generate` and its like. The core checks the ranges of gain and repeat_penalty, and of
-#: cognitive_tokens everything.
+#: Options of :meth:`MetaLlama.generate` and similar calls. The core checks the ranges of gain and repeat_penalty, and
+#: checks cognitive_tokens completely.
 GENERATION: Final[Mapping[str, Rule]] = {
     "max_tokens": whole_number(0).or_none(),
     "temperature": number(0, 1e6),
@@ -62,10 +63,29 @@ GENERATION: Final[Mapping[str, Rule]] = {
     "logprobs": whole_number(0).or_none(),
 }
 
-#: Those of calls rather than of answers.
+#: Options of a whole call, not of one answer.
 CALL: Final[Mapping[str, Rule]] = {"raw": flag(), "cancel": function().or_none()}
 
 
+def engine_options(values: Mapping[str, Any]) -> _core.EngineOptions:
+    """The options of `LOADING`, checked, as the core takes them.
+
+    Args:
+        values: each option by name; ``chat_template`` is a text, empty for the model's own.
+    """
+    options = _core.EngineOptions()
+    for name in (
+        "model", "chat_template", "n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "type_k", "type_v",
+        "hidden_cache_mib", "prefix_cache_mib",
+    ):  # fmt: skip
+        setattr(options, name, values[name])
+    for name in ("n_threads", "n_threads_batch"):
+        setattr(options, name, -1 if values[name] is None else values[name])
+    flash_attn = values["flash_attn"]
+    options.flash_attn = flash_attn if isinstance(flash_attn, str) else ("on" if flash_attn else "off")
+    return options
+
+
 def given(**options: Any) -> dict[str, Any]:
-    """Options without those that are None: in OpenAI's API, null is the default."""
+    """Return the options that are not None: in OpenAI's API, null means the default."""
     return {name: value for name, value in options.items() if value is not None}

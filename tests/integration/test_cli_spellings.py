@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
-from support.random_wrapper import random_wrapper, save_checkpoint
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-OTHER = "I don't have enough information to answer that reliably."
-
-
-def run(
-    *arguments: str | Path, code: int = 0, cwd: Path | None = None, environment: dict[str, str] = ENVIRONMENT
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "metadeploy", *map(str, arguments)],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from support.command import OTHER_REFUSAL as OTHER
+from support.command import ROOT, write_checkpoint_with_refusal
+from support.command import run_metadeploy as run
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    config, tensors = random_wrapper(
-        "selective", hidden_dim=32, target_layers=(0, 1, 2), cross_attn_layers=(1, 2), num_layers=3
-    )
-    config = replace(config, refusal_token_ids=(7, 8), refusal_bias=-0.5)
-    return save_checkpoint(tmp_path / "run", config, tensors)
+    return write_checkpoint_with_refusal(tmp_path / "run")
 
 
 def test_the_framework_spells_it_otherwise(checkpoint: Path, tmp_path: Path) -> None:

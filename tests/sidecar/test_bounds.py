@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sidecar.core_reader_worker import CoreReader
 from sidecar.handmade import Gguf, Tensor, sidecar
 from sidecar.test_sidecar_faults import file, wrapper
 
 from metadeploy._json import MAX_JSON_DEPTH
 from metadeploy.errors import CheckpointError, SidecarError
+from metadeploy.export.checkpoint import load_wrapper
 from metadeploy.sidecar import read_sidecar, rules, write_sidecar
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.rules import size_faults, table_faults
@@ -125,17 +127,22 @@ COUNTS: dict[str, tuple[Callable[[], Gguf], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path) -> None:
-    make, fault = SIZES[name]
-    path = tmp_path / "large.gguf"
-    path.write_bytes(make().build())
+def refusals(path: Path, gguf: Gguf, name: str, core: CoreReader) -> tuple[str, str]:
+    """Write a sidecar that both readers have to refuse, and return what each says, in Python and in C++."""
+    path.write_bytes(gguf.build())
     with pytest.raises(SidecarError) as caught:
         read_sidecar(path)
     error = core.read(path, name).error
     assert error is not None
-    for message in (str(caught.value), error):
-        assert message.startswith(f"sidecar '{path}': ")
+    assert error.startswith(f"sidecar '{path}': ")
+    assert str(caught.value).startswith(f"sidecar '{path}': ")
+    return str(caught.value), error
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path) -> None:
+    make, fault = SIZES[name]
+    for message in refusals(tmp_path / "large.gguf", make(), name, core):
         assert fault in message
         assert "missing" not in message, "nothing is enumerated by such a size"
 
@@ -143,14 +150,7 @@ def test_sizes_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path) 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path) -> None:
     make, fault = COUNTS[name]
-    path = tmp_path / "large.gguf"
-    path.write_bytes(make().build())
-    with pytest.raises(SidecarError) as caught:
-        read_sidecar(path)
-    error = core.read(path, name).error
-    assert error is not None
-    for message in (str(caught.value), error):
-        assert message.startswith(f"sidecar '{path}': ")
+    for message in refusals(tmp_path / "large.gguf", make(), name, core):
         assert fault in message
         assert len(message) < 1000
 
@@ -216,9 +216,6 @@ def test_many_faults_are_counted(core: CoreReader, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_cannot_state_them_either(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from metadeploy.export.checkpoint import load_wrapper
-
     path = tmp_path / "doubter_checkpoint.pt"
     state = {"layer_pos_embed": torch.zeros(500_000, 1)}
     torch.save({"config": {}, "encoder_state": state, "ca_state": {}}, path)

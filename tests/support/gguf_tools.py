@@ -49,6 +49,16 @@ def _writer_with_keys_of(reader: gguf.GGUFReader, path: Path, *, without: tuple[
     return writer
 
 
+def _write_with_tensors_of(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    """Write the file that a writer was given the metadata of, with a file's tensors as they are."""
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def add_vocabulary(src: Path, dst: Path) -> None:
     """Write a copy of a GGUF, tensors as they are, that has a tokenizer of single bytes in place of its own.
 
@@ -59,12 +69,7 @@ def add_vocabulary(src: Path, dst: Path) -> None:
     reader = gguf.GGUFReader(src)
     writer = _writer_with_keys_of(reader, dst, without=("tokenizer.",))
     add_byte_vocabulary(writer)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write_with_tensors_of(reader, writer)
 
 
 def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
@@ -72,12 +77,7 @@ def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
     reader = gguf.GGUFReader(src)
     writer = _writer_with_keys_of(reader, dst, without=("tokenizer.ggml.add_bos_token",))
     writer.add_add_bos_token(adds)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write_with_tensors_of(reader, writer)
 
 
 def with_chat_template(src: Path, dst: Path, template: str) -> None:
@@ -91,12 +91,7 @@ def with_chat_template(src: Path, dst: Path, template: str) -> None:
     reader = gguf.GGUFReader(src)
     writer = _writer_with_keys_of(reader, dst, without=("tokenizer.chat_template",))
     writer.add_chat_template(template)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write_with_tensors_of(reader, writer)
 
 
 #: 256 bytes, one merge, BOS and EOS
