@@ -1,4 +1,4 @@
-"""Many requests of every kind on one instance: memory and file descriptors stay, and so do the answers.
+"""Sends many requests of every kind to one instance: memory and descriptors must not grow, answers not change.
 
     python benchmarks/soak.py --base BASE --sidecar SIDECAR [-n 10000] [-o FILE]
 
@@ -23,7 +23,7 @@ from typing import Final
 from metadeploy import Cancelled, Decay, Error, InjectionSchedule, MetaLlama, Refresh, Request
 from metadeploy.runtime import Message
 
-#: What may come on top after the first quarter of the requests: the allocator's rest, in MiB.
+#: The allowed growth in MiB after the first quarter of the requests, for memory that the allocator keeps.
 MOST_GROWTH_MIB: Final = 2.0
 
 QUESTIONS: Final = (
@@ -60,14 +60,14 @@ class _MallInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class State:
-    """What the process has.
+    """The resources of the process.
 
     Attributes:
-        requests: asked so far.
+        requests: number of requests so far.
         resident_mib: memory that is in RAM.
         heap_mib: memory that is allocated from the C library, and not freed.
         descriptors: open files.
-        threads: of the operating system.
+        threads: number of operating-system threads.
     """
 
     requests: int
@@ -78,7 +78,7 @@ class State:
 
     @classmethod
     def now(cls, requests: int) -> State:
-        """Look, after the garbage collector has."""
+        """Return the current state, after a garbage collection."""
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(
@@ -101,13 +101,13 @@ class Soak:
     """One instance, and every kind of request."""
 
     def __init__(self, base: Path, sidecar: Path, folder: Path, seed: int = 0) -> None:
-        """Load.
+        """Load the model.
 
         Args:
-            base: a small GGUF with a vocabulary, else it takes long.
+            base: a GGUF with a vocabulary; a small one, because a large one takes long.
             sidecar: its wrapper.
-            folder: for a file that is no sidecar.
-            seed: decides which requests come.
+            folder: where to put a file that is not a sidecar.
+            seed: determines the requests.
         """
         self.sidecar = sidecar
         self.damaged = folder / "damaged.gguf"
@@ -135,11 +135,11 @@ class Soak:
         )
 
     def ask(self) -> None:
-        """A request of some kind."""
+        """Send a request of a random kind."""
         self.random.choice(self.kinds)()
 
     def answers(self) -> list[tuple[object, ...]]:
-        """Of every deterministic kind: what must never change."""
+        """Return answers of every deterministic kind, which must never change."""
         found: list[tuple[object, ...]] = []
         for question in QUESTIONS:
             for options in ({}, {"inject": False}, {"gain": 0.5}, {"temperature": 1.0, "seed": 7}):
@@ -155,7 +155,7 @@ class Soak:
 
     @property
     def question(self) -> str:
-        """One of them, with another beginning or end now and then."""
+        """Return a random question, sometimes with another beginning or end."""
         question = self.random.choice(QUESTIONS)
         return self.random.choice((question, question, f"{question} {self.random.random()}", f"{question[:9]}."))
 
@@ -294,16 +294,16 @@ def _in_thread(call: Callable[[], object]) -> None:
 
 
 def soak(work: Soak, n: int, *, looks: int = 20, say: Callable[[str], object] = print) -> tuple[list[State], list[str]]:
-    """Ask, and look at the process now and then.
+    """Send requests, and check the process now and then.
 
     Args:
-        work: what to ask.
+        work: the source of requests.
         n: requests.
-        looks: how often to look.
-        say: what each look finds.
+        looks: how often to check the process.
+        say: called with the result of each check.
 
     Returns:
-        The states after the first quarter of the requests, which warms up, and what has grown or changed since.
+        The states after the first quarter of the requests, which is the warm-up, and what has grown or changed since.
     """
     before = work.answers()
     states: list[State] = []

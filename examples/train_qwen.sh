@@ -3,9 +3,9 @@
 #
 #     mkdir doubter && cd doubter && sh PATH/TO/examples/train_qwen.sh [SEED...]
 #
-# It does what train_smollm2.sh does, which lies beside it, with a base that is four times as large and with fewer of the
-# questions: 2,048 to train on, 512 to draw the line on, 1,024 to test with. The base is fetched (478 MB) into the demo's
-# cache folder, once; BASE in the environment names another file. Interrupted, the same command goes on where it was.
+# It does the same as train_smollm2.sh in this folder, with a base that is four times as large and with fewer questions:
+# 2,048 for training, 512 for choosing the threshold, 1,024 for the test. It downloads the base (478 MB) into the demo's
+# cache folder once; BASE in the environment names another file. After an interruption, the same command resumes.
 set -eu
 
 : "${COLLECT:=--questions questions --layers late --max-new-tokens 24 --dtype float32}"

@@ -1,8 +1,8 @@
-"""JSON from outside: one parser with a bound on depth, for everything that metadeploy reads.
+"""The JSON parser for everything that metadeploy reads, with a bound on depth.
 
-``csrc/parse_json.h`` is its twin and accepts the same texts; a test compares the two. Beyond the grammar both refuse
-what readers understand in different ways, or not at all: deep nesting, an object that has a key twice, NaN and
-infinities, whole numbers beyond 64 bits, and half a surrogate pair.
+``csrc/parse_json.h`` accepts the same texts; a test compares the two. Both also refuse JSON that readers treat
+differently or cannot read: deep nesting, an object with a duplicate key, NaN and infinities, whole numbers beyond 64
+bits, and half a surrogate pair.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ __all__ = ["MAX_JSON_DEPTH", "JSONFault", "build", "parse", "read", "read_lines"
 
 T = TypeVar("T")
 
-#: Most arrays and objects inside one another; the same bound as in ``csrc/parse_json.h``.
+#: The most levels of nested arrays and objects; the same bound as in ``csrc/parse_json.h``.
 MAX_JSON_DEPTH: Final = 64
 
 _LEAST_INT: Final = -(2**63)
 _MOST_INT: Final = 2**64 - 1
-#: Digits and sign of the longest whole number that fits 64 bits.
+#: The length of the longest whole number that fits 64 bits, with its sign.
 _INT_CHARS: Final = 20
 _BOM: Final = "\ufeff"
 
 
 class JSONFault(ValueError):
-    """A text is not JSON as it is read here; the message says why, without a subject."""
+    """A text is not JSON that this module accepts. The message says why, without a subject."""
 
 
 def parse(text: str) -> Any:
@@ -47,7 +47,7 @@ def parse(text: str) -> Any:
         Its value: dict, list, str, int, float, bool or None.
 
     Raises:
-        JSONFault: it is not JSON, or JSON that is refused (see the module).
+        JSONFault: it is not JSON, or JSON that this module refuses.
     """
     try:
         value = json.loads(
@@ -66,13 +66,13 @@ def parse(text: str) -> Any:
 
 
 def read_text(path: Path, *, subject: str, error: type[Error], expected: str = "") -> str:
-    """A file's text.
+    """Read the text of a file.
 
     Args:
         path: a UTF-8 file, with or without a byte-order mark.
-        subject: what the file is, such as ``run.json 'x'``: begins the message of an error.
-        error: class of an error.
-        expected: ends the message of an error, as in ``expected what metadeploy eval writes (hint: run it again)``.
+        subject: the beginning of an error message, such as ``run.json 'x'``.
+        error: the class of errors.
+        expected: the end of an error message, as in ``expected what metadeploy eval writes (hint: run it again)``.
 
     Returns:
         Its text without a byte-order mark.
@@ -92,7 +92,7 @@ def read_text(path: Path, *, subject: str, error: type[Error], expected: str = "
 
 
 def read(path: Path, *, subject: str, error: type[Error], expected: str = "") -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Args:
         path: see `read_text`.
@@ -113,7 +113,7 @@ def read(path: Path, *, subject: str, error: type[Error], expected: str = "") ->
 
 
 def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, Any]:
-    """The same for a file that holds an object.
+    """Read the object in a JSON file.
 
     Raises:
         Error: of the class given: see `read`, or the file holds something else.
@@ -125,7 +125,7 @@ def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, An
 
 
 def read_lines(path: Path, *, subject: str, error: type[Error], expected: str = "") -> Iterator[tuple[int, Any]]:
-    """The values in a file of JSON lines, one after the other; empty lines count but hold none.
+    """Read the values in a file of JSON lines, one by one. Empty lines are counted and skipped.
 
     Args:
         path: see `read_text`.
@@ -134,12 +134,12 @@ def read_lines(path: Path, *, subject: str, error: type[Error], expected: str = 
         expected: see `read_text`.
 
     Yields:
-        Number of the line, from 1, and its value.
+        The number of the line, from 1, and its value.
 
     Raises:
         Error: of the class given: see `read`; the message has the number of the line.
     """
-    # not splitlines(): JSON strings may hold U+2028 and its like
+    # not splitlines(): JSON strings may hold U+2028 and similar characters
     text = read_text(path, subject=subject, error=error, expected=expected)
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -151,12 +151,12 @@ def read_lines(path: Path, *, subject: str, error: type[Error], expected: str = 
 
 
 def build(kind: type[T], value: Any, *, where: str = "the value") -> T:
-    """A dataclass of what JSON gave back of its `dataclasses.asdict`.
+    """Build a dataclass from its `dataclasses.asdict` after a round trip through JSON.
 
     Args:
-        kind: the dataclass. Its fields are of JSON's own types, tuples, dataclasses, or one of these or None.
-        value: an object that has its fields and no other keys; those with a default may be missing.
-        where: what ``value`` is, for the message.
+        kind: the dataclass. The type of a field is a JSON type, a tuple or a dataclass, optionally with None.
+        value: an object with the fields and no other keys; fields with a default may be missing.
+        where: the name of ``value`` in messages.
 
     Returns:
         An instance.
@@ -181,7 +181,7 @@ def build(kind: type[T], value: Any, *, where: str = "the value") -> T:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """A value of a field's type."""
+    """Convert a value to the type of its field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -256,7 +256,7 @@ def _too_deep() -> JSONFault:
 
 
 def _check(value: Any) -> None:
-    """Depth and strings, level by level: this must not recurse itself."""
+    """Check depth and strings, level by level, because this must not recurse itself."""
     level = [("the text", value)]  # each with the key that it belongs to
     for depth in range(MAX_JSON_DEPTH + 1):
         inner: list[tuple[str, Any]] = []

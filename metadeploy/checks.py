@@ -1,7 +1,7 @@
-"""Values that people give, checked before one can be taken for something else.
+"""Checks of the values that callers pass as options.
 
-A `Rule` says what an option takes. True is no number and neither is "0.5", NaN is out of every range, and numbers of
-NumPy are numbers. Each message names the option.
+A `Rule` defines the values that an option takes. True and "0.5" are not numbers, NaN is outside every range, and NumPy
+numbers count as numbers. Each message names the option.
 
     temperature = check("temperature", value, number(0, 2))
     options = check_all({"n_ctx": whole_number(0), "verbose": flag()}, given)
@@ -46,15 +46,15 @@ _MOST_SHOWN: Final = 60
 
 @dataclass(frozen=True)
 class Rule:
-    """What values an option takes.
+    """The values that an option takes.
 
     Attributes:
         kind: the type in words, as in ``a number``.
-        limits: the range in words, as in ``0 to 1``; empty where every value of the type is allowed.
+        limits: the range in words, as in ``0 to 1``; empty if every value of the type is allowed.
         has_type: whether a value is of the type.
         in_range: whether a value of the type is allowed.
-        most: the greatest value, where only a typing error is above it and ``limits`` does not say it.
-        convert: the value as the rest of the code has it, an int of Python for one of NumPy.
+        most: the greatest value, if ``limits`` does not mention it because only a typing error exceeds it.
+        convert: converts a value to the type that the rest of the code uses, such as a NumPy integer to int.
         nullable: whether None is allowed, and stays None.
     """
 
@@ -67,11 +67,11 @@ class Rule:
     most: int | None = None
 
     def or_none(self) -> Rule:
-        """The same, and None."""
+        """Return this rule with None allowed as well."""
         return replace(self, nullable=True)
 
     def fault(self, name: str, value: object) -> TypeError | ValueError | None:
-        """What is wrong with a value, if anything is."""
+        """Return the error for a value, or None if the value is allowed."""
         if value is None and self.nullable:
             return None
         none = ", or None" if self.nullable else ""
@@ -87,7 +87,7 @@ class Rule:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: shortened, and of an array its type and shape."""
+    """Return a value as text for a message: shortened, or the type and shape of an array."""
     shape = getattr(value, "shape", None)
     if shape and hasattr(value, "dtype"):
         return f"an array of {value.dtype} with shape {list(shape)}"
@@ -96,7 +96,7 @@ def shown(value: object) -> str:
 
 
 def check(name: str, value: object, rule: Rule) -> Any:
-    """The value of an option.
+    """Check the value of an option and return it converted.
 
     Raises:
         TypeError: it has the wrong type.
@@ -109,23 +109,23 @@ def check(name: str, value: object, rule: Rule) -> Any:
 
 
 def check_all(rules: Mapping[str, Rule], values: Mapping[str, object]) -> dict[str, Any]:
-    """The values of several options, each with the rule of its name.
+    """Check the values of several options by the rules of their names and return them converted.
 
     Raises:
-        TypeError: one has the wrong type.
-        ValueError: one is out of range.
+        TypeError: a value has the wrong type.
+        ValueError: a value is out of range.
     """
     return {name: check(name, values[name], rule) for name, rule in rules.items()}
 
 
 def faults(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[str]:
-    """What is wrong with the values of several options: a phrase for each, and none where nothing is."""
+    """Return a phrase for each option whose value is not allowed."""
     found = (rule.fault(name, values[name]) for name, rule in rules.items())
     return [str(fault) for fault in found if fault is not None]
 
 
 def flag_faults(rules: Mapping[str, Rule], settings: object) -> list[str]:
-    """The same for the attributes of an object, each called as its flag: ``batch_size`` is ``--batch-size``."""
+    """Return a phrase for each attribute that is not allowed, named by its flag: ``--batch-size`` for `batch_size`."""
     named = {f"--{name.replace('_', '-')}": (rule, getattr(settings, name)) for name, rule in rules.items()}
     return faults(
         {flag: rule for flag, (rule, _) in named.items()}, {flag: value for flag, (_, value) in named.items()}
@@ -136,7 +136,7 @@ def flag_faults(rules: Mapping[str, Rule], settings: object) -> list[str]:
 
 
 def whole_number(least: int = 0, most: int = INT32_MAX) -> Rule:
-    """An int of Python or NumPy; no bool, and no float even if it is whole."""
+    """An int of Python or NumPy. Not a bool, and not a float, even if it is whole."""
     return Rule(
         "a whole number",
         lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool),
@@ -148,22 +148,22 @@ def whole_number(least: int = 0, most: int = INT32_MAX) -> Rule:
 
 
 def any_whole_number() -> Rule:
-    """An int of Python or NumPy of any size; no bool."""
+    """An int of Python or NumPy of any size. Not a bool."""
     return replace(whole_number(), limits="", in_range=lambda _: True, most=None)
 
 
 def any_number() -> Rule:
-    """A float or int of Python or NumPy, NaN too, for a range that is checked elsewhere; no bool."""
+    """A float or int of Python or NumPy, including NaN, whose range is checked elsewhere. Not a bool."""
     return Rule("a number", _is_number, convert=_as_float)
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: float | None = None) -> Rule:
-    """A finite float or int of Python or NumPy; no bool.
+    """A finite float or int of Python or NumPy. Not a bool.
 
     Args:
-        least: the smallest one.
-        most: the greatest one.
-        above: what it has to be greater than, in place of ``least``.
+        least: the smallest allowed number.
+        most: the greatest allowed number.
+        above: an exclusive lower bound, used instead of ``least``.
     """
     limits = (
         f"a number above {above:g}"
@@ -195,7 +195,7 @@ def _as_float(value: Any) -> float:
 
 
 def flag() -> Rule:
-    """True or False, of Python or NumPy; no 1, 0 or "yes"."""
+    """True or False, of Python or NumPy. Not 1, 0 or "yes"."""
     return Rule(
         "True or False",
         lambda value: isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"),
@@ -209,7 +209,7 @@ def text() -> Rule:
 
 
 def visible_text() -> Rule:
-    """A str of whole characters, one of which is no white space."""
+    """A str of whole characters, at least one of which is not white space."""
     return Rule(
         "a text",
         lambda value: isinstance(value, str),
@@ -220,7 +220,7 @@ def visible_text() -> Rule:
 
 
 def texts() -> Rule:
-    """One text or several, as a list; of several, none may be empty. No bytes, which are a sequence of numbers."""
+    """A text or a list of texts. No text in a list may be empty. Not bytes, which are a sequence of numbers."""
 
     def has_type(value: Any) -> bool:
         if isinstance(value, str):
@@ -246,7 +246,7 @@ def _is_unicode(value: str) -> bool:
 
 
 def names() -> Rule:
-    """Several texts, none of them empty; one text is not several."""
+    """A list of texts, none of them empty. Not a single text."""
     return Rule(
         "a list of texts",
         lambda value: (
@@ -260,7 +260,7 @@ def names() -> Rule:
 
 
 def layers() -> Rule:
-    """Text such as ``late`` or ``1,5,7-9``, or layer numbers; whether they make sense is for `parse_layers`."""
+    """A text such as ``late`` or ``1,5,7-9``, or layer numbers. `parse_layers` checks whether they are valid."""
 
     def has_type(value: object) -> bool:
         listed = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray))
@@ -270,7 +270,7 @@ def layers() -> Rule:
 
 
 def choice(*allowed: object) -> Rule:
-    """One of some values; 1 is not True."""
+    """One of the allowed values; 1 is not True."""
 
     def is_one(value: object) -> bool:
         return any(type(value) is type(each) and value == each for each in allowed)
@@ -285,7 +285,7 @@ def choice(*allowed: object) -> Rule:
 
 
 def path() -> Rule:
-    """A path as str or as an object that stands for one; no bytes."""
+    """A path as a str or a path object. Not bytes."""
     return Rule(
         "a path",
         lambda value: isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)),
@@ -296,10 +296,10 @@ def path() -> Rule:
 
 
 def function() -> Rule:
-    """Something that can be called."""
+    """A callable."""
     return Rule("a function", callable)
 
 
 def instance(kind: type) -> Rule:
-    """An object of a class."""
+    """An instance of a class."""
     return Rule(f"an object of class {kind.__name__}", lambda value: isinstance(value, kind))

@@ -33,7 +33,7 @@ class Error(Exception):
 
 
 class OptionError(Error, ValueError):
-    """An option has a value out of its range."""
+    """The value of an option is out of range."""
 
 
 class CheckpointError(Error):
@@ -61,7 +61,7 @@ class ContextOverflowError(Error):
 
 
 class DecodeError(Error):
-    """llama.cpp failed to evaluate a batch, or what it computed is not finite."""
+    """llama.cpp failed to evaluate a batch, or its results are not finite."""
 
 
 class Cancelled(Error):
@@ -72,14 +72,14 @@ class MissingDependencyError(Error, ImportError):
     """An optional package is needed for this call; the message holds the pip command that installs it."""
 
 
-#: So many characters of a text from a file are shown in a message.
+#: The most characters of a text from a file that a message shows.
 _MOST_SHOWN: Final = 100
-#: So many faults are named in a message; the rest is counted.
+#: The most faults that a message lists; it gives the number of the others.
 _MOST_FAULTS: Final = 100
 
 
 def shown(text: object) -> str:
-    """A value from a file as a message shows it: of a long one the beginning."""
+    """Return a value from a file as text for a message, shortened if it is long."""
     whole = str(text)
     return whole if len(whole) <= _MOST_SHOWN else whole[:_MOST_SHOWN] + "..."
 

@@ -1,6 +1,6 @@
-"""Shares of counts without the rounding of binary floats: 0.1 of 30 is 3, and not a little more.
+"""Exact shares of counts, without the rounding of binary floats: 0.1 of 30 is 3, and not a little more.
 
-A float stands for the shortest decimal number that reads as it, which is what a person wrote.
+A float stands for the shortest decimal number that parses to it, which is the number that a person wrote.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ def _exact(share: float) -> Fraction:
 
 
 def at_most(share: float, n: int) -> int:
-    """How many of n are at most this share of them."""
+    """Return the largest count that is at most this share of n."""
     return math.floor(_exact(share) * n)
 
 
 def at_least(share: float, n: int) -> int:
-    """How many of n are at least this share of them."""
+    """Return the smallest count that is at least this share of n."""
     return math.ceil(_exact(share) * n)
 
 
 def nearest(share: float, n: int) -> int:
-    """How many of n come nearest to this share of them; half a one counts as one."""
+    """Return the count nearest to this share of n; halves are rounded up."""
     return math.floor(_exact(share) * n + Fraction(1, 2))
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in per cent without the sign: ``58.1``; halves are rounded up.
+    """Return a share as a percentage without the sign, such as ``58.1``; halves are rounded up.
 
-    Only nothing is 0 and only all is 100: what would be rounded to these is ``< 0.1`` and ``> 99.9``.
+    Only a share of exactly 0 shows as 0, and only a share of exactly 1 as 100. Shares that would round to 0 or 100 show
+    as ``< 0.1`` or ``> 99.9``.
     """
     if not math.isfinite(share):
         return str(share)

@@ -1,9 +1,9 @@
-"""Files: written as a whole or not at all, never over one of the inputs, and told apart by their content.
+"""Writes files atomically, refuses to write over inputs, and computes digests of content.
 
-What is written goes into a temporary file, is flushed to disk, and takes its target's place in one step. Killed at any
-moment, the target is the old file or the new one. The temporary file is in a folder beside the target, which is named
-``.TARGET.TWELVE-HEX-DIGITS.tmp`` and locked by its writer. One that nobody locks is left over from a process that was
-killed, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
+Data go into a temporary file, are flushed to disk, and replace the target in one step. If the process is killed at any
+moment, the target is the old file or the new one, complete. The temporary file is in a folder next to the target. The
+folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a killed
+process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = [
 ]
 
 _CHUNK: Final = 1 << 20
-#: Longer names are cut for the temporary file's name, which has to fit into 255 bytes.
+#: Longer names are cut, so that the name of the temporary file fits into 255 bytes.
 _LONGEST_NAME: Final = 200
-#: Links to links are followed so far.
+#: The longest chain of links that is followed.
 _MOST_LINKS: Final = 40
-#: What a file system says that cannot flush a folder; the file itself has been flushed then.
+#: Errors of a file system that cannot flush folders; the file itself has been flushed by then.
 _CANNOT_SYNC_FOLDERS: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 
 
@@ -55,8 +55,8 @@ _CANNOT_SYNC_FOLDERS: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there as a whole or not at all; its folder is made where it is missing.
 
-    A link stays one, and a file that is replaced hands down its mode and owner. What is no file, such as
-    ``/dev/stdout``, is written to and not replaced.
+    A symbolic link stays a link, and the new file gets the mode and owner of the file that it replaces. A target that
+    is not a file, such as ``/dev/stdout``, is written to and not replaced.
 
     Args:
         path: the file.
@@ -67,7 +67,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     written = content.encode() if isinstance(content, str) else content
     if (ours := _own_descriptor(path)) is not None:
-        with open(os.dup(ours), "wb") as stream:  # where its last writing ended, if it is a file
+        with open(os.dup(ours), "wb") as stream:  # continues at the current position, if it is a file
             stream.write(written)
         return
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -89,10 +89,10 @@ def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = None, allow_nan: bool = False) -> str:
-    """JSON that UTF-8 can hold, with nothing lost.
+    """Return a value as JSON text that UTF-8 can encode without loss.
 
-    Characters stand as they are. Half a surrogate pair, as in the name of a file that is not UTF-8, is no character:
-    where there is one, everything beyond ASCII is escaped.
+    Characters are not escaped, except if a text has half a surrogate pair, as in the name of a file that is not UTF-8.
+    Then everything beyond ASCII is escaped.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
     try:
@@ -104,14 +104,14 @@ def json_text(value: Any, *, indent: int | None = None, allow_nan: bool = False)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+    """Give a temporary file that replaces ``path`` if the block succeeds, and is deleted if it fails.
 
     Args:
-        path: the file; its folder must exist. Of a link the file that it points to is replaced.
+        path: the file; its folder must exist. If it is a link, the file that the link points to is replaced.
 
     Yields:
-        The temporary file, empty, to be written by its name. It lies in a folder of its own, for libraries that put
-        temporary files of theirs beside what they write.
+        The empty temporary file, to be written by its name. It lies in a separate folder, because some libraries put
+        their own temporary files next to the file that they write.
 
     Raises:
         OSError: it cannot be written. ``filename`` is the target's, not the temporary file's.
@@ -131,16 +131,16 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         if error.filename is None or _temporary_stem(path.name) in os.fsdecode(error.filename):
-            error.filename = str(path)  # nobody has heard of the temporary file
+            error.filename = str(path)  # the caller does not know the temporary file
             del error.filename2
         raise
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Let a complete file take the place of another one in the same folder; it is on disk before it does.
+    """Flush a complete file to disk, then rename it over another one in the same folder.
 
     Raises:
-        OSError: it cannot; both files are as they were.
+        OSError: that failed; both files are unchanged.
     """
     with source.open("r+b") as file:
         os.fsync(file.fileno())
@@ -150,9 +150,9 @@ def move_into_place(source: Path, target: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder in ``parent``, deleted with all that is in it when the block ends.
+    """Create a folder in ``parent`` and delete it with its content when the block ends.
 
-    What processes that were killed have left of the same ``name`` is deleted first.
+    Folders of the same ``name`` that killed processes left are deleted first.
     """
     stem = _temporary_stem(name)
     _delete_leftovers(parent, stem)
@@ -166,7 +166,7 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The descriptor that a path such as ``/dev/stdout`` names; None where it names a file."""
+    """Return the descriptor that a path such as ``/dev/stdout`` names; None if the path names a file."""
     if sys.platform == "win32":
         return None
     open_files = (f"/proc/{os.getpid()}/fd", "/dev/fd")
@@ -186,13 +186,13 @@ def _temporary_stem(name: str) -> str:
 
 
 def _locked_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
-    """A new folder and what holds its lock, where there are locks."""
+    """Create a folder. Return it and the descriptor that holds its lock, or None if there are no locks."""
     while True:
         folder = parent / f"{stem}{secrets.token_hex(6)}.tmp"
         folder.mkdir(mode=0o700)
-        if sys.platform == "win32":  # where a folder that is open cannot be deleted
+        if sys.platform == "win32":  # an open folder cannot be deleted there
             return folder, None
-        with suppress(FileNotFoundError):  # another writer may take it for a leftover before it is locked
+        with suppress(FileNotFoundError):  # another writer may delete it as a leftover before it is locked
             lock = os.open(folder, os.O_RDONLY)
             try_lock(lock, wait=True)
             if folder.exists():
@@ -201,7 +201,7 @@ def _locked_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
 
 
 def _delete_leftovers(parent: Path, stem: str) -> None:
-    """Delete what a killed writer of the same target has left; what is being written is locked, and stays."""
+    """Delete what killed writers of the same target left. Folders in use are locked and stay."""
     leftover = re.compile(re.escape(stem) + r"[0-9a-f]{12}\.tmp")
     with suppress(OSError):
         for name in [name for name in os.listdir(parent) if leftover.fullmatch(name)]:
@@ -217,23 +217,23 @@ def _delete_unlocked(path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink()  # of csrc/files.cpp
+            path.unlink()  # a temporary file of csrc/files.cpp
     finally:
         os.close(descriptor)
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file or folder against everybody who does the same, until it is closed.
+    """Take an exclusive advisory lock on an open file or folder, until it is closed.
 
     Args:
-        descriptor: of the file or folder.
-        wait: until nobody else has the lock.
+        descriptor: the descriptor of the file or folder.
+        wait: whether to wait until the lock is free.
 
     Returns:
-        Whether it is locked now; False where the platform or the file system has no such locks.
+        Whether it is locked now; False if the platform or the file system has no such locks.
 
     Raises:
-        BlockingIOError: another one has the lock, and ``wait`` is False.
+        BlockingIOError: someone else holds the lock, and ``wait`` is False.
     """
     if sys.platform == "win32":
         return False
@@ -247,7 +247,7 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def _hand_down(before: os.stat_result | None, mode: int, temporary: Path) -> None:
-    """Give a file the owner of the one that it replaces, and a mode."""
+    """Give a file a mode, and the owner of the file that it replaces."""
     if sys.platform == "win32":
         return
     made = temporary.stat()
@@ -258,7 +258,7 @@ def _hand_down(before: os.stat_result | None, mode: int, temporary: Path) -> Non
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name durable; Windows has no such call, and needs none."""
+    """Flush a folder, so that a new name in it is durable. Windows has no such call and needs none."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -275,12 +275,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def refuse_overwriting(output: Path, *inputs: str | os.PathLike[str] | None, what: str = "output") -> None:
-    """Refuse to write over an input, whatever name it goes by: another spelling, a link, a hard link.
+    """Refuse to write over an input, even under another name (another spelling, a link, a hard link).
 
     Args:
-        output: what is to be written.
-        inputs: what is read; None and names of what is no file are passed over.
-        what: the output is called that.
+        output: the file to write.
+        inputs: the files that are read; None and paths that are not files are skipped.
+        what: the word for the output in the message.
 
     Raises:
         Error: an input is the same file as the output.
@@ -308,7 +308,7 @@ def sha256(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Hex digest of a file's content, or of the names and contents of the files that lie directly in a folder."""
+    """Return the hex digest of a file's content, or of the names and contents of the files directly in a folder."""
     if not path.is_dir():
         return sha256(path)
     files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))

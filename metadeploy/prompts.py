@@ -1,4 +1,4 @@
-"""What a caller asks, as the core takes it: texts, conversations and token ids. What could be misread is refused."""
+"""Converts prompts for the core: texts, conversations and token ids. It refuses prompts that could be misread."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from metadeploy.errors import Error
 
 __all__ = ["floats", "message_pairs", "template_text", "token_ids", "unicode_text"]
 
-#: Sequences of numbers that nobody means as token ids.
+#: Sequences of numbers that are not token ids.
 _BYTES = (bytes, bytearray, memoryview)
 
 
 def is_sequence(value: object) -> bool:
-    """Whether a value is a list of something, and no text and no bytes."""
+    """Whether a value is a sequence other than text or bytes."""
     return isinstance(value, Sequence) and not isinstance(value, (str, *_BYTES))
 
 
 def unicode_text(value: str) -> str:
-    """The text itself.
+    """Return the text unchanged.
 
     Raises:
         Error: it holds half a surrogate pair, which no tokenizer takes.
@@ -39,14 +39,14 @@ def unicode_text(value: str) -> str:
 
 
 def message_pairs(messages: object) -> list[tuple[str, str]]:
-    """Role and content of each message of a conversation.
+    """Return the role and content of each message of a conversation.
 
-    A content may be a list of parts as OpenAI's API has them, all of type ``text``; they are joined by newlines. Keys
-    that are null or empty, as answers of that API have some, are left out; those that say something are refused.
+    A content may be a list of parts as in OpenAI's API, all of type ``text``; newlines join them. Other keys are
+    ignored if they are null or empty, as in answers of that API, and refused otherwise.
 
     Raises:
-        TypeError: it is no list of messages.
-        Error: a message is malformed or says what cannot be followed, or the user's last one is empty.
+        TypeError: the value is not a list of messages.
+        Error: a message is malformed or has an unsupported key or part, or the user's last message is empty.
     """
     if not is_sequence(messages):
         raise TypeError(f"messages is {shown(messages)}, expected a list of messages")
@@ -86,10 +86,10 @@ def _part(subject: str, part: object) -> str:
 
 
 def token_ids(values: object) -> list[int]:
-    """Token ids as ints.
+    """Return the token ids as ints.
 
     Raises:
-        Error: there is none, or something is not a whole number.
+        Error: there are no ids, or one is not a whole number.
     """
     if isinstance(values, np.ndarray) and (values.ndim != 1 or not np.issubdtype(values.dtype, np.integer)):
         raise Error(f"the prompt is {shown(values)}, expected token ids: whole numbers [n_tokens]")
@@ -107,12 +107,12 @@ def token_ids(values: object) -> list[int]:
 
 
 def template_text(value: str | os.PathLike[str]) -> str:
-    """A chat template: the text or name itself, or what is in the file of a path object.
+    """Return a chat template: the text or name itself, or the content of the file that a path object names.
 
     Raises:
-        TypeError: neither a str nor a path object.
+        TypeError: the value is neither a str nor a path object.
         ValueError: it is empty.
-        Error: the file cannot be read, or is no UTF-8.
+        Error: the file cannot be read, or is not UTF-8.
     """
     if isinstance(value, os.PathLike):
         subject = f"chat_template '{os.fspath(value)}'"
@@ -132,13 +132,13 @@ def template_text(value: str | os.PathLike[str]) -> str:
 
 
 def floats(name: str, values: ArrayLike) -> NDArray[np.float32]:
-    """An array of numbers in F32.
+    """Return an array of numbers in F32.
 
     Raises:
-        TypeError: it is none, as one of texts, of objects or of complex numbers.
+        TypeError: the values are not real numbers, but for example texts, objects or complex numbers.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} is {shown(array)}, expected an array of real numbers")
-    with np.errstate(over="ignore"):  # what is too large for F32 is infinite then, which the core refuses
+    with np.errstate(over="ignore"):  # a value too large for F32 becomes infinite, and the core refuses it
         return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)

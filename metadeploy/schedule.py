@@ -113,11 +113,11 @@ class InjectionSchedule:
 
 
 def _check(settings: object, rules: Mapping[str, Rule]) -> None:
-    """Name every value that is none.
+    """Refuse values that are not allowed; the message names all of them.
 
     Raises:
-        TypeError: one has the wrong type.
-        ValueError: one is out of range.
+        TypeError: a value has the wrong type.
+        ValueError: a value is out of range.
     """
     found = [fault for name, rule in rules.items() if (fault := rule.fault(name, getattr(settings, name)))]
     if found:

@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors), written as a whole or not at all."""
+"""Writes files of tensors (safetensors) atomically."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["save_tensors"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors by name; the folder is made where it is missing.
+    """Write tensors by name. A missing folder is created.
 
     Args:
         path: the file.
-        tensors: any shapes and dtypes; made contiguous.
-        metadata: of the file.
+        tensors: tensors of any shape and dtype, contiguous or not.
+        metadata: metadata of the file.
 
     Raises:
-        Error: they cannot be written; the file is as it was.
-        OSError: the same.
+        Error: safetensors failed to write the file; an old file is unchanged.
+        OSError: the file cannot be written; an old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
-            # safetensors replaces what is there by a file that only its owner may read; `replacing` mends the mode
+            # safetensors creates a file that only its owner may read; `replacing` sets the right mode
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
         except SafetensorError as error:
             raise Error(f"file '{path}': cannot be written: {error}") from error

@@ -1,8 +1,8 @@
 """The ``metadeploy`` command.
 
 Each subcommand has a module of its own that imports nothing heavy before it runs, so that help and completion are
-instant. Results go to stdout, everything else to stderr. Exit codes: 0, 1 error (also where the result cannot be
-printed), 2 usage, 130 interrupted, 141 the reader of a pipe has gone.
+instant. Results go to stdout, everything else to stderr. Exit codes: 0, 1 error (also if the result cannot be
+printed), 2 usage, 130 interrupted, 141 the reader of a pipe has closed it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _bench.register(app)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        # another project has a script of this name: whose it is, and which copy runs
+        # another project has a script of this name, so show which project this is and which copy runs
         folder = Path(__file__).resolve().parents[1]
         typer.echo(
             f"metadeploy {own_version() or '(a copy that is not installed)'} "
@@ -91,7 +91,7 @@ def main() -> NoReturn:
 
 
 def _run() -> tuple[str | int | None, str | None]:
-    """Run the command: its exit code, and what is to be said of an error."""
+    """Run the command. Return its exit code, and the message of an error if there was one."""
     try:
         app()
     except SystemExit as end:

@@ -66,7 +66,7 @@ def ranges(layers: tuple[int, ...]) -> str:
 
 
 def checked_refusal_text(text: str | None, *, hint: str = "'--refusal-text'") -> str | None:
-    """A refusal text as typed; wrong usage where answers cannot be compared with it."""
+    """Return a refusal text as typed. It is a usage error if answers cannot be compared with it."""
     from metadeploy.sidecar.refusal import check_refusal_text
 
     try:
@@ -92,14 +92,14 @@ def facts_table(facts: Mapping[str, str]) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """A JSON document on stdout, and nothing else; in UTF-8, whatever the encoding of text is."""
+    """Print only a JSON document to stdout, in UTF-8, whatever the encoding of text output is."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    try:  # names of files that the locale could not decode are UTF-8 all the same
+    try:  # file names that the locale could not decode may still be UTF-8
         text = text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
         text = json_text(value, indent=2)
     buffer = getattr(sys.stdout, "buffer", None)
-    if buffer is None:  # replaced by something that takes text only
+    if buffer is None:  # stdout was replaced by an object that only takes text
         print(text)
         return
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""Standard output that fails aloud, and standard error that fails in silence.
+"""Standard streams for commands: a failure of stdout is an error, a failure of stderr is ignored.
 
-What a command has found must reach whoever asked for it, or the command has failed: a full disk or a closed stdout ends
-with exit code 1 and one message, whatever part of the command was writing. A reader that closes its end of a pipe, as
-``head`` does, has what it wanted: the process then ends as SIGPIPE ends others, without a word. What goes to stderr is
-for people who watch: that it cannot be written changes nothing.
+A command fails if its result cannot be printed. If the disk is full or stdout is closed, it ends with exit code 1 and
+one message, whichever part of the command was writing. If the reader closes its end of a pipe, as ``head`` does, it has
+enough: the process then ends by SIGPIPE without a message. Stderr only informs people, so a failure to write to it
+changes nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Streams", "checked_streams", "end_as_sigpipe_does", "refuse_closed_stdout"]
 
-#: What our own decoration looks like where the encoding lacks it.
+#: ASCII replacements for our own decoration, for encodings that lack it.
 _LOOK_ALIKES: Final = {"█": "#", "░": "-", "·": ".", "…": "...", "–": "-", "✓": "+", "✗": "x"}
 _LOSSLESS: Final = "metadeploy-lossless"
 
 
 def _lossless(error: UnicodeError) -> tuple[str | bytes, int]:
-    r"""Stand in for a character that an encoding lacks, so that it can still be told what it was.
+    r"""Replace a character that an encoding lacks with an escape that identifies it.
 
-    The bytes of a file's name that is not UTF-8 come out as they are, everything else as ``\xfc`` or ``\u2026``.
+    Bytes of a file name that is not UTF-8 stay unchanged. All other characters become ``\xfc`` or ``\u2026``.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -46,25 +46,25 @@ codecs.register_error(_LOSSLESS, _lossless)
 
 
 class Streams:
-    """What became of stdout.
+    """The state of stdout.
 
     Attributes:
-        failure: why something could not be written; None where all of it was.
+        failure: the error of a failed write; None if all writes succeeded.
     """
 
     failure: OSError | None = None
 
     def flush(self) -> None:
-        """Write what is still held back; a failure is kept and not raised."""
-        with suppress(OSError):  # kept by the stream itself
+        """Write what is still buffered. A failure is recorded, not raised."""
+        with suppress(OSError):  # recorded by the stream itself
             sys.stdout.flush()
 
 
 class _Raw(io.RawIOBase):
-    """Bytes on their way to where a stream leads."""
+    """Writes bytes to the file of a text stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._inner = getattr(stream.buffer, "raw", stream.buffer)  # an unbuffered one (python -u) is raw itself
+        self._inner = getattr(stream.buffer, "raw", stream.buffer)  # an unbuffered stream (python -u) is raw itself
 
     def writable(self) -> bool:
         return True
@@ -77,7 +77,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Stdout(_Raw):
-    """Keeps the first failure; what comes after it is dropped, so that it is reported once."""
+    """Records the first failure and drops all later output, so that the failure is reported once."""
 
     def __init__(self, stream: TextIO, streams: Streams) -> None:
         super().__init__(stream)
@@ -95,7 +95,7 @@ class _Stdout(_Raw):
 
 
 class _Stderr(_Raw):
-    """Drops what cannot be written."""
+    """Drops output that cannot be written."""
 
     def write(self, data: ReadableBuffer, /) -> int | None:
         try:
@@ -107,7 +107,7 @@ class _Stderr(_Raw):
 
 @contextmanager
 def checked_streams() -> Iterator[Streams]:
-    """While it lasts, failures of stdout are kept and those of stderr ignored, and neither loses a character."""
+    """Record failures of stdout and ignore those of stderr while the block runs. Neither loses a character."""
     streams, before = Streams(), (sys.stdout, sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = _text(sys.stdout, _Stdout(sys.stdout, streams))
@@ -134,16 +134,16 @@ def _text(stream: io.TextIOWrapper, raw: _Raw) -> io.TextIOWrapper:
 
 
 def refuse_closed_stdout() -> None:
-    """End the process where nothing can be printed, before work is done that could not be shown.
+    """End the process if stdout is closed, before it does work whose result it could not print.
 
-    The standard descriptors that are closed are taken, lest a file that is opened later gets one of them and with it
-    what is meant for people.
+    Standard descriptors that are closed are opened on the null device. Otherwise a file that is opened later could get
+    one of them, and messages would be written into that file.
     """
     closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]
-    for _ in closed:  # the lowest free one is taken each time
+    for _ in closed:  # open() takes the lowest free descriptor each time
         os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     if sys.stdout is None:
         print("error: standard output is closed, expected somewhere to print to (hint: >/dev/null)", file=sys.stderr)
         sys.exit(1)
@@ -158,7 +158,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def end_as_sigpipe_does() -> None:
-    """End the process as a program does whose reader has gone; shells show 141."""
+    """End the process by SIGPIPE, as programs do when their reader closes the pipe; shells show 141."""
     if sys.platform != "win32":
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
         os.kill(os.getpid(), signal.SIGPIPE)

@@ -122,7 +122,7 @@ def check_files(output: Path | None, plot: Path | None) -> None:
 
 
 def refuse_input_as_output(output: Path | None, plot: Path | None, *inputs: Path) -> None:
-    """Refuse a report or a plot in the place of a file that is measured, or of each other.
+    """Refuse to write the report or the plot over a measured file, or over each other.
 
     Raises:
         Error: two of them are the same file.

@@ -16,29 +16,29 @@ __all__ = ["register"]
 _EPILOG = """\
 [bold]Examples[/bold]
 
-  metadeploy doctor                             [dim]# what to run first when something looks wrong[/dim]
+  metadeploy doctor                             [dim]# run this first when something looks wrong[/dim]
 
   metadeploy doctor --json > doctor.json        [dim]# to attach to a report[/dim]
 
-  metadeploy doctor --json | jq .findings       [dim]# in a script; the exit code says whether there are any[/dim]
+  metadeploy doctor --json | jq .findings       [dim]# in a script; exit code 1 if there are findings[/dim]
 """
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="doctor", epilog=_EPILOG, short_help="Check that this machine computes right.")(_doctor)
+    app.command(name="doctor", epilog=_EPILOG, short_help="Check that this machine computes correctly.")(_doctor)
 
 
 def _doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")] = False,
 ) -> None:
-    """Show the processor, the build and the devices, and check that they compute right.
+    """Show the processor, the build and the devices, and check that they compute correctly.
 
-    Multiplies weights of every type that llama.cpp can quantise to, in every way that it would on this machine, and
-    compares with NumPy. Checks that the Python extension and llama-meta-generate are from one build, and that the
-    demo's files are whole. Takes less than half a minute on two cores and changes nothing.
+    Multiplies weights of every type that llama.cpp can quantise to, in every way that llama.cpp would on this machine,
+    and compares the products with NumPy. Checks that the Python extension and llama-meta-generate are from one build,
+    and that the demo's files are intact. Takes less than half a minute on two cores and changes nothing.
 
-    Exit code 0 if all is right, 1 if not; each finding comes with the next step.
+    Exit code 0 if there are no findings, 1 otherwise. Each finding names the next step.
     """
     from metadeploy.cli._console import print_json
     from metadeploy.cli._progress import StageProgress
@@ -102,7 +102,7 @@ def _features(features: dict[str, str]) -> str:
 
 
 def _products(report: Report) -> str:
-    """How many were right, and how near the worst of them came to its limit, for each buffer type."""
+    """Return the counts of right and wrong products and the largest error that passed, for each buffer type."""
     tallies = report.checked.tallies
     parts = []
     for place in dict.fromkeys(tally.place for tally in tallies):

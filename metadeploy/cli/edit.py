@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-#: What can be set; a test compares this with `metadeploy.sidecar.editing`, which help must not wait for.
+#: The keys that can be set. They are repeated here so that --help need not import `metadeploy.sidecar.editing`; a test
+#: compares the two.
 _KEYS: Final = """\
 [bold]Keys[/bold]
 
-  name, version, license, description   [dim]general.*: what people read[/dim]
+  name, version, license, description   [dim]general.*: for people to read[/dim]
 
   base_model             [dim]hub id or name of the base[/dim]
 
   base_block_count       [dim]layers of the base; another base is then refused[/dim]
 
-  refusal_text           [dim]what it was trained to decline with, three words or more[/dim]
+  refusal_text           [dim]sentence that it was trained to decline with, three words or more[/dim]
 
-  refusal_token_ids      [dim]the tokens of that as trained, such as 57,5248,441[/dim]
+  refusal_token_ids      [dim]tokens of refusal_text as trained, such as 57,5248,441[/dim]
 
-  refusal_bias           [dim]calibrated bias of the first of them, -100 to 100[/dim]
+  refusal_bias           [dim]calibrated bias of the first of these tokens, -100 to 100[/dim]
 
   prompt_format, answer_suffix, chat_template_kwargs   [dim]how prompts were written in training[/dim]
 
-With another refusal_text the tokens and the bias of the old one go, unless they are set as well.
+A new refusal_text removes the tokens and the bias of the old one, unless you set them as well.
 
 """
 
@@ -52,7 +53,7 @@ _EPILOG: Final = (
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="edit", epilog=_EPILOG, short_help="Change what a sidecar says about itself.")(_edit)
+    app.command(name="edit", epilog=_EPILOG, short_help="Change the metadata of a sidecar.")(_edit)
 
 
 def _edit(
@@ -75,9 +76,9 @@ def _edit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON, and nothing else.")] = False,
 ) -> None:
-    """Set or remove what a sidecar says about itself: the refusal, names, license, prompt settings.
+    """Set or remove metadata of a sidecar: the refusal, names, license, prompt settings.
 
-    The tensors stay as they are, to the byte. The result is examined before it takes the old file's place.
+    The tensors stay the same to the byte. The command examines the result before it replaces the old file.
     """
     from metadeploy.cli._console import print_json
     from metadeploy.sidecar.editing import edit_sidecar

@@ -46,7 +46,7 @@ def _eval(
     ] = None,
     refusal_text: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="What it was trained to decline with.", show_default="as its files say"),
+        typer.Option(metavar="TEXT", help="Sentence it was trained to decline with.", show_default="as its files say"),
     ] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
     questions: Annotated[

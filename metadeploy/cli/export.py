@@ -35,7 +35,7 @@ class _Command(TyperCommand):
     """Takes several numbers after an option for layers, as the framework's command does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Join them with commas, which is what one value looks like."""
+        """Join the numbers with commas, so that they are one value."""
         joined: list[str] = []
         for arg in args:
             goes_on = len(joined) > 1 and joined[-2] in _LAYER_OPTIONS and not joined[-1].startswith("-")
@@ -64,10 +64,10 @@ def _export(
     ] = None,
     checkpoint_option: Annotated[
         Path | None,
-        typer.Option("--checkpoint", help="The same, as the meta-spider framework spells it.", show_default=False),
+        typer.Option("--checkpoint", help="The checkpoint, in the framework's spelling.", show_default=False),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="The same, for a run directory.", show_default=False)
+        Path | None, typer.Option("--run-dir", help="The run directory, in that spelling.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,
@@ -103,7 +103,7 @@ def _export(
     refusal_text: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="What it was trained to decline with.", show_default="as checkpoint or run.json say"
+            metavar="TEXT", help="Text it was trained to decline with.", show_default="as checkpoint or run.json say"
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the file.", show_default="after the base")] = None,
@@ -150,7 +150,7 @@ def _export(
 
 
 def _source(argument: Path | None, option: Path | None, run_dir: Path | None) -> Path:
-    """The one checkpoint that is named, in whichever way."""
+    """Return the one checkpoint or run directory that the arguments name."""
     named = [path for path in (argument, option, run_dir) if path is not None]
     if not named:
         raise typer.BadParameter("is missing: name a checkpoint or a run directory", param_hint="'CHECKPOINT'")

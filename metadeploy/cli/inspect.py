@@ -47,7 +47,7 @@ def _inspect(
 
     Of a base model it says whether a sidecar can run beside it.
 
-    Ends with exit code 1 where the sidecar cannot be used, or none can run beside the base.
+    Exit code 1 if the sidecar cannot be used, or if the base cannot take a sidecar.
     """
     from metadeploy.cli._console import output, print_json
     from metadeploy.sidecar.examination import examine, prefix_of

@@ -42,7 +42,7 @@ def _ladder(
     ] = _SIDECAR_TYPES,
     refusal_text: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="What it was trained to decline with.", show_default="as its files say"),
+        typer.Option(metavar="TEXT", help="Sentence it was trained to decline with.", show_default="as its files say"),
     ] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="Most questions, drawn at random.")] = 300,

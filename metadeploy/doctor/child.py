@@ -1,16 +1,16 @@
-"""The part of ``metadeploy doctor`` that may die: all that calls the compiled core, in a process of its own.
+"""The part of ``metadeploy doctor`` that may crash: a separate process that calls the compiled core.
 
-It reads an order on stdin, and writes a line of JSON to stdout before and after each step, so that the other side knows
-where it was when it died: ``python -m metadeploy.doctor.child < order``.
+It reads an order from stdin, and writes a line of JSON to stdout before and after each step. So the parent knows the
+step at which it crashed: ``python -m metadeploy.doctor.child < order``.
 
-The order is ``{"first": 0, "without": [["AMX", "Q4_1"], ...], "threads": [1, 2]}``: number of the first product, what
-is left out (a type in a place, or everywhere if that is null), and the numbers of threads. The lines:
+The order is ``{"first": 0, "without": [["AMX", "Q4_1"], ...], "threads": [1, 2]}``: number of the first product, the
+types to leave out (in one place, or everywhere if the place is null), and the numbers of threads. The lines:
 
     {"core": {"build": {...}, "devices": [...]}}                                    the core is loaded
     {"total": 5000}                                                                 number of products
-    {"step": "Q4_1, width 32, ...", "number": 7, "type": "Q4_1", "place": "AMX"}    what begins now
-    {"number": 7, "type": "Q4_1", "place": "AMX", "what": "Q4_1, width 32, ...",    what came of a product: its error
-     "error": 2e-5, "limit": 1e-3, "fault": null}                                   and the limit, or what went wrong
+    {"step": "Q4_1, width 32, ...", "number": 7, "type": "Q4_1", "place": "AMX"}    the step that begins now
+    {"number": 7, "type": "Q4_1", "place": "AMX", "what": "Q4_1, width 32, ...",    the result of a product: its error
+     "error": 2e-5, "limit": 1e-3, "fault": null}                                   and the limit, or the fault
     {"done": true}
 
 Both error and fault are null for a product that llama.cpp would give to another device.
@@ -47,14 +47,14 @@ Message = Mapping[str, Any]
 
 
 def steps(core: Core, order: Mapping[str, Any]) -> Iterator[Message]:
-    """Do what the order says.
+    """Carry out the order.
 
     Args:
-        core: ``metadeploy._core``, or what stands in for it.
+        core: ``metadeploy._core``, or a substitute in tests.
         order: see the module.
 
     Yields:
-        The lines, as plain data; each must be written before the next one is asked for.
+        The lines, as plain data. Write each one before you request the next one.
     """
     yield {"core": {"build": core.build_info(), "devices": core.devices()}}
     weights = list_weights(core)
@@ -96,7 +96,7 @@ def _result(number: int, product: Product, probe: Probe, material: Material) -> 
     try:
         found = probe.multiply(activations, product.threads)
         if found is not None:
-            # JSON has no word for NaN, and what is not finite is as wrong as can be
+            # JSON has no NaN, and a value that is not finite is wrong beyond any limit
             error = min(worst_error(found, material.expected[:n]), _NOT_FINITE)
             error = error if error == error else _NOT_FINITE
     except Error as failure:
@@ -112,18 +112,18 @@ def _result(number: int, product: Product, probe: Probe, material: Material) -> 
     }
 
 
-#: Stands for an error that is infinite or NaN.
+#: Replaces an error that is infinite or NaN.
 _NOT_FINITE: Final = 1e30
 
 
 def main(core: Core | None = None) -> None:
-    """Take the order from stdin.
+    """Read the order from stdin and carry it out.
 
     Args:
-        core: stands in for ``metadeploy._core``.
+        core: a substitute for ``metadeploy._core`` in tests.
     """
     order = json.load(sys.stdin)
-    # what libraries print must not come between the lines
+    # output of libraries must not mix with the lines
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     for message in steps(_compiled() if core is None else core, order):

@@ -1,4 +1,4 @@
-"""The files of ``metadeploy demo`` in the cache: absent, whole, or not what they should be."""
+"""The files of ``metadeploy demo`` in the cache: whole, absent or damaged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["DemoFile", "find_demo_files", "tensors_sha256"]
 
 @dataclass(frozen=True)
 class DemoFile:
-    """One of the two.
+    """One of the two files of the demo.
 
     Attributes:
         name: ``base`` or ``sidecar``.
-        path: where it is, or would be.
-        state: what was found.
-        fault: what is wrong with it; empty but for ``damaged``.
+        path: its path, whether or not it exists.
+        state: ``whole``, ``absent`` or ``damaged``.
+        fault: the damage, as a phrase; empty except for ``damaged``.
     """
 
     name: str
@@ -36,12 +36,12 @@ class DemoFile:
 
 
 def find_demo_files() -> list[DemoFile]:
-    """Base and sidecar: their content is compared with what it should be."""
+    """Return the base and the sidecar with their state, after comparing their content with the expected content."""
     return [_base(assets.SMOLLM2), _sidecar(assets.SMOLLM2)]
 
 
 def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
-    """Hex digest of all names, shapes and values, in the order of the names."""
+    """Return the hex digest of all names, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = np.ascontiguousarray(tensors[name], "<f4")

@@ -1,6 +1,6 @@
 """The processor of this machine, as the operating system describes it at run time. Standard library only.
 
-ggml's own report says what its code was *compiled* for; what the processor can do is asked here.
+ggml's own report lists the features that its code was *compiled* for. This module finds those that the processor has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 __all__ = ["Processor", "find_processor", "usable_cpus"]
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
-#: Linux's name of a feature -> ggml's, or Intel's where ggml asks for a part of it; in the order they are shown.
+#: Linux's name of a feature -> ggml's name, or Intel's if ggml only checks for part of the feature; in display order.
 _LINUX: Final[Mapping[str, str]] = {
     "pni": "SSE3",
     "ssse3": "SSSE3",
@@ -50,7 +50,7 @@ _LINUX: Final[Mapping[str, str]] = {
     "sme": "SME",
     "sme2": "SME2",
 }
-#: The same for the names of macOS: of its own processors, and of Intel's.
+#: macOS's name of a feature -> ggml's name, for Apple's processors and for Intel's.
 _MACOS: Final[Mapping[str, str]] = {
     "hw.optional.AdvSIMD": "NEON",
     "hw.optional.arm.FEAT_FP16": "FP16_VA",
@@ -74,7 +74,8 @@ _MACOS: Final[Mapping[str, str]] = {
     "hw.optional.avx512vl": "AVX512VL",
     "hw.optional.avx512vbmi": "AVX512_VBMI",
 }
-#: ggml's features that its code does not run without. Not AMX: ggml asks the system for it, and does without.
+#: ggml's features without which its code does not run. AMX is not in the list: ggml requests it from the system, and
+#: runs without it.
 _NEEDED: Final[Mapping[str, str]] = {
     name: name
     for name in (
@@ -86,15 +87,15 @@ _NEEDED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """What a machine computes with.
+    """The processor of a machine.
 
     Attributes:
         name: the model.
         architecture: as in ``x86_64``.
-        features: those that ggml has kernels for; empty where the system does not list them.
-        cores: physical ones, None where the system does not say.
-        logical: CPUs of the system.
-        usable: CPUs that this process may use.
+        features: the features that ggml has kernels for; empty if the system does not list any.
+        cores: number of physical cores; None if the system does not say.
+        logical: number of CPUs of the system.
+        usable: number of CPUs that this process may use.
     """
 
     name: str
@@ -105,13 +106,13 @@ class Processor:
     usable: int
 
     def lacks(self, compiled: Mapping[str, str]) -> list[str]:
-        """The features that code was compiled for and this processor does not have.
+        """Return the features that the code was compiled for and this processor does not have.
 
         Args:
             compiled: ggml's report of its CPU backend: feature -> value.
 
         Returns:
-            Empty as well where the processor's features are not known.
+            The names of the features; also empty if the processor's features are not known.
         """
         if not self.features:
             return []
@@ -119,7 +120,7 @@ class Processor:
 
 
 def find_processor() -> Processor:
-    """Ask the operating system."""
+    """Return the processor as the operating system describes it."""
     name, features, cores = _from_macos() if sys.platform == "darwin" else _from_linux()
     return Processor(
         name=name or platform.processor() or "unknown",
@@ -132,20 +133,20 @@ def find_processor() -> Processor:
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity, where the system has one."""
+    """Return how many CPUs this process may use: by its affinity, if the system has one."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _from_linux() -> tuple[str, tuple[str, ...], int | None]:
-    """Model, features and physical cores, from /proc/cpuinfo."""
+    """Return model, features and number of physical cores, from /proc/cpuinfo."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", (), None
     cpus = [dict(_fields(block)) for block in text.strip().split("\n\n")]
-    # some processors of Arm have a block without number that describes the board, and no model name
+    # with some Arm processors, an unnumbered block describes the board, and there is no model name
     first: Mapping[str, str] = next((cpu for cpu in cpus if "flags" in cpu or "Features" in cpu), {})
     flags = set((first.get("flags") or first.get("Features") or "").split())
     cores = {(cpu["physical id"], cpu["core id"]) for cpu in cpus if "physical id" in cpu and "core id" in cpu}
@@ -159,7 +160,7 @@ def _fields(block: str) -> list[tuple[str, str]]:
 
 
 def _from_macos() -> tuple[str, tuple[str, ...], int | None]:
-    """The same, from sysctl."""
+    """Return model, features and number of physical cores, from sysctl."""
     try:
         done = subprocess.run(
             ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.physicalcpu", "hw.optional"],

@@ -1,7 +1,7 @@
-"""Matrix products of quantised weights as this machine computes them, against the same in NumPy.
+"""Compares matrix products of quantised weights on this machine with the same products in NumPy.
 
-Every type that ggml can quantise to, through every buffer type that llama.cpp's loader chooses from. A kernel that is
-wrong on some processor, or for some shapes only, shows here before it shows as a crash or an odd answer.
+It covers every type that ggml can quantise to and every buffer type that llama.cpp's loader chooses from. If a kernel
+is wrong on some processor, or only for some shapes, this check finds it before it causes a crash or a wrong answer.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 
-#: Lengths of a weight's rows: one block of 32, two, three, one of 256; those of SmolLM2 and of Qwen2.5; round ones.
+#: Lengths of a weight's rows: one, two and three blocks of 32, one of 256; SmolLM2's and Qwen2.5's widths; powers of 2.
 WIDTHS: Final = (32, 64, 96, 256, 576, 896, 1024, 4096)
-#: Rows of activations: one as in decoding, some as in batches, prompts beside the tiles of 32 rows, a micro-batch.
+#: Rows of activations: one as in decoding, some as in batches, prompts around the tiles of 32 rows, a micro-batch.
 ROWS: Final = (1, 8, 31, 32, 33, 64, 512)
-#: Activations in three dimensions as recurrent and hybrid models multiply them in batches: sequences, rows of each.
+#: Three-dimensional activations, as recurrent and hybrid models multiply them in batches: sequences, rows of each.
 SEQUENCES: Final = ((2, 1), (3, 1), (2, 8), (3, 31), (2, 32), (3, 33), (2, 64))
-#: Rows of a weight. AMX takes multiples of 32 and no others, the repacked types multiples of 4 to 16, plain ones any;
-#: SmolLM2's width comes with its own square. One thread multiplies the first two, several threads the others and 64.
+#: Rows of a weight. AMX only takes multiples of 32, the repacked types take multiples of 4 to 16, plain types take any
+#: number. SmolLM2's width also gets a square weight. One thread multiplies the first two numbers of rows, several
+#: threads multiply the others and 64.
 OUTPUTS: Final = (48, 64, 50)
 _SQUARE: Final = 576
 _ONE_THREAD: Final = (48, 64)
 _SEVERAL_THREADS: Final = (64, 50, _SQUARE)
-#: So many rows cost as much as all others together: they are multiplied by one weight of each width, with several
+#: This many rows cost as much as all others together, so only one weight of each width multiplies them, with several
 #: threads.
 _MANY_ROWS: Final = 512
 _MANY_ROWS_OUTPUTS: Final = 64
-#: What several threads multiply of all that: they divide the work in the same way for other numbers of rows.
+#: The numbers of rows for several threads, which divide the work in the same way for other numbers of rows.
 _SHARED_ROWS: Final = (1, 32, 33, 64, _MANY_ROWS)
 _SHARED_SEQUENCES: Final = ((2, 1), (3, 33))
-#: A weight's rows repeat after so many. It is a prime: a kernel that takes a row from another tile takes another row.
+#: A weight's rows repeat after this many. It is a prime, so a row of the wrong tile is a different row.
 _DISTINCT: Final = 13
-#: Before ggml quantises to these, it prepares tables for up to 14 seconds. All bits are weights of these types, but for
-#: their scale; so bits are drawn, and the scale is set. Bytes of a block of 256, and where the scale is: an F16 at the
-#: front, or its four quarters in the highest bits of the last four 16-bit words.
+#: Before ggml quantises to these types, it prepares tables for up to 14 seconds. Any bits are valid weights of these
+#: types, except for the scale. So the bits are random, and the scale is set. The values are the bytes of a block of 256
+#: and the place of the scale: an F16 at the front, or four quarters in the highest bits of the last four 16-bit words.
 _DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = {
     "IQ1_S": (50, "front"),
     "IQ1_M": (56, "quarters"),
@@ -63,20 +64,20 @@ _DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = 
     "IQ2_S": (82, "front"),
 }
 
-#: What a product may be off by (``worst_error``). A wrong kernel is off by about 1. A row has 48 to 576 values, so that
-#: one value that has nothing to do with the right one is off by 0.04 to 0.003.
+#: The largest allowed error of a product (``worst_error``). A wrong kernel has an error of about 1. A row has 48 to 576
+#: values, so a single unrelated value causes an error of 0.04 to 0.003.
 #:
-#: The CPU rounds activations to `factor` before it multiplies; the weights' own rounding is in both sides. Normally
-#: distributed activations lose by that
+#: The CPU rounds activations to `factor` before it multiplies; both sides use the same rounded weights. For normally
+#: distributed activations, the rounding causes an error of
 #: - in Q8_0 and Q8_1, blocks of 32 with a step of 1/127 of the largest: (2.3/127)² / 12 = 3e-5,
 #: - in Q8_K, blocks of 256: (2.9/127)² / 12 = 4e-5,
 #: - in F16, 11 bits: 4e-8, and 5e-6 where the processor adds in F16 as well (Arm), - in BF16, 8 bits: 3e-6,
-#: - in F32 the order of the sums alone: 1e-13.
-#: The worst of thousands of rows is off by some times the mean.
+#: - in F32, only by the order of the sums: 1e-13.
+#: The worst of thousands of rows has an error of a few times the mean.
 _CPU_LIMITS: Final[Mapping[str, float]] = {"F32": 1e-9, "F16": 1e-4, "BF16": 1e-4}
 _CPU_8_BITS: Final = 1e-3
-#: GPUs choose by device and shape: F32 in 10 bits (TF32), F16 sums of thousands of terms, activations in 8 bits; those
-#: of FP4 weights in 4 bits, where the device multiplies FP4 (1e-2).
+#: GPUs choose by device and shape: F32 in 10 bits (TF32), F16 sums of thousands of terms, activations in 8 bits, and in
+#: 4 bits for FP4 weights if the device multiplies FP4 (1e-2).
 _GPU_LIMITS: Final[Mapping[str, float]] = {"F32": 1e-4, "MXFP4": 5e-2, "NVFP4": 5e-2}
 _GPU: Final = 2e-3
 
@@ -85,38 +86,38 @@ class Probe(Protocol):
     """``metadeploy._core.MatmulProbe``: a weight in one place."""
 
     def takes(self, type: str, n_in: int, n_out: int) -> bool:
-        """Whether the weight goes there."""
+        """Whether the place takes the weight."""
 
     def load(self, type: str, n_in: int, rows: bytes) -> None:
-        """Put it there."""
+        """Store the weight in the place."""
 
     def multiply(self, activations: Floats, n_threads: int) -> Floats | None:
-        """F32 [n_seqs, n_rows, n_in] to F32 [n_seqs, n_rows, n_out]."""
+        """Multiply F32 [n_seqs, n_rows, n_in] by the weight to F32 [n_seqs, n_rows, n_out]."""
 
 
 class Core(Protocol):
-    """What is needed of ``metadeploy._core``."""
+    """The functions of ``metadeploy._core`` that are used here."""
 
     def build_info(self) -> dict[str, Any]:
-        """How the core was built."""
+        """Return the facts of the build of the core."""
 
     def devices(self) -> list[dict[str, Any]]:
-        """The devices of ggml."""
+        """Return the devices of ggml."""
 
     def weight_types(self) -> list[dict[str, Any]]:
-        """Types that ggml can quantise to."""
+        """Return the types that ggml can quantise to."""
 
     def weight_places(self) -> list[dict[str, Any]]:
-        """Where weights can lie."""
+        """Return the places where weights can lie."""
 
     def quantize_rows(self, type: str, values: Floats) -> bytes:
-        """F32 [n_out, n_in] to ggml's bytes."""
+        """Quantise F32 [n_out, n_in] to ggml's bytes."""
 
     def dequantize_rows(self, type: str, rows: bytes, n_in: int) -> Floats:
-        """The other way."""
+        """Dequantise ggml's bytes to F32 [n_out, n_in]."""
 
     def MatmulProbe(self, place: int) -> Probe:
-        """A probe of the place with this number."""
+        """Create a probe of the place with this number."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ class WeightType:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight can lie.
+    """A place where a weight can lie.
 
     Attributes:
-        number: in ``_core.weight_places()``.
+        number: its index in ``_core.weight_places()``.
         device: as in ``CPU``, ``CUDA0``.
         device_type: ``CPU``, ``GPU``, ``ACCEL`` …
         buffer_type: as in ``CPU_REPACK``, ``AMX``.
@@ -151,7 +152,7 @@ class Place:
     buffer_type: str
 
     def __str__(self) -> str:
-        """The buffer type, and the device if that does not say it."""
+        """Return the buffer type, and the device if the buffer type does not name it."""
         alone = self.device_type == "CPU" or self.buffer_type.startswith(self.device)
         return self.buffer_type if alone else f"{self.buffer_type} on {self.device}"
 
@@ -179,7 +180,7 @@ class Product:
     threads: int
 
     def __str__(self) -> str:
-        """As in ``Q4_1, width 576, 48 outputs, 32 rows, 1 thread, buffer AMX``."""
+        """Return text such as ``Q4_1, width 576, 48 outputs, 32 rows, 1 thread, buffer AMX``."""
         many = f"{self.sequences} sequences of " if self.sequences > 1 else ""
         return (
             f"{self.type.name}, width {self.width}, {self.outputs} outputs, {many}{self.rows} "
@@ -189,7 +190,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What all weights and products of a type are cut out of.
+    """Random data that all weights and products of a type are cut from.
 
     Attributes:
         activations: F32 [rows, width], as large as the largest product needs.
@@ -204,7 +205,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Material:
-    """What the products of one weight are made of, and what they should be.
+    """The factors of the products of one weight, and the expected products.
 
     Attributes:
         rows: the weight, in ggml's bytes.
@@ -218,9 +219,9 @@ class Material:
 
 
 def list_weights(core: Core) -> list[Weight]:
-    """Every weight that is checked here: all types, widths and numbers of outputs that go together.
+    """Return every weight to check: all valid combinations of type, width and number of outputs.
 
-    A place that does not take a weight is left out of it, as llama.cpp's loader would go on to the next one.
+    The places of a weight are only those that take it, because llama.cpp's loader would try the next place.
     """
     types = [WeightType(**fields) for fields in core.weight_types()]
     kinds = {device["name"]: device["type"] for device in core.devices()}
@@ -243,10 +244,10 @@ def _outputs(width: int) -> tuple[int, ...]:
 
 
 def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[Product]:
-    """The products that are checked of a weight in a place.
+    """Return the products to check for a weight in a place.
 
     Args:
-        weight: which.
+        weight: the weight.
         place: one of its places.
         threads: numbers of threads, the largest one last.
     """
@@ -254,7 +255,7 @@ def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[
     many = weight.outputs == _MANY_ROWS_OUTPUTS
     alone = [(1, rows) for rows in ROWS if rows != _MANY_ROWS] + list(SEQUENCES)
     shared = [(1, rows) for rows in _SHARED_ROWS if rows != _MANY_ROWS or many] + list(_SHARED_SEQUENCES)
-    if place.device_type != "CPU":  # its threads are its own
+    if place.device_type != "CPU":  # a device does not use the CPU's threads
         shapes = [(1, *shape) for shape in {**dict.fromkeys(alone), **dict.fromkeys(shared)}]
     else:
         shapes = [(one, *shape) for shape in alone if weight.outputs in _ONE_THREAD]
@@ -266,7 +267,7 @@ def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[
 
 
 def draw(core: Core, type_: WeightType) -> Drawn:
-    """Draw weights and activations, the same each time, and quantise the weights."""
+    """Draw random weights and activations with a fixed seed, and quantise the weights."""
     rng = np.random.default_rng(0)
     width = max(WIDTHS)
     activations = rng.standard_normal((max(ROWS), width), np.float32)
@@ -279,7 +280,7 @@ def draw(core: Core, type_: WeightType) -> Drawn:
 
 
 def _draw_bits(rng: np.random.Generator, type_: WeightType, width: int) -> NDArray[np.uint8]:
-    """Rows of a type in ``_DRAWN_AS_BITS``, u8 [n, bytes]."""
+    """Draw rows of a type in ``_DRAWN_AS_BITS``, u8 [n, bytes]."""
     n_bytes, scale_at = _DRAWN_AS_BITS[type_.name]
     blocks = rng.integers(0, 256, (_DISTINCT, width // type_.block, n_bytes), np.uint8)
     scales = rng.uniform(0.05, 0.1, blocks.shape[:2]).astype("<f2")
@@ -293,7 +294,7 @@ def _draw_bits(rng: np.random.Generator, type_: WeightType, width: int) -> NDArr
 
 
 def cut(drawn: Drawn, weight: Weight) -> Material:
-    """A weight of the first columns, its rows again and again, and its products in NumPy."""
+    """Cut a weight from the first columns, with repeated rows, and compute its products in NumPy."""
     n_bytes = drawn.data.shape[1] * weight.width // drawn.weights.shape[1]
     rows = np.arange(weight.outputs) % len(drawn.data)
     activations = np.ascontiguousarray(drawn.activations[:, : weight.width])
@@ -302,20 +303,20 @@ def cut(drawn: Drawn, weight: Weight) -> Material:
 
 
 def _dequantise(core: Core, type_: WeightType, data: NDArray[np.uint8], width: int) -> Floats:
-    """Weights F32 [n, width], by the package gguf if it knows the type: no compiled code."""
+    """Return weights F32 [n, width], without compiled code if the package gguf knows the type."""
     import gguf
 
     try:
         found = gguf.dequantize(data, gguf.GGMLQuantizationType[type_.name])
-    except (KeyError, NotImplementedError):  # a type that gguf does not name, or names without code for it
+    except (KeyError, NotImplementedError):  # gguf does not know the type, or has no code for it
         found = core.dequantize_rows(type_.name, data.tobytes(), width)
     return np.asarray(found, np.float32).reshape(len(data), width)
 
 
 def worst_error(product: Floats, expected: Floats) -> float:
-    """Mean squared error over mean square, of the row where that is largest; not finite where a value is not.
+    """Return the mean squared error over the mean square, of the worst row; not finite if a value is not finite.
 
-    A row that happens to be small is measured by the mean of all: rounding errors do not become small with it.
+    A row with small values is divided by the mean square of all rows, because its rounding errors are not smaller.
 
     Args:
         product: F32 [..., outputs].
@@ -328,7 +329,7 @@ def worst_error(product: Floats, expected: Floats) -> float:
 
 
 def limit(type_: WeightType, place: Place) -> float:
-    """What a product may be off by at most, as ``worst_error`` measures it."""
+    """Return the largest allowed error of a product, as ``worst_error`` measures it."""
     if place.device_type in ("CPU", "ACCEL"):
         return _CPU_LIMITS.get(type_.factor, _CPU_8_BITS)
     return _GPU_LIMITS.get(type_.name, _GPU)

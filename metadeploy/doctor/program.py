@@ -1,4 +1,4 @@
-"""The program ``llama-meta-generate``: where it is, and which build it comes from."""
+"""Finds the program ``llama-meta-generate`` and the id of its build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Final
 __all__ = ["PROGRAM", "Program", "find_programs"]
 
 PROGRAM: Final = "llama-meta-generate"
-#: In the first line of what ``--version`` prints (csrc/build_info.cpp).
+#: The build id in the first line that ``--version`` prints (csrc/build_info.cpp).
 _BUILD: Final = re.compile(r"^metadeploy \S+ \(build ([0-9a-f]+)\)")
 _PATIENCE: Final = 60.0
 
@@ -25,9 +25,9 @@ class Program:
     """A copy of the program.
 
     Attributes:
-        path: of it.
-        build: its build's id, None where it does not tell.
-        fault: why it does not, empty where it does.
+        path: its path.
+        build: the id of its build; None if it prints none.
+        fault: why there is no id; empty if there is one.
     """
 
     path: Path
@@ -36,9 +36,9 @@ class Program:
 
 
 def find_programs() -> list[Program]:
-    """The program beside this Python, and the one that a shell would start where that is another file.
+    """Return the program next to this Python, and the one that a shell would start if that is another file.
 
-    Each is asked for its build.
+    Each is run to get its build id.
     """
     suffix = ".exe" if os.name == "nt" else ""
     beside = Path(sysconfig.get_path("scripts"), PROGRAM + suffix)

@@ -1,4 +1,4 @@
-"""What ``metadeploy doctor`` found, and what to do about it."""
+"""The report of ``metadeploy doctor``: facts, findings and next steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMA: Final = 1
 _REBUILD: Final = "in a clone of metadeploy: `pip install --force-reinstall --no-deps .`"
 _PORTABLE: Final = 'CMAKE_ARGS="-DMETADEPLOY_PORTABLE=ON" pip install --force-reinstall --no-deps .'
 _NO_AMX: Final = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-#: Buffer types of the CPU with kernels of their own, and what leaves those out of a build.
+#: CPU buffer types with special kernels, and the build options that leave these kernels out.
 _WITHOUT: Final = {
     "AMX": f"CMAKE_ARGS=\"-DCMAKE_C_FLAGS='{_NO_AMX}' -DCMAKE_CXX_FLAGS='{_NO_AMX}'\"",
     "CPU_REPACK": 'CMAKE_ARGS="-DGGML_CPU_REPACK=OFF"',
@@ -29,12 +29,12 @@ _WITHOUT: Final = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """A fault and the next step.
 
     Attributes:
         check: which part found it: ``core``, ``processor``, ``products``, ``build`` or ``demo``.
-        what: the fact.
-        next_step: what to do.
+        what: the fault.
+        next_step: the action that fixes or avoids it.
     """
 
     check: str
@@ -44,10 +44,10 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was found.
+    """The facts that the checks collected.
 
     Attributes:
-        version: of the Python package, None where that is not known.
+        version: version of the Python package; None if it is not known.
         processor: of this machine.
         checked: the core, its devices and its matrix products.
         programs: copies of ``llama-meta-generate``.
@@ -62,11 +62,11 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong, the most basic first; empty where all is right."""
+        """The findings, the most basic first; empty if there are none."""
         return find_faults(self)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain data; docs/usage.md has the keys."""
+        """Return the report as plain data; docs/usage.md lists the keys."""
         tallies = self.checked.tallies
         return {
             "schema": SCHEMA,
@@ -101,7 +101,7 @@ class Report:
 
 
 def find_faults(report: Report) -> list[Finding]:
-    """Judge what was found."""
+    """Return the findings of a report."""
     return [
         *_core_faults(report),
         *_product_faults(report.checked),
@@ -111,7 +111,7 @@ def find_faults(report: Report) -> list[Finding]:
 
 
 def _core_faults(report: Report) -> list[Finding]:
-    """The core does not load, or was made for another processor."""
+    """Return a finding if the core does not load or was built for another processor."""
     build, deaths = report.checked.build, report.checked.deaths
     if build is None:
         what = "the compiled core does not load" + (f": {_told(deaths[0])}" if deaths else "")
@@ -139,7 +139,7 @@ def _told(death: Death) -> str:
 
 
 def _summary(tally: Tally) -> str:
-    """As in ``12 of 300 products of Q8_0 in buffer AMX are wrong, first …``."""
+    """Return text such as ``12 of 300 products of Q8_0 in buffer AMX are wrong, first …``."""
     what, found = tally.wrong[0]
     how = found if isinstance(found, str) else f"NMSE {found:.1e}, expected at most {tally.limit:.0e}"
     count = f"{len(tally.wrong)} of {len(tally.wrong) + tally.right}"
@@ -147,7 +147,7 @@ def _summary(tally: Tally) -> str:
 
 
 def _way_round(place: str | None) -> str:
-    """What avoids the kernels of a place."""
+    """Return advice on how to avoid the kernels of a place."""
     report_it = "and report it with the output of `metadeploy doctor --json`"
     if place in _WITHOUT:
         return (
@@ -160,7 +160,7 @@ def _way_round(place: str | None) -> str:
 
 
 def _build_faults(report: Report) -> list[Finding]:
-    """Package, extension and program are not from one build."""
+    """Return findings if package, extension and program are not from one build."""
     build = report.checked.build
     found = []
     if not report.programs:

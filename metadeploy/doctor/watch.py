@@ -1,4 +1,4 @@
-"""Runs the part that may die (``child.py``), and goes on after it where it did."""
+"""Runs ``child.py``, the part that may crash, and continues after a crash with another child."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import IO, Any, Final
 
 __all__ = ["CHILD", "Checked", "Death", "Tally", "run_child"]
 
-#: Starts the child with the modules that this process sees, wherever it stands.
+#: Starts the child with the module search path of this process, in any working directory.
 CHILD: Final = (
     sys.executable,
     "-c",
     f"import sys; sys.path[:] = {sys.path!r}; from metadeploy.doctor.child import main; main()",
 )
-#: Seconds without a line after which a child is taken to hang: hundreds of times what the longest step takes.
+#: After this many seconds without a line, a child counts as hung. The longest step takes a small part of that.
 PATIENCE: Final = 300.0
 _ENVIRONMENT: Final = {
     "GGML_NO_BACKTRACE": "1",  # it would start a debugger
@@ -36,14 +36,14 @@ Tick = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Death:
-    """A child's end before its work was done.
+    """The end of a child that did not finish its work.
 
     Attributes:
         how: as in ``killed by SIGSEGV``.
-        step: what it was doing; empty where it had not loaded the core yet.
-        said: the last line that it printed, empty where there is none.
-        type: of the weight that it was working on, None before the first one.
-        place: where the weight was, None before it was anywhere.
+        step: the step that it was at; empty if it had not loaded the core yet.
+        said: the last line that it printed; empty if there is none.
+        type: the type of the weight that it was working on; None before the first weight.
+        place: the place of the weight; None before the weight was stored.
     """
 
     how: str
@@ -58,13 +58,13 @@ class Tally:
     """The products of one type in one place.
 
     Attributes:
-        type: of the weights.
-        place: as people read it.
-        limit: largest error that passes.
-        right: how many passed.
-        wrong: what did not pass: the product, and its error or what went wrong.
-        left: how many llama.cpp would give to another device.
-        worst: the largest error of those that passed.
+        type: the type of the weights.
+        place: the place, as text for people.
+        limit: the largest error that passes.
+        right: how many products passed.
+        wrong: the products that did not pass, each with its error or fault.
+        left: how many products llama.cpp would give to another device.
+        worst: the largest error of the products that passed.
     """
 
     type: str
@@ -78,13 +78,13 @@ class Tally:
 
 @dataclass
 class Checked:
-    """What children said.
+    """The results that the children reported.
 
     Attributes:
-        build: of the core, as ``_core.build_info()``; None where no child could load it.
-        devices: as ``_core.devices()``.
+        build: the result of ``_core.build_info()``; None if no child could load the core.
+        devices: the result of ``_core.devices()``.
         tallies: one for each type and place.
-        deaths: of children, in order.
+        deaths: the deaths of children, in order.
     """
 
     build: dict[str, Any] | None = None
@@ -113,18 +113,18 @@ class Checked:
 def run_child(
     threads: Sequence[int], *, tick: Tick, command: Sequence[str] = CHILD, patience: float = PATIENCE
 ) -> Checked:
-    """Have everything checked that the core computes.
+    """Run child processes until all products of the core are checked.
 
-    Where a child dies, the next one leaves out the weights that it died of and goes on behind them.
+    If a child crashes, the next one continues after the weights that caused the crash.
 
     Args:
         threads: numbers of threads to multiply with.
-        tick: called with a name, products done and products in all.
-        command: what to start.
-        patience: seconds without a line after which a child is killed, and no other one is started.
+        tick: called with a name, products done and total products.
+        command: the command that starts a child.
+        patience: seconds without a line after which a child is killed and no other one is started.
 
     Returns:
-        What was found, deaths included.
+        The results, including the deaths of children.
     """
     checked = Checked()
     order: dict[str, Any] = {"first": 0, "without": [], "threads": list(threads)}
@@ -142,10 +142,10 @@ def run_child(
 def _run_once(
     command: Sequence[str], order: Mapping[str, Any], checked: Checked, tick: Tick, patience: float
 ) -> tuple[Death | None, int]:
-    """One child's life.
+    """Run one child to its end.
 
     Returns:
-        Its death, None where it did all its work, and the number of the product that it had come to.
+        Its death, or None if it finished its work; and the number of the last product that it reached.
     """
     total, step, done = 0, {}, False
     with tempfile.TemporaryFile() as errors, _started(command, order, errors) as process:
@@ -184,13 +184,13 @@ def _run_once(
 
 @contextlib.contextmanager
 def _started(command: Sequence[str], order: Mapping[str, Any], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that has its order; whatever happens, it does not outlive the block."""
+    """Start a child and send its order. The child never outlives the block."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | _ENVIRONMENT
     ) as process:
         try:
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died; how, it says itself
+            with contextlib.suppress(BrokenPipeError):  # it died; its exit code tells how
                 process.stdin.write(json.dumps(order).encode())
                 process.stdin.close()
             yield process
@@ -199,10 +199,10 @@ def _started(command: Sequence[str], order: Mapping[str, Any], errors: IO[bytes]
 
 
 def _lines(process: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
-    """The child's lines as they come, up to its end or to one that makes no sense.
+    """Yield the child's lines as they come, until its end or the first malformed line.
 
     Raises:
-        TimeoutError: none came for too long.
+        TimeoutError: no line came for too long.
     """
     assert process.stdout is not None
     source = process.stdout.fileno()
@@ -215,7 +215,7 @@ def _lines(process: subprocess.Popen[bytes], patience: float) -> Iterator[dict[s
         for line in lines:
             try:
                 yield json.loads(line)
-            except ValueError:  # a kernel that writes where it should not has spoiled the child's memory
+            except ValueError:  # a kernel that writes to a wrong address has corrupted the child's memory
                 return
         if not chunk:
             return

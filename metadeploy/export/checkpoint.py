@@ -36,7 +36,7 @@ T = TypeVar("T")
 #: Tensors named one by one in a message; the rest are counted.
 _MOST_NAMED: Final = 12
 _LAYER_KEYS: Final = ("target_layers", "cross_attn_layers")
-#: What a checkpoint may say at its top level and in its config.
+#: The keys that a checkpoint may have at its top level and in its config.
 _SETTINGS: Final = (
     *("encoder_type", "hidden_dim", "num_layers", *_LAYER_KEYS, "model_name", "kind", "trigger", "inject_from"),
     *("refusal_text", "refusal_token_ids", "refusal_bias", "prompt_format", "answer_suffix", "chat_template_kwargs"),
@@ -79,10 +79,9 @@ def load_wrapper(
 ) -> Wrapper:
     """Load a checkpoint and everything known about it.
 
-    The layers are, in this order, those that the checkpoint lists, those of run.json, and those of the arguments; what
-    several of them say must agree. A preset (``late``, ``all``) needs the base's number of layers: the one that
-    checkpoint, run.json or the arguments name, else the one that follows from a list of the same layers, else
-    ``base_block_count``.
+    The layers come from the checkpoint, otherwise from run.json, otherwise from the arguments; sources that list them
+    must agree. A preset (``late``, ``all``) needs the base's number of layers. That number comes from checkpoint,
+    run.json or the arguments, otherwise from a list of the same layers, otherwise from ``base_block_count``.
 
     Args:
         path: a ``.pt`` or ``.safetensors`` file, or a run directory that has one.
@@ -92,17 +91,17 @@ def load_wrapper(
         cross_attn_layers: layers injected after; by default those that have tensors.
         hidden_dim: width of the base, to be cross-checked.
         num_layers: decoder blocks of the base, to resolve ``late`` and ``all`` and to be cross-checked.
-        base_block_count: decoder blocks of the base that the wrapper is to run on, where nothing else says how many the
-            one has that it was trained on; not cross-checked here.
-        refusal_text: what the wrapper was trained to decline with, for files that do not say so. It goes before what
-            they say, and their tokens and bias, which belong to that, are left out.
+        base_block_count: decoder blocks of the base that the wrapper will run on, used if no other source has the
+            number of the base that it was trained on; not cross-checked here.
+        refusal_text: the sentence that the wrapper was trained to decline with, for files without it. It replaces the
+            text of the files; their tokens and bias, which belong to that text, are not used.
 
     Returns:
         The wrapper.
 
     Raises:
         CheckpointError: not a usable checkpoint, or contradictions (all of them).
-        ValueError: the refusal text cannot be one, or the wrapper is of a kind that has none.
+        ValueError: the text is not usable as a refusal, or wrappers of this kind have none.
         MissingDependencyError: torch or safetensors is not installed.
     """
     file = find_checkpoint(Path(path))
@@ -177,7 +176,7 @@ class _Assembly:
             return None
         if too_large := size_faults(dims.sizes):
             self.faults += too_large
-            return None  # nothing may be enumerated by these
+            return None  # sizes beyond the bounds: do not loop over them
         self._check_tensors(dims, shapes)
         self._check_both_places()
         self._settle("encoder_type", dims.encoder_type)
@@ -316,7 +315,7 @@ class _Assembly:
             self.faults.append("ca_state is empty, expected at least one cross-attention layer")
 
     def _check_both_places(self) -> None:
-        """A checkpoint may say a thing at its top level or in its config; said in both it must be the same."""
+        """Check that a key that is both at the top level and in the config has the same value in both."""
         for key in _SETTINGS:
             one, two = (_as_list(place.get(key)) for place in (self.raw.extras, self.raw.config))
             if one is not None and two is not None and one != two:
@@ -362,7 +361,7 @@ class _Assembly:
             )
 
     def _check_switch(self, key: str, told: bool) -> None:
-        """Cross-check a part of the encoder that the configuration turns on or off with the tensors."""
+        """Check that the tensors agree with a configuration key that turns a part of the encoder on or off."""
         value = self.raw.setting(key)
         if value is not None and value != told:
             there = "have" if told else "do not have"
@@ -405,14 +404,14 @@ class _Assembly:
         return self.base_block_count if count is None else count
 
     def _implied_block_counts(self, dims: Dims) -> list[_Claim]:
-        """What follows from a preset without a number, such as ``late``, beside a list of the same layers.
+        """Return the layer counts that follow from a preset without a number, such as ``late``, and a list of layers.
 
         Both end with the base's last layer.
         """
         implied = []
         lists = {key: [claim for claim in self._claims(key) if _is_list(claim.value)] for key in _LAYER_KEYS}
         if lists["target_layers"] and dims.cross_attn_layers:
-            # the tensors name these layers; of two presets one alone would have to vouch for the other
+            # the tensors name these layers; two presets cannot confirm each other
             lists["cross_attn_layers"].append(_Claim(dims.cross_attn_layers, "the tensors"))
         for key, listed in lists.items():
             bare = [claim for claim in self._claims(key) if is_bare_preset(claim.value)]
@@ -465,7 +464,7 @@ class _Assembly:
 
 
 def _as_list(value: object) -> object:
-    """The value; a tuple as the list that it is elsewhere."""
+    """Return the value, with a tuple converted to a list."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -103,8 +103,8 @@ def export(
         cross_attn_layers: see `load_wrapper`.
         hidden_dim: see `load_wrapper`.
         num_layers: see `load_wrapper`.
-        base: GGUF of the base model, to check width, layers and architecture against; its number of layers is used
-            if nothing else names one.
+        base: GGUF of the base model, to check width, layers and architecture. Its number of layers is used if no
+            other source has one.
         refusal_text: see `load_wrapper`.
         metadata: descriptive keys; the licence of run.json, if any, is the default.
         force: whether an existing sidecar may be replaced.
@@ -122,7 +122,7 @@ def export(
         Error: the sidecar would replace the checkpoint, its run.json or the base.
         MissingDependencyError: torch or safetensors is not installed.
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of range, the refusal text cannot be one, or the wrapper is of a kind that has
+        ValueError: an argument is out of range, the text is not usable as a refusal, or wrappers of this kind have
             none.
     """
     check_all(_ARGUMENTS, locals())

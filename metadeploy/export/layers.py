@@ -1,4 +1,4 @@
-"""Layer lists as people write them: ``21-31``, ``1,5,7-9``, ``1 5 9``, ``late``, ``late:32``, or a plain list."""
+"""Parses layer lists: ``21-31``, ``1,5,7-9``, ``1 5 9``, ``late``, ``late:32``, or a plain list."""
 
 from __future__ import annotations
 

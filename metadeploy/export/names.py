@@ -1,7 +1,7 @@
-"""Names of tensors as other tools leave them in a state dict: what a wrapped model puts around its own names.
+"""Removes the parts that wrapped models add to the names of tensors in a state dict.
 
-``DistributedDataParallel`` and ``DataParallel`` save every name below ``module.``, ``torch.compile`` below
-``_orig_mod.``, and both at once nest. FSDP and activation checkpointing put a part of their own into the middle.
+``DistributedDataParallel`` and ``DataParallel`` prefix every name with ``module.``, ``torch.compile`` with
+``_orig_mod.``, and both together nest. FSDP and activation checkpointing add a part in the middle.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from metadeploy.sidecar.spec import EncoderType
 
 __all__ = ["Unwrapped", "unwrap"]
 
-#: No module of a wrapper has such a part in its name: they go wherever they stand.
+#: No module of a wrapper has such a part in its name, so these parts are removed wherever they are.
 _FOREIGN: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-#: This could be a name of its own: it goes only where every tensor begins with it.
+#: This could be a real name, so it is only removed if every tensor begins with it.
 _LEADING: Final = "module"
-#: First parts of the names that encoders and cross-attentions have.
+#: First parts of the names in encoders and cross-attentions.
 _KNOWN: Final = frozenset(
     name.removeprefix("enc.").removeprefix("ca.{layer}.").split(".")[0]
     for encoder_type in get_args(EncoderType)
@@ -31,12 +31,12 @@ _KNOWN: Final = frozenset(
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """Names of one state dict, freed of what was put around them.
+    """The names of one state dict without the parts that wrapped models add.
 
     Attributes:
-        names: own name by the name in the file.
-        removed: what was taken away, in the order of first sight: ``("_orig_mod", "module")``.
-        fault: why the names cannot be told, as a phrase without a subject; None where all is well.
+        names: the original name by the name in the file.
+        removed: the removed parts, in the order of their first occurrence: ``("_orig_mod", "module")``.
+        fault: why the original names are unclear, as a phrase without a subject; None if there is no fault.
     """
 
     names: dict[str, str]
@@ -45,14 +45,14 @@ class Unwrapped:
 
 
 def unwrap(names: Collection[str]) -> Unwrapped:
-    """Free the names of a state dict of what wrapped models put around them.
+    """Remove the parts that wrapped models add to the names of a state dict.
 
     Args:
-        names: all of one module.
+        names: all names of one module.
 
     Returns:
-        The module's own names, or one fault in place of one for each tensor: where only some of the names are wrapped,
-        where two of them become the same, and where all have an unknown beginning in common.
+        The original names, or a single fault for the whole module: only some of the names are wrapped, two names become
+        the same, or all names share an unknown prefix.
     """
     removed: dict[str, None] = {}
     parts = {name: name.split(".") for name in names}

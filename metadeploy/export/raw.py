@@ -35,7 +35,7 @@ _SCALARS: Final = re.compile(r"ca\.[0-9]+\.gate|enc\.layer_gates\.[0-9]+")
 _MODULE: Final = re.compile(r"enc\.|ca\.[0-9]+\.")
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
 
-#: The lambda needs nothing from outside: the lines work wherever they are pasted, and with every type in a pickle.
+#: The lambda refers to nothing outside itself, so the lines work wherever they are pasted, with every type in a pickle.
 _RESAVE: Final = """\
 holds objects ({names}) and not plain data only; loading them would run code, which is refused.
   If you trust where it comes from, save it once as plain data, in the environment that wrote it:
@@ -68,7 +68,7 @@ class RawCheckpoint:
         tensors: by sidecar name (``enc.<name>``, ``ca.<layer>.<name>``), dtype as in the file.
         config: the training configuration.
         extras: top-level entries besides: ``format_version``, ``target_layers``, ``cross_attn_layers``, ….
-        notes: what a reader of a summary should know, e.g. what was taken away from the names.
+        notes: notes for the summary, such as the parts that were removed from the names.
     """
 
     path: Path
@@ -268,7 +268,7 @@ def _named(
 def _unwrap(
     tensors: Mapping[str, Any], where: str, prefix: str, faults: list[str], removed: dict[str, None]
 ) -> dict[str, Any]:
-    """The tensors of one module by sidecar name, freed of what wrapped models put around their names."""
+    """Return the tensors of one module by sidecar name, without the parts that wrapped models add to names."""
     found = unwrap(tensors.keys())
     removed.update(dict.fromkeys(found.removed))
     if found.fault is not None:
@@ -298,7 +298,7 @@ def _read_safetensors(path: Path, subject: str) -> RawCheckpoint:
     tensors: dict[str, Any] = {}
     faults: list[str] = []
     removed: dict[str, None] = {}
-    whole = unwrap(found.keys())  # of a model that holds both parts
+    whole = unwrap(found.keys())  # the names of a model that holds both parts
     removed.update(dict.fromkeys(whole.removed))
     for name, tensor in found.items():
         inside = whole.names[name]
@@ -324,7 +324,7 @@ def _read_safetensors(path: Path, subject: str) -> RawCheckpoint:
 
 
 def _unwrap_modules(tensors: Mapping[str, Any], faults: list[str], removed: dict[str, None]) -> dict[str, Any]:
-    """The same with the names inside each module freed: the encoder, and the cross-attention of each layer."""
+    """Unwrap the names inside each module: the encoder, and the cross-attention of each layer."""
     modules: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         match = _MODULE.match(name)

@@ -1,7 +1,7 @@
 """run.json, the manifest that training leaves beside a checkpoint.
 
-Unknown keys are ignored (the framework adds some from time to time), but for those that are a letter away from a known
-one; known ones must have their type.
+Unknown keys are ignored, because the framework adds keys from time to time. A key that is one letter away from a known
+key is refused, and the values of known keys must have the right type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metadeploy.sidecar.spec import JSONValue
 __all__ = ["RunJson", "find_run_json", "read_run_json"]
 
 _NAME: Final = "run.json"
-#: How alike a key has to be to a known one to be a typing error of it: a letter or two of it.
+#: Similarity to a known key from which an unknown key counts as a typing error: one or two letters differ.
 _ALIKE: Final = 0.9
 
 

@@ -121,7 +121,7 @@ class BatchCalls(ABC):
         *,
         ahead: bool,
     ) -> Stream[BatchStep]:
-        """Hold the instance and answer; ``ahead``: the requests may be read in any thread, and end."""
+        """Answer the requests while holding the instance; ``ahead``: they are finite and any thread may read them."""
 
     def stream_batch(
         self,
@@ -206,8 +206,8 @@ class BatchCalls(ABC):
 
         Each has its own cognitive tokens, and its answer is the one that it has alone, up to the last digits of logits:
         sums over few and over many tokens are taken in another order. The instance is busy until the iterator is
-        exhausted, closed or dropped, in any thread: a call in the thread that reads it raises Error. One in another
-        thread computes the rest first where the prompts are a list, and else waits until it is read.
+        exhausted, closed or dropped, in any thread. A call in the thread that reads it raises Error. A call in another
+        thread computes the rest first if the prompts are a list; otherwise it waits until the iterator has been read.
 
         Args:
             prompts: as in :meth:`generate`, or a `Request` where one has options of its own; taken one by one, as

@@ -1,4 +1,4 @@
-"""Which flow of control something runs in: a thread of its own, or one job of a pool of threads."""
+"""Tells flows of control apart: separate threads, and jobs that a pool runs in the same thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Flow", "Mark", "in_event_loop"]
 
 
 class Mark:
-    """Left in the contexts that a stream is read in, for as long as it is open."""
+    """A mark that an open stream leaves in each context in which it is read."""
 
     __slots__ = ("over",)
 
@@ -24,18 +24,18 @@ _marks: ContextVar[tuple[Mark, ...]] = ContextVar("metadeploy_streams", default=
 
 
 class Flow:
-    """Where a stream was read last.
+    """The flow of control that read a stream last.
 
-    A pool gives unrelated jobs to one thread, so the thread alone does not tell who reads. Jobs of concurrent.futures,
-    and with them those of asyncio.to_thread and run_in_executor, have a work item each. Other pools (those of anyio and
-    trio) run each job in a copy of its caller's context, where a mark of another job is not seen.
+    A pool runs unrelated jobs in one thread, so the thread alone does not identify the reader. Each job of
+    concurrent.futures has its own work item, and so has each job of asyncio.to_thread and run_in_executor. Other pools
+    (those of anyio and trio) run each job in a copy of its caller's context, which lacks the marks of other jobs.
     """
 
     def __init__(self, mark: Mark) -> None:
-        """Take note of this place.
+        """Record the current flow of control.
 
         Args:
-            mark: of the stream, the same each time.
+            mark: the mark of the stream, the same object each time.
         """
         self._thread = threading.get_ident()
         self._mark = mark
@@ -45,10 +45,10 @@ class Flow:
             _marks.set((*(each for each in marks if not each.over), mark))
 
     def is_here(self) -> bool:
-        """Whether the caller is the same thread, and still at the same job."""
+        """Whether the caller runs in the same thread and the same job."""
         if self._thread != threading.get_ident():
             return False
-        # a loop that waits stops all of its tasks, whatever context they have
+        # if the loop's thread waits, all of its tasks stop, whichever context they run in
         if _in_main_thread() or in_event_loop():
             return True
         job = _job()
@@ -58,7 +58,7 @@ class Flow:
 
 
 def in_event_loop() -> bool:
-    """Whether this thread runs an event loop of asyncio, which a call that waits would stop."""
+    """Whether this thread runs an asyncio event loop, which a waiting call would block."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return False
@@ -74,7 +74,7 @@ def _in_main_thread() -> bool:
 
 
 def _job() -> weakref.ref[object] | None:
-    """The work item of concurrent.futures that this thread is at."""
+    """Return the work item of concurrent.futures that this thread runs, or None."""
     module = sys.modules.get("concurrent.futures.thread")
     item = getattr(module, "_WorkItem", None)
     if item is None:

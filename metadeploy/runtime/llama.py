@@ -133,8 +133,8 @@ class MetaLlama(BatchCalls, OpenAICompletions):
     def close(self) -> None:
         """Free model, context and sidecar now. It ends open streams and waits for other calls.
 
-        A second call does nothing. All other calls on a closed instance raise Error. In a forked child it frees nothing,
-        because threads that may have been using the instance do not exist there.
+        A second call does nothing. All other calls on a closed instance raise Error. In a forked child it frees
+        nothing, because threads that may have been using the instance do not exist there.
         """
         if self._lock.is_lost:
             return

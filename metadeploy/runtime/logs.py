@@ -35,12 +35,12 @@ def configure(verbose: bool) -> None:
     _core.set_log_callback(_on_message, min((ours for ours, theirs in _LEVELS.items() if theirs >= level), default=4))
 
 
-#: Longer than a computation takes to notice that it is to end: it asks after each node of a graph.
+#: Longer than a computation needs to notice that it should end: it checks after each node of a graph.
 _DRAIN_MS: Final = 10_000
 
 
 def _shut_down() -> None:
-    """No thread may come out of the core, or call Python from there, when there is no interpreter any more."""
+    """Wait for the threads in the core, because none may return to Python after the interpreter is gone."""
     _core.set_log_callback(None, 4)
     _core.drain_threads(_DRAIN_MS)
 

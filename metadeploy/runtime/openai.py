@@ -53,7 +53,7 @@ def _raw(item: TokenLogprob) -> bytes:
 
 
 def _top(item: TokenLogprob) -> Iterator[tuple[str, bytes, float]]:
-    """Text, bytes and log-probability of the most likely tokens."""
+    """Yield text, bytes and log-probability of each of the most likely tokens."""
     raw = item.top_raw if item.top_raw is not None else tuple(text.encode() for _, text, _ in item.top)
     for (_, text, logprob), data in zip(item.top, raw, strict=True):
         yield text, data, logprob
@@ -67,7 +67,7 @@ class ChatCompletion:
 
     @staticmethod
     def _logprobs(items: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
-        """Each token with its bytes: those of a character that spans several have to be put together by the client."""
+        """Return each token with its bytes. If a character spans several tokens, the client must join their bytes."""
         if items is None:
             return None
 
@@ -138,7 +138,7 @@ class TextCompletion:
         self._place = _Place(len(echo))
 
     def _logprobs(self, items: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
-        """Of the next tokens; offsets count characters from the beginning of the whole text."""
+        """Return the log-probabilities of the next tokens; offsets count characters from the beginning of the text."""
         if items is None:
             return None
         return {
@@ -189,14 +189,14 @@ class TextCompletion:
 
 
 class _Place:
-    """Where in the text tokens begin, in characters; inside a character, where that begins."""
+    """Tracks the offset of each token in characters. A token inside a character gets the offset of that character."""
 
     def __init__(self, start: int) -> None:
         self._characters = start
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def next(self, raw: bytes) -> int:
-        """The place of the next token, given its bytes."""
+        """Return the offset of the next token, which has these bytes."""
         here = self._characters
         self._characters += len(self._decoder.decode(raw))
         return here
@@ -205,8 +205,8 @@ class _Place:
 def _by_text(item: TokenLogprob) -> dict[str, float]:
     """Log-probabilities of the most likely tokens by their text, the chosen one first.
 
-    Different tokens can have the same text, as all do that are a part of a character. Beside the first of them, others
-    are called by their bytes, as OpenAI's API calls parts of characters.
+    Different tokens can have the same text, such as tokens that are only part of a character. The first one keeps its
+    text as the key. The others get their bytes as the key, in the way that OpenAI's API writes parts of characters.
     """
     found: dict[str, float] = {}
     for text, raw, logprob in sorted(_top(item), key=lambda each: each[1] != _raw(item)):
@@ -323,7 +323,7 @@ class OpenAICompletions(ABC):
         Each choice has ``abstained`` and ``doubt`` beside ``finish_reason``; the refusal itself stays in ``content``,
         because clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
 
-        None is the default for every option, as null is in OpenAI's API.
+        None means the default for every option, like null in OpenAI's API.
 
         Args:
             messages: the conversation so far.
@@ -336,8 +336,8 @@ class OpenAICompletions(ABC):
             repeat_penalty: as in :meth:`generate`.
             seed: as in :meth:`generate`.
             stop: as in :meth:`generate`.
-            logprobs: also return log-probabilities, with the bytes of each token, which may be a part of a character.
-            top_logprobs: of how many of the most likely tokens; only with ``logprobs``.
+            logprobs: also return log-probabilities and the bytes of each token, which may be only part of a character.
+            top_logprobs: how many of the most likely tokens to return; only with ``logprobs``.
             gain: as in :meth:`generate`.
             inject: as in :meth:`generate`.
             schedule: as in :meth:`generate`.
@@ -445,7 +445,7 @@ class OpenAICompletions(ABC):
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
 
-        None is the default for every option but ``max_tokens``.
+        None means the default for every option except ``max_tokens``.
 
         Args:
             prompt: the text to go on from, as it is.

@@ -1,4 +1,4 @@
-"""What is computed step by step, and read in any thread."""
+"""Streams: iterators that compute step by step and can be read in any thread."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _U = TypeVar("_U")
 
 
 class _Stop:
-    """Whether a stream is to end early; asked as its `cancel`.
+    """The `cancel` callback of a stream, which can also end it early.
 
-    An object of its own, because what computes a stream must not refer to the stream: one that is dropped ends at once,
-    without the garbage collector.
+    It is a separate object because the computation must not hold a reference to the stream. So a stream ends as soon as
+    it is dropped, without the garbage collector.
     """
 
     def __init__(self, cancel: CancelCallback | None) -> None:
@@ -29,12 +29,12 @@ class _Stop:
         self._cancel = cancel
 
     def __call__(self) -> bool:
-        """Whether to end now."""
+        """Return whether the stream should end now."""
         return self.wanted or (self._cancel is not None and self._cancel())
 
 
 class _Steps(Call):
-    """The computation of a stream, and what is computed already and not read yet."""
+    """The computation of a stream, and its items that have been computed but not read."""
 
     def __init__(self, steps: Generator[Any], stop: _Stop, *, ahead: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Steps(Call):
         except Exception as error:
             self.over = True
             if not (isinstance(error, Cancelled) and self.stop.wanted):
-                self._error = error  # for who reads it, which may be another thread
+                self._error = error  # raised in the reader, which may be another thread
         except BaseException as error:
             self.over = True
             self._error = Error(f"this stream was ended by {type(error).__name__} in the thread that computed it")
@@ -85,7 +85,7 @@ class _Steps(Call):
         self._steps.close()
 
     def take(self) -> list[Any]:
-        """The next item, if there is one; raises the error that ended the stream, once."""
+        """Return the next item in a list, or an empty list. Raise the error that ended the stream, once."""
         while self._made and not self.stop.wanted:
             try:
                 item = self._made.popleft()
@@ -103,9 +103,9 @@ class _Steps(Call):
 class Stream(Iterator[_T], Generic[_T]):
     """An iterator that computes when it is read, and may be read, closed and dropped in any thread.
 
-    It holds its model until it is exhausted, closed or dropped. Threads that read it at once wait for each other, and
-    each item goes to one of them. Where another call has to wait for the model, that call computes the rest in its own
-    thread, and it is read from memory.
+    It holds its model until it is exhausted, closed or dropped. Threads that read it at the same time wait for each
+    other, and each item goes to one of them. If another call has to wait for the model, that call computes the rest of
+    the stream in its own thread. The reader then gets the items from memory.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class Stream(Iterator[_T], Generic[_T]):
         cancel: CancelCallback | None = None,
         ahead: bool = True,
     ) -> None:
-        """Compute nothing yet.
+        """Create the stream; computation begins with the first read.
 
         Args:
-            lock: of the instance.
-            make: gives the steps; passes on what it gets as their `cancel`.
-            cancel: the caller's own.
-            ahead: whether another thread may compute all that is left.
+            lock: the lock of the instance.
+            make: creates the generator of steps; it takes the `cancel` callback of the computation.
+            cancel: the caller's `cancel` callback.
+            ahead: whether another thread may compute the rest of the stream.
         """
         self._lock = lock
         stop = _Stop(cancel)
@@ -130,33 +130,33 @@ class Stream(Iterator[_T], Generic[_T]):
         lock.keep(self)
 
     def through(self, transform: Callable[[Iterator[_T]], Generator[_U]]) -> Stream[_U]:
-        """The same stream with other items; to be called before it is read."""
+        """Transform the items and return this stream. Call it before the stream is read."""
         self._steps.transform(transform)
         return cast("Stream[_U]", self)
 
     def wanting(self, wanted: Callable[[_T], bool]) -> Stream[_T]:
-        """The same stream without items that are not wanted any more when they are read."""
+        """Skip items that are not wanted at the time they are read, and return this stream."""
         self._steps.wanted = wanted
         return self
 
     def as_one_call(self) -> Stream[_T]:
-        """The same stream, to be read to its end at once: closing the model waits for it instead of ending it."""
+        """Return this stream as one call: closing the model waits for it instead of ending it."""
         self._steps.is_one_call = True
         return self
 
     @property
     def is_one_call(self) -> bool:
-        """Whether closing the model waits for its end."""
+        """Whether closing the model waits for the end of this stream."""
         return self._steps.is_one_call
 
     def __iter__(self) -> Stream[_T]:
         return self
 
     def __next__(self) -> _T:
-        """The next item, as soon as it is computed.
+        """Return the next item as soon as it is computed.
 
         Raises:
-            Error: the model is busy with another stream of this thread, which would wait for itself.
+            Error: the model is busy with another stream of this thread, so the thread would wait for itself.
         """
         steps = self._steps
         while True:
@@ -172,7 +172,7 @@ class Stream(Iterator[_T], Generic[_T]):
                 raise StopIteration
 
     def close(self) -> None:
-        """End it; no item comes any more. Where another thread computes it, that is cancelled and waited for."""
+        """End the stream. If another thread computes it, cancel that computation and wait for it."""
         self._end(wait=True)
 
     def __enter__(self) -> Stream[_T]:
@@ -200,12 +200,12 @@ class Stream(Iterator[_T], Generic[_T]):
 
 
 def through(items: Iterator[_T], transform: Callable[[Iterator[_T]], Generator[_U]]) -> Iterator[_U]:
-    """Other items in place of these; a stream stays one."""
+    """Transform the items. If `items` is a stream, return that stream."""
     return items.through(transform) if isinstance(items, Stream) else transform(items)
 
 
 def last(items: Iterator[_T]) -> _T:
-    """Read to the end, a stream as one call: the last item."""
+    """Read to the end and return the last item. A stream is read as one call."""
     found: list[_T] = []
     for item in items.as_one_call() if isinstance(items, Stream) else items:
         found = [item]

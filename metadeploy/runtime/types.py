@@ -85,8 +85,8 @@ class TokenLogprob:
         logprob: its log-probability.
         top: the most likely tokens at this place as (id, text, log-probability), most likely first; control tokens are
             spelt out, as in ``<|im_end|>``.
-        raw: the bytes of ``text``, where a part of a character is what it is; those of the text if none are given.
-        top_raw: the same for each of ``top``, empty for control tokens.
+        raw: the bytes of the token, exact even for part of a character; None means the UTF-8 bytes of ``text``.
+        top_raw: the bytes of each token in ``top``, empty for control tokens; None means the UTF-8 bytes of the texts.
     """
 
     token_id: int

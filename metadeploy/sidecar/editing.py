@@ -1,7 +1,7 @@
-"""Change what a sidecar says about itself without touching what it computes.
+"""Changes the metadata of a sidecar without changing its tensors.
 
-The new file has the old one's bytes but for the keys that change: tensors, their records and all other keys are copied
-as they are. It is examined as every reader does before it takes the old one's place, atomically.
+Tensors, their records and all keys that do not change are copied byte for byte. The new file is examined in the same
+way as by every reader before it replaces the old one atomically.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Change:
     """One key that an edit changes.
 
     Attributes:
-        key: as in the file.
-        before: its plain value, None where it was absent.
-        after: the same afterwards.
+        key: the key as in the file.
+        before: its plain value before the edit; None if it was absent.
+        after: its plain value after the edit; None if it is absent.
     """
 
     key: str
@@ -60,13 +60,13 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class EditReport:
-    """What an edit did, or would do.
+    """The result of an edit or of a dry run.
 
     Attributes:
-        path: the file that was written, or would be.
-        changes: every key that is another than before, also those that follow from what was asked for.
-        written: whether the file was written; not where nothing changes in place, or after a dry run.
-        sha256: of the file, hex; None where it was not written.
+        path: the output file.
+        changes: every key that changes, including keys that change as a consequence of the requested edits.
+        written: whether the file was written. False after a dry run, or if an edit in place changes nothing.
+        sha256: SHA-256 of the file in hex; None if it was not written.
     """
 
     path: Path
@@ -93,7 +93,7 @@ def _number(text: str) -> Value:
 
 
 def _whole(text: str) -> int | None:
-    """A number in decimal digits, not above `MAX_INT`."""
+    """Parse a number in decimal digits. Return None if it is malformed or above `MAX_INT`."""
     digits = text.strip()
     number = int(digits[:11]) if digits.isascii() and digits.isdecimal() else MAX_INT + 1
     return number if number <= MAX_INT and len(digits) <= 11 else None
@@ -126,14 +126,14 @@ def _object(text: str) -> Value:
 
 @dataclass(frozen=True)
 class _Editable:
-    """A key that may be edited: its name in the file, how its value is read from text, and what it is."""
+    """A key that may be edited: its name in the file, the parser of its value, and a description."""
 
     key: str
     parse: Callable[[str], Value]
     what: str
 
 
-#: What can be set, by the name that people type; a key's whole name does as well.
+#: The keys that can be set, by their short names. The full name of a key works as well.
 EDITABLE: Final[Mapping[str, _Editable]] = {
     "name": _Editable("general.name", _text, "for humans"),
     "version": _Editable("general.version", _text, "of the wrapper"),
@@ -152,10 +152,10 @@ _REFUSAL: Final = ("refusal_text", "refusal_token_ids", "refusal_bias")
 
 
 def _editable(typed: str, prefix: str) -> str:
-    """The short name of a key as people type it: short, or as in the file.
+    """Return the short name of a key that was typed in its short or its full form.
 
     Raises:
-        ValueError: there is no such key, or it is not to be edited.
+        ValueError: the key does not exist or cannot be edited.
     """
     for name, entry in EDITABLE.items():
         if typed in (name, entry.key.format(prefix=prefix)):
@@ -176,28 +176,28 @@ def edit_sidecar(
     force: bool = False,
     dry_run: bool = False,
 ) -> EditReport:
-    """Set or remove what a sidecar says about itself.
+    """Set or remove metadata of a sidecar.
 
-    With another ``refusal_text`` the tokens and the bias of the old one go, unless they are set as well; with ``base``
-    the tokens of the new one are written. The tensors stay as they are, to the byte.
+    A new ``refusal_text`` removes the tokens and the bias of the old one, unless they are set as well. With ``base``,
+    the tokens of the new text are written. The tensors stay the same to the byte.
 
     Args:
-        path: the sidecar; also one with faults, if the edit mends them.
-        values: text by name, see `EDITABLE`. A value is text as it is typed, also that of a number.
+        path: the sidecar. It may have faults if the edit fixes them.
+        values: value by key name, see `EDITABLE`. Every value is text, including numbers.
         unset: names of keys to remove.
-        base: GGUF of the base model: the sidecar must fit it, and a new refusal text is tokenised by it.
-        output: a new file, which is not the sidecar itself; None edits in place.
+        base: GGUF of the base model. The sidecar must fit it, and its vocabulary tokenises a new refusal text.
+        output: a new file, different from the sidecar; None edits in place.
         force: whether an existing ``output`` may be replaced.
-        dry_run: write nothing.
+        dry_run: whether to write nothing.
 
     Returns:
-        What was changed.
+        A report of the changes.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a name or a value that cannot be set; all are named.
+        ValueError: names or values cannot be set; the message lists all of them.
         Error: the output is the same file as the sidecar or the base.
-        SidecarError: the file is no sidecar, or would not be a valid one afterwards (all faults), or cannot be written.
+        SidecarError: the file is not a sidecar, would not be valid after the edit (all faults), or cannot be written.
         ModelLoadError: the base is not a readable model.
         ModelMismatchError: the sidecar does not fit the base.
     """
@@ -233,7 +233,7 @@ def _valid(found: Examination, target: Path) -> WrapperConfig:
 
 
 def _wanted(values: Mapping[str, str], unset: Sequence[str], prefix: str) -> dict[str, Value | None]:
-    """What is asked for, by key in the file; None removes it."""
+    """Return the requested values by their key in the file; None removes a key."""
     wanted: dict[str, Value | None] = {}
     faults: list[str] = []
     named: set[str] = set()
@@ -279,7 +279,7 @@ def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]
 
 
 def _settle_refusal(file: GGUFFile, prefix: str, wanted: dict[str, Value | None], base: Path | None) -> None:
-    """Let the refusal's tokens and bias follow its text."""
+    """If the refusal text changes, replace or remove its tokens and its bias."""
     text_key, ids_key, bias_key = (EDITABLE[name].key.format(prefix=prefix) for name in _REFUSAL)
     kind = file.metadata.get(keys.KIND.format(prefix=prefix), Value("str", "doubter")).value
     if kind != "doubter" and any(wanted.get(key) is not None for key in (text_key, ids_key, bias_key)):
@@ -299,11 +299,11 @@ def _settle_refusal(file: GGUFFile, prefix: str, wanted: dict[str, Value | None]
 
 
 def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[str, Value | None]) -> list[int]:
-    """Of a refusal where an answer begins: by the base's vocabulary and template, with the sidecar's settings."""
+    """Return the refusal's tokens at the start of an answer, by the base's vocabulary and the chat template."""
     from metadeploy import _core
     from metadeploy.export.base import read_base
 
-    read_base(base)  # names what is wrong with a file that is no language model
+    read_base(base)  # raises a clear error for a file that is not a language model
     edited = _with(file.metadata, wanted)
 
     def setting(template: str) -> str:
@@ -316,7 +316,7 @@ def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[
 
 
 def _with(metadata: Mapping[str, Value], wanted: Mapping[str, Value | None]) -> dict[str, Value]:
-    """Values after an edit, in the order of the file, new ones last."""
+    """Return the values after an edit, in the order of the file, with new keys last."""
     return {key: value for key, value in {**metadata, **wanted}.items() if value is not None}
 
 
@@ -345,7 +345,7 @@ def _write(file: GGUFFile, wanted: Mapping[str, Value | None], target: Path) -> 
 
 
 def _parts(file: GGUFFile, wanted: Mapping[str, Value | None]) -> Iterator[bytes]:
-    """The bytes of the new file: the old ones, but for the keys that are wanted otherwise."""
+    """Yield the bytes of the new file: those of the old one, except for the keys that change."""
     records: list[bytes] = []
     for key, span in file.key_spans.items():
         value = wanted.get(key)
@@ -364,7 +364,7 @@ def _parts(file: GGUFFile, wanted: Mapping[str, Value | None]) -> Iterator[bytes
 
 
 def _copied(file: GGUFFile, begin: int, end: int) -> bytes:
-    """Bytes of the old file."""
+    """Return bytes of the old file."""
     try:
         found = file.file.read(begin, end - begin)
     except OSError as problem:
@@ -375,7 +375,7 @@ def _copied(file: GGUFFile, begin: int, end: int) -> bytes:
 
 
 def _record(key: str, value: Value) -> bytes:
-    """A key with its value as GGUF stores them."""
+    """Return a key and its value as GGUF stores them."""
     name = key.encode()
     return struct.pack("<Q", len(name)) + name + _stored(value)
 

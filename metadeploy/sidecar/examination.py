@@ -85,7 +85,7 @@ def examine(path: str | Path) -> Examination:
 
 
 def examine_file(file: GGUFFile) -> Examination:
-    """The same for a file that is parsed already."""
+    """Examine a parsed file as a sidecar; see `examine`."""
     return _Examiner(file).run()
 
 
@@ -93,8 +93,8 @@ def examine_head(path: str | Path, *, size: int) -> Examination:
     """Examine the head of a sidecar that is being written: everything but the values of its tensors.
 
     Args:
-        path: the file so far, which ends where the data begin.
-        size: of the finished file, in bytes.
+        path: the unfinished file, which ends where the data begin.
+        size: size of the finished file in bytes.
 
     Returns:
         See `examine`.
@@ -116,7 +116,7 @@ class _Examiner:
 
     def __init__(self, file: GGUFFile, *, values: bool = True) -> None:
         self.file = file
-        self.values = values  # whether those of the tensors are there to look at
+        self.values = values  # whether the file has the values of the tensors
         self.faults: list[str] = []
         self.oddities: list[str] = []
         self.prefix = ""
@@ -134,7 +134,7 @@ class _Examiner:
         dims = infer(shapes, encoder_type=declared)
         if too_large := size_faults(dims.sizes):
             self.faults += too_large
-            return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # enumerate nothing by these
+            return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # loop over nothing by these
         config = self._config(declared, dims)
         self._check_tensors(dims, shapes)
         return self._result(config, dims)

@@ -5,7 +5,7 @@ allocated or skipped, so that a malformed file ends in an error that names the p
 huge allocation. It reads sidecars, within the bounds of `metadeploy.sidecar.rules`, and, for their metadata, base
 models of any size.
 
-Nothing is mapped: a file that another process truncates while it is mapped ends the process that reads it.
+Files are not memory-mapped: if another process truncates a mapped file, the reading process crashes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Role: TypeAlias = Literal["sidecar", "base model"]
 
 _MAX_NAME_BYTES: Final = 64  # ggml's GGML_MAX_NAME counts the final zero: 63 usable bytes
 _MAX_DIMS: Final = 4
-#: How much of a header is read at once.
+#: Bytes of a header that are read at once.
 _PIECE_BYTES: Final = 1 << 20
 
 _STRING: Final = "str"
@@ -114,14 +114,14 @@ class TensorInfo:
 
 
 class OpenFile:
-    """A file that stays open, and the same one even where another takes its name meanwhile.
+    """A file that stays open, so that it stays the same even if another file replaces it under its name.
 
     Attributes:
-        size: in bytes, when it was opened.
+        size: size in bytes at the time of opening.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
             OSError: it cannot be opened.
@@ -131,12 +131,12 @@ class OpenFile:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """Bytes from a place on; fewer than that many where the file ends before.
+        """Return ``count`` bytes from an offset on, or fewer if the file ends before.
 
         Raises:
             OSError: it cannot be read.
         """
-        pieces: list[bytes] = []  # the system gives at most 2 GiB at once
+        pieces: list[bytes] = []  # the system reads at most 2 GiB at once
         while count and (piece := os.pread(self._descriptor, count, offset)):
             pieces.append(piece)
             offset, count = offset + len(piece), count - len(piece)
@@ -155,10 +155,10 @@ class GGUFFile:
         metadata: values by key, in file order.
         tensors: tensor records by name, in file order.
         file: the open file.
-        role: what it is meant to be.
-        key_spans: where each key stands with its value, first byte and the one after the last.
-        records_span: where the tensor records stand.
-        data_offset: where the tensors' data begin.
+        role: the expected kind of file.
+        key_spans: for each key and its value, the offset of the first byte and of the byte after the last.
+        records_span: the same two offsets for all tensor records.
+        data_offset: offset of the tensors' data.
     """
 
     path: Path
@@ -182,7 +182,7 @@ class GGUFFile:
         Raises:
             KeyError: no such tensor.
             ValueError: its type, and with it its size, is unknown.
-            SidecarError: the file cannot be read any more, or has become shorter meanwhile; ModelLoadError for a base.
+            SidecarError: the file can no longer be read, or has become shorter since; ModelLoadError for a base.
         """
         info = self.tensors[name]
         if info.nbytes is None:
@@ -199,7 +199,7 @@ class GGUFFile:
         return np.frombuffer(data, np.uint8)
 
     def f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32 in PyTorch order; read-only for F32.
+        """Return a tensor as float32 in PyTorch order; read-only for F32.
 
         Raises:
             KeyError: no such tensor.
@@ -215,12 +215,12 @@ def read_gguf(path: str | Path, *, role: Role = "sidecar", size: int | None = No
 
     Args:
         path: the file.
-        role: what it is meant to be; decides the wording and the class of errors, and whether the bounds of sidecars
-            hold.
-        size: of a file that is being written, when it is finished; by default what it has.
+        role: the expected kind of file. It decides the wording and the class of errors, and whether the bounds of
+            sidecars apply.
+        size: the final size of a file that is being written; None uses the current size.
 
     Returns:
-        The parsed file. It stays open for as long as the object lives.
+        The parsed file. It stays open as long as the object lives.
 
     Raises:
         SidecarError: for role ``sidecar``, if the file cannot be read or is malformed.
@@ -252,14 +252,14 @@ class _Malformed(Exception):
 
 
 class _Cursor:
-    """Reads little-endian values off a file, a piece at a time, and never past its end."""
+    """Reads little-endian values from a file, a piece at a time, and never past its end."""
 
     def __init__(self, file: OpenFile, *, bounded: bool) -> None:
         self._file = file
         self._piece = memoryview(b"")
-        self._begin = 0  # of the piece, in the file
+        self._begin = 0  # offset of the piece in the file
         self.pos = 0
-        self.bounded = bounded  # whether the bounds of sidecars hold
+        self.bounded = bounded  # whether the bounds of sidecars apply
 
     @property
     def left(self) -> int:
@@ -288,7 +288,7 @@ class _Cursor:
         return int.from_bytes(self.take(8, what), "little")
 
     def count(self, what: str, *, least: int, most: int) -> int:
-        """A u64 count of things that take at least ``least`` bytes each; in a sidecar at most ``most``."""
+        """Read a u64 count of items of at least ``least`` bytes each; a sidecar may have at most ``most``."""
         count = self.u64(what)
         if self.bounded and count > most:
             raise _Malformed(f"claims {count} for {what}, expected at most {most}")
@@ -363,7 +363,7 @@ def _value(cursor: _Cursor, key: str) -> Value:
     kind, code = _value_type(cursor.u32(what), key)
     if kind == _STRING:
         raw = cursor.string(what)
-        if cursor.bounded and b"\0" in raw:  # ggml's readers end a text there
+        if cursor.bounded and b"\0" in raw:  # ggml's readers end a text at a zero byte
             raise _Malformed(f"has a zero byte in {what}")
         try:
             return Value(kind, raw.decode())

@@ -28,10 +28,10 @@ class Tensors(Mapping[str, "NDArray[np.float32]"]):
         self._shapes = shapes
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32; read-only where the file holds it so.
+        """Return the tensor as float32; read-only if the file stores it as F32.
 
         Raises:
-            SidecarError: the file has become shorter meanwhile.
+            SidecarError: the file has become shorter since.
         """
         values = self._file.f32(name)
         return values.reshape(self._shapes.get(name, values.shape))
@@ -71,7 +71,7 @@ def read_sidecar(path: str | Path) -> Sidecar:
         path: GGUF file of architecture ``meta-spider`` or ``daimon``.
 
     Returns:
-        The sidecar. Its file stays open for as long as it lives, and tensors are read from there.
+        The sidecar. Its file stays open as long as the object lives; tensors are read from it on demand.
 
     Raises:
         SidecarError: the file is not such a sidecar; the message names every fault.

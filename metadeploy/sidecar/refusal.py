@@ -1,4 +1,4 @@
-"""Another refusal text in place of the one that a wrapper's files name, and what then becomes of its tokens."""
+"""Replaces the refusal text of a wrapper, together with its tokens and bias."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def check_refusal_text(text: str) -> str:
     """Refuse a text that answers cannot be compared with.
 
     Args:
-        text: what a wrapper is to decline with.
+        text: the sentence that a wrapper should decline with.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: it has fewer than three words in its opening sentence, by which an answer counts as declined.
+        ValueError: its opening sentence, which answers are compared with, has fewer than three words.
     """
-    from metadeploy._core import refusal_text_fault  # the compiled core: nothing else here needs it
+    from metadeploy._core import refusal_text_fault  # only this function needs the compiled core
 
     fault = refusal_text_fault(text)
     if fault:
@@ -30,17 +30,17 @@ def check_refusal_text(text: str) -> str:
 
 
 def with_refusal_text(config: WrapperConfig, text: str) -> WrapperConfig:
-    """Let a wrapper decline with this text, for one whose files do not name the one that it was trained on.
+    """Set the refusal text of a wrapper whose files lack the one that it was trained on.
 
     Args:
-        config: what the wrapper is.
+        config: the wrapper's configuration.
         text: the refusal; see `check_refusal_text`.
 
     Returns:
-        The same with that text. Its tokens and its bias belong to the text that it had, so another goes without.
+        The configuration with that text. Tokens and bias belong to the old text, so a different text has none.
 
     Raises:
-        ValueError: the text cannot be a refusal, or the wrapper is of a kind that has none.
+        ValueError: the text cannot be a refusal, or wrappers of this kind have none.
     """
     if not config.declines:
         raise ValueError(

@@ -37,9 +37,9 @@ __all__ = [
     "transformer_keys",
 ]
 
-# Of the file. What a real one has: 20 to 30 keys, 150 to 2000 tensors, a head of some 100 kB.
+# Bounds of the file. Real files have 20 to 30 keys, 150 to 2000 tensors and a head of about 100 kB.
 
-#: Bytes of all that goes before the tensors' data.
+#: Bytes of the head, which is everything before the tensors' data.
 MAX_HEAD_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 4096
 #: 1000 layers of a selective wrapper have 14 tensors each.
@@ -47,25 +47,25 @@ MAX_TENSORS: Final = 16384
 #: GGUF's own bound.
 MAX_KEY_BYTES: Final = 65535
 MAX_TEXT_BYTES: Final = 1 << 20
-#: Entries of one array.
+#: Entries in an array.
 MAX_ARRAY: Final = 1 << 20
 MAX_ALIGNMENT: Final = 1 << 20
 
-# Of the wrapper. The largest bases have 126 blocks of width 18432.
+# Bounds of the wrapper. The largest bases have 126 blocks of width 18432.
 
 #: Larger numbers mean nothing in a sidecar, and the compiled reader counts in 32 bits.
 MAX_INT: Final = 2**31 - 1
 #: No decoder has more blocks; names of tensors have at most three digits for a layer.
 MAX_LAYERS: Final = 1000
-#: Of the base, the encoder and the bottleneck.
+#: Width of the base, the encoder or the bottleneck.
 MAX_WIDTH: Final = 65536
-#: Of the transformer's feed-forward, four times the encoder's width as a rule.
+#: Inner width of the transformer's feed-forward, usually four times the encoder's width.
 MAX_INNER_WIDTH: Final = 262144
-#: One for each target layer, or some tens.
+#: Real wrappers have one for each target layer, or a few dozen.
 MAX_COGNITIVE_TOKENS: Final = 1024
 #: Entries of a folded table, hidden_dim * cognitive tokens * heads: 18432 * 126 * 8 are 19 million.
 MAX_TABLE: Final = 1 << 28
-#: Keys that repeat the shape of a transformer encoder, which the tensors tell; other encoders have none of them.
+#: Keys that repeat the shape of a transformer encoder, which follows from the tensors. Other encoders lack these keys.
 TRANSFORMER_KEYS: Final = (
     keys.ENCODER_DIM,
     keys.ENCODER_NUM_BLOCKS,
@@ -77,7 +77,7 @@ MAX_REFUSAL_TOKENS: Final = 1024
 #: Logits of language models spread over some tens; a larger bias is no calibration.
 MAX_REFUSAL_BIAS: Final = 100.0
 
-#: Symbol of a size in the tables of tensors: what it is, and its bound.
+#: Symbol of a size in the tables of tensors -> its description and its bound.
 _SIZES: Final = {
     "D": ("the width of the base", MAX_WIDTH),
     "E": ("the width of the encoder", MAX_WIDTH),
@@ -89,13 +89,13 @@ _SIZES: Final = {
 
 
 def size_faults(sizes: Mapping[str, int]) -> list[str]:
-    """Sizes beyond their bounds, which nothing may be enumerated or allocated by.
+    """Return faults for sizes beyond their bounds. Call it before code loops or allocates by these sizes.
 
     Args:
-        sizes: of the symbols D, E, B, F, C, N, as the tensors tell them.
+        sizes: size by symbol (D, E, B, F, C, N), as they follow from the tensors.
 
     Returns:
-        Phrases without a subject; empty where all is well.
+        Phrases without a subject; empty if there are no faults.
     """
     return [
         f"the tensors say that {what} is {sizes[symbol]}, expected at most {most}"
@@ -105,15 +105,15 @@ def size_faults(sizes: Mapping[str, int]) -> list[str]:
 
 
 def table_faults(hidden_dim: int, n_tokens: int, n_heads: int) -> list[str]:
-    """The tables of an injection that are too large.
+    """Return a fault if the tables of an injection are too large.
 
     Args:
         hidden_dim: width of the base.
-        n_tokens: cognitive tokens.
-        n_heads: heads of the cross-attention.
+        n_tokens: number of cognitive tokens.
+        n_heads: number of heads of the cross-attention.
 
     Returns:
-        Phrases without a subject; empty where all is well.
+        Phrases without a subject; empty if there are no faults.
     """
     if hidden_dim * n_tokens * n_heads <= MAX_TABLE:
         return []
@@ -212,14 +212,14 @@ def refusal_faults(token_ids: tuple[int, ...] | None, bias: float) -> list[str]:
 
 
 def transformer_keys(dims: Dims) -> dict[str, int | None]:
-    """The keys that repeat the shape of a transformer encoder: the framework's reader builds its graph from them.
+    """Return the keys that repeat the shape of a transformer encoder. The framework's reader needs them.
 
     Args:
-        dims: of the tensors.
+        dims: dimensions of the tensors.
 
     Returns:
-        Value by key. None where the tensors do not tell it, and for the expansion also where the inner width of the
-        feed-forward is no multiple of the encoder's width. Empty for other encoders, for which the keys mean nothing.
+        Value by key. A value is None if it does not follow from the tensors; the expansion is also None if the inner
+        width of the feed-forward is not a multiple of the encoder's width. Empty for other encoders.
     """
     if dims.encoder_type != "transformer":
         return {}
@@ -233,14 +233,14 @@ def transformer_keys(dims: Dims) -> dict[str, int | None]:
 
 
 def transformer_key_faults(dims: Dims, said: Mapping[str, int | None]) -> list[str]:
-    """Faults of the keys that repeat the shape of a transformer encoder.
+    """Return faults of the keys that repeat the shape of a transformer encoder.
 
     Args:
-        dims: of the tensors.
-        said: what a file says, by key; None where it says nothing.
+        dims: dimensions of the tensors.
+        said: the values in a file, by key; None if the file lacks the key.
 
     Returns:
-        Phrases that begin with the key's name; empty where all is well, unknown or without meaning.
+        Phrases that begin with the key's name; empty if there are no faults or the keys do not apply.
     """
     faults = []
     for key, told in transformer_keys(dims).items():

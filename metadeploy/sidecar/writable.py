@@ -1,4 +1,4 @@
-"""Whether a wrapper can be written: everything that a reader would refuse is refused before there is a file."""
+"""Checks a wrapper before it is written, so that no file is created that a reader would refuse."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from metadeploy.sidecar.spec import WrapperConfig
 
 __all__ = ["Metadata", "check_head", "check_wrapper", "padded", "template_kwargs"]
 
-#: GGUF's default, which is what the writer takes.
+#: GGUF's default, which the writer uses.
 _ALIGNMENT: Final = 32
-# fields of WrapperConfig and of Metadata by the type that their keys have
+# fields of WrapperConfig and of Metadata, by the type of their keys
 _TEXTS: Final = (
     "encoder_type", "kind", "inject_from", "refusal_text", "prompt_format", "answer_suffix", "base_model",
     "checkpoint_sha256",
@@ -35,7 +35,7 @@ _NUMBERS: Final = (
     "hidden_dim", "bottleneck_dim", "num_cognitive_tokens", "ca_num_heads", "enc_num_heads", "base_block_count"
 )  # fmt: skip
 _LISTS: Final = ("target_layers", "cross_attn_layers", "refusal_token_ids")
-#: Those that may be None, where nothing is known.
+#: Fields that may be None if the value is not known.
 _OPTIONAL: Final = frozenset(
     {
         "prompt_format", "answer_suffix", "base_model", "checkpoint_sha256", "base_block_count", "refusal_token_ids",
@@ -49,8 +49,8 @@ class Metadata:
     """The descriptive ``general.*`` keys.
 
     Attributes:
-        name: for humans; None makes one from the base's name.
-        version: of the wrapper.
+        name: for humans; None derives one from the base's name.
+        version: version of the wrapper.
         license: SPDX identifier; None writes ``unknown``.
         description: one sentence; None makes one.
     """
@@ -64,16 +64,16 @@ class Metadata:
 def check_wrapper(
     subject: str, config: WrapperConfig, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse contradictions, and values that no GGUF can hold; whether readers take the rest, `check_head` shows.
+    """Refuse contradictions, and values that a GGUF cannot hold. `check_head` checks the rest.
 
     Args:
-        subject: begins the message of an error.
-        config: what the wrapper is.
+        subject: the beginning of an error message.
+        config: the wrapper's configuration.
         metadata: descriptive keys.
-        shapes: of its tensors, PyTorch order, by sidecar name.
+        shapes: shapes of its tensors in PyTorch order, by sidecar name.
 
     Raises:
-        SidecarError: all that is wrong.
+        SidecarError: there are faults; the message lists all of them.
     """
     dims = infer(shapes, encoder_type=config.encoder_type)
     if faults := [*_type_faults(config, metadata), *size_faults(dims.sizes)]:
@@ -103,7 +103,7 @@ def check_wrapper(
 
 
 def _type_faults(config: WrapperConfig, metadata: Metadata) -> list[str]:
-    """Fields that are not of the type that a key has, or cannot be written as one."""
+    """Return faults for fields that have the wrong type for their key, or cannot be written."""
     faults = []
     for owner, names in ((config, _TEXTS), (metadata, _GENERAL_TEXTS)):
         for name in names:
@@ -122,7 +122,7 @@ def _type_faults(config: WrapperConfig, metadata: Metadata) -> list[str]:
         values = getattr(config, name)
         if values is None and name in _OPTIONAL:
             continue
-        if not isinstance(values, (tuple, list)) or not all(map(_is_int, values)):  # in range? the rules say
+        if not isinstance(values, (tuple, list)) or not all(map(_is_int, values)):  # the rules check the range
             listed = list(values) if isinstance(values, tuple) else values
             faults.append(f"{name} is {shown(repr(listed))}, expected whole numbers")
     if isinstance(config.refusal_bias, bool) or not isinstance(config.refusal_bias, (int, float)):
@@ -147,7 +147,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def template_kwargs(config: WrapperConfig) -> str | None:
-    """The template's variables as they are written; None where there are none.
+    """Return the template's variables as JSON text; None if there are none.
 
     Raises:
         TypeError, ValueError, RecursionError: JSON cannot hold them.
@@ -157,15 +157,15 @@ def template_kwargs(config: WrapperConfig) -> str | None:
 
 
 def check_head(temporary: Path, subject: str, data_size: int) -> None:
-    """Let the reader look at the head that was written: what it refuses gets no data.
+    """Let the reader examine the head of a new file, before its data are written.
 
     Args:
-        temporary: the file so far.
-        subject: begins the message of an error.
-        data_size: bytes that are to follow the head.
+        temporary: the unfinished file.
+        subject: the beginning of an error message.
+        data_size: bytes that will follow the head.
 
     Raises:
-        SidecarError: all that the reader finds wrong.
+        SidecarError: the reader found faults; the message lists all of them.
     """
     try:
         found = examine_head(temporary, size=padded(temporary.stat().st_size) + data_size)
@@ -177,5 +177,5 @@ def check_head(temporary: Path, subject: str, data_size: int) -> None:
 
 
 def padded(size: int) -> int:
-    """Bytes up to where the next tensor begins."""
+    """Return the size of a tensor with the padding up to the next tensor."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT

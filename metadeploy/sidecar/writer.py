@@ -1,6 +1,6 @@
 """Writing sidecars: validated first, streamed tensor by tensor, and atomic.
 
-Whatever interrupts an export, the old file stays whole and no half of a new one is left behind (metadeploy/files.py).
+If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/files.py).
 """
 
 from __future__ import annotations
@@ -135,10 +135,10 @@ def write_sidecar(
 
 
 def check_target(path: Path, subject: str, *, force: bool) -> None:
-    """Refuse a place that no sidecar can be written to.
+    """Refuse a path that a sidecar cannot be written to.
 
     Raises:
-        SidecarError: no such directory, or something else is there, or a file that may not be replaced.
+        SidecarError: the directory does not exist, or the path is not a file or may not be replaced.
     """
     if not path.parent.is_dir():
         raise SidecarError(f"{subject}: its directory does not exist (hint: create it first)")
@@ -254,13 +254,13 @@ def _add_general_keys(
 
 
 def base_model_keys(base_model: str | None) -> dict[str, Value]:
-    """The ``general.base_model.*`` keys of a base.
+    """Return the ``general.base_model.*`` keys of a base.
 
     Args:
-        base_model: a hub id, a name or a path; None where unknown.
+        base_model: a hub id, a name or a path; None if unknown.
 
     Returns:
-        Values by key, none where there is no name. The organization and the URL are only those of a hub id.
+        Values by key; empty if there is no name. Only a hub id has an organization and a URL.
     """
     organization, base = _split_base_model(base_model)
     if not base:

@@ -1,4 +1,4 @@
-"""Write a trained wrapper as the framework does, in checkpoint format 1.1; see docs/migrating.md."""
+"""Writes a trained wrapper in the framework's checkpoint format 1.1; see docs/migrating.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, doubter: Doubter) -> None:
         doubter: the wrapper.
     """
     config = doubter.config
-    # only keys that the framework's DoubterConfig has: it refuses a checkpoint with any other
+    # only keys of the framework's DoubterConfig, because it refuses a checkpoint with any other key
     settings: dict[str, Any] = {
         "encoder_type": config.encoder_type,
         "encoder_bottleneck": config.encoder_dim,
@@ -43,7 +43,7 @@ def save_checkpoint(path: Path, doubter: Doubter) -> None:
     content = {
         "format_version": "1.1",
         "config": settings,
-        # ours, where the framework looks for nothing
+        # our own keys, in a place that the framework does not read
         "hidden_dim": config.hidden_dim,
         "num_layers": config.base_block_count,
         "inject_from": config.inject_from,
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, doubter: Doubter) -> None:
         "cross_attn_layers": list(config.cross_attn_layers),
         "encoder_state": {name: t.detach().cpu().float().clone() for name, t in doubter.enc.state_dict().items()},
         "ca_state": {
-            str(layer): {  # text: the framework compares them with the names of its modules
+            str(layer): {  # keys are text, because the framework compares them with module names
                 name: tensor.detach().cpu().to(torch.bfloat16)
                 for name, tensor in doubter.cross_attention(layer).state_dict().items()
             }

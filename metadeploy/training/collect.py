@@ -81,7 +81,7 @@ def collect(
         _check_same(run, asked)
     total = sum(map(len, splits.values()))
     if not restart and all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
-        shutil.rmtree(run.collect / "parts", ignore_errors=True)  # of a run that was killed at its very end
+        shutil.rmtree(run.collect / "parts", ignore_errors=True)  # left by a run that was killed at its very end
         if progress is not None:
             progress(total, total)
         return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
@@ -162,7 +162,7 @@ def collect(
 
 
 def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]:
-    """Which variables of the chat template it never mentions: a typing error, or those of other models."""
+    """Return a warning for each variable that the chat template never mentions, such as a typing error."""
     return [
         f"the chat template does not mention the variable '{name}' (--chat-template-kwargs), so it changes nothing"
         for name in variables
@@ -171,7 +171,7 @@ def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]
 
 
 def _refuse_own_questions(run: RunDir, settings: CollectSettings) -> None:
-    """Refuse questions that lie where what is collected is written, and deleted."""
+    """Refuse questions inside the folder where collected data are written and deleted."""
     for given in (settings.questions, settings.source):
         if (
             given is not None

@@ -22,8 +22,8 @@ def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
     """What the wrapper is to be, the refusal's tokens left out.
 
     Raises:
-        RunDirError: layers that the base lacks, heads that do not divide the width, or a refusal text that answers
-            cannot be compared with; all are named.
+        RunDirError: the base lacks a layer, the heads do not divide the width, or answers cannot be compared with the
+            refusal text; the message lists all faults.
     """
     manifest = run.manifest
     layers: dict[str, tuple[int, ...]] = {}

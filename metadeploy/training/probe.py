@@ -1,7 +1,7 @@
-"""Before anything is trained: do the upper blocks alone compute what the whole model computes?
+"""Checks before training that the upper blocks alone compute the same as the whole model.
 
-`upper_blocks` relies on what holds for most models but is no rule: a block takes nothing from below except the hidden
-states. One pass over a few lessons shows whether it holds for this model and these versions of the libraries.
+`upper_blocks` assumes that a block takes only the hidden states from the blocks below. Most models work that way, but
+not all. One pass over a few lessons shows whether this model does, with the installed versions of the libraries.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
 
 __all__ = ["TOLERANCE_16_BIT", "TOLERANCE_32_BIT", "check_cut", "cut_error"]
 
-#: Largest difference of the logits, as NMSE about each position's mean. In 32 bits only the order of sums differs.
+#: Largest allowed difference of the logits, as NMSE about each position's mean. In 32 bits only the order of sums
+#: differs.
 TOLERANCE_32_BIT: Final = 1e-5
-#: The same in 16 bits or quantized: each block rounds, and the blocks above carry that on.
+#: Largest allowed difference in 16 bits or quantized: each block rounds, and the blocks above propagate the error.
 TOLERANCE_16_BIT: Final = 2e-2
 
-#: What a model raises if it misses an input.
+#: The exceptions that models raise if an input is missing.
 _RAISED: Final = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
@@ -57,7 +58,7 @@ def check_cut(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Ke
             f"{textwrap.shorten(str(raised), 200)})"
         ) from raised
     tolerance = _tolerance(base)
-    if not error <= tolerance:  # NaN is no success
+    if not error <= tolerance:  # NaN must fail too
         raise ModelMismatchError(
             f"{what} compute other logits on the kept hidden states than the whole model does: they differ by an NMSE "
             f"of {error:.2g}, expected at most {tolerance:g} (has the model changed since these were kept? Then use "
@@ -67,7 +68,7 @@ def check_cut(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Ke
 
 @torch.no_grad()
 def cut_error(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Kept], prefix: SharedPrefix) -> float:
-    """NMSE of the upper blocks' logits against the whole model's, at all targets, each position's mean left out."""
+    """Return the NMSE of the upper blocks' logits against the whole model's, about each position's mean."""
     base = upper.base
     batch = Batch.of(examples, kept, first=upper.first, prefix=prefix, device=base.device)
     expected = _whole(base, examples)
@@ -78,7 +79,7 @@ def cut_error(upper: UpperBlocks, examples: Sequence[Example], kept: Sequence[Ke
 
 
 def _whole(base: FrozenBase, examples: Sequence[Example]) -> Tensor:
-    """Logits [n, V] of the whole model at all targets."""
+    """Return the logits [n, V] of the whole model at all targets."""
     sequences = [example.prompt_ids + example.target_ids[:-1] for example in examples]
     token_ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     for row, sequence in enumerate(sequences):

@@ -53,10 +53,10 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Read `to_json` back.
+        """Read a line that `to_json` wrote.
 
         Raises:
-            JSONFault: it is no such line.
+            JSONFault: the line is not such a record.
         """
         return build(cls, parse(line))
 
@@ -137,7 +137,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class _Layers:
-    """What is said beside the activations."""
+    """The metadata of an activations file."""
 
     layers: tuple[int, ...]
 

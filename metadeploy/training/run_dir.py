@@ -34,7 +34,7 @@ _INCIDENTAL: Final = frozenset(
 )
 
 
-#: Keys that several steps read, and what they hold where they are not null.
+#: Keys that several steps read, and the type of their values if they are not null.
 _TYPES: Final[Mapping[str, tuple[type, str]]] = {
     "model_name": (str, "text"),
     "dtype": (str, "text"),
@@ -68,7 +68,7 @@ class RunDir:
             create: make the folder where it is missing; else it must have a run.json.
 
         Raises:
-            RunDirError: no run.json, or one that is not a JSON object with values of the types that it has.
+            RunDirError: run.json is missing, is not a JSON object, or has a value of the wrong type.
         """
         self.path = Path(path)
         self.manifest: dict[str, Any] = {}
@@ -152,12 +152,12 @@ class RunDir:
         )
 
     def refuse_other_base(self) -> None:
-        """Refuse to go on where the base is another file than the one that the questions were collected with.
+        """Refuse to continue if the base has changed since the questions were collected.
 
-        Of a hub id or a base that is not there, and where run.json does not say, nothing can be told.
+        There is no check for a hub id, for a missing base, or if run.json has no digest.
 
         Raises:
-            RunDirError: its content has changed.
+            RunDirError: the content of the base has changed.
         """
         said = (self.manifest.get("collect") or {}).get("base_sha256")
         found = base_digest(self.manifest["model_name"]) if said is not None else None
@@ -185,7 +185,7 @@ class RunDir:
 
 
 def base_digest(name: str) -> str | None:
-    """SHA-256 of a base that is a file or a folder; None of a hub id."""
+    """Return the SHA-256 of a base that is a file or a folder; None for a hub id."""
     return content_digest(Path(name)) if Path(name).exists() else None
 
 

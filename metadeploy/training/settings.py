@@ -32,13 +32,13 @@ _SEED: Final = whole_number(0, 2**63 - 1)
 
 
 def _check(command: str, rules: Mapping[str, Rule], settings: object) -> None:
-    """Refuse what has the wrong type or is out of range, all at once."""
+    """Refuse settings of the wrong type or out of range, with all faults in one message."""
     found = flag_faults(rules, settings)
     if found:
         raise RunDirError(faults_message(command, found))
 
 
-#: What transformers' `apply_chat_template` takes for an argument of its own.
+#: Names that transformers' `apply_chat_template` uses for its own arguments.
 _NO_VARIABLES: Final = (
     "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
@@ -84,7 +84,7 @@ class CollectSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all at once."""
+        """Refuse settings that are not valid, with all faults in one message."""
         _check(
             "collect",
             {
@@ -155,7 +155,7 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all at once."""
+        """Refuse settings that are not valid, with all faults in one message."""
         _check(
             "train",
             {
@@ -241,7 +241,7 @@ class TrainSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all at once."""
+        """Refuse settings that are not valid, with all faults in one message."""
         _check(
             "train",
             {

@@ -188,7 +188,7 @@ def share_collected(run: RunDir, source: RunDir) -> None:
             f"those of '{source.path}' with (hint: leave --collected out to go on with its own)"
         )
     found = (*source.collect.glob("*.*"), *source.train.glob("kept-*.safetensors"))
-    files = [file for file in found if not file.name.startswith(".")]  # which is being written, or was when it died
+    files = [file for file in found if not file.name.startswith(".")]  # without temporary files
     for file in files:
         target = run.path / file.relative_to(source.path)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ __all__ = ["UpperBlocks", "cut_faults", "selected_rows"]
 
 
 def cut_faults(base: FrozenBase) -> list[str]:
-    """Why the upper blocks of a base cannot be run alone: they take more from below than hidden states."""
+    """Return faults if the upper blocks of a base cannot run alone, because they need more than hidden states."""
     config = text_config(base.model.config)
     faults = []
     if width := getattr(config, "hidden_size_per_layer_input", 0):
@@ -47,10 +47,10 @@ class UpperBlocks:
     """
 
     def __init__(self, base: FrozenBase, first: int) -> None:
-        """Cut ``base`` below block ``first``; nothing happens before ``active``.
+        """Prepare to cut ``base`` below block ``first``; the cut takes effect inside ``active``.
 
         Raises:
-            ModelMismatchError: the upper blocks of this model take more from below than hidden states.
+            ModelMismatchError: the upper blocks of this model need more than hidden states from below.
         """
         if faults := cut_faults(base):
             name = type(base.model).__name__
@@ -93,7 +93,7 @@ class UpperBlocks:
             self._hidden = None
 
     def logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
-        """Logits [n, V] at some places of a batch, whose cache serves once; inside ``active`` only.
+        """Return the logits [n, V] at some places of a batch, only inside ``active``. The batch's cache works once.
 
         Args:
             batch: examples with their kept parts.
