@@ -1,5 +1,5 @@
-# Writes FOLDER/build_id.h: a fingerprint of csrc/ and of all that build_values.h says (compiler, options, patches), and
-# BUILD_TYPE. No time and no path: two builds of the same are the same.
+# Writes FOLDER/build_id.h: BUILD_TYPE, and a fingerprint of it, csrc/ and build_values.h (compiler, options, patches).
+# The fingerprint depends on no time and no path, so that two builds of the same sources have the same one.
 
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 file(GLOB_RECURSE sources RELATIVE "${root}" "${root}/csrc/*.cpp" "${root}/csrc/*.h")

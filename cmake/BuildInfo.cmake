@@ -1,7 +1,7 @@
-# What the program and the extension say of the build that made them (csrc/build_info.h).
+# Collects the build information that the program and the extension report (csrc/build_info.h).
 
-# Sets METADEPLOY_OPTIONS: ggml's switches, as in GGML_NATIVE=ON;GGML_CUDA=OFF, without those of backends that are off and
-# of other processors. For the scope that ggml was added in: some of them are plain variables there and not in the cache.
+# Sets METADEPLOY_OPTIONS: ggml's switches, e.g. GGML_NATIVE=ON;GGML_CUDA=OFF, without those of disabled backends and
+# other processors. Call it in the scope that added ggml: some switches are plain variables there, not in the cache.
 function(metadeploy_read_ggml_options)
     get_cmake_property(names VARIABLES)
     list(FILTER names INCLUDE REGEX "^GGML_[A-Z0-9_]+$")
@@ -52,7 +52,7 @@ function(metadeploy_read_llama_cpp)
     set(METADEPLOY_PATCHES "${patches}" PARENT_SCOPE)
 endfunction()
 
-# Makes `target` compile build_info.cpp with all that, and with a fingerprint of its sources.
+# Makes `target` compile build_info.cpp with this information and a fingerprint of its sources.
 function(metadeploy_add_build_info target)
     metadeploy_read_llama_cpp()
     string(STRIP "${CMAKE_CXX_FLAGS}" METADEPLOY_FLAGS)

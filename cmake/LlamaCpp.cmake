@@ -62,10 +62,10 @@ function(metadeploy_add_llama_cpp)
         set(GGML_SANITIZE_ADDRESS ON)
     endif()
     if("thread" IN_LIST METADEPLOY_SANITIZE)
-        # what synchronises threads there has to be seen
+        # ThreadSanitizer has to see the synchronisation of llama.cpp's threads
         set(LLAMA_SANITIZE_THREAD ON)
         set(GGML_SANITIZE_THREAD ON)
-        set(GGML_OPENMP OFF) # whose library is not instrumented
+        set(GGML_OPENMP OFF) # its library is not instrumented
     endif()
     # EXCLUDE_FROM_ALL keeps its install rules out of the wheel too
     add_subdirectory("${LLAMA_CPP_DIR}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp" EXCLUDE_FROM_ALL SYSTEM)

@@ -14,7 +14,7 @@ struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// an option has a value that does not exist
+// an option has an invalid value
 struct option_error : error {
     using error::error;
 };
@@ -43,8 +43,8 @@ struct cancelled_error : error {
     using error::error;
 };
 
-// The exception that is being handled, as the error of one request: ours as it is; what llama.cpp's samplers, grammars
-// and tokenizers throw, or a lack of memory, as error. To be called in a catch block.
+// Converts the current exception to the error of one request. Our own errors stay unchanged. Exceptions of llama.cpp's
+// samplers, grammars and tokenizers, and a lack of memory, become error. Call this in a catch block.
 inline std::exception_ptr own_fault() {
     try {
         throw;
@@ -55,11 +55,11 @@ inline std::exception_ptr own_fault() {
     } catch (const std::exception & e) {
         return std::make_exception_ptr(error(std::string("llama.cpp cannot serve this request: ") + e.what()));
     } catch (...) {
-        return std::make_exception_ptr(error("llama.cpp cannot serve this request, and does not say why"));
+        return std::make_exception_ptr(error("llama.cpp cannot serve this request and gives no reason"));
     }
 }
 
-// A text as a message shows it: of a long one the beginning, up to where no character is cut. Twin of errors.shown.
+// Shortens a long text for a message, without cutting a character. Twin of errors.shown.
 inline std::string shown(const std::string & text) {
     constexpr size_t most = 100;
     if (text.size() <= most) {

@@ -21,7 +21,7 @@ namespace metadeploy {
 
 namespace {
 
-constexpr size_t LONGEST_NAME = 200; // twin of metadeploy/files.py, as is all about names
+constexpr size_t LONGEST_NAME = 200; // all rules for names are the same as in metadeploy/files.py
 constexpr size_t N_DIGITS = 12;
 constexpr int MOST_LINKS = 40;
 constexpr char HEX[] = "0123456789abcdef";
@@ -38,7 +38,7 @@ std::string to_hex(const unsigned char * bytes, size_t n) {
     return hex;
 }
 
-// the file itself where the path is a link, also of one that points to nothing yet
+// follows links, even to a file that does not exist yet
 std::string resolved(const std::string & path) {
     fs::path found = fs::u8path(path);
     std::error_code ec;
@@ -68,7 +68,7 @@ bool is_leftover(const std::string & name, const std::string & stem) {
            name.find_first_not_of(HEX, stem.size()) == stem.size() + N_DIGITS;
 }
 
-// what a killed writer of the same target has left; what is being written is locked, and stays
+// Deletes the files that killed writers of this target have left. Files that are being written are locked and stay.
 void delete_leftovers(const std::string & target) {
     const std::string stem = temporary_stem(target);
     std::error_code ec;
@@ -81,12 +81,12 @@ void delete_leftovers(const std::string & target) {
     for (const fs::path & path : found) {
         const open_file file(path.u8string(), O_RDONLY | O_NOFOLLOW);
         if (file && flock(file.descriptor(), LOCK_EX | LOCK_NB) == 0) {
-            fs::remove_all(path, ec); // Python's are folders
+            fs::remove_all(path, ec); // those of Python are folders
         }
     }
 }
 
-// a name for the next temporary file
+// returns a name for the next temporary file
 std::string next_temporary(const std::string & target) {
     delete_leftovers(target);
     std::random_device random;
@@ -100,7 +100,7 @@ std::string next_temporary(const std::string & target) {
 void sync_folder(const fs::path & folder) {
     const open_file file(folder.u8string(), O_RDONLY);
     if (file && fsync(file.descriptor()) != 0 && errno == EIO) {
-        fail(folder.u8string(), "cannot be flushed to disk"); // other errors: the file system has no such call
+        fail(folder.u8string(), "cannot be flushed to disk"); // other errors: not supported by the file system
     }
 }
 
@@ -124,7 +124,7 @@ replacing_file::replacing_file(const std::string & path)
         fail(path, "cannot be written");
     }
     flock(file.descriptor(), LOCK_EX);
-    if (access(temporary.c_str(), F_OK) != 0) { // another writer took it for a leftover before it was locked
+    if (access(temporary.c_str(), F_OK) != 0) { // deleted by another writer before it was locked
         throw error("file '" + path + "' cannot be written: another process is writing it (hint: try again)");
     }
 }

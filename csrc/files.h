@@ -1,31 +1,31 @@
-// Files: written as a whole or not at all, never over one of the inputs, and told apart by their content. POSIX.
+// Writes files completely or not at all, recognizes the same file by any name, and computes digests of content. POSIX.
 #pragma once
 
 #include <string>
 
 namespace metadeploy {
 
-// an open file, closed at the end
+// an open file, closed by the destructor
 class open_file {
 public:
-    open_file(const std::string & path, int flags, int mode = 0666); // -1 where it cannot be opened: see errno
+    open_file(const std::string & path, int flags, int mode = 0666); // -1 if it cannot be opened: see errno
     ~open_file();
     open_file(const open_file &) = delete;
     open_file & operator=(const open_file &) = delete;
 
     int descriptor() const { return fd; }
     explicit operator bool() const { return fd >= 0; }
-    // Against everybody who does the same, until it is closed. False where another one has the lock; true where there
-    // are no such locks.
+    // Locks the file until it is closed, against others who lock it too. False if another one has the lock. True if the
+    // file system does not support locks.
     bool lock() const;
 
 private:
     int fd;
 };
 
-// A temporary file that takes the place of its target when it is complete, and vanishes where it is not. Killed at any
-// moment, the target is the old file or the new one; what a killed writer has left, the next one of the same target
-// deletes. Twin of `replacing` in metadeploy/files.py, which says how temporary files are named and locked.
+// A temporary file that replaces its target when it is complete. Otherwise it is deleted. If the process is killed at
+// any moment, the target is either the old file or the new one. The next writer of the same target deletes the
+// temporary files of killed writers. Twin of `replacing` in metadeploy/files.py, which documents the names and locks.
 class replacing_file {
 public:
     explicit replacing_file(const std::string & target); // throws error
@@ -33,8 +33,8 @@ public:
     replacing_file(const replacing_file &) = delete;
     replacing_file & operator=(const replacing_file &) = delete;
 
-    const std::string & path() const { return temporary; } // empty, to be written by its name
-    // Puts it on disk and in place, with the mode and owner of the file that was there. Throws error.
+    const std::string & path() const { return temporary; } // an empty file, to be opened by this name
+    // Flushes it to disk and replaces the target, with the mode and owner of the old file. Throws error.
     void commit();
 
 private:
@@ -43,14 +43,14 @@ private:
     open_file file;
 };
 
-// whether both name the same file: by any spelling, a link, or a hard link
+// whether both paths lead to the same file, also through another spelling, a link or a hard link
 bool is_same_file(const std::string & one, const std::string & other);
 
 // Hex digest (XXH3, 128 bits) of a file's content. Throws error.
 std::string content_digest(const std::string & path);
-std::string text_digest(const std::string & text); // the same in 64 bits, of a text
+std::string text_digest(const std::string & text); // the 64-bit digest of a text
 
-// Writes all of it. Throws error that begins with subject.
+// Writes all of content. Throws error that begins with subject.
 void write_all(int descriptor, const std::string & content, const std::string & subject);
 
 } // namespace metadeploy

@@ -60,7 +60,7 @@ void on_log(ggml_log_level level, const char * text, void *) {
 
 void set_log_sink(log_sink sink, ggml_log_level min_level) {
 #ifndef _WIN32
-    // a thread that does not exist in a forked child must not hold this there
+    // In a forked child, this must not be held by a thread that does not exist there.
     static const int registered =
         pthread_atfork([] { sink_mutex.lock(); }, [] { sink_mutex.unlock(); }, [] { sink_mutex.unlock(); });
     (void)registered;

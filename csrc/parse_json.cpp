@@ -12,8 +12,8 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// Builds the value from the parser's events. The library's own builder knows neither depth nor repeated keys, and looks
-// for each key among all that an ordered object has already.
+// Builds the value from the parser's events. The library's own builder checks neither depth nor repeated keys, and it
+// compares each key with all earlier keys of an ordered object.
 class builder : public nlohmann::json_sax<json> {
 public:
     explicit builder(std::string & fault) : fault(fault) {}
@@ -46,7 +46,7 @@ public:
     bool end_array() override { return close(); }
 
     bool parse_error(std::size_t position, const std::string & /*token*/, const json::exception & problem) override {
-        // 406: a number beyond what a double holds
+        // 406: a number too large for a double
         return refuse(
             problem.id == 406 ? "a number is too large, expected one that is finite"
                               : "wrong at byte " + std::to_string(position));
@@ -70,7 +70,7 @@ private:
             items.push_back(std::move(value));
             return &items.back();
         }
-        // a vector of pairs; that the key is new has been seen to
+        // The object is a vector of pairs. key() has checked that the key is new.
         auto & members = path.back()->get_ref<json::object_t &>();
         return &static_cast<json::object_t::Container &>(members)
                     .emplace_back(std::move(next_key), std::move(value))
@@ -98,7 +98,7 @@ private:
     }
 
     std::string & fault;
-    std::vector<json *> path; // what is open; nothing is added to a container while one inside it is
+    std::vector<json *> path; // open containers; a container gets no items while one inside it is open
     std::vector<std::set<std::string>> keys;
     std::string next_key;
 };
@@ -108,7 +108,7 @@ private:
 std::optional<nlohmann::ordered_json> parse_json(const std::string & text, std::string & fault) {
     fault.clear();
     if (const size_t nul = text.find('\0'); nul != std::string::npos) {
-        fault = "wrong at byte " + std::to_string(nul + 1); // the library takes it for the end of the text
+        fault = "wrong at byte " + std::to_string(nul + 1); // the library would take it as the end of the text
         return std::nullopt;
     }
     builder result(fault);

@@ -1,5 +1,5 @@
-// JSON from outside: one parser with a bound on depth, for everything that metadeploy reads. metadeploy/_json.py
-// accepts the same texts; a test compares the two.
+// The one parser for all JSON from outside, with a limit on depth. metadeploy/_json.py accepts the same texts; a test
+// compares the two.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -9,12 +9,12 @@
 
 namespace metadeploy {
 
-// most arrays and objects inside one another; the same bound as metadeploy/_json.py
+// greatest depth of nested arrays and objects, the same as in metadeploy/_json.py
 inline constexpr size_t MAX_JSON_DEPTH = 64;
 
-// The value of a text, its objects in the order of the text. Where the text is not JSON, nothing; fault then says why,
-// without a subject. Refused as well: deeper nesting, an object that has a key twice, a number that is not finite or
-// does not fit 64 bits, half a surrogate pair. A byte-order mark before the text is skipped.
+// Parses a text and keeps the order of keys. If the text is not JSON, returns nothing, and fault says why, without a
+// subject. Also refuses deeper nesting, an object with a repeated key, a number that is not finite or does not fit 64
+// bits, and half a surrogate pair. Skips a byte-order mark before the text.
 std::optional<nlohmann::ordered_json> parse_json(const std::string & text, std::string & fault);
 
 } // namespace metadeploy

@@ -46,11 +46,11 @@ QUANTISED_MIN_AGREEMENT: Final = {"Q8_0": 0.96, "Q4_1": 0.90, "Q4_K_M": 0.86}
 # activations of SmolLM2-135M in Q4_1
 FLASH_ATTN_NMSE: Final = 2e-3
 
-# a prompt through a quantised base cut into other batches, without flash attention: kernels for one row and for several
-# sum in another order, what differs in the last digit can round to another of 8 bits before the next product, and that
-# adds up. SmolLM2-135M in Q4_1 on AMD EPYC 7xx3 ("Milan", no AMX): not a bit between 8, 16 and 512 rows; one row at a
-# time 7e-4 on activations, 0.06 on log-probabilities, 1e-4 on doubt. On Intel with AMX: 1e-4 at the last block between
-# one row and eight. A fault makes about 1 of it.
+# a prompt through a quantised base in other batches, without flash attention: kernels for one row and for several rows
+# sum in another order. A difference in the last digit can change the rounding to 8 bits before the next product, and
+# these differences add up. SmolLM2-135M in Q4_1 on AMD EPYC 7xx3 ("Milan", no AMX): no difference between 8, 16 and 512
+# rows; one row at a time 7e-4 on activations, 0.06 on log-probabilities, 1e-4 on doubt. Processors with AMX use
+# other instructions for several rows; the limits leave them about four times as much. A fault gives about 1.
 QUANT_SPLIT_NMSE: Final = 3e-3
 QUANT_SPLIT_LOGPROB_MAX_ABS: Final = 0.25
 QUANT_SPLIT_DOUBT_MAX_ABS: Final = 0.02
@@ -91,7 +91,7 @@ UNFOLDED_NMSE: Final = {"gemma2": 1e-8, "others": 1e-11}
 # one instance after many operations against a fresh one without caches (test_state_fuzz): log-probabilities, doubt, and
 # what inspection calls return, relative to their greatest value if that is above 1. Reuse and batches change how many
 # rows a product has, and so the order of its F32 sums (BATCH_MAX_ABS). moe: if two experts are nearly tied, the last
-# digit decides which one computes; those of the tiny model differ by 1 %. What leaks moves a log-probability by 0.1.
+# digit decides which one computes; those of the tiny model differ by 1 %. A leak changes a log-probability by 0.1.
 STATE_MAX_ABS: Final = {
     "gemma2": 5e-3,
     "small_gemma3": 5e-3,

@@ -89,7 +89,7 @@ common_params to_common_params(const engine_options & options) {
 }
 
 constexpr char FORKED[] =
-    "the model was loaded before fork(), and the threads that compute are not in this process: load it here, or start "
+    "the model was loaded before fork(), and its compute threads do not exist in this process: load it here, or start "
     "processes by spawn";
 
 using role_and_content = std::vector<std::pair<std::string, std::string>>;
@@ -107,15 +107,15 @@ void init_backend_once() {
     std::call_once(flag, [] {
         llama_backend_init();
 #ifndef _WIN32
-        // a thread that does not exist in a forked child must not hold ggml's lock there
+        // In a forked child, ggml's lock must not be held by a thread that does not exist there.
         pthread_atfork(ggml_critical_section_start, ggml_critical_section_end, ggml_critical_section_end);
 #endif
     });
 }
 
-// GCC's OpenMP keeps threads for the thread that computes, and in a forked child waits for them for ever.
+// GCC's OpenMP keeps a pool of threads. In a forked child, it waits for them forever.
 void check_openmp(const common_params & params) {
-    static const unsigned first = process_generation(); // of the first engine, perhaps in a parent process
+    static const unsigned first = process_generation(); // the process of the first engine, perhaps a parent
     const bool is_alone = params.cpuparams.n_threads == 1 && params.cpuparams_batch.n_threads == 1;
     const std::string features = llama_print_system_info();
     if (first != process_generation() && !is_alone && features.find("OPENMP = 1") != std::string::npos) {
@@ -166,8 +166,8 @@ public:
 private:
     bool is_forked() const { return generation != process_generation(); }
 
-    // Threads that are not here may have been at work on it, and its own end with it, which waits for them for ever. So
-    // the child leaves it as it is: pages that it shares with its parent, until it ends.
+    // The engine's threads do not exist in a forked child, and destroying the engine would wait for them forever. So
+    // the child never destroys it. Its pages stay shared with the parent until the child ends.
     void leak_if_forked() {
         if (is_forked()) {
             (void)impl.release();
@@ -189,7 +189,7 @@ std::vector<llama_token> to_tokens(const py::iterable & token_ids) {
 }
 
 void register_engine(py::module_ & m) {
-    m.attr("FORKED") = FORKED; // what an engine of a parent process says
+    m.attr("FORKED") = FORKED; // the error message of an engine from a parent process
     py::class_<engine_options> options(
         m, "EngineOptions", "How to load a base model; the fields of MetaLlama's constructor.");
     options.def(py::init<>())
@@ -231,9 +231,8 @@ void register_engine(py::module_ & m) {
             return before;
         },
         py::arg("milliseconds"),
-        "How often a running call asks for signals and its cancel callback at most; 0: between any two nodes of a "
-        "graph.\n"
-        "Returns what it was, 50 at first.");
+        "Shortest time between two checks of a running call for signals and its cancel callback; 0: check between any\n"
+        "two nodes of a graph. Returns the previous value, 50 at first.");
 
     m.def(
         "refusal_tokens",
@@ -247,7 +246,7 @@ void register_engine(py::module_ & m) {
             return refusal_tokens(model, prompt_settings::of(source), text);
         },
         py::arg("model"), py::arg("text"), py::arg("answer_suffix") = "", py::arg("chat_template_kwargs") = "",
-        "Tokens of a refusal as it stands where an answer begins, by the vocabulary and chat template of a base GGUF.");
+        "Tokens of a refusal at the start of an answer, by the vocabulary and chat template of a base GGUF.");
 
     using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")

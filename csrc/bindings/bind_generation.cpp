@@ -92,7 +92,7 @@ public:
     }
 
     size_t add(const py::iterable & prompt, const generation_params & params) {
-        (void)engine_of(engine_object); // it may be closed
+        (void)engine_of(engine_object); // throws if it is closed
         return impl.add(to_tokens(prompt), params);
     }
 

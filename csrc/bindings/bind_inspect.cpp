@@ -60,7 +60,7 @@ py::list as_list(const Infos & infos) {
     return list;
 }
 
-// matmul_probe for Python, which cannot ask it for what would end the process
+// matmul_probe with checks of its arguments: Python cannot make it end the process
 class checked_probe {
 public:
     explicit checked_probe(size_t place) : impl(at(place)) {}
@@ -85,7 +85,7 @@ public:
         }
         const int64_t n_out = (int64_t)(data.size() / ggml_row_size(wanted.type, n_in));
         if (!impl.takes(wanted, n_in, n_out)) {
-            throw error("a weight of type " + type + " and this shape does not go there");
+            throw error("this place cannot hold a weight of type " + type + " and this shape");
         }
         impl.load(wanted, n_in, std::vector<uint8_t>(data.begin(), data.end()));
         width = n_in;
@@ -166,8 +166,8 @@ void register_inspect(py::module_ & m) {
             }
             return list;
         },
-        "Types that ggml can quantise to: name, block (elements) and factor, the type that the CPU rounds activations\n"
-        "to before it multiplies.");
+        "Types that ggml can quantise to: name, block (elements) and factor (the type to which the CPU rounds\n"
+        "activations before a product).");
     m.def(
         "quantize_rows",
         [](const std::string & type, const float_array & values) {
@@ -195,20 +195,20 @@ void register_inspect(py::module_ & m) {
                 dequantize_rows(wanted, std::vector<uint8_t>(data.begin(), data.end()), n_in),
                 {n_out, (py::ssize_t)n_in});
         },
-        py::arg("type"), py::arg("rows"), py::arg("n_in"), "The other way: F32 [n_out, n_in].");
-    py::class_<checked_probe>(m, "MatmulProbe", "Matrix products of a weight in one of weight_places(), by its number.")
+        py::arg("type"), py::arg("rows"), py::arg("n_in"), "Inverse of quantize_rows: F32 [n_out, n_in].");
+    py::class_<checked_probe>(m, "MatmulProbe", "Matrix products of a weight in a place: an index of weight_places().")
         .def(py::init<size_t>(), py::arg("place"))
         .def(
             "takes", &checked_probe::takes, py::arg("type"), py::arg("n_in"), py::arg("n_out"),
             "Whether llama.cpp's loader would put such a weight there.")
         .def(
             "load", &checked_probe::load, py::arg("type"), py::arg("n_in"), py::arg("rows"),
-            "Put a weight there, bytes of quantize_rows.")
+            "Put a weight there. rows: bytes from quantize_rows.")
         .def(
             "multiply", &checked_probe::multiply, py::arg("activations"), py::arg("n_threads"),
-            "Activations F32 [n_seqs, n_rows, n_in] times the weight: F32 [n_seqs, n_rows, n_out]; None where the\n"
-            "device leaves this product to another one. Raises Error where the device fails, and where it writes\n"
-            "beside its result.");
+            "Activations F32 [n_seqs, n_rows, n_in] times the weight: F32 [n_seqs, n_rows, n_out]. None if the\n"
+            "device leaves this product to another one. Raises Error if the device fails or writes outside its\n"
+            "result.");
 }
 
 } // namespace metadeploy

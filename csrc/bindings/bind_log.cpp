@@ -24,7 +24,7 @@ void register_log(py::module_ & m) {
             const auto held = std::shared_ptr<py::object>(new py::object(callback), [](py::object * object) {
                 if (const with_gil gil; gil) {
                     delete object;
-                } // else it is left to the end of the process
+                } // otherwise it is never deleted
             });
             set_log_sink(
                 [held](ggml_log_level level, const std::string & line) {

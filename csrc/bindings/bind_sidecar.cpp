@@ -133,14 +133,14 @@ void register_sidecar(py::module_ & m) {
             }
             return to_str(found->dump());
         },
-        py::arg("text"), "JSON as the core reads it, written again. Raises ValueError.");
+        py::arg("text"), "Parse JSON with the core's parser and serialize it again. Raises ValueError.");
     m.def(
         "is_abstention", &is_abstention, py::arg("answer"), py::arg("refusal_text"), py::arg("truncated"),
         "Whether the opening sentence of an answer is the refusal; truncated: the answer was cut off.");
 
     m.def(
         "refusal_text_fault", &refusal_text_fault, py::arg("refusal_text"),
-        "Why a text cannot serve as a refusal; empty where it can.");
+        "Why a text cannot be a refusal; empty if it can.");
 
     py::class_<host_wrapper>(
         m, "HostWrapper", "A wrapper without a base, on the CPU: the compiled encoder and injection by themselves.")

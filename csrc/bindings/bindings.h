@@ -26,7 +26,7 @@ void register_inspect(pybind11::module_ & m);
 class engine;
 engine & engine_of(const pybind11::object & object);
 
-// token ids of any size; throws option_error for those that no vocabulary has
+// Converts integers of any size to token ids. Throws option_error for a number that cannot be a token id.
 std::vector<int32_t> to_tokens(const pybind11::iterable & token_ids);
 
 // an error of ours as the Python exception that it is raised as

@@ -17,8 +17,8 @@ namespace {
 
 enum class phase {
     running,
-    draining, // threads come back, and do not leave again
-    over      // those that are still out stay there
+    draining, // threads take Python's lock again and keep it
+    over      // threads that are still without the lock never get it
 };
 
 struct thread_count {
@@ -31,7 +31,7 @@ struct thread_count {
 };
 
 thread_count & threads() {
-    // never destroyed, for threads that stay out outlive the destructors of everything else
+    // Never destroyed: threads that stay without the lock outlive all destructors.
     static thread_count * const all = [] {
         auto * made = new thread_count;
 #ifndef _WIN32
@@ -39,7 +39,7 @@ thread_count & threads() {
             [] { threads().mutex.lock(); }, [] { threads().mutex.unlock(); },
             [] {
                 thread_count & child = threads();
-                child.n_outside = 0; // the threads of the parent are not here
+                child.n_outside = 0; // the threads of the parent do not exist here
                 ++child.generation;
                 child.mutex.unlock();
             });
@@ -72,7 +72,7 @@ void end_thread() {
 }
 
 without_gil::without_gil() : generation(process_generation()) {
-    if (must_end()) { // which does not change while this thread has Python's lock
+    if (must_end()) { // cannot change while this thread has Python's lock
         end_thread();
     }
     thread_count & all = threads();
@@ -88,7 +88,7 @@ without_gil::~without_gil() {
     if (all.now == phase::over && must_end()) {
         stay_out();
     }
-    PyEval_RestoreThread(state); // it is counted until it has the lock, so Python does not go down meanwhile
+    PyEval_RestoreThread(state); // counted until it has the lock, so Python waits for it
     const std::lock_guard<std::mutex> lock(all.mutex);
     if (generation == all.generation) {
         --all.n_outside;

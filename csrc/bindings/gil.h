@@ -1,9 +1,9 @@
-// Python's lock in a process that may end, or be forked, while other threads compute.
+// Python's lock in a process that may exit or fork while other threads compute.
 //
-// A thread that asks for Python's lock once the interpreter is going down does not get it: before Python 3.14 it is
-// ended on the spot, by unwinding frames that must not be unwound, and the process aborts. So when Python begins to
-// shut down, drain_threads() has all that compute without its lock come back, with SystemExit, which ends a thread
-// silently. Those that do not come in time stay where they are for ever, which is as long as the process lives.
+// A thread that asks for Python's lock during the interpreter's shutdown does not get it. Before Python 3.14, Python
+// ends such a thread by unwinding frames that must not be unwound, and the process aborts. So when Python begins to
+// shut down, drain_threads() makes all threads that compute without the lock take it again and raise SystemExit, which
+// ends a thread silently. Threads that are too late block until the process ends.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -12,7 +12,8 @@
 
 namespace metadeploy {
 
-// In place of py::gil_scoped_release. Throws SystemExit where Python is shutting down, but for the thread that does it.
+// Replaces py::gil_scoped_release. Throws SystemExit if Python is shutting down, except in the thread that shuts it
+// down.
 class without_gil {
 public:
     without_gil();
@@ -25,7 +26,7 @@ private:
     const unsigned generation;
 };
 
-// In place of py::gil_scoped_acquire, for threads that compute under a without_gil and for those that have the lock.
+// Replaces py::gil_scoped_acquire, for threads that compute under a without_gil and for threads that have the lock.
 class with_gil {
 public:
     with_gil();
@@ -33,27 +34,27 @@ public:
     with_gil(const with_gil &) = delete;
     with_gil & operator=(const with_gil &) = delete;
 
-    explicit operator bool() const { return held; } // false: Python is shutting down, and must not be used
+    explicit operator bool() const { return held; } // false: Python is shutting down and must not be used
 
 private:
     const bool held;
     PyGILState_STATE state = PyGILState_UNLOCKED;
 };
 
-// Python has begun to shut down.
+// Whether Python has begun to shut down.
 bool exit_has_begun();
 
-// What this thread computes is to end, for Python is shutting down.
+// Whether this thread must stop computing, because Python is shutting down.
 bool must_end();
 
 // Throws SystemExit. Needs Python's lock.
 [[noreturn]] void end_thread();
 
-// To be called with Python's lock when Python begins to shut down: what computes is to end, and is waited for, but not
-// longer than this.
+// Call this with Python's lock when Python begins to shut down. It tells computing threads to stop and waits for them
+// up to this limit.
 void drain_threads(std::chrono::milliseconds limit);
 
-// Another number after a fork, in the child.
+// Returns a number that changes in the child of each fork.
 unsigned process_generation();
 
 } // namespace metadeploy

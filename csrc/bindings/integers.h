@@ -1,4 +1,4 @@
-// Whole numbers from Python, which may be of any size.
+// Converts Python's integers, which may be of any size.
 #pragma once
 
 #include "errors.h"
@@ -12,7 +12,7 @@
 
 namespace metadeploy {
 
-// Throws option_error that names the option where the number is out of range, TypeError where it is none.
+// Throws option_error that names the option if the number is out of range, and TypeError if it is not an integer.
 inline int64_t to_integer(const char * name, pybind11::handle value, int64_t least, int64_t most) {
     namespace py = pybind11;
     const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
@@ -31,7 +31,7 @@ inline int64_t to_integer(const char * name, pybind11::handle value, int64_t lea
     return found;
 }
 
-// Several of them, of 32 bits each: token ids, say.
+// Converts several integers of 32 bits each, such as token ids.
 inline std::vector<int32_t> to_integers(const char * name, const pybind11::iterable & values) {
     std::vector<int32_t> found;
     for (const pybind11::handle value : values) {
@@ -41,7 +41,7 @@ inline std::vector<int32_t> to_integers(const char * name, const pybind11::itera
     return found;
 }
 
-// a field that takes whole numbers from least to most
+// defines a field that takes integers from least to most
 template <typename Class, typename T>
 void def_integer(
     pybind11::class_<Class> & to,

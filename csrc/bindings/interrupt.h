@@ -11,12 +11,12 @@
 
 namespace metadeploy {
 
-// How often a running graph may take Python's lock to ask, at most. Between any two nodes where it is 0, as tests want
-// it.
+// Shortest time between two checks, for which a running graph takes Python's lock. 0, which tests use, checks between
+// any two nodes.
 inline std::chrono::duration<double, std::milli> cancel_interval{50.0};
 
-// Runs f without the lock. Where a signal handler or cancel (a callable, or None) raises, that exception comes out;
-// where cancel returns true, cancelled_error; where Python shuts down meanwhile, SystemExit.
+// Runs f without the lock. If a signal handler or cancel (a callable, or None) raises, this throws that exception. If
+// cancel returns true, it throws cancelled_error. If Python shuts down meanwhile, it throws SystemExit.
 template <typename F>
 auto run_interruptible(engine & eng, const pybind11::object & cancel, F && f) {
     namespace py = pybind11;

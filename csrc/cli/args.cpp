@@ -39,13 +39,13 @@ constexpr char USAGE[] = R"(
                                         0.5,3,20 is usual. Takes the memory of a second context for each answer
                                         (env: LLAMA_ARG_META_REFRESH; META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)
 --meta-goal TEXT                        encode this text, as it is, and hold its cognitive tokens in place of a prompt's
-                                        own, as wrappers of kind goal_anchor are trained; those need it
+                                        own; wrappers of kind goal_anchor are trained this way and need it
                                         (env: LLAMA_ARG_META_GOAL, META_ANCHOR)
 --doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
                                         (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
---refusal-text TEXT                     what the wrapper was trained to decline with, where its sidecar does not say so or
-                                        says something else; doubt is then read for the first token of TEXT, without
-                                        the sidecar's bias (env: LLAMA_ARG_REFUSAL_TEXT)
+--refusal-text TEXT                     the text that the wrapper was trained to decline with, if its sidecar lacks it
+                                        or has another one; doubt is then the probability of the first token of TEXT,
+                                        without the sidecar's bias (env: LLAMA_ARG_REFUSAL_TEXT)
 --hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
                                         then begins at the lowest injection; 0: it goes through all blocks again
                                         (default: 256; env: LLAMA_ARG_HIDDEN_CACHE)
@@ -56,25 +56,25 @@ constexpr char USAGE[] = R"(
 --compare                               answer twice, with the base and with the wrapper
 --raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
 --prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
-                                        lines. The file is UTF-8: a prompt a line, or JSON lines, or one JSON array, of
-                                        texts or of objects with "prompt" (or "question", or "messages") and, if you
-                                        like, "id", and "gain" where one has another than the others. Other keys are
-                                        named on stderr and change nothing; those that look like options are refused
+                                        lines. The file is UTF-8: one prompt per line, or JSON lines, or one JSON array.
+                                        JSON values are texts or objects with "prompt" (or "question", or "messages")
+                                        and optionally "id" and "gain" (the gain of this prompt). Other keys are named
+                                        on stderr and change nothing; keys that look like options are refused
 -np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
                                         (default: 1; env: LLAMA_ARG_N_PARALLEL)
--o, --output FNAME                      write the results of --prompts there; if the file exists, go on after
-                                        the last result in it, or refuse it if other settings made it
+-o, --output FNAME                      write the results of --prompts there; if the file exists, continue after
+                                        its last result; a file that was made with other settings is refused
 --json                                  print a JSON object with the answer, doubt, abstention and timings; results of
                                         --prompts are such objects in any case
---version                               print the versions, the patches and the compiler of this build, its id, and the
-                                        processor features that it was compiled for
+--version                               print the versions, patches, compiler and id of this build, and the processor
+                                        features that it was compiled for
 
 Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
 unless -n is given.
-Without a prompt, it is read from stdin. -p, -f and -sys read \n and the like as escapes unless --no-escape is given;
-stdin, --prompts and META_PROMPT are taken as they are. --chat-template takes Jinja text or a name of llama.cpp's.
-META_LAYERS has to agree with the layers of the sidecar. The answer goes to stdout and nothing else does. -v prints statistics of each
-answer on stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
+If no prompt is given, it is read from stdin. -p, -f and -sys process escapes such as \n unless --no-escape is given;
+stdin, --prompts and META_PROMPT are used unchanged. --chat-template takes Jinja text or the name of one of llama.cpp's
+built-in templates. META_LAYERS must match the layers of the sidecar. Only the answer goes to stdout. -v prints
+statistics of each answer on stderr, -lv 3 (info) to -lv 5 (debug) the messages of llama.cpp.
 
 examples:
   llama-meta-generate -m base.gguf --meta doubter_sidecar.gguf -p "What is the capital of France?"
@@ -115,7 +115,7 @@ bool env_flag(const char * name) {
     throw usage_error(std::string(name) + " is '" + text + "', expected 1 or 0");
 }
 
-// The value of a variable that llama.cpp's parser reads as well, which it then does not.
+// Returns a variable's value and unsets the variable, so that llama.cpp's parser does not read it too.
 std::string take_env(const char * name) {
     const char * value = env(name);
     const std::string text = value ? value : "";
@@ -179,7 +179,7 @@ void read_environment(cli_args & args) {
     }
     if (const char * value = env("META_LAYERS")) {
         args.layers = value;
-        parse_layers(args.layers, 0, "META_LAYERS"); // of how many, the model will tell
+        parse_layers(args.layers, 0, "META_LAYERS"); // checked again once the model's number of layers is known
     }
     if (const char * value = env("LLAMA_ARG_REFUSAL_TEXT")) {
         args.refusal_text = parse_refusal_text(value, "LLAMA_ARG_REFUSAL_TEXT");
@@ -206,7 +206,7 @@ void read_asked(cli_args & args) {
     const bool one = !common.prompt.empty();
     if (!one && args.prompts.empty()) {
         if (const char * value = env("META_PROMPT")) {
-            common.prompt = value; // as it is: backslashes of code stay what they are
+            common.prompt = value; // unchanged: backslashes in code are not escapes
         }
         if (const char * value = env("META_PROMPTS")) {
             args.prompts = value;
@@ -317,7 +317,7 @@ std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args)
     }
     if (!has_jinja) {
         // the template as training rendered it; llama.cpp's completion program would guess one that looks like it
-        rest.insert(rest.begin() + 1, "--jinja"); // not at the end, where it would pass for a missing value
+        rest.insert(rest.begin() + 1, "--jinja"); // at the end, it could be taken as the value of the last flag
     }
     return rest;
 }
@@ -359,7 +359,7 @@ void refuse_unsupported(const common_params & params) {
 // what llama.cpp would meet with an assertion
 void check_sizes(const common_params & params, bool is_refreshed) {
     const int32_t most_answers =
-        is_refreshed ? LLAMA_MAX_SEQ / 2 : LLAMA_MAX_SEQ; // a refreshed one takes two sequences
+        is_refreshed ? LLAMA_MAX_SEQ / 2 : LLAMA_MAX_SEQ; // a refreshed answer takes two sequences
     const std::tuple<int32_t, int32_t, int32_t, const char *> sizes[] = {
         {params.n_ctx, 0, INT32_MAX, "-c"},
         {params.n_batch, 1, INT32_MAX, "-b"},
@@ -376,7 +376,7 @@ void check_sizes(const common_params & params, bool is_refreshed) {
     }
 }
 
-// llama.cpp's parser on what is left; it reads and checks a chat template in ways of its own
+// Runs llama.cpp's parser on the remaining flags. It would read and check a chat template differently, so it gets none.
 void parse_rest(std::vector<std::string> & rest, common_params & common) {
     std::string chat_template;
     std::swap(chat_template, common.chat_template);
@@ -385,7 +385,7 @@ void parse_rest(std::vector<std::string> & rest, common_params & common) {
         argv.push_back(arg.data());
     }
     if (!common_params_parse((int)argv.size(), argv.data(), common, LLAMA_EXAMPLE_COMPLETION, print_usage)) {
-        throw usage_error(""); // the parser has said what is wrong
+        throw usage_error(""); // the parser has printed the fault
     }
     if (!chat_template.empty()) {
         common.chat_template = chat_template;

@@ -17,8 +17,8 @@ struct cli_args {
     double doubt_threshold = 0.5; // --doubt-threshold
     injection_schedule schedule;  // --meta-decay, --meta-window, --meta-refresh
     std::string goal;             // --meta-goal: whose cognitive tokens are held, none if empty
-    std::string layers;           // META_LAYERS: what the sidecar is expected to have, anything if empty
-    std::string refusal_text;     // --refusal-text: what the wrapper declines with, as its file says if empty
+    std::string layers;           // META_LAYERS: the layers that the sidecar must have, any if empty
+    std::string refusal_text;     // --refusal-text: the text that the wrapper declines with, its file's if empty
     cache_limits limits;          // --hidden-cache, --prefix-cache
     bool no_meta = false;         // --no-meta: the base alone
     bool compare = false;         // --compare: base and wrapper

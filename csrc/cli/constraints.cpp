@@ -23,7 +23,7 @@ std::string read_file(const std::string & flag, const std::string & path) {
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// Most parentheses open at a time. Those in quotes count as well: that is more than there are, and simple.
+// The most parentheses open at a time. Parentheses in quotes count too: this overestimates, but it is simple.
 size_t nesting(const std::string & text) {
     size_t depth = 0;
     size_t deepest = 0;

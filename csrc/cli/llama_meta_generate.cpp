@@ -49,7 +49,7 @@ public:
             if (args.goal.empty() && config.kind == "goal_anchor") {
                 throw error(
                     "sidecar '" + args.meta +
-                    "' is of kind goal_anchor, which holds a goal, and none is given, expected --meta-goal TEXT (or "
+                    "' is of kind goal_anchor, which needs a goal, and none is given, expected --meta-goal TEXT (or "
                     "--no-meta for the base alone)");
             }
             if (!args.goal.empty()) {
@@ -145,7 +145,7 @@ private:
         return text;
     }
 
-    // META_LAYERS, a setting of the framework's program, may name either kind of layers
+    // META_LAYERS is a setting of the framework's program. It may name the target layers or the injection layers.
     void check_layers(const wrapper_config & config) const {
         if (args.layers.empty()) {
             return;
@@ -303,7 +303,7 @@ void print_unused(const std::vector<std::string> & keys) {
         for (const std::string & key : keys) {
             names += (names.empty() ? "" : ", ") + dump_json(key);
         }
-        std::fprintf(stderr, "note: nothing is done with the keys %s of the prompts\n", names.c_str());
+        std::fprintf(stderr, "note: ignoring the keys %s of the prompts\n", names.c_str());
     }
 }
 

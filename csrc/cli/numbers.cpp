@@ -24,7 +24,7 @@ struct range {
     double most;
 };
 
-constexpr double LARGE = 1e6; // what is above, or far below 1, makes infinities of logits
+constexpr double LARGE = 1e6; // larger values, and values far below 1, make logits infinite
 
 // flags whose value llama.cpp reads as a float
 const std::map<std::string, range> & float_flags() {
@@ -92,7 +92,7 @@ std::string shown(double number) {
     return text;
 }
 
-// whether a number of the range is not 0, and a float cannot tell it from that
+// whether a nonzero number is too small for a float
 bool is_tiny(const std::string & text) {
     errno = 0;
     const double number = std::strtod(text.c_str(), nullptr);
@@ -110,12 +110,12 @@ void check_float(const std::string & text, const range & allowed, const std::str
     }
 }
 
-// words that some of these flags take as well
+// whether the value is a word that this numeric flag also accepts
 bool is_word(const common_arg & option, const std::string & text) {
     return (text == "auto" || text == "all") && find({{"--gpu-layers", {}}}, option) != nullptr;
 }
 
-// Returns whether the value is a number that a float cannot tell from 0.
+// Returns whether the value is a nonzero number that is too small for a float.
 bool check_value(const common_arg & option, const std::string & text, const std::string & source) {
     if (const range * allowed = find(float_flags(), option)) {
         check_float(text, *allowed, source);
@@ -156,7 +156,8 @@ void check_numbers(std::vector<std::string> & args) {
         if (const char * value = option.env ? std::getenv(option.env) : nullptr) {
             if (check_value(option, value, option.env)) {
                 throw usage_error(
-                    std::string(option.env) + " is '" + value + "', expected 0 or a number that is not that small");
+                    std::string(option.env) + " is '" + value +
+                    "', expected 0 or a number that is not too small for a float");
             }
         }
     }

@@ -1,4 +1,4 @@
-// The numbers among llama.cpp's flags. Its parser takes "4k" for 4, "0,7" for 0, and 5000000000 for another number.
+// Checks the numbers in llama.cpp's flags. Its parser reads "4k" as 4, "0,7" as 0, and 5000000000 as another number.
 #pragma once
 
 #include <string>
@@ -6,12 +6,12 @@
 
 namespace metadeploy {
 
-// Checks the values of all numeric flags and of their environment variables. args: the program's name, then what
-// llama.cpp's parser is to read; a number that a float cannot tell from 0 becomes 0 there. Throws usage_error that
-// names flag or variable, value and range.
+// Checks the values of all numeric flags and of their environment variables. args: the program's name, then the
+// arguments for llama.cpp's parser; a nonzero number that is too small for a float is replaced by 0. Throws usage_error
+// that names the flag or variable, the value and the range.
 void check_numbers(std::vector<std::string> & args);
 
-// The whole of a text as a number of this range; source begins the message, as in "META_NGEN".
+// Parses the whole text as an integer in this range; source begins the error message, e.g. "META_NGEN".
 long long parse_whole(const std::string & text, long long least, long long most, const std::string & source);
 
 } // namespace metadeploy

@@ -157,7 +157,7 @@ size_t distance(const std::string & a, const std::string & b) {
 std::string option_meant(const std::string & key) {
     const std::string name = plain(key);
     for (const std::string option : OPTIONS) {
-        // short names are too near to those of data: "topic" to "top_k"
+        // short names are too close to the names of data: "topic" to "top_k"
         const size_t slips = option.size() >= 9 ? 2 : option.size() >= 7 ? 1 : 0;
         if (name == option || (slips > 0 && distance(name, option) <= slips)) {
             return option;

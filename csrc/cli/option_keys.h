@@ -1,11 +1,11 @@
-// Keys of a prompt's JSON object that look as if they were to change its answer.
+// Finds keys of a prompt's JSON object that look like options.
 #pragma once
 
 #include <string>
 
 namespace metadeploy {
 
-// The option that a key means or is a misspelling of, empty for none: for data that people keep beside their questions.
+// Returns the option that a key names or misspells. Empty if there is none, as for data that users keep with prompts.
 std::string option_meant(const std::string & key);
 
 } // namespace metadeploy

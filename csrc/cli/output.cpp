@@ -16,9 +16,9 @@ namespace metadeploy {
 namespace {
 
 bool stdout_closed = false;
-bool stdout_failed = false; // and that has been said
+bool stdout_failed = false; // the error has been reported
 
-// why stdout failed; what an earlier call has met is known no more
+// Returns why stdout failed. code: errno, or 0 if an earlier call failed, whose errno is lost.
 std::string reason(int code) {
     return code == EBADF || stdout_closed ? "it is closed" : code != 0 ? std::strerror(code) : "some of it is lost";
 }
@@ -54,15 +54,16 @@ double tokens_per_second(const timings & t) {
 } // namespace
 
 void check_streams() {
-    // what is closed is taken, or a file that is opened later would get it, and with it what is meant for people
+    // Occupies closed descriptors. Otherwise a file that is opened later would get one, and our output would go there.
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
         if (fcntl(fd, F_GETFD) == -1 && errno == EBADF) {
             stdout_closed = stdout_closed || fd == STDOUT_FILENO;
-            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY); // the lowest that is free; its use still fails
+            open("/dev/null",
+                 fd == STDIN_FILENO ? O_WRONLY : O_RDONLY); // takes the lowest; its use still fails
         }
     }
-    std::signal(SIGPIPE, SIG_IGN); // of stderr
-    std::signal(SIGXFSZ, SIG_IGN); // a file that grows beyond its limit is an error like a full disk
+    std::signal(SIGPIPE, SIG_IGN); // a closed stderr is no reason to end
+    std::signal(SIGXFSZ, SIG_IGN); // exceeding the file size limit becomes an error, like a full disk
     std::atexit(check_stdout_at_exit);
 }
 
@@ -89,7 +90,7 @@ void print(const std::string & text) {
 void end_as_sigpipe_does() {
     std::signal(SIGPIPE, SIG_DFL);
     std::raise(SIGPIPE);
-    _exit(128 + SIGPIPE); // where it is blocked
+    _exit(128 + SIGPIPE); // if the signal is blocked
 }
 
 nlohmann::ordered_json to_json(const generation & answer) {

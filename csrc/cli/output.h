@@ -1,5 +1,4 @@
-// What is printed: the answer on stdout, where it arrives or the program fails, and what is said of it besides its
-// text.
+// Prints the answer on stdout and its statistics on stderr. The program fails if the answer cannot be written.
 #pragma once
 
 #include "runtime/generation.h"
@@ -10,15 +9,15 @@
 
 namespace metadeploy {
 
-// The reader of stdout has gone, as `head` does when it has what it wanted: no error.
+// The reader of stdout has exited, as `head` does after enough lines. This is not an error.
 struct reader_gone {};
 
-// To be called before anything else. From then on what was not written to stdout makes the process fail, at the latest
-// when it exits; that stderr cannot be written changes nothing.
+// Call this before anything else. Afterwards, the process fails if stdout cannot be written, at the latest when it
+// exits. A failure to write to stderr is ignored.
 void check_streams();
-void require_stdout();                   // throws error where stdout is closed
+void require_stdout();                   // throws error if stdout is closed
 void print(const std::string & text);    // to stdout, at once. Throws error, reader_gone.
-[[noreturn]] void end_as_sigpipe_does(); // what a program does whose reader has gone; shells show 141
+[[noreturn]] void end_as_sigpipe_does(); // ends the process by SIGPIPE; shells show 141
 
 nlohmann::ordered_json to_json(const generation & answer);
 nlohmann::ordered_json to_json(const injection_schedule & schedule);

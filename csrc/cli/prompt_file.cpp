@@ -1,4 +1,4 @@
-// Files of prompts: lines of text, JSON lines, a JSON array, texts between NUL bytes.
+// Reads files of prompts: lines of text, JSON lines, a JSON array, or texts separated by NUL bytes.
 #include "cli/option_keys.h"
 #include "cli/prompts.h"
 #include "cli/text_file.h"
@@ -20,7 +20,7 @@ bool is_blank(const std::string & text) {
     return text.find_first_not_of(SPACE) == std::string::npos;
 }
 
-// discarded where it is no JSON; fault then says why
+// Returns a discarded value if the text is not JSON; fault then says why.
 json parse(const std::string & text, std::string & fault) {
     return parse_json(text, fault).value_or(json(json::value_t::discarded));
 }
@@ -32,7 +32,7 @@ std::string as_text(const json & value) {
 
 // --- one prompt ------------------------------------------------------------------------------------------------------
 
-// A text, or the text parts that OpenAI's API has in its place.
+// Returns the content of a message: a text, or the text parts of OpenAI's API, joined.
 std::string content_of(const json & message, const std::string & where) {
     const json & content = message["content"];
     if (content.is_string()) {
@@ -84,7 +84,7 @@ std::vector<chat_message> messages_of(const json & list, const std::string & whe
     return messages;
 }
 
-// Puts what an object says into an item, and names what nothing is done with.
+// Makes an item from an object. Adds the keys that have no effect to unused.
 prompt_item item_of_object(const json & object, const std::string & where, std::vector<std::string> & unused) {
     prompt_item item;
     std::string asked; // the key that holds the prompt
@@ -107,8 +107,8 @@ prompt_item item_of_object(const json & object, const std::string & where, std::
         } else if (const std::string option = option_meant(key); !option.empty() && !value.is_null()) {
             throw error(
                 where + " has the key " + as_text(key) +
-                ", which looks like an option; of these a prompt has \"gain\" "
-                "alone, expected a flag for all prompts (or rename the key, if it is only data)");
+                ", which looks like an option; \"gain\" is the only option that a prompt can set, "
+                "expected a flag for all prompts (or rename the key, if it is only data)");
         } else if (std::find(unused.begin(), unused.end(), key) == unused.end()) {
             unused.push_back(key);
         }
@@ -162,7 +162,7 @@ std::vector<std::string> split(const std::string & text, char separator) {
     return parts;
 }
 
-// ends of lines as on Unix
+// converts line ends to "\n"
 std::string with_newlines(const std::string & text) {
     std::string found;
     for (size_t i = 0; i < text.size(); ++i) {
@@ -175,7 +175,7 @@ std::string with_newlines(const std::string & text) {
     return found;
 }
 
-// A text that begins as only JSON does: with "[" or "{", and then a quotation mark or another of them.
+// Whether a text begins in a way that only JSON does: with "[" or "{", followed by a quotation mark or a bracket.
 bool begins_as_json(const std::string & text) {
     const size_t first = text.find_first_not_of(SPACE);
     if (first == std::string::npos || (text[first] != '[' && text[first] != '{')) {
@@ -194,7 +194,7 @@ void read_array(const json & array, const std::string & subject, prompt_list & i
 struct numbered_line {
     std::string where;
     std::string text;
-    json value; // discarded where it is no JSON
+    json value; // discarded if it is not JSON
     std::string fault;
 };
 
@@ -234,7 +234,7 @@ void read_lines(const std::string & text, const std::string & subject, prompt_li
 void read_texts_between_nul(const std::string & text, const std::string & subject, prompt_list & into) {
     std::vector<std::string> parts = split(text, '\0');
     if (is_blank(parts.back())) {
-        parts.pop_back(); // a separator at the end separates nothing
+        parts.pop_back(); // the file ends with a separator
     }
     for (const std::string & part : parts) {
         if (is_blank(part)) {
@@ -257,7 +257,7 @@ prompt_list read_prompts(const std::string & path, bool nul_separated) {
     } else if (const json whole = parse(text, fault); whole.is_array()) {
         read_array(whole, subject, prompts);
     } else if (begins_as_json(text) && text[text.find_first_not_of(SPACE)] == '[') {
-        throw error(subject + " begins as a JSON array and is none, expected valid JSON: " + fault);
+        throw error(subject + " begins as a JSON array but is not one, expected valid JSON: " + fault);
     } else {
         read_lines(text, subject, prompts);
     }

@@ -1,4 +1,4 @@
-// Files of prompts; their results: results.h.
+// Files of prompts. For their results, see results.h.
 #pragma once
 
 #include "runtime/prompt.h"
@@ -20,11 +20,11 @@ struct prompt_item {
 
 struct prompt_list {
     std::vector<prompt_item> items;
-    std::vector<std::string> unused; // keys of objects that nothing is done with, each once
+    std::vector<std::string> unused; // keys of objects that have no effect, each once
 };
 
-// A prompt a line, JSON lines, a JSON array, or (nul_separated) texts between NUL bytes; UTF-8. Throws error that names
-// file and line, or place in the array.
+// Reads a UTF-8 file: one prompt per line, JSON lines, a JSON array, or (nul_separated) texts separated by NUL bytes.
+// Throws error that names the file and the line, or the position in the array.
 prompt_list read_prompts(const std::string & path, bool nul_separated);
 
 // invalid UTF-8 becomes U+FFFD: JSON cannot hold it

@@ -27,7 +27,7 @@ bool is_file(const std::string & path) {
     return std::filesystem::is_regular_file(std::filesystem::u8path(path), ec);
 }
 
-// no file to be replaced or locked: a pipe, a device
+// whether it is a pipe or a device, which cannot be replaced or locked
 bool is_stream(const std::string & path) {
     std::error_code ec;
     const auto status = std::filesystem::status(std::filesystem::u8path(path), ec);
@@ -57,7 +57,7 @@ void sync(const open_file & file, const std::string & path) {
     }
 }
 
-// what a line says before anything is answered
+// the part of a result's line that is known before the prompt is answered
 json beginning(size_t index, const prompt_item & item) {
     json line = {{"index", index}};
     if (!item.id.is_null()) {
@@ -78,7 +78,7 @@ result_lines::result_lines(const std::string & path, const std::vector<prompt_it
     if (path.empty()) {
         return;
     }
-    const bool stream = is_stream(path); // which cannot be read, or without end
+    const bool stream = is_stream(path); // cannot be read, or never ends
     file.emplace(path, stream ? O_WRONLY : O_RDWR | O_APPEND | O_CREAT);
     if (!*file) {
         throw error(subject_of(path) + " cannot be opened for writing: " + std::strerror(errno));
@@ -130,9 +130,9 @@ void result_lines::count(const std::string & text) {
     if (rest.empty()) {
         return;
     }
-    // only what this program can have begun to write is cut off: anything else is somebody's
+    // Cuts off only text that this program may have begun to write: anything else may be the user's.
     std::string expected = counts.n < prompts.size() ? dump_json(beginning(counts.n, prompts[counts.n])) : "";
-    expected.resize(expected.empty() ? 0 : expected.size() - 1); // without the brace at its end
+    expected.resize(expected.empty() ? 0 : expected.size() - 1); // without the closing brace
     if (expected.empty() || (!begins_with(rest, expected) && !begins_with(expected, rest))) {
         throw error(
             subject_of(path) + ", line " + std::to_string(counts.n + 1) +

@@ -1,4 +1,4 @@
-// Where the results of a file of prompts go.
+// Writes the results of a file of prompts.
 #pragma once
 
 #include "cli/prompts.h"
@@ -19,19 +19,19 @@ struct result_counts {
     size_t n_abstained = 0;
 };
 
-// Results as JSON lines, on stdout or in a file that is gone on with. Each line has a "run", a digest of everything
-// that it depends on, and the first one the "settings" of all; what was made otherwise is not gone on with.
+// Results as JSON lines, on stdout or in a file. A file with results is continued, if they were made in the same way:
+// each line has a "run", a digest of everything that it depends on. The first line also has the "settings" of all.
 class result_lines {
 public:
-    // path: empty for stdout. An incomplete last line of the file is cut off. Throws error where the file holds
-    // anything but results of these prompts, made with these settings, where another process is writing it, or it
-    // cannot be opened.
+    // path: empty for stdout. An incomplete last line of the file is cut off. Throws error if the file cannot be
+    // opened, if another process is writing it, or if it holds anything but results of these prompts with these
+    // settings.
     result_lines(const std::string & path, const std::vector<prompt_item> & prompts, nlohmann::ordered_json settings);
 
     const result_counts & found() const { return counts; } // what the file holds already
-    // what was found of the prompt with this index; in order. Throws error.
+    // Writes the result of the prompt with this index. Call it in order. Throws error.
     void write(size_t index, const nlohmann::ordered_json & found);
-    void finish(); // puts them on disk. Throws error.
+    void finish(); // flushes the results to disk. Throws error.
 
 private:
     void count(const std::string & text);
@@ -43,7 +43,7 @@ private:
     result_counts counts;
 };
 
-// Texts between NUL bytes, on stdout as they come, or in a file that is replaced when all are there.
+// Texts separated by NUL bytes: on stdout as they arrive, or in a file that is replaced when all are complete.
 class result_texts {
 public:
     explicit result_texts(const std::string & path); // throws error
@@ -57,8 +57,7 @@ private:
     std::optional<open_file> file;
 };
 
-// Throws error where a file that one of these arguments, or of the environment's, has the program write is also
-// named as one that it reads.
+// Throws error if an output file is also an input file. Both are named by these arguments or by environment variables.
 void refuse_overwriting(int argc, char ** argv);
 
 } // namespace metadeploy

@@ -18,7 +18,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// the shortest number that says the same, 0.05 and not 0.05000000074505806
+// the shortest decimal number with this value as a float: 0.05, not 0.05000000074505806
 double number(float value) {
     char text[32];
     for (int digits = 6; digits <= 9; ++digits) {
@@ -39,7 +39,7 @@ json file_identity(const std::vector<std::string> & parts) {
     return {{"name", name}, {"xxh128", parts.size() == 1 ? digests : text_digest(digests)}};
 }
 
-// the files of a split model; "model-00001-of-00003.gguf" is the first of three
+// lists the files of a split model; "model-00001-of-00003.gguf" is the first of three
 std::vector<std::string> parts_of(const std::string & path) {
     const size_t tail = sizeof("-00001-of-00003.gguf") - 1;
     int first = 0;
@@ -67,7 +67,7 @@ json sampling_of(const common_params_sampling & s) {
     }
     json biases = json::array();
     for (const llama_logit_bias & bias : s.logit_bias) {
-        biases.push_back({bias.token, std::to_string(bias.bias)}); // infinite, JSON has no number for it
+        biases.push_back({bias.token, std::to_string(bias.bias)}); // as text, because the bias may be infinite
     }
     return {
         {"--seed", s.seed},
@@ -142,7 +142,7 @@ json model_of(const common_params & common) {
         {"--yarn-beta-fast", number(common.yarn_beta_fast)}};
 }
 
-// settings without the names of files, which may be renamed
+// settings without file names, because files may be renamed
 json without_names(const json & value) {
     if (value.is_object() && value.contains("xxh128")) {
         return value["xxh128"];
@@ -168,7 +168,7 @@ std::string shown(const json & value) {
 json settings_of(const cli_args & args) {
     const common_params & common = args.common;
     json settings = {{"program", llama_commit()}};
-    if (!args.no_meta) { // the base alone has no use for these
+    if (!args.no_meta) { // the base alone does not use these
         settings["--meta"] = file_identity({args.meta});
         settings["--meta-gain"] = args.gain;
         settings["--doubt-threshold"] = args.doubt_threshold;
@@ -195,7 +195,7 @@ json settings_of(const cli_args & args) {
     });
     settings.update(sampling_of(common.sampling));
     settings.update(model_of(common));
-    return json::parse(dump_json(settings)); // as it comes back from a file
+    return json::parse(dump_json(settings)); // the form in which a file returns it
 }
 
 std::vector<std::string> settings_faults(const json & before, const json & now) {
@@ -209,7 +209,7 @@ std::vector<std::string> settings_faults(const json & before, const json & now) 
         const bool same_name = shown(was) == shown(is);
         faults.push_back(
             key +
-            (same_name ? " was another file of the name " + shown(was) : " was " + shown(was) + ", is " + shown(is)));
+            (same_name ? " was another file with the name " + shown(was) : " was " + shown(was) + ", is " + shown(is)));
     };
     for (const auto & [key, value] : now.items()) {
         compare(key);

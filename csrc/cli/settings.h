@@ -1,4 +1,4 @@
-// What the answers of a run depend on, so that results of two systems never end up in one file.
+// The settings that the answers of a run depend on. They keep results of different settings out of the same file.
 #pragma once
 
 #include "cli/args.h"
@@ -11,15 +11,15 @@
 
 namespace metadeploy {
 
-// By the names of the flags. Files are told apart by their content: {"name", "xxh128"}. Left out is what changes the
-// last digits of logits at most: threads, devices, sizes of batches and caches, how many are answered at once.
-// Throws error where a file cannot be read.
+// Returns the settings by the names of their flags. A file is identified by its content: {"name", "xxh128"}. Settings
+// that change at most the last digits of logits are left out: threads, devices, the sizes of batches and caches, and
+// the number of parallel answers. Throws error if a file cannot be read.
 nlohmann::ordered_json settings_of(const cli_args & args);
 
-// What differs between two of these, a phrase each: "-n was 9, is 5".
+// Lists the differences between two results of settings_of, e.g. "-n was 9, is 5".
 std::vector<std::string> settings_faults(const nlohmann::ordered_json & before, const nlohmann::ordered_json & now);
 
-// Hex digest (XXH3, 64 bits) of these settings and what a prompt brings of its own: its messages, its gain.
+// Hex digest (XXH3, 64 bits) of the settings and of the prompt's own text, messages and gain.
 std::string run_id(const nlohmann::ordered_json & settings, const prompt_item & item);
 
 } // namespace metadeploy

@@ -22,7 +22,7 @@ bool begins(const std::string & bytes, const std::string & mark) {
     return bytes.compare(0, mark.size(), mark) == 0;
 }
 
-// length of the character that begins there, 0 where none does
+// length of the character that begins there, 0 if none does
 size_t character(const std::string & bytes, size_t at) {
     const auto byte = [&](size_t i) { return i < bytes.size() ? (unsigned char)bytes[i] : 0u; };
     const unsigned first = byte(at);
@@ -35,7 +35,7 @@ size_t character(const std::string & bytes, size_t at) {
     const unsigned second = byte(at + 1);
     const bool overlong = (first == 0xE0 && second < 0xA0) || (first == 0xF0 && second < 0x90);
     const bool outside =
-        (first == 0xED && second > 0x9F) || (first == 0xF4 && second > 0x8F); // surrogates, 0x110000 on
+        (first == 0xED && second > 0x9F) || (first == 0xF4 && second > 0x8F); // surrogates; 0x110000 and above
     return overlong || outside ? 0 : n;
 }
 
@@ -77,7 +77,7 @@ std::string check_text(std::string bytes, const std::string & subject, nul_bytes
         throw error(subject + " is UTF-16 or UTF-32 by its first bytes" + utf8);
     }
     if (begins(bytes, "\xEF\xBB\xBF")) {
-        bytes.erase(0, 3); // editors on Windows mark UTF-8 so
+        bytes.erase(0, 3); // editors on Windows mark UTF-8 this way
     }
     if (nul == nul_bytes::refuse) {
         if (const size_t at = bytes.find('\0'); at != NONE) {

@@ -1,17 +1,17 @@
-// Text from people's files, which come in more encodings than UTF-8.
+// Reads text from users' files and checks that it is UTF-8.
 #pragma once
 
 #include <string>
 
 namespace metadeploy {
 
-// Throws error where it cannot be opened; subject begins the message, as in "prompts file 'x'".
+// Reads a file. Throws error if it cannot be opened; subject begins the message, e.g. "prompts file 'x'".
 std::string read_bytes(const std::string & path, const std::string & subject);
 
 enum class nul_bytes { refuse, allow };
 
-// The text without a byte-order mark. Throws error, with line and fact, where it is not UTF-8 or, unless they are
-// allowed, holds NUL bytes.
+// Returns the text without a byte-order mark. Throws error, which names the line, if the text is not UTF-8 or if it
+// has NUL bytes and they are not allowed.
 std::string check_text(std::string bytes, const std::string & subject, nul_bytes nul = nul_bytes::refuse);
 
 } // namespace metadeploy

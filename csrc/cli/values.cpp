@@ -92,7 +92,7 @@ std::vector<int32_t> parse_layers(const std::string & text, int32_t n_layer, con
         add(text == "all" ? 0 : 2 * n_layer / 3, n_layer - 1);
         return layers;
     }
-    constexpr long long most = 1000; // no decoder comes near
+    constexpr long long most = 1000; // far more than any decoder has
     const std::string where = source + " '" + text + "': a layer of it";
     std::istringstream parts(text);
     for (std::string part; std::getline(parts, part, ',');) {

@@ -41,8 +41,8 @@ private:
     std::set<const ggml_tensor *> memories;
 };
 
-// Takes all nodes out of a graph that is being built, so that only what is added from now on is computed. Its inputs
-// stay as leafs, because llama.cpp fills them before a graph runs, used or not.
+// Removes all nodes from a graph that is being built, so that it computes only nodes that are added later. Its inputs
+// stay as leafs, because llama.cpp fills all inputs before a graph runs, even unused ones.
 void drop_nodes(ggml_cgraph * gf);
 
 } // namespace metadeploy

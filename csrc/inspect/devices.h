@@ -1,4 +1,4 @@
-// The devices that ggml has registered, and where a model's weights can lie on them.
+// Lists the devices that ggml has registered, and the places on them that can hold a model's weights.
 #pragma once
 
 #include "ggml-backend.h"
@@ -13,23 +13,23 @@ struct device_info {
     std::string description;
     std::string type; // CPU, GPU, IGPU, ACCEL, META
     std::string backend;
-    size_t memory_free = 0;  // bytes, 0 where the device does not tell
+    size_t memory_free = 0;  // bytes, 0 if the device does not report it
     size_t memory_total = 0; // the same
     std::vector<std::string> buffer_types;
 };
 
 std::vector<device_info> list_devices();
 
-// A device, and a buffer type that it multiplies weights from.
+// A device, and a buffer type whose weights it multiplies.
 struct weight_place {
     ggml_backend_dev_t device;
     ggml_backend_buffer_type_t buffer_type;
-    bool is_extra; // weights are rearranged there (CPU_REPACK, AMX): nothing else can read them
+    bool is_extra; // it rearranges weights (CPU_REPACK, AMX), so that nothing else can read them
 };
 
-// All of them, in the registry's order: each device's own buffer type, then its extra ones. That is what the model
-// loader of llama.cpp chooses from (make_cpu_buft_list, make_gpu_buft_list), less pinned host memory, which the same
-// kernels read as plain memory.
+// Returns all places in the registry's order: each device's own buffer type, then its extra ones. llama.cpp's model
+// loader chooses from these places (make_cpu_buft_list, make_gpu_buft_list). Only pinned host memory is left out, which
+// the same kernels read as plain memory.
 std::vector<weight_place> list_weight_places();
 
 } // namespace metadeploy

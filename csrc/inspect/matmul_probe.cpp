@@ -9,9 +9,9 @@ namespace metadeploy {
 
 namespace {
 
-// rows of activations that the loader tries a buffer type with (weight_buft_supported in llama-model-loader.cpp)
+// rows of activations with which the loader tries a buffer type (weight_buft_supported in llama-model-loader.cpp)
 constexpr int64_t LOADER_ROWS = 512;
-// what lies beside the result before the product, and must lie there after it
+// value of the memory before and after the result; the product must not change it
 constexpr float UNTOUCHED = 12345.0f;
 
 ggml_context_ptr context(size_t n_tensors) {
@@ -56,7 +56,7 @@ bool matmul_probe::takes(const weight_type & type, int64_t n_in, int64_t n_out) 
     ggml_tensor * w = ggml_new_tensor_2d(tensors.get(), type.type, n_in, n_out);
     ggml_tensor * x = ggml_new_tensor_2d(tensors.get(), GGML_TYPE_F32, n_in, LOADER_ROWS);
     ggml_tensor * y = ggml_mul_mat(tensors.get(), w, x);
-    // empty, so that the device sees where the weight is to be
+    // an empty buffer, which shows the device where the weight would be
     const ggml_backend_buffer_ptr there(ggml_backend_buft_alloc_buffer(place.buffer_type, 0));
     w->buffer = there.get();
     return ggml_backend_dev_supports_op(place.device, y);
@@ -82,13 +82,13 @@ std::optional<std::vector<float>> matmul_probe::multiply(
     const int64_t n_in = weight->ne[0];
     const int64_t n_values = weight->ne[1] * n_rows * n_seqs;
     ggml_tensor * x = ggml_new_tensor_3d(tensors.get(), GGML_TYPE_F32, n_in, n_rows, n_seqs);
-    // in memory around the result: a wrong address of a row lands here rather than in somebody else's memory
+    // Memory around the result: a write to a wrong row address lands here, not in other memory.
     ggml_tensor * before = ggml_new_tensor_1d(tensors.get(), GGML_TYPE_F32, n_values);
     ggml_tensor * y = ggml_mul_mat(tensors.get(), weight, x); // F32 [n_out, n_rows, n_seqs]
     ggml_tensor * after = ggml_new_tensor_1d(tensors.get(), GGML_TYPE_F32, 3 * n_values);
     if (!ggml_backend_supports_op(backend.get(), y)) {
         if (place.is_extra) {
-            throw error("the buffer type takes the weight and refuses these activations");
+            throw error("the buffer type takes the weight but refuses these activations");
         }
         return std::nullopt;
     }
@@ -99,7 +99,7 @@ std::optional<std::vector<float>> matmul_probe::multiply(
         throw error("no memory for a product");
     }
     ggml_backend_tensor_set(x, activations.data(), 0, ggml_nbytes(x));
-    fill(y, std::numeric_limits<float>::quiet_NaN()); // what is not written, or added to what was there, shows
+    fill(y, std::numeric_limits<float>::quiet_NaN()); // stays NaN where the product writes nothing or adds
     fill(before, UNTOUCHED);
     fill(after, UNTOUCHED);
     set_threads(backend.get(), n_threads);
@@ -107,7 +107,7 @@ std::optional<std::vector<float>> matmul_probe::multiply(
         throw error("the device failed");
     }
     if (!is_untouched(before) || !is_untouched(after)) {
-        throw error("writes beside its result");
+        throw error("writes outside its result");
     }
     return values_of(y);
 }

@@ -16,7 +16,7 @@ std::string upper(std::string text) {
     return text;
 }
 
-// Q8_1 and Q8_K hold activations between two steps of a product and no weights; ggml_quantize_chunk knows neither
+// Q8_1 and Q8_K hold activations inside a product, not weights. ggml_quantize_chunk does not support them.
 bool can_quantize(ggml_type type) {
     const ggml_type_traits * traits = ggml_get_type_traits(type);
     const bool is_float = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
@@ -60,7 +60,7 @@ std::vector<float> dequantize_rows(const weight_type & type, const std::vector<u
     const int64_t n_rows = (int64_t)(rows.size() / ggml_row_size(type.type, n_in));
     std::vector<float> values(n_rows * n_in);
     if (type.type == GGML_TYPE_F32) {
-        std::copy_n((const float *)rows.data(), values.size(), values.begin()); // it has no to_float
+        std::copy_n((const float *)rows.data(), values.size(), values.begin()); // F32 has no to_float
     } else {
         ggml_get_type_traits(type.type)->to_float(rows.data(), values.data(), (int64_t)values.size());
     }

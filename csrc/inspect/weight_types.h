@@ -1,4 +1,4 @@
-// The types that ggml can quantise weights to.
+// The types to which ggml can quantise weights.
 #pragma once
 
 #include "ggml.h"
@@ -11,9 +11,9 @@ namespace metadeploy {
 
 struct weight_type {
     ggml_type type;
-    std::string name;   // as files and flags write it: Q4_1, BF16
+    std::string name;   // as in files and flags: Q4_1, BF16
     int64_t block;      // a row's length is a multiple of it
-    std::string factor; // type that the CPU rounds activations to before it multiplies: F32, Q8_0, Q8_K ...
+    std::string factor; // the type to which the CPU rounds activations before a product: F32, Q8_0, Q8_K ...
 };
 
 std::vector<weight_type> list_weight_types();
@@ -21,7 +21,7 @@ std::vector<weight_type> list_weight_types();
 // Throws error for a name that list_weight_types does not have.
 weight_type find_weight_type(const std::string & name);
 
-// Rows of n_in values each; with equal importance of all columns where the type wants to be told.
+// Quantises rows of n_in values each. If the type needs an importance matrix, all columns get equal importance.
 std::vector<uint8_t> quantize_rows(const weight_type & type, const std::vector<float> & values, int64_t n_in);
 
 std::vector<float> dequantize_rows(const weight_type & type, const std::vector<uint8_t> & rows, int64_t n_in);

@@ -12,7 +12,7 @@ namespace {
 constexpr double MIN_SHARE = 0.6;
 constexpr size_t MIN_WORDS = 3;
 
-// Three bytes of UTF-8 that are a character of Chinese or Japanese, or their punctuation (U+3000 to U+9FFF).
+// Whether three bytes are the UTF-8 of a Chinese or Japanese character or punctuation mark (U+3000 to U+9FFF).
 bool is_ideograph(const std::string & triple) {
     return triple.size() == 3 && (unsigned char)triple[0] >= 0xE3 && (unsigned char)triple[0] <= 0xE9;
 }
@@ -58,7 +58,7 @@ opening opening_sentence(const std::string & text) {
             if (is_wide_sentence_end(triple)) {
                 result.ended = !result.words.empty();
             } else if (!is_wide_punctuation(triple)) {
-                result.words.push_back(triple); // there are no spaces to tell words by
+                result.words.push_back(triple); // these languages do not put spaces between words
             }
             continue;
         }

@@ -46,7 +46,7 @@ std::string trimmed(const std::string & text) {
     return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(space) - first + 1);
 }
 
-// what a person has to see of a text to know it again
+// the start of a text, enough for a user to recognize it
 std::string recognizable(const std::string & text) {
     std::string start;
     for (const char c : text.substr(0, 60)) {
@@ -59,7 +59,7 @@ std::string recognizable(const std::string & text) {
     const std::string subject = "chat template " + recognizable(text);
     if (is_file(text)) {
         throw error(
-            subject + ": is the path of a file, expected what is in it, or a name (give the file with "
+            subject + ": is the path of a file, expected its content or a name (give the file with "
                       "--chat-template-file, in Python as a pathlib.Path)");
     }
     std::string names;
@@ -67,18 +67,17 @@ std::string recognizable(const std::string & text) {
         names += (names.empty() ? "" : ", ") + name;
     }
     throw error(
-        subject +
-        ": has neither {{ nor {% of Jinja and is no template of llama.cpp, expected Jinja text or one of: " + names);
+        subject + ": has neither {{ nor {% and is not a built-in template, expected Jinja text or one of: " + names);
 }
 
-// A word that templates do not change; a text as short as this may be in a prompt by chance.
+// A word that templates do not change. A text no longer than this word may be in a prompt by chance.
 const std::string PROBE = "metadeployprobe";
 
 std::string probe_of(size_t i) {
-    return PROBE + std::to_string(i) + "x"; // so that no probe begins another
+    return PROBE + std::to_string(i) + "x"; // the "x" keeps one probe from being the start of another
 }
 
-// without what templates strip, trim and put in
+// removes white space, which templates strip and insert
 std::string without_space(const std::string & text) {
     std::string found;
     for (const char c : text) {
@@ -89,12 +88,13 @@ std::string without_space(const std::string & text) {
     return found;
 }
 
-// Ten times the longest of the real templates that llama.cpp has (16 KiB).
+// More than ten times the longest real template in llama.cpp's sources (16 KiB).
 constexpr size_t MAX_BYTES = 256 << 10;
-// Of one {{ }} or {% %}: a chain such as 1 + 1 + 1 makes a tree as deep as it is long. Real ones have up to 140.
+// Tokens in one {{ }} or {% %}: a chain such as 1 + 1 + 1 makes a tree as deep as it is long. Real templates have up to
+// 140.
 constexpr size_t MAX_TOKENS = 4096;
-// Of template_limits. Parsing the real templates takes up to 0.2 million; a prompt of one message up to 0.6 million;
-// one of 100 messages up to 150 million, which grows with the square of the messages.
+// Units of template_limits. Parsing a real template takes up to 0.2 million. Rendering one message takes up to 0.6
+// million, and 100 messages up to 150 million: the cost grows with the square of the number of messages.
 constexpr int64_t PARSE_UNITS = 100000000;
 constexpr int64_t RENDER_UNITS = 200000000;
 constexpr int64_t UNITS_PER_MESSAGE = 20000000;
@@ -131,7 +131,7 @@ std::shared_ptr<const jinja::program> parse(const std::string & source) {
         const jinja::lexer_result found = lexer.tokenize(source);
         if (longest_statement(found.tokens) > MAX_TOKENS) {
             throw template_limit_error(
-                "chat template: it is nested too deeply, or has a statement of more than " +
+                "chat template: it is nested too deeply, or it has a statement of more than " +
                 std::to_string(MAX_TOKENS) +
                 " words and signs (give another with --chat-template / chat_template, or "
                 "use raw)");
@@ -167,7 +167,7 @@ chat_template::chat_template(const std::string & text, bool use_jinja, template_
     if (!is_jinja(text)) {
         refuse_name(name);
     }
-    source = text.compare(0, 3, "\xEF\xBB\xBF") == 0 ? text.substr(3) : text; // the mark of editors on Windows
+    source = text.compare(0, 3, "\xEF\xBB\xBF") == 0 ? text.substr(3) : text; // the byte-order mark of Windows
     if (!use_jinja) {
         const llama_chat_message probe{"user", "x"};
         if (llama_chat_apply_template(source.c_str(), &probe, 1, true, nullptr, 0) < 0) {
@@ -195,7 +195,7 @@ std::string chat_template::render(const attempt & how) const {
     }
 }
 
-// Defines what transformers defines: no date, and enable_thinking only if the variables have it.
+// Defines the same variables as transformers: no date, and enable_thinking only if the user or the sidecar sets it.
 std::string chat_template::render_jinja(const attempt & how) const {
     common_json globals = common_json::object();
     globals["tools"] = nullptr;
@@ -236,15 +236,15 @@ std::string chat_template::render_built_in(const std::vector<chat_message> & mes
         }
         return (size_t)n;
     };
-    text.resize(apply() + 1); // strncpy ends it with a NUL
+    text.resize(apply() + 1); // strncpy appends a NUL
     text.resize(apply());
     return text;
 }
 
-// --- whether everything arrives --------------------------------------------------------------------------------------
+// --- whether the prompt has every message ----------------------------------------------------------------------------
 
-// The prompt, in lower case and without white space, with a plain word for the text of these messages. None if the
-// template throws, because it looks for something in the contents.
+// Renders the prompt with a probe in place of the text of these messages. Returns it in lower case and without white
+// space. None if the template throws, for example because it needs something in the contents.
 std::optional<std::string> chat_template::probe(attempt how, const std::vector<size_t> & places) const {
     for (const size_t i : places) {
         how.messages[i].content = probe_of(i);
@@ -258,9 +258,9 @@ std::optional<std::string> chat_template::probe(attempt how, const std::vector<s
     }
 }
 
-// Templates strip contents, escape them, put them into lines. So the text is looked for without its white space, and
-// where it is not found, a plain word in its place. A short text may be there by chance: the word has to be found too.
-// One more rendering has the words of all such messages.
+// Templates strip contents, escape them and break them into lines. So this function looks for each text without its
+// white space. If a text is not found, or is so short that it may be there by chance, the function looks for a probe in
+// its place. One more rendering has the probes of all such messages.
 std::optional<size_t> chat_template::left_out(const attempt & made) const {
     const std::string bare_text = without_space(made.text);
     std::vector<size_t> unsure;
@@ -325,7 +325,7 @@ std::string chat_template::apply(
     std::vector<chat_message> messages = given;
     for (chat_message & message : messages) {
         if (message.role == "developer" && (built_in() || !contains(source, "developer"))) {
-            message.role = "system"; // its newer name in OpenAI's API
+            message.role = "system"; // "developer" is its newer name in OpenAI's API
         }
     }
     const attempt plain = make({variables, cancel, false, messages});
@@ -339,7 +339,7 @@ std::string chat_template::apply(
         }
     }
     if (messages.size() > 1 && messages[0].role == "system" && messages[1].role == "user") {
-        // a template that has no place for the system's message: it goes before the user's
+        // The template may not support system messages: the system message then goes before the user's text.
         messages[1].content = messages[0].content + "\n" + messages[1].content;
         messages.erase(messages.begin());
         const attempt merged = make({variables, cancel, false, messages});

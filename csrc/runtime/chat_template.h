@@ -1,4 +1,4 @@
-// Chat templates: Jinja text, rendered as transformers renders it, or one of llama.cpp's hard-coded templates.
+// Chat templates: Jinja text, rendered as in transformers, or one of llama.cpp's hard-coded templates.
 #pragma once
 
 #include <functional>
@@ -19,22 +19,24 @@ struct chat_message {
     std::string content;
 };
 
-// Variables of a template; values as JSON.
+// Variables of a template. The values are JSON.
 using template_variables = std::map<std::string, std::string>;
 
 class chat_template {
 public:
-    // text: Jinja text, or the name of a template that llama.cpp has built in. use_jinja: false takes llama.cpp's
-    // hard-coded template that resembles the text. special_tokens: bos_token and so on, as transformers names them.
-    // Throws error where there is no such template, or the text is no Jinja, too long or nested too deeply.
+    // text: Jinja text, or the name of a template that is built into llama.cpp. use_jinja: false selects the hard-coded
+    // template of llama.cpp that resembles the text. special_tokens: bos_token and so on, with the names of
+    // transformers. Throws error if there is no such template, or if the text is not Jinja, too long or nested too
+    // deeply.
     chat_template(const std::string & text, bool use_jinja, template_variables special_tokens = {});
 
-    // A hard-coded template writes no BOS and knows no variables.
+    // A hard-coded template does not write BOS and ignores variables.
     bool built_in() const { return !program; }
 
-    // The prompt up to where the answer begins, with BOS if the template writes it. The text of every message is in it,
-    // but for the assistant's. cancel: asked now and then, may be empty; true ends this with cancelled_error. Throws
-    // error where it cannot be done, or takes more than a template may (template_limits.h).
+    // Returns the prompt up to the point where the answer begins, with BOS if the template writes it. It contains the
+    // text of every message, except possibly those of the assistant. cancel: called now and then, may be empty; if it
+    // returns true, this throws cancelled_error. Throws error if the template fails or exceeds its limits
+    // (template_limits.h).
     std::string apply(
         const std::vector<chat_message> & messages,
         const template_variables & variables,
@@ -45,10 +47,10 @@ private:
     struct attempt {
         const template_variables & variables;
         const std::function<bool()> & cancel;
-        bool typed; // contents are lists of parts, as templates of models that see pictures expect
+        bool typed; // contents are lists of parts, as templates of vision models expect
         std::vector<chat_message> messages;
         std::string text = {};
-        std::string fault = {}; // none: the text is the prompt
+        std::string fault = {}; // empty: the text is the prompt
     };
 
     void check_roles(const std::vector<chat_message> & messages) const;
@@ -59,8 +61,8 @@ private:
     std::string render_jinja(const attempt & how) const;
     std::string render_built_in(const std::vector<chat_message> & messages) const;
 
-    std::string source;                            // Jinja text, or what llama.cpp finds its hard-coded template by
-    std::shared_ptr<const jinja::program> program; // none: hard-coded
+    std::string source; // Jinja text, or the text or name by which llama.cpp finds a hard-coded one
+    std::shared_ptr<const jinja::program> program; // null for a hard-coded template
     template_variables special_tokens;
 };
 

@@ -38,7 +38,7 @@ void clean_twin::looked() {
     }
     clean.plan = {};
     std::vector<float> activations = eng.tapped(clean);
-    clean.unproven = !all_finite(activations); // then it is the base that overflows
+    clean.unproven = !all_finite(activations); // if not, the base itself overflows
     if (when.take(time(), activations)) {
         eng.renew(injected, activations);
         ++n_made;

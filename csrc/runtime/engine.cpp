@@ -50,7 +50,7 @@ common_init_result_ptr load(common_params & params) {
             std::to_string(params.n_batch) + " (give a larger -b / n_batch)");
     }
     if (!params.chat_template.empty()) {
-        chat_template(params.chat_template, params.use_jinja); // a model may take minutes to load
+        chat_template(params.chat_template, params.use_jinja); // checked before the slow load
     }
     // each sequence has cells of its own, as many as it would have alone
     params.kv_unified = false;
@@ -88,7 +88,7 @@ common_init_result_ptr load(common_params & params) {
     return result;
 }
 
-// What llama.cpp's tokenizers throw is no error of ours.
+// Converts the exceptions of llama.cpp's tokenizers to error.
 template <typename F>
 auto with_tokenizer(F && f) {
     try {

@@ -79,8 +79,8 @@ public:
     engine & operator=(const engine &) = delete;
 
     // Puts a sidecar in place of the one that is there, if any; on an error the old one stays. Not folded: for
-    // comparison, see unfolded.h. refusal_text: what the wrapper declines with in place of what its file says, see
-    // set_refusal_text; empty: as the file says. Throws sidecar_error, model_mismatch_error, error.
+    // comparison, see unfolded.h. refusal_text: replaces the refusal text of the file, see set_refusal_text; empty
+    // keeps it. Throws sidecar_error, model_mismatch_error, error.
     void attach(const std::string & sidecar_path, bool folded = true, const std::string & refusal_text = "");
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
@@ -90,8 +90,8 @@ public:
     std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
     std::string piece(llama_token token) const; // control tokens give an empty text
-    std::string name(llama_token token) const;  // the same, but control tokens are spelt out
-    // a conversation through the chat template, with the settings of the attached wrapper; BOS is not in the text
+    std::string name(llama_token token) const;  // the same, but control tokens are spelled out
+    // Applies the chat template to a conversation, with the settings of the attached wrapper. The text has no BOS.
     std::string apply_chat_template(const std::vector<chat_message> & messages) const;
     std::vector<llama_token> tokenize_chat(const std::vector<chat_message> & messages) const;
     bool has_chat_template() const { return chat.has_template(); }
@@ -110,7 +110,8 @@ public:
     std::vector<float> tapped(const sequence & seq) const; // n_target rows of n_embd
     // Cognitive tokens of these activations hold from the sequence's next token on. Throws decode_error.
     void renew(sequence & seq, const std::vector<float> & activations);
-    // After a batch with logits of the sequence's last n_tokens tokens. Throws decode_error where these are not finite.
+    // Call this after a batch with logits of the sequence's last n_tokens tokens. Throws decode_error if these logits
+    // are not finite.
     void check_logits(sequence & seq, size_t n_tokens = 1);
     // Throws error that begins with subject where the attached wrapper was not trained to decline.
     void check_declines(const std::string & subject) const;
@@ -158,8 +159,8 @@ private:
     void set_hook(seam * hook);
     void put_back(seam * previous) noexcept;
     token_plan injected_from(const std::vector<llama_token> & tokens, const injection & inject) const;
-    // What is injected into a sequence from here on, at this gain: cognitive tokens of its taps, or these. Throws
-    // decode_error.
+    // Sets what is injected into a sequence from its next token on, at this gain: cognitive tokens that are encoded
+    // from its taps, or the given ones. Throws decode_error.
     void encode(sequence & seq, double gain);
     void fold(sequence & seq, const std::vector<float> & tokens, double gain);
     void check_reach(const sequence & seq, double gain) const;

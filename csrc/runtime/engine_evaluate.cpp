@@ -39,7 +39,7 @@ double engine::evaluate(std::vector<batch_part> parts) {
             batch.pos[row] = part.seq->n_past + (llama_pos)i;
             batch.n_seq_id[row] = 1;
             batch.seq_id[row][0] = part.seq->id;
-            // a tapped token is an output too: the last block of many architectures has a row for nothing else
+            // A tapped token must be an output: the last block of many architectures has rows for outputs only.
             batch.logits[row] = part.wanted == outputs::all ||
                                 (part.wanted == outputs::last && i + 1 == part.n_tokens) ||
                                 batch.pos[row] == part.seq->plan.tap_at;

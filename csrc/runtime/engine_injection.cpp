@@ -15,9 +15,9 @@ namespace {
 // cognitive tokens come from a LayerNorm.
 constexpr double TOO_LARGE = 1e6;
 
-// What an injection adds to a hidden state at most, in all layers together. Up to the first of these it is no larger
-// than the outliers of many a base, which are thousands: nothing overflows that would not without it, F16 included
-// (65504). From the second one on, squares overflow in F32, and with them every norm of the base.
+// Bounds on the most that an injection adds to a hidden state, in all layers together. Up to SAFE_REACH it is about as
+// large as the outliers of many bases, which are in the thousands: it does not cause an overflow, not even in F16
+// (65504). From MOST_REACH on, squares overflow in F32, and so does every norm of the base.
 constexpr double SAFE_REACH = 1e4;
 constexpr double MOST_REACH = 1e18;
 
@@ -93,7 +93,7 @@ void engine::encode(sequence & seq, double gain) {
     try {
         meta_wrapper->encode(seq.id);
     } catch (const decode_error &) {
-        if (!all_finite(tapped(seq))) { // the base has overflowed by itself
+        if (!all_finite(tapped(seq))) { // the base itself has overflowed
             seq.kept = {};
             seq.unproven = true;
         }
@@ -122,7 +122,7 @@ bool engine::may_overflow(const batch_part & part) const {
            part.seq->n_past + (llama_pos)part.n_tokens > plan.inject_from;
 }
 
-// For each token: next to what the sampler does with as many logits this is nothing.
+// Runs for each token. The cost is negligible next to the sampler's work on the same logits.
 void engine::check_logits(sequence & seq, size_t n_tokens) {
     for (size_t i = 0; i < n_tokens; ++i) {
         const float * row = llama_get_logits_ith(ctx, seq.logits_row - (int32_t)i);
@@ -133,7 +133,7 @@ void engine::check_logits(sequence & seq, size_t n_tokens) {
         if (meta_wrapper && seq.plan.gain != 0.0) {
             throw decode_error(
                 "sidecar '" + meta_wrapper->path() + "': at gain " + number(seq.plan.gain) +
-                " the base overflows, its logits are not finite (huge weights, or a gain that is too large)");
+                " the base overflows: its logits are not finite (huge weights, or a gain that is too large)");
         }
         throw decode_error(
             "model '" + parameters.model.path +

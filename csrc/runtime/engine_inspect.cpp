@@ -72,7 +72,8 @@ std::vector<float> engine::cognitive_tokens(const std::vector<llama_token> & tok
     return meta_wrapper->cognitive_tokens();
 }
 
-// As trained where the sidecar says; else as the refusal is tokenised after the text of the prompt's last token.
+// Uses the token of training if the sidecar has it. Otherwise tokenizes the refusal after the text of the prompt's last
+// token.
 std::optional<llama_token> engine::refusal_token(llama_token last_prompt_token) const {
     if (!meta_wrapper || !meta_wrapper->config().declines()) {
         return std::nullopt;

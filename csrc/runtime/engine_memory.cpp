@@ -55,9 +55,10 @@ void engine::clear_memory(sequence & seq) {
     seq.n_past = 0;
 }
 
-// Clears a sequence with its data: NaN and infinity show even from cells that are free, whose weight is 0, and a state
-// that starts again is one that is multiplied by 0. llama.cpp only clears the data of all sequences at once, so what
-// the others remember is copied out and put back. What pass 1 has left for a pass 2 lies in free cells, and is lost.
+// Clears a sequence and its data. NaN and infinity in free cells reach the results although their weight is 0, and a
+// recurrent state is reset by a multiplication with 0. llama.cpp can only clear the data of all sequences at once, so
+// this function saves and restores the memory of the other sequences. What pass 1 has kept for a pass 2 lies in free
+// cells and is lost.
 void engine::purge(sequence & seq) {
     std::vector<std::pair<sequence *, std::vector<uint8_t>>> others;
     for (sequence & other : seqs) {
@@ -93,7 +94,7 @@ void engine::forget_all() {
     }
 }
 
-// All that llama.cpp remembers of a sequence.
+// Returns everything in llama.cpp's memory that belongs to a sequence.
 std::vector<uint8_t> engine::memory_of(const sequence & seq) const {
     std::vector<uint8_t> bytes(llama_state_seq_get_size_ext(ctx, seq.id, 0));
     if (llama_state_seq_get_data_ext(ctx, bytes.data(), bytes.size(), seq.id, 0) != bytes.size()) {
@@ -104,7 +105,7 @@ std::vector<uint8_t> engine::memory_of(const sequence & seq) const {
 
 void engine::set_memory(sequence & seq, const std::vector<uint8_t> & bytes) {
     if (llama_state_seq_set_data_ext(ctx, bytes.data(), bytes.size(), seq.id, 0) != bytes.size()) {
-        throw decode_error("llama.cpp failed to put a sequence of " + std::to_string(seq.n_past) + " tokens back");
+        throw decode_error("llama.cpp failed to restore a sequence of " + std::to_string(seq.n_past) + " tokens");
     }
 }
 

@@ -1,4 +1,4 @@
-// Whether numbers are finite. The loops look at all of them, for one without branches is vectorized.
+// Checks whether numbers are finite. The loops have no early exit, so that compilers vectorize them.
 #pragma once
 
 #include <cmath>
@@ -17,8 +17,8 @@ inline bool all_finite(const std::vector<float> & values) {
     return n_odd == 0;
 }
 
-// Whether a token can be chosen by these logits: none is NaN or infinite, except for minus infinity, with which some
-// models forbid a token.
+// Whether these logits can select a token: none is NaN or plus infinity, and at least one is finite. Minus infinity is
+// allowed, because some models forbid tokens with it.
 inline bool are_logits(const float * logits, size_t n_vocab) {
     constexpr float MOST = std::numeric_limits<float>::max();
     int32_t n_odd = 0;

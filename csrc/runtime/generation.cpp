@@ -16,10 +16,11 @@ namespace {
 // the threshold that moves nothing but by the wrapper's own bias
 constexpr double AS_CALIBRATED = 0.5;
 
-// Below this a temperature is 0: logits divided by it may be infinite, and the choice is that of the greatest anyway.
+// A lower temperature counts as 0: logits divided by it may be infinite, and the largest logit would win anyway.
 constexpr float COLDEST = 1e-6f;
 
-// Refuses what llama.cpp's samplers would make infinities of; command line and Python have checked most of it.
+// Refuses values that make llama.cpp's samplers compute infinities. The command line and Python check most of them
+// earlier.
 void check_sampling(common_params_sampling & sampling) {
     const std::tuple<const char *, float, float, float> options[] = {
         {"temperature", sampling.temp, 0.0f, 1e6f},
@@ -143,7 +144,7 @@ llama_token generation::draw() {
     if (!generated.empty() || !reading || !eng.injects(params.inject)) {
         return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     }
-    struct moved_logit { // put back whatever the sampler throws
+    struct moved_logit { // restored even if the sampler throws
         float & logit;
         const float own;
         ~moved_logit() { logit = own; }

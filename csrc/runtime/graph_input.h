@@ -1,4 +1,4 @@
-// The inputs that our parts of a graph have, and how they are filled.
+// Creates and fills the inputs of our parts of a graph.
 #pragma once
 
 #include "ggml-backend.h"
@@ -18,8 +18,9 @@ inline ggml_tensor * new_graph_input(ggml_context * ctx, ggml_type type, int64_t
     return tensor;
 }
 
-// An input that no node of the graph reads has no memory and needs no data. Any other gets all of its elements: where
-// their number differs, the graph was made for another micro-batch, and what it computes would be wrong.
+// Fills an input. An input that no node of the graph reads has no memory and needs no data. For any other input, data
+// must have all of its elements. If their number differs, the graph was made for another micro-batch, and its results
+// would be wrong.
 template <typename T>
 void fill_graph_input(ggml_tensor * tensor, const std::vector<T> & data) {
     if (!tensor->buffer) {

@@ -40,13 +40,13 @@ std::string own_template(const llama_model * model) {
     return "";
 }
 
-// What --reasoning, --reasoning-effort and --reasoning-preserve set, under the names that templates have for it.
+// Returns the values of --reasoning, --reasoning-effort and --reasoning-preserve under the names that templates use.
 template_variables asked_variables(const common_params & params) {
     template_variables asked = params.default_template_kwargs;
     if (const auto it = asked.find("reasoning_effort"); it != asked.end()) {
         asked["reasoning_strength"] = it->second;
     }
-    if (params.preserve_reasoning_specified) { // else llama.cpp's parser has set it by itself
+    if (params.preserve_reasoning_specified) { // otherwise this is the default of llama.cpp's parser
         const bool preserve = asked["preserve_reasoning"] == "true";
         asked["preserve_thinking"] = preserve ? "true" : "false";
         for (const char * name : {"clear_thinking", "truncate_history_thinking", "drop_thinking"}) {
@@ -66,7 +66,7 @@ prompt_settings prompt_settings::of(const sidecar & source) {
         return settings;
     }
     std::string fault;
-    const auto kwargs = parse_json(source.config.chat_template_kwargs, fault).value(); // an object, as the reader saw
+    const auto kwargs = parse_json(source.config.chat_template_kwargs, fault).value(); // an object: the reader checked
     for (const auto & [key, value] : kwargs.items()) {
         settings.kwargs[key] = value.dump();
     }
@@ -87,7 +87,7 @@ chat_formatter::chat_formatter(const llama_model * model, const common_params & 
     } else if (const std::string own = own_template(model); !own.empty()) {
         try {
             tmpl.emplace(own, params.use_jinja, special_tokens);
-        } catch (const error & e) { // raw prompts need none
+        } catch (const error & e) { // reported later, because raw prompts need no template
             fault = std::string("the model's own ") + e.what();
         }
     }
@@ -119,7 +119,7 @@ chat_text chat_formatter::apply(
         variables[name] = value;
     }
     std::string text = tmpl->apply(edited, variables, cancel);
-    // The text of a template is tokenised as it is, as transformers does. llama.cpp's own templates leave BOS out.
+    // As in transformers, BOS is added only if the template writes it. llama.cpp's own templates never write it.
     const bool written = !bos.empty() && text.compare(0, bos.size(), bos) == 0;
     if (written) {
         text.erase(0, bos.size());

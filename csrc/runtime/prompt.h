@@ -1,4 +1,4 @@
-// From a question or a conversation to the text that the model sees.
+// Makes the model's input text from a question or a conversation.
 #pragma once
 
 #include "runtime/chat_template.h"
@@ -21,23 +21,23 @@ struct prompt_settings {
     static prompt_settings of(const sidecar & source);
 };
 
-// a conversation after the chat template
+// a conversation with the chat template applied
 struct chat_text {
     std::string text;
-    bool begins_with_bos; // which is not in the text
+    bool begins_with_bos; // BOS itself is not in the text
 };
 
 class chat_formatter {
 public:
     // params: chat_template (Jinja text or a built-in name, empty for the model's own), use_jinja (false for
-    // llama.cpp's hard-coded templates), and the variables that the user sets, which win over the settings'. Throws
-    // error where the template that the user gives cannot be read.
+    // llama.cpp's hard-coded templates), and the user's variables, which override those of the settings. Throws error
+    // if the user's template cannot be read.
     chat_formatter(const llama_model * model, const common_params & params);
 
     // false: the model brings no template and none was given
     bool has_template() const { return tmpl || !fault.empty(); }
 
-    // Throws error where there is no template, or it refuses the messages or leaves one out. cancel: see chat_template.
+    // Throws error if there is no template, or if it refuses the messages or leaves one out. cancel: see chat_template.
     chat_text apply(
         const std::vector<chat_message> & messages,
         const prompt_settings & settings,
@@ -46,7 +46,7 @@ public:
 private:
     std::optional<chat_template> tmpl;
     std::string fault; // why the model's own template cannot be read
-    std::string bos;   // none, where the tokenizer adds none
+    std::string bos;   // empty if the tokenizer adds none
     bool adds_bos;     // the tokenizer begins every text with it
     template_variables asked;
 };

@@ -34,7 +34,7 @@ std::vector<llama_token> tokens_after(const llama_vocab * vocab, const std::stri
     const std::vector<llama_token> head = tokenize(before);
     std::vector<llama_token> whole = tokenize(before + text);
     if (whole.size() < head.size() || !std::equal(head.begin(), head.end(), whole.begin())) {
-        return tokenize(text); // the two grow together: no boundary to look behind
+        return tokenize(text); // a token spans the boundary between the two
     }
     whole.erase(whole.begin(), whole.begin() + (std::ptrdiff_t)head.size());
     return whole;
@@ -52,7 +52,7 @@ std::vector<llama_token> refusal_tokens(
     }
     const llama_vocab * vocab = llama_model_get_vocab(model.get());
     if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
-        throw error(subject + ": has no vocabulary, expected a tokenizer to make the refusal's tokens");
+        throw error(subject + ": has no vocabulary, expected one to tokenize the refusal");
     }
     common_params template_params;
     template_params.use_jinja = true;

@@ -188,8 +188,8 @@ void scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<b
     }
 }
 
-// What goes wrong here is the request's own, whatever is thrown: llama.cpp's samplers and grammars throw errors that
-// are not ours. The others go on.
+// Runs f for one request. Any exception ends only this request: llama.cpp's samplers and grammars throw their own
+// types. The other requests continue.
 template <typename F>
 void scheduler::alone(slot & of, F && f) {
     event last{of.id, {}, false, of.answer, nullptr};

@@ -76,7 +76,7 @@ public:
     const int64_t n_tokens;
     const int64_t n_outputs;
 
-    // a tapped token is one of the outputs (engine::evaluate), so both kinds of rows have it
+    // A tapped token is one of the outputs (engine::evaluate), so both kinds of rows contain it.
     ggml_tensor * tap_slot; // I32 [n_taps], whose taps
     // [0]: for blocks with a row for each token, [1]: for those with a row for each output
     ggml_tensor * gain[2];     // F32 [1, 1, rows]

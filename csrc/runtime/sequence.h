@@ -49,8 +49,8 @@ struct sequence {
     // left the state after the last one.
     std::vector<uint64_t> places;
     uint64_t state_place = 0;
-    // Its memory may hold what is not finite, as no logits have shown since something huge was injected that it does
-    // not. Then its data is cleared before another prompt comes there.
+    // Its memory may hold values that are not finite: something huge was injected, and no logits have been checked
+    // since. Its data is then cleared before another prompt uses it.
     bool unproven = false;
     bool intact = false;              // each token still has the cells that pass 1 gave it, and no state has moved on
     std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then

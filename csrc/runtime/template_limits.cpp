@@ -11,7 +11,7 @@ namespace metadeploy {
 
 namespace {
 
-// Room for a few hundred levels of nesting; threads have 8 MiB. Deleting what was parsed takes less than parsing it.
+// Enough for a few hundred levels of nesting; threads have 8 MiB. Deleting a parse tree takes less stack than parsing.
 constexpr uintptr_t MAX_STACK_BYTES = 1 << 20;
 constexpr int64_t UNITS_BETWEEN_QUESTIONS = 5000000;
 
@@ -38,7 +38,7 @@ void template_limits::spend(size_t n) {
     template_limits & self = *active;
     const uintptr_t here = stack_position();
     if (here < self.stack && self.stack - here > MAX_STACK_BYTES) {
-        self.stop("it is nested too deeply, or calls itself without end");
+        self.stop("it is nested too deeply, or it calls itself endlessly");
     }
     self.left -= (int64_t)std::min(n, (size_t)1 << 60);
     if (self.left < 0) {
@@ -55,7 +55,7 @@ void template_limits::spend(size_t n) {
 
 void template_limits::stop(const char * why) {
     reason = reason ? reason : why;
-    left = -1; // for good, if somebody catches this
+    left = -1; // later steps throw again if a caller catches this
     throw std::runtime_error(reason);
 }
 

@@ -1,4 +1,4 @@
-// Bounds on a chat template: it is a program, and it comes with a model from elsewhere.
+// Limits on a chat template: it is a program, and it may come from an untrusted source.
 #pragma once
 
 #include "errors.h"
@@ -9,25 +9,24 @@
 
 namespace metadeploy {
 
-// a template takes more than it may
+// a template exceeds its limits
 struct template_limit_error : error {
     using error::error;
 };
 
-// Bounds what this thread's templates take while it lives: steps, memory and nesting. They are counted, not timed, so
-// that a template passes or fails on every machine alike. llama.cpp's template engine asks at each step, through the
-// hook of vendor/patches/0004-template-bounds.patch. Not for two at a time in one thread.
+// Limits the templates of this thread while the object lives: their steps, memory and nesting. These are counted, not
+// timed, so that a template passes or fails alike on every machine. llama.cpp's template engine calls spend() at each
+// step, through the hook of vendor/patches/0004-template-bounds.patch. A thread must not have two objects at a time.
 class template_limits {
 public:
-    // units: bytes that are made, or nanoseconds of a usual machine. cancel: asked every few milliseconds; may be
-    // empty.
+    // units: bytes produced, or nanoseconds on a typical machine. cancel: called every few milliseconds; may be empty.
     explicit template_limits(int64_t units, std::function<bool()> cancel = nullptr);
     ~template_limits();
     template_limits(const template_limits &) = delete;
     template_limits & operator=(const template_limits &) = delete;
 
-    // Throws template_limit_error where a bound was exceeded and cancelled_error where cancel said so, whatever became
-    // of the exception that ended the template.
+    // Throws template_limit_error if a limit was exceeded, and cancelled_error if cancel returned true, even if the
+    // template's own exception was caught.
     void check() const;
 
 private:
@@ -35,9 +34,9 @@ private:
     [[noreturn]] void stop(const char * why);
 
     int64_t left;
-    int64_t next_question; // what is left when cancel is asked again
+    int64_t next_question; // the value of left at which cancel is called next
     const std::function<bool()> cancel;
-    const uintptr_t stack; // where it begins
+    const uintptr_t stack; // the address at which it begins
     const char * reason = nullptr;
     bool cancelled = false;
 };

@@ -89,7 +89,7 @@ folded_query fold_query(
     return result;
 }
 
-// u: [n_embd][n_head][n_cog], the weights of each head are positive and sum to 1
+// u: [n_embd][n_head][n_cog]. The weights of each head are positive and sum to 1.
 double most_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
     double most = 0.0;
     for (auto row = u.begin(); row != u.end();) {
@@ -106,8 +106,8 @@ double most_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
     return most;
 }
 
-// Tables grow with tokens, heads and sequences, whatever the size of the file. Where memory is promised before it is
-// there, asking for more than the device has succeeds, and ends the process later.
+// Checks that the tables fit. They grow with tokens, heads and sequences, not with the size of the file. On systems
+// that overcommit memory, too large an allocation succeeds and ends the process later.
 void check_memory(ggml_backend_buffer_type_t buft, ggml_context * ctx, const std::string & path) {
     size_t needed = 0;
     for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
@@ -360,7 +360,7 @@ void wrapper::check_tables(int32_t slot) {
             ggml_backend_tensor_get(table, part.data(), (size_t)slot * table->nb[2], table->nb[2]);
             finite = finite && all_finite(part);
         }
-        reach += most_added(part, conf.n_ca_head, conf.n_cog); // the last one is u
+        reach += most_added(part, conf.n_ca_head, conf.n_cog); // part is u, the last table
     }
     if (finite) {
         return;

@@ -79,7 +79,7 @@ private:
     std::string source_path;
     const int32_t n_seq;
     std::vector<float> gate_strengths;
-    std::vector<double> reaches; // by slot
+    std::vector<double> reaches; // per slot
 
     std::map<ggml_backend_buffer_type_t, ggml_context_ptr> ctxs;
     std::vector<ggml_backend_buffer_ptr> bufs;

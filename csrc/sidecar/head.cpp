@@ -13,7 +13,7 @@ namespace metadeploy {
 
 namespace {
 
-// thrown where the file ends, or is none that ggml's reader takes; it says why
+// thrown if the file ends early, or if ggml's reader will refuse it anyway and say why
 struct unreadable {};
 
 class head_walk {
@@ -57,7 +57,7 @@ private:
     }
 
     void skip(uint64_t n) {
-        char dropped[4096]; // seeking would pass the end of the file
+        char dropped[4096]; // a seek could go past the end of the file
         for (uint64_t part; n > 0; n -= part) {
             part = std::min<uint64_t>(n, sizeof(dropped));
             read(dropped, part);
@@ -92,7 +92,7 @@ private:
         return n;
     }
 
-    // ggml ends texts at a zero byte, others do not
+    // ggml ends texts at a zero byte, other readers do not
     std::string terminated(const std::string & what, int64_t most) {
         std::string found = text(count("bytes for " + what, most));
         if (found.find('\0') != std::string::npos) {
@@ -103,7 +103,7 @@ private:
 
     std::string name(const std::string & what, int64_t most) { return terminated("the name of " + what, most); }
 
-    // types are plain numbers: a file may hold one that the enumeration does not have
+    // type is a plain number, because a file may have one that is not in the enumeration
     void value(const std::string & what, uint32_t type) {
         if (type == GGUF_TYPE_STRING) {
             terminated("the text of " + what, MAX_TEXT_BYTES);
@@ -162,7 +162,7 @@ void check_head(std::FILE * file, const std::string & subject) {
     std::rewind(file);
     try {
         head_walk(file, subject).run();
-    } catch (const unreadable &) { // ggml's reader says it better
+    } catch (const unreadable &) { // ggml's reader gives the better message
     }
     std::rewind(file);
 }

@@ -1,4 +1,4 @@
-// The first look at a sidecar: counts and lengths against their bounds, before ggml's reader allocates what they say.
+// Checks the counts and lengths in a sidecar against their bounds, before ggml's reader allocates memory for them.
 #pragma once
 
 #include <cstdio>
@@ -6,10 +6,10 @@
 
 namespace metadeploy {
 
-// Throws sidecar_error that begins with subject where a count or a length of the file's head is beyond its bound
-// (sidecar/rules.h), or where it holds what ggml's reader passes and metadeploy/sidecar/gguf_file.py refuses. A file
-// that is no GGUF, or ends too early, is left to ggml's reader.
-// The file is read from its beginning, and stands there again afterwards.
+// Throws sidecar_error that begins with subject if a count or a length in the file's head exceeds its bound
+// (sidecar/rules.h), or if the head has a fault that ggml's reader accepts and metadeploy/sidecar/gguf_file.py refuses.
+// A file that is not a GGUF, or that ends too early, is left to ggml's reader. Afterwards, the file is at its beginning
+// again.
 void check_head(std::FILE * file, const std::string & subject);
 
 } // namespace metadeploy

@@ -128,7 +128,7 @@ private:
         const std::optional<int64_t> expansion = meta.integer(keys::ENCODER_FFN_EXPANSION);
         const std::optional<int64_t> has_pos = meta.integer(keys::USE_LAYER_POS_EMBEDDINGS);
         if (dims.encoder != encoder_type::transformer) {
-            return; // for which they mean nothing
+            return; // other encoders do not use these keys
         }
         const int64_t width = dims.size('E');
         const int64_t inner = dims.size('F');
@@ -307,8 +307,8 @@ bool is_readable_type(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0;
 }
 
-// A file that is read, not mapped: one that is truncated while it is mapped ends the process (SIGBUS). It is opened
-// once, so that header and tensors are of one file even where another takes its name meanwhile.
+// A file that is read, not mapped: truncating a mapped file would end the process (SIGBUS). It is opened only once, so
+// that header and tensors come from the same file even if another file takes its name meanwhile.
 class open_file {
 public:
     open_file(const std::string & path, std::string subject_)

@@ -30,7 +30,7 @@ std::vector<std::string> size_faults(const layout & dims) {
 }
 
 std::vector<std::string> table_faults(int64_t hidden_dim, int64_t n_tokens, int64_t n_heads) {
-    // by division: a product of three numbers from a file can be beyond 64 bits
+    // checked by division: a product of three numbers from a file can exceed 64 bits
     if (hidden_dim < 1 || n_tokens < 1 || n_heads < 1 || MAX_TABLE / hidden_dim / n_tokens >= n_heads) {
         return {};
     }

@@ -1,5 +1,5 @@
-// Bounds that a wrapper and its file obey; twin of metadeploy/sidecar/rules.py, which says where they come from. A test
-// compares the two, and both with docs/sidecar-format.md.
+// Bounds for a wrapper and its file. Twin of metadeploy/sidecar/rules.py, which explains them. A test compares the two,
+// and both with docs/sidecar-format.md.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace metadeploy {
 struct layout;
 struct wrapper_config;
 
-// of the file
-inline constexpr int64_t MAX_HEAD_BYTES = 64 << 20; // all that goes before the tensors' data
+// bounds of the file
+inline constexpr int64_t MAX_HEAD_BYTES = 64 << 20; // everything before the tensors' data
 inline constexpr int64_t MAX_KEYS = 4096;
 inline constexpr int64_t MAX_TENSORS = 16384;
 inline constexpr int64_t MAX_KEY_BYTES = 65535;
@@ -20,7 +20,7 @@ inline constexpr int64_t MAX_TEXT_BYTES = 1 << 20;
 inline constexpr int64_t MAX_ARRAY = 1 << 20;
 inline constexpr int64_t MAX_ALIGNMENT = 1 << 20;
 
-// of the wrapper
+// bounds of the wrapper
 inline constexpr int64_t MAX_INT = INT32_MAX;
 inline constexpr int64_t MAX_LAYERS = 1000;
 inline constexpr int64_t MAX_WIDTH = 65536;
@@ -30,10 +30,10 @@ inline constexpr int64_t MAX_TABLE = 1 << 28; // hidden_dim * cognitive tokens *
 inline constexpr int64_t MAX_REFUSAL_TOKENS = 1024;
 inline constexpr float MAX_REFUSAL_BIAS = 100.0f;
 
-// Sizes beyond these bounds, which nothing may be enumerated or allocated by.
+// Lists the sizes that exceed these bounds. Nothing may be enumerated or allocated by such a size.
 std::vector<std::string> size_faults(const layout & dims);
 
-// The tables of an injection that are too large; nothing where a size is unknown.
+// Lists a fault if the tables of an injection are too large. Empty if a size is unknown.
 std::vector<std::string> table_faults(int64_t hidden_dim, int64_t n_tokens, int64_t n_heads);
 
 } // namespace metadeploy

@@ -79,7 +79,7 @@ struct sidecar {
     std::string path;
     wrapper_config config;
     std::map<std::string, sidecar_tensor> tensors;       // "enc.<name>", "ca.<layer>.<name>"
-    std::vector<std::shared_ptr<const float[]>> storage; // what they point into
+    std::vector<std::shared_ptr<const float[]>> storage; // memory of the tensors
 
     void add(
         const std::string & name, std::vector<int64_t> shape, std::shared_ptr<const float[]> values, size_t n_values) {

@@ -22,7 +22,7 @@ inline std::string strings(const std::vector<std::string> & values) {
     return out;
 }
 
-// a llama of F32 weights; tokens are ASCII texts
+// a llama model with F32 weights; its tokens are ASCII texts
 inline gguf_builder tiny_base(uint64_t seed = 3) {
     constexpr int64_t width = TINY_WIDTH;
     constexpr int64_t n_ff = 64;

@@ -1,4 +1,4 @@
-// The graph allocator keeps its plan for the next graph only where that graph needs no other one (vendor/patches).
+// The graph allocator reuses its plan for the next graph only if the plan is valid for that graph (vendor/patches).
 #include "check.h"
 
 #include "ggml-alloc.h"
@@ -14,7 +14,7 @@ namespace {
 
 using build_t = std::function<void(ggml_context * ctx, ggml_cgraph * gf)>;
 
-// Graphs that are allocated one after the other, as a context does it.
+// Allocates graphs one after the other, as a context does.
 struct allocator {
     ggml_gallocr_ptr alloc{ggml_gallocr_new(ggml_backend_cpu_buffer_type())};
     ggml_backend_ptr cpu{ggml_backend_cpu_init()};
@@ -52,7 +52,7 @@ float last_of(const ggml_tensor * tensor) {
 
 } // namespace
 
-// A part of the graph that was expanded early brings its leafs first; nodes and their sources are the same ones.
+// Expanding a part of the graph early puts its leafs first. Nodes and their sources stay the same.
 TEST(leafs_in_another_order) {
     allocator all;
     ggml_tensor * large = nullptr;
@@ -75,7 +75,7 @@ TEST(leafs_in_another_order) {
     }
 }
 
-// As many nodes of the same sizes, but the first one is read once more at the end.
+// The second graph has as many nodes of the same sizes, but its last node also reads the first one.
 TEST(another_reader) {
     allocator all;
     ggml_tensor * x = nullptr;
@@ -95,7 +95,7 @@ TEST(another_reader) {
     }
 }
 
-// A leaf that no node reads is filled all the same.
+// A leaf that no node reads is filled too.
 TEST(a_leaf_that_grows) {
     allocator all;
     for (const int64_t n : {4, 4000}) {
@@ -111,7 +111,7 @@ TEST(a_leaf_that_grows) {
     }
 }
 
-// What has only shrunk is not planned again: every answer's token is such a graph.
+// A graph whose tensors only became smaller is not planned again: each token of an answer has such a graph.
 TEST(a_smaller_graph_of_the_same_form) {
     allocator all;
     const auto build = [](int64_t n) {

@@ -1,4 +1,4 @@
-// What is no error of ours: inputs that do not fit their graph, and what llama.cpp throws.
+// Faults that are not errors of ours: inputs that do not fit their graph, and exceptions of llama.cpp.
 #include "check.h"
 #include "errors.h"
 #include "runtime/graph_input.h"
@@ -11,7 +11,7 @@ using namespace metadeploy;
 TEST(an_input_gets_all_of_its_elements) {
     ggml_context_ptr ctx(ggml_init({8 * ggml_tensor_overhead(), nullptr, true}));
     ggml_tensor * unused = new_graph_input(ctx.get(), GGML_TYPE_I32, 2);
-    fill_graph_input(unused, std::vector<int32_t>{1, 2, 3}); // it has no memory, and nothing reads it
+    fill_graph_input(unused, std::vector<int32_t>{1, 2, 3}); // an input without memory, which nothing reads
     ggml_tensor * gains = new_graph_input(ctx.get(), GGML_TYPE_F32, 1, 1, 3);
     const ggml_backend_buffer_ptr buf(
         ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), ggml_backend_cpu_buffer_type()));
@@ -38,5 +38,5 @@ TEST(every_exception_is_an_error_of_its_request) {
     CHECK_EQ(text_of(model_mismatch_error("ours")), "ours");
     CHECK_EQ(text_of(std::bad_alloc()), "not enough memory for this request");
     CHECK_EQ(text_of(std::invalid_argument("theirs")), "llama.cpp cannot serve this request: theirs");
-    CHECK_EQ(text_of(7), "llama.cpp cannot serve this request, and does not say why");
+    CHECK_EQ(text_of(7), "llama.cpp cannot serve this request and gives no reason");
 }

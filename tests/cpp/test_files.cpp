@@ -78,7 +78,7 @@ TEST(what_a_killed_writer_has_left_is_deleted) {
     const temp_dir dir;
     const std::string target = (dir.path / "a").u8string();
     dir.write(".a.0123456789ab.tmp", "half");
-    fs::create_directory(dir.path / ".a.ba9876543210.tmp"); // of Python
+    fs::create_directory(dir.path / ".a.ba9876543210.tmp"); // a temporary folder of Python's
     std::ofstream(dir.path / ".a.ba9876543210.tmp" / "new") << "half";
     const open_file busy(dir.write(".a.000000000000.tmp", "being written"), O_RDONLY);
     flock(busy.descriptor(), LOCK_EX);

@@ -63,8 +63,8 @@ TEST(json_arrays) {
     CHECK_THROWS(error, read("[]"), "holds no prompt");
     CHECK_THROWS(error, read("[\"a\", 5]"), "prompt 2 is 5, expected a text or a JSON object");
     CHECK_THROWS(error, read("[\"a\", [\"b\"]]"), "prompt 2 is");
-    CHECK_THROWS(error, read("[\n{\"prompt\": \"a\"},\n]"), "begins as a JSON array and is none");
-    CHECK_THROWS(error, read("[\"a\" \"b\"]"), "begins as a JSON array and is none");
+    CHECK_THROWS(error, read("[\n{\"prompt\": \"a\"},\n]"), "begins as a JSON array but is not one");
+    CHECK_THROWS(error, read("[\"a\" \"b\"]"), "begins as a JSON array but is not one");
     CHECK_THROWS(error, read("{\n\"prompt\": \"a\"\n}\n"), "line 1 is not a JSON object");
 }
 
@@ -101,7 +101,7 @@ TEST(keys_that_look_like_options_are_refused) {
         CHECK_THROWS(error, read("{\"prompt\": \"a\"}\n" + line), "line 2 has the key", key, "looks like an option");
         CHECK_THROWS(error, read("[" + line + "]"), "prompt 1 has the key", key);
     }
-    CHECK_EQ(read(R"({"prompt": "a", "temperature": null})").size(), 1u); // nothing is said
+    CHECK_EQ(read(R"({"prompt": "a", "temperature": null})").size(), 1u); // null sets no option
 }
 
 TEST(keys_of_data_are_named) {

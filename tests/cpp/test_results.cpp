@@ -131,7 +131,8 @@ TEST(results_of_other_settings_are_refused_with_what_differs) {
     refused(changed("--meta-goal", "x"), "--meta-goal was \"\", is \"x\"");
     refused(changed("--new", 1), "--new was not given, is 1");
     refused(changed("-m", {{"name", "b.gguf"}, {"xxh128", "02"}}), "-m was \"base.gguf\", is \"b.gguf\"");
-    refused(changed("-m", {{"name", "base.gguf"}, {"xxh128", "02"}}), "-m was another file of the name \"base.gguf\"");
+    refused(
+        changed("-m", {{"name", "base.gguf"}, {"xxh128", "02"}}), "-m was another file with the name \"base.gguf\"");
     json none = SETTINGS;
     none.erase("--meta-gain");
     refused(none, "--meta-gain was 1.0, is not given");

@@ -138,7 +138,7 @@ TEST(keys) {
     CHECK_THROWS(
         sidecar_error, read(transformer("meta_spider.use_layer_pos_embeddings", b::u32(0))),
         "use_layer_pos_embeddings' is 0, but the tensors say 1");
-    CHECK_EQ(read(with("meta_spider.encoder_num_blocks", b::u32(9))).config.n_embd, 24); // of another encoder
+    CHECK_EQ(read(with("meta_spider.encoder_num_blocks", b::u32(9))).config.n_embd, 24); // a key of another encoder
 
     gguf_builder headless = valid();
     headless.remove("meta_spider.ca_num_heads");

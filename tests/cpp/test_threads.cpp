@@ -1,5 +1,5 @@
-// What several threads do at once: engines of their own, cancelled by others, messages whose sink changes meanwhile,
-// and files that change while they are read. To be run under ThreadSanitizer (preset tsan), and right without it too.
+// Several threads at once: each has its own engine, others cancel it, the sink of messages changes meanwhile, and files
+// change while they are read. These tests are meant for ThreadSanitizer (preset tsan), but also pass without it.
 #include "bases.h"
 #include "check.h"
 #include "errors.h"
@@ -28,7 +28,7 @@ common_params params_for(const std::string & base, int n_threads) {
     return params;
 }
 
-// greedy answers to prompts of token ids, several at once; empty where it was cancelled
+// greedy answers to several prompts of token ids at once; an answer is empty if it was cancelled
 std::vector<llama_token> answers(engine & eng, const std::vector<std::vector<llama_token>> & prompts) {
     scheduler sched(eng);
     for (const std::vector<llama_token> & prompt : prompts) {
@@ -103,7 +103,7 @@ TEST(engines_of_several_threads_while_others_cancel_and_the_sink_changes) {
             }
         });
     }
-    // one of them is cancelled again and again, and goes on
+    // one thread is cancelled again and again, and continues
     std::thread canceller([&] {
         while (!done) {
             cancelled[n_engines - 1] = true;

@@ -9,7 +9,7 @@
 
 namespace metadeploy::testing {
 
-// the names that GPT-2's tokenizers have for single bytes: printable ones are themselves, others follow from U+0100 on
+// GPT-2's names for single bytes: printable bytes keep their character, the others get characters from U+0100 on
 inline std::vector<std::string> byte_tokens() {
     std::vector<std::string> tokens;
     int next = 0x100;

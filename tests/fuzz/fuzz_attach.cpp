@@ -1,5 +1,5 @@
-// The whole way: a sidecar is attached to a tiny base, and where it fits a prompt is answered; or one of our errors
-// says why not.
+// The whole path: attaches a sidecar to a tiny base and answers a prompt. If the sidecar does not fit, one of our
+// errors says why.
 #include "common/log.h"
 #include "errors.h"
 #include "gguf_mutator.h"
@@ -70,9 +70,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         try {
             (void)answer(true);
             (void)base->apply_chat_template({{"user", "hello"}});
-        } catch (const error &) { // values that are not finite, a template that refuses its variables
+        } catch (const error &) { // values are not finite, or a template refuses its variables
         }
-        // whatever was injected, the base alone answers as before
+        // after any injection, the base alone answers as before
         if (++n_runs % 16 == 0 && answer(false) != clean) {
             std::fprintf(stderr, "the base answers otherwise after this sidecar\n");
             std::abort();

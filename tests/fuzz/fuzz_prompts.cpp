@@ -1,5 +1,5 @@
-// Files of prompts, and files of results that are gone on with: read, or refused with error. The first byte says which
-// form the file has.
+// Reads files of prompts, and files of results that are continued. Each is read, or refused with error. The first byte
+// selects the form of the file.
 #include "cli/output.h"
 #include "cli/prompts.h"
 #include "cli/results.h"
@@ -9,7 +9,7 @@
 
 using namespace metadeploy;
 
-// What results.cpp asks of the rest of the program, which needs all of llama.cpp.
+// Replaces functions that results.cpp uses. The real ones need all of llama.cpp.
 namespace metadeploy {
 
 std::vector<std::string> settings_faults(const nlohmann::ordered_json & before, const nlohmann::ordered_json & now) {
@@ -43,7 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         prompts = {{nullptr, "a", {}}, {nullptr, "b", {}}};
     }
     try {
-        results_file.write(data + 1, size - 1); // what is cut off is cut off a copy
+        results_file.write(data + 1, size - 1); // a copy, because the reader may cut off its end
         (void)result_lines(results_file.path, prompts, {{"-n", 1}}).found();
     } catch (const error &) {
     }

@@ -1,4 +1,4 @@
-"""One of Python's targets under atheris: ``fuzz_python.py NAME [libFuzzer's options]``; `run.py` runs them all."""
+"""Runs a Python target under atheris: ``fuzz_python.py NAME [libFuzzer's options]``. `run.py` runs all targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// The sidecar reader: every file is read, or refused with sidecar_error.
+// The sidecar reader must read every file or refuse it with sidecar_error.
 #include "errors.h"
 #include "gguf_mutator.h"
 #include "log.h"
@@ -34,7 +34,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         require(config.n_bottleneck % config.n_ca_head == 0 && !config.target_layers.empty());
         std::string fault;
         require(config.chat_template_kwargs.empty() || parse_json(config.chat_template_kwargs, fault)->is_object());
-        double sum = 0; // reads every value, so that one beyond its buffer is seen
+        double sum = 0; // reads every value, so that a read beyond the buffer is detected
         for (const auto & [name, tensor] : found.tensors) {
             int64_t n = 1;
             for (const int64_t width : tensor.shape) {

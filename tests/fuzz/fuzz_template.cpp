@@ -1,4 +1,4 @@
-// Chat templates: parsed and rendered within the bounds that csrc/runtime/chat_template.cpp sets, or refused with
+// Chat templates must be parsed and rendered within the limits of csrc/runtime/chat_template.cpp, or refused with
 // error.
 #include "errors.h"
 #include "runtime/chat_template.h"
@@ -10,12 +10,12 @@
 
 using namespace metadeploy;
 
-// Of hard-coded templates, which a text only names. It is in a file that needs all of llama.cpp.
+// Replaces a function for hard-coded templates. The real one needs all of llama.cpp.
 int32_t llama_chat_apply_template(const char *, const llama_chat_message *, size_t, bool, char *, int32_t) {
     return -1;
 }
 
-// Values that hold one another are never freed: {% set ns.me = ns %}. How many there can be is bounded.
+// Values that refer to each other are never freed: {% set ns.me = ns %}. Their number is limited.
 extern "C" const char * __asan_default_options() {
     return "detect_leaks=0";
 }

@@ -41,7 +41,7 @@ size_t scalar_size(uint32_t type) {
     }
 }
 
-// bytes of a tensor that a sidecar may have; others are guessed
+// size in bytes of a tensor with a type that sidecars may have; guessed for other types
 size_t tensor_size(uint32_t type, int64_t n) {
     switch (type) {
     case 1:
@@ -92,7 +92,7 @@ public:
             }
             const size_t from = std::min(data.size(), start + (size_t)std::max<int64_t>(t.offset, 0));
             t.data = data.substr(from, std::min(tensor_size(t.type, n), data.size() - from));
-            t.offset = -1; // where it belongs
+            t.offset = -1; // the correct offset
         }
         return file;
     }
@@ -117,7 +117,7 @@ private:
 
     std::string text() { return take(number<uint64_t>()); }
 
-    // a value with its type before it
+    // a value after its type
     std::string value() {
         const size_t from = pos;
         skip_value(number<uint32_t>());
@@ -378,7 +378,7 @@ private:
         return file.tensors.empty() ? nullptr : &file.tensors[(size_t)below((int)file.tensors.size())];
     }
 
-    // data of the size that type and shape ask for, as far as that is small
+    // data of the size that type and shape require, if that is small
     void fit(gguf_builder::tensor & t) {
         int64_t n = 1;
         for (const int64_t d : t.shape) {

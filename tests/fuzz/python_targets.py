@@ -1,7 +1,7 @@
-"""What the Python side reads from outside, as targets for a fuzzer: seeds, a mutation that knows the format, a reader.
+"""Fuzz targets for all data that the Python side reads: seeds, a mutation that knows the format, and a reader.
 
-A reader may give a result or raise an error of metadeploy's own; whatever else comes out of it is a finding.
-`fuzz_python.py` drives the targets with atheris, `test_python_targets.py` a little without.
+A reader may return a result or raise an error of metadeploy. Any other exception is a finding.
+`fuzz_python.py` runs the targets with atheris, `test_python_targets.py` briefly without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from metadeploy.errors import Error
 
-#: Values that are of another type, out of range, or mean something else elsewhere.
+#: Values that have another type, are out of range, or have a special meaning elsewhere.
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 7, 2**31, 2**63, 2**64, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "late",
     "auto", "1", "é\u2028", "\ud83d", "../x", "org/name", [], {}, [[]], [None], [0, 1], [-1], ["a"], {"a": 1},
@@ -32,8 +32,8 @@ class Target:
     Attributes:
         name: a word.
         seeds: valid inputs.
-        mutate: an input made of another; the same for the same state of the generator.
-        read: reads an input. Raises only what is a finding.
+        mutate: makes a new input from another. The same state of the generator gives the same input.
+        read: reads an input. Every exception that it raises is a finding.
     """
 
     name: str
@@ -46,8 +46,8 @@ def targets(folder: Path, *, only: str | None = None) -> Iterator[Target]:
     """Every target.
 
     Args:
-        folder: an empty folder; each target has one of its own in it.
-        only: the name of one; all where None.
+        folder: an empty folder, in which each target gets its own.
+        only: the name of one target; None for all.
     """
     for make in (_sidecar, _base, _checkpoint, _run_json, _questions, _samples, _records, _rung, _results):
         name = make.__name__.removeprefix("_")
@@ -61,7 +61,7 @@ def targets(folder: Path, *, only: str | None = None) -> Iterator[Target]:
 
 
 def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, taken out, put in or doubled."""
+    """Change, remove, insert or double some bytes."""
     found = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
         at, length = rng.randrange(len(found) + 1), rng.choice((1, 1, 2, 4, 8, 32))
@@ -80,7 +80,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_value(value: Any, rng: random.Random) -> Any:
-    """A value of JSON with one of its parts replaced, left out, doubled or wrapped."""
+    """Replace, remove, double or wrap one part of a JSON value."""
     if rng.random() < 0.15 or not isinstance(value, (dict, list)) or not value:
         kind = rng.randrange(5)
         if kind == 0:
@@ -112,7 +112,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
 
 
 def mutate_json(data: bytes, rng: random.Random) -> bytes:
-    """A JSON text with one part changed; also where it is no JSON any more."""
+    """Change one part of a JSON text. The text may already be invalid JSON."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -123,7 +123,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_lines(data: bytes, rng: random.Random) -> bytes:
-    """The same for one of several lines."""
+    """Mutate one of several JSON lines."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     lines[at] = mutate_json(lines[at], rng)
@@ -131,7 +131,7 @@ def mutate_lines(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_gguf(data: bytes, rng: random.Random) -> bytes:
-    """A field, name, count or value of a GGUF changed; bytes where it is none any more."""
+    """Change a field, name, count or value of a GGUF, or bytes if the data is no longer a GGUF."""
     from sidecar.mutations import mutations
 
     try:
@@ -221,7 +221,7 @@ def _checkpoint(folder: Path) -> Target:
 
 
 def _mutate_nested(value: Any, rng: random.Random) -> Any:
-    """Like `mutate_value`, for a checkpoint's dict with tensors in it."""
+    """Like `mutate_value`, for a checkpoint's dict, which contains tensors."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-// Stands in for libFuzzer where that is not there: runs a harness on files, and on all files of folders, once each.
+// Replaces libFuzzer if it is not available: runs a harness once on each file, and on each file in a folder.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -10,7 +10,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size);
 extern "C" __attribute__((weak)) int LLVMFuzzerInitialize(int * argc, char *** argv);
 
-// the custom mutators that a harness has ask for it; nothing is mutated here
+// custom mutators of a harness link to it; nothing is mutated here
 extern "C" size_t LLVMFuzzerMutate(uint8_t *, size_t size, size_t) {
     return size;
 }
@@ -31,7 +31,7 @@ int main(int argc, char ** argv) {
     }
     for (const std::filesystem::path & path : files) {
         std::printf("%s\n", path.c_str());
-        std::fflush(stdout); // the last line where the process dies
+        std::fflush(stdout); // shows the file if the process dies
         std::ifstream file(path, std::ios::binary);
         const std::string data{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
         LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t *>(data.data()), data.size());

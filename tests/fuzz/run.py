@@ -1,8 +1,8 @@
-"""Runs the fuzzers: ``run.py [runs=N | seconds=N] [NAME...]``, by default some seconds of each.
+"""Runs the fuzzers: ``run.py [runs=N | seconds=N] [NAME...]``, by default each for some seconds.
 
-Builds the harnesses (CMake preset ``fuzz``, clang) and runs them, then Python's targets with atheris, a tenth of the
-executions each. Every harness begins with the seeds of tests/fuzz/corpus; what it finds goes to build/fuzz/corpus, and
-the inputs of findings to build/fuzz/findings. Exit code 1 if there is a finding.
+Builds the harnesses (CMake preset ``fuzz``, clang) and runs them, then runs Python's targets with atheris, each with a
+tenth of the executions. Every harness begins with the seeds of tests/fuzz/corpus. New seeds go to build/fuzz/corpus,
+and inputs that cause findings to build/fuzz/findings. The exit code is 1 if there is a finding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "fuzz"
 
-#: Harnesses of which the first three are built without most of llama.cpp.
+#: Harnesses. The first three are built without most of llama.cpp.
 QUICK = ("sidecar", "prompts", "template")
 HARNESSES = (*QUICK, "attach")
 PYTHON = ("sidecar", "base", "checkpoint", "run_json", "questions", "samples", "records", "rung", "results")
@@ -88,7 +88,7 @@ def run_python(name: str, runs: int, seconds: int) -> bool:
 
 
 def execute(name: str, command: list[str]) -> bool:
-    """Run one, print what came of it, and say whether it went well; of a failure all that it printed."""
+    """Run one fuzzer, print its result, and return whether it passed. After a failure, print all of its output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

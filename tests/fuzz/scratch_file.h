@@ -1,4 +1,4 @@
-// A file for readers that take a path; in memory where /dev/shm is.
+// A file for readers that take a path, in memory if /dev/shm exists.
 #pragma once
 
 #include <cstdint>

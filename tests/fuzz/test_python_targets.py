@@ -1,4 +1,4 @@
-"""A little fuzzing of everything that Python reads, with mutations that know the formats; `nox -s fuzz` does more."""
+"""Briefly fuzzes everything that Python reads, with mutations that know the formats. `nox -s fuzz` does more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_all_are_here(by_name: dict[str, Target]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_are_read(name: str, by_name: dict[str, Target], capsys: pytest.CaptureFixture[str]) -> None:
     for seed in by_name[name].seeds:
-        if name not in ("base",):  # cut off: what is read of a base is its head
+        if name not in ("base",):  # cut off: only the head of a base is read
             assert by_name[name].read(seed) is not None
 
 
@@ -41,7 +41,7 @@ def test_mutated_inputs_are_read_or_refused(name: str, by_name: dict[str, Target
             raise AssertionError(f"input {number}: {type(problem).__name__}: {problem}\n{data[:4000]!r}") from problem
         if len(pool) < 50 and rng.random() < 0.1:
             pool.append(data)
-    # mutations that are all refused, or none, would prove little
+    # if all mutations were refused, or none, the test would prove little
     assert read < RUNS.get(name, 600)
 
 

@@ -1,4 +1,4 @@
-"""`metadeploy doctor` as people type it, and what the compiled core and the program say of their build."""
+"""`metadeploy doctor` on the command line, and the build information of the compiled core and the program."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
         widths = [width for width in WIDTHS if width % TYPES[type_]["block"] == 0]
         assert group["right"] >= len(widths) * (len(ROWS) - 1 + len(SEQUENCES)), (type_, group)
         assert (group["wrong"], group["left"]) == ([], 0)
-        # a limit that leaves no room would fail on the next processor, one that leaves too much says nothing
+        # too tight a limit would fail on another processor, too loose a limit would find no fault
         assert 0 < group["worst"] < group["limit"] / 3, (type_, group)
         assert group["limit"] <= 1e-3
 
 
 def test_what_it_prints(tmp_path: Path) -> None:
-    """Where nothing is in the cache."""
+    """The cache is empty."""
     done = run(cache=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for text in ("processor", "features", "everything is right", "`metadeploy demo -n 1` makes it"):
@@ -111,7 +111,7 @@ def test_a_version_that_cannot_be_printed_is_an_error(llama_meta_generate: Path)
 
 @pytest.mark.parametrize("name", TYPES)
 def test_types_are_those_of_gguf(name: str) -> None:
-    """What the doctor multiplies, dequantised here and by the package gguf in NumPy."""
+    """The core and the package gguf (NumPy) dequantise the doctor's weights alike."""
     drawn = draw(_core, WeightType(**TYPES[name]))
     width = drawn.weights.shape[1]
     ours = _core.dequantize_rows(name, drawn.data.tobytes(), width)
@@ -128,7 +128,7 @@ def test_types_are_those_of_gguf(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"])
 def test_quantising(name: str) -> None:
-    """Near what was quantised: to 8 bits a 10,000th off, to 4 some hundredths."""
+    """The values are close to the original ones: the error is 1/10,000 with 8 bits and some hundredths with 4 bits."""
     values = np.random.default_rng(0).standard_normal((3, 512), np.float32)
     found = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
     assert ((found - values) ** 2).mean() < (1e-4 if name == "Q8_0" else 3e-2)

@@ -1,4 +1,4 @@
-"""`metadeploy edit` as people type it."""
+"""`metadeploy edit` on the command line."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_errors(sidecar: Path, tmp_path: Path) -> None:
 
 
 def test_help_names_every_key() -> None:
-    """It is there before the module that knows them is imported."""
+    """The help lists them before the module that defines them is imported."""
     keys = command._KEYS.split("With another")[0]
     listed = [name.strip() for line in keys.splitlines() for name in line.split("[dim]")[0].split(",")]
     assert [name for name in listed if name and " " not in name and "[" not in name] == list(EDITABLE)

@@ -120,7 +120,7 @@ def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
 
 @pytest.mark.parametrize("engine", ["torch", "runtime"])
 def test_another_refusal_text_is_asked_for_by_itself(engine: str, run: Path, evaluate: Eval) -> None:
-    """Without the bias of the wrapper's own text, so doubt is another, and no answer of before serves."""
+    """The bias belongs to the wrapper's own text and is dropped. Doubt then differs, so no earlier answer is reused."""
     options = ("--engine", engine, "--no-baselines", "--gains", "none", "--limit", "8", "--bootstrap", "20", "--json")
     own = json.loads(evaluate(run, *options))
     before = [sample.doubt for sample in Samples.read(run / "eval" / own["samples"]["file"])]
@@ -282,7 +282,7 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     printed = json.loads(evaluate(run, twin, *QUICK, "--json"))
     assert printed["metrics"] == combined["metrics"]
     assert len(printed["results"]) == 2
-    # means may lie among the results of a run, and are replaced there
+    # a run's results may include means, which are replaced
     for _ in range(2):
         evaluate(run, twin, *QUICK, "--output", run / "eval" / "results_seeds.json")
     own = "eval/results_torch_float32_test.json"
@@ -300,7 +300,7 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
 
 
 def test_another_run_json_asks_again(run: Path, evaluate: Eval) -> None:
-    """It says how a checkpoint is asked: with which suffix, with which variables of the template."""
+    """The file has the suffix and the template variables with which a checkpoint is prompted."""
     options = ("--no-baselines", "--gains", "none", "--bootstrap", "5", "--limit", "5", "--json")
     fingerprints = [json.loads(evaluate(run, *options))["samples"]["fingerprint"] for _ in range(2)]
     RunDir(run).update({"answer_suffix": " Be brief."})

@@ -144,7 +144,7 @@ def test_force(checkpoint: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 def test_no_input_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
-    """Neither the checkpoint nor its run.json nor the base, by any name."""
+    """The output never replaces the checkpoint, its run.json or the base, by any name."""
     model, link, hard_link = base(tmp_path), tmp_path / "link.gguf", tmp_path / "hard.gguf"
     link.symlink_to(model)
     os.link(model, hard_link)

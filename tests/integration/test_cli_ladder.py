@@ -114,7 +114,7 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
 
 
 def test_another_refusal_text(run: Path, climb: Climb) -> None:
-    """In PyTorch and in the sidecars; what was measured with the wrapper's own serves no more."""
+    """It applies in PyTorch and in the sidecars. Results with the wrapper's own text are not reused."""
     options = ("--types", "F32", "--sidecar-types", "none", "--limit", "4")
     climb(run, *options)
     names = ("rung_F32_f32.json", "rung_pytorch.json")

@@ -1,4 +1,4 @@
-"""What users of the meta-spider framework type: its spellings of export, and two scripts of one name."""
+"""Commands of meta-spider framework users: its spellings of export, and two scripts with the same name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_checkpoint_in_one_way(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
-    """Tokens and bias of the checkpoint are those of its own text."""
+    """The checkpoint's tokens and bias belong to its own text."""
     target = tmp_path / "out.gguf"
     shown = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
     assert OTHER in shown
@@ -67,7 +67,7 @@ def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_which_metadeploy_this_is(tmp_path: Path) -> None:
-    """The framework installs a script of that name too; `python -m metadeploy` is this one wherever it is started."""
+    """The framework also installs a script of that name. `python -m metadeploy` always runs this project's."""
     said = run("--version", cwd=tmp_path).stdout
     assert said.startswith("metadeploy ")
     assert "Doubters beside GGUF models" in said

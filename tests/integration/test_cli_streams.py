@@ -1,4 +1,4 @@
-"""Where the commands of `metadeploy` print: what cannot be printed is an error, and no character is lost."""
+"""The output streams of `metadeploy` commands: a failure to print is an error, and no character is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(
     arguments: Sequence[str | Path], redirection: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """The command with a redirection of the shell's."""
+    """The command with a shell redirection."""
     return subprocess.run(
         ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "metadeploy", *map(str, arguments)],
         capture_output=True,
@@ -76,7 +76,7 @@ def test_nothing_is_done_that_could_not_be_shown(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_stdout(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
-    """The command in this process, with a disk behind stdout that is full."""
+    """Run the command in this process, with stdout on a full disk."""
 
     def call(*arguments: str | Path) -> None:
         with open("/dev/full", "w", encoding="utf-8") as full:
@@ -94,7 +94,7 @@ def full_stdout(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
 def test_every_command_fails_where_its_results_cannot_be_printed(
     full_stdout: Callable[..., None], tmp_path: Path
 ) -> None:
-    """What it writes into files is there all the same: hours of work do not go with a line of text."""
+    """The command still writes its files: a line that cannot be printed does not cost hours of work."""
     run = write_tiny_run(tmp_path / "made").path
     base, folder = run / "base.gguf", tmp_path / "run"
     collected = ("--questions", run / "questions", "--layers", "all", "--dtype", "float32", "--device", "cpu")
@@ -165,7 +165,7 @@ ENCODINGS = (
 
 @pytest.mark.parametrize("environment", ENCODINGS, ids=lambda each: ",".join(f"{k}={v}" for k, v in each.items()))
 def test_json_is_utf8_in_every_locale(environment: dict[str, str], sidecar: Path, tmp_path: Path) -> None:
-    """Names of files in UTF-8 come out as they are, others so that Python finds them again."""
+    """File names in UTF-8 are printed unchanged, others in a form from which Python can find the file."""
     for name in ("üñ語😀.gguf", os.fsdecode(b"\xff\xfc.gguf")):
         path = tmp_path / name
         path.write_bytes(sidecar.read_bytes())
@@ -188,7 +188,7 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
     run = shell(["inspect", path], PYTHONIOENCODING=encoding)
     assert run.returncode == 0, run.stderr
     assert b"/" + shown + b".gguf" in run.stdout
-    # our own decoration has look-alikes
+    # our own decoration has ASCII replacements
     bar = "█" if encoding == "utf-8" else "#"
     assert re.search(rb" ca\.2\.gate +\+0\.\d{4}  " + bar.encode() * 10, run.stdout)
     broken = tmp_path / os.fsdecode(b"\xff.gguf")

@@ -45,14 +45,14 @@ def commands_folder(folder: Path) -> Path:
 
 
 def write_python(folder: Path) -> None:
-    """Not a link: behind one, Python does not find the packages of a virtual environment."""
+    """The interpreter is not a link: through a link, Python would not find the packages of a virtual environment."""
     write_command(folder / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
 
 def run(
     folder: Path, commands: Path, *seeds: str, code: int = 0, script: Path = SCRIPT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """An example, from a folder."""
+    """Run an example from a folder."""
     values = {
         **os.environ,
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
@@ -140,7 +140,7 @@ def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def checking_commands(folder: Path) -> Path:
-    """As `commands_folder`; in place of the command one that only checks its arguments, and says what it was given."""
+    """Like `commands_folder`, but the command only checks and prints its arguments."""
     folder.mkdir()
     write_python(folder)
     checker = (

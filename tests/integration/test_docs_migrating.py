@@ -1,4 +1,4 @@
-"""docs/migrating.md: each command, flag, variable and Python name that it says is here is here."""
+"""docs/migrating.md: each command, flag, variable and Python name that the page mentions exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
 COMMANDS = [each.name for each in app.registered_commands if each.name is not None]
 FLAG = re.compile(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*")
-#: Commands of the framework that only share the name of the script; the page says so.
+#: Commands of the framework, which has a script of the same name; the page says so.
 NOT_OURS = {"validate"}
 
 
@@ -50,7 +50,7 @@ def spans(text: str) -> list[str]:
 
 
 def ours() -> Iterator[str]:
-    """All that the page says of this project, without what it says is the framework's."""
+    """The page's text about this project, without the parts about the framework."""
     theirs = {cell for title in ("Commands", "Python", "Figures") for cell, *_ in rows(title)}
     for line in PAGE.splitlines():
         if line.startswith("    metadeploy "):
@@ -85,7 +85,7 @@ def test_commands_and_their_flags() -> None:
 
 
 def test_flags_by_themselves() -> None:
-    """In the right column of the table of commands, and the left one where the same is here."""
+    """The commands in the right column of the table, and in the left column if this project has the same one."""
     seen = 0
     for text in (text for _, right in rows("Commands") for text in spans(right)):
         if text.startswith("-"):
@@ -133,7 +133,7 @@ def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
 
 
 def _callable(node: ast.expr) -> Any:
-    """What a name in the right column of the table of Python stands for."""
+    """The object that a name in the right column of the Python table stands for."""
     text = ast.unparse(node)
     names = {
         "MetaLlama": metadeploy.MetaLlama,

@@ -1,6 +1,6 @@
-"""Chat templates are programs from elsewhere: they cannot crash the process, fill its memory or run without end.
+"""Chat templates are untrusted programs: they cannot crash the process, fill its memory or run endlessly.
 
-Every such template is one clear error, and a prompt that goes without a template is answered all the same.
+Every hostile template gives one clear error. A prompt that needs no template is still answered.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from support.program import Program, TinyCase
 N = 300_000
 LIMIT = "takes too many steps or too much memory"
 
-#: Each with what the error says of it.
+#: Hostile templates, each with text of its error.
 HOSTILE = {
-    "a macro that calls itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "calls itself without end"),
+    "a macro that calls itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "calls itself endlessly"),
     "two that call each other": (
         "{% macro f(x) %}{% for i in [1] %}{{ g([x]) }}{% endfor %}{% endmacro %}"
         "{% macro g(x) %}{% if 1 %}{{ f(x) }}{% endif %}{% endmacro %}{{ f(1) }}",
-        "calls itself without end",
+        "calls itself endlessly",
     ),
     "a caller": (
         "{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}",
-        "calls itself without end",
+        "calls itself endlessly",
     ),
     "parentheses": ("{{ " + "(" * N + "1" + ")" * N + " }}", "bytes, expected at most 262144"),
     "fewer parentheses": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deeply"),
@@ -99,7 +99,7 @@ HOSTILE = {
     ),
 }
 
-#: Unusual, and harmless.
+#: Unusual but harmless templates.
 HARMLESS = {
     "deep values that nobody looks at": (
         "{% set ns = namespace(x=1) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% endfor %}done",
@@ -145,7 +145,7 @@ def test_of_a_base(name: str, tiny_case: TinyCase, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_of_the_caller(name: str, tiny_case: TinyCase) -> None:
-    """Refused where it is given if loading it shows the fault, else by the first prompt that it is for."""
+    """It is refused at load time if loading shows the fault, otherwise by the first prompt that uses it."""
     template, fault = HOSTILE[name]
     with pytest.raises(Error) as caught, tiny_case.load(chat_template=template) as llm:
         llm.generate("hello", max_tokens=4)
@@ -156,7 +156,7 @@ def test_of_the_caller(name: str, tiny_case: TinyCase) -> None:
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless(name: str, tiny_case: TinyCase) -> None:
     template, expected = HARMLESS[name]
-    content = "x" * 20_000_000  # what is allowed grows with what is asked
+    content = "x" * 20_000_000  # the limit grows with the messages
     with tiny_case.load(chat_template=template + "{{ messages[0].content }}") as llm:
         assert llm.apply_chat_template([{"role": "user", "content": content}]) == expected + content
 
@@ -188,14 +188,14 @@ def test_templates_of_real_models_are_within_the_bounds(tiny_case: TinyCase, rep
         with tiny_case.load(chat_template=path.read_text(encoding="utf-8")) as llm:
             try:
                 rendered += "hello" in llm.apply_chat_template([{"role": "user", "content": "hello"}])
-            except Error as error:  # some want other roles, or tools
+            except Error as error:  # some templates need other roles, or tools
                 assert LIMIT not in str(error), path.name
                 assert "nested too deeply" not in str(error), path.name
     assert rendered > 0.9 * len(templates)
 
 
 def test_long_conversations_are_within_the_bounds(tiny_case: TinyCase, repo_root: Path) -> None:
-    """Of the templates that come with llama.cpp this one takes most: steps grow with the square of the messages."""
+    """This is the slowest template in llama.cpp: its steps grow with the square of the number of messages."""
     path = repo_root / "vendor" / "llama.cpp" / "models" / "templates" / "google-gemma-4-31B-it.jinja"
     messages = [{"role": ("user", "assistant")[i % 2], "content": f"the message of number {i}"} for i in range(101)]
     with tiny_case.load(chat_template=path.read_text(encoding="utf-8")) as llm:
@@ -206,7 +206,7 @@ def test_long_conversations_are_within_the_bounds(tiny_case: TinyCase, repo_root
 def test_interrupted(tiny_case: TinyCase) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages[0].content }}"
     with tiny_case.load(chat_template=endless) as llm:
-        messages = [{"role": "user", "content": "x" * 20_000_000}]  # what is allowed grows with what is asked
+        messages = [{"role": "user", "content": "x" * 20_000_000}]  # the limit grows with the messages
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         try:
@@ -230,7 +230,7 @@ def test_other_threads_run_meanwhile(tiny_case: TinyCase) -> None:
     with tiny_case.load(chat_template=slow) as llm:
         thread.start()
         try:
-            sys.setswitchinterval(1000)  # from here on this thread runs until it lets others
+            sys.setswitchinterval(1000)  # from here on, this thread runs until it yields
             gate.set()
             was_waiting = not ran.is_set()
             llm.apply_chat_template([{"role": "user", "content": "go"}])

@@ -1,7 +1,7 @@
-"""SIGKILL at random moments: every file is the old one or the new one, and what goes on ends as if nothing had been.
+"""SIGKILL at random moments: every file is the old or the new one, and a resumed run gives the same result.
 
-Two kills of each command here, and as many as METADEPLOY_KILLS says in the nox session `kill9`. Power loss is another
-matter: that files are flushed before they get their names is tested in tests/unit/test_files.py.
+Each command is killed twice here, and METADEPLOY_KILLS times in the nox session `kill9`. For power loss, files must be
+flushed before they are renamed: tests/unit/test_files.py tests this.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 
 def test_results_of_prompts(tiny: Program, tmp_path: Path) -> None:
-    """Nothing is kept from one prompt for the next: what is computed for a prompt is then the same in every run."""
+    """Keep nothing from one prompt for the next, so that every run computes the same for a prompt."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     prompts.write_text("".join(f"question {n}?\n" for n in range(100)), encoding="utf-8")
     flags = ("--prompts", prompts, "-o", output, "-n", "8", "--prefix-cache", "0")

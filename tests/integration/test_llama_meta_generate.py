@@ -436,7 +436,7 @@ def test_text_of_any_kind(tiny: Program, doubter: Program) -> None:
     prompt = "Größe, 首都 und 😀"
     found = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
     assert found["prompt"] == prompt
-    assert tiny("-n", "3", "--json", stdin=b"hello \xff").returncode == 1  # no text
+    assert tiny("-n", "3", "--json", stdin=b"hello \xff").returncode == 1  # not UTF-8
 
 
 def test_help_teaches(tiny: Program) -> None:

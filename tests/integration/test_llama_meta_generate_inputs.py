@@ -1,4 +1,4 @@
-"""What llama-meta-generate is given and could take for something else: templates, encodings, numbers, variables."""
+"""Inputs that llama-meta-generate could misread: templates, encodings, numbers, variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.program import Program, Run, TinyCase
 
 
 def refused(run: Run, *said: str, status: int = 1) -> None:
-    """Ended before anything was answered, with one message."""
+    """The program ends before any answer, with one message."""
     assert (run.returncode, run.stdout) == (status, ""), run.stderr
     for text in said:
         assert text in run.stderr
@@ -54,7 +54,7 @@ def test_texts_that_are_no_template(tiny: Program, tmp_path: Path) -> None:
 def test_files_of_templates(tiny: Program, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
     file = tmp_path / "template.jinja"
-    file.write_text(template, encoding="utf-8-sig")  # with a mark, as editors on Windows leave it
+    file.write_text(template, encoding="utf-8-sig")  # with a byte-order mark, as from editors on Windows
     asked = ("-p", "abc", "-n", "0", "--json")
     assert prompt_length(tiny(*asked, "--chat-template-file", file)) == len("[abc]")
     assert prompt_length(tiny(*asked, env={"LLAMA_ARG_CHAT_TEMPLATE_FILE": str(file)})) == len("[abc]")
@@ -71,7 +71,7 @@ def test_files_of_templates(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_llama_cpp_sets_no_variables_by_itself(tiny: Program) -> None:
-    """Its parser keeps reasoning in the history unless told otherwise, and thinks by default."""
+    """By default, llama.cpp's parser keeps reasoning in the history and enables thinking."""
     body = "{% for m in messages %}{{ m.content }}{% endfor %}"
     asked = ("-p", "abc", "-n", "0", "--json", "--chat-template")
 
@@ -144,7 +144,7 @@ def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
         file.write_text(text, encoding="utf-8", newline="")
         run = tiny("--prompts", file, "-n", "2")
         assert [json.loads(line)["prompt"] for line in run.stdout.splitlines()] == ["one", "two"], name
-        noted = 'note: nothing is done with the keys "answers", "category" of the prompts'
+        noted = 'note: ignoring the keys "answers", "category" of the prompts'
         assert (noted in run.stderr) == ("answers" in text)
 
 
@@ -251,7 +251,7 @@ def test_a_goal_and_a_refresh_of_the_environment(tiny: Program) -> None:
 
 def test_layers_of_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
     asked = ("-p", "hello", "-n", "2")
-    for layers in ("0-2", "0,1,2", "2, 1, 0", "all", "1,2", "1-2"):  # those it reads, or those it injects after
+    for layers in ("0-2", "0,1,2", "2, 1, 0", "all", "1,2", "1-2"):  # layers of reads or of injections
         assert tiny(*asked, env={"META_LAYERS": layers}).returncode == 0, layers
     for layers in ("2", "0-5", "late"):
         refused(

@@ -1,4 +1,4 @@
-"""Where llama-meta-generate writes: what cannot be written is an error, and results of two systems do not mix."""
+"""Outputs of llama-meta-generate: a failed write is an error, and results of different settings do not mix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = ("-n", "4")
 
 
 def redirected(program: Program, flags: Sequence[str | Path], redirection: str) -> Run:
-    """The program with a redirection of the shell's."""
+    """The program with a shell redirection."""
     shell = Program(Path("/bin/bash"), program.model, program.meta)
     command = [program.path, "-m", program.model, "--meta", program.meta, "-t", "1", *flags]
     return shell.bare("-c", f'"$@" {redirection}', "bash", *command)
@@ -64,7 +64,7 @@ def test_results_that_cannot_be_printed_are_an_error(prompts: Path, tiny: Progra
         run = tiny("--prompts", prompts, *SHORT, *full)
         assert run.returncode == 1
         assert f"error: output file '{full[1]}' cannot be written: No space left on device" in run.stderr
-    # into a file, nothing is printed that could fail
+    # with an output file, nothing is printed that could fail
     for redirection in (">&-", ">/dev/full"):
         output = tmp_path / "results.jsonl"
         output.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def test_neither_is_a_model_or_a_sidecar(tiny: Program, tiny_case: TinyCase, pro
 
 
 def test_notes_are_not_cut_off(tiny: Program, prompts: Path, tmp_path: Path) -> None:
-    """A file whose only line has no line feed is no result that was cut off."""
+    """A file whose only line has no line feed is not taken as an incomplete result."""
     notes = tmp_path / "notes"
     notes.write_text("mine", encoding="utf-8")
     run = tiny("--prompts", prompts, "-o", notes, *SHORT)
@@ -157,7 +157,7 @@ def test_notes_are_not_cut_off(tiny: Program, prompts: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def others(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) -> TinyCase:
-    """Another base and another sidecar of the same shapes, and the first base by another name."""
+    """Another base and another sidecar with the same shapes, and the first base under another name."""
     folder = tmp_path_factory.mktemp("others")
     case = TinyCase(folder / "base.gguf", folder / "sidecar.gguf", folder / "renamed.gguf")
     write_tiny_gguf(case.base, seed=4)
@@ -218,14 +218,14 @@ def test_results_of_other_settings_are_not_gone_on_with(
 def test_results_of_another_model_are_not_gone_on_with(
     prompts: Path, tiny: Program, tiny_case: TinyCase, others: TinyCase, tmp_path: Path
 ) -> None:
-    """Files of the same names and sizes are told apart by their content, and a file by another name is the same."""
+    """Files are identified by their content: their names and sizes do not matter."""
     output = tmp_path / "results.jsonl"
     flags = ("--prompts", prompts, "-o", output, "-t", "1", *SHORT)
     assert tiny.bare("-m", tiny_case.base, "--meta", tiny_case.sidecar, *flags).returncode == 0
     before = output.read_bytes()
     for model, meta, fault in (
-        (others.base, tiny_case.sidecar, '-m was another file of the name "base.gguf"'),
-        (tiny_case.base, others.sidecar, '--meta was another file of the name "sidecar.gguf"'),
+        (others.base, tiny_case.sidecar, '-m was another file with the name "base.gguf"'),
+        (tiny_case.base, others.sidecar, '--meta was another file with the name "sidecar.gguf"'),
     ):
         run = tiny.bare("-m", model, "--meta", meta, *flags)
         assert (run.returncode, output.read_bytes()) == (1, before)
@@ -242,7 +242,7 @@ def test_what_does_not_change_answers_may_change(prompts: Path, tiny: Program, t
         output.write_bytes(kept)
         run = tiny("--prompts", prompts, "-o", output, *SHORT, *flags)
         assert (run.returncode, len(results(output))) == (0, 2), run.stderr
-    # a longer list of prompts goes on as well
+    # a longer list of prompts continues the file too
     prompts.write_text("one\ntwo\nthree\n", encoding="utf-8")
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
     assert [result["prompt"] for result in results(output)] == ["one", "two", "three"]
@@ -285,7 +285,7 @@ def test_two_at_once_do_not_mix(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_texts_replace_a_file_when_all_are_there(tiny: Program, tmp_path: Path) -> None:
-    """Ctrl-C leaves the old file; results of this kind cannot be gone on with."""
+    """Ctrl-C leaves the old file, because results of this kind cannot be continued."""
     prompts, output = tmp_path / "prompts", tmp_path / "results"
     prompts.write_bytes(b"\0".join(f"story {n}".encode() for n in range(2000)))
     output.write_bytes(b"old")

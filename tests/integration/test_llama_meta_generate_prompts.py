@@ -45,7 +45,7 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
 
 
 def test_json_that_is_nested_too_deeply(tiny: Program, tmp_path: Path) -> None:
-    """Of prompts in either form, of results that are continued, and of variables."""
+    """The limit holds for prompts in both forms, for results that are continued, and for variables."""
     deep = "[" * 200_000 + "]" * 200_000
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     nested = "nested deeper than 64 arrays and objects"

@@ -15,15 +15,15 @@ from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar, write_sidecar
 from support.program import Program, TinyCase
 
 PROMPT = "What is it?"
-#: Begins with another byte than the default one, and so with another token of the tiny base.
+#: Its first byte differs from that of the default text, and so does its first token for the tiny base.
 OTHER = "We don't have enough information to answer that reliably."
-#: An answer counts as declined by the first three words or more.
+#: An answer counts as declined if it begins with the first words of this text, at least three.
 FEW_WORDS = ("No.", "", "  ", "I cannot.", "No idea. I'm not confident enough.", "... --- !!!")
 
 
 @pytest.fixture(scope="module")
 def calibrated(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny sidecar with tokens and a bias of its own refusal."""
+    """The tiny sidecar with the tokens and a bias for its own refusal."""
     source = read_sidecar(tiny_case.sidecar)
     path = tmp_path_factory.mktemp("calibrated") / "sidecar.gguf"
     write_sidecar(path, replace(source.config, refusal_token_ids=(7, 8), refusal_bias=2.0), source.tensors)
@@ -32,7 +32,7 @@ def calibrated(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def renamed(tiny_case: TinyCase, calibrated: Path) -> Path:
-    """The same with the other text in the file, which says neither tokens nor a bias then."""
+    """The same with the other text in the file, and therefore without tokens and a bias."""
     source = read_sidecar(tiny_case.sidecar)
     path = calibrated.with_name("renamed.gguf")
     write_sidecar(path, replace(source.config, refusal_text=OTHER), source.tensors)
@@ -80,7 +80,7 @@ def test_it_is_as_if_the_file_said_it(load: Callable[..., MetaLlama], calibrated
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
     llm.attach(calibrated, refusal_text=None)
     assert (llm.refusal_text, answer(llm)) == (DEFAULT_REFUSAL_TEXT, own)
-    # the text that it has: its tokens and its bias stay
+    # the wrapper's own text: its tokens and its bias stay
     llm.attach(calibrated, refusal_text=DEFAULT_REFUSAL_TEXT)
     assert answer(llm) == own
 

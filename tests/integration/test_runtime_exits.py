@@ -1,4 +1,4 @@
-"""How a process ends while something is under way: in peace, whatever its threads do."""
+"""A process exits cleanly during a computation, whatever its threads do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from support.program import TinyCase
 
-#: Each is run so many times, for what goes wrong depends on where the threads are; more by METADEPLOY_REPEAT.
+#: How often each script runs, because faults depend on the timing of threads. METADEPLOY_REPEAT sets another number.
 REPEAT = int(os.environ.get("METADEPLOY_REPEAT", "3"))
 
 HEAD = """
@@ -127,7 +127,7 @@ def cancel():
     return False
 daemon(lambda: llm.generate("x", max_tokens=None, cancel=cancel))
 """,
-    # objects that are there to the end
+    # objects that live until the exit
     "an open stream": """
 llm = load()
 stream = llm.stream("x", max_tokens=5)
@@ -189,7 +189,7 @@ llm.itself = llm
 """,
 }
 
-#: Run before metadeploy is imported; what it registers to run at exit runs after what metadeploy has registered.
+#: Runs before metadeploy is imported, so that its exit handlers run after those of metadeploy.
 BEFORE = {
     "closed at exit while a thread computes": "atexit.register(lambda: llm.close())",
     "used by a function that runs at exit": "atexit.register(lambda: llm.close())",

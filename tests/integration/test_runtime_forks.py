@@ -1,4 +1,4 @@
-"""Processes that are forked from one that has a model, or started beside it: an error, an answer, and never a hang."""
+"""Processes forked from one that has a model, or spawned by it, give an error or an answer and never hang."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ assert list(stream)[-1].result is not None
 
 
 def test_forked_while_other_threads_compute(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Locks that were held at that moment are held for ever in the child, by threads that it does not have."""
+    """A lock that another thread held during the fork would stay locked forever in the child."""
     run(
         """
 llms = [load() for _ in range(2)]
@@ -165,7 +165,7 @@ for thread in threads:
 
 
 def test_a_model_that_a_child_loads_itself(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Its threads are its own; but those of OpenMP are still the parent's, where the build uses it."""
+    """The child creates its own threads. Only OpenMP, if the build uses it, still refers to the parent's threads."""
     has_openmp = "OPENMP = 1" in _core.system_info()
     run(
         f"""
@@ -212,7 +212,7 @@ with load() as llm:
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(method: str, tiny_case: TinyCase, tmp_path: Path) -> None:
-    """What the parent has is refused, what a process loads itself works."""
+    """A process cannot use its parent's model, but it can load its own."""
     run(
         f"""
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What MetaLlama is given and could take for something else: options, prompts, messages, token ids, templates."""
+"""Inputs that MetaLlama could misread: options, prompts, messages, token ids, templates."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-30, 1e-7])
 def test_a_temperature_that_is_none(temperature: float, llm: MetaLlama) -> None:
-    """Logits divided by it would be infinite, and then the last token of the vocabulary comes again and again."""
+    """Logits divided by it would be infinite, and every token would then be the last one of the vocabulary."""
     greedy = llm.generate(PROMPT, max_tokens=12)
     found = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
     assert found.token_ids == greedy.token_ids
@@ -282,7 +282,7 @@ def test_chat_templates_by_name_by_text_and_by_path(tiny_case: TinyCase, tmp_pat
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}", encoding="utf-8-sig")
     with tiny_case.load(chat_template=file) as llm:
         assert llm.apply_chat_template(asked) == "[What is the plural of wolf?]"
-    with pytest.raises(Error, match=r"is the path of a file, expected what is in it"):
+    with pytest.raises(Error, match=r"is the path of a file, expected its content or a name"):
         tiny_case.load(chat_template=str(file))
     for name in ("chatlm", "Chat ML", "template.jinja", "{question}"):
         with pytest.raises(
@@ -304,6 +304,6 @@ def test_files_in_place_of_others(tiny_case: TinyCase, tmp_path: Path) -> None:
 
 
 def test_a_schedule_for_one_answer_only(llm: MetaLlama) -> None:
-    """The objects that are meant still work, with numbers of NumPy too."""
+    """The correct objects still work, also with numbers of NumPy."""
     schedule = InjectionSchedule(window=np.int64(2))  # type: ignore[arg-type]
     assert llm.generate(PROMPT, max_tokens=4, schedule=schedule).token_ids

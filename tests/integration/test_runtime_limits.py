@@ -1,4 +1,4 @@
-"""Whole numbers that no number of the core can hold: a ValueError that names the option, never another value."""
+"""An integer that does not fit the core's type raises a ValueError that names the option. It never wraps around."""
 
 from __future__ import annotations
 

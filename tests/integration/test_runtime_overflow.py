@@ -1,4 +1,4 @@
-"""Weights, gains and bases whose numbers overflow: an error of that request, and nothing of it stays for the next."""
+"""If weights, gains or bases overflow, only that request fails, and it does not affect the next one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from support.tiny_archs import F32, NUM_LAYERS, WIDTH, write_tiny_arch
 
 PROMPT = "What is the capital of France?"
 END_OF_TURN = 258
-#: a busy machine makes several threads wait for one another
+#: on a busy machine, several threads would wait for one another
 ONE_THREAD = {**EXACT, "n_threads": 1}
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def scaled(tiny_case: TinyCase, path: Path, **factors: float) -> Path:
-    """The tiny sidecar, some weights of its cross-attention multiplied: finite, and yet too large."""
+    """The tiny sidecar with some cross-attention weights multiplied: they are finite but too large."""
     source = read_sidecar(tiny_case.sidecar)
     tensors = {
         name: (np.asarray(tensor) * np.float32(factors.get(name.split(".")[-2], 1.0))).astype(np.float32)
@@ -50,7 +50,7 @@ def test_weights_whose_product_overflows(llm: MetaLlama, tiny_case: TinyCase, tm
 
 
 def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """The base alone, in the sequence whose tables could not be used, shares batches with one that is injected into."""
+    """The base alone, in the sequence with unusable tables, shares batches with a sequence that gets injections."""
     fragile = scaled(tiny_case, tmp_path / "fragile.gguf", v_proj=1e34, up_proj=1e-34)
     with tiny_case.load(n_parallel=2) as llm, tiny_case.load() as alone:
         llm.attach(fragile)
@@ -68,10 +68,10 @@ SOUND = 1e6
 
 
 def attach_fragile(tiny_case: TinyCase, path: Path, limit: float, *bases: MetaLlama) -> None:
-    """The tiny sidecar, but where a cognitive token's first element exceeds a limit, either way, the tables overflow.
+    """The tiny sidecar, but its tables overflow if the first element of a cognitive token exceeds a limit in magnitude.
 
-    One row of the values' projection is that element and nothing else, and what comes of it is multiplied by 0. It is
-    some 10, far below the limit ``SOUND``.
+    One row of the value projection is that element alone, and its result is multiplied by 0. The element is about 10,
+    far below the limit ``SOUND``.
     """
     source = read_sidecar(tiny_case.sidecar)
     tensors = {name: np.array(tensor) for name, tensor in source.tensors.items()}
@@ -91,7 +91,7 @@ def first_element(llm: MetaLlama, prompt: list[int]) -> float:
 
 
 def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Its error is its own: those on their way beside it are answered as alone, and so are those that follow."""
+    """Only this request fails: running and later requests are answered as they are alone."""
     with tiny_case.load(n_parallel=3) as llm, tiny_case.load() as alone:
         fragile = tmp_path / "fragile.gguf"
         attach_fragile(tiny_case, fragile, SOUND, alone)
@@ -112,7 +112,7 @@ def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: 
 
 
 def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """At a refresh: what it has said until then has come, and both of its sequences go to others."""
+    """It breaks at a refresh: the caller has the text so far, and other requests get both of its sequences."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=4) as llm, tiny_case.load() as alone:
         fragile = tmp_path / "fragile.gguf"
@@ -132,7 +132,7 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
                 assert answer.index == 0
                 assert type(answer.error) is DecodeError
                 assert "what it makes of a prompt is not finite" in str(answer.error)
-                assert 0 < len(heard[1]) < 15  # the others are on their way
+                assert 0 < len(heard[1]) < 15  # the others are still running
         assert heard.pop(0) == list(said[:n_said])
         assert 3 <= n_said < 15
         for i, tokens in heard.items():
@@ -164,11 +164,11 @@ def raise_errors(llm: MetaLlama, requests: list[Request]) -> None:
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Finite weights, and a gain that is one: their product is what the base cannot take."""
+    """The weights and the gain are finite, but their product makes the base overflow."""
     with tiny_case.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize(PROMPT)
         base, expected = llm.logits(ids, inject=False), llm.generate(PROMPT, max_tokens=9).token_ids
-        # what refusals are said with does not matter here
+        # the refusal tokens do not matter here
         llm.attach(scaled(tiny_case, tmp_path / "huge.gguf", up_proj=1e36))
         for _ in range(2):
             with pytest.raises(DecodeError, match=r"huge\.gguf': what it injects at gain -?1e\+05 is up to .*e\+4"):
@@ -180,7 +180,7 @@ def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_ca
 
 
 def test_a_refresh_that_would(tiny_case: TinyCase, tmp_path: Path) -> None:
-    """Renewed cognitive tokens are checked as those of the prompt are."""
+    """Refreshed cognitive tokens are checked like those of the prompt."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=2) as llm:
         base = llm.generate(PROMPT, max_tokens=9, inject=False).token_ids
@@ -200,13 +200,13 @@ def test_the_program_says_so(tiny: Program, tiny_case: TinyCase, tmp_path: Path)
 
 
 class Fragile:
-    """A Gemma 4 that overflows where 1e5 is injected, and a wrapper for it.
+    """A Gemma 4 that overflows if 1e5 is injected, and a wrapper for it.
 
-    Its blocks multiply hidden states, which no norm has made small, with values that depend on the token.
+    Its blocks multiply hidden states, without a norm before, by values that depend on the token.
 
     Args:
         folder: where both are written.
-        token: what is injected into this one alone makes it overflow; None: into any.
+        token: only an injection into this token makes it overflow; None: an injection into any token.
     """
 
     def __init__(self, folder: Path, token: int | None = None) -> None:
@@ -233,13 +233,13 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Fragile:
     return Fragile(tmp_path_factory.mktemp("fragile"))
 
 
-OVERFLOWS = r"sidecar\.gguf': at gain -?1e\+05 the base overflows, its logits are not finite"
+OVERFLOWS = r"sidecar\.gguf': at gain -?1e\+05 the base overflows: its logits are not finite"
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, fragile: Fragile) -> None:
-    """What is masked shows as well if it is NaN: a shorter prompt comes to lie beside it."""
+    """NaN shows even in masked cells. The next prompt is shorter, so old cells stay next to its own."""
     with fragile.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base, expected = llm.logits(ids, inject=False), llm.generate("hi", max_tokens=9)
@@ -252,7 +252,7 @@ def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, frag
 
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
-    """What it has said until then has come."""
+    """The caller has received all text before the error."""
     with Fragile(tmp_path, token=END_OF_TURN).load() as llm:
         prompt, said, at = next(
             (prompt, said, i)
@@ -273,7 +273,7 @@ def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
 
 
 def test_others_on_their_way(fragile: Fragile) -> None:
-    """Their cells are not those that are cleared, whatever stage they are at."""
+    """The memory of other requests stays, whatever stage they are at."""
     with fragile.load() as alone, fragile.load(n_parallel=3, n_ubatch=16) as llm:
         good = [Request(prompt=[20 + (i * n) % 200 for i in range(n)], gain=1.0) for n in (90, 7, 120, 33)]
         bad = [Request(prompt=[40 + i for i in range(n)], gain=1e5) for n in (5, 40)]
@@ -296,7 +296,7 @@ def test_others_on_their_way(fragile: Fragile) -> None:
 @pytest.mark.parametrize("n_steps", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_one_that_is_cancelled_before_its_logits_come(n_parallel: int, n_steps: int, fragile: Fragile) -> None:
-    """Nobody has seen then whether what has been injected into half of the prompt is finite."""
+    """No check has shown yet whether the first half of the prompt is finite after the injection."""
     with fragile.load(n_parallel=n_parallel, n_ubatch=16) as llm:
         ids = llm.tokenize("hi")
         base = llm.logits(ids, inject=False)
@@ -320,7 +320,7 @@ BROKEN_TOKEN = 99
 @pytest.mark.parametrize("kind", ["small_llama", "small_gemma3", "small_qwen35", "mamba", "rwkv7"])
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_a_token_whose_embedding_is_nan(n_parallel: int, kind: str, tmp_path: Path) -> None:
-    """A damaged file: prompts with that token are errors, and the others are none, with a wrapper and without."""
+    """The file is damaged: only prompts with that token fail, with a wrapper and without."""
 
     def edit(name: str, tensor: F32) -> None:
         if name == "token_embd.weight":

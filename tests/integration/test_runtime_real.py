@@ -93,7 +93,7 @@ QUESTIONS = (QUESTION, "What is the plural of mouse?", "Who wrote Hamlet? " * 20
 def test_batch_sizes_do_not_change_the_answer(
     n_batch: int, n_ubatch: int, base_gguf: Path, trained_sidecar: Path
 ) -> None:
-    """Bit for bit without AMX; with it, within what its tiles and other instructions differ by."""
+    """Answers are bit-identical without AMX. With AMX, they differ by no more than its tiles and other kernels do."""
     sizes = {"n_batch": n_batch, "n_ubatch": n_ubatch}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_threads=1, flash_attn=False) as llm,

@@ -1,4 +1,4 @@
-"""One instance in many threads: streams that are read here and there, closed anywhere, and everything at once."""
+"""One instance in many threads: streams are read and closed in any thread, and many calls run at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPT = "What is the capital of France?"
 
 
 def test_users_of_a_pool(llm: MetaLlama) -> None:
-    """Each reads its stream a chunk at a time, in whatever thread is free; there are more users than threads."""
+    """Each user reads a stream chunk by chunk, in any free thread. There are more users than threads."""
     prompts = [f"{PROMPT} {n}" for n in range(7)]
     expected = [llm.generate(prompt, max_tokens=9).text for prompt in prompts]
 
@@ -52,7 +52,7 @@ def test_streams_of_every_shape_are_read_after_they_were_computed_ahead(llm: Met
     chunks = llm.stream(PROMPT, max_tokens=9)
     found = [next(chunks).text]
     in_thread(llm.tokenize, "x")
-    assert llm.tokenize("x")  # nothing is open any more
+    assert llm.tokenize("x")  # no stream is open now
     assert found + [chunk.text for chunk in chunks] == expected[0]
     parts = llm.create_chat_completion(messages, stream=True, max_tokens=9)  # type: ignore[call-overload]
     first = [next(parts)["choices"], next(parts)["choices"]]
@@ -73,7 +73,7 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
         steps = llm.stream_batch(prompts, max_tokens=6)
         answer, _ = next(steps)
         in_thread(llm.tokenize, "x")
-        answer.close()  # what is computed already does not come any more either
+        answer.close()  # drops even the chunks that are already computed
         assert answer.index not in {each.index for each, _ in steps}
 
 
@@ -92,11 +92,11 @@ def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:
         until(lambda: len(llm._lock._queue) == 1)
         assert len(list(answers)) == 4
         assert waiting.result()
-        assert set(asked) == {threading.get_ident()}  # it is asked in no other thread
+        assert set(asked) == {threading.get_ident()}  # no other thread calls it
 
 
 def test_the_model_is_closed_while_other_threads_use_it(tiny_case: TinyCase) -> None:
-    """Streams end, in the middle of a computation too; a call is waited for."""
+    """close() ends streams, even during a computation, and waits for a running call."""
     llm = tiny_case.load(n_ctx=4096)
     computing, released = threading.Event(), threading.Event()
 

@@ -1,6 +1,6 @@
 """Random sequences of operations against fresh instances without caches (``support.state_fuzz``).
 
-Short by default. ``nox -s fuzz_state`` runs as many examples as are asked for, from any seed.
+The default run is short. ``nox -s fuzz_state`` runs any number of examples from any seed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from support.state_fuzz import (
     tied_of,
 )
 
-#: for each architecture; more of them are drawn at random, and not the same ones each time
+#: examples for each architecture; setting this draws other examples in each run
 EXAMPLES: Final = os.environ.get("METADEPLOY_FUZZ_EXAMPLES")
-#: a file with what runs right now: a crash leaves it
+#: a file with the current example, which remains after a crash
 JOURNAL: Final = os.environ.get("METADEPLOY_FUZZ_JOURNAL")
 
 SETTINGS = settings(
@@ -50,7 +50,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-#: every operation ends with these, so that what has been left behind shows
+#: every run ends with these operations, which show the effects of earlier ones
 LAST_WORDS: Final = (
     Ask(Prompt(0, 40)),
     Look("logits", Prompt(1, 70), inject=False),
@@ -65,7 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module", autouse=True)
 def asked_at_every_node() -> Iterator[None]:
-    """A computation asks whether it is cancelled between any two nodes of its graph, and not every 50 ms."""
+    """A computation checks for cancellation between any two nodes of its graph, not every 50 ms."""
     before = _core.set_cancel_interval(0.0)
     yield
     _core.set_cancel_interval(before)
@@ -107,7 +107,7 @@ def options() -> SearchStrategy[Options]:
 
 
 def asks(most_questions: int) -> SearchStrategy[Ask]:
-    """most_questions: how often a ``cancel`` is asked at most before it says yes."""
+    """most_questions: the most calls of a ``cancel`` before it returns true."""
     return st.builds(
         Ask,
         prompt=prompts(),

@@ -1,7 +1,7 @@
-"""Graphs that differ only a little, one after the other: each must be placed in memory as it needs.
+"""Runs slightly different graphs one after the other: each needs a correct placement in memory.
 
-Early parts of a graph that keeps hidden states, taps, captures, and blocks that end with no row at all, because a
-micro-batch has no output, change what llama.cpp's own graphs are.
+llama.cpp's own graphs change if they keep hidden states, if they have taps or captures, and if their blocks end without
+a row because a micro-batch has no output.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ REFRESHED = Options(max_tokens=3, schedule=InjectionSchedule(refresh=Refresh(thr
 
 #: a micro-batch has 16 tokens
 OPERATIONS: list[Operation] = [
-    # cognitive tokens that are held have no clean pass: no hidden states are kept of a prompt that is only half done
+    # with held cognitive tokens there is no clean pass, so a half-read prompt keeps no hidden states
     Look("cognitive_tokens", Prompt(0, 17)),
     Ask(Prompt(0, 17), HELD),
     Batch((Ask(Prompt(0, 64), cancel=0),)),
     Ask(Prompt(1, 37)),
-    # prompts of which hidden states are kept take turns with others
+    # prompts whose hidden states are kept alternate with others
     Batch((Ask(Prompt(1, 70)), Ask(Prompt(0, 66), ALONE), Ask(Prompt(1, 50), HELD)), max_tokens=2),
     Batch((Ask(Prompt(0, 50), ALONE), Ask(Prompt(1, 49)), Ask(Prompt(1, 100))), max_tokens=2),
-    # captures, which are another graph for each set of layers
+    # captures: each set of layers needs another graph
     *(Look("layer_outputs", Prompt(1, 33), layers=(layer,)) for layer in (0, 1, LAST)),
     Look("cognitive_attention", Prompt(1, 33)),
     Look("layer_outputs", Prompt(1, 33), inject=False),
-    # taps at other places of an answer
+    # taps at other positions of an answer
     Ask(Prompt(0, 35), REFRESHED),
     Look("activations", Prompt(1, 16)),
     Look("logits", Prompt(1, 80)),

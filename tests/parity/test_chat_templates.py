@@ -1,4 +1,4 @@
-"""The prompt in the runtime is what transformers makes of it in training: templates, their variables, refusals."""
+"""The runtime makes the same prompts as transformers in training: templates, their variables, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ WITH_SYSTEM: Final = [{"role": "system", "content": "Answer in one short sentenc
 CHATS: Final = {"one": ONE, "turns": TURNS, "system": WITH_SYSTEM}
 
 _BODY: Final = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
-#: How models of several kinds ask whether to think; most of them differ where nothing is said and where true is.
+#: Variables with which templates of several models turn thinking on or off. Most treat a missing variable and true
+#: differently.
 THINKING: Final = {
     "thinks only if told to": "{% if enable_thinking %}<think>{% endif %}",
     "defined and false": "{% if enable_thinking is defined and enable_thinking is false %}<no_think>{% endif %}",
@@ -43,7 +44,7 @@ THINKING: Final = {
     "another name": "{% if thinking is defined and thinking %}<think>{% endif %}",
     "not none": "{% if enable_thinking is not none %}set{% else %}none{% endif %}",
 }
-#: What else llama.cpp defines and transformers does not, or defines otherwise.
+#: Other names that llama.cpp defines and transformers does not, or that they define differently.
 VARIABLES: Final = {
     "date": "{% if date_string is not defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}",
     "datetime": "{% if datetime is defined %}{{ datetime }}{% else %}no date{% endif %}",
@@ -102,7 +103,7 @@ def sidecars(model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 def reference(tokenizer: Any, template: str, messages: Any, kwargs: Mapping[str, Any]) -> str:
-    """What training makes of it."""
+    """The prompt in training."""
     tokenizer.chat_template = template
     return render_chat(tokenizer, messages, template_kwargs=kwargs)
 
@@ -125,7 +126,7 @@ def test_what_training_saw(name: str, model: TinyModel, tokenizer: Any, sidecars
 
 
 def test_the_templates_tell_thinking_from_silence() -> None:
-    """The test above would prove little with templates that do not."""
+    """Otherwise, the test above would prove little."""
     import jinja2
 
     def rendered(more: str, **variables: object) -> str:
@@ -135,7 +136,7 @@ def test_the_templates_tell_thinking_from_silence() -> None:
     assert len(told) >= 3
 
 
-#: Templates that have no place for what some conversations say, or change how it is written.
+#: Templates that do not support some conversations, or that change their text.
 PLACES: Final = {
     "parts only": "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}"
     "{% endfor %}{% endfor %}",
@@ -185,7 +186,7 @@ def test_what_does_not_arrive_is_refused(
 
 
 def test_roles_of_a_template(model: TinyModel, tokenizer: Any) -> None:
-    """One that a template names is known; OpenAI's newer name of the system is the system's."""
+    """A role that the template mentions is accepted. OpenAI's newer name "developer" means the system role."""
     template = (
         "{% for m in messages %}{% if m.role == 'ipython' %}tool: {% endif %}{{ m.role }} {{ m.content }}{% endfor %}"
     )
@@ -197,7 +198,7 @@ def test_roles_of_a_template(model: TinyModel, tokenizer: Any) -> None:
 
 
 def test_variables_that_are_arguments_of_transformers() -> None:
-    """Training would take them for something else."""
+    """Training would tokenise them differently."""
     from metadeploy.training.settings import _NO_VARIABLES
 
     arguments = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"self", "kwargs"}
@@ -212,7 +213,7 @@ def test_variables_that_are_arguments_of_transformers() -> None:
 def test_bos_is_where_training_had_it(
     writes: bool, adds: bool, model: TinyModel, tokenizer: Any, tmp_path: Path
 ) -> None:
-    """A template's text is tokenised as it is, whether or not the tokenizer puts BOS before a plain one."""
+    """A template's text gets no extra BOS, even if the tokenizer puts BOS before plain text."""
     base = tmp_path / "base.gguf"
     set_add_bos(model.path_gguf, base, adds)
     template = ("{{ bos_token }}" if writes else "") + _BODY
@@ -225,7 +226,7 @@ def test_bos_is_where_training_had_it(
 
 # --- real ones -------------------------------------------------------------------------------------------------------
 
-#: Those that this tree of llama.cpp brings for its own tests.
+#: The templates in llama.cpp's source tree, which its own tests use.
 _FOLDER: Final = Path(__file__).resolve().parents[2] / "vendor" / "llama.cpp" / "models" / "templates"
 _REAL: Final = sorted(path.name for path in _FOLDER.glob("*.jinja"))
 
@@ -243,6 +244,6 @@ def test_real_templates(name: str, model: TinyModel, tokenizer: Any, sidecars: l
             for messages in CHATS.values():
                 try:
                     expected = reference(tokenizer, template, messages, kwargs)
-                except Error:  # it asks for tools, or has no more than a place for them
+                except Error:  # the template needs tools, or supports nothing else
                     continue
                 assert llm.apply_chat_template(messages) == expected, kwargs  # type: ignore[arg-type]

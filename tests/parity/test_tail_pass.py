@@ -141,8 +141,8 @@ def test_smollm2(
 ) -> None:
     """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts.
 
-    A whole pass 2 over the last token alone computes blocks in one row that pass 1 has computed in many: another kernel
-    of flash attention, and on some processors other instructions for quantised weights.
+    A whole pass 2 over only the last token computes in one row the blocks that pass 1 has computed in many rows. It
+    uses another kernel of flash attention, and on some processors other instructions for quantised weights.
     """
     options = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "flash_attn": flash_attn, **NO_REUSE}
     source, sidecar = read_sidecar(trained_sidecar), tmp_path / "sidecar.gguf"

@@ -1,4 +1,4 @@
-"""Both readers and the writer bound what a file states before they enumerate or allocate anything by it."""
+"""Both readers and the writer check the sizes in a file before they enumerate or allocate anything by them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ SIZES: dict[str, tuple[Callable[[], Gguf], str]] = {
     ),
 }
 
-# each is of a file whose tensors are those of a valid one
+# each file has the tensors of a valid file
 COUNTS: dict[str, tuple[Callable[[], Gguf], str]] = {
     "keys": (
         lambda: Gguf([("general.architecture", "str", "x"), *((f"k{i}", "u8", 0) for i in range(4096))], []),
@@ -165,7 +165,7 @@ def test_what_is_at_its_bound_loads(core: CoreReader, tmp_path: Path) -> None:
 
 
 def test_tables_beyond_their_bound(core: CoreReader, tmp_path: Path) -> None:
-    """A file of some kilobytes can ask for a table of any size: tokens and heads cost it next to nothing."""
+    """A file of some kilobytes can require a huge table, because more tokens and heads hardly enlarge the file."""
     config, arrays = wrapper("multi_token")
     config = replace(config, hidden_dim=257, encoder_dim=1, bottleneck_dim=1024, num_cognitive_tokens=1024)
     config = replace(config, ca_num_heads=1024, enc_num_heads=1, target_layers=(1,), cross_attn_layers=(2,))

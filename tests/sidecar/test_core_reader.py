@@ -149,7 +149,7 @@ def test_fault_of_a_transformer(name: str, core: CoreReader, tmp_path: Path) -> 
 
 
 def test_keys_of_a_transformer(core: CoreReader, tmp_path: Path) -> None:
-    """Absent in older files, and without meaning for other encoders: both readers take either."""
+    """Older files lack these keys, and other encoders ignore them: both readers accept both cases."""
     names = ("encoder_dim", "encoder_num_blocks", "encoder_ffn_expansion", "use_layer_pos_embeddings")
     path = tmp_path / "keys.gguf"
     path.write_bytes(file("transformer").without(*(f"meta_spider.{name}" for name in names)).build())

@@ -1,4 +1,4 @@
-"""`edit_sidecar`: other words about a wrapper, the same bytes of its tensors, and the old file or the new one."""
+"""`edit_sidecar` changes metadata, never a byte of the tensors, and leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.random_wrapper import random_wrapper
 
 OTHER = "I don't have enough information to answer that reliably."
-#: A value of each key that can be set, and what a file then has in its place.
+#: A value for each key that can be set, and the resulting value in the file.
 VALUES: dict[str, tuple[str, Any]] = {
     "name": ("Doubter für X", "Doubter für X"),
     "version": ("2.0", "2.0"),
@@ -103,7 +103,7 @@ def test_each_key(key: str, in_place: bool, path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
 def test_tensors_of_every_kind_stay(encoder: EncoderType, outtype: str, tmp_path: Path) -> None:
-    """By lengths of the header around the alignment, too."""
+    """The tensors stay the same even if the header's length crosses an alignment boundary."""
     path = write(tmp_path / "sidecar.gguf", encoder, outtype)
     tensors, values = tensor_part(path), {name: array.copy() for name, array in read_sidecar(path).tensors.items()}
     for length in range(1, 40):
@@ -126,7 +126,7 @@ def test_the_way_back_leads_to_the_same_bytes(path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["meta_spider", "daimon"])
 def test_files_of_the_framework(prefix: str, tmp_path: Path) -> None:
-    """Another order of keys, an alignment of its own, keys that nobody knows, and an older version of GGUF."""
+    """These files have another order of keys, another alignment, unknown keys, and an older version of GGUF."""
     config, tensors = random_wrapper("multi_token", hidden_dim=32, target_layers=(0, 1), cross_attn_layers=(1,))
     made = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()}, prefix=prefix)
     made.keys[:0] = [("general.alignment", "u32", 64), ("someone.list", "[str]", ["ä", ""]), ("someone.u8", "u8", 200)]
@@ -171,7 +171,7 @@ def test_tokens_and_bias_go_with_their_text(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edit", [{"values": {"refusal_text": DEFAULT_REFUSAL_TEXT}}, {"unset": ["refusal_text"]}])
 def test_the_same_text_keeps_them(edit: dict[str, Any], path: Path) -> None:
-    """A file without the key has the default one."""
+    """A file without the key has the default text."""
     edit_sidecar(path, **edit)
     config = read_sidecar(path).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (DEFAULT_REFUSAL_TEXT, (7, 8), -0.5)
@@ -378,7 +378,7 @@ def test_nothing_to_do_and_dry_runs_write_nothing(path: Path, tmp_path: Path) ->
     assert not edit_sidecar(path, values={"name": "x"}, output=tmp_path / "new.gguf", dry_run=True).written
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (old, when)
     assert list(tmp_path.iterdir()) == [path]
-    # a new file is what was asked for, whatever is in it
+    # the user asked for a new file, even without changes
     assert edit_sidecar(path, values={"name": "before"}, output=tmp_path / "new.gguf").written
     assert (tmp_path / "new.gguf").read_bytes() == old
 
@@ -410,7 +410,7 @@ def test_a_failing_disk_leaves_the_old_file(step: str, path: Path, monkeypatch: 
 def test_truncated_or_unreadable_while_it_is_copied(
     share: float, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After it was examined and before it is copied: no new file then."""
+    """The file changes after the examination and before the copy. No new file is written."""
     whole, parts = path.read_bytes(), editing._parts
 
     def truncate(file: Any, wanted: Any) -> Any:
@@ -436,7 +436,7 @@ def test_truncated_or_unreadable_while_it_is_copied(
 
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
 def test_replaced_while_it_is_copied(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is wholly of the file that was opened."""
+    """The new file comes entirely from the file that was opened."""
     parts, expected = editing._parts, tensor_part(path)
 
     def swap(file: Any, wanted: Any) -> Any:

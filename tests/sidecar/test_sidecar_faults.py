@@ -150,7 +150,7 @@ FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
 }  # fmt: skip
 
 
-#: Of a transformer's sidecar with 2 blocks, width 32, inner width 48 and position embeddings.
+#: Faults in a sidecar with a transformer of 2 blocks, width 32, inner width 48 and position embeddings.
 TRANSFORMER_FAULTS: dict[str, tuple[Callable[[Gguf], Any], str]] = {
     "encoder_dim": (key("encoder_dim", "u32", 64), "'meta_spider.encoder_dim' is 64, but the tensors say 32"),
     "type of encoder_dim": (key("encoder_dim", "f32", 32.0), "'meta_spider.encoder_dim' has type f32, expected u32"),
@@ -192,7 +192,7 @@ def test_fault_of_a_transformer(name: str, tmp_path: Path) -> None:
 
 
 def test_a_transformer_without_the_keys_of_its_shape_is_only_odd(tmp_path: Path) -> None:
-    """Older files of ours; the framework writes them for goal anchors alone."""
+    """Our older files lack these keys. The framework writes them only for goal anchors."""
     names = ("encoder_dim", "encoder_num_blocks", "encoder_ffn_expansion", "use_layer_pos_embeddings")
     found = read(file("transformer").without(*(f"meta_spider.{name}" for name in names)), tmp_path)
     assert found.config == wrapper("transformer")[0]

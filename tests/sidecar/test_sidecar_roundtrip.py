@@ -165,8 +165,8 @@ def test_only_weight_matrices_change_type(encoder: EncoderType, tmp_path: Path) 
         assert tensor.tensor_type == (GGMLQuantizationType.F16 if matrix else GGMLQuantizationType.F32), tensor.name
 
 
-#: Keys of a sidecar that the framework's llama.cpp reader builds its graph from. Those of the transformer encoder have
-#: defaults there with which it computes something else: no blocks, an expansion of 4, position embeddings.
+#: Keys of a sidecar from which the framework's llama.cpp reader builds its graph. For the transformer encoder, its
+#: defaults would give other results: no blocks, an expansion of 4, position embeddings.
 FRAMEWORK_KEYS = frozenset(
     "encoder_type hidden_dim bottleneck_dim num_cognitive_tokens ca_num_heads enc_num_heads".split()  # noqa: SIM905
 )

@@ -1,4 +1,4 @@
-"""A sidecar that is truncated or replaced while it is read: an error or the file as it was, never SIGBUS."""
+"""If a sidecar is truncated or replaced during a read, the result is an error or the old file, never SIGBUS."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_truncated_between_header_and_tensors(tmp_path: Path) -> None:
 
 
 def test_replaced_between_header_and_tensors(tmp_path: Path) -> None:
-    """All of it is of the file that was opened."""
+    """All of it comes from the file that was opened."""
     path, other = tmp_path / "sidecar.gguf", tmp_path / "other.gguf"
     write(path)
     write(other, seed=1)
@@ -62,7 +62,7 @@ def test_replaced_between_header_and_tensors(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_shorter_than_it_was_when_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of the header."""
+    """The file ends in the middle of the header."""
     path = tmp_path / "sidecar.gguf"
     write(path)
     size = path.stat().st_size

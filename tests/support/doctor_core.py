@@ -1,4 +1,4 @@
-"""What stands in for the compiled core in tests of ``metadeploy doctor``: products in NumPy, and faults on purpose."""
+"""Replaces the compiled core in tests of ``metadeploy doctor``: products in NumPy, with deliberate faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metadeploy.sidecar.quants import dequantise, nbytes_of, quantise
 
 Floats = NDArray[np.float32]
 
-#: enough of ``products.WIDTHS`` for faults to show
+#: enough of ``products.WIDTHS`` to show the faults
 FEW_WIDTHS: Final = (32, 96, 576)
 BUILD: Final[dict[str, Any]] = {
     "id": "0123456789ab",
@@ -48,7 +48,7 @@ DEVICE: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """A product: of a weight [outputs, width] of a type with activations [sequences, rows, width], in a buffer type."""
+    """A product of a weight [outputs, width] and activations [sequences, rows, width], by weight and buffer type."""
 
     buffer_type: str
     type: str
@@ -64,13 +64,13 @@ Fault = Callable[[Call, Floats], Floats]
 
 
 class FakeProbe:
-    """As ``_core.MatmulProbe``."""
+    """Replaces ``_core.MatmulProbe``."""
 
     def __init__(self, buffer_type: str, fault: Fault) -> None:
         self._buffer_type, self._fault = buffer_type, fault
 
     def takes(self, type: str, n_in: int, n_out: int) -> bool:
-        """AMX as on Intel: no floats, and multiples of 32 alone."""
+        """Like AMX on Intel: no floats, only multiples of 32."""
         return self._buffer_type == "CPU" or (type == "Q8_0" and n_out % 32 == 0)
 
     def load(self, type: str, n_in: int, rows: bytes) -> None:
@@ -86,7 +86,7 @@ class FakeProbe:
 
 
 class FakeCore:
-    """As ``metadeploy._core``, for Q8_0 in two buffer types and F32 in one."""
+    """Replaces ``metadeploy._core``, for Q8_0 in two buffer types and F32 in one."""
 
     def __init__(self, fault: Fault = lambda _, product: product) -> None:
         self._fault = fault
@@ -117,7 +117,7 @@ class FakeCore:
 
 
 def _at(width: int, act: Callable[[], None]) -> FakeCore:
-    """Acts in the first product of 32 rows of Q8_0 in AMX of a width."""
+    """Does this in the first Q8_0 product in AMX with 32 rows and this width."""
 
     def fault(call: Call, product: Floats) -> Floats:
         if (call.buffer_type, call.width, call.rows) == ("AMX", width, 32):
@@ -129,7 +129,7 @@ def _at(width: int, act: Callable[[], None]) -> FakeCore:
 
 def _kill(name: str) -> None:
     os.kill(os.getpid(), getattr(signal, name))
-    time.sleep(60)  # it may take a moment
+    time.sleep(60)  # the signal may take a moment
 
 
 def _assertion() -> None:
@@ -138,7 +138,7 @@ def _assertion() -> None:
 
 
 def _garbage() -> None:
-    for descriptor in range(3, 20):  # one of them is where its lines go
+    for descriptor in range(3, 20):  # one of them receives its output lines
         with contextlib.suppress(OSError):
             os.write(descriptor, b"\xff\xfe{\n")
     _kill("SIGSEGV")
@@ -172,7 +172,7 @@ def child_main(what: str) -> None:
 
 
 def _refuse() -> None:
-    raise Error("writes beside its result")
+    raise Error("writes outside its result")
 
 
 def command(what: str) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def _writer_with_keys_of(reader: gguf.GGUFReader, path: Path, *, without: tuple[
 
 
 def _write_with_tensors_of(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
-    """Write the file that a writer was given the metadata of, with a file's tensors as they are."""
+    """Write a file with the metadata of the writer and the unchanged tensors of another file."""
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
@@ -73,7 +73,7 @@ def add_vocabulary(src: Path, dst: Path) -> None:
 
 
 def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
-    """Write a copy of a GGUF whose tokenizer puts BOS before every text, or does not."""
+    """Write a copy of a GGUF whose tokenizer adds BOS to every text, or to none."""
     reader = gguf.GGUFReader(src)
     writer = _writer_with_keys_of(reader, dst, without=("tokenizer.ggml.add_bos_token",))
     writer.add_add_bos_token(adds)
@@ -81,7 +81,7 @@ def set_add_bos(src: Path, dst: Path, adds: bool) -> None:
 
 
 def with_chat_template(src: Path, dst: Path, template: str) -> None:
-    """Write a copy of a GGUF, tensors as they are, that has another chat template.
+    """Write a copy of a GGUF with another chat template and the same tensors.
 
     Args:
         src: a model.

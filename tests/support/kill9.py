@@ -1,8 +1,8 @@
-"""Commands that are killed with SIGKILL at random moments, and what must hold of the files that they leave.
+"""Kills commands with SIGKILL at random moments and checks the files that they leave.
 
-A command runs in a process that is forked off one with everything imported, so that a kill costs no start of Python.
-It is killed before a file operation chosen at random (open, rename, delete, ...: Python's audit events tell), or after
-a random share of the time that it takes, in the middle of computing or writing.
+A command runs in a fork of a process that has imported everything, so that no kill costs a start of Python. It is
+killed before a random file operation (open, rename, delete, ..., found by Python's audit events), or after a random
+share of its running time, during a computation or a write.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from metadeploy.sidecar.gguf_file import read_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What a file system is asked to change, or to open, by the names of Python's audit events.
+#: File operations that change or open a file, by the names of Python's audit events.
 _EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate"})
 
 _SERVER = """
@@ -127,7 +127,7 @@ class Forked:
             folder: where its file operations are counted.
             patches: integers to set, by ``module:name``.
             die_at: kill it before that file operation, counted from 1.
-            die_after: kill it after so many seconds, unless it has ended.
+            die_after: kill it after this number of seconds, unless it has ended.
         """
         assert self._server.stdin is not None and self._server.stdout is not None
         order = {
@@ -141,7 +141,7 @@ class Forked:
         child = int(self._server.stdout.readline())
         if die_after is not None:
             time.sleep(die_after)
-            # reaped only when the next line is read: until then the number is this process's
+            # the server reaps the child only when it reads the next order: until then the process id is not reused
             os.kill(child, signal.SIGKILL)
         code, seconds = json.loads(self._server.stdout.readline())
         events = Path(f"{self._log}.events").read_text(encoding="ascii")
@@ -151,7 +151,7 @@ class Forked:
 
 @contextmanager
 def forked(scratch: Path) -> Iterator[Forked]:
-    """Start the process that the commands are forked off."""
+    """Start the process from which the commands are forked."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
@@ -178,7 +178,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def torn(path: Path) -> str | None:
-    """Why a file is not whole; None if it is."""
+    """Why a file is not complete; None if it is."""
     try:
         _READERS.get(path.suffix, Path.read_bytes)(path)
     except Exception as error:
@@ -234,7 +234,7 @@ def _without_times(value: Any) -> Any:
 
 
 def content(path: Path) -> Any:
-    """What two runs must agree on: the bytes, without times and speeds."""
+    """The content on which two runs must agree: the bytes, without times and speeds."""
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
@@ -245,7 +245,7 @@ def content(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Of every file in a folder, by its name."""
+    """The content of every file in a folder, by its name."""
     return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -254,7 +254,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Tally:
-    """What a series of kills came to.
+    """The result of a series of kills.
 
     Attributes:
         kills: processes that were killed.
@@ -276,7 +276,7 @@ class Victim:
         arguments: of `metadeploy`.
         folder: where it reads and writes.
         patches: see `Forked`.
-        strict: files of which only the old and the new content may be seen.
+        strict: files that may only have the old or the new content.
     """
 
     arguments: tuple[str, ...]
@@ -286,11 +286,11 @@ class Victim:
 
 
 def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Random) -> Tally:
-    """Kill a command so often, each time on the files that it was killed on before or on the first ones, and go on.
+    """Kill a command several times, on the original files or on those that the last kill left, then let it finish.
 
     Raises:
-        AssertionError: a file is torn, what goes on does not end with the files of an uninterrupted run, or a
-            temporary file is left when it has.
+        AssertionError: a file is torn, the finished run's files differ from those of an uninterrupted run, or a
+            temporary file is left.
     """
     kept = victim.folder.with_name("before")
     shutil.copytree(victim.folder, kept)
@@ -308,7 +308,7 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
     while tally.kills < count:
         shutil.rmtree(victim.folder)
         shutil.copytree(kept, victim.folder)
-        for _ in range(lot.randint(1, 3)):  # a run that goes on can be killed as well
+        for _ in range(lot.randint(1, 3)):  # a resumed run can be killed too
             if lot.random() < 0.5:
                 ended = run(
                     victim.arguments, victim.folder, patches=victim.patches, die_at=lot.randint(1, whole.events)

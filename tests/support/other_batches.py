@@ -1,7 +1,7 @@
-"""The same prompt through a quantised base in other batches: the same answer, within what kernels differ by.
+"""The same prompt in other batches of a quantised base gives the same answer, up to differences between kernels.
 
-Where the processor has AMX, several rows of activations go through its tiles and one row does not. The two round in
-other places. On processors without AMX the answers are the same to the bit.
+If the processor has AMX, its tiles multiply several rows of activations, but not a single row. The two paths round
+differently. On processors without AMX, the answers are bit-identical.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tolerances
 from metadeploy import GenerationResult
 from metadeploy.doctor.processor import find_processor
 
-#: How many of the likeliest tokens to ask for, so that one that changed places with the chosen one is among them.
+#: The number of likeliest tokens to ask for. They must include a token that changed places with the chosen one.
 N_TOP: Final = 5
 #: Whether the number of rows decides which instructions multiply quantised weights.
 ROWS_MATTER: Final = "AMX_INT8" in find_processor().features

@@ -1,8 +1,8 @@
 """Sequences of operations on one instance, each compared with the same operation on a fresh instance without caches.
 
-What an operation leaves behind (cells, states, kept prompts, taps, tables, plans, a cancelled pass) must not change
-what a later one computes. Everything that describes a run is a frozen dataclass whose ``repr`` builds it again, so a
-failing run can be pasted into a test.
+The remains of an operation (cells, states, kept prompts, taps, tables, plans, a cancelled pass) must not change the
+results of a later one. Frozen dataclasses describe a run. Their ``repr`` is valid code, so a failing run can be pasted
+into a test.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ WRAPPERS: Final = tuple(
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first ``length`` tokens of a trunk, and a tail of its own."""
+    """The first ``length`` tokens of a shared trunk, and an own tail."""
 
     trunk: int
     length: int
@@ -96,7 +96,7 @@ class Options:
     doubt_threshold: float | None = None
 
     def keywords(self, held: FloatArray | None) -> dict[str, Any]:
-        """Those of `Request` that are given."""
+        """The options of `Request` that are set."""
         named = {
             "gain": self.gain,
             "inject": self.inject,
@@ -109,7 +109,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer. ``chunks``: the stream is abandoned after so many; ``cancel``: the so many-th question ends it."""
+    """One answer. ``chunks``: the stream is dropped after this number; ``cancel``: this call of cancel ends it."""
 
     prompt: Prompt
     options: Options = Options()
@@ -119,7 +119,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several answers at once, all with as many tokens. ``cancel`` ends all; those of an `Ask` end one."""
+    """Several answers at once, with the same number of tokens. ``cancel`` ends all, that of an `Ask` ends one."""
 
     asks: tuple[Ask, ...]
     max_tokens: int = 6
@@ -153,7 +153,7 @@ Operation = Ask | Batch | Look | Attach | AttachDamaged
 
 
 def countdown(n: int | None) -> Callable[[], bool] | None:
-    """A ``cancel`` that says yes when it is asked for the n-th time, and from then on."""
+    """A ``cancel`` that returns true from its n-th call on."""
     if n is None:
         return None
     left = n
@@ -195,7 +195,7 @@ class Files:
         return path
 
     def load(self, case: Case, wrapper: Wrapper | None) -> MetaLlama:
-        """K/V cache in F32 and no flash attention: what is left are orders of summation."""
+        """K/V cache in F32 and no flash attention: only the order of summation may differ."""
         return MetaLlama(
             self.base(case.kind, case.tied),
             None if wrapper is None else self.sidecar(wrapper),
@@ -213,7 +213,7 @@ class Files:
 
 @cache
 def _expected(files: Files, case: Case, wrapper: Wrapper | None, operation: Ask | Look) -> Any:
-    """What a fresh instance without caches says, or the error that it raises."""
+    """The result of a fresh instance without caches, or the error that it raises."""
     with files.load(case, wrapper) as llm:
         try:
             if isinstance(operation, Look):
@@ -257,7 +257,7 @@ def _same_error(found: Error, expected: object) -> None:
 
 @dataclass
 class Heard:
-    """What has come of an answer so far."""
+    """An answer so far."""
 
     ask: Ask
     tokens: list[int] = field(default_factory=list)
@@ -274,7 +274,7 @@ class Heard:
 
 
 class Run:
-    """One instance, and what it has been asked so far."""
+    """One instance, and its operations so far."""
 
     def __init__(self, files: Files, case: Case) -> None:
         self._files = files
@@ -291,10 +291,10 @@ class Run:
         self._llm.close()
 
     def do(self, operation: Operation) -> None:
-        """Do it, and compare.
+        """Run an operation and compare its result.
 
         Raises:
-            AssertionError: a fresh instance says something else.
+            AssertionError: a fresh instance gives another result.
         """
         if isinstance(operation, Attach):
             self._wrapper = operation.wrapper
@@ -392,7 +392,7 @@ class Run:
                 answer.close()
 
     def _compare(self, heard: Heard) -> None:
-        """What was heard is how the answer of a fresh instance begins, and all of it where it has come to its end."""
+        """The chunks are the start of a fresh instance's answer, and all of it if the answer has ended."""
         if not heard.tokens and heard.result is None:
             return
         expected = self._expected(heard.ask)
@@ -417,7 +417,7 @@ class Run:
             assert abs(found - expected) <= self._limit, f"doubt {found}, a fresh instance says {expected}"
 
     def _check_tied(self, i: int, token: int, other: TokenLogprob, doubt: float | None, options: Options) -> None:
-        """Which of two tokens is greater may depend on the last digits where they are that near."""
+        """If two tokens are almost equally likely, the last digits may decide which one is chosen."""
         threshold = 0.5 if options.doubt_threshold is None else options.doubt_threshold
         if i == 0 and doubt is not None and abs(doubt - threshold) <= self._limit:
             return

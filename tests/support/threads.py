@@ -1,4 +1,4 @@
-"""Threads in tests: started, waited for and heard, without sleeping and hoping."""
+"""Threads in tests: start them, wait for them and get their results, without sleeps."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: Longer than anything takes on a machine that does a lot else.
+#: Longer than any step takes on a busy machine.
 LIMIT_S = 60.0
 
 
 class Job(threading.Thread):
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, call: Callable[..., Any], *args: Any) -> None:
         super().__init__(daemon=True)
@@ -21,7 +21,7 @@ class Job(threading.Thread):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Call, and keep what comes of it."""
+        """Make the call and keep its result or exception."""
         call, args = self._call
         try:
             self._result = call(*args)
@@ -29,7 +29,7 @@ class Job(threading.Thread):
             self._error = error
 
     def result(self) -> Any:
-        """What the call returns; raises what it raises, or where it does not end."""
+        """The result of the call. Raises its exception, or an error if it does not end."""
         self.join(LIMIT_S)
         assert not self.is_alive(), "the thread hangs"
         if self._error is not None:

@@ -35,9 +35,9 @@ class Arch:
         metadata: keys without the architecture's name, beside those that all have.
         block: tensors of block i.
         top: tensors outside of the blocks, beside those that all have.
-        tied: whether the embedding can be the output matrix as well, and whether it can be another one; the first is
-            what is written where nothing else is asked for.
-        name: llama.cpp's name, the key in the tables below where None.
+        tied: the allowed choices: True if the embedding can also be the output matrix, False if that can be another
+            matrix. The first is the default.
+        name: llama.cpp's name. None: the key in the tables below.
     """
 
     metadata: Metadata
@@ -79,7 +79,7 @@ def _gemma3_block(_: int) -> Shapes:
 
 
 def _qwen35_block(i: int) -> Shapes:
-    """Every third one attends to all tokens, the others are gated DeltaNet with 2 heads of keys and 4 of values."""
+    """Every third block attends to all tokens. The others are gated DeltaNet with 2 key heads and 4 value heads."""
     ffn: Shapes = {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
     block: Shapes = {"attn_norm": (WIDTH,), "post_attention_norm": (WIDTH,)} | ffn
     if i % 3 == 2:
@@ -208,7 +208,7 @@ ARCHS: Final[dict[str, Arch]] = {
 }
 
 
-#: what ``tiny_models`` makes in PyTorch too, here with the small vocabulary, and experts
+#: the architectures that ``tiny_models`` also makes in PyTorch, here with the small vocabulary; and experts
 SMALL_ARCHS: Final[dict[str, Arch]] = {
     "small_llama": Arch({**_HEADS, "rope.dimension_count": 32}, _dense_block, {}, tied=(False, True), name="llama"),
     "small_gemma3": Arch(
@@ -256,8 +256,8 @@ def write_tiny_arch(
         path: the file.
         kind: a key of ``ARCHS`` or ``SMALL_ARCHS``.
         seed: of the weights.
-        tied: the embedding is the output matrix as well; None: as ``Arch.tied`` says.
-        edit: gets the name and the values of each tensor before it is written, and may change these.
+        tied: whether the embedding is also the output matrix; None: the default of ``Arch.tied``.
+        edit: gets the name and the values of each tensor before it is written, and may change the values.
     """
     arch = (ARCHS | SMALL_ARCHS)[kind]
     name = arch.name or kind
@@ -307,7 +307,7 @@ def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> F32:
     elif name.endswith("ssm_a."):
         noise = -np.exp(noise)
     elif name.endswith("_exps"):
-        # much alike: where two experts are nearly tied, a last digit decides which of them computes
+        # much alike: if two experts are nearly tied, a last digit decides which of them computes
         noise = (noise[0] + 0.01 * noise) / math.sqrt(shape[-1])
     else:
         noise /= math.sqrt(shape[-1]) if len(shape) == 2 else 2

@@ -93,7 +93,7 @@ def test_the_parts_of_a_card(run: RunDir) -> None:
 
 
 def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
-    """It may have been exported with another text than run.json has; run.json counts where there is none."""
+    """Export may have set another text than run.json has. run.json counts only if the sidecar has no text."""
     run = write_run(tmp_path / "run")
     run.update({"refusal_text": "I do not know that."})
     assert "\n> I cannot say.\n" in write_card(run).path.read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def figures_of(found: Any) -> Iterator[float]:
 
 
 def spelt(figure: float) -> set[str]:
-    share = percent(figure).lstrip("<> ")  # "> 99.9%" for a share that is almost all
+    share = percent(figure).lstrip("<> ")  # "> 99.9%" for a share of almost 100 %
     return {share, f"{figure:.3f}", f"{figure:,}", f"{figure:.3g}", f"{round(figure, 4):g}"}
 
 

@@ -1,4 +1,4 @@
-"""Values that can be taken for others, and the options that are checked for them."""
+"""Values that can be mistaken for others, and the checks of options against them."""
 
 from __future__ import annotations
 

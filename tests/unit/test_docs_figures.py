@@ -116,9 +116,9 @@ def test_a_table_has_the_figures_of_its_results(name: str) -> None:
 
 
 def test_results_are_of_the_shipped_doubter() -> None:
-    """By its hash, so that another training cannot keep these figures.
+    """The results name the hash of the measured file, so that another training cannot keep these figures.
 
-    The file was saved again since, for the framework; its tensors are those that were measured.
+    The file has been saved again since, for the framework. Its tensors are the measured ones.
     """
     path = Path(str(files("metadeploy.demo") / "data" / "smollm2_doubter" / "doubter_checkpoint.pt"))
     shipped = results("shipped")
@@ -128,7 +128,7 @@ def test_results_are_of_the_shipped_doubter() -> None:
 
 
 def tensors_sha256(checkpoint: Path) -> str:
-    """Of the tensors alone, whatever is around them: names in order, types, shapes and bytes."""
+    """The hash of the tensors alone: their names in order, types, shapes and bytes."""
     content = torch.load(checkpoint, weights_only=True)
     layers = sorted(content["ca_state"], key=int)
     parts = [("encoder", content["encoder_state"]), *((f"layer {n}", content["ca_state"][n]) for n in layers)]

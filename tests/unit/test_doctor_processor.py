@@ -1,4 +1,4 @@
-"""What operating systems say of their processors."""
+"""Reading the processor's features from operating systems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_intel_on_linux(cpuinfo: Path) -> None:
-    """Four threads of two cores."""
+    """Four threads on two cores."""
     cpuinfo.write_text("".join(INTEL.format(n=n, core=n // 2) for n in range(4)))
     found = find_processor()
     assert found.name == "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
@@ -123,7 +123,7 @@ def test_usable_cpus_follow_the_affinity() -> None:
 def test_what_code_needs_and_a_processor_lacks() -> None:
     found = Processor(name="", architecture="x86_64", features=("AVX", "AVX2", "AVX512F"), cores=1, logical=1, usable=1)
     compiled = {"AVX": "1", "AVX512": "1", "AVX512_VNNI": "1", "AMX_INT8": "1", "LLAMAFILE": "1", "OPENMP": "1"}
-    assert found.lacks(compiled) == ["AVX512_VNNI"]  # ggml does without AMX where the system has none
+    assert found.lacks(compiled) == ["AVX512_VNNI"]  # ggml works without AMX if the system lacks it
 
 
 @pytest.mark.parametrize(("usable", "expected"), [(1, 2), (2, 2), (3, 3), (64, 4)])

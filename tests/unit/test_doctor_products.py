@@ -1,4 +1,4 @@
-"""Matrix products of the doctor: what is multiplied, that each kind of wrong kernel shows, and a child that dies."""
+"""Matrix products of the doctor: the products that it computes, its detection of wrong kernels, and a dying child."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ORDER = {"first": 0, "without": [], "threads": list(THREADS)}
 
 
 def silent(name: str, done: int, total: int) -> None:
-    """Nobody looks."""
+    """Ignores the progress."""
 
 
 def checked(fault: Fault = lambda _, product: product) -> Checked:
-    """What comes of a core with a fault, in this process, with a few widths."""
+    """The result for a core with a fault, in this process, with a few widths."""
     found = Checked()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "WIDTHS", FEW_WIDTHS)
@@ -49,7 +49,7 @@ def test_what_is_multiplied() -> None:
     weights = list_weights(FakeCore())
     assert {weight.width for weight in weights} == set(WIDTHS) == {32, 64, 96, 256, 576, 896, 1024, 4096}
     for weight in weights:
-        # AMX of the stand-in takes no others, as Intel's does
+        # the fake AMX takes no others, like Intel's
         both = weight.type.name == "Q8_0" and weight.outputs % 32 == 0
         assert [place.buffer_type for place in weight.places] == (["CPU", "AMX"] if both else ["CPU"])
     found = [
@@ -85,26 +85,26 @@ def test_a_right_core() -> None:
 
 
 def one_block_from_32_rows(call: Call, product: Floats) -> Floats:
-    """As AMX of ggml 0.25.3 with one block: it adds to what was there before."""
+    """Like AMX of ggml 0.25.3 with one block: it adds the product to the old content of the memory."""
     spoiled = call.width == 32 and call.rows >= 32
     return product + np.float32(np.nan) if spoiled else product
 
 
 def one_block_with_remains(call: Call, product: Floats) -> Floats:
-    """The same where something finite was there before."""
+    """The same, with finite old content."""
     spoiled = call.width == 32 and call.rows >= 32
     return product + np.roll(product, 1, axis=1) if spoiled else product
 
 
 def three_dimensions(call: Call, product: Floats) -> Floats:
-    """As AMX of ggml 0.25.3: all but the first sequence go to other addresses."""
+    """Like AMX of ggml 0.25.3: it writes all sequences but the first to wrong addresses."""
     out = product.copy()
     out[1:] = np.nan
     return out
 
 
 def last_rows(call: Call, product: Floats) -> Floats:
-    """Rows beyond whole tiles are those of the tile before."""
+    """Rows after the last whole tile repeat the tile before."""
     out = product.copy()
     if call.rows == 33:
         out[:, 32] = out[:, 31]
@@ -126,7 +126,7 @@ def one_value(call: Call, product: Floats) -> Floats:
 
 
 def scale_of_a_width(call: Call, product: Floats) -> Floats:
-    """All values are off by a twenty-fifth."""
+    """All values are 4 % off."""
     return product * np.float32(1.04) if call.width == 96 else product
 
 
@@ -143,7 +143,7 @@ def scale_of_a_width(call: Call, product: Floats) -> Floats:
     ],
 )
 def test_wrong_kernels_show(fault: Fault, spoils: Callable[[Call], bool]) -> None:
-    """In exactly the products that they spoil."""
+    """The doctor finds faults in exactly the products that they spoil."""
     n_spoiled = 0
 
     def counted(call: Call, product: Floats) -> Floats:
@@ -164,7 +164,7 @@ def test_the_worst_row_counts() -> None:
     assert worst_error(product, expected) == 0.0
     product[0, 1] = 3.0
     assert worst_error(product, expected) == 4.0
-    expected[0] = 0.0  # as small as it is, its error counts by the mean of the rows
+    expected[0] = 0.0  # for a row this small, the error is relative to the mean of the rows
     product[0] = 1.0
     product[0, 1] = 1.0
     assert worst_error(product, expected) == pytest.approx(1.5)
@@ -173,23 +173,23 @@ def test_the_worst_row_counts() -> None:
 
 
 def test_a_probe_that_leaves_and_one_that_refuses() -> None:
-    """A device may leave a product to another one; a refusal of the core is a fault."""
+    """A device may leave a product to another device. If the core refuses it, that is a fault."""
 
     def fault(call: Call, product: Floats) -> Floats:
         if call.rows == 8 and call.sequences == 1:
             return None  # type: ignore[return-value]
         if call.rows == 31:
-            raise Error("writes beside its result")
+            raise Error("writes outside its result")
         return product
 
     for tally in checked(fault).tallies:
         assert tally.left > 0
-        assert {found for _, found in tally.wrong} == {"writes beside its result"}
+        assert {found for _, found in tally.wrong} == {"writes outside its result"}
         assert all(" 31 rows, " in what for what, _ in tally.wrong)
 
 
 def test_limits() -> None:
-    """Tight where nothing is rounded, and at most a thousandth of what a wrong kernel makes."""
+    """Limits are tight if nothing is rounded, and at most a thousandth of the error of a wrong kernel."""
     places = {"CPU": CPU, "ACCEL": Place(1, "BLAS", "ACCEL", "CPU"), "GPU": Place(2, "CUDA0", "GPU", "CUDA0")}
     for kind, place in places.items():
         assert limit(WeightType("F32", 1, "F32"), place) <= 1e-4
@@ -200,7 +200,7 @@ def test_limits() -> None:
 
 @pytest.mark.parametrize(("block", "expected"), [(32, 3e-5), (256, 4e-5)])
 def test_rounding_to_8_bits_stays_far_below_the_limit(block: int, expected: float) -> None:
-    """What the comment at the limits says of Q8_0 and Q8_K."""
+    """The errors of Q8_0 and Q8_K match the comment at the limits."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((1024, 64), np.float32)
     activations = rng.standard_normal((512, 1024), np.float32)
@@ -226,7 +226,7 @@ def test_rounding_to_8_bits_stays_far_below_the_limit(block: int, expected: floa
     ],
 )
 def test_a_child_that_dies_is_a_finding(what: str, how: str, said: str) -> None:
-    """The next one goes on behind the weights that it died of."""
+    """The next child continues after the weights that killed it."""
     told: list[tuple[int, int]] = []
     found = run_child(THREADS, tick=lambda _, done, total: told.append((done, total)), command=command(what))
     (death,) = found.deaths

@@ -1,4 +1,4 @@
-"""The doctor's findings, what it shows and what a script gets: from made-up machines, programs and files."""
+"""The doctor's findings, its text and its JSON, for made-up machines, programs and files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FILES = (
 
 
 def report(**changes: Any) -> Report:
-    """Of a machine where all is right, but for the changes."""
+    """The report for a machine without faults, except for the given changes."""
     checked = Checked(build=BUILD, devices=[DEVICE], tallies=[Tally("Q4_1", "AMX", 1e-3, right=300, worst=2e-5)])
     whole = Report(version="0.1.0", processor=PROCESSOR, checked=checked, programs=(PROGRAM,), demo=FILES)
     return replace(whole, **changes)
@@ -153,7 +153,7 @@ def test_each_fault_has_a_next_step(changes: dict[str, Any], check: str, what: s
 
 
 def test_a_processor_whose_features_nobody_lists() -> None:
-    """Nothing can be said of it, and nothing is."""
+    """The doctor cannot judge it and reports nothing."""
     unknown = replace(PROCESSOR, features=())
     assert report(processor=unknown, checked=built(features={"CPU": {"AVX512": "1"}})).findings == []
 
@@ -252,7 +252,7 @@ def test_the_help_teaches() -> None:
 
 
 def test_the_core_is_not_loaded_into_the_doctor_itself(tmp_path: Path) -> None:
-    """A core that dies would take it along; and nobody needs torch to be told so."""
+    """A crash of the core would end the doctor too. The report does not need torch either."""
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         f"from metadeploy.doctor import examine\n"
@@ -270,7 +270,7 @@ def test_the_core_is_not_loaded_into_the_doctor_itself(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder beside a Python that holds nothing yet, and an empty PATH."""
+    """An empty scripts folder next to a Python, and an empty PATH."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     monkeypatch.setattr(program.sysconfig, "get_path", lambda _: str(folder))

@@ -47,7 +47,7 @@ def tiny_pipeline(kind: str, inject_from: InjectFrom) -> MetaSpiderPipeline:
     )
     pipeline.attach(Doubter.from_tensors(config, tensors))
     margins = [torch.tensor(pipeline.doubt(ids)).logit() for ids in map(pipeline.tokenize, prompts(pipeline))]
-    # Halfway between two questions: no doubt is 0.5 itself, where rounding would decide.
+    # Halfway between two questions: no doubt is exactly 0.5, because rounding would then decide.
     below, above = torch.stack(margins).sort().values[1:3]
     config = dataclasses.replace(config, refusal_bias=-float((below + above) / 2))
     pipeline.attach(Doubter.from_tensors(config, tensors))

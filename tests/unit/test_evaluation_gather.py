@@ -163,7 +163,7 @@ def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_what_is_whole_survives_a_kill_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run must not empty the file before it has written what was in it."""
+    """The next run must not empty the file before it has written the old content again."""
     path = tmp_path / "samples.jsonl"
     with pytest.raises(KeyboardInterrupt):
         gather(FakeEngine(dies_after=17), plan(10), path)
@@ -199,7 +199,7 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["samples.jsonl", ".samples.jsonl.partial"])
 def test_lines_of_another_plan_are_not_taken_for_this_one(name: str, tmp_path: Path) -> None:
-    """Every line is looked at, not only the first."""
+    """Every line is checked, not only the first."""
     path = tmp_path / "samples.jsonl"
     gather(FakeEngine(), plan(10), path)
     whole = path.read_bytes()

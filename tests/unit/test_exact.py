@@ -1,4 +1,4 @@
-"""Shares of counts, where binary floats are off by one, and how shares are shown."""
+"""Shares of counts, for which binary floats would be off by one, and the display of shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metadeploy.exact import at_least, at_most, nearest, percent
 
 
 def test_binary_floats_are_off_by_one() -> None:
-    """What this is for; if Python counted otherwise, nothing of it would be needed."""
+    """The reason for this module. Without this behavior of floats, it would not be needed."""
     assert math.floor(0.29 * 100) == 28
     assert math.ceil(0.1 * 30) == 3 and math.ceil(0.7 * 30 / 3 * 10) == 70 and math.ceil(0.07 * 100) == 8
     assert f"{0.285:.0%}" == "28%" and f"{0.145:.0%}" == "14%"
@@ -27,7 +27,7 @@ def test_binary_floats_are_off_by_one() -> None:
         (0.35, 20, 7, 7),
         (0.1, 30, 3, 3),
         (0.35, 21, 7, 8),
-        (1 / 3, 9, 2, 3),  # a third as Python writes it is a little less than one
+        (1 / 3, 9, 2, 3),  # the float is slightly less than a third
         (0.0, 7, 0, 0),
         (1.0, 7, 7, 7),
         (1e-9, 7, 0, 1),

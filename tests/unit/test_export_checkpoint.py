@@ -294,7 +294,7 @@ class Mode(enum.Enum):
 
 @dataclass
 class Trained:
-    """As some trainers keep their results."""
+    """Some trainers keep their results this way."""
 
     epochs: Any
     where: Path
@@ -306,7 +306,7 @@ class Slotted:
     rate: Any
 
 
-#: What weights_only refuses, and what the recipe makes of it.
+#: Values that weights_only refuses, and the recipe's replacements.
 REFUSED: dict[str, tuple[Any, Any]] = {
     "float64": (np.float64(1e-3), 1e-3),
     "float32": (np.float32(0.5), 0.5),
@@ -334,7 +334,7 @@ REFUSED: dict[str, tuple[Any, Any]] = {
     ],
 )
 def test_the_advice_given_works(name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the message tells people to type makes the checkpoint loadable, in a program of its own and pasted."""
+    """The code in the message makes the checkpoint loadable, both as a program and pasted into an interpreter."""
     value, expected = REFUSED[name]
     path = save_checkpoint(tmp_path, *wrapper())
     contents = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of wrapped models: what DDP, torch.compile and their like put around the names of tensors."""
+"""Checkpoints of wrapped models: the prefixes that DDP, torch.compile and similar tools add to tensor names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODERS: tuple[EncoderType, ...] = ("selective", "multi_token", "transformer")
 
 
 def checkpoint(folder: Path, encoder: EncoderType, rename: Rename, rename_ca: Rename | None = None) -> Path:
-    """A checkpoint with other names: of the encoder's tensors, and of those of each cross-attention."""
+    """A checkpoint with other names for the tensors of the encoder and of each cross-attention."""
     config, tensors = random_wrapper(
         encoder, hidden_dim=32, target_layers=(1, 3), cross_attn_layers=(1, 2), num_layers=4
     )
@@ -54,7 +54,7 @@ def refusal(path: Path) -> str:
         (after("_orig_mod.module."), "'_orig_mod.' and 'module.'"),
         (after("module._orig_mod.module."), "'_orig_mod.' and 'module.'"),
         (after("_fsdp_wrapped_module._orig_mod."), "'_fsdp_wrapped_module.' and '_orig_mod.'"),
-        # parts of a model that are wrapped one by one
+        # separately wrapped parts of a model
         (lambda name: name.replace(".0.", ".0._orig_mod."), "'_orig_mod.'"),
         (lambda name: name.replace("output_proj.", "output_proj._checkpoint_wrapped_module."), "'_checkpoint_wrapped_"),
     ],

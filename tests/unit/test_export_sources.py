@@ -1,4 +1,4 @@
-"""Who is believed about a wrapper's layers and settings: checkpoint, run.json, arguments, and the base at last."""
+"""Sources of a wrapper's layers and settings: checkpoint, run.json, arguments, and finally the base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATE = (4, 5)  # of a base with 6 layers
 
 
 def run_dir(folder: Path, *, version: str = "1.1", layers: tuple[int, ...] = LATE, **manifest: Any) -> Path:
-    """A run directory whose run.json says these things and nothing else; 1.1 lists the layers in the checkpoint."""
+    """A run directory whose run.json has only these settings. Format 1.1 lists the layers in the checkpoint."""
     config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=layers, cross_attn_layers=layers)
     path = save_checkpoint(folder, config, tensors, format_version=version, run_json=False)
     (folder / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -50,7 +50,7 @@ BOTH_LATE = {"target_layers": "late", "cross_attn_layers": "late"}
 
 @pytest.mark.parametrize("with_base", [True, False])
 def test_a_preset_beside_lists_in_the_checkpoint(with_base: bool, tmp_path: Path) -> None:
-    """As the framework's build-anchor leaves run.json: the preset as it was asked for, and no number of layers."""
+    """run.json as written by the framework's build-anchor: the preset as given, and no number of layers."""
     path = run_dir(tmp_path, **BOTH_LATE)
     report = export(path, base=base(tmp_path) if with_base else None)
     assert (report.config.target_layers, report.config.cross_attn_layers) == (LATE, LATE)
@@ -67,7 +67,7 @@ def test_a_goal_anchor_as_the_framework_leaves_it(tmp_path: Path) -> None:
     save_goal_anchor(tmp_path, target_layers=LATE, cross_attn_layers=LATE)
     manifest = {"model_name": "org/base", "voice": "goal_anchor", **BOTH_LATE}
     (tmp_path / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (tmp_path / "dataset.pt").touch()  # what else is there is no checkpoint
+    (tmp_path / "dataset.pt").touch()  # the other file is not a checkpoint
     assert export(tmp_path).config.target_layers == LATE
 
 
@@ -135,7 +135,7 @@ def edited(path: Path, *, config: dict[str, Any] | None = None, **top: Any) -> P
 
 @pytest.mark.parametrize("place", ["top level", "config", "both"])
 def test_sizes_at_the_top_level_or_in_the_config(place: str, tmp_path: Path) -> None:
-    """Ours are at the top level, as the framework needs it; older ones have them in the config."""
+    """Our checkpoints have them at the top level, as the framework requires. Older ones have them in the config."""
     sizes = {"hidden_dim": 32, "num_layers": 6}
     top = {} if place == "config" else sizes
     path = edited(run_dir(tmp_path), config={} if place == "top level" else sizes, **top)

@@ -1,4 +1,4 @@
-"""Files are written as a whole, nothing but files is replaced, and an input is never written over."""
+"""Files are written completely, only files are replaced, and an input is never overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One parser of JSON for each language, with one verdict: what the one accepts, the other reads as the same value."""
+"""The JSON parsers of Python and the core accept the same texts and read the same values."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ ACCEPTED = {
 
 
 def verdict(text: str) -> Any:
-    """What both parsers make of a text; None where they refuse it."""
+    """The value that both parsers read from a text; None if they refuse it."""
     try:
         ours = parse(text)
     except JSONFault as fault:

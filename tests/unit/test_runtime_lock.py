@@ -1,4 +1,4 @@
-"""The lock of an instance: calls of other threads wait, one that would wait for itself is an error."""
+"""The lock of an instance: calls in other threads wait; a call that would wait for itself is an error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_queue() -> None:
     lock = InstanceLock()
     with lock:
         call, turn = Call(), Turn()
-        turn.thread = -1  # of another thread
+        turn.thread = -1  # as in another thread
         lock._queue.append(turn)
         lock.pause(call, turn)
         assert not lock._queue

@@ -263,7 +263,7 @@ def test_what_is_no_chat_and_no_text() -> None:
 
 # --- characters of several tokens ------------------------------------------------------------------------------------
 
-#: "Hi 😀首!" in tokens that end inside of characters, as byte-level tokenizers cut them.
+#: "Hi 😀首!" in tokens that end inside characters, as with byte-level tokenizers.
 CUT = (b"Hi ", b"\xf0\x9f", b"\x98\x80\xe9", b"\xa6\x96", b"!")
 WHOLE = b"".join(CUT).decode()
 
@@ -288,7 +288,7 @@ def _cut() -> tuple[TokenLogprob, ...]:
 
 
 class Cut(Scripted):
-    """Answers ``WHOLE``, one of the tokens at a time."""
+    """Answers ``WHOLE``, token by token."""
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[GenerationChunk]:  # type: ignore[override]
         for text, item in zip(("Hi ", "", "😀", "首", "!"), _cut(), strict=True):
@@ -316,7 +316,7 @@ def test_bytes_of_characters_that_span_tokens() -> None:
 def test_offsets_of_characters_that_span_tokens(echo: str) -> None:
     logprobs = Cut().create_completion(echo or "Q", echo=bool(echo), logprobs=4)["choices"][0]["logprobs"]
     start = len(echo)
-    # a token that goes on with a character is where that character is
+    # a token that continues a character has that character's offset
     assert logprobs["text_offset"] == [start, start + 3, start + 3, start + 4, start + 5]
     assert (echo + WHOLE)[logprobs["text_offset"][-1] :] == "!"
     streamed = [
@@ -328,7 +328,7 @@ def test_offsets_of_characters_that_span_tokens(echo: str) -> None:
 
 
 def test_tokens_of_the_same_text_are_all_there() -> None:
-    """By their text alone, parts of characters would hide one another."""
+    """With their text as the key, tokens with different parts of characters would replace one another."""
     top = Cut().create_completion("Q", logprobs=4)["choices"][0]["logprobs"]["top_logprobs"][1]
     assert top == {"\ufffd": -1.0, "bytes:\\xf0": -5.0, "bytes:\\xe2\\x82": -6.0, "<|end|>": -7.0}
     assert list(top) == ["\ufffd", "bytes:\\xf0", "bytes:\\xe2\\x82", "<|end|>"]

@@ -1,4 +1,4 @@
-"""Streams: read, closed and dropped in any thread, and what a call does that has to wait for one."""
+"""Streams are read, closed and dropped in any thread, and calls wait for them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_is_not_wanted_any_more_is_left_out_even_where_it_is_computed(lock:
 def test_dropped(lock: InstanceLock) -> None:
     stream = counting(lock)
     next(stream)
-    del stream  # counted references are enough
+    del stream  # reference counting is enough
     assert is_free(lock)
 
 
@@ -140,7 +140,7 @@ def test_dropped_in_another_thread(lock: InstanceLock) -> None:
 
 
 def test_collected_by_a_thread_that_waits_for_it(lock: InstanceLock) -> None:
-    """The garbage collector may end a stream in any line of a thread, those of the lock among them."""
+    """The garbage collector may end a stream at any line of a thread, even inside the lock's code."""
 
     class Cycle:
         pass
@@ -158,7 +158,7 @@ def test_collected_by_a_thread_that_waits_for_it(lock: InstanceLock) -> None:
 
 
 class Endless:
-    """Steps of which one computes until it is cancelled."""
+    """Steps, one of which computes until it is cancelled."""
 
     def __init__(self, lock: InstanceLock) -> None:
         self.computing = threading.Event()
@@ -230,11 +230,11 @@ def test_closed_while_it_waits_for_its_first_turn(lock: InstanceLock) -> None:
 
 
 def test_a_call_computes_what_is_left(lock: InstanceLock) -> None:
-    """Whoever reads may be waiting for the thread that calls, or never come back."""
+    """The reader may be waiting for the calling thread, or it may never read again."""
     stream = counting(lock)
     assert next(stream) == 0
     assert in_thread(use, lock) == "done"
-    assert use(lock) == "done"  # it is over, and needs the instance no more
+    assert use(lock) == "done"  # the stream has ended and no longer needs the instance
     assert list(stream) == [1, 2, 3, 4]
 
 
@@ -311,7 +311,7 @@ def test_a_thread_that_reads_and_calls(lock: InstanceLock) -> None:
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_jobs_of_one_thread_of_a_pool(lock: InstanceLock, ahead: bool) -> None:
-    """One job reads, another one calls: the thread that they have in common does not hold the stream."""
+    """One job reads and another one calls: their common thread does not hold the stream."""
     stream = counting(lock, ahead=ahead)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(next, stream).result(LIMIT_S) == 0
@@ -323,7 +323,7 @@ def test_jobs_of_one_thread_of_a_pool(lock: InstanceLock, ahead: bool) -> None:
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_jobs_that_are_told_apart_by_their_contexts(lock: InstanceLock, ahead: bool) -> None:
-    """As pools of anyio (starlette, FastAPI) and trio have them."""
+    """The pools of anyio (starlette, FastAPI) and trio work this way."""
     jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
     done: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -347,7 +347,7 @@ def test_jobs_that_are_told_apart_by_their_contexts(lock: InstanceLock, ahead: b
 
 
 def test_more_calls_than_the_pool_has_threads(lock: InstanceLock) -> None:
-    """All of its threads wait for the stream, and none is left to read it."""
+    """All threads of the pool wait for the stream, and none is left to read it."""
 
     async def main() -> list[object]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
@@ -363,7 +363,7 @@ def test_more_calls_than_the_pool_has_threads(lock: InstanceLock) -> None:
 
 
 def test_tasks_of_one_event_loop(lock: InstanceLock) -> None:
-    """A call in the loop's own thread stops all of its tasks."""
+    """A call in the loop's own thread blocks all tasks of the loop."""
 
     async def main(read: Callable[[Stream[int]], Any], *, ahead: bool) -> None:
         stream = counting(lock, ahead=ahead)
@@ -393,7 +393,7 @@ def test_tasks_of_one_event_loop(lock: InstanceLock) -> None:
 
 
 def test_a_task_that_is_cancelled(lock: InstanceLock) -> None:
-    """What it waited for goes on in its thread, and is dropped there."""
+    """The read that it awaited continues in its thread, and its result is dropped there."""
 
     async def main() -> None:
         endless = Endless(lock)

@@ -46,7 +46,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize(("share", "n", "declined"), [(0.29, 100, 29), (0.57, 100, 57), (0.07, 200, 14), (0.35, 20, 7)])
 def test_shares_that_binary_floats_miss_by_one(share: float, n: int, declined: int) -> None:
-    """0.29 · 100 is 28.999999999999996 in floats, and 29 of 100 may be declined."""
+    """0.29 · 100 is 28.999999999999996 in floats, but 29 of 100 may be declined."""
     found = calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), over_refusal(share))
     assert found.over_refusal == declined / n
     assert calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), coverage(share)).coverage == declined / n

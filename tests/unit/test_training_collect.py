@@ -167,7 +167,7 @@ def test_other_questions_in_the_same_file_are_refused(settings: CollectSettings,
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_base_in_the_same_place_is_refused(finished: bool, settings: CollectSettings, tmp_path: Path) -> None:
-    """A file, or a folder, that was replaced since."""
+    """A file or a folder was replaced in the meantime."""
     for name in ("base.gguf", "folder"):
         base = tmp_path / name
         if name == "folder":

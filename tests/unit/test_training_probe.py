@@ -1,4 +1,4 @@
-"""Training runs the upper blocks alone: models that do not allow it are refused before anything is computed."""
+"""Training runs only the upper blocks: models that do not allow this are refused before any computation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def gemma4() -> PreTrainedModel:
 
 
 class _TokensAbove:
-    """Adds an embedding of the token ids to what a block puts out; without token ids, nothing or an error."""
+    """Adds an embedding of the token ids to the output of a block. Without token ids, it adds nothing or raises."""
 
     def __init__(self, model: PreTrainedModel, block: int, *, fails: bool) -> None:
         self._ids: Tensor | None = None
@@ -113,7 +113,7 @@ def test_models_that_allow_it(kind: str, dtype: torch.dtype, inject_from: Inject
     kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
     upper = UpperBlocks(base, 4)
     if dtype == torch.float32:
-        # far below what is accepted: another processor may sum otherwise
+        # far below the limit, because another processor may sum in another order
         assert cut_error(upper, examples, kept, prefix) < TOLERANCE_32_BIT / 100
     check_cut(upper, examples, kept, prefix)
 
@@ -134,7 +134,7 @@ def test_a_model_that_looks_at_the_tokens_above(fails: bool, message: str) -> No
     kept = keep(base, examples, first=3, inject_from="prompt", prefix=prefix)
     with pytest.raises(ModelMismatchError, match=message):
         check_cut(upper, examples, kept, prefix)
-    # where the tokens come in below, nothing is lost
+    # if the tokens enter below the cut, nothing is lost
     upper = UpperBlocks(base, 5)
     check_cut(upper, examples, keep(base, examples, first=5, inject_from="prompt", prefix=prefix), prefix)
 

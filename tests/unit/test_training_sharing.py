@@ -58,7 +58,7 @@ def test_another_seed_computes_nothing_of_the_base_again(
 
 
 def test_what_is_being_written_is_not_shared(first: RunDir, tmp_path: Path) -> None:
-    """A temporary file of a run that was killed, or that still runs, is no collected file."""
+    """A temporary file of a killed or running run is not a collected file."""
     source = RunDir(tmp_path / "source", create=True)
     share_collected(source, first)
     (source.collect / ".train.jsonl.0123456789ab.tmp").mkdir()
@@ -88,7 +88,7 @@ def test_another_place_of_injection_does_not_use_what_is_kept(
     calls = []
     monkeypatch.setattr(training, "keep", lambda *args, **options: calls.append(1) or keep(*args, **options))
     train(run, dataclasses.replace(SETTINGS, inject_from="prompt"))
-    assert len(calls) == 4  # for each split, a few lessons that are compared with the whole model, then all
+    assert len(calls) == 4  # for each split: a few lessons to compare with the whole model, then all lessons
 
 
 def test_a_directory_with_other_questions_shares_none(first: RunDir, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
         shared = {"encoder_type": encoder_type, "ca_bottleneck_dim": 16, "ca_num_heads": 2, "encoder_bottleneck": 16}
         assert shared.items() <= content["config"].items()
         assert {tensor.dtype for tensor in content["encoder_state"].values()} == {torch.float32}
-        # as text: the framework compares them with the names of its modules, and loads none where they differ
+        # as text: the framework compares them with the names of its modules, and loads none if they differ
         assert list(content["ca_state"]) == ["3", "5"]
         assert {tensor.dtype for tensor in content["ca_state"]["3"].values()} == {torch.bfloat16}
         assert "output_norm.weight" in content["encoder_state"]
@@ -112,7 +112,7 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
     }.items() <= found["transformer"]["config"].items()
 
 
-#: Of the keys that the framework's DoubterConfig takes those that have to do with the wrapper; any other is refused.
+#: The keys of the framework's DoubterConfig that concern the wrapper. The framework refuses unknown keys.
 DOUBTER_CONFIG = frozenset(
     {
         "encoder_type",
@@ -136,7 +136,7 @@ def test_the_config_has_only_keys_that_the_framework_takes(base: FrozenBase, enc
     assert content["config"].keys() <= DOUBTER_CONFIG
     config = doubter.config
     assert (content["hidden_dim"], content["num_layers"]) == (config.hidden_dim, config.base_block_count)
-    # without the refusal's tokens there is no such key, which would be refused as an empty list
+    # without the refusal's tokens, the key is left out, because the framework would refuse an empty list
     assert load_wrapper(tmp_path / "a.pt").config.refusal_token_ids is None
 
 
