@@ -97,6 +97,13 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site; warnings, such as broken links, are errors."""
+    _install(session, "mkdocs-material", "mkdocstrings[python]")
+    session.run("mkdocs", "build", "--quiet", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def doubter(session: nox.Session) -> None:
     """Train, measure and document the shipped Doubter in build/doubter; arguments after ``--`` are seeds."""
     _install(session, ".[train,eval]")

@@ -11,10 +11,11 @@ import metadeploy
 from metadeploy import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "vendor" / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "vendor" / "README.md"])
 COMMANDS = (
     "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt '.[demo]' && metadeploy demo",
-    "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e '.[test]' && pytest",
+    "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e '.[test]' "
+    "&& pytest",
 )
 
 
@@ -80,3 +81,10 @@ def test_every_benchmark_is_in_the_docs_and_exists() -> None:
         path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
     }
     assert told == scripts
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: metadeploy\.(\w+)$", page, re.MULTILINE))
+    assert "errors" in listed, "the errors are listed by their module"
+    assert listed - {"errors"} | set(errors.__all__) == set(metadeploy.__all__) - {"__version__"}
