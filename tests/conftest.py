@@ -6,12 +6,12 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import pytest
 
 from metadeploy.demo import assets
+from support.missing import unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,12 +23,11 @@ hypothesis.settings.load_profile("metadeploy")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def unavailable(reason: str) -> NoReturn:
-    """Skip for a person who lacks something; CI lacks nothing, there it is a failure and hides no test."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+# each worker of pytest-xdist has CPUs of its own: threads of two workers on one CPU would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    usable = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, usable[worker::workers] or [usable[worker % len(usable)]])
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metadeploy import MetaLlama
+from metadeploy.doctor.processor import usable_cpus
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from support.gguf_tools import dequantise_gguf
 from support.parity import EXACT, Question
@@ -23,8 +24,9 @@ def trained_run(repo_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    torch.set_num_threads(2)
+def few_threads() -> None:
+    """The tiny models are slower with more than two threads."""
+    torch.set_num_threads(min(2, usable_cpus()))
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +67,25 @@ def questions(trained_run: Path) -> list[Question]:
     return [Question(row["question"], tuple(row["answers"]), row["category"]) for row in rows]
 
 
-@pytest.fixture(scope="session")
-def report(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Keep a line for the report at the end of the run."""
-    lines: list[tuple[str, str]] = request.config.stash.setdefault(REPORT, [])
-    return lambda what, figures: lines.append((what, figures))
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Add a line to the report at the end of the run."""
+    return lambda what, figures: record_property(REPORTED, f"{what:<44} {figures}")
 
 
-REPORT = pytest.StashKey[list[tuple[str, str]]]()
+REPORTED = "parity"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the parity tests measured."""
-    lines = config.stash.get(REPORT, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the parity tests measured. A test report carries its lines, also from a worker of pytest-xdist."""
+    lines = [
+        line
+        for reports in terminalreporter.stats.values()
+        for test_report in reports
+        for name, line in getattr(test_report, "user_properties", ())
+        if name == REPORTED and test_report.when == "call"
+    ]
     if lines:
         terminalreporter.section("parity: compiled runtime against PyTorch")
-        for what, figures in lines:
-            terminalreporter.line(f"{what:<44} {figures}")
+        for line in lines:
+            terminalreporter.line(line)

@@ -15,7 +15,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "vendo
 COMMANDS = (
     "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt '.[demo]' && metadeploy demo",
     "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e '.[test]' "
-    "&& pytest",
+    "&& pytest -n 2 --dist loadfile",
 )
 
 
