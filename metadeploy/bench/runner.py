@@ -19,8 +19,8 @@ from metadeploy.bench.limits import Limits, limits
 from metadeploy.bench.stand import Stand
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.errors import Error
-from metadeploy.export.base import base_from_file, check_base
 from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar
+from metadeploy.sidecar.base_model import base_from_file, check_base
 from metadeploy.sidecar.gguf_file import read_gguf
 from metadeploy.sidecar.spec import InjectFrom
 

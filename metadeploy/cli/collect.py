@@ -16,7 +16,7 @@ from metadeploy.training.settings import CollectSettings
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.training.summary import CategoryShare, SplitShare
 
 __all__ = ["register"]
@@ -105,11 +105,11 @@ def _collect(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy.checkpoint.run_dir import SPLITS, RunDir
     from metadeploy.cli._console import print_json
     from metadeploy.cli._progress import StageProgress
     from metadeploy.training.collect import CHUNK, collect
     from metadeploy.training.records import Collected
-    from metadeploy.training.run_dir import SPLITS, RunDir
 
     settings = CollectSettings(
         base=base,

@@ -73,8 +73,8 @@ def _ladder(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.evaluation.ladder import LadderSettings, climb, parse_sidecar_types, parse_types
-    from metadeploy.training.run_dir import RunDir
 
     settings = LadderSettings(
         base=base,

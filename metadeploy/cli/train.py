@@ -16,9 +16,9 @@ from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
 
 if TYPE_CHECKING:
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.cli._progress import StageProgress
     from metadeploy.training.fit import Epoch
-    from metadeploy.training.run_dir import RunDir
     from metadeploy.training.train import Trained
 
 __all__ = ["register"]
@@ -212,7 +212,7 @@ def _train(
     from metadeploy.cli._training import prepare_process
 
     prepare_process()
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
 
     if max_over_refusal is None and target_coverage is None:
         max_over_refusal = _TRAIN.point.max_over_refusal

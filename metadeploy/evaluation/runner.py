@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError
@@ -29,7 +30,6 @@ from metadeploy.files import refuse_overwriting, write_json
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "evaluate"]
 

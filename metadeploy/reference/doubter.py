@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metadeploy.checkpoint.files import find_checkpoint, read_checkpoint
+from metadeploy.checkpoint.layers import LayerSpec, is_bare_preset
+from metadeploy.checkpoint.load import load_wrapper
+from metadeploy.checkpoint.run_json import find_run_json, read_run_json
 from metadeploy.errors import CheckpointError, faults_message
-from metadeploy.export.checkpoint import load_wrapper
-from metadeploy.export.layers import LayerSpec, is_bare_preset
-from metadeploy.export.raw import find_checkpoint, read_checkpoint
-from metadeploy.export.run_json import find_run_json, read_run_json
 from metadeploy.reference.cross_attention import BottleneckCrossAttention
 from metadeploy.reference.encoders import build_encoder
 from metadeploy.sidecar.layout import infer

@@ -18,12 +18,13 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file
 
+from metadeploy.checkpoint.layers import parse_layers
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.exact import percent
-from metadeploy.export.layers import parse_layers
 from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
@@ -34,7 +35,6 @@ from metadeploy.training.clean_pass import CleanPass
 from metadeploy.training.greedy import GreedyAnswer, kept_text, when_said
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record, read_records
-from metadeploy.training.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.training.settings import CollectSettings
 from metadeploy.training.upper_blocks import cut_faults
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase
@@ -31,7 +32,6 @@ from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
 from metadeploy.training.probe import check_cut
 from metadeploy.training.records import Collected, check_categories
-from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import TrainSettings
 from metadeploy.training.upper_blocks import UpperBlocks
 from metadeploy.training.wrapper import new_wrapper, standardise

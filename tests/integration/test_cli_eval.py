@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from metadeploy import __version__
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.cli import main
 from metadeploy.data import load_set
 from metadeploy.evaluation import gather
 from metadeploy.evaluation.samples import Samples
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 from support.tiny_run import write_speaking_gguf, write_tiny_run
 
 QUICK = ("--gains", "0,1,2", "--sweep-limit", "20", "--bootstrap", "50")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from metadeploy import MetaLlama, _core
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.cli import main
 from metadeploy.data.checker import first_sentence
 from metadeploy.evaluation.ladder import climbing
 from metadeploy.evaluation.ladder.asking import BaseInRuntime
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.run_dir import RunDir
 from support.parity import EXACT
 from support.tiny_run import MAX_NEW_TOKENS, write_tiny_run
 

@@ -200,8 +200,8 @@ def test_figures(name: str) -> None:
 
 
 def test_files_that_it_names() -> None:
-    from metadeploy.export import converter
+    from metadeploy import export
 
     assert "doubter_sidecar.gguf" in PAGE
-    assert converter._DEFAULT_NAME.format(kind="doubter") == "doubter_sidecar.gguf"
-    assert converter._DEFAULT_NAME.format(kind="goal_anchor") == "goal_anchor_sidecar.gguf"
+    assert export._DEFAULT_NAME.format(kind="doubter") == "doubter_sidecar.gguf"
+    assert export._DEFAULT_NAME.format(kind="goal_anchor") == "goal_anchor_sidecar.gguf"

@@ -20,11 +20,11 @@ from markdown_it import MarkdownIt
 from metadeploy.card import CardReport, facts, write_card
 from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
 from metadeploy.card.training import training_table
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
 from metadeploy.evaluation import results as evaluation_results
 from metadeploy.evaluation.ladder import climbing
 from metadeploy.evaluation.seeds import over_runs
-from metadeploy.training.run_dir import RunDir
 from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, section, sidecar_of, write_run, written
 
 SECTIONS = [

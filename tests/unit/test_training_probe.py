@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import ModelMismatchError
 from metadeploy.reference.base import FrozenBase
 from metadeploy.sidecar.spec import InjectFrom
@@ -25,7 +26,6 @@ from metadeploy.training.collect import collect
 from metadeploy.training.examples import keep
 from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.probe import TOLERANCE_32_BIT, check_cut, cut_error
-from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import FitSettings, TrainSettings
 from metadeploy.training.train import Report, train
 from metadeploy.training.upper_blocks import UpperBlocks

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from metadeploy.checkpoint.load import load_wrapper
 from metadeploy.demo.assets import CHECKPOINT
-from metadeploy.export.checkpoint import load_wrapper
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import EncoderType

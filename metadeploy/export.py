@@ -1,4 +1,7 @@
-"""The conversion itself: load and check, compare with the base, write."""
+"""Convert a PyTorch checkpoint into a sidecar: load and check it, compare it with the base, write it.
+
+torch is imported only when a checkpoint is read.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ from typing import TYPE_CHECKING, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy.checkpoint.layers import LayerSpec
+from metadeploy.checkpoint.load import Wrapper, load_wrapper
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, visible_text, whole_number
-from metadeploy.export.base import check_base, read_base
-from metadeploy.export.checkpoint import Wrapper, load_wrapper
-from metadeploy.export.layers import LayerSpec
 from metadeploy.files import refuse_overwriting, sha256
+from metadeploy.sidecar.base_model import check_base, read_base
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar
-from metadeploy.training.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "Wrapper", "export", "load_wrapper"]
 
 _DEFAULT_NAME: Final = "{kind}_sidecar.gguf"
 

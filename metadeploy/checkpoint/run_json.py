@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._json import read_object
+from metadeploy.checkpoint.layers import LayerSpec
 from metadeploy.errors import CheckpointError, faults_message
-from metadeploy.export.layers import LayerSpec
 from metadeploy.sidecar.spec import JSONValue
 
 __all__ = ["RunJson", "find_run_json", "read_run_json"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, get_args
 
+from metadeploy.checkpoint.files import RawCheckpoint, find_checkpoint, read_checkpoint
+from metadeploy.checkpoint.layers import LayerSpec, is_bare_preset, parse_layers, preset_block_count
+from metadeploy.checkpoint.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.errors import CheckpointError, faults_message
-from metadeploy.export.layers import LayerSpec, is_bare_preset, parse_layers, preset_block_count
-from metadeploy.export.raw import RawCheckpoint, find_checkpoint, read_checkpoint
-from metadeploy.export.run_json import RunJson, find_run_json, read_run_json
 from metadeploy.sidecar.layout import Dims, infer, shape_faults
 from metadeploy.sidecar.refusal import with_refusal_text
 from metadeploy.sidecar.rules import (

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from metadeploy._json import JSONFault, parse
+from metadeploy.checkpoint.names import unwrap
 from metadeploy.errors import CheckpointError, MissingDependencyError, faults_message
-from metadeploy.export.names import unwrap
 
 if TYPE_CHECKING:
     import torch
