@@ -13,9 +13,9 @@ import json
 import random
 from pathlib import Path
 
+from metadeploy._files import refuse_overwriting, write_atomically, write_json
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.demo import assets
-from metadeploy.files import refuse_overwriting, write_atomically, write_json
 from metadeploy.training.records import Collected
 
 N_QUESTIONS = 300

@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     if name in _SCHEDULE_NAMES:
         return getattr(import_module("metadeploy.schedule"), name)
     if name == "__version__":
-        from metadeploy.version import own_version
+        from metadeploy._version import own_version
 
         return own_version() or "unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

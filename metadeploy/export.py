@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._checks import check_all, choice, flag, function, instance, layers, path, visible_text, whole_number
+from metadeploy._files import refuse_overwriting, sha256
 from metadeploy.checkpoint.layers import LayerSpec
 from metadeploy.checkpoint.load import Wrapper, load_wrapper
 from metadeploy.checkpoint.run_dir import RunDir
-from metadeploy.checks import check_all, choice, flag, function, instance, layers, path, visible_text, whole_number
-from metadeploy.files import refuse_overwriting, sha256
 from metadeploy.sidecar.base_model import check_base, read_base
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import LazyArray, Metadata, OutType, Progress, write_sidecar

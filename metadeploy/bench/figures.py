@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from metadeploy._core import system_info
+from metadeploy._version import own_version
 from metadeploy.bench.timing import Floats
 from metadeploy.doctor.processor import find_processor
-from metadeploy.version import own_version
 
 __all__ = ["SCHEMA", "Figure", "Report", "Spread", "machine"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from metadeploy import exact
+from metadeploy import _exact
 
 __all__ = ["code", "count", "escape", "image", "interval", "number", "p_value", "percent", "table", "value"]
 
@@ -48,7 +48,7 @@ def count(found: int) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1]: ``58.1%``."""
-    return _NONE if share is None else f"{exact.percent(share, digits)}%"
+    return _NONE if share is None else f"{_exact.percent(share, digits)}%"
 
 
 def number(found: float | None) -> str:

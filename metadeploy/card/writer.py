@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._files import refuse_overwriting, write_atomically
 from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
-from metadeploy.files import refuse_overwriting, write_atomically
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._files import content_digest, sha256, write_json
 from metadeploy._json import read_object
 from metadeploy.errors import RunDirError, faults_message, shown
-from metadeploy.files import content_digest, sha256, write_json
 from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from metadeploy._files import refuse_overwriting, write_json
 from metadeploy.errors import Error
-from metadeploy.files import refuse_overwriting, write_json
 
 if TYPE_CHECKING:
     from metadeploy.bench import Report

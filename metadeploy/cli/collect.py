@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from metadeploy._exact import percent
 from metadeploy._json import JSONFault, parse
-from metadeploy.exact import percent
 from metadeploy.training.settings import CollectSettings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from metadeploy.exact import percent
+from metadeploy._exact import percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -102,12 +102,12 @@ def _eval(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy._files import refuse_overwriting, write_json
     from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.evaluation.gather import CHUNK
     from metadeploy.evaluation.runner import evaluate
     from metadeploy.evaluation.seeds import over_runs
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
-    from metadeploy.files import refuse_overwriting, write_json
 
     if output is not None and len(runs) == 1:
         raise typer.BadParameter("is for the means over several run directories, one is given", param_hint="'--output'")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from metadeploy.exact import percent
+from metadeploy._exact import percent
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
 

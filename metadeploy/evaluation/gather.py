@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from metadeploy._core import is_abstention
+from metadeploy._files import move_into_place, try_lock
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AS_SHIPPED, Answered, BaseAnswer, Engine, Reply
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
-from metadeploy.files import move_into_place, try_lock
 
 __all__ = ["CHUNK", "Plan", "gather", "told_question"]
 

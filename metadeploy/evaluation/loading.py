@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import torch
 
+from metadeploy._files import content_digest, sha256
+from metadeploy._version import own_version
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AnswerLimits, Engine
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import content_digest, sha256
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
-from metadeploy.version import own_version
 
 __all__ = ["Loaded", "answer_limits", "asked_with", "environment", "identity", "load_engine"]
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy.exact import percent
+from metadeploy._exact import percent
 
 __all__ = ["mean_tables", "tables"]
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._exact import at_least
 from metadeploy.evaluation.baselines import Comparison
 from metadeploy.evaluation.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
 from metadeploy.evaluation.share import figure
-from metadeploy.exact import at_least
 
 __all__ = [
     "FIRST_LOGPROB",

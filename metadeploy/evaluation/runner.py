@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import refuse_overwriting, write_json
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
@@ -26,7 +27,6 @@ from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
 from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import refuse_overwriting, write_json
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from metadeploy.checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
+from metadeploy._checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
 from metadeploy.errors import Error, faults_message
 from metadeploy.reference.config import DType
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from metadeploy._checks import faults as check_faults
+from metadeploy._checks import layers, visible_text
 from metadeploy.checkpoint.layers import LayerSpec
-from metadeploy.checks import faults as check_faults
-from metadeploy.checks import layers, visible_text
 from metadeploy.errors import ModelLoadError, faults_message
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]

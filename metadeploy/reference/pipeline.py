@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from metadeploy._prompts import token_ids
 from metadeploy.checkpoint.layers import LayerSpec, parse_layers
 from metadeploy.errors import CheckpointError, Error, ModelMismatchError
-from metadeploy.prompts import token_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter, PendingDoubter

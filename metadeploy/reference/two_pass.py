@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadeploy.checks import check, flag, instance, number, whole_number
+from metadeploy._checks import check, flag, instance, number, whole_number
 from metadeploy.errors import Error, ModelMismatchError, faults_message
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.context import CleanContext, Context

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from numpy.typing import ArrayLike
 
 from metadeploy import _core
-from metadeploy.checks import check, check_all
+from metadeploy._checks import check, check_all
 from metadeploy.errors import Cancelled, Error
 from metadeploy.runtime.options import CALL
 from metadeploy.runtime.stream import Stream

@@ -10,10 +10,10 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metadeploy import _core, checks, prompts
-from metadeploy.checks import check, check_all, whole_number
+from metadeploy import _checks, _core, _prompts
+from metadeploy._checks import check, check_all, whole_number
+from metadeploy._prompts import message_pairs
 from metadeploy.errors import Error
-from metadeploy.prompts import message_pairs
 from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
@@ -115,7 +115,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 )
             check_refusal_text(values["refusal_text"])
         logs.configure(verbose)
-        template = "" if chat_template is None else prompts.template_text(chat_template)
+        template = "" if chat_template is None else _prompts.template_text(chat_template)
         options = engine_options({**values, "chat_template": template})
         self._lock = InstanceLock()
         self._model: str = values["model"]
@@ -358,7 +358,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         if (refresh := schedule.refresh) is not None:
             params.refresh = (refresh.threshold, refresh.min_interval, refresh.max_interval)
         params.cognitive_tokens = (
-            None if cognitive_tokens is None else prompts.floats("cognitive_tokens", cognitive_tokens)
+            None if cognitive_tokens is None else _prompts.floats("cognitive_tokens", cognitive_tokens)
         )
         params.n_logprobs = -1 if logprobs is None else values["logprobs"]
         return params
@@ -393,14 +393,14 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             add_special: begin (and end) as the model's tokenizer is set up to, with BOS for example.
             parse_special: read ``<|im_start|>`` and the like as the control tokens they name.
         """
-        given = check("text", text, checks.text())
+        given = check("text", text, _checks.text())
         with self._lock:
             return self._engine.tokenize(given, add_special, parse_special)
 
     def detokenize(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Token ids to text; control tokens are shown only where ``special`` is True."""
         with self._lock:
-            return self._engine.detokenize(prompts.token_ids(token_ids), special).decode("utf-8", "replace")
+            return self._engine.detokenize(_prompts.token_ids(token_ids), special).decode("utf-8", "replace")
 
     def apply_chat_template(self, messages: Sequence[Message]) -> str:
         """The text that the model would see of a conversation, with the sidecar's settings; a BOS token is not in it.
@@ -424,13 +424,13 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
         check("raw", raw, CALL["raw"])
-        if not prompts.is_sequence(prompt) and not isinstance(prompt, (str, np.ndarray)):
+        if not _prompts.is_sequence(prompt) and not isinstance(prompt, (str, np.ndarray)):
             raise TypeError(f"the prompt is of type {type(prompt).__name__}, expected str, messages or token ids")
         if len(prompt) == 0:
             raise Error("the prompt is empty, expected a text, at least one message or at least one token id")
         if isinstance(prompt, str):
             if raw:
-                return self._engine.tokenize(prompts.unicode_text(prompt), True, True)
+                return self._engine.tokenize(_prompts.unicode_text(prompt), True, True)
             return self._engine.tokenize_chat(message_pairs([{"role": "user", "content": prompt}]))
         if isinstance(prompt[0], str):
             raise Error("the prompt is a list of texts, expected one text (generate_batch takes several)")
@@ -438,7 +438,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             if raw:
                 raise Error("raw needs a text, got messages (raw leaves the chat template out)")
             return self._engine.tokenize_chat(message_pairs(prompt))
-        return prompts.token_ids(prompt)
+        return _prompts.token_ids(prompt)
 
     # --- what is computed --------------------------------------------------------------------------------------------
 
@@ -502,7 +502,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """
         with self._lock:
             return self._engine.logits(
-                prompts.token_ids(token_ids), check("inject", inject, checks.flag()), self._gain_or(gain)
+                _prompts.token_ids(token_ids), check("inject", inject, _checks.flag()), self._gain_or(gain)
             )
 
     def layer_outputs(
@@ -514,9 +514,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """
         with self._lock:
             return self._engine.layer_outputs(
-                prompts.token_ids(token_ids),
+                _prompts.token_ids(token_ids),
                 [check("a layer", layer, whole_number()) for layer in layers],
-                check("inject", inject, checks.flag()),
+                check("inject", inject, _checks.flag()),
                 self._gain_or(gain),
             )
 

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, overload
 
 from numpy.typing import ArrayLike
 
-from metadeploy.checks import check, check_all, flag, shown, visible_text, whole_number
-from metadeploy.prompts import is_sequence
+from metadeploy._checks import check, check_all, flag, shown, visible_text, whole_number
+from metadeploy._prompts import is_sequence
 from metadeploy.runtime.options import given
 from metadeploy.runtime.stream import last, through
 from metadeploy.runtime.types import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from metadeploy import _core
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     any_number,
     any_whole_number,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._checks import check_all, flag, instance, names, path, shown
+from metadeploy._files import refuse_overwriting, replacing, sha256
 from metadeploy._json import JSONFault, parse
-from metadeploy.checks import check_all, flag, instance, names, path, shown
 from metadeploy.errors import SidecarError, faults_message
-from metadeploy.files import refuse_overwriting, replacing, sha256
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.examination import Examination, examine, examine_file, prefix_of
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf

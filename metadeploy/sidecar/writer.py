@@ -1,6 +1,6 @@
 """Writing sidecars: validated first, streamed tensor by tensor, and atomic.
 
-If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/files.py).
+If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/_files.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import replacing
 from metadeploy.errors import SidecarError
-from metadeploy.files import replacing
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import Value
 from metadeploy.sidecar.layout import Dims, infer, is_matrix

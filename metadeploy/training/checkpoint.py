@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from metadeploy.files import write_atomically
+from metadeploy._files import write_atomically
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.encoders import TransformerEncoder
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metadeploy._exact import at_least, nearest
 from metadeploy.evaluation.metrics import auroc, macro_auroc
-from metadeploy.exact import at_least, nearest
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.decoder import BlockHook
 from metadeploy.reference.doubter import Doubter

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from metadeploy._json import JSONFault, parse
-from metadeploy.tensor_files import save_tensors
+from metadeploy._tensor_files import save_tensors
 from metadeploy.training.examples import Kept
 
 __all__ = ["load_kept", "save_kept"]

@@ -11,11 +11,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from metadeploy._files import write_atomically
 from metadeploy._json import JSONFault, build, parse, read_lines
+from metadeploy._tensor_files import save_tensors
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.files import write_atomically
-from metadeploy.tensor_files import save_tensors
 
 __all__ = ["Collected", "Record", "check_categories", "read_records"]
 

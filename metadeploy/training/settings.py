@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     choice,
     flag,

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import torch
 
+from metadeploy._files import write_atomically
 from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metadeploy import Decay, InjectionSchedule, Refresh
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     check,
     check_all,

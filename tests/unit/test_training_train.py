@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from metadeploy._exact import nearest
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.exact import nearest
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
 from metadeploy.training.collect import collect

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from metadeploy._core import system_info
+from metadeploy._files import write_atomically, write_json
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
@@ -30,7 +31,6 @@ from metadeploy.evaluation.ladder.samples import LadderSample, RungSamples
 from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings, Rung
 from metadeploy.evaluation.loading import answer_limits, asked_with, environment, identity
 from metadeploy.export import load_wrapper
-from metadeploy.files import write_atomically, write_json
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.sidecar.base_model import check_base
 from metadeploy.training.records import Collected

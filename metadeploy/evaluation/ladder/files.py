@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy import _core
+from metadeploy._files import refuse_overwriting
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.loading import identity
 from metadeploy.export import export
-from metadeploy.files import refuse_overwriting
 from metadeploy.sidecar.gguf_file import TensorInfo, read_gguf
 from metadeploy.sidecar.writer import OutType
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from metadeploy._tensor_files import save_tensors
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, Answered, AnswerLimits
@@ -22,7 +23,6 @@ from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.pipeline import MetaSpiderPipeline
-from metadeploy.tensor_files import save_tensors
 
 __all__ = ["Vectors", "ask_pytorch"]
 

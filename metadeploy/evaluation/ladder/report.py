@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy.exact import percent
+from metadeploy._exact import percent
 
 __all__ = ["markdown", "remarks", "tables"]
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import json_text, write_atomically
 from metadeploy._json import JSONFault, build, read_object
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.samples import declines
-from metadeploy.files import json_text, write_atomically
 from metadeploy.reference.doubt import AS_CALIBRATED
 
 __all__ = ["Cosine", "LadderSample", "Rates", "RungSamples", "column"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast, get_args
 
-from metadeploy.checks import choice, flag_faults, names, path, visible_text, whole_number
+from metadeploy._checks import choice, flag_faults, names, path, visible_text, whole_number
 from metadeploy.errors import Error, faults_message
 from metadeploy.sidecar.writer import OutType
 

@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from metadeploy._exact import percent
+from metadeploy._files import write_atomically
 from metadeploy.errors import Error
-from metadeploy.exact import percent
-from metadeploy.files import write_atomically
 
 __all__ = ["BLUE", "COLOURS", "DARK", "GREY", "LIGHT", "SKY", "VERMILION", "page", "per_cent", "per_cent_axis"]
 

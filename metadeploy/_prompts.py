@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metadeploy.checks import INT32_MAX, check, shown, text
+from metadeploy._checks import INT32_MAX, check, shown, text
 from metadeploy.errors import Error
 
 __all__ = ["floats", "message_pairs", "template_text", "token_ids", "unicode_text"]

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metadeploy._files import replacing
 from metadeploy.errors import Error
-from metadeploy.files import replacing
 
 __all__ = ["save_tensors"]
 
