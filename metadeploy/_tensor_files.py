@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metadeploy._files import replacing
 from metadeploy.errors import Error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["save_tensors"]
 
@@ -27,6 +27,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         Error: safetensors failed to write the file; an old file is unchanged.
         OSError: the file cannot be written; an old file is unchanged.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:

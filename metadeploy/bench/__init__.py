@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metadeploy.bench.figures import Figure, Report, Spread
+from metadeploy.bench.measurements import Figure, Report, Spread
 from metadeploy.bench.runner import PARTS, BenchSettings, run_bench
 
 __all__ = ["PARTS", "BenchSettings", "Figure", "Report", "Spread", "run_bench"]

@@ -14,9 +14,9 @@ import numpy as np
 
 from metadeploy import _core
 from metadeploy.bench.busy import busy_process
-from metadeploy.bench.figures import Figure, Report, Spread, machine
+from metadeploy.bench.harness import Stand
 from metadeploy.bench.limits import Limits, limits
-from metadeploy.bench.stand import Stand
+from metadeploy.bench.measurements import Figure, Report, Spread, machine
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.errors import Error
 from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar

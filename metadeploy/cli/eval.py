@@ -104,9 +104,9 @@ def _eval(
     prepare_process()
     from metadeploy._files import refuse_overwriting, write_json
     from metadeploy.checkpoint.run_dir import RunDir
-    from metadeploy.evaluation.gather import CHUNK
+    from metadeploy.evaluation.aggregate import over_runs
     from metadeploy.evaluation.runner import evaluate
-    from metadeploy.evaluation.seeds import over_runs
+    from metadeploy.evaluation.sampling import CHUNK
     from metadeploy.evaluation.settings import EvalSettings, parse_gains
 
     if output is not None and len(runs) == 1:

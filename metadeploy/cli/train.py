@@ -18,8 +18,8 @@ from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSetti
 if TYPE_CHECKING:
     from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.cli._progress import StageProgress
-    from metadeploy.training.fit import Epoch
     from metadeploy.training.train import Trained
+    from metadeploy.training.trainer import Epoch
 
 __all__ = ["register"]
 

@@ -22,10 +22,10 @@ from metadeploy.errors import RunDirError
 from metadeploy.evaluation.baselines import STRENGTHS, category_doubt, linear_probe
 from metadeploy.evaluation.engines import AS_SHIPPED, Engine
 from metadeploy.evaluation.figures import draw
-from metadeploy.evaluation.gather import Plan, gather
 from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
-from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
+from metadeploy.evaluation.sampling import Plan, gather
+from metadeploy.evaluation.scoring import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
@@ -132,7 +132,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         "samples": {"file": samples_path.name, "fingerprint": plan.fingerprint},
         "timings": {"asking_s": round(asked, 3), "total_s": round(time.monotonic() - started, 3)},
     }
-    pictures = draw(run.eval, tag, samples, results, scores, loaded.doubter)
+    pictures = draw(run.eval, tag, samples, results, scores, loaded.gates, loaded.token_preferences)
     results["plots"] = [picture.name for picture in pictures]
     write_json(path, results)
     stage("judge", 1, 1)
@@ -189,7 +189,7 @@ def _plan(
         "schema": SCHEMA,
         "engine": loaded.described,
         # of a checkpoint, run.json beside it has a say in how it is asked
-        "wrapper": {name: value for name, value in asdict(loaded.doubter.config).items() if name != "base_model"},
+        "wrapper": {name: value for name, value in asdict(loaded.wrapper).items() if name != "base_model"},
         "environment": asked_with(loaded.environment),
         "limits": asdict(loaded.limits),
         "questions": [(place, asdict(question)) for place, question in questions],

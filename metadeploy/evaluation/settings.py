@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from metadeploy._checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
+from metadeploy._types import DType
 from metadeploy.errors import Error, faults_message
-from metadeploy.reference.config import DType
 
 __all__ = ["GAINS", "EngineName", "EvalSettings", "parse_gains"]
 

@@ -23,8 +23,8 @@ from metadeploy.errors import RunDirError, faults_message
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom
 
 if TYPE_CHECKING:
+    from metadeploy._types import DType, Quantization
     from metadeploy.checkpoint.layers import LayerSpec
-    from metadeploy.reference.config import DType, Quantization
 
 __all__ = ["CollectSettings", "FitSettings", "OperatingPoint", "TrainSettings"]
 

@@ -15,26 +15,26 @@ from typing import Any, Final
 import torch
 
 from metadeploy._files import write_atomically
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks
 from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.loading import load_base
+from metadeploy.training.activation_cache import load_kept, save_kept
 from metadeploy.training.calibration import calibrate
 from metadeploy.training.checkpoint import save_checkpoint
 from metadeploy.training.examples import Example, Kept, keep
-from metadeploy.training.fit import Epoch, Fitting
-from metadeploy.training.kept_files import load_kept, save_kept
-from metadeploy.training.lessons import Lessons, make_lessons
+from metadeploy.training.initialization import new_wrapper, standardise
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
-from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
 from metadeploy.training.probe import check_cut
 from metadeploy.training.records import Collected, check_categories
 from metadeploy.training.settings import TrainSettings
-from metadeploy.training.upper_blocks import UpperBlocks
-from metadeploy.training.wrapper import new_wrapper, standardise
+from metadeploy.training.targets import Lessons, make_lessons
+from metadeploy.training.trainer import Epoch, Fitting
 
 __all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
 

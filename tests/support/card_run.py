@@ -12,8 +12,8 @@ import numpy as np
 
 from metadeploy.card import write_card
 from metadeploy.checkpoint.run_dir import RunDir
-from metadeploy.evaluation.results import baseline_scores, judge
 from metadeploy.evaluation.samples import Sample, Samples, ToldAnswer
+from metadeploy.evaluation.scoring import baseline_scores, judge
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import write_sidecar

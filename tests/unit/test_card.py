@@ -22,9 +22,9 @@ from metadeploy.card.markdown import code, escape, interval, number, p_value, pe
 from metadeploy.card.training import training_table
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
-from metadeploy.evaluation import results as evaluation_results
-from metadeploy.evaluation.ladder import climbing
-from metadeploy.evaluation.seeds import over_runs
+from metadeploy.evaluation import scoring as evaluation_results
+from metadeploy.evaluation.aggregate import over_runs
+from metadeploy.evaluation.ladder import runner
 from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, section, sidecar_of, write_run, written
 
 SECTIONS = [
@@ -377,7 +377,7 @@ def test_kinds_that_training_left_out(tmp_path: Path) -> None:
 
 def test_versions_of_results_that_commands_write() -> None:
     assert evaluation_results.SCHEMA in facts.SCHEMAS["eval"]
-    assert climbing._SCHEMA in facts.SCHEMAS["ladder"]
+    assert runner._SCHEMA in facts.SCHEMAS["ladder"]
 
 
 @pytest.mark.parametrize("schema", facts.SCHEMAS["ladder"])

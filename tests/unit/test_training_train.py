@@ -20,10 +20,10 @@ from metadeploy.errors import RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
 from metadeploy.training.collect import collect
-from metadeploy.training.fit import Epoch, Fitting
 from metadeploy.training.records import Collected
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
 from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
+from metadeploy.training.trainer import Epoch, Fitting
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
 from support.tiny_questions import collect_settings, write_base_and_questions
 from tolerances import TINY_DOUBT_MAX_ABS

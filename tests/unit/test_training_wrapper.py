@@ -15,7 +15,7 @@ from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import EncoderType
 from metadeploy.training.checkpoint import save_checkpoint
-from metadeploy.training.wrapper import parameter_groups
+from metadeploy.training.initialization import parameter_groups
 from support.lessons import fresh_doubter, some_activations
 from support.tiny_models import tiny_causal_lm
 

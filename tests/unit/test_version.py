@@ -11,7 +11,7 @@ import pytest
 import metadeploy
 from metadeploy import _version as module
 from metadeploy._version import own_version
-from metadeploy.bench.figures import machine
+from metadeploy.bench.measurements import machine
 from metadeploy.evaluation import loading
 
 

@@ -23,7 +23,7 @@ from metadeploy.evaluation.metrics import (
 from metadeploy.evaluation.metrics.macro_auroc import qualified
 from metadeploy.evaluation.metrics.within_categories import category_pairs
 from metadeploy.evaluation.samples import Samples
-from metadeploy.evaluation.share import Share, figure
+from metadeploy.proportion import Share, figure
 
 __all__ = ["Comparison"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from metadeploy.data.answers import kept_text, says_enough
 from metadeploy.data.checker import is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
-from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.runtime import GenerationChunk, MetaLlama, Request
-from metadeploy.training.greedy import kept_text, says_enough
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["RuntimeEngine"]
 
@@ -93,7 +93,7 @@ class _Said:
 
     def request(self, question: str) -> Request:
         if self.gain is None:
-            return Request(prompt=question, inject=False, doubt_threshold=AS_CALIBRATED)
+            return Request(prompt=question, inject=False, doubt_threshold=DEFAULT_THRESHOLD)
         return Request(prompt=question, gain=self.gain, doubt_threshold=_NEVER)
 
     def add(self, chunk: GenerationChunk) -> bool:
@@ -110,7 +110,7 @@ class _Said:
     @property
     def declines(self) -> bool:
         """Whether a refusal is to be spelt out."""
-        return self.gain == AS_SHIPPED and self.doubt is not None and self.doubt >= AS_CALIBRATED
+        return self.gain == AS_SHIPPED and self.doubt is not None and self.doubt >= DEFAULT_THRESHOLD
 
     def answer(self) -> BaseAnswer:
         # as shown, and not decoded anew: that may tidy spaces up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metadeploy.evaluation.ladder.climbing import Ladder, climb
+from metadeploy.evaluation.ladder.runner import Ladder, climb
 from metadeploy.evaluation.ladder.settings import LadderSettings, parse_sidecar_types, parse_types
 
 __all__ = ["Ladder", "LadderSettings", "climb", "parse_sidecar_types", "parse_types"]

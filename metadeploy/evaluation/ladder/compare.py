@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, column
 from metadeploy.evaluation.metrics import auroc, shares
-from metadeploy.evaluation.share import Share, figure
+from metadeploy.proportion import Share, figure
 
 __all__ = ["against_reference", "outcome"]
 

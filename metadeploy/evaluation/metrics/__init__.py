@@ -53,7 +53,7 @@ from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.metrics.selective_accuracy_at import selective_accuracies_at, selective_accuracy_at
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
 from metadeploy.evaluation.metrics.summary import shares, summarise
-from metadeploy.evaluation.share import Interval, Share
+from metadeploy.proportion import Interval, Share
 
 __all__ = [
     "AUROCDifference",

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from metadeploy.evaluation.metrics.refusal_precision import refusal_precision
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
-from metadeploy.evaluation.share import Share
+from metadeploy.proportion import Share
 
 __all__ = ["Abstention", "abstention"]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from metadeploy.evaluation.metrics.auroc import auroc
 from metadeploy.evaluation.metrics.bootstrap import bootstrap_values, percentile_interval
 from metadeploy.evaluation.metrics.inputs import flags, same_length, scores
-from metadeploy.evaluation.share import Interval
+from metadeploy.proportion import Interval
 
 __all__ = ["AUROCDifference", "auroc_difference"]
 

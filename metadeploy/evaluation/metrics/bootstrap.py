@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metadeploy.evaluation.metrics.inputs import FloatArray, MetricInputError, labels
-from metadeploy.evaluation.share import Interval, Share, wilson_interval
+from metadeploy.proportion import Interval, Share, wilson_interval
 
 __all__ = [
     "Statistic",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from metadeploy.evaluation.metrics.inputs import flags
-from metadeploy.evaluation.share import Share
+from metadeploy.proportion import Share
 
 __all__ = ["Corrections", "corrections"]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from metadeploy.evaluation.metrics.inputs import BoolArray, FloatArray, MetricInputError, same_length, scored
 from metadeploy.evaluation.metrics.mcnemar import McNemar, mcnemar
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
-from metadeploy.evaluation.share import Share
+from metadeploy.proportion import Share
 
 __all__ = ["MatchedCoverage", "matched_coverage"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from metadeploy.evaluation.metrics.inputs import flags
-from metadeploy.evaluation.share import Share
+from metadeploy.proportion import Share
 
 __all__ = ["same_words_rate"]
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from metadeploy.evaluation.metrics.inputs import scores
-from metadeploy.evaluation.share import Interval
+from metadeploy.proportion import Interval
 
 __all__ = ["SeedMean", "seed_mean"]
 

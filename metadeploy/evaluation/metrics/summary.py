@@ -40,7 +40,7 @@ from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
 from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
 from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
 from metadeploy.evaluation.metrics.within_categories import category_pairs
-from metadeploy.evaluation.share import Share, figure
+from metadeploy.proportion import Share, figure
 
 __all__ = ["shares", "summarise"]
 

@@ -15,7 +15,7 @@ from metadeploy.errors import Error
 from metadeploy.evaluation import metrics
 from metadeploy.evaluation.metrics.inputs import same_length
 from metadeploy.evaluation.plots.style import BLUE, COLOURS, DARK, GREY, page, per_cent, per_cent_axis
-from metadeploy.evaluation.share import wilson_interval
+from metadeploy.proportion import wilson_interval
 
 __all__ = ["risk_coverage"]
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metadeploy.batched.greedy import AnswerOpening, GreedyAnswer, greedy_answers
+from metadeploy.batched.prefix import LeftPadded, SharedPrefix, left_padded
+from metadeploy.data.answers import IsComplete
 from metadeploy.reference.base import FrozenBase
-from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, IsComplete, greedy_answers
-from metadeploy.training.prefix import LeftPadded, SharedPrefix, left_padded
 
 __all__ = ["CleanPass", "Prefilled"]
 

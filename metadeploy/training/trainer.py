@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,17 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metadeploy._exact import at_least, nearest
+from metadeploy.batched.injection import injected
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks
 from metadeploy.evaluation.metrics import auroc, macro_auroc
-from metadeploy.reference.base import FrozenBase
-from metadeploy.reference.decoder import BlockHook
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.examples import Batch, Kept
-from metadeploy.training.lessons import Lessons
-from metadeploy.training.objective import Losses, losses
-from metadeploy.training.prefix import SharedPrefix
+from metadeploy.training.initialization import parameter_groups, projector_dropout
+from metadeploy.training.losses import Losses, losses
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.upper_blocks import UpperBlocks
-from metadeploy.training.wrapper import parameter_groups, projector_dropout
+from metadeploy.training.targets import Lessons
 
 __all__ = ["Epoch", "FitSettings", "Fitting", "hash_seed"]
 
@@ -303,24 +301,6 @@ class Fitting:
 def _or_chance(area: float | None) -> float:
     """0.5 where there is nothing to tell apart."""
     return 0.5 if area is None else area
-
-
-@contextmanager
-def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, *, gain: float = 1.0) -> Iterator[None]:
-    """Inject into a batch, with cognitive tokens [B, C, D] of each example and only where ``where`` [B, T] is True."""
-    everywhere = bool(where.all())
-
-    def hook(layer: int) -> BlockHook:
-        cross_attention = doubter.cross_attention(layer)
-
-        def inject(hidden: Tensor) -> Tensor:
-            after: Tensor = cross_attention(hidden.to(tokens), tokens, gain=gain).to(hidden)
-            return after if everywhere else torch.where(where[..., None], after, hidden)
-
-        return inject
-
-    with base.stack.hooked({layer: hook(layer) for layer in doubter.config.cross_attn_layers}):
-        yield
 
 
 def hash_seed(*numbers: int) -> int:

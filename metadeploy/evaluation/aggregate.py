@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metadeploy.evaluation.metrics import seed_mean
-from metadeploy.evaluation.results import SCHEMA
+from metadeploy.evaluation.scoring import SCHEMA
 
 __all__ = ["over_runs"]
 
@@ -20,7 +20,7 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``runs`` (name and file of samples of each), ``metrics`` and ``baselines``: by name ``{"mean", "low", "high",
         "n"}``, n the runs in which it is defined; low and high are None for a single one. ``least_doubted``: the same
-        with its ``coverage`` for each of `metadeploy.evaluation.results.LEAST_DOUBTED`. Of a baseline there are its
+        with its ``coverage`` for each of `metadeploy.evaluation.scoring.LEAST_DOUBTED`. Of a baseline there are its
         ``auroc``, ``macro_auroc`` and ``selective_accuracy``, the ``doubter_selective_accuracy`` at the same coverage,
         and ``p_values``, one for each run. A baseline counts if every run has it.
     """

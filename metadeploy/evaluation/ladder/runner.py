@@ -22,17 +22,18 @@ from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation import plots
-from metadeploy.evaluation.ladder.asking import BaseInRuntime
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
 from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
-from metadeploy.evaluation.ladder.reference import Vectors, ask_pytorch
+from metadeploy.evaluation.ladder.reference import ask_pytorch
 from metadeploy.evaluation.ladder.report import markdown
+from metadeploy.evaluation.ladder.runtime import BaseInRuntime
 from metadeploy.evaluation.ladder.samples import LadderSample, RungSamples
 from metadeploy.evaluation.ladder.settings import EXACT_SIDECAR, LadderSettings, Rung
+from metadeploy.evaluation.ladder.vectors import Vectors
 from metadeploy.evaluation.loading import answer_limits, asked_with, environment, identity
 from metadeploy.export import load_wrapper
-from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.sidecar.base_model import check_base
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 from metadeploy.training.records import Collected
 
 __all__ = ["Ladder", "climb"]
@@ -119,7 +120,7 @@ class _Climb:
             "split": settings.split,
             "limit": settings.limit,
             "seed": settings.seed,
-            "threshold": AS_CALIBRATED,
+            "threshold": DEFAULT_THRESHOLD,
             "cache_type": settings.cache_type,
             "device": settings.device,
             "threads": settings.threads,

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from metadeploy.errors import ModelMismatchError, faults_message
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.decoder import text_config
-from metadeploy.training.examples import Batch
 
-__all__ = ["UpperBlocks", "cut_faults", "selected_rows"]
+__all__ = ["UpperBlocks", "UpperInputs", "cut_faults", "selected_rows"]
 
 
 def cut_faults(base: FrozenBase) -> list[str]:
@@ -36,6 +35,26 @@ def cut_faults(base: FrozenBase) -> list[str]:
             "that compute their own"
         )
     return faults
+
+
+class UpperInputs(Protocol):
+    """What the upper blocks of a batch need."""
+
+    @property
+    def hidden(self) -> Tensor:
+        """Output of block ``first - 1``, [B, T, D]."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Positions, [B, T]."""
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Attention mask, [B, n_past + T]."""
+
+    @property
+    def cache(self) -> Any:
+        """Keys and values of the n_past positions before; None if there are none."""
 
 
 class UpperBlocks:
@@ -92,7 +111,7 @@ class UpperBlocks:
         finally:
             self._hidden = None
 
-    def logits(self, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
+    def logits(self, batch: UpperInputs, rows: Tensor, positions: Tensor) -> Tensor:
         """Return the logits [n, V] at some places of a batch, only inside ``active``. The batch's cache works once.
 
         Args:

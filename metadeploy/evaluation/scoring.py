@@ -12,7 +12,7 @@ from metadeploy._exact import at_least
 from metadeploy.evaluation.baselines import Comparison
 from metadeploy.evaluation.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
-from metadeploy.evaluation.share import figure
+from metadeploy.proportion import figure
 
 __all__ = [
     "FIRST_LOGPROB",

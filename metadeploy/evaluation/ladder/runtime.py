@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy import _core
+from metadeploy.data.answers import kept_text, says_enough
 from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AnswerLimits
-from metadeploy.evaluation.ladder.reference import Vectors
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates
 from metadeploy.evaluation.ladder.settings import CacheType
+from metadeploy.evaluation.ladder.vectors import Vectors
 from metadeploy.evaluation.samples import declines
-from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.runtime import GenerationChunk, MetaLlama
-from metadeploy.training.greedy import kept_text, says_enough
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["BaseInRuntime"]
 
@@ -48,7 +48,7 @@ class _Said:
 
     @property
     def declined(self) -> bool:
-        return self.doubt is not None and declines(self.doubt, AS_CALIBRATED)
+        return self.doubt is not None and declines(self.doubt, DEFAULT_THRESHOLD)
 
 
 class BaseInRuntime:
@@ -166,7 +166,7 @@ class BaseInRuntime:
                 if chunk.token_ids or not times:
                     times.append(time.perf_counter())
                 doubt = chunk.doubt
-                if doubt is not None and declines(doubt, AS_CALIBRATED):
+                if doubt is not None and declines(doubt, DEFAULT_THRESHOLD):
                     return _Said("", doubt, _rates(len(prompt), began, times))
                 token_ids += chunk.token_ids
                 shown += [shown[-1]] * len(chunk.token_ids)

@@ -23,9 +23,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from metadeploy.batched.doubt import doubt_margin, mask_token
 from metadeploy.training.examples import Batch
 
-__all__ = ["SHARPNESS", "Losses", "doubt_margin", "losses"]
+__all__ = ["SHARPNESS", "Losses", "losses"]
 
 #: Nats between refusing and answering for a nat of log-odds.
 SHARPNESS: Final = 4.0
@@ -80,7 +81,7 @@ def losses(
     # index_select throughout: the gradient of indexing with a tensor is many times as expensive
     first = logits.index_select(0, batch.is_first.nonzero()[:, 0]).float()  # [B, V]
     refusal = first.select(1, refusal_token)
-    odds = (refusal - torch.logsumexp(without(first, refusal_token), -1) + bias) / SHARPNESS
+    odds = (refusal - torch.logsumexp(mask_token(first, refusal_token), -1) + bias) / SHARPNESS
     weight = torch.where(batch.declines, declined_weight, 1.0)
     decision = nn.functional.binary_cross_entropy_with_logits(odds, batch.doubt, weight, reduction="sum") / weight.sum()
 
@@ -99,18 +100,6 @@ def losses(
         meant = meant.masked_fill(_refusals(own, batch, refusal_token, meant.shape[1]), _RULED_OUT).log_softmax(-1)
         keeping = nn.functional.kl_div(said, meant, reduction="batchmean", log_target=True)
     return Losses(decision, wording, keeping, doubt_margin(first, refusal_token))
-
-
-def doubt_margin(logits: Tensor, refusal_token: int) -> Tensor:
-    """How far the refusal's first token is ahead of all others: [B] of [B, V]; doubt is its sigmoid."""
-    logits = logits.float()
-    return logits[:, refusal_token] - without(logits, refusal_token).amax(-1)
-
-
-def without(logits: Tensor, token: int) -> Tensor:
-    """Logits [B, V] with one token ruled out."""
-    out = torch.zeros(logits.shape[-1]).index_fill_(0, torch.tensor(token), -torch.inf)
-    return logits + out.to(logits.device)
 
 
 def _spoken(logits: Tensor, rows: Tensor, batch: Batch, refusal_token: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""Greedy answers to many prompts at once, and the part of an answer that is kept and judged."""
+"""Greedy answers to many prompts at once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metadeploy.data.checker import first_sentence
+from metadeploy.batched.prefix import LeftPadded
+from metadeploy.data.answers import IsComplete
 from metadeploy.reference.base import FrozenBase
-from metadeploy.training.prefix import LeftPadded
 
-__all__ = [
-    "AnswerOpening",
-    "GreedyAnswer",
-    "IsComplete",
-    "KeptText",
-    "greedy_answers",
-    "kept_text",
-    "says_enough",
-    "when_said",
-]
+__all__ = ["AnswerOpening", "GreedyAnswer", "greedy_answers"]
 
-#: Whether an answer, given its place in the batch and its token ids so far, is complete enough for the purpose.
-IsComplete = Callable[[int, Sequence[int]], bool]
 #: What surrounds each step, told which answers [n] of the batch are still in it.
 Around = Callable[[Tensor], AbstractContextManager[None]]
 
@@ -133,56 +122,3 @@ def greedy_answers(
             )
         logits, cache = output.logits[:, -1], output.past_key_values
     return [GreedyAnswer(tuple(t), tuple(p), e) for t, p, e in zip(tokens, logprobs, ended, strict=True)]
-
-
-@dataclass(frozen=True)
-class KeptText:
-    """The part of an answer that is kept and judged.
-
-    Attributes:
-        text: the first sentence, or all of it.
-        n_tokens: length of the shortest run of tokens that says it.
-        complete: False where the length limit cut the answer off.
-    """
-
-    text: str
-    n_tokens: int
-    complete: bool
-
-
-def kept_text(
-    token_ids: Sequence[int], text: Callable[[Sequence[int]], str], *, ended: bool, whole: bool = False
-) -> KeptText:
-    """Find what of an answer is kept.
-
-    Args:
-        token_ids: the generated tokens.
-        text: decodes tokens, special ones left out.
-        ended: whether the model ended the answer.
-        whole: keep all of it, and not only the first sentence.
-    """
-    said = text(token_ids).strip()
-    kept = said if whole else first_sentence(said)
-    length = len(token_ids)
-    while length > 0 and text(token_ids[: length - 1]).strip().startswith(kept):
-        length -= 1
-    return KeptText(kept, length, ended or len(said) > len(kept))
-
-
-def says_enough(said: str, *, whole: bool = False) -> bool:
-    """Whether all that is kept of an answer is there: its first sentence and one token more.
-
-    One token past the end, because "3." may go on to be "3.5".
-    """
-    said = said.strip()
-    return not whole and len(first_sentence(said)) < len(said)
-
-
-def when_said(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
-    """Ends each answer of a batch as soon as all that is kept of it is there.
-
-    Args:
-        text: decodes tokens, special ones left out.
-        whole: [n] whether all of an answer is kept, and not only its first sentence.
-    """
-    return lambda row, token_ids: says_enough(text(token_ids), whole=whole[row])
