@@ -115,7 +115,7 @@ def check_files(output: Path | None, plot: Path | None) -> None:
         if not os.access(path.parent, os.W_OK):
             raise Error(f"{what} '{path}': its directory cannot be written")
     if plot is not None:
-        import metadeploy.evaluation.plots  # noqa: F401 - says what is missing
+        import metadeploy.plots  # noqa: F401 - says what is missing
 
         if plot.suffix.lower() not in (".png", ".svg"):
             raise Error(f"plot '{plot}': suffix is '{plot.suffix}', expected .png or .svg")

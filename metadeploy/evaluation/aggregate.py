@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metadeploy.evaluation.metrics import seed_mean
 from metadeploy.evaluation.scoring import SCHEMA
+from metadeploy.metrics import seed_mean
 
 __all__ = ["over_runs"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.evaluation import plots
+from metadeploy import plots
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.scoring import selective_point
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from metadeploy._exact import at_least
 from metadeploy.evaluation.baselines import Comparison
-from metadeploy.evaluation.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.evaluation.samples import AtGain, Samples, declines
+from metadeploy.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
 from metadeploy.proportion import figure
 
 __all__ = [
@@ -79,7 +79,7 @@ def judge(
         seed: of the draws.
 
     Returns:
-        What `metadeploy.evaluation.metrics.summarise` gives, and ``least_doubted``, ``refusals``,
+        What `metadeploy.metrics.summarise` gives, and ``least_doubted``, ``refusals``,
         ``baselines`` and ``gains``.
     """
     answered = ~samples.abstained(threshold)

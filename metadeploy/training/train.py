@@ -430,7 +430,7 @@ def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
-    from metadeploy.evaluation import plots
+    from metadeploy import plots
 
     rows = [{**asdict(row), "val_loss": row.val_decision} for row in history]
     plots.training_curves(rows, run.train / "curves.png")

@@ -17,7 +17,7 @@ from metadeploy._exact import at_least, nearest
 from metadeploy.batched.injection import injected
 from metadeploy.batched.prefix import SharedPrefix
 from metadeploy.batched.upper_blocks import UpperBlocks
-from metadeploy.evaluation.metrics import auroc, macro_auroc
+from metadeploy.metrics import auroc, macro_auroc
 from metadeploy.reference.doubter import Doubter
 from metadeploy.training.examples import Batch, Kept
 from metadeploy.training.initialization import parameter_groups, projector_dropout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metadeploy.data.question import Question
-from metadeploy.evaluation.metrics import auroc
+from metadeploy.metrics import auroc
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.examples import Example

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from metadeploy.evaluation.metrics import auroc
+from metadeploy.metrics import auroc
 from metadeploy.training.records import Collected
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from metadeploy import plots
 from metadeploy._core import system_info
 from metadeploy._files import write_atomically, write_json
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation import plots
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
 from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
 from metadeploy.evaluation.ladder.reference import ask_pytorch

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, DARK, VERMILION, page, per_cent
+from metadeploy.plots.style import BLUE, DARK, VERMILION, page, per_cent
 
 __all__ = ["gates_and_preferences"]
 

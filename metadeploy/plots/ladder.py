@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILION, page, per_cent, per_cent_axis
+from metadeploy.plots.style import BLUE, GREY, VERMILION, page, per_cent, per_cent_axis
 
 __all__ = ["Rung", "ladder"]
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.metrics.inputs import scored
-from metadeploy.evaluation.plots.style import BLUE, DARK, GREY, VERMILION, page, per_cent, per_cent_axis
+from metadeploy.metrics._inputs import scored
+from metadeploy.plots.style import BLUE, DARK, GREY, VERMILION, page, per_cent, per_cent_axis
 
 __all__ = ["doubt_histogram"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from metadeploy import metrics
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics
-from metadeploy.evaluation.metrics.inputs import same_length
-from metadeploy.evaluation.plots.style import BLUE, COLOURS, DARK, GREY, page, per_cent, per_cent_axis
+from metadeploy.metrics._inputs import same_length
+from metadeploy.plots.style import BLUE, COLOURS, DARK, GREY, page, per_cent, per_cent_axis
 from metadeploy.proportion import wilson_interval
 
 __all__ = ["risk_coverage"]

@@ -9,7 +9,7 @@ from typing import Literal
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, GREY, VERMILION, page
+from metadeploy.plots.style import BLUE, GREY, VERMILION, page
 
 __all__ = ["training_curves"]
 

@@ -8,38 +8,34 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metadeploy.evaluation.metrics.abstention import abstention
-from metadeploy.evaluation.metrics.auprc import auprc
-from metadeploy.evaluation.metrics.aurc import aurc
-from metadeploy.evaluation.metrics.auroc import auroc
-from metadeploy.evaluation.metrics.base_accuracy import base_accuracy
-from metadeploy.evaluation.metrics.bootstrap import Statistic, bootstrap_interval, clusters, share_intervals
-from metadeploy.evaluation.metrics.brier import brier
-from metadeploy.evaluation.metrics.corrections import corrections
-from metadeploy.evaluation.metrics.coverage import coverage
-from metadeploy.evaluation.metrics.e_aurc import e_aurc
-from metadeploy.evaluation.metrics.ece import ece
-from metadeploy.evaluation.metrics.inputs import (
-    BoolArray,
-    FloatArray,
-    MetricInputError,
-    flags,
-    labels,
-    same_length,
-    scores,
+from metadeploy.metrics._calibration import brier, ece
+from metadeploy.metrics._inputs import BoolArray, FloatArray, MetricInputError, flags, labels, same_length, scores
+from metadeploy.metrics._intervals import Statistic, bootstrap_interval, clusters, share_intervals
+from metadeploy.metrics._proportions import (
+    abstention,
+    base_accuracy,
+    corrections,
+    coverage,
+    kept_rate,
+    over_refusal_rate,
+    refusal_precision,
+    refusal_rate,
+    same_words_rate,
+    selective_accuracy,
+    smart_refusal_rate,
 )
-from metadeploy.evaluation.metrics.kept_rate import kept_rate
-from metadeploy.evaluation.metrics.macro_auroc import macro_auroc, qualified
-from metadeploy.evaluation.metrics.mcnemar import mcnemar
-from metadeploy.evaluation.metrics.over_refusal_rate import over_refusal_rate
-from metadeploy.evaluation.metrics.pooled_auroc import pooled_auroc
-from metadeploy.evaluation.metrics.prr import prr
-from metadeploy.evaluation.metrics.refusal_precision import refusal_precision
-from metadeploy.evaluation.metrics.refusal_rate import refusal_rate
-from metadeploy.evaluation.metrics.same_words_rate import same_words_rate
-from metadeploy.evaluation.metrics.selective_accuracy import selective_accuracy
-from metadeploy.evaluation.metrics.smart_refusal_rate import smart_refusal_rate
-from metadeploy.evaluation.metrics.within_categories import category_pairs
+from metadeploy.metrics._ranking import (
+    auprc,
+    aurc,
+    auroc,
+    category_pairs,
+    e_aurc,
+    macro_auroc,
+    pooled_auroc,
+    prr,
+    qualified,
+)
+from metadeploy.metrics._significance import mcnemar
 from metadeploy.proportion import Share, figure
 
 __all__ = ["shares", "summarise"]

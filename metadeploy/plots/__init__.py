@@ -12,15 +12,15 @@ from metadeploy.errors import MissingDependencyError
 
 if importlib.util.find_spec("matplotlib") is None:
     raise MissingDependencyError(
-        "metadeploy.evaluation.plots: matplotlib is not installed, needed for plots (pip install 'metadeploy[eval]')"
+        "metadeploy.plots: matplotlib is not installed, needed for plots (pip install 'metadeploy[eval]')"
     )
 
-from metadeploy.evaluation.plots.category_bars import category_bars
-from metadeploy.evaluation.plots.doubt_histogram import doubt_histogram
-from metadeploy.evaluation.plots.gates_and_preferences import gates_and_preferences
-from metadeploy.evaluation.plots.ladder import Rung, ladder
-from metadeploy.evaluation.plots.risk_coverage import risk_coverage
-from metadeploy.evaluation.plots.training_curves import training_curves
+from metadeploy.plots.category_bars import category_bars
+from metadeploy.plots.doubt_histogram import doubt_histogram
+from metadeploy.plots.gates_and_preferences import gates_and_preferences
+from metadeploy.plots.ladder import Rung, ladder
+from metadeploy.plots.risk_coverage import risk_coverage
+from metadeploy.plots.training_curves import training_curves
 
 __all__ = [
     "Rung",

@@ -1,23 +1,28 @@
-"""Bootstrap intervals: what the result might have been with other questions of the same sort."""
+"""Intervals: bootstrap over questions, and Student's over training runs with different seeds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t
 
-from metadeploy.evaluation.metrics.inputs import FloatArray, MetricInputError, labels
+from metadeploy.metrics._inputs import FloatArray, MetricInputError, labels, scores
 from metadeploy.proportion import Interval, Share, wilson_interval
 
 __all__ = [
+    "SeedMean",
     "Statistic",
     "bootstrap_interval",
     "bootstrap_intervals",
     "bootstrap_values",
     "clusters",
     "percentile_interval",
+    "seed_mean",
     "share_intervals",
 ]
 
@@ -177,3 +182,45 @@ def _draws(n: int, entity: ArrayLike | None, n_resamples: int, seed: int) -> Ite
 
 def _known(values: Iterable[float | None]) -> FloatArray:
     return np.array([value for value in values if value is not None], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """One figure over several runs.
+
+    Attributes:
+        mean: of the runs.
+        interval: 95 %, for the mean; None for a single run.
+        n: number of runs.
+    """
+
+    mean: float
+    interval: Interval | None
+    n: int
+
+
+def seed_mean(values: ArrayLike) -> SeedMean | None:
+    """Mean of a figure over seeds, with Student's interval: mean ± t(0.975; n − 1) · s / √n.
+
+    It says how much the figure varies with the training's randomness, not with the choice of questions.
+
+    Source: Student, "The probable error of a mean", 1908.
+
+    Args:
+        values: float [n], finite, one for each seed.
+
+    Returns:
+        Mean and interval; None without values.
+
+    Raises:
+        MetricInputError: the input is malformed.
+    """
+    (runs,) = scores(values=values)
+    n = len(runs)
+    if not n:
+        return None
+    mean = float(runs.mean())
+    if n == 1:
+        return SeedMean(mean, None, 1)
+    spread = float(t.ppf(0.975, n - 1) * runs.std(ddof=1) / math.sqrt(n))
+    return SeedMean(mean, Interval(mean - spread, mean + spread), n)

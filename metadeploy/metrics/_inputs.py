@@ -1,17 +1,4 @@
-"""What every metric asks of its input, and how it says so.
-
-The arrays are one-dimensional and of one length n, an entry for each question:
-
-* ``base_correct`` bool: the base alone is right;
-* ``answered`` bool: the base with its Doubter answers, instead of declining;
-* ``correct`` bool: that answer is right; False where it declined;
-* ``same_words`` bool: that answer is the base's own, character by character but for space around it; of no matter where
-  it declined;
-* ``doubt`` float: higher means more doubt. In [0, 1] where it is read as a probability (ECE, Brier score, summary);
-  anything finite where only its order matters;
-* ``category``: the kind of question, as text or as a number;
-* ``entity``: what the question is about, likewise; an empty text stands for itself.
-"""
+"""What every metric asks of its input, and how it says so; the package's docstring defines the arrays."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import BLUE, DARK, GREY, LIGHT, SKY, page, per_cent_axis
+from metadeploy.plots.style import BLUE, DARK, GREY, LIGHT, SKY, page, per_cent_axis
 
 __all__ = ["category_bars"]
 

@@ -1,13 +1,13 @@
-"""ECE: the expected calibration error."""
+"""Metrics of how well doubt can be read as a probability."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metadeploy.evaluation.metrics.inputs import MetricInputError, scored
+from metadeploy.metrics._inputs import MetricInputError, scored
 
-__all__ = ["ece"]
+__all__ = ["brier", "ece"]
 
 
 def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float | None:
@@ -27,9 +27,6 @@ def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float |
 
     Returns:
         The error; None without questions.
-
-    Raises:
-        MetricInputError: the input is malformed.
     """
     if bins < 1:
         raise MetricInputError(f"ece: {bins} bins, expected at least 1")
@@ -40,3 +37,22 @@ def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float |
     # in a bin, 1 − doubt and the share of right answers are as far apart as doubt and the share of errors
     gaps = np.bincount(which, weights=doubts - ~right, minlength=bins)
     return float(np.abs(gaps).sum() / len(right))
+
+
+def brier(doubt: ArrayLike, base_correct: ArrayLike) -> float | None:
+    """Mean squared error of doubt as the probability of an error: mean((doubt − wrong)²), wrong being 0 or 1.
+
+    Range 0 to 1, lower is better; rewards calibration and separation together. The error rate r, given for every
+    question alike, has r · (1 − r).
+
+    Source: G. W. Brier, "Verification of forecasts expressed in terms of probability", 1950.
+
+    Args:
+        doubt: float [n] in [0, 1].
+        base_correct: bool [n].
+
+    Returns:
+        The score; None without questions.
+    """
+    doubts, right = scored(doubt, base_correct, probability=True)
+    return float(np.mean((doubts - ~right) ** 2)) if len(right) else None
