@@ -20,6 +20,7 @@ from metadeploy.errors import (
     ModelMismatchError,
     OptionError,
     RunDirError,
+    RunJSONError,
     SidecarError,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "Refresh",
     "Request",
     "RunDirError",
+    "RunJSONError",
     "SidecarError",
     "Timings",
     "TokenLogprob",

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._files import content_digest, sha256, write_json
-from metadeploy._json import read_object
-from metadeploy.errors import RunDirError, faults_message, shown
+from metadeploy.checkpoint.run_json import read_run_json
+from metadeploy.errors import RunDirError
 from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
@@ -32,24 +32,6 @@ SPLITS: Final = ("train", "val", "test")
 _INCIDENTAL: Final = frozenset(
     {"device", "keep_cache", "best_epoch", "epochs_done", "interrupted", "point", "val", "fingerprint"}
 )
-
-
-#: Keys that several steps read, and the type of their values if they are not null.
-_TYPES: Final[Mapping[str, tuple[type, str]]] = {
-    "model_name": (str, "text"),
-    "dtype": (str, "text"),
-    "quantization": (str, "text"),
-    "dataset": (str, "text"),
-    "license": (str, "text"),
-    "refusal_text": (str, "text"),
-    "prompt_format": (str, "text"),
-    "answer_suffix": (str, "text"),
-    "num_layers": (int, "a whole number"),
-    "hidden_dim": (int, "a whole number"),
-    "chat_template_kwargs": (dict, "an object"),
-    "collect": (dict, "an object"),
-    "train": (dict, "an object"),
-}
 
 
 class RunDir:
@@ -68,16 +50,15 @@ class RunDir:
             create: make the folder where it is missing; else it must have a run.json.
 
         Raises:
-            RunDirError: run.json is missing, is not a JSON object, or has a value of the wrong type.
+            RunDirError: run.json is missing.
+            RunJSONError: run.json is not a JSON object, or has a value of the wrong type.
         """
         self.path = Path(path)
         self.manifest: dict[str, Any] = {}
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         if self.run_json.exists():
-            subject = f"run.json '{self.run_json}'"
-            self.manifest = read_object(self.run_json, subject=subject, error=RunDirError)
-            _check_types(subject, self.manifest)
+            self.manifest = dict(read_run_json(self.run_json).manifest)
         elif not create:
             raise RunDirError(
                 f"run directory '{self.path}': has no run.json, expected one (hint: start with metadeploy collect)"
@@ -187,16 +168,6 @@ class RunDir:
 def base_digest(name: str) -> str | None:
     """Return the SHA-256 of a base that is a file or a folder; None for a hub id."""
     return content_digest(Path(name)) if Path(name).exists() else None
-
-
-def _check_types(subject: str, manifest: Mapping[str, Any]) -> None:
-    faults = [
-        f"key '{key}' is {shown(json.dumps(manifest[key]))}, expected {what}"
-        for key, (kind, what) in _TYPES.items()
-        if manifest.get(key) is not None and type(manifest[key]) is not kind  # True is an int
-    ]
-    if faults:
-        raise RunDirError(faults_message(subject, faults))
 
 
 def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""run.json, the manifest that training leaves beside a checkpoint.
+"""run.json, the manifest of a run: every command reads it here.
 
 Unknown keys are ignored, because the framework adds keys from time to time. A key that is one letter away from a known
 key is refused, and the values of known keys must have the right type.
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from metadeploy._json import read_object
 from metadeploy.checkpoint.layers import LayerSpec
-from metadeploy.errors import CheckpointError, faults_message
+from metadeploy.errors import RunJSONError, faults_message, shown
 from metadeploy.sidecar.spec import JSONValue
 
 __all__ = ["RunJson", "find_run_json", "read_run_json"]
@@ -31,6 +31,7 @@ class RunJson:
 
     Attributes:
         path: the file.
+        manifest: the whole object, unknown keys included.
         model_name: base model, a hub id or a path.
         target_layers: list of layers, or a preset (``late``, ``all``) not yet resolved.
         cross_attn_layers: the same.
@@ -48,6 +49,7 @@ class RunJson:
     """
 
     path: Path
+    manifest: Mapping[str, Any]
     model_name: str | None = None
     target_layers: LayerSpec | None = None
     cross_attn_layers: LayerSpec | None = None
@@ -77,11 +79,13 @@ def _is_layers(value: object) -> bool:
 
 
 _TEXT: Final[tuple[str, Callable[[object], bool]]] = ("text", lambda value: isinstance(value, str))
+_OBJECT: Final[tuple[str, Callable[[object], bool]]] = ("an object", lambda value: isinstance(value, dict))
 _SIZE: Final[tuple[str, Callable[[object], bool]]] = (
     "a positive whole number",
     lambda value: isinstance(value, int) and _is_int(value) and value > 0,
 )
 _LAYERS: Final[tuple[str, Callable[[object], bool]]] = ("a list of whole numbers or a preset", _is_layers)
+#: What the keys of `RunJson` hold.
 _KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
     "model_name": _TEXT,
     "target_layers": _LAYERS,
@@ -91,13 +95,15 @@ _KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
     "encoder_type": _TEXT,
     "prompt_format": _TEXT,
     "answer_suffix": _TEXT,
-    "chat_template_kwargs": ("an object", lambda value: isinstance(value, dict)),
+    "chat_template_kwargs": _OBJECT,
     "inject_from": _TEXT,
     "refusal_text": _TEXT,
     "refusal_token_ids": ("a list of whole numbers", _is_ints),
     "refusal_bias": ("a number", lambda value: isinstance(value, float) or _is_int(value)),
     "license": _TEXT,
 }
+#: Other keys that our commands read.
+_OTHER_KEYS: Final = {"dtype": _TEXT, "quantization": _TEXT, "dataset": _TEXT, "collect": _OBJECT, "train": _OBJECT}
 
 
 def find_run_json(checkpoint: Path, given: str | Path | None) -> Path | None:
@@ -127,18 +133,20 @@ def read_run_json(path: Path) -> RunJson:
         What it says; null and absent are the same.
 
     Raises:
-        CheckpointError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
+        RunJSONError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
     """
     subject = f"run.json '{path}'"
-    found = read_object(path, subject=subject, error=CheckpointError)
-    values: dict[str, Any] = {key: found[key] for key in _KEYS if found.get(key) is not None}
-    meant = {key: difflib.get_close_matches(key, _KEYS, n=1, cutoff=_ALIKE) for key in found if key not in _KEYS}
+    manifest = read_object(path, subject=subject, error=RunJSONError)
+    known = _KEYS | _OTHER_KEYS
+    values = {key: manifest[key] for key in known if manifest.get(key) is not None}
+    meant = {key: difflib.get_close_matches(key, known, n=1, cutoff=_ALIKE) for key in manifest if key not in known}
     faults = [f"key '{key}' is not known, expected '{near[0]}'" for key, near in meant.items() if near]
     faults += [
-        f"key '{key}' is {json.dumps(value)[:80]}, expected {_KEYS[key][0]}"
+        f"key '{key}' is {shown(json.dumps(value))}, expected {known[key][0]}"
         for key, value in values.items()
-        if not _KEYS[key][1](value)
+        if not known[key][1](value)
     ]
     if faults:
-        raise CheckpointError(faults_message(subject, faults))
-    return RunJson(path=path, **values)
+        raise RunJSONError(faults_message(subject, faults))
+    fields: dict[str, Any] = {key: value for key, value in values.items() if key in _KEYS}
+    return RunJson(path=path, manifest=manifest, **fields)

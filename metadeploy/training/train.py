@@ -25,7 +25,6 @@ from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.loading import load_base
 from metadeploy.training.activation_cache import load_kept, save_kept
 from metadeploy.training.calibration import calibrate
-from metadeploy.training.checkpoint import save_checkpoint
 from metadeploy.training.examples import Example, Kept, keep
 from metadeploy.training.initialization import new_wrapper, standardise
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
@@ -367,7 +366,7 @@ def _finish(
     point = calibrate(margins, val[0].base_correct, settings.point)
     doubter.config = dataclasses.replace(doubter.config, refusal_bias=point.bias)
     run.update({"refusal_bias": None})  # killed here or below, the two files do not contradict each other
-    save_checkpoint(run.checkpoint, doubter)
+    doubter.save_checkpoint(run.checkpoint)
     config = doubter.config
     run.update(
         {
