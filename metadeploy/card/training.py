@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metadeploy._format import count, number, percent
 from metadeploy.card.facts import short_name
-from metadeploy.card.markdown import code, count, escape, number, percent, table
+from metadeploy.card.markdown import code, escape, table
 
 __all__ = ["training_table"]
 

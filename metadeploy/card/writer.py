@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._files import refuse_overwriting, write_atomically
+from metadeploy._format import count, p_value
 from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
@@ -185,8 +186,8 @@ def _render(
     environment.filters |= {
         "md": markdown.escape,
         "code": markdown.code,
-        "count": markdown.count,
-        "p_value": markdown.p_value,
+        "count": count,
+        "p_value": p_value,
         "sh": shlex.quote,
         "string_literal": lambda text: json.dumps(text, ensure_ascii=False),
         "metrics": tables.metrics_table,

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from metadeploy._format import interval, number, p_value, percent
 from metadeploy.card import CardReport, facts, write_card
-from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
+from metadeploy.card.markdown import code, escape, table
 from metadeploy.card.training import training_table
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
