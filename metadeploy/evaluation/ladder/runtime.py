@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy import _core
-from metadeploy.data.answers import kept_text, says_enough
 from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AnswerLimits
+from metadeploy.evaluation.engines.accumulator import AnswerAccumulator
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates
 from metadeploy.evaluation.ladder.settings import CacheType
 from metadeploy.evaluation.ladder.vectors import Vectors
 from metadeploy.evaluation.samples import declines
-from metadeploy.runtime import GenerationChunk, MetaLlama
+from metadeploy.runtime import MetaLlama
 from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["BaseInRuntime"]
@@ -121,10 +121,7 @@ class BaseInRuntime:
                 self._alone[index] = self._say(prompt, inject=False, whole=whole)
             alone, activations = self._alone[index], self._activations_of(index, prompt)
             said = self._say(prompt, inject=True, whole=whole)
-            if said.doubt is None:
-                raise Error(
-                    "sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt"
-                )
+            assert said.doubt is not None  # injected
             is_right = functools.partial(is_correct, question, whole=whole)
             samples.append(
                 LadderSample(
@@ -155,27 +152,19 @@ class BaseInRuntime:
         return self._activations[index]
 
     def _say(self, prompt: Sequence[int], *, inject: bool, whole: bool) -> _Said:
-        token_ids: list[int] = []
-        shown = [""]  # the text as it stands after so many tokens
+        answer = AnswerAccumulator(whole=whole)
         times: list[float] = []  # when each token came, or the first one that ends the answer
-        doubt, ended = None, False
         began = time.perf_counter()
         stream = self._llm.stream(prompt, max_tokens=self._limits.max_new_tokens, inject=inject)
-        with closing(cast("Generator[GenerationChunk]", stream)):  # the model is busy until it is closed
+        with closing(stream):  # the model is busy until it is closed
             for chunk in stream:
                 if chunk.token_ids or not times:
                     times.append(time.perf_counter())
-                doubt = chunk.doubt
-                if doubt is not None and declines(doubt, DEFAULT_THRESHOLD):
-                    return _Said("", doubt, _rates(len(prompt), began, times))
-                token_ids += chunk.token_ids
-                shown += [shown[-1]] * len(chunk.token_ids)
-                shown[-1] += chunk.text
-                ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-                if says_enough(shown[-1], whole=whole):
+                if chunk.doubt is not None and declines(chunk.doubt, DEFAULT_THRESHOLD):
+                    return _Said("", chunk.doubt, _rates(len(prompt), began, times))
+                if answer.add(chunk):
                     break
-        kept = kept_text(token_ids, lambda ids: shown[len(ids)], ended=ended, whole=whole)
-        return _Said(kept.text, doubt, _rates(len(prompt), began, times))
+        return _Said(answer.kept.text, answer.doubt if inject else None, _rates(len(prompt), began, times))
 
 
 def _rates(n_prompt: int, began: float, times: Sequence[float]) -> Rates:
