@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError
+from metadeploy.evaluation._run import Stage, draw_places, fingerprint, quiet, results_head
 from metadeploy.evaluation.baselines import STRENGTHS, category_doubt, linear_probe
 from metadeploy.evaluation.engines import AS_SHIPPED, Engine
 from metadeploy.evaluation.figures import draw
@@ -32,9 +32,6 @@ from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
 
 __all__ = ["Evaluation", "evaluate"]
-
-#: Told a stage's name, how much of it is done, and of how much.
-Stage = Callable[[str, int, int], None]
 
 _PROBE: Final = "linear probe"
 _CATEGORY: Final = "category alone"
@@ -75,7 +72,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: base and wrapper do not fit each other.
     """
-    stage = stage or _quiet
+    stage = stage or quiet
     run.require("model_name", "collect", made_by="collect")
     run.refuse_stale_checkpoint()
     started = time.monotonic()
@@ -110,8 +107,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         seed=settings.seed,
     )
     results = {
-        "schema": SCHEMA,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **results_head(SCHEMA),
         "config": {
             "run": run.path.resolve().name,
             "engine": settings.engine,
@@ -173,7 +169,7 @@ def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Seq
 
 def _drawn(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
     """The places of the questions that are asked, and of those in the sweep: a smaller limit draws some of the same."""
-    lot = np.random.default_rng(settings.seed).permutation(count)[: settings.limit].tolist()
+    lot = draw_places(count, settings.limit, settings.seed)
     return sorted(lot), frozenset(lot[: settings.most_swept])
 
 
@@ -199,9 +195,8 @@ def _plan(
     }
     if loaded.refusal_text != DEFAULT_REFUSAL_TEXT:  # run.json or an option may say it, and neither is in the files
         asked["refusal_text"] = loaded.refusal_text
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Plan(
-        fingerprint=digest[:16],
+        fingerprint=fingerprint(asked),
         questions=questions,
         gains=gains,
         swept=swept if gains else frozenset(),
@@ -275,7 +270,3 @@ def _left_out(run: RunDir) -> Sequence[str]:
 
 def _named(stage: Stage, name: str) -> Callable[[int, int], None]:
     return lambda done, total: stage(name, done, total)
-
-
-def _quiet(_name: str, _done: int, _total: int) -> None:
-    pass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from metadeploy import plots
@@ -22,6 +19,7 @@ from metadeploy._files import write_atomically, write_json
 from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
+from metadeploy.evaluation._run import Stage, draw_places, fingerprint, quiet, results_head
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
 from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
 from metadeploy.evaluation.ladder.reference import ask_pytorch
@@ -43,9 +41,6 @@ _SCHEMA: Final = 2
 
 #: What of the settings answers do not depend on, or the wrapper says as well.
 _NOT_ASKED: Final = ("run", "limit", "seed", "refusal_text")
-
-#: Told a stage's name, how much of it is done, and of how much.
-Stage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def climb(
         ModelMismatchError: base and wrapper do not fit each other.
     """
     started = time.monotonic()
-    return _Climb(run, settings, stage or _quiet, say or _silent).result(started)
+    return _Climb(run, settings, stage or quiet, say or _silent).result(started)
 
 
 class _Climb:
@@ -128,14 +123,13 @@ class _Climb:
             **asdict(self._limits),
         }
         self._environment = environment("torch", "transformers", "gguf") | {"llama.cpp": system_info().strip()}
-        asked = {
+        self._asked = {
             **{name: value for name, value in self._config.items() if name not in _NOT_ASKED},
             "schema": _SCHEMA,
             "environment": asked_with(self._environment),
             "wrapper": asdict(wrapper),
             "questions": [(place, asdict(question)) for place, question in self._questions],
         }
-        self._digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode())
         self._work = WorkFolder(
             settings.work_dir or self._folder / "work",
             keep=settings.work_dir is not None,
@@ -225,9 +219,7 @@ class _Climb:
 
     def _fingerprint(self, rung: Rung | None) -> str:
         """Of everything that the samples of a rung, or of PyTorch, depend on."""
-        digest = self._digest.copy()
-        digest.update(repr(rung and tuple(rung)).encode())
-        return digest.hexdigest()[:16]
+        return fingerprint(self._asked, rung and tuple(rung))
 
     # --- what is written ---
 
@@ -246,8 +238,7 @@ class _Climb:
         ]
         plot = self._folder / "ladder.png"
         results = {
-            "schema": _SCHEMA,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **results_head(_SCHEMA),
             "config": self._config,
             "environment": self._environment,
             "notes": [] if self._note is None else [self._note],
@@ -275,8 +266,8 @@ def _drawn(run: RunDir, settings: LadderSettings) -> list[tuple[int, Question]]:
     records = Collected.read(run.collect, settings.split).records
     if not records:
         raise RunDirError(f"run directory '{run.path}': has no {settings.split} questions, expected some")
-    lot = np.random.default_rng(settings.seed).permutation(len(records))[: settings.limit]
-    return [(place, records[place].question) for place in sorted(lot.tolist())]
+    places = draw_places(len(records), settings.limit, settings.seed)
+    return [(place, records[place].question) for place in sorted(places)]
 
 
 def _draw(results: dict[str, Any], path: Path) -> None:
@@ -297,10 +288,6 @@ def _draw(results: dict[str, Any], path: Path) -> None:
         n=results["n"],
         reference_accuracy=results["reference"]["metrics"]["selective_accuracy"]["value"],
     )
-
-
-def _quiet(_name: str, _done: int, _total: int) -> None:
-    pass
 
 
 def _silent(_text: str) -> None:
