@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from metadeploy.sidecar.rules import MAX_LAYERS
+
 __all__ = ["LayerSpec", "is_bare_preset", "parse_layers", "preset_block_count"]
 
 #: A list of layer numbers, or text as above.
@@ -14,8 +16,6 @@ LayerSpec: TypeAlias = "str | Sequence[int]"
 _PRESET: Final = re.compile(r"(late|all)(?::([0-9]{1,9}))?")
 _RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _SEPARATOR: Final = re.compile(r"\s*,\s*|\s+")
-#: No decoder comes near; a guard against typing errors that would otherwise make a list of millions.
-_MOST_LAYERS: Final = 1000
 
 
 def preset_block_count(spec: LayerSpec) -> int | None:
@@ -68,8 +68,8 @@ def _parse_text(text: str, num_layers: int | None) -> tuple[int, ...]:
             raise ValueError(
                 f"is '{text}', but the base's number of layers is unknown (hint: '{text}:32', or --num-layers 32)"
             )
-        if not 0 < count <= _MOST_LAYERS:
-            raise ValueError(f"is for {count} layers, expected 1 to {_MOST_LAYERS}")
+        if not 0 < count <= MAX_LAYERS:
+            raise ValueError(f"is for {count} layers, expected 1 to {MAX_LAYERS}")
         return tuple(range(2 * count // 3 if match[1] == "late" else 0, count))
     layers: list[int] = []
     for part in _SEPARATOR.split(text):
@@ -78,7 +78,7 @@ def _parse_text(text: str, num_layers: int | None) -> tuple[int, ...]:
             raise ValueError(f"is '{text}', expected for instance '21-31', '1,5,7-9' or 'late:32'")
         first = int(match[1])
         last = int(match[2]) if match[2] else first
-        if last < first or last - first >= _MOST_LAYERS:
-            raise ValueError(f"has the range '{part}', expected an ascending one of at most {_MOST_LAYERS} layers")
+        if last < first or last - first >= MAX_LAYERS:
+            raise ValueError(f"has the range '{part}', expected an ascending one of at most {MAX_LAYERS} layers")
         layers.extend(range(first, last + 1))
     return tuple(layers)

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._files import content_digest, sha256, write_json
+from metadeploy._types import SPLITS
 from metadeploy.checkpoint.run_json import read_run_json
 from metadeploy.errors import RunDirError
 from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
-
-SPLITS: Final = ("train", "val", "test")
 
 #: Of what `train` writes into run.json, what tells no two trainings apart: where it ran, how it went, and the line.
 _INCIDENTAL: Final = frozenset(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from metadeploy._types import DType
+from metadeploy._types import DType, Split
 from metadeploy.cli._flags import Flag, Panel, takes
 from metadeploy.evaluation.settings import GAINS, EngineName, EvalSettings, parse_gains
 
@@ -50,7 +50,7 @@ _FLAGS: Final = Panel(
         str | None,
         more={"metavar": "TEXT", "show_default": "as its files say"},
     ),
-    split=Flag("Which of the questions.", Literal["train", "val", "test"]),
+    split=Flag("Which of the questions.", Split),
     questions=Flag(
         "Other questions: a set or a folder (its split), or a .jsonl file.",
         str | None,

@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from metadeploy._types import SPLITS
 from metadeploy.data.checker import fold
 from metadeploy.data.hashing import draw
 from metadeploy.data.question import Question, read_jsonl
@@ -18,7 +19,6 @@ from metadeploy.errors import Error, faults_message
 __all__ = ["FRACTIONS", "SPLITS", "check_leakage", "drawn", "load_set", "split"]
 
 #: The parts, and the usual shares of the entities in them.
-SPLITS: Final = ("train", "val", "test")
 FRACTIONS: Final = (0.8, 0.08, 0.12)
 
 _MOST_FAULTS: Final = 10
