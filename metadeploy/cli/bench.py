@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from metadeploy._files import refuse_overwriting, write_json
+from metadeploy.bench.settings import PARTS
 from metadeploy.errors import Error
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _EPILOG = """\
 
   metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
 """
-_PARTS: Final = "prompt,turn,decode,batch,refresh,load,busy"
+_PARTS: Final = ",".join(PARTS)
 
 
 def register(app: typer.Typer) -> None:
