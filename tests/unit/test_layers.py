@@ -42,7 +42,7 @@ def test_every_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "metadeploy.bench",
+        "metadeploy.bench.runner",
         "metadeploy.checkpoint.run_dir",
         "metadeploy.evaluation.engines.runtime_engine",
         "metadeploy.evaluation.ladder.runtime",
