@@ -23,7 +23,7 @@ def _install(session: nox.Session, *what: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run every pre-commit hook on every file: ruff, clang-format, codespell, mypy."""
+    """Run every pre-commit hook on every file: ruff, clang-format, import-linter, codespell, mypy."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
     # the packages that mypy reads types of, without metadeploy itself: nothing is compiled for this

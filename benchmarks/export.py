@@ -21,7 +21,7 @@ import reporting
 from synthetic_doubter import SHAPES, write_checkpoint
 
 from metadeploy.bench import Figure, Report, Spread
-from metadeploy.bench.figures import machine
+from metadeploy.bench.measurements import machine
 from metadeploy.bench.timing import Tick
 from metadeploy.demo.assets import cache_dir
 from metadeploy.sidecar.layout import dims_of, expected_tensors

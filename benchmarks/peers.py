@@ -26,9 +26,9 @@ import reporting
 
 from metadeploy import _core
 from metadeploy.bench import Figure, Report
-from metadeploy.bench.figures import machine
+from metadeploy.bench.harness import Stand
+from metadeploy.bench.measurements import machine
 from metadeploy.bench.runner import with_mode
-from metadeploy.bench.stand import Stand
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.sidecar import read_sidecar
 

@@ -22,10 +22,10 @@ from synthetic_doubter import draw
 
 from metadeploy import Error
 from metadeploy.bench import Figure, Report
-from metadeploy.bench.figures import machine
+from metadeploy.bench.harness import Stand
 from metadeploy.bench.limits import limits
+from metadeploy.bench.measurements import machine
 from metadeploy.bench.runner import READING
-from metadeploy.bench.stand import Stand
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import WrapperConfig

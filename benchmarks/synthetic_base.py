@@ -20,8 +20,8 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
+from metadeploy._files import replacing
 from metadeploy.demo.assets import cache_dir
-from metadeploy.files import replacing
 
 F32, Q4_K, Q6_K = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K
 ARCH: Final = "qwen35"

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic_base import SHAPES as BASES
 
+from metadeploy._files import replacing, write_json
 from metadeploy.demo.assets import cache_dir
-from metadeploy.files import replacing, write_json
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import InjectFrom, WrapperConfig
 

@@ -16,13 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from metadeploy.training.cpu import prepare
+from metadeploy.cli._process import prepare
 
 prepare()
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from metadeploy.batched.injection import injected  # noqa: E402
+from metadeploy.batched.prefix import SharedPrefix  # noqa: E402
+from metadeploy.batched.upper_blocks import UpperBlocks, selected_rows  # noqa: E402
 from metadeploy.demo import assets  # noqa: E402
 from metadeploy.demo.questions import load_questions  # noqa: E402
 from metadeploy.reference import MetaSpiderConfig  # noqa: E402
@@ -32,10 +35,7 @@ from metadeploy.reference.loading import load_base  # noqa: E402
 from metadeploy.reference.prompts import render_chat  # noqa: E402
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, InjectFrom, WrapperConfig  # noqa: E402
 from metadeploy.training.examples import Batch, Example, Kept, keep  # noqa: E402
-from metadeploy.training.fit import injected  # noqa: E402
-from metadeploy.training.prefix import SharedPrefix  # noqa: E402
-from metadeploy.training.upper_blocks import UpperBlocks, selected_rows  # noqa: E402
-from metadeploy.training.wrapper import new_wrapper, parameter_groups  # noqa: E402
+from metadeploy.training.initialization import new_wrapper, parameter_groups  # noqa: E402
 
 BATCH = 32
 

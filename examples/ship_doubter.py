@@ -13,10 +13,10 @@ import json
 import random
 from pathlib import Path
 
+from metadeploy._files import refuse_overwriting, write_atomically, write_json
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.demo import assets
-from metadeploy.files import refuse_overwriting, write_atomically, write_json
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 
 N_QUESTIONS = 300
 #: The base by the name that people know, in place of the file that it was read from.

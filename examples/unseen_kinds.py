@@ -17,19 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metadeploy.training.cpu import prepare
+from metadeploy.cli._process import prepare
 
 prepare()  # before anything imports PyTorch
 
+from metadeploy._files import write_json  # noqa: E402
+from metadeploy.checkpoint.run_dir import RunDir  # noqa: E402
 from metadeploy.data.question import write_jsonl  # noqa: E402
-from metadeploy.evaluation.metrics import auroc, macro_auroc, summarise  # noqa: E402
-from metadeploy.evaluation.results import baseline_scores  # noqa: E402
 from metadeploy.evaluation.runner import evaluate  # noqa: E402
 from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
+from metadeploy.evaluation.scoring import baseline_scores  # noqa: E402
 from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
-from metadeploy.files import write_json  # noqa: E402
+from metadeploy.metrics import auroc, macro_auroc, summarise  # noqa: E402
 from metadeploy.training.records import Collected  # noqa: E402
-from metadeploy.training.run_dir import RunDir  # noqa: E402
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
 from metadeploy.training.train import Report, finished_with, share_collected, train  # noqa: E402
 

@@ -20,6 +20,7 @@ from metadeploy.errors import (
     ModelMismatchError,
     OptionError,
     RunDirError,
+    RunJSONError,
     SidecarError,
 )
 
@@ -56,36 +57,23 @@ __all__ = [
     "Refresh",
     "Request",
     "RunDirError",
+    "RunJSONError",
     "SidecarError",
     "Timings",
     "TokenLogprob",
     "__version__",
 ]
 
-_RUNTIME_NAMES = frozenset(
-    {
-        "BatchAnswer",
-        "GenerationChunk",
-        "GenerationResult",
-        "Message",
-        "MetaLlama",
-        "Request",
-        "Timings",
-        "TokenLogprob",
-    }
-)
 _SCHEDULE_NAMES = frozenset({"Decay", "InjectionSchedule", "Refresh"})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RUNTIME_NAMES:
-        return getattr(import_module("metadeploy.runtime"), name)
-    if name in _SCHEDULE_NAMES:
-        return getattr(import_module("metadeploy.schedule"), name)
     if name == "__version__":
-        from metadeploy.version import own_version
+        from metadeploy._version import own_version
 
         return own_version() or "unknown"
+    if name in __all__:  # the errors are there
+        return getattr(import_module(f"metadeploy.{'schedule' if name in _SCHEDULE_NAMES else 'runtime'}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "ModelMismatchError",
     "OptionError",
     "RunDirError",
+    "RunJSONError",
     "SidecarError",
 ]
 
@@ -46,6 +47,10 @@ class SidecarError(Error):
 
 class RunDirError(Error):
     """A run directory lacks what a step needs, or holds what does not fit it."""
+
+
+class RunJSONError(CheckpointError, RunDirError):
+    """A run.json cannot be read, or has a key or a value that it cannot have."""
 
 
 class ModelLoadError(Error):

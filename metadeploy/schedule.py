@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from metadeploy.checks import Rule, instance, number, whole_number
+from metadeploy._checks import Rule, instance, number, whole_number
 from metadeploy.errors import faults_message
 
 __all__ = ["STATIC", "Decay", "InjectionSchedule", "Refresh"]

@@ -8,9 +8,9 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from metadeploy.bench.figures import Figure, Report
+from metadeploy.bench.measurements import Figure, Report
 from metadeploy.errors import Error
-from metadeploy.evaluation.plots.style import COLOURS, GREY, page
+from metadeploy.plots.style import COLOURS, GREY, page
 
 __all__ = ["plot"]
 

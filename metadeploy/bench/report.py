@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy.bench.figures import Figure, Report, Spread
+from metadeploy.bench.measurements import Figure, Report, Spread
 
 __all__ = ["markdown", "remarks", "table"]
 

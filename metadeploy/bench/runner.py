@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,20 +14,19 @@ import numpy as np
 
 from metadeploy import _core
 from metadeploy.bench.busy import busy_process
-from metadeploy.bench.figures import Figure, Report, Spread, machine
+from metadeploy.bench.harness import Stand
 from metadeploy.bench.limits import Limits, limits
-from metadeploy.bench.stand import Stand
+from metadeploy.bench.measurements import Figure, Report, Spread, machine
+from metadeploy.bench.settings import PARTS, BenchSettings
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.errors import Error
-from metadeploy.export.base import base_from_file, check_base
 from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar
+from metadeploy.sidecar.base_model import base_from_file, check_base
 from metadeploy.sidecar.gguf_file import read_gguf
 from metadeploy.sidecar.spec import InjectFrom
 
-__all__ = ["PARTS", "READING", "BenchSettings", "run_bench", "with_mode"]
+__all__ = ["READING", "run_bench", "with_mode"]
 
-#: What can be measured.
-PARTS: Final = ("prompt", "turn", "decode", "batch", "refresh", "load", "busy")
 #: Tokens before the first one that is decoded.
 _DEPTH: Final = 32
 #: Tokens of the prompt that `Stand.serve` answers, and more than that.
@@ -43,37 +42,6 @@ _ANSWERS: Final = {"batch": "generate_batch", "refresh": "a refresh"}
 READING: Final = (
     "of prompts the time is compared (1 is free, more is worse), of decoding the speed (1 is free, less is worse)"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSettings:
-    """What to measure.
-
-    Attributes:
-        base: GGUF.
-        sidecar: of it.
-        prompts: lengths in tokens.
-        sequences: how many are decoded at once.
-        pairs: measurements of each side.
-        steps: tokens of an answer in each measurement.
-        modes: where the injection begins; none takes what the sidecar says.
-        parts: some of ``PARTS``.
-        threads: None leaves it to llama.cpp.
-    """
-
-    base: Path
-    sidecar: Path
-    prompts: tuple[int, ...] = (128, 512, 2048)
-    sequences: tuple[int, ...] = (1, 2, 4, 8, 16)
-    pairs: int = 7
-    steps: int = 32
-    modes: tuple[InjectFrom, ...] = ()
-    parts: tuple[str, ...] = PARTS
-    threads: int | None = None
-
-    def quick(self) -> BenchSettings:
-        """The short form, which shows that everything runs and whose figures say little."""
-        return replace(self, prompts=(16, 48), sequences=(1, 2), pairs=2, steps=4)
 
 
 def run_bench(settings: BenchSettings, *, tick: Tick | None = None) -> Report:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from metadeploy._format import count, number, p_value, percent
 from metadeploy.card.facts import Evaluation
-from metadeploy.card.markdown import count, escape, number, p_value, percent
+from metadeploy.card.markdown import escape
 
 __all__ = ["caveats"]
 

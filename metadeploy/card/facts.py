@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._files import sha256
 from metadeploy._json import read
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.files import sha256
-from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "ListedFile", "Measured", "Repetition", "hub_id", "list_files", "read_measured", "short_name"]
 

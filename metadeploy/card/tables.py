@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from metadeploy._format import count, interval, number, p_value, percent, value
 from metadeploy.card.facts import ListedFile
-from metadeploy.card.markdown import code, count, escape, interval, number, p_value, percent, table, value
+from metadeploy.card.markdown import code, escape, table
 
 __all__ = [
     "METRICS",

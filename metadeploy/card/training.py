@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metadeploy._format import count, number, percent
+from metadeploy._types import SPLITS
 from metadeploy.card.facts import short_name
-from metadeploy.card.markdown import code, count, escape, number, percent, table
+from metadeploy.card.markdown import code, escape, table
 
 __all__ = ["training_table"]
 
@@ -27,11 +29,7 @@ def _rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         types = ", ".join(str(manifest[key]) for key in ("dtype", "quantization") if manifest.get(key))
         yield "base", escape(short_name(str(manifest["model_name"]))) + (f" ({escape(types)})" if types else "")
     if "dataset" in manifest:
-        sizes = [
-            f"{count(manifest[f'{split}_size'])} {split}"
-            for split in ("train", "val", "test")
-            if f"{split}_size" in manifest
-        ]
+        sizes = [f"{count(manifest[f'{split}_size'])} {split}" for split in SPLITS if f"{split}_size" in manifest]
         name = Path(short_name(str(manifest["dataset"]))).stem
         yield "questions", escape(name) + (f": {', '.join(sizes)}" if sizes else "")
     if trained.get("leave_out"):

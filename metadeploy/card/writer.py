@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._files import refuse_overwriting, write_atomically
+from metadeploy._format import count, p_value
 from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
 from metadeploy.card.training import training_table
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
-from metadeploy.files import refuse_overwriting, write_atomically
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
-from metadeploy.training.run_dir import RunDir
 
 __all__ = ["CardReport", "write_card"]
 
@@ -185,8 +186,8 @@ def _render(
     environment.filters |= {
         "md": markdown.escape,
         "code": markdown.code,
-        "count": markdown.count,
-        "p_value": markdown.p_value,
+        "count": count,
+        "p_value": p_value,
         "sh": shlex.quote,
         "string_literal": lambda text: json.dumps(text, ensure_ascii=False),
         "metrics": tables.metrics_table,

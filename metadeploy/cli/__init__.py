@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from metadeploy._version import own_version
 from metadeploy.cli import bench as _bench
 from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
@@ -27,7 +28,6 @@ from metadeploy.cli import ladder as _ladder
 from metadeploy.cli import train as _train
 from metadeploy.cli._streams import checked_streams, end_as_sigpipe_does, refuse_closed_stdout
 from metadeploy.errors import Error
-from metadeploy.version import own_version
 
 __all__ = ["app", "main"]
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from metadeploy.files import json_text
+from metadeploy._files import json_text
 
 __all__ = [
     "bar",

@@ -26,7 +26,7 @@ def prepare_process() -> None:
     Raises:
         MissingDependencyError: a package of the extra `train` is not installed.
     """
-    from metadeploy.training.cpu import prepare
+    from metadeploy.cli._process import prepare
 
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from metadeploy._files import refuse_overwriting, write_json
+from metadeploy.bench.settings import PARTS
 from metadeploy.errors import Error
-from metadeploy.files import refuse_overwriting, write_json
 
 if TYPE_CHECKING:
     from metadeploy.bench import Report
@@ -28,7 +29,7 @@ _EPILOG = """\
 
   metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
 """
-_PARTS: Final = "prompt,turn,decode,batch,refresh,load,busy"
+_PARTS: Final = ",".join(PARTS)
 
 
 def register(app: typer.Typer) -> None:
@@ -115,7 +116,7 @@ def check_files(output: Path | None, plot: Path | None) -> None:
         if not os.access(path.parent, os.W_OK):
             raise Error(f"{what} '{path}': its directory cannot be written")
     if plot is not None:
-        import metadeploy.evaluation.plots  # noqa: F401 - says what is missing
+        import metadeploy.plots  # noqa: F401 - says what is missing
 
         if plot.suffix.lower() not in (".png", ".svg"):
             raise Error(f"plot '{plot}': suffix is '{plot.suffix}', expected .png or .svg")

@@ -47,7 +47,7 @@ def _card(
     A card that was edited since, or that comes from elsewhere, is only replaced with --force.
     """
     from metadeploy.card import write_card
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
 
     report = write_card(
         RunDir(run_dir), output=output, name=name, base_model=base_model, license_id=license_id, force=force

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from metadeploy._format import percent
 from metadeploy._json import JSONFault, parse
-from metadeploy.exact import percent
 from metadeploy.training.settings import CollectSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.training.summary import CategoryShare, SplitShare
 
 __all__ = ["register"]
@@ -105,11 +105,11 @@ def _collect(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy.checkpoint.run_dir import SPLITS, RunDir
     from metadeploy.cli._console import print_json
     from metadeploy.cli._progress import StageProgress
     from metadeploy.training.collect import CHUNK, collect
     from metadeploy.training.records import Collected
-    from metadeploy.training.run_dir import SPLITS, RunDir
 
     settings = CollectSettings(
         base=base,
@@ -203,7 +203,7 @@ def _split_table(splits: Sequence[SplitShare]) -> Table:
     for title in ("questions", "base is right", "answer cut off"):
         table.add_column(title, justify="right")
     for each in splits:
-        table.add_row(each.split, f"{each.n:,}", _percent(each.base_accuracy), _percent(each.cut_off))
+        table.add_row(each.split, f"{each.n:,}", percent(each.base_accuracy), percent(each.cut_off))
     return table
 
 
@@ -220,9 +220,5 @@ def _category_table(categories: Sequence[CategoryShare]) -> Table:
         if gap and place == _MOST_CATEGORIES:
             table.add_row(f"… {len(categories) - 2 * _MOST_CATEGORIES} more", "", "", style="dim")
         if not gap or not _MOST_CATEGORIES <= place < len(categories) - _MOST_CATEGORIES:
-            table.add_row(escape(each.category), f"{each.n:,}", _percent(each.base_accuracy))
+            table.add_row(escape(each.category), f"{each.n:,}", percent(each.base_accuracy))
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{percent(share)}%"

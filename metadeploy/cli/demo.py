@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from metadeploy.exact import percent
+from metadeploy._format import NONE, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -248,10 +248,10 @@ def _summary(scores: Scores) -> Table:
 
     def row(label: str, share: Share) -> None:
         if share.value is None or share.interval is None:
-            table.add_row(label, f"{share.hits} of {share.total}", "-", "-")
+            table.add_row(label, f"{share.hits} of {share.total}", NONE, NONE)
         else:
             low, high = share.interval
-            value, between = f"{percent(share.value, 0)}%", f"{percent(low, 0)}% to {percent(high, 0)}%"
+            value, between = percent(share.value, 0), f"{percent(low, 0)} to {percent(high, 0)}"
             table.add_row(label, f"{share.hits} of {share.total}", value, between)
 
     row("base accuracy: right of all", scores.base_accuracy)

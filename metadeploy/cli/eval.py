@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from metadeploy._types import DType, Split
+from metadeploy.cli._flags import Flag, Panel, takes
+from metadeploy.evaluation.settings import GAINS, EngineName, EvalSettings, parse_gains
 
 if TYPE_CHECKING:
     from metadeploy.evaluation.runner import Evaluation
 
 __all__ = ["register"]
-
-_GAINS: Final = "0,0.25,0.5,0.75,1,1.25,1.5,1.75,2"
 
 _EPILOG = """\
 [bold]Examples[/bold]
@@ -32,65 +34,66 @@ def register(app: typer.Typer) -> None:
     app.command(name="eval", epilog=_EPILOG, short_help="Measure a Doubter, against what a sceptic would use.")(_eval)
 
 
+_EVAL = EvalSettings()
+_FLAGS: Final = Panel(
+    None,
+    _EVAL,
+    engine=Flag("PyTorch, or the compiled runtime.", EngineName),
+    base=Flag("Base in its place; a GGUF for the runtime.", str | None, more={"show_default": "run.json's"}),
+    sidecar=Flag(
+        "Another wrapper.",
+        Path | None,
+        more={"show_default": "doubter_checkpoint.pt; doubter_sidecar.gguf for the runtime"},
+    ),
+    refusal_text=Flag(
+        "Sentence it was trained to decline with.",
+        str | None,
+        more={"metavar": "TEXT", "show_default": "as its files say"},
+    ),
+    split=Flag("Which of the questions.", Split),
+    questions=Flag(
+        "Other questions: a set or a folder (its split), or a .jsonl file.",
+        str | None,
+        more={"show_default": "the run's"},
+    ),
+    source=Flag(
+        "A local copy of that set: mmlu, triviaqa or gsm8k.",
+        str | None,
+        more={"metavar": "PATH", "show_default": "from the hub"},
+    ),
+    limit=Flag("Most questions, drawn at random.", int | None, more={"min": 1}),
+    seed=Flag("Of that drawing, and of the bootstrap.", more={"min": 0}),
+    threshold=Flag("Decline where doubt reaches it.", more={"min": 0, "max": 1}),
+    target_coverage=Flag("Choose the threshold on val: answer this share.", float | None, more={"min": 0, "max": 1}),
+    max_over_refusal=Flag(
+        "Choose it on val: decline at most this share of what the base has right.",
+        float | None,
+        more={"min": 0, "max": 1},
+    ),
+    gains=Flag(
+        "Gains of the sweep, between commas; 'none' for no sweep.", default=",".join(f"{gain:g}" for gain in GAINS)
+    ),
+    sweep_limit=Flag(
+        "Most questions of the sweep.", int | None, more={"min": 1, "show_default": "1000; 200 for the runtime"}
+    ),
+    baselines=Flag("Compare with baselines.", names=("--baselines/--no-baselines",)),
+    n_bootstrap=Flag("Draws of each interval.", names=("--bootstrap",), more={"min": 1}),
+    dtype=Flag("Of the base in PyTorch.", DType | None, more={"show_default": "run.json's"}),
+    device=Flag("Torch device."),
+    batch_size=Flag("Questions at once in PyTorch.", more={"min": 1}),
+    threads=Flag("Threads of the engine.", int | None, names=("-t", "--threads"), more={"min": 1, "max": 512}),
+)
+
+
+@takes(_FLAGS)
 def _eval(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories, with a trained Doubter.")],
-    engine: Annotated[Literal["torch", "runtime"], typer.Option(help="PyTorch, or the compiled runtime.")] = "torch",
-    base: Annotated[
-        str | None, typer.Option(help="Base in its place; a GGUF for the runtime.", show_default="run.json's")
-    ] = None,
-    sidecar: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another wrapper.", show_default="doubter_checkpoint.pt; doubter_sidecar.gguf for the runtime"
-        ),
-    ] = None,
-    refusal_text: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Sentence it was trained to decline with.", show_default="as its files say"),
-    ] = None,
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
-    questions: Annotated[
-        str | None,
-        typer.Option(
-            help="Other questions: a set or a folder (its split), or a .jsonl file.", show_default="the run's"
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="A local copy of that set: mmlu, triviaqa or gsm8k.", show_default="from the hub"
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most questions, drawn at random.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of that drawing, and of the bootstrap.")] = 0,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Decline where doubt reaches it.")] = 0.5,
-    target_coverage: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Choose the threshold on val: answer this share.")
-    ] = None,
-    max_over_refusal: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Choose it on val: decline at most this share of what the base has right."),
-    ] = None,
-    gains: Annotated[str, typer.Option(help="Gains of the sweep, between commas; 'none' for no sweep.")] = _GAINS,
-    sweep_limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most questions of the sweep.", show_default="1000; 200 for the runtime"),
-    ] = None,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Compare with baselines.")] = True,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Draws of each interval.")] = 2000,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the base in PyTorch.", show_default="run.json's"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions at once in PyTorch.")] = 128,
-    threads: Annotated[
-        int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads of the engine.")
-    ] = None,
+    *,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File for the means over several run directories.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+    **flags: Any,
 ) -> None:
     """Ask a base alone and with its Doubter, and judge both.
 
@@ -102,46 +105,26 @@ def _eval(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
-    from metadeploy.evaluation.gather import CHUNK
+    from metadeploy._files import refuse_overwriting, write_json
+    from metadeploy.checkpoint.run_dir import RunDir
+    from metadeploy.evaluation.aggregate import over_runs
     from metadeploy.evaluation.runner import evaluate
-    from metadeploy.evaluation.seeds import over_runs
-    from metadeploy.evaluation.settings import EvalSettings, parse_gains
-    from metadeploy.files import refuse_overwriting, write_json
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.evaluation.sampling import CHUNK
 
     if output is not None and len(runs) == 1:
         raise typer.BadParameter("is for the means over several run directories, one is given", param_hint="'--output'")
     try:
-        swept = parse_gains(gains)
+        swept = parse_gains(flags["gains"])
     except ValueError:
-        raise typer.BadParameter(f"'{gains}' is no list of numbers", param_hint="'--gains'") from None
-    settings = EvalSettings(
-        engine=engine,
-        base=base,
-        sidecar=sidecar,
-        refusal_text=checked_refusal_text(refusal_text),
-        split=split,
-        questions=questions,
-        source=source,
-        limit=limit,
-        seed=seed,
-        threshold=threshold,
-        target_coverage=target_coverage,
-        max_over_refusal=max_over_refusal,
-        gains=swept,
-        sweep_limit=sweep_limit,
-        baselines=baselines,
-        n_bootstrap=bootstrap,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        threads=threads,
-    )
+        raise typer.BadParameter(f"'{flags['gains']}' is no list of numbers", param_hint="'--gains'") from None
+    refusal_text = checked_refusal_text(flags["refusal_text"])
+    settings = EvalSettings(**{**flags, "refusal_text": refusal_text, "gains": swept})
     opened = [RunDir(path) for path in runs]
     if output is not None:
         for run in opened:
             read = (run.run_json, run.checkpoint, run.sidecar, *run.collect.glob("*"), *run.train.glob("*"))
-            refuse_overwriting(output, *read, sidecar, base, questions, source, what="means")
+            named = (flags[name] for name in ("sidecar", "base", "questions", "source"))
+            refuse_overwriting(output, *read, *named, what="means")
     found = []
     for run in opened:
         with terminate_as_interrupt(), StageProgress() as progress:

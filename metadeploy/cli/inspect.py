@@ -12,7 +12,7 @@ from metadeploy.errors import Error, SidecarError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from metadeploy.export.base import BaseModel
+    from metadeploy.sidecar.base_model import BaseModel
     from metadeploy.sidecar.examination import Examination
     from metadeploy.sidecar.gguf_file import GGUFFile
 
@@ -54,7 +54,7 @@ def _inspect(
 
     found = examine(file)
     if prefix_of(found.file) is None and "general.architecture" in found.file.metadata:
-        from metadeploy.export.base import base_from_file
+        from metadeploy.sidecar.base_model import base_from_file
 
         base = base_from_file(found.file)
         if as_json:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from metadeploy._types import Split
+from metadeploy.evaluation.ladder.settings import SIDECAR_TYPES, TYPES
+
 if TYPE_CHECKING:
     from metadeploy.evaluation.ladder import Ladder
 
 __all__ = ["register"]
 
-_TYPES: Final = "F32,F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K"
-_SIDECAR_TYPES: Final = "f32,f16,q8_0"
+_TYPES: Final = ",".join(TYPES)
+_SIDECAR_TYPES: Final = ",".join(SIDECAR_TYPES)
 
 _EPILOG = """\
 [bold]Examples[/bold]
@@ -44,7 +47,7 @@ def _ladder(
         str | None,
         typer.Option(metavar="TEXT", help="Sentence it was trained to decline with.", show_default="as its files say"),
     ] = None,
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of the questions.")] = "test",
+    split: Annotated[Split, typer.Option(help="Which of the questions.")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="Most questions, drawn at random.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
     work_dir: Annotated[
@@ -73,8 +76,8 @@ def _ladder(
     from metadeploy.cli._training import prepare_process, terminate_as_interrupt
 
     prepare_process()
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.evaluation.ladder import LadderSettings, climb, parse_sidecar_types, parse_types
-    from metadeploy.training.run_dir import RunDir
 
     settings = LadderSettings(
         base=base,

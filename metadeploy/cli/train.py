@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from metadeploy.exact import percent
-from metadeploy.sidecar.spec import InjectFrom
+from metadeploy._exact import percent
+from metadeploy.cli._flags import Flag, Panel, fields_of, takes
+from metadeploy.sidecar.spec import EncoderType, InjectFrom
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
 
 if TYPE_CHECKING:
+    from metadeploy.checkpoint.run_dir import RunDir
     from metadeploy.cli._progress import StageProgress
-    from metadeploy.training.fit import Epoch
-    from metadeploy.training.run_dir import RunDir
     from metadeploy.training.train import Trained
+    from metadeploy.training.trainer import Epoch
 
 __all__ = ["register"]
 
@@ -52,136 +53,84 @@ def register(app: typer.Typer) -> None:
 _WRAPPER, _POINT, _LEARNING = "The Doubter", "Operating point", "Learning"
 
 
+_FLAGS: Final = (
+    Panel(
+        _WRAPPER,
+        _TRAIN,
+        encoder_type=Flag("What makes cognitive tokens of the activations.", EncoderType),
+        target_layers=Flag("Layers the encoder reads: late, all, 21-31 or 1,5,7-9."),
+        cross_attn_layers=Flag("Layers injected after. Only what lies above the lowest is run."),
+        inject_from=Flag(
+            "Inject at every position, or from the last prompt token on.", Literal["prompt", "last-token"], "last-token"
+        ),
+        bottleneck_dim=Flag("Width of encoder and cross-attention.", more={"min": 1}),
+        ca_num_heads=Flag("Heads of the cross-attention.", more={"min": 1}),
+        enc_num_heads=Flag("Heads of the encoder (multi_token, transformer).", more={"min": 1}),
+        num_cognitive_tokens=Flag("Of the multi_token encoder; the others have one a layer.", more={"min": 1}),
+        encoder_blocks=Flag("Blocks of the transformer encoder.", more={"min": 1}),
+        refusal_text=Flag("What it is to say where it declines."),
+    ),
+    Panel(
+        _POINT,
+        max_over_refusal=Flag(
+            "Most of what the base has right that may be declined.",
+            float | None,
+            None,
+            more={"min": 0, "max": 1, "show_default": str(_TRAIN.point.max_over_refusal)},
+        ),
+        target_coverage=Flag(
+            "Share to be answered, in its place.", float | None, None, more={"min": 0, "max": 1, "show_default": "none"}
+        ),
+    ),
+    Panel(
+        _LEARNING,
+        _FIT,
+        pretrain_epochs=Flag("Passes in which the encoder alone learns right from wrong.", more={"min": 0}),
+        pretrain_lr=Flag("Learning rate of these."),
+        folds=Flag(
+            "Encoders that first judge what the others are taught by; 1 teaches bare verdicts.", more={"min": 1}
+        ),
+        epochs=Flag("Most passes after these, through the base.", more={"min": 1}),
+        patience=Flag("Such passes without a better one before training ends.", more={"min": 1}),
+        batch_size=Flag("Questions of one step of these.", more={"min": 1}),
+        refusal_share=Flag(
+            "Share of the questions to be declined that it goes over; they count for all of them.",
+            more={"min": 0, "max": 1},
+        ),
+        lr=Flag("Learning rate; gates and preferences learn at 5 times that."),
+        weight_decay=Flag("Of the matrices.", more={"min": 0}),
+        warmup=Flag("Share of the steps in which the rate rises.", more={"min": 0, "max": 1}),
+        clip=Flag("Greatest norm of the gradient."),
+        decision_weight=Flag("Weight of the decision between answer and refusal.", more={"min": 0}),
+        keep_weight=Flag("Weight of keeping the base's own words.", more={"min": 0}),
+        dropout=Flag("Of the activations.", more={"min": 0, "max": 0.99}),
+    ),
+    Panel(
+        _LEARNING,
+        _TRAIN,
+        self_correction=Flag(
+            "Share of the base's errors that are taught the accepted answer in place of the refusal.",
+            more={"min": 0, "max": 1},
+        ),
+    ),
+    Panel(
+        _LEARNING,
+        _FIT,
+        seed=Flag("Of everything that is drawn.", more={"min": 0}),
+        leave_out=Flag(
+            "A category that it never sees, to test it on an unknown kind; can be repeated.",
+            list[str] | None,
+            None,
+            more={"show_default": "none"},
+        ),
+    ),
+)
+
+
+@takes(*_FLAGS)
 def _train(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that metadeploy collect has filled.")],
-    encoder_type: Annotated[
-        Literal["selective", "multi_token", "transformer"],
-        typer.Option(help="What makes cognitive tokens of the activations.", rich_help_panel=_WRAPPER),
-    ] = _TRAIN.encoder_type,
-    target_layers: Annotated[
-        str, typer.Option(help="Layers the encoder reads: late, all, 21-31 or 1,5,7-9.", rich_help_panel=_WRAPPER)
-    ] = str(_TRAIN.target_layers),
-    cross_attn_layers: Annotated[
-        str,
-        typer.Option(help="Layers injected after. Only what lies above the lowest is run.", rich_help_panel=_WRAPPER),
-    ] = str(_TRAIN.cross_attn_layers),
-    inject_from: Annotated[
-        Literal["prompt", "last-token"],
-        typer.Option(help="Inject at every position, or from the last prompt token on.", rich_help_panel=_WRAPPER),
-    ] = "last-token",
-    bottleneck_dim: Annotated[
-        int, typer.Option(min=1, help="Width of encoder and cross-attention.", rich_help_panel=_WRAPPER)
-    ] = _TRAIN.bottleneck_dim,
-    ca_num_heads: Annotated[
-        int, typer.Option(min=1, help="Heads of the cross-attention.", rich_help_panel=_WRAPPER)
-    ] = _TRAIN.ca_num_heads,
-    enc_num_heads: Annotated[
-        int, typer.Option(min=1, help="Heads of the encoder (multi_token, transformer).", rich_help_panel=_WRAPPER)
-    ] = _TRAIN.enc_num_heads,
-    num_cognitive_tokens: Annotated[
-        int,
-        typer.Option(min=1, help="Of the multi_token encoder; the others have one a layer.", rich_help_panel=_WRAPPER),
-    ] = _TRAIN.num_cognitive_tokens,
-    encoder_blocks: Annotated[
-        int, typer.Option(min=1, help="Blocks of the transformer encoder.", rich_help_panel=_WRAPPER)
-    ] = _TRAIN.encoder_blocks,
-    refusal_text: Annotated[
-        str, typer.Option(help="What it is to say where it declines.", rich_help_panel=_WRAPPER)
-    ] = _TRAIN.refusal_text,
-    max_over_refusal: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Most of what the base has right that may be declined.",
-            show_default=str(_TRAIN.point.max_over_refusal),
-            rich_help_panel=_POINT,
-        ),
-    ] = None,
-    target_coverage: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Share to be answered, in its place.", show_default="none", rich_help_panel=_POINT
-        ),
-    ] = None,
-    pretrain_epochs: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Passes in which the encoder alone learns right from wrong.", rich_help_panel=_LEARNING
-        ),
-    ] = _FIT.pretrain_epochs,
-    pretrain_lr: Annotated[
-        float, typer.Option(help="Learning rate of these.", rich_help_panel=_LEARNING)
-    ] = _FIT.pretrain_lr,
-    folds: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Encoders that first judge what the others are taught by; 1 teaches bare verdicts.",
-            rich_help_panel=_LEARNING,
-        ),
-    ] = _FIT.folds,
-    epochs: Annotated[
-        int,
-        typer.Option(min=1, help="Most passes after these, through the base.", rich_help_panel=_LEARNING),
-    ] = _FIT.epochs,
-    patience: Annotated[
-        int,
-        typer.Option(min=1, help="Such passes without a better one before training ends.", rich_help_panel=_LEARNING),
-    ] = _FIT.patience,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Questions of one step of these.", rich_help_panel=_LEARNING)
-    ] = _FIT.batch_size,
-    refusal_share: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the questions to be declined that it goes over; they count for all of them.",
-            rich_help_panel=_LEARNING,
-        ),
-    ] = _FIT.refusal_share,
-    lr: Annotated[
-        float,
-        typer.Option(help="Learning rate; gates and preferences learn at 5 times that.", rich_help_panel=_LEARNING),
-    ] = _FIT.lr,
-    weight_decay: Annotated[
-        float, typer.Option(min=0, help="Of the matrices.", rich_help_panel=_LEARNING)
-    ] = _FIT.weight_decay,
-    warmup: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.", rich_help_panel=_LEARNING)
-    ] = _FIT.warmup,
-    clip: Annotated[float, typer.Option(help="Greatest norm of the gradient.", rich_help_panel=_LEARNING)] = _FIT.clip,
-    decision_weight: Annotated[
-        float,
-        typer.Option(min=0, help="Weight of the decision between answer and refusal.", rich_help_panel=_LEARNING),
-    ] = _FIT.decision_weight,
-    keep_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of keeping the base's own words.", rich_help_panel=_LEARNING)
-    ] = _FIT.keep_weight,
-    dropout: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Of the activations.", rich_help_panel=_LEARNING)
-    ] = _FIT.dropout,
-    self_correction: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the base's errors that are taught the accepted answer in place of the refusal.",
-            rich_help_panel=_LEARNING,
-        ),
-    ] = _TRAIN.self_correction,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_LEARNING)
-    ] = _FIT.seed,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A category that it never sees, to test it on an unknown kind; can be repeated.",
-            show_default="none",
-            rich_help_panel=_LEARNING,
-        ),
-    ] = None,
+    *,
     collected: Annotated[
         Path | None,
         typer.Option(metavar="OTHER_RUN", help="For a new RUN_DIR: share the questions that another one collected."),
@@ -197,6 +146,7 @@ def _train(
         bool, typer.Option("--restart", help="Delete what an earlier train left in RUN_DIR, and begin anew.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    **flags: Any,
 ) -> None:
     """Train a Doubter on what the base model did with its questions.
 
@@ -204,51 +154,31 @@ def _train(
 
     The best epoch by the validation questions is kept, and the line between the two is drawn on them.
     """
-    for name, value in (("--lr", lr), ("--pretrain-lr", pretrain_lr), ("--clip", clip)):
-        if not value > 0:
-            raise typer.BadParameter(f"{value} is not above 0", param_hint=f"'{name}'")
+    for name in ("lr", "pretrain_lr", "clip"):
+        if not flags[name] > 0:
+            hint = f"'--{name.replace('_', '-')}'"
+            raise typer.BadParameter(f"{flags[name]} is not above 0", param_hint=hint)
+    max_over_refusal, target_coverage = flags["max_over_refusal"], flags["target_coverage"]
     if max_over_refusal is not None and target_coverage is not None:
         raise typer.BadParameter("give either this or --max-over-refusal, not both", param_hint="'--target-coverage'")
     from metadeploy.cli._training import prepare_process
 
     prepare_process()
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
 
     if max_over_refusal is None and target_coverage is None:
         max_over_refusal = _TRAIN.point.max_over_refusal
+    wrapper = fields_of(TrainSettings, flags)
     settings = TrainSettings(
-        encoder_type=encoder_type,
-        target_layers=target_layers,
-        cross_attn_layers=cross_attn_layers,
-        inject_from=_INJECT_FROM[inject_from],
-        bottleneck_dim=bottleneck_dim,
-        ca_num_heads=ca_num_heads,
-        enc_num_heads=enc_num_heads,
-        num_cognitive_tokens=num_cognitive_tokens,
-        encoder_blocks=encoder_blocks,
-        refusal_text=refusal_text,
-        self_correction=self_correction,
-        leave_out=tuple(leave_out or ()),
-        keep_cache=keep_cache,
-        point=OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
-        fit=FitSettings(
-            pretrain_epochs=pretrain_epochs,
-            pretrain_lr=pretrain_lr,
-            folds=folds,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            refusal_share=refusal_share,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            clip=clip,
-            decision_weight=decision_weight,
-            keep_weight=keep_weight,
-            dropout=dropout,
-            seed=seed,
-        ),
-        device=device,
+        **{
+            **wrapper,
+            "inject_from": _INJECT_FROM[flags["inject_from"]],
+            "leave_out": tuple(flags["leave_out"] or ()),
+            "keep_cache": keep_cache,
+            "point": OperatingPoint(max_over_refusal=max_over_refusal, target_coverage=target_coverage),
+            "fit": FitSettings(**fields_of(FitSettings, flags)),
+            "device": device,
+        }
     )
     if collected is None:
         run = RunDir(run_dir)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._files import replacing
 from metadeploy._json import JSONFault, parse
 from metadeploy.errors import Error, faults_message
-from metadeploy.files import replacing
 
 __all__ = ["LETTERS", "Question", "read_jsonl", "write_jsonl"]
 

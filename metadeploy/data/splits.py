@@ -10,15 +10,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from metadeploy._types import SPLITS
 from metadeploy.data.checker import fold
-from metadeploy.data.drawing import draw
+from metadeploy.data.hashing import draw
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.errors import Error, faults_message
 
 __all__ = ["FRACTIONS", "SPLITS", "check_leakage", "drawn", "load_set", "split"]
 
 #: The parts, and the usual shares of the entities in them.
-SPLITS: Final = ("train", "val", "test")
 FRACTIONS: Final = (0.8, 0.08, 0.12)
 
 _MOST_FAULTS: Final = 10
@@ -80,7 +80,7 @@ def load_set(
             ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, which are taken as they are.
         seed: of the `facts` drawn and of the split; it changes nothing in a folder.
         fractions: as in `split`.
-        source: a local copy of ``mmlu``, ``triviaqa`` or ``gsm8k`` (`metadeploy.data.adapters.load`).
+        source: a local copy of ``mmlu``, ``triviaqa`` or ``gsm8k`` (`metadeploy.data.loaders.load`).
         limit: at most so many questions in all, drawn by their hash before the split; of a folder, of each part.
 
     Returns:
@@ -104,7 +104,7 @@ def load_set(
 
 
 def _read(name: str, *, seed: int, source: str | os.PathLike[str] | None) -> list[Question]:
-    from metadeploy.data.adapters import ADAPTERS, load
+    from metadeploy.data.loaders import ADAPTERS, load
 
     if name in ADAPTERS:
         return load(name, source)

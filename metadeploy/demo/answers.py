@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
-from metadeploy.evaluation.share import Share
+from metadeploy.proportion import Share
 
 if TYPE_CHECKING:
     from metadeploy.runtime import GenerationResult, MetaLlama

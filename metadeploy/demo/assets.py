@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from metadeploy._files import sha256
 from metadeploy.demo.packaged import (
     CACHE_VARIABLE,
     WHEEL_VARIABLE,
@@ -17,7 +18,6 @@ from metadeploy.demo.packaged import (
     fetch,
 )
 from metadeploy.errors import SidecarError
-from metadeploy.files import sha256
 
 __all__ = [
     "CACHE_VARIABLE",

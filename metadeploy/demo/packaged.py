@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from metadeploy._files import replacing, scratch_folder, sha256
 from metadeploy.errors import MissingDependencyError, ModelLoadError
-from metadeploy.files import replacing, scratch_folder, sha256
 
 __all__ = ["CACHE_VARIABLE", "WHEEL_VARIABLE", "PackagedFile", "Part", "Progress", "cache_dir", "cached", "fetch"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from metadeploy._version import own_version
 from metadeploy.doctor.demo_files import find_demo_files
 from metadeploy.doctor.processor import Processor, find_processor
 from metadeploy.doctor.program import find_programs
 from metadeploy.doctor.report import Finding, Report
 from metadeploy.doctor.watch import CHILD, run_child
-from metadeploy.version import own_version
 
 __all__ = ["Finding", "Report", "examine"]
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import sha256
 from metadeploy.demo import assets
 from metadeploy.errors import SidecarError
-from metadeploy.files import sha256
 
 __all__ = ["DemoFile", "find_demo_files", "tensors_sha256"]
 

@@ -1,5 +1,4 @@
-"""What a Doubter is worth: metrics, the runs that feed them, and plots.
+"""What a Doubter is worth: the same questions to a base and its Doubter, judged against each other and the baselines.
 
-Importing this package needs NumPy only; `metadeploy.evaluation.metrics` needs SciPy and scikit-learn, and
-`metadeploy.evaluation.plots` matplotlib (all in the extra ``eval``).
+`runner.evaluate` is the command. The metrics are in `metadeploy.metrics`, the plots in `metadeploy.plots`.
 """

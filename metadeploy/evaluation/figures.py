@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.evaluation import plots
-from metadeploy.evaluation.results import selective_point
+from metadeploy import plots
 from metadeploy.evaluation.samples import Samples
-from metadeploy.reference.doubter import Doubter
+from metadeploy.evaluation.scoring import selective_point
 
 __all__ = ["draw"]
 
@@ -26,7 +25,8 @@ def draw(
     samples: Samples,
     results: Mapping[str, Any],
     scores: Mapping[str, NDArray[np.float64]],
-    doubter: Doubter,
+    gates: Mapping[int, float],
+    token_preferences: Sequence[Sequence[float]],
 ) -> list[Path]:
     """Draw what can be drawn: without a right answer or an error there is no histogram.
 
@@ -34,9 +34,10 @@ def draw(
         folder: where to.
         tag: end of the files' names.
         samples: the questions.
-        results: what `metadeploy.evaluation.results.judge` gave, and ``threshold``.
+        results: what `metadeploy.evaluation.scoring.judge` gave, and ``threshold``.
         scores: the baselines' scores, float64 [n] by name.
-        doubter: the wrapper, for its gates.
+        gates: of the wrapper's cross-attention, before the tanh, by layer.
+        token_preferences: of each of these layers, [C].
 
     Returns:
         The files.
@@ -66,10 +67,5 @@ def draw(
     else:
         paths.pop("doubt")
     plots.category_bars(results["categories"], paths["categories"])
-    layers = doubter.config.cross_attn_layers
-    plots.gates_and_preferences(
-        {layer: float(doubter.cross_attention(layer).gate.detach()) for layer in layers},
-        [doubter.cross_attention(layer).token_preference.detach().tolist() for layer in layers],
-        paths["gates"],
-    )
+    plots.gates_and_preferences(gates, token_preferences, paths["gates"])
     return list(paths.values())

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
+from metadeploy._files import content_digest, sha256
+from metadeploy._version import own_version
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.engines import AnswerLimits, Engine
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import content_digest, sha256
-from metadeploy.reference.config import MetaSpiderConfig
-from metadeploy.reference.doubter import Doubter
-from metadeploy.training.run_dir import RunDir
-from metadeploy.version import own_version
+from metadeploy.sidecar import WrapperConfig, read_sidecar
 
 __all__ = ["Loaded", "answer_limits", "asked_with", "environment", "identity", "load_engine"]
 
@@ -35,7 +32,9 @@ class Loaded:
 
     Attributes:
         engine: ready to be asked.
-        doubter: the wrapper, for its gates.
+        wrapper: what the wrapper is.
+        gates: of its cross-attention, before the tanh, by layer.
+        token_preferences: of each of these layers, [C].
         tag: short name of base and wrapper, for file names.
         limits: of the answers, as collected.
         described: base, wrapper and settings that the answers depend on.
@@ -43,7 +42,9 @@ class Loaded:
     """
 
     engine: Engine
-    doubter: Doubter
+    wrapper: WrapperConfig
+    gates: Mapping[int, float]
+    token_preferences: Sequence[Sequence[float]]
     tag: str
     limits: AnswerLimits
     described: dict[str, Any]
@@ -66,8 +67,6 @@ def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
     limits = answer_limits(run)
     if settings.base is None:
         run.refuse_other_base()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     base = settings.base or str(run.manifest["model_name"])
     return (_load_torch if settings.engine == "torch" else _load_runtime)(run, settings, base, limits)
 
@@ -82,17 +81,26 @@ def answer_limits(run: RunDir) -> AnswerLimits:
 
 
 def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLimits) -> Loaded:
+    import torch
+
     from metadeploy.evaluation.engines.torch_engine import TorchEngine
+    from metadeploy.reference.config import MetaSpiderConfig
+    from metadeploy.reference.doubter import Doubter
     from metadeploy.reference.pipeline import MetaSpiderPipeline
 
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     wrapper = _wrapper(settings.sidecar or run.checkpoint, "train")
     dtype, quantization = settings.dtype or run.manifest.get("dtype", "auto"), run.manifest.get("quantization")
     config = MetaSpiderConfig(model_name=base, dtype=dtype, device=settings.device, quantization=quantization)
     pipeline = MetaSpiderPipeline.from_pretrained(config)
     doubter = pipeline.attach(Doubter.from_checkpoint(wrapper, refusal_text=settings.refusal_text))
+    parts = {layer: doubter.cross_attention(layer) for layer in doubter.config.cross_attn_layers}
     return Loaded(
         TorchEngine(pipeline, limits=limits, batch_size=settings.batch_size),
-        doubter,
+        doubter.config,
+        {layer: float(part.gate.detach()) for layer, part in parts.items()},
+        [part.token_preference.detach().tolist() for part in parts.values()],
         _tag(quantization or dtype, None if base == run.manifest["model_name"] else base, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper), "dtype": dtype, "quantization": quantization},
@@ -113,6 +121,8 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
     wrapper = _wrapper(settings.sidecar or run.sidecar, "export")
     if settings.sidecar is None:
         run.refuse_stale_sidecar()
+    found = read_sidecar(wrapper)
+    layers = found.config.cross_attn_layers
     # doubt must not depend on the question before it, nor on those beside it, not even in its last digits
     llm = MetaLlama(
         base,
@@ -124,7 +134,9 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
     )
     return Loaded(
         RuntimeEngine(llm, limits=limits),
-        _doubter(wrapper),
+        found.config,
+        {layer: float(found.tensors[f"ca.{layer}.gate"][0]) for layer in layers},
+        [found.tensors[f"ca.{layer}.token_preference"].tolist() for layer in layers],
         _tag(Path(base).stem, None, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper)},
@@ -135,12 +147,6 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
 def _tag(first: str, base: str | None, wrapper: Path | None) -> str:
     """With the names of what is not the run's own, so that its results stay."""
     return "-".join([first, *(Path(other).stem for other in (base, wrapper) if other is not None)])
-
-
-def _doubter(sidecar: Path) -> Doubter:
-    doubter = Doubter.from_checkpoint(sidecar)
-    assert isinstance(doubter, Doubter)  # a sidecar says all of its layers
-    return doubter
 
 
 def _wrapper(path: Path, made_by: str) -> Path:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy.exact import percent
+from metadeploy._format import count, interval, number, p_value, percent, value
 
 __all__ = ["mean_tables", "tables"]
 
@@ -47,7 +47,7 @@ def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
     table = _plain_table(f"mean of {len(combined['runs'])} runs", "mean", "95 % interval over runs")
     for name, title, is_share in _METRICS:
         row = combined["metrics"][name]
-        table.add_row(title, _number(row["mean"], is_share), _interval(row, is_share))
+        table.add_row(title, value(row, "mean", is_share=is_share), interval(row, is_share=is_share))
     yield table
     yield _least_doubted(combined["least_doubted"], "mean")
     if combined["baselines"]:
@@ -55,9 +55,9 @@ def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
         for name, row in combined["baselines"].items():
             rows.add_row(
                 escape(name),
-                *(_number(row[key]["mean"] if key in row else None, False) for key in ("auroc", "macro_auroc")),
-                *(_number(row[key]["mean"], True) for key in ("selective_accuracy", "doubter_selective_accuracy")),
-                ", ".join(_p_value(p_value) for p_value in row["p_values"]),
+                *(number(row[key]["mean"] if key in row else None) for key in ("auroc", "macro_auroc")),
+                *(percent(row[key]["mean"]) for key in ("selective_accuracy", "doubter_selective_accuracy")),
+                ", ".join(map(p_value, row["p_values"])),
             )
         yield rows
 
@@ -68,13 +68,13 @@ def _metrics(results: Mapping[str, Any]) -> Table:
     table = _plain_table(f"{asked}, threshold {threshold['value']:.3g}", "value", "95 % interval", "n")
     for name, title, is_share in _METRICS:
         row = results["metrics"][name]
-        table.add_row(title, _number(row["value"], is_share), _interval(row, is_share), f"{row['n']:,}")
+        table.add_row(title, value(row, is_share=is_share), interval(row, is_share=is_share), count(row["n"]))
     return table
 
 
 def _least_doubted(rows: Sequence[Mapping[str, Any]], key: str) -> Table:
-    table = _plain_table("the least doubted", *(f"{percent(row['coverage'], 0)}%" for row in rows))
-    table.add_row("right of these", *(_number(row[key], True) for row in rows))
+    table = _plain_table("the least doubted", *(percent(row["coverage"], 0) for row in rows))
+    table.add_row("right of these", *(percent(row[key]) for row in rows))
     return table
 
 
@@ -83,10 +83,8 @@ def _baselines(rows: Sequence[Mapping[str, Any]]) -> Table:
         "baseline, at the same coverage", "AUROC", "within", "AURC", "coverage", "right", "Doubter right", "p"
     )
     for row in rows:
-        ranking = [
-            _number(row[key]["value"] if key in row else None, False) for key in ("auroc", "macro_auroc", "aurc")
-        ]
-        covered = _number(row["coverage"]["value"], True) if "coverage" in row else "same"
+        ranking = [number(row[key]["value"] if key in row else None) for key in ("auroc", "macro_auroc", "aurc")]
+        covered = percent(row["coverage"]["value"]) if "coverage" in row else "same"
         table.add_row(escape(row["name"]), *ranking, covered, *_against(row))
     return table
 
@@ -94,22 +92,23 @@ def _baselines(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _gains(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table(f"gain ({rows[0]['coverage']['n']:,} questions)", "AUROC", "coverage", "right", "by threshold", "p")
     for row in rows:
-        coverage = _number(row["coverage"]["value"], True)
-        table.add_row(f"{row['gain']:g}", _number(row["auroc"], False), coverage, *_against(row))
+        coverage = percent(row["coverage"]["value"])
+        table.add_row(f"{row['gain']:g}", number(row["auroc"]), coverage, *_against(row))
     return table
 
 
 def _against(row: Mapping[str, Any]) -> tuple[str, str, str]:
     doubter = row["doubter"]
     ours, theirs = doubter["selective_accuracy"]["value"], row["selective_accuracy"]["value"]
-    return _number(theirs, True), _number(ours, True), _p_value(doubter["p_value"])
+    return percent(theirs), percent(ours), p_value(doubter["p_value"])
 
 
 def _remarks(results: Mapping[str, Any]) -> str:
     refusals, mcnemar = results["refusals"], results["mcnemar"]
+    p = p_value(mcnemar["p_value"])
     lines = [
         f"right or rightly declined: the Doubter alone {mcnemar['only_doubter']:,}, the base alone "
-        f"{mcnemar['only_base']:,} (McNemar p {_p_value(mcnemar['p_value'], sign=True)})",
+        f"{mcnemar['only_base']:,} (McNemar p {p if p.startswith('<') else f'= {p}'})",
         f"refusals word for word: {refusals['word_for_word']:,} of {refusals['declined']:,}",
     ]
     lines += [
@@ -132,21 +131,3 @@ def _plain_table(first: str, *others: str) -> Table:
     table = _table(first, *others)
     table.columns[0].no_wrap = True
     return table
-
-
-def _number(value: float | None, is_share: bool) -> str:
-    if value is None:
-        return "-"
-    return f"{percent(value)}%" if is_share else f"{value:.3f}"
-
-
-def _interval(row: Mapping[str, Any], is_share: bool) -> str:
-    if row["low"] is None or row["high"] is None:
-        return "-"
-    return f"{_number(row['low'], is_share)} to {_number(row['high'], is_share)}"
-
-
-def _p_value(value: float, *, sign: bool = False) -> str:
-    if value < 0.001:
-        return "< 0.001"
-    return f"= {value:.3f}" if sign else f"{value:.3f}"

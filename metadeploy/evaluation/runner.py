@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,27 +13,25 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import refuse_overwriting, write_json
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError
+from metadeploy.evaluation._run import Stage, draw_places, fingerprint, quiet, results_head
 from metadeploy.evaluation.baselines import STRENGTHS, category_doubt, linear_probe
 from metadeploy.evaluation.engines import AS_SHIPPED, Engine
 from metadeploy.evaluation.figures import draw
-from metadeploy.evaluation.gather import Plan, gather
 from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
-from metadeploy.evaluation.results import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.samples import Samples
+from metadeploy.evaluation.sampling import Plan, gather
+from metadeploy.evaluation.scoring import SCHEMA, baseline_scores, judge
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.files import refuse_overwriting, write_json
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 
 __all__ = ["Evaluation", "evaluate"]
-
-#: Told a stage's name, how much of it is done, and of how much.
-Stage = Callable[[str, int, int], None]
 
 _PROBE: Final = "linear probe"
 _CATEGORY: Final = "category alone"
@@ -75,7 +72,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: base and wrapper do not fit each other.
     """
-    stage = stage or _quiet
+    stage = stage or quiet
     run.require("model_name", "collect", made_by="collect")
     run.refuse_stale_checkpoint()
     started = time.monotonic()
@@ -110,8 +107,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         seed=settings.seed,
     )
     results = {
-        "schema": SCHEMA,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **results_head(SCHEMA),
         "config": {
             "run": run.path.resolve().name,
             "engine": settings.engine,
@@ -132,7 +128,7 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
         "samples": {"file": samples_path.name, "fingerprint": plan.fingerprint},
         "timings": {"asking_s": round(asked, 3), "total_s": round(time.monotonic() - started, 3)},
     }
-    pictures = draw(run.eval, tag, samples, results, scores, loaded.doubter)
+    pictures = draw(run.eval, tag, samples, results, scores, loaded.gates, loaded.token_preferences)
     results["plots"] = [picture.name for picture in pictures]
     write_json(path, results)
     stage("judge", 1, 1)
@@ -173,7 +169,7 @@ def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Seq
 
 def _drawn(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
     """The places of the questions that are asked, and of those in the sweep: a smaller limit draws some of the same."""
-    lot = np.random.default_rng(settings.seed).permutation(count)[: settings.limit].tolist()
+    lot = draw_places(count, settings.limit, settings.seed)
     return sorted(lot), frozenset(lot[: settings.most_swept])
 
 
@@ -189,7 +185,7 @@ def _plan(
         "schema": SCHEMA,
         "engine": loaded.described,
         # of a checkpoint, run.json beside it has a say in how it is asked
-        "wrapper": {name: value for name, value in asdict(loaded.doubter.config).items() if name != "base_model"},
+        "wrapper": {name: value for name, value in asdict(loaded.wrapper).items() if name != "base_model"},
         "environment": asked_with(loaded.environment),
         "limits": asdict(loaded.limits),
         "questions": [(place, asdict(question)) for place, question in questions],
@@ -199,9 +195,8 @@ def _plan(
     }
     if loaded.refusal_text != DEFAULT_REFUSAL_TEXT:  # run.json or an option may say it, and neither is in the files
         asked["refusal_text"] = loaded.refusal_text
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Plan(
-        fingerprint=digest[:16],
+        fingerprint=fingerprint(asked),
         questions=questions,
         gains=gains,
         swept=swept if gains else frozenset(),
@@ -275,7 +270,3 @@ def _left_out(run: RunDir) -> Sequence[str]:
 
 def _named(stage: Stage, name: str) -> Callable[[int, int], None]:
     return lambda done, total: stage(name, done, total)
-
-
-def _quiet(_name: str, _done: int, _total: int) -> None:
-    pass

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from metadeploy.checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
+from metadeploy._checks import any_number, choice, flag, flag_faults, path, visible_text, whole_number
+from metadeploy._types import SPLITS, DType, Split
 from metadeploy.errors import Error, faults_message
-from metadeploy.reference.config import DType
 
 __all__ = ["GAINS", "EngineName", "EvalSettings", "parse_gains"]
 
@@ -20,7 +20,7 @@ _TYPES: Final = {
     "engine": choice(*get_args(EngineName)),
     "base": path().or_none(),
     "sidecar": path().or_none(),
-    "split": choice("train", "val", "test"),
+    "split": choice(*SPLITS),
     "questions": visible_text().or_none(),
     "source": visible_text().or_none(),
     "limit": _COUNT.or_none(),
@@ -72,7 +72,7 @@ class EvalSettings:
     base: str | None = None
     sidecar: Path | None = None
     refusal_text: str | None = None
-    split: Literal["train", "val", "test"] = "test"
+    split: Split = "test"
     questions: str | None = None
     source: str | None = None
     limit: int | None = None

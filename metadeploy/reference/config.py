@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
-from metadeploy.checks import faults as check_faults
-from metadeploy.checks import layers, visible_text
+from metadeploy._checks import faults as check_faults
+from metadeploy._checks import layers, visible_text
+from metadeploy._types import DType, Quantization
+from metadeploy.checkpoint.layers import LayerSpec
+
+__all__ = ["MetaSpiderConfig"]
 from metadeploy.errors import ModelLoadError, faults_message
-from metadeploy.export.layers import LayerSpec
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["int8", "nf4", "fp4"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,7 @@ from torch import Tensor
 from metadeploy.errors import Error
 from metadeploy.sidecar.spec import WrapperConfig
 
-__all__ = ["AS_CALIBRATED", "DoubtReading", "read_doubt", "refusal_token"]
-
-#: The threshold that leaves the decision to the wrapper's own bias.
-AS_CALIBRATED = 0.5
+__all__ = ["DoubtReading", "read_doubt", "refusal_token"]
 
 
 @dataclass(frozen=True)

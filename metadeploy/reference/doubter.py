@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metadeploy.checkpoint.files import find_checkpoint, read_checkpoint
+from metadeploy.checkpoint.layers import LayerSpec, is_bare_preset
+from metadeploy.checkpoint.load import load_wrapper
+from metadeploy.checkpoint.run_json import find_run_json, read_run_json
+from metadeploy.checkpoint.write import write_checkpoint
 from metadeploy.errors import CheckpointError, faults_message
-from metadeploy.export.checkpoint import load_wrapper
-from metadeploy.export.layers import LayerSpec, is_bare_preset
-from metadeploy.export.raw import find_checkpoint, read_checkpoint
-from metadeploy.export.run_json import find_run_json, read_run_json
 from metadeploy.reference.cross_attention import BottleneckCrossAttention
 from metadeploy.reference.encoders import build_encoder
 from metadeploy.sidecar.layout import infer
@@ -151,6 +152,14 @@ class Doubter(nn.Module):
             refusal_text=refusal_text,
         )
         return pending if pending.needs_base() else pending.resolve()
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write a checkpoint in the framework's format 1.1, which `from_checkpoint` and ``metadeploy export`` read.
+
+        Args:
+            path: the ``.pt`` file. A failure leaves an old file unchanged.
+        """
+        write_checkpoint(Path(path), self.config, self.state_dict())
 
     def forward(self, activations: Tensor) -> Tensor:
         """Encode activations [N, D] into cognitive tokens [C, D]."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from metadeploy.errors import MissingDependencyError, ModelLoadError
-from metadeploy.export.base import read_base
 from metadeploy.reference.config import MetaSpiderConfig
+from metadeploy.sidecar.base_model import read_base
 
 
 def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:

@@ -7,17 +7,17 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from metadeploy._prompts import token_ids
+from metadeploy.checkpoint.layers import LayerSpec, parse_layers
 from metadeploy.errors import CheckpointError, Error, ModelMismatchError
-from metadeploy.export.layers import LayerSpec, parse_layers
-from metadeploy.prompts import token_ids
+from metadeploy.reference.compatibility import check_fit
 from metadeploy.reference.config import MetaSpiderConfig
-from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter, PendingDoubter
-from metadeploy.reference.fit import check_fit
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import Message, Prompt, render_chat
 from metadeploy.reference.two_pass import TwoPass
 from metadeploy.schedule import STATIC, InjectionSchedule
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 
 class MetaSpiderPipeline(TwoPass):
@@ -128,7 +128,7 @@ class MetaSpiderPipeline(TwoPass):
         gain: float | None = None,
         cognitive_tokens: Tensor | None = None,
         schedule: InjectionSchedule = STATIC,
-        doubt_threshold: float = AS_CALIBRATED,
+        doubt_threshold: float = DEFAULT_THRESHOLD,
     ) -> str:
         """Answer a prompt, greedily.
 

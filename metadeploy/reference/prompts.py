@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from metadeploy._prompts import message_pairs
 from metadeploy.errors import Error
-from metadeploy.prompts import message_pairs
 
 __all__ = ["Message", "Prompt", "render_chat"]
 

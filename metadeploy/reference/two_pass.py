@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadeploy.checks import check, flag, instance, number, whole_number
+from metadeploy._checks import check, flag, instance, number, whole_number
 from metadeploy.errors import Error, ModelMismatchError, faults_message
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.context import CleanContext, Context
-from metadeploy.reference.doubt import AS_CALIBRATED, DoubtReading, read_doubt, refusal_token
+from metadeploy.reference.doubt import DoubtReading, read_doubt, refusal_token
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.injection import Injection
 from metadeploy.reference.refresh import Refresher
 from metadeploy.schedule import STATIC, InjectionSchedule
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 
 class TwoPass:
@@ -205,7 +206,7 @@ class TwoPass:
         cognitive_tokens: Tensor | None = None,
         schedule: InjectionSchedule = STATIC,
         stop_ids: Sequence[int] | None = None,
-        doubt_threshold: float = AS_CALIBRATED,
+        doubt_threshold: float = DEFAULT_THRESHOLD,
     ) -> list[int]:
         """Generate greedily.
 
@@ -237,7 +238,7 @@ class TwoPass:
         check("schedule", schedule, instance(InjectionSchedule))
         check("doubt_threshold", doubt_threshold, number(0, 1))
         _check_alone(inject, cognitive_tokens, schedule, doubt_threshold)
-        if doubt_threshold != AS_CALIBRATED:
+        if doubt_threshold != DEFAULT_THRESHOLD:
             self._check_declines(f"doubt_threshold is {doubt_threshold}")
         stop = {*self._base.stop_ids, *eos_ids(self.tokenizer)} if stop_ids is None else set(stop_ids)
         injection, refresher = self._begin(prompt_ids, gain, cognitive_tokens, schedule) if inject else (None, None)
@@ -332,11 +333,11 @@ def _check_alone(
     inject: bool,
     cognitive_tokens: Tensor | None,
     schedule: InjectionSchedule,
-    doubt_threshold: float = AS_CALIBRATED,
+    doubt_threshold: float = DEFAULT_THRESHOLD,
 ) -> None:
     """Refuse options that mean nothing where the base answers alone."""
     given = {
-        f"doubt_threshold is {doubt_threshold}": doubt_threshold != AS_CALIBRATED,
+        f"doubt_threshold is {doubt_threshold}": doubt_threshold != DEFAULT_THRESHOLD,
         "cognitive_tokens are given": cognitive_tokens is not None,
         "a schedule is given": schedule != STATIC,
     }

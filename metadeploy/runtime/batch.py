@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Final, Literal, cast
 
 from numpy.typing import ArrayLike
 
 from metadeploy import _core
-from metadeploy.checks import check, check_all
+from metadeploy._checks import check, check_all
 from metadeploy.errors import Cancelled, Error
 from metadeploy.runtime.options import CALL
 from metadeploy.runtime.stream import Stream
@@ -24,9 +23,9 @@ from metadeploy.runtime.types import (
     Timings,
     TokenLogprob,
 )
-from metadeploy.schedule import STATIC, InjectionSchedule
+from metadeploy.schedule import InjectionSchedule
 
-__all__ = ["BatchAnswer", "BatchCalls", "Request"]
+__all__ = ["BatchAnswer", "BatchStep", "Request", "answers", "run", "stream_batch"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,184 +83,47 @@ class BatchAnswer:
         return self._cancel is not None and self._cancel()
 
 
+#: Options that a request may have of its own.
+_OF_A_REQUEST: Final = ("gain", "inject", "schedule", "cognitive_tokens", "doubt_threshold")
+
 #: An answer that has grown, and by what; None where it has ended with an error.
 BatchStep = tuple[BatchAnswer, "GenerationChunk | None"]
 
 
-class BatchCalls(ABC):
-    """The calls that take many prompts."""
+def stream_batch(
+    prompts: Iterable[Prompt | Request],
+    options: Mapping[str, Any],
+    params_of: Callable[[Mapping[str, Any]], _core.GenerationParams],
+    run: Callable[..., Stream[BatchStep]],
+) -> Stream[BatchStep]:
+    """Answer many prompts; see :meth:`MetaLlama.stream_batch`.
 
-    @abstractmethod
-    def _params(
-        self,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        repeat_penalty: float,
-        seed: int | None,
-        stop: str | Sequence[str] | None,
-        gain: float | None,
-        inject: bool,
-        schedule: InjectionSchedule,
-        cognitive_tokens: ArrayLike | None,
-        doubt_threshold: float,
-        logprobs: int | None,
-    ) -> _core.GenerationParams:
-        """The options of one answer, checked."""
+    Args:
+        prompts: taken one by one.
+        options: every option of the call.
+        params_of: checks the options of one answer.
+        run: answers requests while it holds the instance.
+    """
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)):
+        kind = "one text" if isinstance(prompts, str) else f"of type {type(prompts).__name__}"
+        raise TypeError(f"prompts is {kind}, expected several prompts")
+    check_all(CALL, {name: options[name] for name in CALL})
 
-    @abstractmethod
-    def _run(
-        self,
-        requests: Iterable[tuple[Request, _core.GenerationParams]],
-        raw: bool,
-        cancel: CancelCallback | None,
-        *,
-        ahead: bool,
-    ) -> Stream[BatchStep]:
-        """Answer the requests while holding the instance; ``ahead``: they are finite and any thread may read them."""
+    def request_params(request: Request) -> _core.GenerationParams:
+        check("cancel", request.cancel, CALL["cancel"])
+        own = {name: getattr(request, name) for name in _OF_A_REQUEST}
+        return params_of({**options, **{name: value for name, value in own.items() if value is not None}})
 
-    def stream_batch(
-        self,
-        prompts: Iterable[Prompt | Request],
-        *,
-        max_tokens: int | None = 512,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
-        cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
-        raw: bool = False,
-        logprobs: int | None = None,
-        cancel: CancelCallback | None = None,
-    ) -> Stream[BatchStep]:
-        """As :meth:`generate_batch`, token by token, in the order in which they come.
+    request_params(Request(prompt=""))  # what is wrong for all is said at once
+    each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
+    coming = ((request, request_params(request)) for request in each)
+    return run(coming, options["raw"], options["cancel"], ahead=isinstance(prompts, Sequence)).wanting(_is_wanted)
 
-        Yields:
-            An answer and what it has grown by. The last chunk of each holds its result; where it ends with an error,
-            the chunk is None. ``answer.close()`` ends one and leaves the others.
-        """
-        if isinstance(prompts, (str, bytes, bytearray, Mapping)):
-            kind = "one text" if isinstance(prompts, str) else f"of type {type(prompts).__name__}"
-            raise TypeError(f"prompts is {kind}, expected several prompts")
-        check_all(CALL, {"raw": raw, "cancel": cancel})
 
-        def params_of(request: Request) -> _core.GenerationParams:
-            check("cancel", request.cancel, CALL["cancel"])
-            threshold = doubt_threshold if request.doubt_threshold is None else request.doubt_threshold
-            return self._params(
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repeat_penalty=repeat_penalty,
-                seed=seed,
-                stop=stop,
-                gain=gain if request.gain is None else request.gain,
-                inject=inject if request.inject is None else request.inject,
-                schedule=schedule if request.schedule is None else request.schedule,
-                cognitive_tokens=cognitive_tokens if request.cognitive_tokens is None else request.cognitive_tokens,
-                doubt_threshold=threshold,
-                logprobs=logprobs,
-            )
-
-        params_of(Request(prompt=""))  # what is wrong for all is said at once
-        each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
-        coming = ((request, params_of(request)) for request in each)
-        return self._run(coming, raw, cancel, ahead=isinstance(prompts, Sequence)).wanting(_is_wanted)
-
-    def generate_batch(
-        self,
-        prompts: Iterable[Prompt | Request],
-        *,
-        order: Literal["input", "completion"] = "input",
-        max_tokens: int | None = 512,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
-        cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
-        raw: bool = False,
-        logprobs: int | None = None,
-        cancel: CancelCallback | None = None,
-    ) -> Stream[BatchAnswer]:
-        """Answer many prompts, as many at once as the instance has sequences (``n_parallel``).
-
-        Each has its own cognitive tokens, and its answer is the one that it has alone, up to the last digits of logits:
-        sums over few and over many tokens are taken in another order. The instance is busy until the iterator is
-        exhausted, closed or dropped, in any thread. A call in the thread that reads it raises Error. A call in another
-        thread computes the rest first if the prompts are a list; otherwise it waits until the iterator has been read.
-
-        Args:
-            prompts: as in :meth:`generate`, or a `Request` where one has options of its own; taken one by one, as
-                sequences become free.
-            order: answers come as their prompts do, or as soon as they are complete.
-            max_tokens: this and all others as in :meth:`generate`.
-            temperature: 0 is greedy.
-            top_k: sample among the k most likely tokens.
-            top_p: sample among the most likely tokens that together have this probability.
-            min_p: leave out tokens below this share of the most likely one's probability.
-            repeat_penalty: above 1, tokens of the last 64 become less likely.
-            seed: of the sampling, for each answer.
-            stop: strings that end an answer.
-            gain: strength of the injection.
-            inject: False lets the base answer alone.
-            schedule: how the injection changes while an answer grows. An answer with a refresh takes two sequences.
-            cognitive_tokens: held for all answers.
-            doubt_threshold: decline where doubt reaches it.
-            raw: take texts as they are.
-            logprobs: also return log-probabilities.
-            cancel: asked often; True ends all of them.
-
-        Yields:
-            Each with its result, or with the error of its prompt, which is not raised.
-
-        Raises:
-            Cancelled: ``cancel`` returned True.
-            KeyboardInterrupt: Ctrl-C.
-            DecodeError: llama.cpp failed.
-            ValueError: an option is out of range.
-        """
-        if order not in ("input", "completion"):
-            raise ValueError(f"order is {order!r}, expected 'input' or 'completion'")
-        steps = self.stream_batch(
-            prompts,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-            gain=gain,
-            inject=inject,
-            schedule=schedule,
-            cognitive_tokens=cognitive_tokens,
-            doubt_threshold=doubt_threshold,
-            raw=raw,
-            logprobs=logprobs,
-            cancel=cancel,
-        )
-        complete = steps.through(_complete)
-        return complete.through(_in_order) if order == "input" else complete
+def answers(steps: Stream[BatchStep], order: Literal["input", "completion"]) -> Stream[BatchAnswer]:
+    """Return the complete answers of a stream, in the order of their prompts or as they come."""
+    complete = steps.through(_complete)
+    return complete.through(_in_order) if order == "input" else complete
 
 
 def _is_wanted(step: BatchStep) -> bool:

@@ -5,24 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from metadeploy import _core, checks, prompts
-from metadeploy.checks import check, check_all, whole_number
+from metadeploy import _checks, _core, _prompts
+from metadeploy._checks import check, check_all, whole_number
+from metadeploy._prompts import message_pairs
 from metadeploy.errors import Error
-from metadeploy.prompts import message_pairs
 from metadeploy.runtime import batch, logs
-from metadeploy.runtime.batch import BatchAnswer, BatchCalls, BatchStep, Request
+from metadeploy.runtime.batch import BatchAnswer, BatchStep, Request
 from metadeploy.runtime.lock import InstanceLock
-from metadeploy.runtime.openai import OpenAICompletions
-from metadeploy.runtime.options import CALL, GENERATION, LOADING, engine_options
+from metadeploy.runtime.openai import chat_completion, text_completion
+from metadeploy.runtime.options import (
+    CALL,
+    CHAT_DEFAULTS,
+    COMPLETION_DEFAULTS,
+    DEFAULTS,
+    GENERATION,
+    LOADING,
+    ChatCompletionOptions,
+    CompletionOptions,
+    GenerationOptions,
+    accepts,
+    complete,
+    engine_options,
+)
 from metadeploy.runtime.stream import Stream, last
 from metadeploy.runtime.types import CancelCallback, GenerationChunk, GenerationResult, Message, Prompt
-from metadeploy.schedule import STATIC, InjectionSchedule
+from metadeploy.schedule import InjectionSchedule
 from metadeploy.sidecar.refusal import check_refusal_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["MetaLlama"]
 
@@ -32,7 +48,7 @@ FloatArray = NDArray[np.float32]
 _RANDOM_SEED = 0xFFFFFFFF
 
 
-class MetaLlama(BatchCalls, OpenAICompletions):
+class MetaLlama:
     """A base model and, beside it, a trained wrapper that makes it say so when it does not know.
 
     Safe to use from several threads: calls on one instance wait for one another, and release the GIL while they
@@ -115,7 +131,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 )
             check_refusal_text(values["refusal_text"])
         logs.configure(verbose)
-        template = "" if chat_template is None else prompts.template_text(chat_template)
+        template = "" if chat_template is None else _prompts.template_text(chat_template)
         options = engine_options({**values, "chat_template": template})
         self._lock = InstanceLock()
         self._model: str = values["model"]
@@ -193,51 +209,14 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = 512,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
-        cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
-        raw: bool = False,
-        logprobs: int | None = None,
-        cancel: CancelCallback | None = None,
-    ) -> GenerationResult:
+    @accepts(DEFAULTS)
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> GenerationResult:
         """Answer a question or continue a conversation.
 
         Args:
             prompt: a question, or messages, which go through the chat template with the sidecar's settings; or token
                 ids, which are taken as they are.
-            max_tokens: most tokens of the answer; None: until the model ends or the context is full.
-            temperature: 0 takes the most likely token each time (greedy), and so does any value below one millionth.
-            top_k: sample among the k most likely tokens; 0 or -1 for all.
-            top_p: sample among the most likely tokens that together have this probability, 0 to 1.
-            min_p: leave out tokens below this share of the most likely one's probability, 0 to 1.
-            repeat_penalty: above 1, tokens of the last 64 become less likely; 0.001 to 1000.
-            seed: the seed of the sampling, taken modulo 2^32 - 1; None uses a random seed.
-            stop: strings that end the answer and are not part of it.
-            gain: strength of the injection; None: the instance's.
-            inject: False lets the base answer alone.
-            schedule: how the injection changes while the answer grows: fading, ending, or made anew. For a refresh the
-                instance needs a second sequence (``n_parallel``), for the clean context beside the injected one.
-            cognitive_tokens: [n_cog, n_embd] from :meth:`encode`, injected in place of the prompt's own and held for
-                the whole answer.
-            doubt_threshold: decline where doubt reaches it, from 0 (always) to 1 (never); 0.5 is how the sidecar is
-                calibrated. Without effect at gain 0, which is the base exactly.
-            raw: take the prompt, a string, as it is, without template and suffix.
-            logprobs: also return log-probabilities, and of how many of the most likely tokens.
-            cancel: asked often, during the prompt too; True ends the call.
+            **options: `GenerationOptions`.
 
         Returns:
             The answer.
@@ -254,113 +233,158 @@ class MetaLlama(BatchCalls, OpenAICompletions):
                 than 0.5, cognitive tokens or a schedule are given where the base answers alone; or a threshold, and the
                 wrapper has no refusal; or a refresh, and cognitive tokens are given or there is one sequence only.
         """
-        chunks = self.stream(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-            gain=gain,
-            inject=inject,
-            schedule=schedule,
-            cognitive_tokens=cognitive_tokens,
-            doubt_threshold=doubt_threshold,
-            raw=raw,
-            logprobs=logprobs,
-            cancel=cancel,
-        )
-        result = last(chunks).result
+        values = complete("generate", DEFAULTS, options)
+        result = last(self._stream(prompt, values)).result
         assert result is not None  # the last chunk holds it
         return result
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = 512,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        gain: float | None = None,
-        inject: bool = True,
-        schedule: InjectionSchedule = STATIC,
-        cognitive_tokens: ArrayLike | None = None,
-        doubt_threshold: float = 0.5,
-        raw: bool = False,
-        logprobs: int | None = None,
-        cancel: CancelCallback | None = None,
-    ) -> Stream[GenerationChunk]:
+    @accepts(DEFAULTS)
+    def stream(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Stream[GenerationChunk]:
         """As :meth:`generate`, token by token; the last chunk holds the whole result.
 
         Any thread may read, close or drop the stream. The instance is busy until the stream ends. A call in the thread
         that reads the stream raises Error. A call in another thread computes the rest of the stream first; the reader
         then gets it from memory.
         """
-        params = self._params(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-            gain=gain,
-            inject=inject,
-            schedule=schedule,
-            cognitive_tokens=cognitive_tokens,
-            doubt_threshold=doubt_threshold,
-            logprobs=logprobs,
-        )
-        check_all(CALL, {"raw": raw, "cancel": cancel})
-        return self._run([(Request(prompt=prompt), params)], raw, cancel, ahead=True).through(_chunks)
+        return self._stream(prompt, complete("stream", DEFAULTS, options))
+
+    @accepts(DEFAULTS)
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt | Request],
+        *,
+        order: Literal["input", "completion"] = "input",
+        **options: Unpack[GenerationOptions],
+    ) -> Stream[BatchAnswer]:
+        """Answer many prompts, as many at once as the instance has sequences (``n_parallel``).
+
+        Each has its own cognitive tokens, and its answer is the one that it has alone, up to the last digits of logits:
+        sums over few and over many tokens are taken in another order. The instance is busy until the iterator is
+        exhausted, closed or dropped, in any thread. A call in the thread that reads it raises Error. A call in another
+        thread computes the rest first if the prompts are a list; otherwise it waits until the iterator has been read.
+
+        Args:
+            prompts: as in :meth:`generate`, or a `Request` where one has options of its own; taken one by one, as
+                sequences become free.
+            order: answers come as their prompts do, or as soon as they are complete.
+            **options: `GenerationOptions`, for all answers. ``cancel`` ends all of them, ``seed`` begins anew for each,
+                and an answer with a refresh takes two sequences.
+
+        Yields:
+            Each with its result, or with the error of its prompt, which is not raised.
+
+        Raises:
+            Cancelled: ``cancel`` returned True.
+            KeyboardInterrupt: Ctrl-C.
+            DecodeError: llama.cpp failed.
+            ValueError: an option is out of range.
+        """
+        if order not in ("input", "completion"):
+            raise ValueError(f"order is {order!r}, expected 'input' or 'completion'")
+        values = complete("generate_batch", DEFAULTS, options)
+        return batch.answers(batch.stream_batch(prompts, values, self._params, self._run), order)
+
+    @accepts(DEFAULTS)
+    def stream_batch(
+        self, prompts: Iterable[Prompt | Request], **options: Unpack[GenerationOptions]
+    ) -> Stream[BatchStep]:
+        """As :meth:`generate_batch`, token by token, in the order in which they come.
+
+        Yields:
+            An answer and what it has grown by. The last chunk of each holds its result; where it ends with an error,
+            the chunk is None. ``answer.close()`` ends one and leaves the others.
+        """
+        values = complete("stream_batch", DEFAULTS, options)
+        return batch.stream_batch(prompts, values, self._params, self._run)
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] | None = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_chat_completion(
+        self, messages: Sequence[Message], *, stream: Literal[True], **options: Unpack[ChatCompletionOptions]
+    ) -> Iterator[dict[str, Any]]: ...
+
+    @accepts(CHAT_DEFAULTS)
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool | None = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """A conversation in, an OpenAI ``chat.completion`` out (or ``chat.completion.chunk`` objects).
+
+        Each choice has ``abstained`` and ``doubt`` beside ``finish_reason``; the refusal itself stays in ``content``,
+        because clients read OpenAI's ``refusal`` field as a safety block. ``timings`` stands beside ``usage``.
+
+        Args:
+            messages: the conversation so far.
+            stream: return an iterator of chunks.
+            **options: `ChatCompletionOptions`.
+        """
+        return chat_completion(self.stream, messages, self._model_name(), stream=stream, options=options)
+
+    @overload
+    def create_completion(
+        self, prompt: str, *, stream: Literal[False] | None = False, **options: Unpack[CompletionOptions]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def create_completion(
+        self, prompt: str, *, stream: Literal[True], **options: Unpack[CompletionOptions]
+    ) -> Iterator[dict[str, Any]]: ...
+
+    @accepts(COMPLETION_DEFAULTS)
+    def create_completion(
+        self, prompt: str, *, stream: bool | None = False, **options: Unpack[CompletionOptions]
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Text in, an OpenAI ``text_completion`` out (or an iterator of them). No chat template is applied.
+
+        Args:
+            prompt: the text to go on from, as it is.
+            stream: return an iterator of chunks.
+            **options: `CompletionOptions`.
+        """
+        return text_completion(self.stream, prompt, self._model_name(), stream=stream, options=options)
+
+    __call__ = create_completion
 
     def _model_name(self) -> str:
         return os.path.basename(self._model)
 
-    def _params(
-        self,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        repeat_penalty: float,
-        seed: int | None,
-        stop: str | Sequence[str] | None,
-        gain: float | None,
-        inject: bool,
-        schedule: InjectionSchedule,
-        cognitive_tokens: ArrayLike | None,
-        doubt_threshold: float,
-        logprobs: int | None,
-    ) -> _core.GenerationParams:
-        stop = stop if not isinstance(stop, str) or stop else None
-        values = check_all(GENERATION, locals())
+    def _stream(self, prompt: Prompt, options: Mapping[str, Any]) -> Stream[GenerationChunk]:
+        params = self._params(options)
+        check_all(CALL, {name: options[name] for name in CALL})
+        return self._run([(Request(prompt=prompt), params)], options["raw"], options["cancel"], ahead=True).through(
+            _chunks
+        )
+
+    def _params(self, options: Mapping[str, Any]) -> _core.GenerationParams:
+        """Check the options of one answer."""
+        stop = options["stop"]
+        values = check_all(GENERATION, {**options, "stop": None if stop == "" else stop})
         params = _core.GenerationParams()
         for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "inject", "doubt_threshold"):
             setattr(params, name, values[name])
-        params.max_tokens = -1 if max_tokens is None else values["max_tokens"]
-        params.seed = _RANDOM_SEED if seed is None else values["seed"] % _RANDOM_SEED
+        params.max_tokens = -1 if values["max_tokens"] is None else values["max_tokens"]
+        params.seed = _RANDOM_SEED if values["seed"] is None else values["seed"] % _RANDOM_SEED
         params.stop = values["stop"] or []
-        params.gain = self.gain if gain is None else values["gain"]
+        params.gain = self.gain if values["gain"] is None else values["gain"]
+        schedule: InjectionSchedule = values["schedule"]
         params.decay = None if schedule.decay is None else (schedule.decay.floor, schedule.decay.tau)
         params.window = schedule.window
         if (refresh := schedule.refresh) is not None:
             params.refresh = (refresh.threshold, refresh.min_interval, refresh.max_interval)
-        params.cognitive_tokens = (
-            None if cognitive_tokens is None else prompts.floats("cognitive_tokens", cognitive_tokens)
-        )
-        params.n_logprobs = -1 if logprobs is None else values["logprobs"]
+        tokens = options["cognitive_tokens"]
+        params.cognitive_tokens = None if tokens is None else _prompts.floats("cognitive_tokens", tokens)
+        params.n_logprobs = -1 if values["logprobs"] is None else values["logprobs"]
         return params
 
     def _run(
@@ -393,14 +417,14 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             add_special: begin (and end) as the model's tokenizer is set up to, with BOS for example.
             parse_special: read ``<|im_start|>`` and the like as the control tokens they name.
         """
-        given = check("text", text, checks.text())
+        given = check("text", text, _checks.text())
         with self._lock:
             return self._engine.tokenize(given, add_special, parse_special)
 
     def detokenize(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Token ids to text; control tokens are shown only where ``special`` is True."""
         with self._lock:
-            return self._engine.detokenize(prompts.token_ids(token_ids), special).decode("utf-8", "replace")
+            return self._engine.detokenize(_prompts.token_ids(token_ids), special).decode("utf-8", "replace")
 
     def apply_chat_template(self, messages: Sequence[Message]) -> str:
         """The text that the model would see of a conversation, with the sidecar's settings; a BOS token is not in it.
@@ -424,13 +448,13 @@ class MetaLlama(BatchCalls, OpenAICompletions):
 
     def _tokens(self, prompt: Prompt, raw: bool) -> list[int]:
         check("raw", raw, CALL["raw"])
-        if not prompts.is_sequence(prompt) and not isinstance(prompt, (str, np.ndarray)):
+        if not _prompts.is_sequence(prompt) and not isinstance(prompt, (str, np.ndarray)):
             raise TypeError(f"the prompt is of type {type(prompt).__name__}, expected str, messages or token ids")
         if len(prompt) == 0:
             raise Error("the prompt is empty, expected a text, at least one message or at least one token id")
         if isinstance(prompt, str):
             if raw:
-                return self._engine.tokenize(prompts.unicode_text(prompt), True, True)
+                return self._engine.tokenize(_prompts.unicode_text(prompt), True, True)
             return self._engine.tokenize_chat(message_pairs([{"role": "user", "content": prompt}]))
         if isinstance(prompt[0], str):
             raise Error("the prompt is a list of texts, expected one text (generate_batch takes several)")
@@ -438,7 +462,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
             if raw:
                 raise Error("raw needs a text, got messages (raw leaves the chat template out)")
             return self._engine.tokenize_chat(message_pairs(prompt))
-        return prompts.token_ids(prompt)
+        return _prompts.token_ids(prompt)
 
     # --- what is computed --------------------------------------------------------------------------------------------
 
@@ -502,7 +526,7 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """
         with self._lock:
             return self._engine.logits(
-                prompts.token_ids(token_ids), check("inject", inject, checks.flag()), self._gain_or(gain)
+                _prompts.token_ids(token_ids), check("inject", inject, _checks.flag()), self._gain_or(gain)
             )
 
     def layer_outputs(
@@ -514,9 +538,9 @@ class MetaLlama(BatchCalls, OpenAICompletions):
         """
         with self._lock:
             return self._engine.layer_outputs(
-                prompts.token_ids(token_ids),
+                _prompts.token_ids(token_ids),
                 [check("a layer", layer, whole_number()) for layer in layers],
-                check("inject", inject, checks.flag()),
+                check("inject", inject, _checks.flag()),
                 self._gain_or(gain),
             )
 

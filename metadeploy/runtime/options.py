@@ -1,12 +1,15 @@
-"""The rules for options of MetaLlama and of its calls."""
+"""The options of MetaLlama and of its calls: names, types, defaults and rules, each written once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypedDict, TypeVar
+
+from numpy.typing import ArrayLike
 
 from metadeploy import _core
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     any_number,
     any_whole_number,
@@ -20,9 +23,154 @@ from metadeploy.checks import (
     visible_text,
     whole_number,
 )
-from metadeploy.schedule import InjectionSchedule
+from metadeploy.runtime.types import CancelCallback
+from metadeploy.schedule import STATIC, InjectionSchedule
 
-__all__ = ["CALL", "GENERATION", "LOADING", "engine_options", "given"]
+__all__ = [
+    "CALL",
+    "CHAT_DEFAULTS",
+    "COMPLETION_DEFAULTS",
+    "DEFAULTS",
+    "GENERATION",
+    "LOADING",
+    "AnswerOptions",
+    "ChatCompletionOptions",
+    "CompletionOptions",
+    "GenerationOptions",
+    "accepts",
+    "complete",
+    "engine_options",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Options of one answer.
+
+    Attributes:
+        max_tokens: most tokens of the answer; None: until the model ends or the context is full.
+        temperature: 0 takes the most likely token each time (greedy), and so does any value below one millionth.
+        top_k: sample among the k most likely tokens; 0 or -1 for all.
+        top_p: sample among the most likely tokens that together have this probability, 0 to 1.
+        min_p: leave out tokens below this share of the most likely one's probability, 0 to 1.
+        repeat_penalty: above 1, tokens of the last 64 become less likely; 0.001 to 1000.
+        seed: the seed of the sampling, taken modulo 2^32 - 1; None uses a random seed.
+        stop: strings that end the answer and are not part of it.
+        gain: strength of the injection; None: the instance's.
+        inject: False lets the base answer alone.
+        schedule: how the injection changes while the answer grows. A refresh needs a second sequence (``n_parallel``)
+            for the clean context.
+        cognitive_tokens: [n_cog, n_embd] from :meth:`MetaLlama.encode`, injected in place of the prompt's own and held
+            for the whole answer.
+        doubt_threshold: decline where doubt reaches it, from 0 (always) to 1 (never); 0.5 is how the sidecar is
+            calibrated. Without effect at gain 0, which is the base exactly.
+        logprobs: also return log-probabilities, and of how many of the most likely tokens.
+    """
+
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    gain: float | None
+    inject: bool
+    schedule: InjectionSchedule
+    cognitive_tokens: ArrayLike | None
+    doubt_threshold: float
+    logprobs: int | None
+
+
+class GenerationOptions(AnswerOptions, total=False):
+    """Options of :meth:`MetaLlama.generate` and similar calls: those of one answer, and of the whole call.
+
+    Attributes:
+        raw: take a prompt that is a text as it is, without template and suffix.
+        cancel: asked often, during prompts too; True ends the call.
+    """
+
+    raw: bool
+    cancel: CancelCallback | None
+
+
+class _OpenAIOptions(TypedDict, total=False):
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    gain: float | None
+    inject: bool | None
+    schedule: InjectionSchedule | None
+    cognitive_tokens: ArrayLike | None
+    doubt_threshold: float | None
+    model: str | None
+
+
+class ChatCompletionOptions(_OpenAIOptions, total=False):
+    """Options of :meth:`MetaLlama.create_chat_completion`; None means the default.
+
+    All but these are those of :class:`AnswerOptions`.
+
+    Attributes:
+        logprobs: also return log-probabilities and the bytes of each token, which may be only part of a character.
+        top_logprobs: how many of the most likely tokens to return; only with ``logprobs``.
+        model: what to write into the ``model`` field; None: the file's name.
+    """
+
+    logprobs: bool | None
+    top_logprobs: int | None
+
+
+class CompletionOptions(_OpenAIOptions, total=False):
+    """Options of :meth:`MetaLlama.create_completion`; None means the default, except for ``max_tokens``.
+
+    All but these are those of :class:`AnswerOptions`.
+
+    Attributes:
+        logprobs: also return log-probabilities, and of how many of the most likely tokens.
+        echo: begin the text with the prompt.
+        model: what to write into the ``model`` field; None: the file's name.
+    """
+
+    logprobs: int | None
+    echo: bool | None
+
+
+_ANSWER_DEFAULTS: Final[Mapping[str, Any]] = {
+    "max_tokens": 512,
+    "temperature": 0.0,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "repeat_penalty": 1.0,
+    "seed": None,
+    "stop": None,
+    "gain": None,
+    "inject": True,
+    "schedule": STATIC,
+    "cognitive_tokens": None,
+    "doubt_threshold": 0.5,
+    "logprobs": None,
+}
+#: Defaults of `GenerationOptions`.
+DEFAULTS: Final[Mapping[str, Any]] = {**_ANSWER_DEFAULTS, "raw": False, "cancel": None}
+#: Defaults of `ChatCompletionOptions`.
+CHAT_DEFAULTS: Final[Mapping[str, Any]] = {
+    **_ANSWER_DEFAULTS,
+    "max_tokens": None,
+    "logprobs": False,
+    "top_logprobs": None,
+    "model": None,
+}
+#: Defaults of `CompletionOptions`.
+COMPLETION_DEFAULTS: Final[Mapping[str, Any]] = {**_ANSWER_DEFAULTS, "max_tokens": 16, "echo": False, "model": None}
 
 #: Options of :class:`MetaLlama`.
 LOADING: Final[Mapping[str, Rule]] = {
@@ -86,6 +234,34 @@ def engine_options(values: Mapping[str, Any]) -> _core.EngineOptions:
     return options
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that are not None: in OpenAI's API, null means the default."""
-    return {name: value for name, value in options.items() if value is not None}
+def complete(call: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the defaults to what a caller has given.
+
+    Args:
+        call: name of the method, for the message.
+        defaults: the value of every option.
+        options: what the caller has given.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    for name in options:
+        if name not in defaults:
+            raise TypeError(f"MetaLlama.{call}() got an unexpected keyword argument '{name}'")
+    return {**defaults, **options}
+
+
+def accepts(defaults: Mapping[str, Any]) -> Callable[[_F], _F]:
+    """Decorate a method that takes ``**options``, so that its signature lists every option with its default."""
+
+    def decorated(method: _F) -> _F:
+        signature = inspect.signature(method)
+        kept = [found for found in signature.parameters.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in defaults.items()
+        ]
+        method.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+        return method
+
+    return decorated

@@ -5,8 +5,9 @@ The names are loaded when they are first used: `spec`, which the command line ne
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from metadeploy._lazy import lazy_names
 
 if TYPE_CHECKING:
     from metadeploy.sidecar.examination import Examination, examine
@@ -27,25 +28,18 @@ __all__ = [
     "write_sidecar",
 ]
 
-_MODULES: Final = {
-    "DEFAULT_REFUSAL_TEXT": "spec",
-    "FORMAT_VERSION": "spec",
-    "Examination": "examination",
-    "Metadata": "writer",
-    "Sidecar": "reader",
-    "WrapperConfig": "spec",
-    "WriteReport": "writer",
-    "examine": "examination",
-    "read_sidecar": "reader",
-    "write_sidecar": "writer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"metadeploy.sidecar.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "DEFAULT_REFUSAL_TEXT": "metadeploy.sidecar.spec",
+        "FORMAT_VERSION": "metadeploy.sidecar.spec",
+        "Examination": "metadeploy.sidecar.examination",
+        "Metadata": "metadeploy.sidecar.writer",
+        "Sidecar": "metadeploy.sidecar.reader",
+        "WrapperConfig": "metadeploy.sidecar.spec",
+        "WriteReport": "metadeploy.sidecar.writer",
+        "examine": "metadeploy.sidecar.examination",
+        "read_sidecar": "metadeploy.sidecar.reader",
+        "write_sidecar": "metadeploy.sidecar.writer",
+    },
+)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from metadeploy._checks import check_all, flag, instance, names, path, shown
+from metadeploy._files import refuse_overwriting, replacing, sha256
 from metadeploy._json import JSONFault, parse
-from metadeploy.checks import check_all, flag, instance, names, path, shown
 from metadeploy.errors import SidecarError, faults_message
-from metadeploy.files import refuse_overwriting, replacing, sha256
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.examination import Examination, examine, examine_file, prefix_of
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
@@ -217,7 +217,7 @@ def edit_sidecar(
     changes = _changes(file.metadata, edited.metadata)
     config = _valid(examine_file(edited), target)
     if base is not None:
-        from metadeploy.export.base import check_base
+        from metadeploy.sidecar.base_model import check_base
 
         check_base(base, config)
     written = not dry_run and bool(changes or output is not None)
@@ -301,7 +301,7 @@ def _settle_refusal(file: GGUFFile, prefix: str, wanted: dict[str, Value | None]
 def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[str, Value | None]) -> list[int]:
     """Return the refusal's tokens at the start of an answer, by the base's vocabulary and the chat template."""
     from metadeploy import _core
-    from metadeploy.export.base import read_base
+    from metadeploy.sidecar.base_model import read_base
 
     read_base(base)  # raises a clear error for a file that is not a language model
     edited = _with(file.metadata, wanted)

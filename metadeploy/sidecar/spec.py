@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 __all__ = [
     "DEFAULT_REFUSAL_TEXT",
+    "DEFAULT_THRESHOLD",
     "FORMAT_VERSION",
     "EncoderType",
     "InjectFrom",
@@ -21,6 +22,9 @@ FORMAT_VERSION: Final = 1
 
 #: What the framework trains its Doubters to say; used where a checkpoint or a sidecar does not name its own text.
 DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question accurately."
+
+#: The doubt from which a Doubter declines; 0.5 leaves the decision to the bias that it was calibrated with.
+DEFAULT_THRESHOLD: Final = 0.5
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
 #: Kinds of wrapper that run; a reader lets others pass, for `metadeploy inspect` to show.

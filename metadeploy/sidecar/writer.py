@@ -1,6 +1,6 @@
 """Writing sidecars: validated first, streamed tensor by tensor, and atomic.
 
-If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/files.py).
+If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/_files.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import replacing
+from metadeploy._types import OutType
 from metadeploy.errors import SidecarError
-from metadeploy.files import replacing
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import Value
 from metadeploy.sidecar.layout import Dims, infer, is_matrix
@@ -40,7 +41,6 @@ __all__ = [
     "write_sidecar",
 ]
 
-OutType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0"]
 #: Called after each tensor with bytes written so far and bytes in all.
 Progress: TypeAlias = Callable[[int, int], None]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._exact import at_most, nearest
 from metadeploy.errors import RunDirError
-from metadeploy.exact import at_most, nearest
 from metadeploy.training.settings import OperatingPoint
 
 __all__ = ["Calibrated", "OperatingPoint", "calibrate"]

@@ -18,25 +18,26 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file
 
+from metadeploy._exact import percent
+from metadeploy._files import write_atomically
+from metadeploy._tensor_files import save_tensors
+from metadeploy.batched.clean_pass import CleanPass
+from metadeploy.batched.greedy import GreedyAnswer
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import cut_faults
+from metadeploy.checkpoint.layers import parse_layers
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir, base_digest
+from metadeploy.data.answers import kept_text, when_said
 from metadeploy.data.checker import is_correct, is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.data.splits import drawn, load_set
 from metadeploy.errors import RunDirError, faults_message
-from metadeploy.exact import percent
-from metadeploy.export.layers import parse_layers
-from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.loading import load_base
 from metadeploy.reference.prompts import render_chat
-from metadeploy.tensor_files import save_tensors
-from metadeploy.training.clean_pass import CleanPass
-from metadeploy.training.greedy import GreedyAnswer, kept_text, when_said
-from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record, read_records
-from metadeploy.training.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.training.settings import CollectSettings
-from metadeploy.training.upper_blocks import cut_faults
 
 __all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from metadeploy.batched.prefix import SharedPrefix, plain_cache, takes_positions
 from metadeploy.reference.base import FrozenBase
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.prefix import SharedPrefix, plain_cache, takes_positions
 
 __all__ = ["Batch", "Example", "Kept", "keep"]
 

@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from metadeploy.checkpoint.layers import parse_layers
+from metadeploy.checkpoint.run_dir import RunDir, training_fingerprint
 from metadeploy.errors import RunDirError, faults_message
-from metadeploy.export.layers import parse_layers
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.sidecar.refusal import check_refusal_text
 from metadeploy.sidecar.spec import WrapperConfig
-from metadeploy.training.run_dir import RunDir, training_fingerprint
 from metadeploy.training.settings import TrainSettings
 
 __all__ = ["as_json", "end_of_turn", "fingerprint", "kept_fingerprint", "wrapper_config"]

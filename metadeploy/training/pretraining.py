@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from metadeploy.reference.doubter import Doubter
-from metadeploy.training.fit import Fitting, hash_seed
-from metadeploy.training.lessons import Lessons
-from metadeploy.training.objective import SHARPNESS
+from metadeploy.training.initialization import projector_dropout, standardise
+from metadeploy.training.losses import SHARPNESS
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.wrapper import projector_dropout, standardise
+from metadeploy.training.targets import Lessons
+from metadeploy.training.trainer import Fitting, hash_seed
 
 __all__ = ["Pretrained", "aim", "pretrain", "softened"]
 

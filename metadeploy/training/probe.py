@@ -13,11 +13,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks, selected_rows
 from metadeploy.errors import ModelMismatchError
 from metadeploy.reference.base import FrozenBase
 from metadeploy.training.examples import Batch, Example, Kept
-from metadeploy.training.prefix import SharedPrefix
-from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
 
 __all__ = ["TOLERANCE_16_BIT", "TOLERANCE_32_BIT", "check_cut", "cut_error"]
 

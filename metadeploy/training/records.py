@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
+from metadeploy._files import write_atomically
 from metadeploy._json import JSONFault, build, parse, read_lines
+from metadeploy._tensor_files import save_tensors
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.files import write_atomically
-from metadeploy.tensor_files import save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Collected", "Record", "check_categories", "read_records"]
 
@@ -82,6 +83,8 @@ class Collected:
         Raises:
             RunDirError: it is not there, or its two files do not fit each other.
         """
+        from safetensors import SafetensorError, safe_open
+
         lines, tensors = folder / f"{split}.jsonl", folder / f"{split}.safetensors"
         records = read_records(lines)
         try:

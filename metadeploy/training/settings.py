@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     choice,
     flag,
@@ -23,8 +23,8 @@ from metadeploy.errors import RunDirError, faults_message
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom
 
 if TYPE_CHECKING:
-    from metadeploy.export.layers import LayerSpec
-    from metadeploy.reference.config import DType, Quantization
+    from metadeploy._types import DType, Quantization
+    from metadeploy.checkpoint.layers import LayerSpec
 
 __all__ = ["CollectSettings", "FitSettings", "OperatingPoint", "TrainSettings"]
 

@@ -14,27 +14,26 @@ from typing import Any, Final
 
 import torch
 
+from metadeploy._files import write_atomically
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.files import write_atomically
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.config import MetaSpiderConfig
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.loading import load_base
+from metadeploy.training.activation_cache import load_kept, save_kept
 from metadeploy.training.calibration import calibrate
-from metadeploy.training.checkpoint import save_checkpoint
 from metadeploy.training.examples import Example, Kept, keep
-from metadeploy.training.fit import Epoch, Fitting
-from metadeploy.training.kept_files import load_kept, save_kept
-from metadeploy.training.lessons import Lessons, make_lessons
+from metadeploy.training.initialization import new_wrapper, standardise
 from metadeploy.training.plan import as_json, end_of_turn, fingerprint, kept_fingerprint, wrapper_config
-from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.pretraining import aim, pretrain, softened
 from metadeploy.training.probe import check_cut
 from metadeploy.training.records import Collected, check_categories
-from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import TrainSettings
-from metadeploy.training.upper_blocks import UpperBlocks
-from metadeploy.training.wrapper import new_wrapper, standardise
+from metadeploy.training.targets import Lessons, make_lessons
+from metadeploy.training.trainer import Epoch, Fitting
 
 __all__ = ["Report", "TrainSettings", "Trained", "discard_trained", "finished_with", "recalibrate", "train"]
 
@@ -367,7 +366,7 @@ def _finish(
     point = calibrate(margins, val[0].base_correct, settings.point)
     doubter.config = dataclasses.replace(doubter.config, refusal_bias=point.bias)
     run.update({"refusal_bias": None})  # killed here or below, the two files do not contradict each other
-    save_checkpoint(run.checkpoint, doubter)
+    doubter.save_checkpoint(run.checkpoint)
     config = doubter.config
     run.update(
         {
@@ -430,7 +429,7 @@ def _read_state(run: RunDir, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _draw_curves(run: RunDir, history: Sequence[Epoch]) -> None:
-    from metadeploy.evaluation import plots
+    from metadeploy import plots
 
     rows = [{**asdict(row), "val_loss": row.val_decision} for row in history]
     plots.training_curves(rows, run.train / "curves.png")

@@ -173,7 +173,7 @@ def _sidecar(folder: Path) -> Target:
 
 
 def _base(folder: Path) -> Target:
-    from metadeploy.export.base import read_base
+    from metadeploy.sidecar.base_model import read_base
     from support.gguf_tools import write_tiny_gguf
 
     write_tiny_gguf(folder / "seed.gguf")
@@ -184,7 +184,7 @@ def _base(folder: Path) -> Target:
 def _checkpoint(folder: Path) -> Target:
     import torch
 
-    from metadeploy.export.checkpoint import load_wrapper
+    from metadeploy.checkpoint.load import load_wrapper
     from support.random_wrapper import random_wrapper
 
     config, tensors = random_wrapper("selective", hidden_dim=8, target_layers=(1, 0), cross_attn_layers=(1,))
@@ -251,8 +251,8 @@ def _mutate_nested(value: Any, rng: random.Random) -> Any:
 
 
 def _run_json(folder: Path) -> Target:
-    from metadeploy.export.run_json import read_run_json
-    from metadeploy.training.run_dir import RunDir
+    from metadeploy.checkpoint.run_dir import RunDir
+    from metadeploy.checkpoint.run_json import read_run_json
     from support.card_run import MANIFEST
 
     def read(path: Path) -> object:

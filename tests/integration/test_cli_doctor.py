@@ -15,8 +15,8 @@ import pytest
 import unpack
 
 from metadeploy import Error, _core
+from metadeploy._version import own_version
 from metadeploy.doctor.products import ROWS, SEQUENCES, WIDTHS, WeightType, draw
-from metadeploy.version import own_version
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = {fields["name"]: fields for fields in _core.weight_types()}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from metadeploy._files import sha256
 from metadeploy.cli import edit as command
-from metadeploy.files import sha256
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.editing import EDITABLE
 from support.command import OTHER_REFUSAL as OTHER

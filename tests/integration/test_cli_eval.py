@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from metadeploy import __version__
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.cli import main
 from metadeploy.data import load_set
-from metadeploy.evaluation import gather
+from metadeploy.evaluation import sampling
 from metadeploy.evaluation.samples import Samples
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 from support.tiny_run import write_speaking_gguf, write_tiny_run
 
 QUICK = ("--gains", "0,1,2", "--sweep-limit", "20", "--bootstrap", "50")
@@ -140,7 +140,7 @@ def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeyp
     def never(*_: object) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(gather, "_Chunk", never)
+    monkeypatch.setattr(sampling, "_Chunk", never)
     found = json.loads(evaluate(run, *QUICK, "--threshold", "0", "--json"))
     assert found["threshold"] == {"value": 0.0, "chosen": "by hand"}
     assert found["metrics"]["coverage"]["value"] == 0
@@ -153,9 +153,9 @@ def test_an_interrupted_evaluation_goes_on(
     number: signal.Signals, run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the second of six chunks; then the same bytes as without it."""
-    monkeypatch.setattr(gather, "CHUNK", 8)
+    monkeypatch.setattr(sampling, "CHUNK", 8)
     asked: list[int] = []
-    chunk = gather._Chunk
+    chunk = sampling._Chunk
 
     class Counted(chunk):  # type: ignore[misc,valid-type]
         def samples(self) -> Any:
@@ -169,7 +169,7 @@ def test_an_interrupted_evaluation_goes_on(
     evaluate(run, *QUICK)
     whole = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(gather, "_Chunk", Counted)
+    monkeypatch.setattr(sampling, "_Chunk", Counted)
     said = evaluate(run, *QUICK, code=130)
     assert said.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
     assert not path.exists()

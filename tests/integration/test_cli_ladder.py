@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from metadeploy import MetaLlama, _core
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.cli import main
 from metadeploy.data.checker import first_sentence
-from metadeploy.evaluation.ladder import climbing
-from metadeploy.evaluation.ladder.asking import BaseInRuntime
+from metadeploy.evaluation.ladder import runner
+from metadeploy.evaluation.ladder.runtime import BaseInRuntime
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.run_dir import RunDir
 from support.parity import EXACT
 from support.tiny_run import MAX_NEW_TOKENS, write_tiny_run
 
@@ -206,7 +206,7 @@ def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch
     more = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert more["rungs"][0] == first["rungs"][0]
     assert [name[-9:] for name in asked] == ["Q8_0.gguf"]
-    monkeypatch.setattr(climbing, "ask_pytorch", None)
+    monkeypatch.setattr(runner, "ask_pytorch", None)
     again = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert again["rungs"] == more["rungs"]
     assert len(asked) == 1
@@ -240,7 +240,7 @@ def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pyt
     assert not (folder / "results.json").exists()
     kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
     assert sorted(kept) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
-    monkeypatch.setattr(climbing, "ask_pytorch", None)
+    monkeypatch.setattr(runner, "ask_pytorch", None)
     climb(run, *options)
     assert asked == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
     assert kept == {name: (folder / name).read_bytes() for name in kept}

@@ -196,12 +196,12 @@ def test_the_rest_of_the_table_of_python() -> None:
 @pytest.mark.parametrize("name", ["selective_accuracy", "refusal_precision", "smart_refusal_rate", "over_refusal_rate"])
 def test_figures(name: str) -> None:
     assert name in [span for left, _ in rows("Figures") for span in spans(left)]
-    assert importlib.import_module(f"metadeploy.evaluation.metrics.{name}")
+    assert hasattr(importlib.import_module("metadeploy.metrics"), name)
 
 
 def test_files_that_it_names() -> None:
-    from metadeploy.export import converter
+    from metadeploy import export
 
     assert "doubter_sidecar.gguf" in PAGE
-    assert converter._DEFAULT_NAME.format(kind="doubter") == "doubter_sidecar.gguf"
-    assert converter._DEFAULT_NAME.format(kind="goal_anchor") == "goal_anchor_sidecar.gguf"
+    assert export._DEFAULT_NAME.format(kind="doubter") == "doubter_sidecar.gguf"
+    assert export._DEFAULT_NAME.format(kind="goal_anchor") == "goal_anchor_sidecar.gguf"

@@ -76,7 +76,7 @@ def evaluated(_: Path, folder: Path) -> Victim:
     return Victim(
         ("eval", str(folder), "--device", "cpu", *more),
         folder,
-        patches={"metadeploy.evaluation.gather:CHUNK": 8},
+        patches={"metadeploy.evaluation.sampling:CHUNK": 8},
         strict=(f"eval/results_torch_{name}.json", f"eval/samples_torch_{name}.jsonl"),
     )
 

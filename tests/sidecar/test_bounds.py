@@ -17,8 +17,8 @@ from sidecar.handmade import Gguf, Tensor, sidecar
 from sidecar.test_sidecar_faults import file, wrapper
 
 from metadeploy._json import MAX_JSON_DEPTH
+from metadeploy.checkpoint.load import load_wrapper
 from metadeploy.errors import CheckpointError, SidecarError
-from metadeploy.export.checkpoint import load_wrapper
 from metadeploy.sidecar import read_sidecar, rules, write_sidecar
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.rules import size_faults, table_faults

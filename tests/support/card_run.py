@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from metadeploy.card import write_card
-from metadeploy.evaluation.results import baseline_scores, judge
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.evaluation.samples import Sample, Samples, ToldAnswer
+from metadeploy.evaluation.scoring import baseline_scores, judge
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import write_sidecar
-from metadeploy.training.run_dir import RunDir
 
 REFUSAL = "I cannot say."
 CHECKPOINT = b"a checkpoint"

@@ -38,7 +38,7 @@ import metadeploy.cli, metadeploy.cli._training
 metadeploy.cli._training.prepare_process()
 import metadeploy.evaluation.ladder, metadeploy.evaluation.runner, metadeploy.evaluation.engines.torch_engine
 import metadeploy.evaluation.engines.runtime_engine, metadeploy.reference.pipeline, metadeploy.runtime
-import metadeploy.training.collect, metadeploy.training.train, metadeploy.evaluation.plots, gguf, safetensors.torch
+import metadeploy.training.collect, metadeploy.training.train, metadeploy.plots, gguf, safetensors.torch
 from support.kill9 import serve
 serve()
 """

@@ -12,7 +12,7 @@ from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.examples import Example
-from metadeploy.training.wrapper import new_wrapper
+from metadeploy.training.initialization import new_wrapper
 
 
 def some_examples(count: int, *, vocab_size: int, shared: int = 5, seed: int = 0) -> list[Example]:

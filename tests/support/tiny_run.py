@@ -14,12 +14,12 @@ import numpy as np
 from transformers.utils import logging
 
 from metadeploy import MetaLlama
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question, write_jsonl
 from metadeploy.export import export
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.collect import CollectSettings, collect
-from metadeploy.training.run_dir import SPLITS, RunDir
 from support.gguf_tools import dequantise_gguf, write_tiny_gguf
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper, save_checkpoint

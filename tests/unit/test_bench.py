@@ -16,8 +16,8 @@ from synthetic_doubter import SHAPES as DOUBTERS
 
 from metadeploy import Error
 from metadeploy.bench import BenchSettings, Figure, Report, Spread
-from metadeploy.bench.figures import SCHEMA, machine
 from metadeploy.bench.limits import Limits, limits
+from metadeploy.bench.measurements import SCHEMA, machine
 from metadeploy.bench.plot import plot
 from metadeploy.bench.report import markdown, table
 from metadeploy.bench.timing import interleave, timed

@@ -17,14 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from metadeploy._format import interval, number, p_value, percent
 from metadeploy.card import CardReport, facts, write_card
-from metadeploy.card.markdown import code, escape, interval, number, p_value, percent, table
+from metadeploy.card.markdown import code, escape, table
 from metadeploy.card.training import training_table
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import Error, MissingDependencyError, RunDirError
-from metadeploy.evaluation import results as evaluation_results
-from metadeploy.evaluation.ladder import climbing
-from metadeploy.evaluation.seeds import over_runs
-from metadeploy.training.run_dir import RunDir
+from metadeploy.evaluation import scoring as evaluation_results
+from metadeploy.evaluation.aggregate import over_runs
+from metadeploy.evaluation.ladder import runner
 from support.card_run import CHECKPOINT, RUNTIME, drawn_samples, results_of, section, sidecar_of, write_run, written
 
 SECTIONS = [
@@ -377,7 +378,7 @@ def test_kinds_that_training_left_out(tmp_path: Path) -> None:
 
 def test_versions_of_results_that_commands_write() -> None:
     assert evaluation_results.SCHEMA in facts.SCHEMAS["eval"]
-    assert climbing._SCHEMA in facts.SCHEMAS["ladder"]
+    assert runner._SCHEMA in facts.SCHEMAS["ladder"]
 
 
 @pytest.mark.parametrize("schema", facts.SCHEMAS["ladder"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metadeploy import Decay, InjectionSchedule, Refresh
-from metadeploy.checks import (
+from metadeploy._checks import (
     Rule,
     check,
     check_all,
@@ -34,7 +34,16 @@ from metadeploy.checks import (
 from metadeploy.errors import Error, RunDirError
 from metadeploy.evaluation.ladder import LadderSettings
 from metadeploy.evaluation.settings import EvalSettings
-from metadeploy.runtime.options import GENERATION
+from metadeploy.runtime import MetaLlama
+from metadeploy.runtime.options import (
+    CHAT_DEFAULTS,
+    COMPLETION_DEFAULTS,
+    DEFAULTS,
+    GENERATION,
+    ChatCompletionOptions,
+    CompletionOptions,
+    GenerationOptions,
+)
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
 
 NAN = math.nan
@@ -185,7 +194,26 @@ def test_schedules_of_wrong_types(make: Callable[[], Any], said: str) -> None:
 def test_every_option_of_an_answer_has_a_rule() -> None:
     from inspect import signature
 
-    from metadeploy.runtime.openai import OpenAICompletions
-
-    options = set(signature(OpenAICompletions.stream).parameters) - {"self", "prompt", "raw", "cancel"}
+    options = set(signature(MetaLlama.stream).parameters) - {"self", "prompt", "raw", "cancel"}
     assert options - {"cognitive_tokens"} == set(GENERATION)
+
+
+def test_defaults_and_types_of_options_have_the_same_names() -> None:
+    from inspect import signature
+
+    for types, defaults, method in (
+        (GenerationOptions, DEFAULTS, MetaLlama.generate),
+        (ChatCompletionOptions, CHAT_DEFAULTS, MetaLlama.create_chat_completion),
+        (CompletionOptions, COMPLETION_DEFAULTS, MetaLlama.create_completion),
+    ):
+        assert set(types.__annotations__) == set(defaults) < set(signature(method).parameters)
+
+
+@pytest.mark.parametrize(
+    "call", ["generate", "stream", "generate_batch", "create_chat_completion", "create_completion"]
+)
+def test_an_unknown_option_is_an_error(call: str) -> None:
+    llm = object.__new__(MetaLlama)
+    llm._model = "base.gguf"
+    with pytest.raises(TypeError, match=rf"{call}\(\) got an unexpected keyword argument 'max_token'"):
+        getattr(llm, call)("Hello", max_token=1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from metadeploy.data import Question, is_correct, load_set
-from metadeploy.data.adapters import load
+from metadeploy.data.loaders import load
 from metadeploy.errors import Error, MissingDependencyError
 
 MMLU = {"question": "What is H2O?", "subject": "chemistry", "choices": ["salt", "water", "air", "sand"], "answer": 1}

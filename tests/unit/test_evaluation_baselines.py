@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from metadeploy.data.question import Question
 from metadeploy.evaluation.baselines import STRENGTHS, Comparison, category_doubt, linear_probe, probe
-from metadeploy.evaluation.metrics import auroc
 from metadeploy.evaluation.samples import Sample, Samples
+from metadeploy.metrics import auroc
 from metadeploy.training.records import Collected, Record
 
 

@@ -12,6 +12,7 @@ import torch
 
 import tolerances
 from metadeploy import MetaLlama
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.checker import first_sentence
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import Answered, AnswerLimits, Engine
@@ -19,7 +20,6 @@ from metadeploy.evaluation.engines.runtime_engine import RuntimeEngine
 from metadeploy.evaluation.engines.torch_engine import TorchEngine
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.run_dir import RunDir
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper
 from support.tiny_models import byte_tokenizer, tiny_causal_lm

@@ -10,10 +10,10 @@ import pytest
 
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation import gather as module
+from metadeploy.evaluation import sampling as module
 from metadeploy.evaluation.engines import Answered, BaseAnswer, Reply
-from metadeploy.evaluation.gather import Plan, gather, told_question
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer, declines
+from metadeploy.evaluation.sampling import Plan, gather, told_question
 
 REFUSAL = "I'm not confident enough to answer this question accurately."
 

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from metadeploy.errors import Error
+from metadeploy.evaluation.aggregate import over_runs
 from metadeploy.evaluation.report import mean_tables, tables
-from metadeploy.evaluation.results import baseline_scores, gain_points, judge, least_doubted, selective_point
 from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
-from metadeploy.evaluation.seeds import over_runs
+from metadeploy.evaluation.scoring import baseline_scores, gain_points, judge, least_doubted, selective_point
 from metadeploy.evaluation.settings import EvalSettings, parse_gains
 
 REFUSAL = "I cannot say."

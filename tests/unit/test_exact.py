@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 import pytest
 
-from metadeploy.exact import at_least, at_most, nearest, percent
+from metadeploy._exact import at_least, at_most, nearest, percent
 
 
 def test_binary_floats_are_off_by_one() -> None:

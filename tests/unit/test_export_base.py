@@ -11,14 +11,14 @@ import pytest
 from sidecar.handmade import Gguf
 
 from metadeploy.errors import ModelLoadError, ModelMismatchError
-from metadeploy.export.base import (
+from metadeploy.sidecar import WrapperConfig
+from metadeploy.sidecar.base_model import (
     ODD_SEAM_ARCHITECTURES,
     SEAM_ARCHITECTURES,
     SEAMLESS_ARCHITECTURES,
     check_base,
     read_base,
 )
-from metadeploy.sidecar import WrapperConfig
 
 SOURCE = Path(__file__).resolve().parents[2] / "vendor" / "llama.cpp" / "src"
 CONFIG = WrapperConfig(

@@ -22,8 +22,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from metadeploy.checkpoint import files
 from metadeploy.errors import CheckpointError, MissingDependencyError
-from metadeploy.export import load_wrapper, raw
+from metadeploy.export import load_wrapper
 from metadeploy.sidecar import WrapperConfig
 from metadeploy.sidecar.spec import EncoderType
 from support.random_wrapper import random_wrapper, save_checkpoint
@@ -583,6 +584,6 @@ def test_missing_torch_gives_the_command_to_type(tmp_path: Path, monkeypatch: py
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(raw.importlib, "import_module", absent)
+    monkeypatch.setattr(files.importlib, "import_module", absent)
     with pytest.raises(MissingDependencyError, match=r"pip install 'metadeploy\[export\]'"):
         load_wrapper(path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metadeploy.export.layers import LayerSpec, parse_layers, preset_block_count
+from metadeploy.checkpoint.layers import LayerSpec, parse_layers, preset_block_count
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from metadeploy.errors import Error
-from metadeploy.files import (
+from metadeploy._files import (
     content_digest,
     json_text,
     refuse_overwriting,
@@ -29,6 +28,7 @@ from metadeploy.files import (
     write_atomically,
     write_json,
 )
+from metadeploy.errors import Error
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks, modes, links and pipes as POSIX has them")
 
@@ -76,7 +76,7 @@ def test_standard_output_is_no_file_to_be_replaced(redirection: str, tmp_path: P
     file = tmp_path / "out"
     file.write_text("before\n")
     program = (
-        "import sys, pathlib; from metadeploy.files import write_atomically; print('said', flush=True); "
+        "import sys, pathlib; from metadeploy._files import write_atomically; print('said', flush=True); "
         "write_atomically(pathlib.Path('/dev/stdout'), 'written\\n'); print('more')"
     )
     run = subprocess.run(
@@ -132,7 +132,7 @@ def test_writers_and_a_reader_at_once_see_whole_files(tmp_path: Path) -> None:
 
 _WAITS_WHILE_WRITING = """
 import sys, time, pathlib
-from metadeploy.files import replacing
+from metadeploy._files import replacing
 with replacing(pathlib.Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     pathlib.Path(sys.argv[2]).touch()

@@ -16,13 +16,13 @@ from metadeploy import _core
 from metadeploy.cli import ladder as command
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.ladder import LadderSettings, parse_sidecar_types, parse_types
-from metadeploy.evaluation.ladder.asking import _rates
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
 from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
 from metadeploy.evaluation.ladder.report import markdown
+from metadeploy.evaluation.ladder.runtime import _rates
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, RungSamples
 from metadeploy.evaluation.ladder.settings import ALL_TYPES, SIDECAR_TYPES, TYPES, Rung
-from metadeploy.evaluation.share import wilson_interval
+from metadeploy.proportion import wilson_interval
 from support.gguf_tools import dequantise_gguf, write_tiny_gguf
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
+from metadeploy import metrics
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics
 
 DOUBT = [0.05, 0.15, 0.15, 0.95]
 CORRECT = [True, True, False, False]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from metadeploy import metrics
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics
 
 #: Least doubted first: right; one right and one wrong, tied; wrong.
 DOUBT = np.array([0.1, 0.2, 0.2, 0.9])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from metadeploy import metrics
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics
-from metadeploy.evaluation.metrics import Share
-from metadeploy.evaluation.share import wilson_interval
+from metadeploy.metrics import Share
+from metadeploy.proportion import wilson_interval
 
 #   question                 0  1  2  3  4  5  6  7  8  9
 BASE = np.array(list(map(int, "1111000000")), dtype=bool)

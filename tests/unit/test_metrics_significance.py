@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from metadeploy import metrics
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics
-from metadeploy.evaluation.metrics import Share
-from metadeploy.evaluation.metrics.bootstrap import clusters
+from metadeploy.metrics import Share
+from metadeploy.metrics._intervals import clusters
 
 
 def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

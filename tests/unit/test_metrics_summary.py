@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metadeploy import metrics
 from metadeploy.errors import Error, MissingDependencyError
-from metadeploy.evaluation import metrics
 
 N = 300
 

@@ -12,10 +12,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from metadeploy import metrics, plots
+from metadeploy._exact import percent
 from metadeploy.errors import Error
-from metadeploy.evaluation import metrics, plots
-from metadeploy.evaluation.plots import style
-from metadeploy.exact import percent
+from metadeploy.plots import style
 
 RNG = np.random.default_rng(0)
 DOUBT = RNG.random(400)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metadeploy.card import write_card
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.ladder import LadderSettings, climb
 from metadeploy.evaluation.runner import evaluate
@@ -17,7 +18,6 @@ from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.export import export
 from metadeploy.training.collect import collect
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
 from metadeploy.training.train import share_collected, train
 from support.tiny_questions import collect_settings, write_base_and_questions

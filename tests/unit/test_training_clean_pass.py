@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
+from metadeploy.batched.clean_pass import CleanPass
+from metadeploy.batched.prefix import SharedPrefix, left_padded
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.base import FrozenBase
-from metadeploy.training.clean_pass import CleanPass
-from metadeploy.training.prefix import SharedPrefix, left_padded
 from support.random_wrapper import random_wrapper
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, byte_tokenizer, tiny_causal_lm
 from tolerances import F32_LOGITS_MAX_ABS

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from metadeploy.batched.greedy import GreedyAnswer
+from metadeploy.checkpoint.run_dir import SPLITS, RunDir
+from metadeploy.data.answers import IsComplete, kept_text
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question, write_jsonl
 from metadeploy.errors import Error, RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.training import collect as module
 from metadeploy.training.collect import collect, contrast_warnings, variable_warnings
-from metadeploy.training.greedy import GreedyAnswer, IsComplete, kept_text
 from metadeploy.training.records import Collected, Record
-from metadeploy.training.run_dir import SPLITS, RunDir
 from metadeploy.training.settings import CollectSettings
 from metadeploy.training.summary import by_category, by_split
 from support.random_wrapper import random_wrapper

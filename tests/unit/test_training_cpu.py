@@ -16,7 +16,7 @@ def in_process(code: str, **environment: str) -> str:
     names = ("OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
     plain = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-c", f"from metadeploy.training.cpu import prepare\n{code}"],
+        [sys.executable, "-c", f"from metadeploy.cli._process import prepare\n{code}"],
         env={**plain, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -62,9 +62,9 @@ def test_large_blocks_are_kept() -> None:
 
 
 def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from metadeploy.training import cpu
+    from metadeploy.cli import _process
 
-    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: object())
-    cpu.prepare()
-    monkeypatch.setattr(cpu.sys, "platform", "darwin")
-    cpu.prepare()
+    monkeypatch.setattr(_process.ctypes, "CDLL", lambda _: object())
+    _process.prepare()
+    monkeypatch.setattr(_process.sys, "platform", "darwin")
+    _process.prepare()

@@ -26,13 +26,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+from metadeploy.batched.injection import injected
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks, selected_rows
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.examples import Batch, Example, Kept, keep
-from metadeploy.training.fit import injected
-from metadeploy.training.prefix import SharedPrefix
-from metadeploy.training.upper_blocks import UpperBlocks, selected_rows
 from support.lessons import fresh_doubter, some_activations, some_examples
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, tiny_causal_lm
 from tolerances import CUT_F32_INSIDE, CUT_F64

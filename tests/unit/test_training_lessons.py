@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from metadeploy.batched.prefix import SharedPrefix
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.reference.prompts import render_chat
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.examples import Batch, Example, Kept
-from metadeploy.training.lessons import Lessons, make_lessons
-from metadeploy.training.objective import losses
+from metadeploy.training.losses import losses
 from metadeploy.training.plan import end_of_turn
-from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.records import Collected, Record
+from metadeploy.training.targets import Lessons, make_lessons
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

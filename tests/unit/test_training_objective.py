@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from metadeploy.batched.doubt import doubt_margin
 from metadeploy.training.examples import Batch
-from metadeploy.training.objective import SHARPNESS, doubt_margin, losses
+from metadeploy.training.losses import SHARPNESS, losses
 
 REFUSAL = 2
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from metadeploy.data.question import Question
-from metadeploy.evaluation.metrics import auroc
+from metadeploy.metrics import auroc
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.examples import Example
-from metadeploy.training.lessons import Lessons
+from metadeploy.training.initialization import new_wrapper, standardise
 from metadeploy.training.pretraining import pretrain, softened
 from metadeploy.training.records import Record
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.wrapper import new_wrapper, standardise
+from metadeploy.training.targets import Lessons
 
 CONFIG = WrapperConfig(
     encoder_type="selective",

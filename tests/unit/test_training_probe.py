@@ -16,6 +16,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from metadeploy.batched.prefix import SharedPrefix
+from metadeploy.batched.upper_blocks import UpperBlocks
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import ModelMismatchError
 from metadeploy.reference.base import FrozenBase
 from metadeploy.sidecar.spec import InjectFrom
@@ -23,12 +26,9 @@ from metadeploy.training import collect as collect_module
 from metadeploy.training import train as train_module
 from metadeploy.training.collect import collect
 from metadeploy.training.examples import keep
-from metadeploy.training.prefix import SharedPrefix
 from metadeploy.training.probe import TOLERANCE_32_BIT, check_cut, cut_error
-from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import FitSettings, TrainSettings
 from metadeploy.training.train import Report, train
-from metadeploy.training.upper_blocks import UpperBlocks
 from support.lessons import some_examples
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, byte_tokenizer, draw_weights, tiny_causal_lm
 from support.tiny_questions import collect_settings, write_base_and_questions

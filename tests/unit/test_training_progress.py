@@ -9,8 +9,8 @@ from rich.console import Console
 
 from metadeploy.cli._progress import StageProgress, duration
 from metadeploy.cli.train import _Pace
-from metadeploy.training.fit import Epoch
 from metadeploy.training.settings import FitSettings
+from metadeploy.training.trainer import Epoch
 
 
 class Clock:

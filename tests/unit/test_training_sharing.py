@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.training import train as training
 from metadeploy.training.collect import collect
 from metadeploy.training.examples import Example, keep
-from metadeploy.training.fit import Fitting
-from metadeploy.training.lessons import Lessons
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import FitSettings, TrainSettings
+from metadeploy.training.targets import Lessons
 from metadeploy.training.train import share_collected, train
+from metadeploy.training.trainer import Fitting
 from support.tiny_questions import collect_settings, write_base_and_questions
 from support.tiny_run import write_speaking_gguf
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from metadeploy._exact import nearest
+from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.exact import nearest
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
 from metadeploy.training.collect import collect
-from metadeploy.training.fit import Epoch, Fitting
 from metadeploy.training.records import Collected
-from metadeploy.training.run_dir import RunDir
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
 from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
+from metadeploy.training.trainer import Epoch, Fitting
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
 from support.tiny_questions import collect_settings, write_base_and_questions
 from tolerances import TINY_DOUBT_MAX_ABS

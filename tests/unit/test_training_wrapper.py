@@ -9,13 +9,12 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from metadeploy.checkpoint.load import load_wrapper
 from metadeploy.demo.assets import CHECKPOINT
-from metadeploy.export.checkpoint import load_wrapper
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import EncoderType
-from metadeploy.training.checkpoint import save_checkpoint
-from metadeploy.training.wrapper import parameter_groups
+from metadeploy.training.initialization import parameter_groups
 from support.lessons import fresh_doubter, some_activations
 from support.tiny_models import tiny_causal_lm
 
@@ -67,7 +66,7 @@ def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str
         refusal_bias=-1.25,
     )
     path = tmp_path / "doubter_checkpoint.pt"
-    save_checkpoint(path, doubter)
+    doubter.save_checkpoint(path)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
     wrapper = load_wrapper(path)
@@ -91,7 +90,7 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
     path = tmp_path / "doubter_checkpoint.pt"
     found: dict[str, dict[str, Any]] = {}
     for encoder_type in ENCODERS:
-        save_checkpoint(path, fresh_doubter(base, encoder_type=encoder_type))
+        fresh_doubter(base, encoder_type=encoder_type).save_checkpoint(path)
         found[encoder_type] = torch.load(path, weights_only=True)
     for encoder_type, content in found.items():
         assert content["format_version"] == "1.1"
@@ -131,7 +130,7 @@ DOUBTER_CONFIG = frozenset(
 @pytest.mark.parametrize("encoder_type", ENCODERS)
 def test_the_config_has_only_keys_that_the_framework_takes(base: FrozenBase, encoder_type: str, tmp_path: Path) -> None:
     doubter = fresh_doubter(base, encoder_type=encoder_type)
-    save_checkpoint(tmp_path / "a.pt", doubter)
+    doubter.save_checkpoint(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     assert content["config"].keys() <= DOUBTER_CONFIG
     config = doubter.config
@@ -149,12 +148,12 @@ def test_the_shipped_checkpoint_too() -> None:
 
 def test_the_same_bytes_for_the_same_wrapper(base: FrozenBase, tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
-        save_checkpoint(tmp_path / name, fresh_doubter(base))
+        fresh_doubter(base).save_checkpoint(tmp_path / name)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
 
 
 def test_a_trained_wrapper_moves_to_the_cpu_for_its_file(base: FrozenBase, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", fresh_doubter(base).requires_grad_(True))
+    fresh_doubter(base).requires_grad_(True).save_checkpoint(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     tensors = [*content["encoder_state"].values(), *content["ca_state"]["3"].values()]
     assert not any(tensor.requires_grad for tensor in tensors)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import metadeploy
-from metadeploy import version as module
-from metadeploy.bench.figures import machine
+from metadeploy import _version as module
+from metadeploy._version import own_version
+from metadeploy.bench.measurements import machine
 from metadeploy.evaluation import loading
-from metadeploy.version import own_version
 
 
 @pytest.fixture

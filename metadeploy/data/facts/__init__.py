@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from metadeploy.data.facts import cities, countries, culture, elements, numbers, order, words
+from metadeploy.data.facts import cities, countries, culture, elements, numbers, sequences, words
 from metadeploy.data.facts.category import Category
 from metadeploy.data.question import Question
 from metadeploy.errors import MissingDependencyError
@@ -19,7 +19,7 @@ __all__ = ["CATEGORIES", "generate"]
 #: Every category by its name.
 CATEGORIES: Final[dict[str, Category]] = {
     category.name: category
-    for domain in (countries, cities, culture, elements, words, order, numbers)
+    for domain in (countries, cities, culture, elements, words, sequences, numbers)
     for category in domain.CATEGORIES
 }
 

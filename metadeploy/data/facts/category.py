@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metadeploy.data.checker import fold
-from metadeploy.data.drawing import draw
+from metadeploy.data.hashing import draw
 from metadeploy.data.question import Question
 
 __all__ = ["Category", "Fact", "key", "named_in", "spread"]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from metadeploy.data.drawing import draw
 from metadeploy.data.facts.category import Category, Fact
+from metadeploy.data.hashing import draw
 
 if TYPE_CHECKING:
     import inflect

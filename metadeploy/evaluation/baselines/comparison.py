@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy.evaluation.metrics import (
+from metadeploy.evaluation.samples import Samples
+from metadeploy.metrics import (
     aurc,
     auroc,
     auroc_difference,
@@ -20,10 +21,8 @@ from metadeploy.evaluation.metrics import (
     selective_accuracy,
     share_intervals,
 )
-from metadeploy.evaluation.metrics.macro_auroc import qualified
-from metadeploy.evaluation.metrics.within_categories import category_pairs
-from metadeploy.evaluation.samples import Samples
-from metadeploy.evaluation.share import Share, figure
+from metadeploy.metrics._ranking import category_pairs, qualified
+from metadeploy.proportion import Share, figure
 
 __all__ = ["Comparison"]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
-from metadeploy.evaluation.metrics import auroc
+from metadeploy.metrics import auroc
 from metadeploy.training.records import Collected
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["STRENGTHS", "Probe", "linear_probe"]
 

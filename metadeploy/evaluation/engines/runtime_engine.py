@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from metadeploy.data.checker import is_read_whole
 from metadeploy.data.question import Question
-from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
-from metadeploy.reference.doubt import AS_CALIBRATED
-from metadeploy.runtime import GenerationChunk, MetaLlama, Request
-from metadeploy.training.greedy import kept_text, says_enough
+from metadeploy.evaluation.engines.accumulator import AnswerAccumulator
+from metadeploy.runtime import MetaLlama, Request
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["RuntimeEngine"]
 
@@ -60,7 +60,7 @@ class RuntimeEngine:
     def _say(self, questions: Sequence[Question], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
         """Each question with the base's answer, then the Doubter's where it answers, for each gain."""
         whole = [is_read_whole(question, whole=self._limits.whole_answer) for question in questions]
-        said = [[_Said(gain, whole=all_of_it) for gain in (None, *gains)] for all_of_it in whole]
+        said = [[_Said(gain, AnswerAccumulator(whole=all_of_it)) for gain in (None, *gains)] for all_of_it in whole]
         places = [(index, one) for index, each in enumerate(said) for one in each]
         steps = self._llm.stream_batch(
             (one.request(questions[index].question) for index, one in places),
@@ -72,56 +72,37 @@ class RuntimeEngine:
                 assert answer.error is not None
                 raise answer.error
             index, one = places[answer.index]
-            if one.add(chunk):
+            if one.answer.add(chunk):
                 answer.close()
-                if all(each.complete for each in said[index]):
+                if all(each.answer.complete for each in said[index]):
                     yield index, said[index]
 
 
+@dataclass
 class _Said:
-    """One answer as it grows; of the base alone where the gain is None."""
+    """One answer to a question; of the base alone where the gain is None."""
 
-    def __init__(self, gain: float | None, *, whole: bool) -> None:
-        self.gain = gain
-        self.complete = False
-        self.doubt: float | None = None
-        self._whole = whole
-        self._ended = False
-        self._token_ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._shown = [""]  # the text as it stands after so many tokens
+    gain: float | None
+    answer: AnswerAccumulator
 
     def request(self, question: str) -> Request:
         if self.gain is None:
-            return Request(prompt=question, inject=False, doubt_threshold=AS_CALIBRATED)
+            return Request(prompt=question, inject=False, doubt_threshold=DEFAULT_THRESHOLD)
         return Request(prompt=question, gain=self.gain, doubt_threshold=_NEVER)
-
-    def add(self, chunk: GenerationChunk) -> bool:
-        """Take what comes; whether it is enough."""
-        self._token_ids += chunk.token_ids
-        self._logprobs += [item.logprob for item in chunk.logprobs or ()]
-        self._shown += [self._shown[-1]] * len(chunk.token_ids)
-        self._shown[-1] += chunk.text
-        self.doubt = chunk.doubt
-        self._ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-        self.complete = chunk.result is not None or says_enough(self._shown[-1], whole=self._whole)
-        return self.complete
 
     @property
     def declines(self) -> bool:
         """Whether a refusal is to be spelt out."""
-        return self.gain == AS_SHIPPED and self.doubt is not None and self.doubt >= AS_CALIBRATED
+        return self.gain == AS_SHIPPED and self.answer.doubt >= DEFAULT_THRESHOLD
 
-    def answer(self) -> BaseAnswer:
-        # as shown, and not decoded anew: that may tidy spaces up
-        kept = kept_text(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=self._whole)
-        return BaseAnswer(kept.text, tuple(self._logprobs[: kept.n_tokens]), kept.complete)
+    def of_the_base(self) -> BaseAnswer:
+        kept = self.answer.kept
+        return BaseAnswer(kept.text, tuple(self.answer.logprobs[: kept.n_tokens]), kept.complete)
 
     def reply(self, refusal: str | None) -> Reply:
-        if self.gain is None or self.doubt is None:
-            raise Error("sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt")
-        return Reply(self.gain, self.doubt, self.answer().text, refusal if self.declines else None)
+        assert self.gain is not None
+        return Reply(self.gain, self.answer.doubt, self.answer.kept.text, refusal if self.declines else None)
 
 
 def _answered(index: int, said: Sequence[_Said], refusal: str | None) -> Answered:
-    return Answered(index, said[0].answer(), tuple(one.reply(refusal) for one in said[1:]))
+    return Answered(index, said[0].of_the_base(), tuple(one.reply(refusal) for one in said[1:]))

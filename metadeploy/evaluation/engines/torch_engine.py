@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metadeploy.batched.clean_pass import CleanPass, Prefilled
+from metadeploy.batched.doubt import doubt_margin, mask_token
+from metadeploy.batched.greedy import AnswerOpening, GreedyAnswer, greedy_answers
+from metadeploy.batched.injection import injected
+from metadeploy.batched.prefix import SharedPrefix, left_padded, plain_cache
+from metadeploy.data.answers import kept_text, when_said
 from metadeploy.data.checker import is_read_whole
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.base import FrozenBase, eos_ids
-from metadeploy.reference.doubt import AS_CALIBRATED, refusal_token
+from metadeploy.reference.doubt import refusal_token
 from metadeploy.reference.pipeline import MetaSpiderPipeline
-from metadeploy.training.clean_pass import CleanPass, Prefilled
-from metadeploy.training.fit import injected
-from metadeploy.training.greedy import AnswerOpening, GreedyAnswer, greedy_answers, kept_text, when_said
-from metadeploy.training.objective import doubt_margin, without
-from metadeploy.training.prefix import SharedPrefix, left_padded, plain_cache
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["TorchEngine"]
 
@@ -109,13 +111,13 @@ class TorchEngine:
         tokens = self._cognitive_tokens(prefilled)
         opening = self._injected_opening(prompts, prefilled, tokens, gain)
         doubts = torch.sigmoid(doubt_margin(opening.logits, refusal).double() + config.refusal_bias)
-        declined = (doubts >= AS_CALIBRATED).nonzero()[:, 0]
+        declined = (doubts >= DEFAULT_THRESHOLD).nonzero()[:, 0]
         refusals: dict[int, str] = {}
         if gain == AS_SHIPPED and len(declined):
             found = self._spelt_out(opening.rows(declined), tokens[declined], refusal)
             refusals = dict(zip(declined.tolist(), found, strict=True))
         # at gain 0 it is the base, which no threshold keeps from its words
-        logits = opening.logits if gain == 0 else without(opening.logits.float(), refusal)
+        logits = opening.logits if gain == 0 else mask_token(opening.logits.float(), refusal)
         answers = self._answers(
             AnswerOpening(logits, opening.cache, opening.attention_mask, opening.positions),
             whole=whole,

@@ -1,8 +1,27 @@
-"""The quantisation ladder: what smaller weights change of a Doubter's decisions, compared with PyTorch in F32."""
+"""The quantisation ladder: what smaller weights change of a Doubter's decisions, compared with PyTorch in F32.
+
+The names are loaded when they are first used: the settings, and the runtime's part, need no torch.
+"""
 
 from __future__ import annotations
 
-from metadeploy.evaluation.ladder.climbing import Ladder, climb
-from metadeploy.evaluation.ladder.settings import LadderSettings, parse_sidecar_types, parse_types
+from typing import TYPE_CHECKING
+
+from metadeploy._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from metadeploy.evaluation.ladder.runner import Ladder, climb
+    from metadeploy.evaluation.ladder.settings import LadderSettings, parse_sidecar_types, parse_types
 
 __all__ = ["Ladder", "LadderSettings", "climb", "parse_sidecar_types", "parse_types"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Ladder": "metadeploy.evaluation.ladder.runner",
+        "LadderSettings": "metadeploy.evaluation.ladder.settings",
+        "climb": "metadeploy.evaluation.ladder.runner",
+        "parse_sidecar_types": "metadeploy.evaluation.ladder.settings",
+        "parse_types": "metadeploy.evaluation.ladder.settings",
+    },
+)

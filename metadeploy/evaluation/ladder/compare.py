@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, column
-from metadeploy.evaluation.metrics import auroc, shares
-from metadeploy.evaluation.share import Share, figure
+from metadeploy.metrics import auroc, shares
+from metadeploy.proportion import Share, figure
 
 __all__ = ["against_reference", "outcome"]
 
@@ -22,7 +22,7 @@ def outcome(samples: Sequence[LadderSample]) -> dict[str, Any]:
         samples: one for each question, at least one.
 
     Returns:
-        ``metrics``: every share of `metadeploy.evaluation.metrics.shares` as ``{"value", "low", "high", "n"}`` with
+        ``metrics``: every share of `metadeploy.metrics.shares` as ``{"value", "low", "high", "n"}`` with
         Wilson's 95 % interval, None where undefined; ``auroc`` of doubt for the base's errors, None where it has all or
         none right.
     """

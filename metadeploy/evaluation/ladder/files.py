@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy import _core
+from metadeploy._files import refuse_overwriting
+from metadeploy._types import OutType
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.loading import identity
 from metadeploy.export import export
-from metadeploy.files import refuse_overwriting
 from metadeploy.sidecar.gguf_file import TensorInfo, read_gguf
-from metadeploy.sidecar.writer import OutType
 
 __all__ = ["WorkFolder", "described_file", "matrix_types", "quantised_note"]
 

@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, Answered, AnswerLimits
 from metadeploy.evaluation.engines.torch_engine import TorchEngine
 from metadeploy.evaluation.ladder.samples import LadderSample
+from metadeploy.evaluation.ladder.vectors import Vectors
 from metadeploy.evaluation.samples import declines
 from metadeploy.reference.config import MetaSpiderConfig
-from metadeploy.reference.doubt import AS_CALIBRATED
 from metadeploy.reference.doubter import Doubter
 from metadeploy.reference.pipeline import MetaSpiderPipeline
-from metadeploy.tensor_files import save_tensors
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
-__all__ = ["Vectors", "ask_pytorch"]
+__all__ = ["ask_pytorch"]
 
 #: Questions at once: few enough for logits in F32, and for progress to be told now and then.
 _BATCH: Final = 32
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What PyTorch computes on the way, for n questions.
-
-    Attributes:
-        activations: F32 [n, n_target, D], outputs of the target layers at the last prompt token of the clean pass.
-        cognitive_tokens: F32 [n, C, D], what the encoder makes of them.
-    """
-
-    activations: NDArray[np.float32]
-    cognitive_tokens: NDArray[np.float32]
-
-    def write(self, path: Path, fingerprint: str) -> None:
-        """Write both, or nothing."""
-        arrays = {"activations": self.activations, "cognitive_tokens": self.cognitive_tokens}
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        save_tensors(path, tensors, {"fingerprint": fingerprint})
-
-    @classmethod
-    def read(cls, path: Path, fingerprint: str) -> Vectors | None:
-        """Read them back; None where there is no such file, or it belongs to another ladder or cannot be read."""
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                if (file.metadata() or {}).get("fingerprint") != fingerprint:
-                    return None
-                return cls(file.get_tensor("activations"), file.get_tensor("cognitive_tokens"))
-        except SafetensorError:
-            return None
 
 
 def ask_pytorch(
@@ -112,7 +76,7 @@ def ask_pytorch(
 
 def _sample(index: int, question: Question, answered: Answered, *, whole: bool) -> LadderSample:
     (reply,) = answered.replies
-    answer = None if declines(reply.doubt, AS_CALIBRATED) else reply.text
+    answer = None if declines(reply.doubt, DEFAULT_THRESHOLD) else reply.text
     return LadderSample(
         index=index,
         question=question.question,

@@ -10,7 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy.exact import percent
+from metadeploy import _exact
+from metadeploy._format import NONE, percent
 
 __all__ = ["markdown", "remarks", "tables"]
 
@@ -143,15 +144,15 @@ def remarks(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _with_interval(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
-        return "-"
-    return f"{_share(row['value'])} [{percent(row['low'])}–{percent(row['high'])}]"
+        return NONE
+    return f"{_share(row['value'])} [{_exact.percent(row['low'])}–{_exact.percent(row['high'])}]"
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{percent(value)} %"
+    return percent(value, unit=" %")
 
 
 def _rate(row: Mapping[str, Any]) -> str:
     if row["median"] is None:
-        return "-"
+        return NONE
     return f"{row['median']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})"

@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metadeploy._files import json_text, write_atomically
 from metadeploy._json import JSONFault, build, read_object
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation.samples import declines
-from metadeploy.files import json_text, write_atomically
-from metadeploy.reference.doubt import AS_CALIBRATED
+from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["Cosine", "LadderSample", "Rates", "RungSamples", "column"]
 
@@ -92,7 +92,7 @@ class LadderSample:
     @property
     def declined(self) -> bool:
         """Whether it declines at the shipped threshold."""
-        return declines(self.doubt, AS_CALIBRATED)
+        return declines(self.doubt, DEFAULT_THRESHOLD)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast, get_args
 
-from metadeploy.checks import choice, flag_faults, names, path, visible_text, whole_number
+from metadeploy._checks import choice, flag_faults, names, path, visible_text, whole_number
+from metadeploy._types import SPLITS, OutType, Split
 from metadeploy.errors import Error, faults_message
-from metadeploy.sidecar.writer import OutType
 
 __all__ = [
     "ALL_TYPES",
@@ -46,7 +46,7 @@ _TYPES: Final = {
     "base": path(),
     "types": names(),
     "sidecar_types": names(),
-    "split": choice("train", "val", "test"),
+    "split": choice(*SPLITS),
     "limit": _COUNT,
     "seed": whole_number(0, 2**63 - 1),
     "work_dir": path().or_none(),
@@ -91,7 +91,7 @@ class LadderSettings:
     types: tuple[str, ...] = TYPES
     sidecar_types: tuple[OutType, ...] = SIDECAR_TYPES
     refusal_text: str | None = None
-    split: Literal["train", "val", "test"] = "test"
+    split: Split = "test"
     limit: int = 300
     seed: int = 0
     work_dir: Path | None = None

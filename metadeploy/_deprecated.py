@@ -1,0 +1,28 @@
+"""Keep a documented module importable under the name that it had before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ["moved"]
+
+
+def moved(old: str, new: str) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that takes names from another module and warns.
+
+    Args:
+        old: ``__name__`` of the module that is deprecated.
+        new: the module that has the names now.
+    """
+
+    def getattribute(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        found = getattr(import_module(new), name)
+        warnings.warn(f"{old} is deprecated, use {new}", DeprecationWarning, stacklevel=2)
+        return found
+
+    return getattribute

@@ -1,0 +1,47 @@
+"""Numbers as people read them, in every table, on the terminal and in Markdown. None shows as a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from metadeploy import _exact
+
+__all__ = ["NONE", "count", "interval", "number", "p_value", "percent", "value"]
+
+#: A value that is undefined, such as a share of nothing.
+NONE: Final = "–"
+
+
+def count(found: int) -> str:
+    """Format a whole number: ``2,997``."""
+    return f"{found:,}"
+
+
+def percent(share: float | None, digits: int = 1, *, unit: str = "%") -> str:
+    """Format a share in [0, 1]: ``58.1%``."""
+    return NONE if share is None else f"{_exact.percent(share, digits)}{unit}"
+
+
+def number(found: float | None) -> str:
+    """Format a number without a unit, with three decimals."""
+    return NONE if found is None else f"{found:.3f}"
+
+
+def value(row: Mapping[str, Any], key: str = "value", *, is_share: bool) -> str:
+    """Format one value of a row of the results."""
+    return percent(row[key]) if is_share else number(row[key])
+
+
+def interval(row: Mapping[str, Any], *, is_share: bool) -> str:
+    """Format both ends of a row's interval: ``55.0% to 61.2%``."""
+    if row["low"] is None or row["high"] is None:
+        return NONE
+    return f"{value(row, 'low', is_share=is_share)} to {value(row, 'high', is_share=is_share)}"
+
+
+def p_value(found: float | None) -> str:
+    """Format a p-value with three decimals; a smaller one is ``< 0.001``."""
+    if found is None:
+        return NONE
+    return "< 0.001" if found < 0.001 else f"{found:.3f}"

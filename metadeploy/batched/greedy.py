@@ -1,0 +1,124 @@
+"""Greedy answers to many prompts at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metadeploy.batched.prefix import LeftPadded
+from metadeploy.data.answers import IsComplete
+from metadeploy.reference.base import FrozenBase
+
+__all__ = ["AnswerOpening", "GreedyAnswer", "greedy_answers"]
+
+#: What surrounds each step, told which answers [n] of the batch are still in it.
+Around = Callable[[Tensor], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """What the model says.
+
+    Attributes:
+        token_ids: the greedy answer, without the token that ended it.
+        logprobs: natural log-probability of each of them.
+        ended: whether the model ended it (not the length limit, nor `IsComplete`).
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class AnswerOpening:
+    """Where the answers of a batch begin.
+
+    Attributes:
+        logits: [B, V] of the first token.
+        cache: of transformers, up to there; answering uses it up.
+        attention_mask: [B, n] of what is in the cache.
+        positions: [B, 1] of the last prompt token.
+    """
+
+    logits: Tensor
+    cache: Any
+    attention_mask: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, output: Any, batch: LeftPadded) -> AnswerOpening:
+        """What a model's output for a batch of prompts leads to."""
+        return cls(output.logits[:, -1], output.past_key_values, batch.attention_mask, batch.position_ids[:, -1:])
+
+    def rows(self, index: Tensor) -> AnswerOpening:
+        """A copy of some of the batch [n], which can be answered beside this one."""
+        cache = copy.deepcopy(self.cache)
+        cache.reorder_cache(index)
+        return AnswerOpening(self.logits[index], cache, self.attention_mask[index], self.positions[index])
+
+
+@torch.inference_mode()
+def greedy_answers(
+    base: FrozenBase,
+    opening: AnswerOpening,
+    *,
+    stop_ids: set[int],
+    max_new_tokens: int,
+    is_complete: IsComplete,
+    around: Around | None = None,
+) -> list[GreedyAnswer]:
+    """Go on from where the answers begin; an answer that is finished leaves the batch.
+
+    Args:
+        base: the model.
+        opening: first logits, and what lies before them.
+        stop_ids: tokens that end an answer.
+        max_new_tokens: most tokens of an answer.
+        is_complete: asked after each token; True ends that answer.
+        around: entered for each step after the first token, an injection for example.
+
+    Returns:
+        The answers, in the order of the batch.
+    """
+    logits, cache, mask, positions = opening.logits, opening.cache, opening.attention_mask, opening.positions
+    count = len(logits)
+    tokens: list[list[int]] = [[] for _ in range(count)]
+    logprobs: list[list[float]] = [[] for _ in range(count)]
+    ended = [False] * count
+    rows = torch.arange(count, device=logits.device)  # which answer each row of the batch belongs to
+    for _ in range(max_new_tokens):
+        best, chosen = logits.float().log_softmax(-1).max(-1)
+        going = []
+        for place, (row, token, logprob) in enumerate(zip(rows.tolist(), chosen.tolist(), best.tolist(), strict=True)):
+            if token in stop_ids:
+                ended[row] = True
+                continue
+            tokens[row].append(token)
+            logprobs[row].append(logprob)
+            if len(tokens[row]) < max_new_tokens and not is_complete(row, tokens[row]):
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(rows):
+            index = torch.tensor(going, device=logits.device)
+            cache.reorder_cache(index)  # made for beams: selects rows, of recurrent memories too
+            rows, chosen, mask, positions = rows[index], chosen[index], mask[index], positions[index]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        positions = positions + 1
+        with nullcontext() if around is None else around(rows):
+            output = base.model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        logits, cache = output.logits[:, -1], output.past_key_values
+    return [GreedyAnswer(tuple(t), tuple(p), e) for t, p, e in zip(tokens, logprobs, ended, strict=True)]

@@ -1,0 +1,33 @@
+"""Injection into a batch, each example with cognitive tokens of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from metadeploy.reference.base import FrozenBase
+from metadeploy.reference.decoder import BlockHook
+from metadeploy.reference.doubter import Doubter
+
+__all__ = ["injected"]
+
+
+@contextmanager
+def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, *, gain: float = 1.0) -> Iterator[None]:
+    """Inject into a batch, with cognitive tokens [B, C, D] of each example and only where ``where`` [B, T] is True."""
+    everywhere = bool(where.all())
+
+    def hook(layer: int) -> BlockHook:
+        cross_attention = doubter.cross_attention(layer)
+
+        def inject(hidden: Tensor) -> Tensor:
+            after: Tensor = cross_attention(hidden.to(tokens), tokens, gain=gain).to(hidden)
+            return after if everywhere else torch.where(where[..., None], after, hidden)
+
+        return inject
+
+    with base.stack.hooked({layer: hook(layer) for layer in doubter.config.cross_attn_layers}):
+        yield

@@ -1,0 +1,191 @@
+"""Only the blocks that injection can touch: the upper part of a model, fed with what the block below put out.
+
+Below the lowest cross-attention layer nothing depends on the wrapper, so what those blocks put out is computed once and
+kept. The model's own forward still runs (masks, rotary embeddings, final norm, whatever scales its logits): the lower
+blocks are only stepped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from metadeploy.errors import ModelMismatchError, faults_message
+from metadeploy.reference.base import FrozenBase
+from metadeploy.reference.decoder import text_config
+
+__all__ = ["UpperBlocks", "UpperInputs", "cut_faults", "selected_rows"]
+
+
+def cut_faults(base: FrozenBase) -> list[str]:
+    """Return faults if the upper blocks of a base cannot run alone, because they need more than hidden states."""
+    config = text_config(base.model.config)
+    faults = []
+    if width := getattr(config, "hidden_size_per_layer_input", 0):
+        faults.append(
+            f"each block has token embeddings of its own (hidden_size_per_layer_input is {width}), expected blocks "
+            "that take hidden states alone"
+        )
+    if shared := getattr(config, "num_kv_shared_layers", 0):
+        faults.append(
+            f"the last {shared} blocks use the keys and values of blocks below (num_kv_shared_layers), expected blocks "
+            "that compute their own"
+        )
+    return faults
+
+
+class UpperInputs(Protocol):
+    """What the upper blocks of a batch need."""
+
+    @property
+    def hidden(self) -> Tensor:
+        """Output of block ``first - 1``, [B, T, D]."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Positions, [B, T]."""
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Attention mask, [B, n_past + T]."""
+
+    @property
+    def cache(self) -> Any:
+        """Keys and values of the n_past positions before; None if there are none."""
+
+
+class UpperBlocks:
+    """A base of which only the blocks from ``first`` on are run.
+
+    Attributes:
+        base: the frozen base.
+        first: the lowest block that is run; at least 1.
+    """
+
+    def __init__(self, base: FrozenBase, first: int) -> None:
+        """Prepare to cut ``base`` below block ``first``; the cut takes effect inside ``active``.
+
+        Raises:
+            ModelMismatchError: the upper blocks of this model need more than hidden states from below.
+        """
+        if faults := cut_faults(base):
+            name = type(base.model).__name__
+            raise ModelMismatchError(
+                f"{faults_message(f'base model {name}', faults)}\n"
+                "(hint: metadeploy train runs the upper blocks alone, which this model does not allow: take another)"
+            )
+        self.base = base
+        self.first = first
+        self._hidden: Tensor | None = None
+        self._n_beside = _outputs_beside_hidden(base)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """While it lasts, the base's lower blocks are stepped over; the base is as before afterwards."""
+        blocks = self.base.stack.blocks
+        lower = list(blocks[: self.first])
+        try:
+            for index, block in enumerate(lower):
+                blocks[index] = _SteppedOver(block, self._output)
+            yield
+        finally:
+            for index, block in enumerate(lower):
+                blocks[index] = block
+
+    def forward(self, hidden: Tensor, **options: Any) -> Any:
+        """Run the upper blocks; inside ``active`` only.
+
+        Args:
+            hidden: [B, T, D] that block ``first - 1`` put out.
+            options: attention mask, position ids, cache, as transformers' models take them.
+
+        Returns:
+            The model's output.
+        """
+        self._hidden = hidden
+        try:
+            return self.base.model(inputs_embeds=hidden, **options)
+        finally:
+            self._hidden = None
+
+    def logits(self, batch: UpperInputs, rows: Tensor, positions: Tensor) -> Tensor:
+        """Return the logits [n, V] at some places of a batch, only inside ``active``. The batch's cache works once.
+
+        Args:
+            batch: examples with their kept parts.
+            rows: [n] indices into the batch.
+            positions: [n] positions in its hidden states.
+        """
+        with selected_rows(self.base.model, rows, positions):
+            output = self.forward(
+                batch.hidden,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                past_key_values=batch.cache,
+                use_cache=batch.cache is not None,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _output(self) -> Any:
+        """What every lower block puts out, in the shape that the model's loop takes apart."""
+        assert self._hidden is not None
+        return (self._hidden, *[None] * self._n_beside) if self._n_beside is not None else self._hidden
+
+
+class _SteppedOver(nn.Module):
+    """Stands for a lower block; whatever it is given, it hands over the kept hidden states.
+
+    Not its argument: some models scale what they are given as embeddings, or add positions to it.
+    """
+
+    def __init__(self, block: nn.Module, output: Callable[[], Any]) -> None:
+        super().__init__()
+        self._block = [block]  # in a list, so that it is no submodule
+        self._output = output
+
+    def __getattr__(self, name: str) -> Any:
+        # some models look at a block's kind of attention before they call it
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_block"][0], name)
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Any:
+        return self._output()
+
+
+def _outputs_beside_hidden(base: FrozenBase) -> int | None:
+    """How many values stand beside the hidden states where blocks put out tuples; None where they do not."""
+    found: list[Any] = []
+    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    try:
+        base.forward([0], injection=None, last_only=True)
+    finally:
+        handle.remove()
+    return len(found[0]) - 1 if isinstance(found[0], tuple) else None
+
+
+@contextmanager
+def selected_rows(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Let a model compute logits only of some positions: [1, n, V], in the order given.
+
+    Args:
+        model: a transformers model.
+        rows: [n] indices into the batch.
+        positions: [n] positions in the sequences.
+    """
+
+    def select(_module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        # index_select's gradient is many times cheaper than that of indexing with two tensors
+        return (hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + positions)[None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,183 @@
+"""The run directory: one folder and one run.json that every step of a run reads and writes.
+
+RUN/
+run.json                    the manifest: the framework's keys, and ours
+collect/{train,val,test}.jsonl and .safetensors      what the base does by itself
+train/                      training curves; while training lasts, its state and cache
+doubter_checkpoint.pt       the trained wrapper
+doubter_sidecar.gguf        the same for the runtime, after `metadeploy export`
+eval/                       results, samples and plots
+README.md                   the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy._files import content_digest, sha256, write_json
+from metadeploy._types import SPLITS
+from metadeploy.checkpoint.run_json import read_run_json
+from metadeploy.errors import RunDirError
+from metadeploy.sidecar import read_sidecar
+
+__all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
+
+#: Of what `train` writes into run.json, what tells no two trainings apart: where it ran, how it went, and the line.
+_INCIDENTAL: Final = frozenset(
+    {"device", "keep_cache", "best_epoch", "epochs_done", "interrupted", "point", "val", "fingerprint"}
+)
+
+
+class RunDir:
+    """A run directory and its manifest.
+
+    Attributes:
+        path: the folder.
+        manifest: what run.json says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Open a run directory.
+
+        Args:
+            path: the folder.
+            create: make the folder where it is missing; else it must have a run.json.
+
+        Raises:
+            RunDirError: run.json is missing.
+            RunJSONError: run.json is not a JSON object, or has a value of the wrong type.
+        """
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = {}
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        if self.run_json.exists():
+            self.manifest = dict(read_run_json(self.run_json).manifest)
+        elif not create:
+            raise RunDirError(
+                f"run directory '{self.path}': has no run.json, expected one (hint: start with metadeploy collect)"
+            )
+
+    @property
+    def run_json(self) -> Path:
+        """The manifest's file."""
+        return self.path / "run.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained wrapper."""
+        return self.path / "doubter_checkpoint.pt"
+
+    @property
+    def sidecar(self) -> Path:
+        """The same for the runtime."""
+        return self.path / "doubter_sidecar.gguf"
+
+    @property
+    def collect(self) -> Path:
+        """Folder of what `metadeploy collect` found."""
+        return self.path / "collect"
+
+    @property
+    def train(self) -> Path:
+        """Folder of what `metadeploy train` leaves beside the checkpoint."""
+        return self.path / "train"
+
+    @property
+    def eval(self) -> Path:
+        """Folder of results, samples and plots."""
+        return self.path / "eval"
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set keys of the manifest (None removes one) and write it."""
+        for key, value in values.items():
+            self.manifest.pop(key, None)  # so that the order of the keys is that of the last writing
+            if value is not None:
+                self.manifest[key] = value
+        write_json(self.run_json, self.manifest, allow_nan=True)
+
+    def require(self, *keys: str, made_by: str) -> None:
+        """Refuse to go on without what an earlier step writes.
+
+        Raises:
+            RunDirError: a key is missing; the message names the command that writes it.
+        """
+        missing = [key for key in keys if key not in self.manifest]
+        if missing:
+            raise RunDirError(
+                f"run.json '{self.run_json}': lacks {', '.join(missing)} (hint: run metadeploy {made_by} first)"
+            )
+
+    def refuse_stale_checkpoint(self) -> None:
+        """Refuse a wrapper that was trained before the questions were collected anew.
+
+        Where run.json does not say what it was trained on, as in the framework's, nothing can be told.
+
+        Raises:
+            RunDirError: it was trained on other questions, or on these collected in another way.
+        """
+        trained, collected = self.manifest.get("train") or {}, self.manifest.get("collect")
+        said = trained.get("fingerprint")
+        if said is None or collected is None or said == training_fingerprint(trained, collected):
+            return
+        raise RunDirError(
+            f"run directory '{self.path}': its Doubter was trained on other questions than are collected there now, or "
+            "on these collected in another way, expected the same: among the new ones may be those it was taught "
+            "(hint: metadeploy train --restart trains it on these)"
+        )
+
+    def refuse_other_base(self) -> None:
+        """Refuse to continue if the base has changed since the questions were collected.
+
+        There is no check for a hub id, for a missing base, or if run.json has no digest.
+
+        Raises:
+            RunDirError: the content of the base has changed.
+        """
+        said = (self.manifest.get("collect") or {}).get("base_sha256")
+        found = base_digest(self.manifest["model_name"]) if said is not None else None
+        if found is not None and found != said:
+            raise RunDirError(
+                f"run directory '{self.path}': its base '{self.manifest['model_name']}' has another content than when "
+                "the questions were collected, expected the same (hint: put it back, or metadeploy collect --restart)"
+            )
+
+    def refuse_stale_sidecar(self) -> None:
+        """Refuse a sidecar that was exported before the checkpoint was trained or calibrated anew.
+
+        Raises:
+            RunDirError: it was made of another checkpoint than the one that is there.
+            SidecarError: it cannot be read.
+        """
+        if not (self.sidecar.exists() and self.checkpoint.exists()):
+            return
+        made_of = read_sidecar(self.sidecar).config.checkpoint_sha256
+        if made_of is not None and made_of != sha256(self.checkpoint):
+            raise RunDirError(
+                f"sidecar '{self.sidecar}': was made of another checkpoint than '{self.checkpoint.name}' beside it, "
+                "expected an export of that (hint: run metadeploy export --force)"
+            )
+
+
+def base_digest(name: str) -> str | None:
+    """Return the SHA-256 of a base that is a file or a folder; None for a hub id."""
+    return content_digest(Path(name)) if Path(name).exists() else None
+
+
+def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:
+    """Says whether two trainings are the same; where they run and how they are calibrated does not count.
+
+    Args:
+        trained: settings of a training as JSON has them, or what run.json says of one.
+        collected: what run.json says of the questions.
+
+    Returns:
+        A hex digest.
+    """
+    said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

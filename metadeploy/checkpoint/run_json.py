@@ -1,0 +1,152 @@
+"""run.json, the manifest of a run: every command reads it here.
+
+Unknown keys are ignored, because the framework adds keys from time to time. A key that is one letter away from a known
+key is refused, and the values of known keys must have the right type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from metadeploy._json import read_object
+from metadeploy.checkpoint.layers import LayerSpec
+from metadeploy.errors import RunJSONError, faults_message, shown
+from metadeploy.sidecar.spec import JSONValue
+
+__all__ = ["RunJson", "find_run_json", "read_run_json"]
+
+_NAME: Final = "run.json"
+#: Similarity to a known key from which an unknown key counts as a typing error: one or two letters differ.
+_ALIKE: Final = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJson:
+    """The keys of a run.json that matter here; None where it does not have them.
+
+    Attributes:
+        path: the file.
+        manifest: the whole object, unknown keys included.
+        model_name: base model, a hub id or a path.
+        target_layers: list of layers, or a preset (``late``, ``all``) not yet resolved.
+        cross_attn_layers: the same.
+        hidden_dim: width of the base.
+        num_layers: decoder blocks of the base.
+        encoder_type: name of the encoder.
+        prompt_format: ``auto`` = the base's chat template.
+        answer_suffix: what the training prompts appended to the question.
+        chat_template_kwargs: variables for the chat template.
+        inject_from: ours: where injection starts.
+        refusal_text: ours: what the wrapper was trained to say.
+        refusal_token_ids: ours: its tokens.
+        refusal_bias: ours: calibrated logit bias of the first of them.
+        license: ours: SPDX identifier of the wrapper.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    model_name: str | None = None
+    target_layers: LayerSpec | None = None
+    cross_attn_layers: LayerSpec | None = None
+    hidden_dim: int | None = None
+    num_layers: int | None = None
+    encoder_type: str | None = None
+    prompt_format: str | None = None
+    answer_suffix: str | None = None
+    chat_template_kwargs: Mapping[str, JSONValue] = field(default_factory=dict)
+    inject_from: str | None = None
+    refusal_text: str | None = None
+    refusal_token_ids: list[int] | None = None
+    refusal_bias: float | None = None
+    license: str | None = None
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_ints(value: object) -> bool:
+    return isinstance(value, list) and all(_is_int(item) for item in value)
+
+
+def _is_layers(value: object) -> bool:
+    return isinstance(value, str) or _is_ints(value)
+
+
+_TEXT: Final[tuple[str, Callable[[object], bool]]] = ("text", lambda value: isinstance(value, str))
+_OBJECT: Final[tuple[str, Callable[[object], bool]]] = ("an object", lambda value: isinstance(value, dict))
+_SIZE: Final[tuple[str, Callable[[object], bool]]] = (
+    "a positive whole number",
+    lambda value: isinstance(value, int) and _is_int(value) and value > 0,
+)
+_LAYERS: Final[tuple[str, Callable[[object], bool]]] = ("a list of whole numbers or a preset", _is_layers)
+#: What the keys of `RunJson` hold.
+_KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
+    "model_name": _TEXT,
+    "target_layers": _LAYERS,
+    "cross_attn_layers": _LAYERS,
+    "hidden_dim": _SIZE,
+    "num_layers": _SIZE,
+    "encoder_type": _TEXT,
+    "prompt_format": _TEXT,
+    "answer_suffix": _TEXT,
+    "chat_template_kwargs": _OBJECT,
+    "inject_from": _TEXT,
+    "refusal_text": _TEXT,
+    "refusal_token_ids": ("a list of whole numbers", _is_ints),
+    "refusal_bias": ("a number", lambda value: isinstance(value, float) or _is_int(value)),
+    "license": _TEXT,
+}
+#: Other keys that our commands read.
+_OTHER_KEYS: Final = {"dtype": _TEXT, "quantization": _TEXT, "dataset": _TEXT, "collect": _OBJECT, "train": _OBJECT}
+
+
+def find_run_json(checkpoint: Path, given: str | Path | None) -> Path | None:
+    """The run.json to use.
+
+    Args:
+        checkpoint: the checkpoint file.
+        given: what the caller named: a file, or a directory that has one.
+
+    Returns:
+        The path given, else the one beside the checkpoint, else None.
+    """
+    if given is not None:
+        path = Path(given)
+        return path / _NAME if path.is_dir() else path
+    beside = checkpoint.parent / _NAME
+    return beside if beside.is_file() else None
+
+
+def read_run_json(path: Path) -> RunJson:
+    """Read and check a manifest.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says; null and absent are the same.
+
+    Raises:
+        RunJSONError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
+    """
+    subject = f"run.json '{path}'"
+    manifest = read_object(path, subject=subject, error=RunJSONError)
+    known = _KEYS | _OTHER_KEYS
+    values = {key: manifest[key] for key in known if manifest.get(key) is not None}
+    meant = {key: difflib.get_close_matches(key, known, n=1, cutoff=_ALIKE) for key in manifest if key not in known}
+    faults = [f"key '{key}' is not known, expected '{near[0]}'" for key, near in meant.items() if near]
+    faults += [
+        f"key '{key}' is {shown(json.dumps(value))}, expected {known[key][0]}"
+        for key, value in values.items()
+        if not known[key][1](value)
+    ]
+    if faults:
+        raise RunJSONError(faults_message(subject, faults))
+    fields: dict[str, Any] = {key: value for key, value in values.items() if key in _KEYS}
+    return RunJson(path=path, manifest=manifest, **fields)

@@ -1,0 +1,124 @@
+"""Metrics of declining, each with formula, range, direction and source in its docstring.
+
+Proportions of questions come as a `Share` (hits, total, value, and Wilson's interval as if the questions were
+independent), the others as a float. Both are None if they are undefined, never NaN. Malformed input raises
+`MetricInputError`.
+
+The arrays are one-dimensional and of one length n, an entry for each question:
+
+* ``base_correct`` bool: the base alone is right;
+* ``answered`` bool: the base with its Doubter answers, instead of declining;
+* ``correct`` bool: that answer is right; False where it declined;
+* ``same_words`` bool: that answer is the base's own, character by character but for space around it; of no matter where
+  it declined;
+* ``doubt`` float: higher means more doubt. In [0, 1] where it is read as a probability (ECE, Brier score, summary);
+  anything finite where only its order matters;
+* ``category``: the kind of question, as text or as a number;
+* ``entity``: what the question is about, likewise; an empty text stands for itself.
+
+All of them at once, with intervals::
+
+    from metadeploy.metrics import summarise
+
+    report = summarise(base_correct, answered, correct, same_words, doubt, category, entity=entity)
+    report["metrics"]["auroc"]  # {"value": 0.84, "low": 0.81, "high": 0.87, "n": 1166}
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from metadeploy.errors import MissingDependencyError
+
+if importlib.util.find_spec("scipy") is None or importlib.util.find_spec("sklearn") is None:
+    raise MissingDependencyError(
+        "metadeploy.metrics: SciPy or scikit-learn is not installed, both are needed for metrics "
+        "(pip install 'metadeploy[eval]')"
+    )
+
+from metadeploy.metrics._calibration import brier, ece
+from metadeploy.metrics._inputs import MetricInputError
+from metadeploy.metrics._intervals import SeedMean, bootstrap_interval, bootstrap_intervals, seed_mean, share_intervals
+from metadeploy.metrics._proportions import (
+    Abstention,
+    Corrections,
+    abstention,
+    base_accuracy,
+    corrections,
+    coverage,
+    kept_rate,
+    over_refusal_rate,
+    refusal_precision,
+    refusal_rate,
+    same_words_rate,
+    selective_accuracy,
+    smart_refusal_rate,
+)
+from metadeploy.metrics._ranking import (
+    RiskCoverage,
+    auprc,
+    aurc,
+    auroc,
+    e_aurc,
+    macro_auroc,
+    pooled_auroc,
+    prr,
+    risk_coverage,
+    selective_accuracies_at,
+    selective_accuracy_at,
+)
+from metadeploy.metrics._significance import (
+    AUROCDifference,
+    MatchedCoverage,
+    McNemar,
+    auroc_difference,
+    matched_coverage,
+    mcnemar,
+)
+from metadeploy.metrics._summary import shares, summarise
+from metadeploy.proportion import Interval, Share
+
+__all__ = [
+    "AUROCDifference",
+    "Abstention",
+    "Corrections",
+    "Interval",
+    "MatchedCoverage",
+    "McNemar",
+    "MetricInputError",
+    "RiskCoverage",
+    "SeedMean",
+    "Share",
+    "abstention",
+    "auprc",
+    "aurc",
+    "auroc",
+    "auroc_difference",
+    "base_accuracy",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "brier",
+    "corrections",
+    "coverage",
+    "e_aurc",
+    "ece",
+    "kept_rate",
+    "macro_auroc",
+    "matched_coverage",
+    "mcnemar",
+    "over_refusal_rate",
+    "pooled_auroc",
+    "prr",
+    "refusal_precision",
+    "refusal_rate",
+    "risk_coverage",
+    "same_words_rate",
+    "seed_mean",
+    "selective_accuracies_at",
+    "selective_accuracy",
+    "selective_accuracy_at",
+    "share_intervals",
+    "shares",
+    "smart_refusal_rate",
+    "summarise",
+]

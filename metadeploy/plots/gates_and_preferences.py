@@ -1,0 +1,71 @@
+"""What a trained wrapper's cross-attention has settled on, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import CenteredNorm
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+
+from metadeploy.errors import Error
+from metadeploy.plots.style import BLUE, DARK, VERMILION, page, per_cent
+
+__all__ = ["gates_and_preferences"]
+
+
+def gates_and_preferences(gates: Mapping[int, float], preferences: ArrayLike, path: Path) -> None:
+    """Draw tanh(gate) of each cross-attention layer, and where attention goes before it looks at anything.
+
+    Args:
+        gates: the stored gate by cross-attention layer (before tanh), finite.
+        preferences: ``token_preference``, float [n_layers, C], rows in the order of ``gates``; drawn as their softmax.
+        path: ``.png`` or ``.svg``.
+
+    Raises:
+        Error: the two do not fit each other, something is not finite, or the file cannot be written.
+    """
+    layers = sorted(gates)
+    wanted = np.asarray(preferences, dtype=np.float64)
+    if not layers or wanted.ndim != 2 or len(wanted) != len(layers) or not wanted.shape[1]:
+        raise Error(
+            f"plot '{path}': preferences have shape {list(wanted.shape)}, expected [{len(layers)}, C] for "
+            f"{len(layers)} gates"
+        )
+    strengths = np.tanh([gates[layer] for layer in layers])
+    if not (np.isfinite(wanted).all() and np.isfinite(strengths).all()):
+        raise Error(f"plot '{path}': gates or preferences are not finite, expected numbers")
+    order = [list(gates).index(layer) for layer in layers]
+    attention = softmax(wanted[order], axis=1)
+    n_tokens = attention.shape[1]
+    strongest = int(np.argmax(np.abs(strengths)))
+    title = f"The gates inject most after block {layers[strongest]}: tanh(gate) = {strengths[strongest]:+.3f}"
+    caption = (
+        f"{len(layers)} cross-attention layers, {n_tokens} cognitive tokens. Right: softmax of token_preference, the "
+        f"attention where all scores are equal; uniform would be {per_cent(1 / n_tokens, digits=1)}. By themselves "
+        "neither says that a wrapper works."
+    )
+    with page(path, title=title, caption=caption, height=max(3.4, 1.9 + 0.27 * len(layers))) as figure:
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
+        places = range(len(layers))
+        left.barh(places, strengths, color=[BLUE if value >= 0 else VERMILION for value in strengths], height=0.72)
+        left.axvline(0, color=DARK, linewidth=1)
+        left.set_yticks(places, [str(layer) for layer in layers])
+        left.set_ylim(-0.5, len(layers) - 0.5)
+        left.set_ylabel("after block")
+        left.set_xlabel("tanh(gate)")
+        left.grid(axis="y", visible=False)
+        # an entirely uniform softmax would leave the colours without a range
+        spread = max(float(np.abs(attention - 1 / n_tokens).max()), 1e-6)
+        norm = CenteredNorm(1 / n_tokens, halfrange=spread)
+        image = right.imshow(attention, cmap="PuOr_r", norm=norm, aspect="auto", origin="lower", interpolation="none")
+        right.set_xlabel("cognitive token")
+        right.set_xticks(range(0, n_tokens, max(1, n_tokens // 8)))
+        right.grid(visible=False)
+        right.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=right, format=PercentFormatter(1.0, decimals=1, symbol=" %"), pad=0.03)
+        bar.outline.set_visible(False)
+        bar.ax.set_title("attention", fontsize=10, loc="left")
