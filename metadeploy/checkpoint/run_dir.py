@@ -180,4 +180,6 @@ def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any
         A hex digest.
     """
     said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
+    if said.get("encoder_dtype") == "float32":  # trainings from before this setting all had this value
+        del said["encoder_dtype"]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

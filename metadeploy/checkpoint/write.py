@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metadeploy._files import write_atomically
 from metadeploy.sidecar.layout import infer
-from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.sidecar.spec import EncoderDtype, WrapperConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(path: Path, config: WrapperConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write a wrapper: the encoder in float32, the cross-attention in bfloat16.
+def write_checkpoint(
+    path: Path, config: WrapperConfig, tensors: Mapping[str, Tensor], *, encoder_dtype: EncoderDtype = "float32"
+) -> None:
+    """Write a wrapper, its cross-attention in bfloat16.
 
     Args:
         path: the file. A failure leaves an old file unchanged.
         config: what the wrapper is.
         tensors: every tensor by sidecar name.
+        encoder_dtype: type of the encoder in the file.
     """
     import torch
 
@@ -64,7 +67,7 @@ def write_checkpoint(path: Path, config: WrapperConfig, tensors: Mapping[str, Te
         "refusal_bias": config.refusal_bias,
         "target_layers": list(config.target_layers),
         "cross_attn_layers": list(config.cross_attn_layers),
-        "encoder_state": part("enc.", torch.float32),
+        "encoder_state": part("enc.", getattr(torch, encoder_dtype)),
         # keys are text, because the framework compares them with module names
         "ca_state": {str(layer): part(f"ca.{layer}.", torch.bfloat16) for layer in config.cross_attn_layers},
     }

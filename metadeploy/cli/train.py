@@ -13,7 +13,7 @@ import typer
 
 from metadeploy._exact import percent
 from metadeploy.cli._flags import Flag, Panel, fields_of, takes
-from metadeploy.sidecar.spec import EncoderType, InjectFrom
+from metadeploy.sidecar.spec import EncoderDtype, EncoderType, InjectFrom
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ _FLAGS: Final = (
         enc_num_heads=Flag("Heads of the encoder (multi_token, transformer).", more={"min": 1}),
         num_cognitive_tokens=Flag("Of the multi_token encoder; the others have one a layer.", more={"min": 1}),
         encoder_blocks=Flag("Blocks of the transformer encoder.", more={"min": 1}),
+        encoder_dtype=Flag("Type of the encoder in the checkpoint; float16 halves it.", EncoderDtype),
         refusal_text=Flag("What it is to say where it declines."),
     ),
     Panel(

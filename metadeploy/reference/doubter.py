@@ -21,7 +21,7 @@ from metadeploy.reference.encoders import build_encoder
 from metadeploy.sidecar.layout import infer
 from metadeploy.sidecar.reader import read_sidecar
 from metadeploy.sidecar.refusal import with_refusal_text
-from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.sidecar.spec import EncoderDtype, WrapperConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,13 +153,14 @@ class Doubter(nn.Module):
         )
         return pending if pending.needs_base() else pending.resolve()
 
-    def save_checkpoint(self, path: str | Path) -> None:
+    def save_checkpoint(self, path: str | Path, *, encoder_dtype: EncoderDtype = "float32") -> None:
         """Write a checkpoint in the framework's format 1.1, which `from_checkpoint` and ``metadeploy export`` read.
 
         Args:
             path: the ``.pt`` file. A failure leaves an old file unchanged.
+            encoder_dtype: type of the encoder in the file. The cross-attention is in bfloat16.
         """
-        write_checkpoint(Path(path), self.config, self.state_dict())
+        write_checkpoint(Path(path), self.config, self.state_dict(), encoder_dtype=encoder_dtype)
 
     def forward(self, activations: Tensor) -> Tensor:
         """Encode activations [N, D] into cognitive tokens [C, D]."""

@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULT_REFUSAL_TEXT",
     "DEFAULT_THRESHOLD",
     "FORMAT_VERSION",
+    "EncoderDtype",
     "EncoderType",
     "InjectFrom",
     "JSONValue",
@@ -27,6 +28,8 @@ DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question 
 DEFAULT_THRESHOLD: Final = 0.5
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
+#: Types that a checkpoint may store the encoder in.
+EncoderDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 #: Kinds of wrapper that run; a reader lets others pass, for `metadeploy inspect` to show.
 Kind: TypeAlias = Literal["doubter", "goal_anchor"]
 InjectFrom: TypeAlias = Literal["prompt", "last_prompt_token"]

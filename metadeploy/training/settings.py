@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from metadeploy._checks import (
     Rule,
@@ -20,7 +20,7 @@ from metadeploy._checks import (
     whole_number,
 )
 from metadeploy.errors import RunDirError, faults_message
-from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderType, InjectFrom
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, EncoderDtype, EncoderType, InjectFrom
 
 if TYPE_CHECKING:
     from metadeploy._types import DType, Quantization
@@ -214,6 +214,7 @@ class TrainSettings:
         enc_num_heads: heads inside the multi_token and transformer encoders.
         num_cognitive_tokens: C of the multi_token encoder; the others have one for each target layer.
         encoder_blocks: blocks of the transformer encoder.
+        encoder_dtype: type of the encoder in the checkpoint: ``float32``, ``float16`` or ``bfloat16``.
         refusal_text: what the wrapper is to say when it doubts.
         self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
         leave_out: categories that it never sees, to find out what it makes of an unknown kind of question.
@@ -232,6 +233,7 @@ class TrainSettings:
     enc_num_heads: int = 8
     num_cognitive_tokens: int = 8
     encoder_blocks: int = 2
+    encoder_dtype: EncoderDtype = "float32"
     refusal_text: str = DEFAULT_REFUSAL_TEXT
     self_correction: float = 0.0
     leave_out: tuple[str, ...] = ()
@@ -254,6 +256,7 @@ class TrainSettings:
                 "enc_num_heads": whole_number(1),
                 "num_cognitive_tokens": whole_number(1),
                 "encoder_blocks": whole_number(1),
+                "encoder_dtype": choice(*get_args(EncoderDtype)),
                 "refusal_text": visible_text(),
                 "self_correction": number(0, 1),
                 "leave_out": names(),

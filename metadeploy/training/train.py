@@ -360,13 +360,14 @@ def _finish(
     """Take the best epoch, calibrate it as it will be stored, and write everything."""
     doubter = fitting.doubter
     doubter.load_state_dict(fitting.best)
-    # the file holds the cross-attention in bfloat16, as the framework's do; what is calibrated is what is stored
+    # calibrate the weights as the file has them: the cross-attention is in bfloat16, as in the framework's files
     doubter.ca.to(torch.bfloat16).to(torch.float32)
+    doubter.enc.to(getattr(torch, settings.encoder_dtype)).to(torch.float32)
     margins, _ = fitting.margins(*val)
     point = calibrate(margins, val[0].base_correct, settings.point)
     doubter.config = dataclasses.replace(doubter.config, refusal_bias=point.bias)
     run.update({"refusal_bias": None})  # killed here or below, the two files do not contradict each other
-    doubter.save_checkpoint(run.checkpoint)
+    doubter.save_checkpoint(run.checkpoint, encoder_dtype=settings.encoder_dtype)
     config = doubter.config
     run.update(
         {

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.errors import RunDirError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.reference.config import Quantization
+from metadeploy.sidecar.spec import EncoderType, InjectFrom
 from metadeploy.training.collect import collect
 from metadeploy.training.records import Collected
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
@@ -217,11 +218,17 @@ def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> No
     assert json.loads(run.run_json.read_text()) == json.loads((collected / "run.json").read_text())
 
 
-@pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-@pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
-def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_from: str) -> None:
-    """What training says of the validation questions is what generation does with them."""
-    change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from}
+@pytest.mark.parametrize(
+    ("encoder_type", "inject_from", "encoder_dtype"),
+    [
+        *((encoder, start, "float32") for encoder in get_args(EncoderType) for start in get_args(InjectFrom)),
+        ("selective", "prompt", "float16"),
+        ("transformer", "last_prompt_token", "bfloat16"),
+    ],
+)
+def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_from: str, encoder_dtype: str) -> None:
+    """Generation with the stored weights declines the validation questions that training said it would decline."""
+    change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from, "encoder_dtype": encoder_dtype}
     point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
     found = train(run, dataclasses.replace(SETTINGS, point=point, **change))
     records = Collected.read(run.collect, "val").records
@@ -231,6 +238,8 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
         MetaSpiderConfig(model_name=run.manifest["model_name"], device="cpu", dtype="float32")
     )
     doubter = pipe.attach(Doubter.from_checkpoint(run.path))
+    stored = torch.load(run.checkpoint, weights_only=True)["encoder_state"]
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, encoder_dtype)}
     assert (doubter.config.encoder_type, doubter.config.inject_from) == (encoder_type, inject_from)
     assert doubter.config.refusal_bias == pytest.approx(found.bias)
     prompts = [pipe.tokenize(pipe.apply_chat_template(record.question.question)) for record in records]
@@ -299,6 +308,7 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
     train(run, SETTINGS)
     assert finished_with(run, SETTINGS) is True
     assert finished_with(run, dataclasses.replace(SETTINGS, refusal_text="No.")) is False
+    assert finished_with(run, dataclasses.replace(SETTINGS, encoder_dtype="float16")) is False
     stages: list[str] = []
     moved = dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=None, target_coverage=0.25))
     found = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
