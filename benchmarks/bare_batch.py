@@ -1,4 +1,4 @@
-"""Batched decoding as llama.cpp does it alone, through the low-level interface of llama-cpp-python."""
+"""llama.cpp's own batched decoding, through the low-level interface of llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["BareBatch"]
 
 
 class BareBatch:
-    """A base in a context of several sequences, without anything of ours, not even the build."""
+    """A base in a context of several sequences, in llama-cpp-python's own build without our patches."""
 
     def __init__(self, base: str | os.PathLike[str], *, n_ctx: int, n_parallel: int, threads: int) -> None:
         """Load the base.
 
         Args:
             base: GGUF.
-            n_ctx: tokens of each sequence.
-            n_parallel: sequences.
+            n_ctx: maximum tokens of each sequence.
+            n_parallel: number of sequences.
             threads: for prompts and for single tokens.
 
         Raises:
@@ -57,13 +57,13 @@ class BareBatch:
         llama_cpp.llama_model_free(self._model)
 
     def prefill(self, sequence: int, n_tokens: int) -> None:
-        """Random tokens in an empty sequence."""
+        """Evaluate random tokens in an empty sequence."""
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self._context), sequence, -1, -1)
         self._past[sequence] = 0
         self._decode([sequence] * n_tokens)
 
     def decode(self, n_sequences: int, n_steps: int) -> Floats:
-        """Give each of the first sequences one more random token, so many times; nothing is sampled.
+        """Append random tokens to the first sequences, one token each per step; nothing is sampled.
 
         Returns:
             Milliseconds of each step, float64 [n_steps].
@@ -72,7 +72,7 @@ class BareBatch:
         return np.array([timed(lambda: self._decode(sequences)) for _ in range(n_steps)])
 
     def _decode(self, sequences: Sequence[int]) -> None:
-        """A batch with one token for each of them, logits wanted of each one's last."""
+        """Evaluate a batch with a token for each entry; compute the logits of each sequence's last token."""
         batch = self._batch
         batch.n_tokens = len(sequences)
         for i, sequence in enumerate(sequences):

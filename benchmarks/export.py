@@ -1,9 +1,9 @@
-"""What export costs: wall time and peak memory for the checkpoint of the published Doubter's size. Linux only.
+"""Measure time and peak memory of exporting a checkpoint of the published Doubter's size. Linux only.
 
     python benchmarks/export.py [--folder FOLDER] [--runs 7]
 
-Each run is a process of its own that imports everything first. Its peak is what it grows by from there on, pages of the
-checkpoint that are mapped included; on paper that is the checkpoint and 1.2 times its largest tensor as F32.
+Each run is a separate process that imports everything first. Its peak is the growth of its memory from then on,
+including mapped pages of the checkpoint. On paper that is the checkpoint and 1.2 times its largest tensor as F32.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MIB = 1 << 20
 
 
 def child(checkpoint: Path, output: Path) -> None:
-    """One export in this process; what it took goes to stdout."""
+    """Export once in this process, and print time and memory as JSON."""
     import gguf  # noqa: F401 - imported before the clock starts
     import torch  # noqa: F401
 
     from metadeploy.export import export
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")
     began = time.perf_counter()
     size = export(checkpoint, output=output, force=True).size
@@ -45,7 +45,7 @@ def child(checkpoint: Path, output: Path) -> None:
 
 
 def status(key: str) -> int:
-    """Bytes, of this process."""
+    """Return a field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
@@ -81,7 +81,7 @@ def measure(folder: Path, shape: str, runs: int, tick: Tick) -> Report:
 
 def main() -> None:
     parser = reporting.parser(__doc__)
-    parser.add_argument("--folder", type=Path, default=cache_dir(), help="for the files (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=cache_dir(), help="folder for the files (default: %(default)s)")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3.5-4b")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)

@@ -1,12 +1,12 @@
-"""The same two passes elsewhere: in PyTorch, and unfolded in llama.cpp; the bare base in llama-cpp-python.
+"""Compare the runtime with PyTorch, with unfolded cross-attention, and with llama-cpp-python.
 
     python benchmarks/peers.py [--base BASE --sidecar SIDECAR] [--prompts 128,512] [--tokens 32] [--sequences 1,8]
 
-By default the demo's SmolLM2-135M and its Doubter, injected at every position as the meta-spider framework does it. All
-of them take turns on the same prompts with the same number of threads. PyTorch and the runtime have the same weights,
-once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read. The base lies in memory
-three times, and another four times without that option. Many sequences at once are compared after that: with those of
-the bare base that llama.cpp decodes through llama-cpp-python.
+The default is the demo's SmolLM2-135M and its Doubter, injected at every position as in the meta-spider framework. All
+peers take turns on the same prompts with the same number of threads. PyTorch and the runtime have the same weights,
+once in F32 and once in BF16; `--without-pytorch` is for bases that transformers cannot read. The base is in memory
+three times, and four more times without that option. Then many sequences at once are compared with llama.cpp's batched
+decoding of the bare base, through llama-cpp-python.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from metadeploy.bench.runner import with_mode
 from metadeploy.bench.timing import Tick, interleave, timed
 from metadeploy.sidecar import read_sidecar
 
-#: A prompt, and so many tokens after it.
+#: Evaluates a prompt and a number of tokens after it.
 Answer = Callable[[list[int], int], object]
 
 OURS = "runtime"
@@ -42,7 +42,7 @@ NAKED = "runtime without a sidecar"
 PEER = "llama-cpp-python, base alone"
 BATCHED = "llama.cpp's batched decoding, base alone"
 PEER_PACKAGE = "llama-cpp-python==0.3.36"
-#: Tokens before the first one that is decoded, and at most so many where real answers are.
+#: Tokens before the first decoded one, and the maximum prompt length of real answers.
 DEPTH, SERVED_PROMPT = 32, 128
 
 
@@ -56,12 +56,12 @@ def runtime(stand: Stand, *, inject: bool = True) -> Answer:
 
 
 def pytorch(base: Path, sidecar: Path, threads: int) -> dict[str, Answer]:
-    """In F32, and in BF16.
+    """Return the PyTorch peers in F32 and in BF16.
 
     Args:
-        base: in F32.
-        sidecar: of it.
-        threads: for it to use.
+        base: GGUF in F32.
+        sidecar: the sidecar of the base.
+        threads: number of threads of PyTorch.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws bars while it loads
     import torch
@@ -86,7 +86,7 @@ def pytorch(base: Path, sidecar: Path, threads: int) -> dict[str, Answer]:
 def llama_cpp_python(base: Path, n_ctx: int, threads: int, stack: ExitStack) -> Answer:
     import llama_cpp
 
-    # flash attention is what the runtime's "auto" comes to on a CPU
+    # the runtime's "auto" selects flash attention on a CPU
     options = {"n_ctx": n_ctx, "n_threads": threads, "n_threads_batch": threads, "flash_attn": True}
     peer: Any = llama_cpp.Llama(str(base), **options, verbose=False)
     stack.callback(peer.close)
@@ -103,7 +103,7 @@ def llama_cpp_python(base: Path, n_ctx: int, threads: int, stack: ExitStack) -> 
 def peers(
     base: Path, wrapper: Path, arguments: argparse.Namespace, folder: Path, stack: ExitStack
 ) -> tuple[dict[str, Answer], Stand, list[str]]:
-    """Everything that takes part, by name; one of them, to draw tokens; and what is missing."""
+    """Return all peers by name, one harness to draw tokens from, and notes about missing peers."""
     sidecar = with_mode(read_sidecar(wrapper), "prompt", folder)
     n_ctx = max(arguments.prompts) + arguments.tokens + 8
 
@@ -162,9 +162,9 @@ def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: S
 
 
 def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, notes: list[str], tick: Tick) -> Iterator[Figure]:
-    """So many answers at once, sampling and Python included, against nothing but llama_decode of the bare base.
+    """Compare several answers at once, including sampling and Python, with bare llama_decode calls of the base.
 
-    Both begin each measurement after as many tokens.
+    Both start each measurement after the same number of tokens.
     """
     from bare_batch import BareBatch
 
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=reporting.numbers, default=(1, 2, 4, 8, 16), help="decoded at once")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--without-pytorch", action="store_true")
-    # each of them has another default, from half of the cores to four
+    # the defaults of the peers differ, from half of the cores to four
     parser.set_defaults(threads=os.cpu_count() or 1)
     arguments = parser.parse_args()
     reporting.run(lambda tick: measure(arguments, tick), arguments)

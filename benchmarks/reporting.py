@@ -1,4 +1,4 @@
-"""What the scripts here share: options, how a report is shown, errors without a traceback."""
+"""Shared parts of the scripts in this folder: options, printing a report, errors without a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metadeploy.demo import assets
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """With the options that all of them have."""
+    """Return a parser with the options that all scripts have."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the report as JSON")
@@ -26,7 +26,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def add_base(made: argparse.ArgumentParser) -> None:
     made.add_argument("--base", type=Path, help="GGUF (default: the demo's)")
-    made.add_argument("--sidecar", type=Path, help="of it (default: the demo's)")
+    made.add_argument("--sidecar", type=Path, help="sidecar of the base (default: the demo's)")
     made.add_argument("-t", "--threads", type=int)
 
 
@@ -44,7 +44,7 @@ def base_and_sidecar(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def run(measure: Callable[[Tick], Report], arguments: argparse.Namespace) -> None:
-    """Measure and show."""
+    """Measure, and print the report."""
     try:
         command.check_files(arguments.output, arguments.plot)
         with StageProgress() as progress:

@@ -1,9 +1,9 @@
-"""How the cost grows: with the prompt, the layers injected into, the cognitive tokens, the threads.
+"""Measure how the cost depends on prompt length, injected layers, cognitive tokens and threads.
 
     python benchmarks/scaling.py [--base BASE --sidecar SIDECAR] [--parts prompt,layers,tokens,threads] [--plot FILE]
 
-By default the demo's SmolLM2-135M. Layers and cognitive tokens are those of random wrappers for the same base
-(bottleneck and heads as in the sidecar), injected into the highest blocks; ratios of pairs beside the limits on paper.
+The default is the demo's SmolLM2-135M. The wrappers are random, with the sidecar's bottleneck and heads, and inject
+into the highest blocks. The table has ratios of pairs and the limits on paper.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS: Final = ("prompt", "layers", "tokens", "threads")
 
 
 class Scaling:
-    """One base with wrapper after wrapper."""
+    """Measures one base with one wrapper after another."""
 
     def __init__(self, base: Path, sidecar: Path, arguments: argparse.Namespace, folder: Path, tick: Tick) -> None:
         self.base, self.arguments, self.folder, self.tick = base, arguments, folder, tick
@@ -58,7 +58,7 @@ class Scaling:
                 yield from self.pair("cognitive tokens", n_cog, self.wrapper(n_layer=late, n_cog=n_cog))
 
     def wrapper(self, *, n_layer: int, n_cog: int = 11) -> WrapperConfig:
-        """Injected into the last blocks; of the encoder that makes any number of tokens."""
+        """Return a wrapper that injects into the last blocks; multi_token allows any number of tokens."""
         return replace(
             self.sidecar.config,
             encoder_type="multi_token",
@@ -131,7 +131,7 @@ class Scaling:
 
 
 def powers(most: int) -> list[int]:
-    """1, 2, 4 … and the last one."""
+    """Return the powers of two up to a number, and the number."""
     return sorted({most, *(1 << i for i in range(most.bit_length()))})
 
 
@@ -157,8 +157,8 @@ def main() -> None:
     reporting.add_base(parser)
     parser.add_argument("--parts", type=lambda text: tuple(text.split(",")), default=PARTS)
     parser.add_argument("--prompts", type=reporting.numbers, default=(32, 64, 128, 256, 512, 1024, 2048))
-    parser.add_argument("--length", type=int, default=256, help="of the prompt, in the other parts")
-    parser.add_argument("--most-tokens", type=int, default=128, help="cognitive tokens")
+    parser.add_argument("--length", type=int, default=256, help="prompt length in the other parts")
+    parser.add_argument("--most-tokens", type=int, default=128, help="maximum number of cognitive tokens")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Sends many requests of every kind to one instance: memory and descriptors must not grow, answers not change.
+"""Send many requests of every kind to one instance, whose memory, descriptors and answers must stay the same.
 
     python benchmarks/soak.py --base BASE --sidecar SIDECAR [-n 10000] [-o FILE]
 
-Exit status 1 where anything has grown or changed. `nox -s soak` runs it with a tiny base. Linux only.
+The exit status is 1 if anything has grown or changed. `nox -s soak` runs it with a tiny base. Linux only.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--sidecar", type=Path, required=True)
     parser.add_argument("-n", "--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="write what was found as JSON")
+    parser.add_argument("-o", "--output", type=Path, help="write the findings as JSON")
     arguments = parser.parse_args()
     work = Soak(arguments.base, arguments.sidecar, arguments.sidecar.parent, arguments.seed)
     states, faults = soak(work, arguments.requests)

@@ -1,9 +1,9 @@
-"""Write a base of the exact shape of Qwen3.5-4B whose weights are random, in the types that Q4_K_M gives them.
+"""Write a base with the exact shape of Qwen3.5-4B and random weights, in the types of Q4_K_M.
 
     python benchmarks/synthetic_base.py [--folder FOLDER] [--shape qwen3.5-4b|tiny]
 
-A model costs what its shapes and types cost, whatever its weights say. The file has no vocabulary: it computes, and
-does not talk. 2.7 GB, written in seconds, a tensor at a time, by default into metadeploy's cache folder.
+The cost of a model depends on its shapes and types, not on the values of its weights. The file has no vocabulary, so it
+cannot process text. It takes 2.7 GB, is written in seconds, and goes to metadeploy's cache folder by default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ F32, Q4_K, Q6_K = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_K, GGMLQuant
 ARCH: Final = "qwen35"
 
 _BLOCK: Final = 256
-#: ggml's blocks of 256 weights
+#: ggml's layouts of blocks of 256 weights
 _LAYOUT: Final = {
     Q4_K: np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("q", "u1", 128)]),
     Q6_K: np.dtype([("low", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), ("d", "<f2")]),
@@ -38,7 +38,7 @@ _FULL_ATTENTION_INTERVAL: Final = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What llama.cpp builds its ``qwen35`` from."""
+    """Hyperparameters of llama.cpp's ``qwen35``."""
 
     n_block: int = 32
     n_embd: int = 2560
@@ -83,8 +83,8 @@ SHAPES: Final = {
 
 
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], GGMLQuantizationType]]:
-    """Name, shape (rows first) and type of every tensor."""
-    yield "token_embd.weight", (shape.n_vocab, shape.n_embd), Q6_K  # it is the output matrix as well
+    """Yield name, shape (rows first) and type of every tensor."""
+    yield "token_embd.weight", (shape.n_vocab, shape.n_embd), Q6_K  # also the output matrix
     yield "output_norm.weight", (shape.n_embd,), F32
     for block in range(shape.n_block):
         for name, dims in _block(shape, block).items():
@@ -97,7 +97,7 @@ def _block(shape: Shape, block: int) -> dict[str, tuple[int, ...]]:
     if (block + 1) % _FULL_ATTENTION_INTERVAL == 0:
         query, key = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
         mixer = {
-            "attn_q.weight": (2 * query, d),  # with the gate of what comes out
+            "attn_q.weight": (2 * query, d),  # including the output gate
             "attn_k.weight": (key, d),
             "attn_v.weight": (key, d),
             "attn_output.weight": (d, query),
@@ -127,7 +127,7 @@ def _block(shape: Shape, block: int) -> dict[str, tuple[int, ...]]:
 
 
 def _type(name: str, dims: tuple[int, ...], block: int, n_block: int) -> GGMLQuantizationType:
-    """What llama.cpp's own quantiser chooses; a test asks it."""
+    """Return the type that llama.cpp's quantizer chooses; a test compares them."""
     if len(dims) == 1 or name.startswith("ssm_conv1d"):
         return F32
     eighth = n_block // 8
@@ -136,7 +136,7 @@ def _type(name: str, dims: tuple[int, ...], block: int, n_block: int) -> GGMLQua
 
 
 def _plain(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A tensor that stays F32. DeltaNet's states forget over some 10 to 1000 tokens."""
+    """Return a tensor that stays F32. DeltaNet's states decay over some 10 to 1000 tokens."""
     if name.endswith("ssm_a"):
         return -rng.uniform(0.5, 4.0, dims).astype(np.float32)
     if name.endswith("ssm_dt.bias"):
@@ -147,7 +147,7 @@ def _plain(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArra
 
 
 def _quantised(dims: tuple[int, ...], kind: GGMLQuantizationType, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A matrix in blocks of random bits: weights of mean 0 whose products keep the size of what goes in."""
+    """Return a matrix of random blocks: weights of mean 0 that keep the scale of the activations."""
     n_rows, n_row = dims
     layout = _LAYOUT[kind]
     n_bytes = n_rows * n_row // _BLOCK * layout.itemsize
@@ -195,7 +195,7 @@ def _add_keys(writer: GGUFWriter, shape: Shape) -> None:
 
 
 def write_base(path: Path, shape: Shape, *, seed: int = 0) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     rng = np.random.Generator(np.random.SFC64(seed))
     with replacing(path) as temporary, closing(GGUFWriter(temporary, ARCH)) as writer:
         _add_keys(writer, shape)
@@ -211,7 +211,7 @@ def write_base(path: Path, shape: Shape, *, seed: int = 0) -> None:
 
 
 def synthetic_base(folder: Path, shape: str) -> Path:
-    """The file in a folder, written if it is not there."""
+    """Return the file in a folder; write it if it does not exist."""
     path = folder / f"synthetic-{shape}-Q4_K_M.gguf"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def synthetic_base(folder: Path, shape: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=cache_dir(), help="where to (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=cache_dir(), help="output folder (default: %(default)s)")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3.5-4b")
     arguments = parser.parse_args()
     print(synthetic_base(arguments.folder, arguments.shape))

@@ -1,10 +1,10 @@
-"""Write a checkpoint of the shape of the published Doubter for Qwen3.5-4B, random and untrained, and export it.
+"""Write an untrained checkpoint with the shape of the published Doubter for Qwen3.5-4B, and export it.
 
     python benchmarks/synthetic_doubter.py [--folder FOLDER] [--shape qwen3.5-4b|tiny] [--inject-from prompt]
 
-112 MiB as training leaves it (encoder in F32, cross-attention in BF16), and a sidecar of 168 MB made of it by
-`metadeploy export`; by default in metadeploy's cache folder. Beside the base of `synthetic_base.py` it costs what a
-trained one would.
+The checkpoint takes 112 MiB, in the types of a trained one (encoder in F32, cross-attention in BF16). `metadeploy
+export` makes a sidecar of 168 MB from it. Both go to metadeploy's cache folder by default. With the base of
+`synthetic_base.py`, the sidecar costs as much as a trained one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _config(base: str, layers: range, width: int) -> WrapperConfig:
     )
 
 
-#: By the base they belong to.
+#: The wrappers, by the shape of their base.
 SHAPES: Final = {
     "qwen3.5-4b": _config("qwen3.5-4b", range(21, 32), 256),
     "tiny": _config("tiny", range(5, 8), 64),
@@ -48,7 +48,7 @@ SHAPES: Final = {
 
 
 def draw(config: WrapperConfig, *, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Random tensors of a wrapper, by sidecar name; gates are small, for what is injected must not run away."""
+    """Return random tensors of a wrapper, by sidecar name; small gates keep the injection stable."""
     rng = np.random.default_rng(seed)
 
     def one(name: str, dims: tuple[int, ...]) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ def draw(config: WrapperConfig, *, seed: int = 0) -> dict[str, NDArray[np.float3
 
 
 def write_checkpoint(folder: Path, config: WrapperConfig) -> Path:
-    """A run directory as training leaves it: ``doubter_checkpoint.pt`` and ``run.json``."""
+    """Write a run directory as training does: ``doubter_checkpoint.pt`` and ``run.json``."""
     import torch
 
     found = {name: torch.from_numpy(values) for name, values in draw(config).items()}
@@ -98,7 +98,7 @@ def write_checkpoint(folder: Path, config: WrapperConfig) -> Path:
 
 
 def synthetic_doubter(folder: Path, shape: str, inject_from: InjectFrom = "prompt") -> Path:
-    """The sidecar in a folder, beside its checkpoint; made if it is not there."""
+    """Return the sidecar in a folder, beside its checkpoint; write both if they do not exist."""
     from metadeploy.export import export
 
     run = folder / f"synthetic-doubter-{shape}-{inject_from}"
@@ -110,7 +110,7 @@ def synthetic_doubter(folder: Path, shape: str, inject_from: InjectFrom = "promp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=cache_dir(), help="where to (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=cache_dir(), help="output folder (default: %(default)s)")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3.5-4b")
     parser.add_argument("--inject-from", choices=("prompt", "last_prompt_token"), default="prompt")
     arguments = parser.parse_args()

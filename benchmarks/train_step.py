@@ -1,10 +1,10 @@
-"""What a training step costs: the upper blocks alone, against the whole model in two passes.
+"""Measure a training step: the upper blocks alone, against the whole model in two passes.
 
     python benchmarks/train_step.py [BASE]
 
-Batches of 32 of the demo's questions on SmolLM2-135M (in bfloat16, the shipped Doubter's shape), the same ones for each
-kind of step; a step is forward, cross-entropy, backward and AdamW. The kinds take turns, so that whatever else the
-machine does hits all of them; medians are printed. What the cut trainer computes once and keeps is timed apart.
+A step has 32 of the demo's questions on SmolLM2-135M (in bfloat16, the shipped Doubter's shape): forward,
+cross-entropy, backward and AdamW. The kinds of step take turns on the same questions, so that other load on the machine
+affects all of them. The script prints medians. It times separately what the cut trainer computes once and caches.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Trainer(ABC):
     """One kind of step.
 
     Attributes:
-        seconds: of each step so far.
-        keep_seconds: what it took to compute the kept parts; 0 where there are none.
+        seconds: duration of each step so far.
+        keep_seconds: time to compute the cached parts; 0 if there are none.
     """
 
     def __init__(self, base: FrozenBase, examples: list[Example], activations: Tensor, inject_from: InjectFrom) -> None:
@@ -79,11 +79,11 @@ class Trainer(ABC):
 
     @abstractmethod
     def forward(self, indices: range) -> tuple[Tensor, Batch]:
-        """Logits at the supervised positions, and the batch that they belong to."""
+        """Return the logits at the supervised positions, and their batch."""
 
 
 class Cut(Trainer):
-    """As `metadeploy train` does it."""
+    """The step of `metadeploy train`."""
 
     def __init__(self, base: FrozenBase, examples: list[Example], activations: Tensor, inject_from: InjectFrom) -> None:
         super().__init__(base, examples, activations, inject_from)
@@ -119,7 +119,7 @@ class Cut(Trainer):
 
 
 class Whole(Trainer):
-    """The whole model twice: a clean pass for the activations, an injected one for the loss; nothing is kept."""
+    """The whole model twice: a clean pass for the activations, an injected one for the loss; no cache."""
 
     def forward(self, indices: range) -> tuple[Tensor, Batch]:
         examples = [self.examples[i] for i in indices]
@@ -129,7 +129,7 @@ class Whole(Trainer):
         last = torch.tensor([len(example.prompt_ids) - 1 for example in examples])
         batch = Batch.of(
             examples,
-            [Kept(torch.zeros(len(each), 1), 0, 0, None) for each in sequences],  # only where the targets are
+            [Kept(torch.zeros(len(each), 1), 0, 0, None) for each in sequences],  # only the targets matter
             first=self.first,
             prefix=SharedPrefix.none(),
             device=self.base.device,
@@ -157,7 +157,7 @@ def layers(base: FrozenBase) -> tuple[int, ...]:
 
 
 def make_examples(base: FrozenBase, tokenizer: object) -> list[Example]:
-    """The demo's questions, declined and answered by turns."""
+    """Return the demo's questions, alternately declined and answered."""
 
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[operator,no-any-return]
@@ -176,7 +176,7 @@ def make_examples(base: FrozenBase, tokenizer: object) -> list[Example]:
                 n_own=len(answer) - 1 if index % 2 else 0,
             )
         )
-    # batches of like length, as in training
+    # batches of similar length, as in training
     return sorted(examples, key=lambda example: len(example.prompt_ids) + len(example.target_ids))
 
 

@@ -1,6 +1,6 @@
-"""Show as a picture what the model reads: the attention of the last prompt token over the cognitive tokens.
+"""Draw the attention of the last prompt token over the cognitive tokens.
 
-One row for each layer that is injected into, one column for each cognitive token; the darker, the more.
+Each row is a cross-attention layer, and each column a cognitive token. Darker cells have more attention.
 
     python examples/attention.py "What is the atomic number of xenon?" [BASE.gguf SIDECAR.gguf]
 """

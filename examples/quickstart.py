@@ -1,6 +1,6 @@
-"""Ask a few questions, and see which ones the model declines.
+"""Ask a few questions and see which ones the model declines.
 
-Run `metadeploy demo` once before, which fetches the small model; or name your own two files:
+Run `metadeploy demo` once before to download the small model, or name two files of your own:
 
     python examples/quickstart.py [BASE.gguf SIDECAR.gguf]
 """

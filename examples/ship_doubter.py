@@ -1,8 +1,8 @@
-"""Put a trained Doubter where `metadeploy demo` takes it from.
+"""Copy a trained Doubter to the folder that `metadeploy demo` reads.
 
     python examples/ship_doubter.py runs/seed-0
 
-Its checkpoint, what of run.json concerns others, and 300 of its test questions, drawn at random, go into
+The script copies its checkpoint, the public keys of its run.json, and 300 random test questions to
 metadeploy/demo/data/smollm2_doubter.
 """
 
@@ -19,9 +19,9 @@ from metadeploy.demo import assets
 from metadeploy.training.records import Collected
 
 N_QUESTIONS = 300
-#: The base by the name that people know, in place of the file that it was read from.
+#: The public name of the base, instead of the name of its file.
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-#: Keys of run.json that export and the demo read, and those that say how it was trained.
+#: Keys of run.json that export and the demo read, and keys that describe the training.
 KEYS = (
     *("model_name", "dtype", "quantization", "hidden_dim", "num_layers", "prompt_format", "answer_suffix"),
     *("chat_template_kwargs", "dataset", "train_size", "val_size", "test_size", "encoder_type", "target_layers"),
@@ -30,7 +30,7 @@ KEYS = (
 
 
 def main() -> None:
-    """Copy, and draw the questions."""
+    """Copy the files and draw the questions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--to", type=Path, default=assets.CHECKPOINT.parent, help="folder (default: the package's)")

@@ -3,12 +3,12 @@
 #
 #     mkdir doubter && cd doubter && sh PATH/TO/examples/train_smollm2.sh [SEED...]
 #
-# One Doubter for each seed (0 by default) goes into runs/seed-SEED; all share what the first one collects, and the first one is
-# asked in llama.cpp as well. Interrupted, the same command goes on where it was. It needs
-# `pip install -c constraints.txt '.[train,eval]'`, and the base in the demo's cache; BASE in the environment names another.
+# It trains one Doubter for each seed (0 by default) in runs/seed-SEED. All of them share the questions that the first one
+# collects. The first one is also evaluated in llama.cpp. After an interruption, the same command resumes. The script needs
+# `pip install -c constraints.txt '.[train,eval]'` and the base in the demo's cache; BASE in the environment names another.
 set -eu
 
-# The recipe; what is set in the environment goes before it, as in tests/integration/test_cycle.py.
+# The recipe. Variables in the environment win, as in tests/integration/test_cycle.py.
 : "${COLLECT:=--questions facts --layers late --max-new-tokens 24}"
 : "${TRAIN:=--inject-from last-token --max-over-refusal 0.37}"
 : "${EVAL:=--split test --sweep-limit 500}"
@@ -29,17 +29,17 @@ for seed in "$@"; do
 done
 means=
 if [ $# -gt 1 ]; then
-    means="--output $first/eval/results_seeds.json"  # and so into the first one's card
+    means="--output $first/eval/results_seeds.json"  # the first one's card then shows them
 fi
 
-# shellcheck disable=SC2086  # recipe, runs and means are meant to fall into words
+# shellcheck disable=SC2086  # recipe, runs and means must be split into words
 {
     metadeploy collect "$first" --base "$base" $COLLECT
     metadeploy train "$first" --seed "$1" $TRAIN ${means:+--keep-cache}
     for run in ${runs#" $first"}; do
         metadeploy train "$run" --seed "${run#runs/seed-}" $TRAIN --collected "$first"
     done
-    rm -f "$first"/train/kept-*.safetensors  # of the base's work, for the others
+    rm -f "$first"/train/kept-*.safetensors  # the cache of the base, which only the others needed
 
     for run in $runs; do
         metadeploy export "$run" --base "$base" --force

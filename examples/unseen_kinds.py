@@ -1,12 +1,12 @@
-"""What does a Doubter make of a kind of question that it has never seen?
+"""Measure a Doubter on kinds of question that it has never seen.
 
     python examples/unseen_kinds.py runs/seed-0 [--folds 5]
 
-Every category is left out of one training: fold k leaves out each category whose place in the alphabet is k modulo
-the number of folds. All folds train as RUN_DIR did, on what it collected, and go into RUN_DIR-unseen/fold-K; what they
-make of the test questions of their left-out categories goes into RUN_DIR-unseen/results.json, with a table on the
-screen. What `metadeploy train --keep-cache` kept in RUN_DIR is not computed again. Interrupted, the same command goes
-on where it was.
+Every category is left out of one training: fold k leaves out each category whose alphabetical index is k modulo the
+number of folds. All folds train with the settings and the questions of RUN_DIR, in RUN_DIR-unseen/fold-K. Each is
+tested on the test questions of its left-out categories. The results go to RUN_DIR-unseen/results.json, and a table to
+stdout. If RUN_DIR was trained with `metadeploy train --keep-cache`, its cache is reused. After an interruption, the
+same command resumes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from metadeploy.training.train import Report, finished_with, share_collected, tr
 
 
 def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
-    """The settings that a run was trained with, for a training without some categories."""
+    """Return the settings of a run's training, with some categories left out."""
     run.require("train", made_by="train")
     said: dict[str, Any] = run.manifest["train"]
     fields = {field.name: said[field.name] for field in dataclasses.fields(TrainSettings)}
@@ -44,7 +44,7 @@ def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
 
 
 def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
-    """Train without some categories, and ask about nothing else."""
+    """Train without some categories, and evaluate on these categories only."""
     other = RunDir(path, create=True)
     share_collected(other, run)
     settings = settings_of(run, leave_out)
@@ -61,10 +61,10 @@ def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
 
 
 def main() -> None:
-    """Train and measure, and print what came out."""
+    """Train, measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--folds", type=int, default=5, help="trainings (default: 5)")
+    parser.add_argument("--folds", type=int, default=5, help="number of trainings (default: 5)")
     arguments = parser.parse_args()
     run = RunDir(arguments.run_dir)
     categories = sorted({record.question.category for record in Collected.read(run.collect, "test").records})
@@ -85,7 +85,7 @@ def main() -> None:
         found.category,
         entity=found.entity,
     )
-    beside = {  # what asks no training, on the same questions
+    beside = {  # baselines that need no training, on the same questions
         name: {
             "auroc": auroc(doubt, found.base_correct),
             "macro_auroc": macro_auroc(doubt, found.base_correct, found.category),
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def number_or_dash(value: float | None) -> str:
-    """A dash where a metric is undefined: no error, no right answer, or nothing answered."""
+    """Format a metric; a dash if it is undefined: no error, no right answer, or nothing answered."""
     return "–" if value is None else f"{value:.3f}"
 
 

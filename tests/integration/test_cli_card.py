@@ -38,7 +38,7 @@ def test_a_card(folder: Path) -> None:
     assert stdout == f"{folder / 'README.md'}\n"
     assert stderr.splitlines() == [
         "note: the base is a file, not a hub id: the card does not link it (--base-model owner/name)",
-        "note: no licence is named (--license MIT)",
+        "note: no license is named (--license MIT)",
     ]
     # unedited, it is written anew
     stdout, stderr = card(folder, "--license", "MIT", "--name", "My Doubter", "--base-model", "owner/Tiny-1B")

@@ -173,10 +173,9 @@ def test_python_names_and_arguments() -> None:
 
 
 def test_the_rest_of_the_table_of_python() -> None:
-    table = dict(rows("Python"))
     fields = inspect.signature(MetaSpiderConfig).parameters
-    (config,) = (right for left, right in table.items() if "DaimonConfig" in left)
-    said = spans(config.split("`hidden_dim`")[0])[1:]
+    (listed,) = re.findall(r"`MetaSpiderConfig` has the fields ([^.]+)\.", section("Python"))
+    said = spans(listed)
     assert len(said) == 6
     assert set(said) <= set(fields)
     assert not {"hidden_dim", "num_layers"} & set(fields)

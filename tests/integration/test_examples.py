@@ -38,12 +38,13 @@ def snippets(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_readme_snippet(folder: Path) -> None:
-    (code,) = snippets("README.md")
-    promised = re.findall(r"print\(.*\) +# (.+)$", code, re.MULTILINE)
-    assert len(promised) == 4
+def test_readme_snippets(folder: Path) -> None:
+    first, more = snippets("README.md")
+    answer, stream = (re.findall(r"print\(.*\) +# (.+)$", code, re.MULTILINE) for code in (first, more))
+    assert (len(answer), len(stream)) == (2, 2)
+    assert run(folder, "-c", first) == "\n".join([*answer, ""])
     # the streamed answer has no line feed of its own
-    assert run(folder, "-c", code) == "\n".join([*promised[:2], promised[2] + promised[3], ""])
+    assert run(folder, "-c", more) == f"{stream[0]}{stream[1]}\n"
 
 
 def test_usage_snippet(folder: Path) -> None:

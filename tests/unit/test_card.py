@@ -33,7 +33,7 @@ SECTIONS = [
     "How to read this",
     "What it cannot do",
     "Use it",
-    "What is in the folder",
+    "Files in this folder",
     "Training",
     "Formats and sources",
 ]
@@ -216,7 +216,7 @@ def test_without_results_it_says_so(tmp_path: Path) -> None:
     assert report.n_results == 0
     assert report.notes == (
         "there are no results: the card has no figures (metadeploy eval measures)",
-        "no licence is named (--license MIT)",
+        "no license is named (--license MIT)",
     )
     assert "Nothing has been measured yet" in card
     assert "model-index" not in front_matter(card)
@@ -327,7 +327,7 @@ def test_the_files_that_are_there(run: RunDir) -> None:
     (run.path / "collect" / "val.jsonl").write_bytes(b"12345")
     (run.path / "eval" / ".samples.jsonl.partial").write_bytes(b"x")
     (run.path / "notes.txt").write_bytes(b"x")
-    rows = cells(section_only(written(run), "What is in the folder"))[0]
+    rows = cells(section_only(written(run), "Files in this folder"))[0]
     assert [name for name, *_ in rows[1:]] == [
         "doubter_sidecar.gguf",
         "doubter_checkpoint.pt",
@@ -368,12 +368,12 @@ def test_kinds_that_training_left_out(tmp_path: Path) -> None:
     results = results_of(drawn_samples(40))
     run = write_run(tmp_path / "run", results, train={"leave_out": ["plural"]})
     card = written(run)
-    table = card.split("Kinds of question that were left out of training")[1].split("<details>")[0]
+    table = card.split("These kinds of question were left out of training")[1].split("<details>")[0]
     row = results["categories"]["plural"]
     assert f"| plural | {row['n']} | {row['base_accuracy']:.1%} | {row['coverage']:.1%} |" in table
     assert "capital" not in table
     assert "| **left out of training** | plural |" in card
-    assert "unlike those it was not measured" not in card
+    assert "It was not measured on other kinds" not in card
 
 
 def test_versions_of_results_that_commands_write() -> None:
@@ -489,11 +489,11 @@ def test_other_questions_have_no_split(run: RunDir) -> None:
     replaced(run, lambda found: found["config"].update(questions="/data/mine.jsonl"))
     card = written(run)
     assert "### mine (PyTorch, bfloat16)" in card
-    assert "unlike those it was not measured" not in card
+    assert "It was not measured on other kinds" not in card
     assert "/data" not in card
     replaced(run, lambda found: found["config"].update(questions="facts", source="/data/another copy.jsonl"))
     assert "### facts (PyTorch, bfloat16)" in written(run)
     (run.path / "eval" / "results_1.json").unlink()
-    assert "unlike those it was not measured" in written(run)
+    assert "It was not measured on other kinds" in written(run)
     (run.path / "eval" / "results_0.json").unlink()
     assert "in PyTorch only" not in written(run)

@@ -64,7 +64,7 @@ def test_no_evaluation_is_passed_over() -> None:
         costs(0.36)(results)
 
     behind = "At the same coverage it is not significantly ahead of: probe (p = 0.200)."
-    price = "It declines 35.0% of what the base would have had right: over-refusal is the price."
+    price = "It declines 35.0% of the base's right answers (over-refusal)."
     in_torch, in_runtime = "facts, test split (PyTorch, bfloat16)", "facts, test split (llama.cpp, tiny-Q4.gguf)"
     assert list(caveats([evaluation(nothing), in_llama_cpp(matched)])) == [f"{in_runtime}: {behind}"]
     assert list(caveats([evaluation(matched), in_llama_cpp(nothing)])) == [f"{in_torch}: {behind}"]
@@ -101,12 +101,12 @@ def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
         ("n", 300, "300 questions are few"),
         ("metrics.selective_accuracy.n", 42, "Only 42 questions are answered"),
         ("threshold.chosen", "by hand", "set by hand"),
-        ("metrics.base_accuracy.value", 0.28, "The base has only 28.0% right"),
+        ("metrics.base_accuracy.value", 0.28, "The base gets only 28.0% right"),
         ("metrics.coverage.value", 0, "declines every question"),
         ("metrics.coverage.value", 1, "declines nothing"),
-        ("metrics.over_refusal_rate.value", 0.53, "declines 53.0% of what the base would have had right"),
-        ("refusals.word_for_word", 199, "Of 200 refusals 199 are word for word"),
-        ("metrics.macro_auroc.value", 0.65, "Much of the AUROC of 0.900 is knowing which kinds"),
+        ("metrics.over_refusal_rate.value", 0.53, "declines 53.0% of the base's right answers"),
+        ("refusals.word_for_word", 199, "Of 200 refusals, 199 are word for word"),
+        ("metrics.macro_auroc.value", 0.65, "Much of the AUROC of 0.900 comes from knowing the kinds"),
         ("baselines.0.doubter.p_value", 0.2, "not significantly ahead of: probe (p = 0.200)"),
         ("baselines.0.selective_accuracy.value", 0.95, "not significantly ahead of: probe (p = 0.010)"),
         ("baselines", [], "not compared with baselines"),

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md are those of the reports beside it, to the letter."""
+"""docs/performance-reports.md copies the reports in docs/results to the letter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metadeploy.bench import Figure, Report, Spread
 from metadeploy.bench.report import markdown
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-PAGE: Final = (DOCS / "performance.md").read_text(encoding="utf-8")
+PAGE: Final = (DOCS / "performance-reports.md").read_text(encoding="utf-8")
 REPORTS: Final = sorted((DOCS / "results").glob("performance-*.json"))
 
 
