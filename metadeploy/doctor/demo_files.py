@@ -1,4 +1,4 @@
-"""The files of ``metadeploy demo`` in the cache: whole, absent or damaged."""
+"""The files of the demos in the cache: whole, absent or damaged."""
 
 from __future__ import annotations
 
@@ -20,24 +20,36 @@ __all__ = ["DemoFile", "find_demo_files", "tensors_sha256"]
 
 @dataclass(frozen=True)
 class DemoFile:
-    """One of the two files of the demo.
+    """One of the two files of a demo.
 
     Attributes:
+        demo: the demo.
         name: ``base`` or ``sidecar``.
         path: its path, whether or not it exists.
         state: ``whole``, ``absent`` or ``damaged``.
         fault: the damage, as a phrase; empty except for ``damaged``.
     """
 
+    demo: assets.Demo
     name: str
     path: Path
     state: Literal["whole", "absent", "damaged"]
     fault: str = ""
 
+    def to_json(self) -> dict[str, str]:
+        """Return it as one object of the report in JSON."""
+        return {
+            "demo": self.demo.key, "name": self.name, "path": str(self.path), "state": self.state, "fault": self.fault
+        }  # fmt: skip
+
 
 def find_demo_files() -> list[DemoFile]:
-    """Return the base and the sidecar with their state, after comparing their content with the expected content."""
-    return [_base(assets.SMOLLM2), _sidecar(assets.SMOLLM2)]
+    """Return base and sidecar of each demo with their state, after comparing their content with the expected content.
+
+    Only the default demo's files are returned if they are absent.
+    """
+    files = [check(demo) for demo in assets.DEMOS.values() for check in (_base, _sidecar)]
+    return [file for file in files if file.demo.key == assets.SMOLLM2.key or file.state != "absent"]
 
 
 def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
@@ -53,14 +65,14 @@ def tensors_sha256(tensors: Mapping[str, NDArray[np.float32]]) -> str:
 def _base(demo: assets.Demo) -> DemoFile:
     path = demo.base_file
     if not path.is_file():
-        return DemoFile("base", path, "absent")
+        return DemoFile(demo, "base", path, "absent")
     size = path.stat().st_size
     if size != demo.base.size:
-        return DemoFile("base", path, "damaged", f"has {size} bytes, expected {demo.base.size}")
+        return DemoFile(demo, "base", path, "damaged", f"has {size} bytes, expected {demo.base.size}")
     found = sha256(path)
     if found != demo.base.sha256:
-        return DemoFile("base", path, "damaged", f"has sha256 {found}, expected {demo.base.sha256}")
-    return DemoFile("base", path, "whole")
+        return DemoFile(demo, "base", path, "damaged", f"has sha256 {found}, expected {demo.base.sha256}")
+    return DemoFile(demo, "base", path, "whole")
 
 
 def _sidecar(demo: assets.Demo) -> DemoFile:
@@ -68,13 +80,13 @@ def _sidecar(demo: assets.Demo) -> DemoFile:
 
     path = demo.sidecar_file
     if not path.is_file():
-        return DemoFile("sidecar", path, "absent")
+        return DemoFile(demo, "sidecar", path, "absent")
     try:
         sidecar = read_sidecar(path)
     except SidecarError as error:
-        return DemoFile("sidecar", path, "damaged", str(error))
+        return DemoFile(demo, "sidecar", path, "damaged", str(error))
     if sidecar.config.checkpoint_sha256 != sha256(demo.checkpoint):
-        return DemoFile("sidecar", path, "damaged", "was made of another checkpoint than the one that is shipped")
+        return DemoFile(demo, "sidecar", path, "damaged", "was made of another checkpoint than the one that is shipped")
     if tensors_sha256(sidecar.tensors) != demo.sidecar_tensors_sha256:
-        return DemoFile("sidecar", path, "damaged", "has other weights than the checkpoint that it was made of")
-    return DemoFile("sidecar", path, "whole")
+        return DemoFile(demo, "sidecar", path, "damaged", "has other weights than the checkpoint that it was made of")
+    return DemoFile(demo, "sidecar", path, "whole")

@@ -96,7 +96,7 @@ class Report:
                 "deaths": [asdict(death) for death in self.checked.deaths],
             },
             "programs": [asdict(program) | {"path": str(program.path)} for program in self.programs],
-            "demo": [asdict(file) | {"path": str(file.path)} for file in self.demo],
+            "demo": [file.to_json() for file in self.demo],
         }
 
 
@@ -181,7 +181,9 @@ def _build_faults(report: Report) -> list[Finding]:
 
 def _demo_faults(files: Sequence[DemoFile]) -> list[Finding]:
     return [
-        Finding("demo", f"the demo's {file.name} '{file.path}' {file.fault}", "`metadeploy demo -n 1` makes it again")
+        Finding(
+            "demo", f"the demo's {file.name} '{file.path}' {file.fault}", f"`{file.demo.command} -n 1` makes it again"
+        )
         for file in files
         if file.fault
     ]

@@ -15,6 +15,7 @@ from metadeploy.cli import app
 from metadeploy.cli import demo as cli
 from metadeploy.data import Question
 from metadeploy.demo.answers import Answer, Pair, Share, ask, score
+from metadeploy.demo.assets import QWEN2_5_CODER
 from metadeploy.demo.questions import KINDS, load_questions, pick
 from metadeploy.runtime import GenerationResult, Timings
 
@@ -105,7 +106,7 @@ def test_both_are_asked(gain: float) -> None:
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pair]]:
     pairs = list(PAIRS)
-    monkeypatch.setattr(cli, "demo_files", lambda: (Path("/a b/base.gguf"), Path("/a b/doubter.gguf")))
+    monkeypatch.setattr(cli, "demo_files", lambda _: (Path("/a b/base.gguf"), Path("/a b/doubter.gguf")))
     monkeypatch.setattr(cli, "_ask", lambda *_: (pairs, REFUSAL))
     yield pairs
 
@@ -132,6 +133,15 @@ def test_what_people_see() -> None:
         assert part in shown
     assert re.search(r"selective accuracy: right of these +1 of 2 +50% +9% to 91%", shown)
     assert re.search(r"declined of the base's errors +2 of 3 +67%", shown)
+
+
+@pytest.mark.usefixtures("no_models")
+def test_another_base() -> None:
+    shown = run("-n", "5", "--base", QWEN2_5_CODER.key)
+    assert "metadeploy demo --base qwen2.5-coder-0.5b --all asks 300" in shown
+    assert QWEN2_5_CODER.remark in shown
+    found = json.loads(run("--json", "--base", QWEN2_5_CODER.key))
+    assert found["base"]["name"] == "Qwen2.5-Coder-0.5B-Instruct"
 
 
 def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
@@ -163,6 +173,7 @@ def test_json_is_all_there_is() -> None:
         (["-n", "301"], "there are 300 questions"),
         (["-n", "0"], "--questions"),
         (["--gain", "nan"], "not a finite number"),
+        (["--base", "gpt"], "'smollm2-135m', 'qwen2.5-coder-0.5b'"),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:

@@ -138,3 +138,22 @@ def tensors_sha256(checkpoint: Path) -> str:
             digest.update(f"{part} {name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def test_the_second_doubter() -> None:
+    """The counts of `metadeploy demo --base qwen2.5-coder-0.5b --all`."""
+    measured = results("demo-qwen2.5-coder-0.5b")
+    titles = {
+        "base_accuracy": "base accuracy",
+        "coverage": "coverage",
+        "selective_accuracy": "**selective accuracy**",
+        "right_declined": "over-refusal",
+        "errors_declined": "errors caught",
+    }
+    for name, title in titles.items():
+        score = measured["scores"][name]
+        low, high = (f"{100 * end:.0f}" for end in score["interval"])
+        bold = "**" if title.startswith("*") else ""
+        value = f"{bold}{100 * score['value']:.0f} %{bold}"
+        assert line(title, f"{score['hits']} of {score['total']}", value, f"{low} to {high} %") in PAGE
+    assert f"AUROC of doubt is {measured['auroc']:.3f}" in PAGE

@@ -35,8 +35,8 @@ PROCESSOR = Processor(
 )
 PROGRAM = Program(Path("/bin/llama-meta-generate"), BUILD["id"])
 FILES = (
-    DemoFile("base", Path("/cache/base.gguf"), "whole"),
-    DemoFile("sidecar", Path("/cache/sidecar.gguf"), "absent"),
+    DemoFile(assets.SMOLLM2, "base", Path("/cache/base.gguf"), "whole"),
+    DemoFile(assets.SMOLLM2, "sidecar", Path("/cache/sidecar.gguf"), "absent"),
 )
 
 
@@ -137,7 +137,7 @@ def test_all_is_right() -> None:
             "pip install",
         ),
         (
-            {"demo": (DemoFile("base", Path("/b"), "damaged", "has 3 bytes, expected 5"), FILES[1])},
+            {"demo": (DemoFile(assets.SMOLLM2, "base", Path("/b"), "damaged", "has 3 bytes, expected 5"), FILES[1])},
             "demo",
             "the demo's base '/b' has 3 bytes, expected 5",
             "metadeploy demo -n 1",
@@ -183,7 +183,8 @@ def test_the_json_has_stable_keys() -> None:
     }
     assert found["processor"]["usable"] == 3
     assert found["programs"] == [{"path": "/bin/llama-meta-generate", "build": BUILD["id"], "fault": ""}]
-    assert found["demo"][1] == {"name": "sidecar", "path": "/cache/sidecar.gguf", "state": "absent", "fault": ""}
+    sidecar = {"name": "sidecar", "path": "/cache/sidecar.gguf", "state": "absent", "fault": ""}
+    assert found["demo"][1] == {"demo": "smollm2-135m", **sidecar}
     assert set(found["findings"][0]) == {"check", "what", "next_step"}
     told = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     section = told[told.index("## When something looks wrong") :].partition("\n## ")[0]
@@ -327,8 +328,8 @@ def test_a_program_that_cannot_be_started(scripts: Path) -> None:
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv(assets.CACHE_VARIABLE, str(tmp_path))
     digest = hashlib.sha256(b"abcd").hexdigest()
-    base = replace(assets.SMOLLM2.base, size=4, sha256=digest)
-    monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, base=base))
+    demos = {demo.key: replace(demo, base=replace(demo.base, size=4, sha256=digest)) for demo in assets.DEMOS.values()}
+    monkeypatch.setattr(assets, "DEMOS", demos)
     return tmp_path
 
 
@@ -354,6 +355,13 @@ def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str
     (name, found, said), _ = states()
     assert (name, found) == ("base", state)
     assert said.startswith(fault)
+
+
+def test_other_demos_are_looked_at_if_they_are_there(cache: Path) -> None:
+    assets.QWEN2_5_CODER.base_file.write_bytes(b"abc")
+    assert states()[2:] == [("base", "damaged", "has 3 bytes, expected 4")]
+    (fault,) = report(demo=tuple(find_demo_files())).findings
+    assert fault.next_step == "`metadeploy demo --base qwen2.5-coder-0.5b -n 1` makes it again"
 
 
 def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_sidecar: Path) -> None:
