@@ -65,6 +65,14 @@ def fuzz_state(session: nox.Session) -> None:
 
 
 @nox.session
+def bases(session: nox.Session) -> None:
+    """Fetch two real bases in Q4_K_M (716 MB, once) and run all of their parity tests, including the slow ones."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "tests/support/real_bases.py")
+    session.run("pytest", "-m", "not peer", *(session.posargs or ("tests/parity/test_real_bases.py",)))
+
+
+@nox.session
 def peer(session: nox.Session) -> None:
     """Compare with llama-cpp-python, token for token; compiles a second llama.cpp."""
     _install(session, "-e", ".[test]")

@@ -11,7 +11,7 @@ import pytest
 import tolerances
 from metadeploy import MetaLlama, _core
 from metadeploy.reference import MetaSpiderPipeline
-from support.parity import END_TOKENS, FloatArray, Question, greedy, nmse
+from support.parity import END_TOKENS, Question, greedy, kl_divergence, nmse
 
 N_PROMPTS = 50
 N_NEW = 48
@@ -118,14 +118,3 @@ def test_quantised_bases(
         f"KL of the first token {np.mean(divergences):.4f} (max {np.max(divergences):.4f})",
     )
     assert n_agree / len(prompts) >= tolerances.QUANTISED_MIN_AGREEMENT[name.split()[0]]
-
-
-def kl_divergence(expected: FloatArray, actual: FloatArray) -> float:
-    """KL(expected || actual) of two rows of logits, in nats."""
-
-    def log_softmax(x: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        shifted = x.astype(np.float64) - x.max()
-        return shifted - np.log(np.exp(shifted).sum())
-
-    p, q = log_softmax(expected), log_softmax(actual)
-    return float((np.exp(p) * (p - q)).sum())

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 
-def dequantise_gguf(src: Path, dst: Path) -> None:
+def dequantise_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -> None:
     """Write an F32 copy of a GGUF; all metadata but the file type is kept.
 
     With it PyTorch and llama.cpp compute with the very same weights, whatever the type of the original.
@@ -19,11 +19,14 @@ def dequantise_gguf(src: Path, dst: Path) -> None:
     Args:
         src: any GGUF whose tensor types gguf-py can dequantise.
         dst: the copy; written whole or not at all.
+        chat_template: template to add to a model that has none.
     """
     reader = gguf.GGUFReader(src)
     partial = dst.with_suffix(".partial")
     writer = _writer_with_keys_of(reader, partial, without=("general.file_type",))
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     for tensor in reader.tensors:
         shape = [int(size) for size in reversed(tensor.shape)]
         n_bytes = 4 * int(np.prod(shape))

@@ -32,6 +32,17 @@ def nmse(actual: FloatArray, expected: FloatArray) -> float:
     return float((error**2).mean() / (expected.astype(np.float64) ** 2).mean())
 
 
+def kl_divergence(expected: FloatArray, actual: FloatArray) -> float:
+    """KL(expected || actual) of two rows of logits, in nats."""
+
+    def log_softmax(x: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        shifted = x.astype(np.float64) - x.max()
+        return shifted - np.log(np.exp(shifted).sum())
+
+    p, q = log_softmax(expected), log_softmax(actual)
+    return float((np.exp(p) * (p - q)).sum())
+
+
 @dataclass(frozen=True)
 class Question:
     """One of the held-out questions that come with the trained Doubter."""
