@@ -64,7 +64,7 @@ def least_doubted_table(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     """Selective accuracy at some coverages, a column each; ``key`` is that of the figure."""
     return table(
         ("answered: the least doubted", *(percent(row["coverage"], 0) for row in rows)),
-        [("right, of these", *(percent(row[key]) for row in rows))],
+        [("right of the answered", *(percent(row[key]) for row in rows))],
     )
 
 

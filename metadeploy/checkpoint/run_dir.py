@@ -27,9 +27,19 @@ from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
 
-#: Of what `train` writes into run.json, what tells no two trainings apart: where it ran, how it went, and the line.
+#: Entries that `train` writes into run.json and that do not affect what is learned.
 _INCIDENTAL: Final = frozenset(
-    {"device", "keep_cache", "best_epoch", "epochs_done", "interrupted", "point", "val", "fingerprint"}
+    {
+        "device",
+        "keep_cache",
+        "encoder_dtype",
+        "best_epoch",
+        "epochs_done",
+        "interrupted",
+        "point",
+        "val",
+        "fingerprint",
+    }
 )
 
 
@@ -180,6 +190,4 @@ def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any
         A hex digest.
     """
     said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
-    if said.get("encoder_dtype") == "float32":  # trainings from before this setting all had this value
-        del said["encoder_dtype"]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

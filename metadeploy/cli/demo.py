@@ -235,7 +235,7 @@ def _by_kind(pairs: Sequence[Pair]) -> Table:
         kinds.setdefault(pair.question.category, []).append(pair)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("kind of question")
-    for title in ("asked", "base right", "Doubter answers", "right of these"):
+    for title in ("asked", "base right", "Doubter answers", "right of the answered"):
         table.add_column(title, justify="right")
     for kind in sorted(kinds, key=lambda kind: KINDS[kind].casefold()):
         found = score(kinds[kind])
@@ -262,7 +262,7 @@ def _summary(scores: Scores) -> Table:
 
     row("base accuracy: right of all", scores.base_accuracy)
     row("coverage: the Doubter answers", scores.coverage)
-    row("selective accuracy: right of these", scores.selective_accuracy)
+    row("selective accuracy: right of the answered", scores.selective_accuracy)
     row("declined of the base's errors", scores.errors_declined)
     row("declined of the base's right answers", scores.right_declined)
     return table

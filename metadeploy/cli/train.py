@@ -86,25 +86,23 @@ _FLAGS: Final = (
     Panel(
         _LEARNING,
         _FIT,
-        pretrain_epochs=Flag("Passes in which the encoder alone learns right from wrong.", more={"min": 0}),
-        pretrain_lr=Flag("Learning rate of these."),
-        folds=Flag(
-            "Encoders that first judge what the others are taught by; 1 teaches bare verdicts.", more={"min": 1}
-        ),
-        epochs=Flag("Most passes after these, through the base.", more={"min": 1}),
-        patience=Flag("Such passes without a better one before training ends.", more={"min": 1}),
-        batch_size=Flag("Questions of one step of these.", more={"min": 1}),
+        pretrain_epochs=Flag("Epochs that train the encoder alone to tell right from wrong.", more={"min": 0}),
+        pretrain_lr=Flag("Learning rate of the pretraining."),
+        folds=Flag("Cross-fitting folds for soft labels; 1 uses hard labels.", more={"min": 1}),
+        epochs=Flag("Maximum number of epochs through the base, after the pretraining.", more={"min": 1}),
+        patience=Flag("End training after this many epochs without a better one.", more={"min": 1}),
+        batch_size=Flag("Questions in one step.", more={"min": 1}),
         refusal_share=Flag(
-            "Share of the questions to be declined that it goes over; they count for all of them.",
+            "Proportion of the questions to decline that each epoch visits; they count for all.",
             more={"min": 0, "max": 1},
         ),
         lr=Flag("Learning rate; gates and preferences learn at 5 times that."),
-        weight_decay=Flag("Of the matrices.", more={"min": 0}),
+        weight_decay=Flag("Weight decay of the matrices.", more={"min": 0}),
         warmup=Flag("Share of the steps in which the rate rises.", more={"min": 0, "max": 1}),
-        clip=Flag("Greatest norm of the gradient."),
+        clip=Flag("Maximum norm of the gradient."),
         decision_weight=Flag("Weight of the decision between answer and refusal.", more={"min": 0}),
         keep_weight=Flag("Weight of keeping the base's own words.", more={"min": 0}),
-        dropout=Flag("Of the activations.", more={"min": 0, "max": 0.99}),
+        dropout=Flag("Dropout of the activations.", more={"min": 0, "max": 0.99}),
     ),
     Panel(
         _LEARNING,
@@ -117,7 +115,7 @@ _FLAGS: Final = (
     Panel(
         _LEARNING,
         _FIT,
-        seed=Flag("Of everything that is drawn.", more={"min": 0}),
+        seed=Flag("Seed of everything random.", more={"min": 0}),
         leave_out=Flag(
             "A category that it never sees, to test it on an unknown kind; can be repeated.",
             list[str] | None,

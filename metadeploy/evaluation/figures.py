@@ -36,8 +36,8 @@ def draw(
         samples: the questions.
         results: what `metadeploy.evaluation.scoring.judge` gave, and ``threshold``.
         scores: the baselines' scores, float64 [n] by name.
-        gates: of the wrapper's cross-attention, before the tanh, by layer.
-        token_preferences: of each of these layers, [C].
+        gates: gates of the wrapper's cross-attention by layer, before the tanh.
+        token_preferences: [C] token preferences of the cross-attention by layer.
 
     Returns:
         The files.

@@ -34,7 +34,7 @@ class Loaded:
         engine: ready to be asked.
         wrapper: what the wrapper is.
         gates: of its cross-attention, before the tanh, by layer.
-        token_preferences: of each of these layers, [C].
+        token_preferences: [C] token preferences of the cross-attention by layer.
         tag: short name of base and wrapper, for file names.
         limits: of the answers, as collected.
         described: base, wrapper and settings that the answers depend on.

@@ -18,11 +18,11 @@ __all__ = ["mean_tables", "tables"]
 _METRICS: Final = (
     ("base_accuracy", "base accuracy: right of all", True),
     ("coverage", "coverage: the Doubter answers", True),
-    ("selective_accuracy", "selective accuracy: right of these", True),
+    ("selective_accuracy", "selective accuracy: right of the answered", True),
     ("over_refusal_rate", "over-refusal: right answers declined", True),
     ("smart_refusal_rate", "errors caught: wrong answers declined", True),
     ("kept_rate", "kept right: still right where answered", True),
-    ("same_words_rate", "same words: of these, the base's own text", True),
+    ("same_words_rate", "same words: right answers in the base's own text", True),
     ("auroc", "AUROC of doubt for the base's errors", False),
     ("macro_auroc", "the same within categories, mean", False),
     ("aurc", "AURC (lower is better)", False),
@@ -74,7 +74,7 @@ def _metrics(results: Mapping[str, Any]) -> Table:
 
 def _least_doubted(rows: Sequence[Mapping[str, Any]], key: str) -> Table:
     table = _plain_table("the least doubted", *(percent(row["coverage"], 0) for row in rows))
-    table.add_row("right of these", *(percent(row[key]) for row in rows))
+    table.add_row("right of the answered", *(percent(row[key]) for row in rows))
     return table
 
 

@@ -24,8 +24,8 @@ class Calibrated:
 
     Attributes:
         bias: added to the logit of the refusal's first token.
-        coverage: share answered.
-        selective_accuracy: share of these that the base has right; None where nothing is answered.
+        coverage: proportion of the questions that are answered.
+        selective_accuracy: proportion of the answered questions that the base has right; None if none is answered.
         over_refusal: share of what the base has right that is declined; None where it has nothing right.
     """
 

@@ -118,13 +118,12 @@ class FitSettings:
     """How a wrapper learns.
 
     Attributes:
-        pretrain_epochs: passes in which the encoder alone learns to tell right from wrong; they take seconds.
-        pretrain_lr: learning rate of these.
-        folds: so many encoders, each taught all but its part of the questions, first say how much they doubt that part:
-            half of what is taught is what they say. 1 teaches the bare verdicts.
-        epochs: most passes after these, in which the wrapper learns to speak through the base.
-        patience: such passes without a better validation score after which training ends.
-        batch_size: examples of one step of these.
+        pretrain_epochs: epochs that train the encoder alone to tell right from wrong; they take seconds.
+        pretrain_lr: learning rate of the pretraining.
+        folds: number of cross-fitting folds. Labels are averaged with out-of-fold predictions; 1 uses hard labels.
+        epochs: maximum number of epochs after the pretraining; they train the whole wrapper through the base.
+        patience: training ends after this many epochs without a better validation score.
+        batch_size: examples of one step, after the pretraining.
         refusal_share: share of the questions to be declined that such a pass goes over, drawn anew for each. Their
             words are all the same and soon learnt; those of the answers are not. In the decision they count for all.
         lr: learning rate of the matrices; gates and preferences learn five times as fast.

@@ -137,7 +137,8 @@ def finished_with(run: RunDir, settings: TrainSettings) -> bool | None:
     trained = run.manifest.get("train")
     if trained is None or not run.checkpoint.exists() or (run.train / _STATE).exists():
         return None
-    return bool(trained.get("fingerprint") == fingerprint(run, settings))
+    same_training: bool = trained.get("fingerprint") == fingerprint(run, settings)
+    return same_training and trained.get("encoder_dtype", "float32") == settings.encoder_dtype
 
 
 def recalibrate(run: RunDir, settings: TrainSettings, *, report: Report | None = None) -> Trained:
@@ -363,6 +364,12 @@ def _finish(
     # calibrate the weights as the file has them: the cross-attention is in bfloat16, as in the framework's files
     doubter.ca.to(torch.bfloat16).to(torch.float32)
     doubter.enc.to(getattr(torch, settings.encoder_dtype)).to(torch.float32)
+    for name, weights in doubter.enc.state_dict().items():
+        if not weights.isfinite().all():
+            raise RunDirError(
+                f"run directory '{run.path}': the trained encoder's {name} has values beyond the range of "
+                f"{settings.encoder_dtype} (hint: the same command with --encoder-dtype bfloat16 trains nothing again)"
+            )
     margins, _ = fitting.margins(*val)
     point = calibrate(margins, val[0].base_correct, settings.point)
     doubter.config = dataclasses.replace(doubter.config, refusal_bias=point.bias)

@@ -358,10 +358,10 @@ def test_means_over_seeds(run: RunDir) -> None:
     means = card.split("### Means")[1]
     assert "| linear probe |" in means
     cells_of_means = [f"{row['mean']:.1%}" for row in combined["least_doubted"]]
-    assert f"| right, of these | {' | '.join(cells_of_means)} |" in means
+    assert f"| right of the answered | {' | '.join(cells_of_means)} |" in means
     older = {name: found for name, found in combined.items() if name != "least_doubted"}
     (run.path / "eval" / "results_seeds.json").write_text(json.dumps(older), encoding="utf-8")
-    assert "right, of these" not in written(run).split("### Means")[1]
+    assert "right of the answered" not in written(run).split("### Means")[1]
 
 
 def test_kinds_that_training_left_out(tmp_path: Path) -> None:

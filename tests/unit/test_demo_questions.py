@@ -131,7 +131,7 @@ def test_what_people_see() -> None:
         "llama-meta-generate -m '/a b/base.gguf' --meta '/a b/doubter.gguf' -p '",
     ):
         assert part in shown
-    assert re.search(r"selective accuracy: right of these +1 of 2 +50% +9% to 91%", shown)
+    assert re.search(r"selective accuracy: right of the answered +1 of 2 +50% +9% to 91%", shown)
     assert re.search(r"declined of the base's errors +2 of 3 +67%", shown)
 
 

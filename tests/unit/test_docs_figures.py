@@ -157,3 +157,30 @@ def test_the_second_doubter() -> None:
         value = f"{bold}{100 * score['value']:.0f} %{bold}"
         assert line(title, f"{score['hits']} of {score['total']}", value, f"{low} to {high} %") in PAGE
     assert f"AUROC of doubt is {measured['auroc']:.3f}" in PAGE
+
+
+def test_the_readme_has_the_counts_of_the_demo() -> None:
+    """The counts of `metadeploy demo --all`."""
+    page = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    scores = results("demo-smollm2-135m")["scores"]
+
+    def share(name: str) -> str:
+        return f"{100 * scores[name]['value']:.0f} %"
+
+    def of(name: str) -> str:
+        return f"{scores[name]['hits']} of {scores[name]['total']}"
+
+    low, high = (f"{100 * end:.0f}" for end in scores["selective_accuracy"]["interval"])
+    base, coverage, kept = of("base_accuracy"), of("coverage"), of("selective_accuracy")
+    errors, right = scores["errors_declined"], scores["right_declined"]
+    for row in (
+        line("answers", "300 of 300", f"{coverage} (coverage {share('coverage')})"),
+        line(
+            "right, of the answered",
+            f"{base} ({share('base_accuracy')})",
+            f"{kept} ({share('selective_accuracy')}, 95 % interval {low} to {high} %)",
+        ),
+        f"| of the base's {errors['total']} errors | | {errors['hits']} declined ({share('errors_declined')}) |",
+        f"| of the base's {right['total']} right answers | | {right['hits']} declined ({share('right_declined')}) |",
+    ):
+        assert row in page

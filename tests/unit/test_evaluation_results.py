@@ -231,13 +231,13 @@ def test_the_tables_say_it(samples: Samples) -> None:
     assert "8 questions about 8 entities, threshold 0.5" in text
     assert "refusals word for word: 3 of 4" in text
     assert re.search("the least doubted +5% +10% +15% +20% +25% +30% +40% +50%", text)
-    assert re.search("right of these +100.0% .* 75.0%", text)
+    assert re.search("right of the answered +100.0% .* 75.0%", text)
     assert re.search("same words: .* 33.3%", text)
     assert "linear probe: left out, for there are no [activations]" in text
     means = printed(*mean_tables(over_runs([run, run])))
     assert "mean of 2 runs" in means
     assert "mean log-probability" in means
-    assert re.search("right of these +100.0% .* 75.0%", means)
+    assert re.search("right of the answered +100.0% .* 75.0%", means)
 
 
 def printed(*what: Any) -> str:

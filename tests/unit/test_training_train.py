@@ -323,6 +323,23 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
     assert files(run) == trained
 
 
+def test_weights_beyond_float16_lose_no_training(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training with another type goes on from its last epoch."""
+
+    def huge(doubter: Doubter, activations: torch.Tensor) -> None:
+        doubter.enc.layer_projectors[0][0].bias.data[0] = 1e5  # type: ignore[index,union-attr]
+
+    monkeypatch.setattr("metadeploy.training.train.standardise", huge)
+    with pytest.raises(RunDirError, match=r"beyond the range of float16 .*--encoder-dtype bfloat16"):
+        train(run, dataclasses.replace(SETTINGS, encoder_dtype="float16"))
+    assert not run.checkpoint.exists()
+    stages: list[str] = []
+    report = Report(stage=lambda name, done, total: stages.append(name))
+    train(run, dataclasses.replace(SETTINGS, encoder_dtype="bfloat16"), report=report)
+    assert run.checkpoint.exists()
+    assert not any(name.startswith("epoch") for name in stages)
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantization) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
