@@ -2,9 +2,9 @@
 #include "bindings/gil.h"
 #include "bindings/integers.h"
 #include "bindings/interrupt.h"
-#include "runtime/cpu_threads.h"
-#include "runtime/quantize.h"
-#include "runtime/refusal.h"
+#include "cpu_threads.h"
+#include "inspect/quantize.h"
+#include "text/refusal.h"
 
 #include "ggml-threading.h"
 #include "llama-cparams.h"

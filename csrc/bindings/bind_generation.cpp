@@ -1,7 +1,7 @@
 #include "bindings/bindings.h"
 #include "bindings/integers.h"
 #include "bindings/interrupt.h"
-#include "runtime/scheduler.h"
+#include "generation/batch_scheduler.h"
 
 #include <optional>
 #include <tuple>

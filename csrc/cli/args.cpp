@@ -6,8 +6,8 @@
 #include "cli/text_file.h"
 #include "cli/values.h"
 #include "common/log.h"
+#include "cpu_threads.h"
 #include "errors.h"
-#include "runtime/cpu_threads.h"
 
 #include "arg.h"
 #include "llama-cparams.h"

@@ -1,7 +1,7 @@
 // The command line of llama-meta-generate: llama.cpp's own flags, and ours.
 #pragma once
 
-#include "runtime/engine.h"
+#include "model/engine.h"
 
 #include "common.h"
 

@@ -9,8 +9,8 @@
 #include "cli/values.h"
 #include "common/log.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
 #include "log.h"
-#include "runtime/scheduler.h"
 
 #include "llama.h"
 

@@ -1,8 +1,8 @@
 // The twin of tests/unit/test_schedule.py and of the times in tests/unit/test_reference_schedule.py.
 #include "check.h"
 #include "errors.h"
-#include "runtime/refresh.h"
-#include "runtime/sequence.h"
+#include "generation/refresher.h"
+#include "model/sequence.h"
 
 #include <cmath>
 #include <limits>

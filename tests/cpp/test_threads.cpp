@@ -3,8 +3,8 @@
 #include "bases.h"
 #include "check.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
 #include "log.h"
-#include "runtime/scheduler.h"
 
 #include <atomic>
 #include <thread>

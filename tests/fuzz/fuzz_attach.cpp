@@ -2,10 +2,10 @@
 // errors says why.
 #include "common/log.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
 #include "gguf_mutator.h"
 #include "log.h"
-#include "runtime/engine.h"
-#include "runtime/scheduler.h"
+#include "model/engine.h"
 #include "scratch_file.h"
 #include "tiny_base.h"
 

@@ -1,0 +1,60 @@
+// One sequence of a context: what to do with its tokens, and what is remembered of those it has had.
+#pragma once
+
+#include "model/injection_schedule.h"
+
+#include "llama.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace metadeploy {
+
+// What to do with a sequence's tokens in the decode calls that follow.
+struct token_plan {
+    static constexpr llama_pos NEVER = INT32_MAX;
+
+    double gain = 0.0;         // 0: they stay clean
+    llama_pos inject_from = 0; // tokens before this position stay clean
+    injection_schedule schedule;
+    llama_pos time_zero = NEVER; // the prompt's last token, up to which the schedule stands still
+    llama_pos tap_at = NEVER;    // position whose block outputs go to the taps
+
+    float gain_at(llama_pos pos) const {
+        return pos < inject_from ? 0.0f : (float)(gain * schedule.strength(std::max(0, pos - time_zero)));
+    }
+};
+
+// Of a memory that cannot step back: its states after a prompt's first tokens.
+struct kept_state {
+    size_t n_tokens;
+    std::vector<uint8_t> bytes;
+};
+
+// What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.
+struct kept_prompt {
+    std::vector<llama_token> tokens;
+    std::vector<uint8_t> memory;    // keys, values and states after them, as llama.cpp writes them
+    std::vector<float> activations; // of the last token; none where it was not tapped
+    std::vector<kept_state> marks;  // where a prompt that goes on otherwise can begin, in ascending order
+};
+
+struct sequence {
+    llama_seq_id id = 0; // and its slot in taps, tables and kept rows
+    token_plan plan;
+    int32_t n_past = 0;
+    int32_t logits_row = -1; // of its last token, in the batch that was evaluated last
+    // By position, of the tokens whose hidden states pass 1 has kept: where it put their keys and values; and where it
+    // left the state after the last one.
+    std::vector<uint64_t> places;
+    uint64_t state_place = 0;
+    // Its memory may hold values that are not finite: something huge was injected, and no logits have been checked
+    // since. Its data is then cleared before another prompt uses it.
+    bool unproven = false;
+    bool intact = false;              // each token still has the cells that pass 1 gave it, and no state has moved on
+    std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then
+    kept_prompt kept;
+};
+
+} // namespace metadeploy
