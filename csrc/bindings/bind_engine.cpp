@@ -3,6 +3,7 @@
 #include "bindings/integers.h"
 #include "bindings/interrupt.h"
 #include "cpu_threads.h"
+#include "inspect/inspection.h"
 #include "inspect/quantize.h"
 #include "text/refusal.h"
 
@@ -342,7 +343,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.activations(tokens); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_activations(eng, tokens); });
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)eng.meta()->config().target_layers.size(), eng.n_embd()});
             },
@@ -352,7 +353,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_tokens(tokens); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_cognitive_tokens(eng, tokens); });
                 return to_numpy(std::move(rows), {eng.meta()->config().n_cog, eng.n_embd()});
             },
             py::arg("tokens"), py::arg("cancel") = py::none())
@@ -361,7 +362,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                return run_interruptible(eng, cancel, [&] { return eng.doubt(tokens, gain); });
+                return run_interruptible(eng, cancel, [&] { return compute_doubt(eng, tokens, gain); });
             },
             py::arg("tokens"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
@@ -369,7 +370,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, bool inject, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.all_logits(tokens, {inject, gain}); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_logits(eng, tokens, {inject, gain}); });
                 return to_numpy(std::move(rows), {(py::ssize_t)tokens.size(), eng.n_vocab()});
             },
             py::arg("tokens"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
@@ -380,8 +381,8 @@ void register_engine(py::module_ & m) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
                 const std::vector<int32_t> layers = to_integers("layer", layer_numbers);
-                auto rows =
-                    run_interruptible(eng, cancel, [&] { return eng.layer_outputs(tokens, layers, {inject, gain}); });
+                auto rows = run_interruptible(
+                    eng, cancel, [&] { return compute_layer_outputs(eng, tokens, layers, {inject, gain}); });
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)layers.size(), (py::ssize_t)tokens.size(), eng.n_embd()});
             },
@@ -391,7 +392,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_attention(tokens, gain); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_attention(eng, tokens, gain); });
                 const wrapper_config & config = eng.meta()->config();
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)config.cross_attn_layers.size(), (py::ssize_t)tokens.size(),

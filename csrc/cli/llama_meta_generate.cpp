@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "errors.h"
 #include "generation/batch_scheduler.h"
+#include "inspect/inspection.h"
 #include "log.h"
 
 #include "llama.h"
@@ -54,7 +55,7 @@ public:
             }
             if (!args.goal.empty()) {
                 const std::vector<llama_token> tokens = eng.tokenize(args.goal, true, true);
-                goal = host_tensor{{config.n_cog, config.n_embd}, eng.cognitive_tokens(tokens)};
+                goal = host_tensor{{config.n_cog, config.n_embd}, compute_cognitive_tokens(eng, tokens)};
             }
         }
     }

@@ -42,9 +42,9 @@ scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) 
     std::pair<size_t, size_t> least; // tokens to compute now or, as they are forgotten, once more; those of now
     for (const sequence & seq : eng.sequences()) {
         slot & each = slots[(size_t)seq.id];
-        const size_t n_reusable = eng.n_reusable(seq.kept, prompt, /*whole =*/true);
+        const size_t n_reusable = eng.cache().n_reusable(seq.id, prompt, /*whole =*/true);
         const size_t n_now = prompt.size() - n_reusable;
-        const std::pair<size_t, size_t> cost(n_now + seq.kept.tokens.size() - n_reusable, n_now);
+        const std::pair<size_t, size_t> cost(n_now + eng.cache().n_tokens(seq.id) - n_reusable, n_now);
         if (each.is_free() && (!best || cost < least)) {
             least = cost;
             best = &each;
@@ -101,7 +101,7 @@ scheduler::slot * scheduler::resuming() const {
         const batch_part part = each->answer->next(1);
         return part.entry == entry_use::resume && part.seq->n_past == 0;
     };
-    const auto found = eng.has_state() ? std::find_if(prompts.begin(), prompts.end(), resumes) : prompts.end();
+    const auto found = eng.memory().has_state() ? std::find_if(prompts.begin(), prompts.end(), resumes) : prompts.end();
     return found == prompts.end() ? nullptr : *found;
 }
 

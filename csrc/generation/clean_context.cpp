@@ -40,7 +40,8 @@ void clean_twin::looked() {
     std::vector<float> activations = eng.tapped(clean);
     clean.unproven = !all_finite(activations); // if not, the base itself overflows
     if (when.take(time(), activations)) {
-        eng.renew(injected, activations);
+        eng.set_tapped(injected, activations);
+        eng.encode(injected, injected.plan.gain);
         ++n_made;
     }
 }

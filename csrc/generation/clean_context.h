@@ -19,7 +19,7 @@ public:
 
     // Of the answer so far, whose last token is the injected sequence's next: what is to be evaluated before that one
     // is, n_max tokens at most, and then looked(); again until there is nothing more. looked() throws what
-    // engine::renew throws.
+    // engine::encode throws.
     std::optional<batch_part> look(const std::vector<llama_token> & answer, size_t n_max);
     void looked();
 

@@ -2,6 +2,7 @@
 
 #include "errors.h"
 #include "stopwatch.h"
+#include "text/refusal.h"
 
 #include <algorithm>
 #include <cmath>
@@ -84,7 +85,7 @@ common_sampler * generation::make_sampler() {
                 subject +
                 ", but the base answers alone: " + (eng.meta() ? "the injection is off" : "no sidecar is attached"));
         }
-        eng.check_declines(subject);
+        check_declines(eng.meta()->config(), subject);
     }
     eng.require_vocab();
     common_sampler * made = common_sampler_init(eng.model(), params.sampling);
@@ -124,7 +125,7 @@ void generation::looked(double ms) {
 
 void generation::begin_answer() {
     if (params.inject.on && eng.meta()) {
-        reading = eng.doubt_after(seq, passes.tokens().back());
+        reading = doubt_after(eng, seq, passes.tokens().back());
         const wrapper_config & config = eng.meta()->config();
         if (!reading && config.declines() && (params.doubt_threshold != AS_CALIBRATED || config.refusal_bias != 0.0f)) {
             throw error(UNKNOWN_REFUSAL);
@@ -141,7 +142,7 @@ void generation::begin_answer() {
 // The first token is sampled with the refusal's logit moved, and the model's own is put back: log-probabilities are of
 // those. With gain 0 nothing is moved, for that is the base exactly.
 llama_token generation::draw() {
-    if (!generated.empty() || !reading || !eng.injects(params.inject)) {
+    if (!generated.empty() || !reading || !injects(params.inject, eng.meta())) {
         return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     }
     struct moved_logit { // restored even if the sampler throws

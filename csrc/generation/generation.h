@@ -3,7 +3,10 @@
 
 #include "generation/clean_context.h"
 #include "generation/prompt_passes.h"
+#include "generation/timings.h"
+#include "model/doubt_reading.h"
 #include "model/engine.h"
+#include "model/injection.h"
 #include "text/abstention.h"
 #include "text/text_stream.h"
 

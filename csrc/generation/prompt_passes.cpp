@@ -20,18 +20,18 @@ prompt_passes::prompt_passes(
       prompt(std::move(tokens)),
       inject(inject),
       wanted(wanted),
-      is_injected(eng.injects(inject)),
+      is_injected(injects(inject, eng.meta())),
       from_last(is_injected && wanted == goal::answer && eng.meta()->config().from == inject_from::last_prompt_token),
-      in_two(from_last && eng.has_state() && !inject.tokens),
+      in_two(from_last && eng.memory().has_state() && !inject.tokens),
       last_batch(eng.n_batches()) {
     eng.check_prompt(prompt);
-    eng.check(inject);
+    check_injection(inject, eng.meta());
     time.n_prompt = (int32_t)prompt.size();
     if (wanted == goal::all_logits) {
         if (is_injected) {
-            eng.forget(seq);
+            eng.reset(seq);
         }
-        eng.clear_memory(seq);
+        eng.memory().clear(seq);
         begin_clean(0);
         return;
     }
@@ -54,8 +54,11 @@ prompt_passes::prompt_passes(
 // What the last prompt has left of this one, and where pass 1 is to stop on its way so that a state can be kept.
 size_t prompt_passes::restore(bool whole) {
     const stopwatch clock(time.pass1_ms);
-    marks = eng.marks_for(seq.kept, prompt);
-    const size_t first = eng.restore_prefix(seq, prompt, whole);
+    marks = eng.cache().checkpoints_for(seq.id, prompt);
+    const size_t first = eng.cache().restore(seq, prompt, whole);
+    if (first == prompt.size()) {
+        eng.set_tapped(seq, eng.cache().activations(seq.id));
+    }
     marks.erase(marks.begin(), std::upper_bound(marks.begin(), marks.end(), first));
     if (from_last && !marks.empty() && marks.back() == prompt.size() - 1) {
         marks.pop_back(); // all that is kept is kept there
@@ -73,15 +76,15 @@ void prompt_passes::begin(stage next, size_t first, size_t last, entry_use use) 
     if (now == stage::clean) {
         seq.plan.tap_at = (llama_pos)prompt.size() - 1;
     } else if (now == stage::injected || now == stage::done) {
-        seq.plan = eng.injected_from(prompt, inject);
+        seq.plan = plan_injection(inject, *eng.meta(), prompt.size());
     }
 }
 
 // Pass 1 from a token on. What has been kept of the tokens before it for pass 2 must be all of them.
 void prompt_passes::begin_clean(size_t first) {
-    const bool useful = wanted == goal::all_logits ? is_injected : is_injected || eng.prefix_bytes() > 0;
-    const bool keep = useful && !in_two && eng.hook && seq.places.size() == (size_t)seq.n_past &&
-                      eng.hook->entry->worth_keeping(prompt.size(), eng.has_state());
+    const bool useful = wanted == goal::all_logits ? is_injected : is_injected || eng.cache().enabled();
+    const bool keep = useful && !in_two && eng.hidden() && seq.places.size() == (size_t)seq.n_past &&
+                      eng.hidden()->worth_keeping(prompt.size(), eng.memory().has_state());
     begin(stage::clean, first, prompt.size(), keep ? entry_use::keep : entry_use::none);
 }
 
@@ -91,7 +94,7 @@ void prompt_passes::begin_held() {
         const stopwatch clock(time.encode_ms);
         eng.fold(seq, inject.tokens->data, inject.gain);
     }
-    seq.before_last.clear();
+    seq.checkpoint_before_last.clear();
     if (!from_last) {
         begin_injected(entry_use::none);
         return;
@@ -112,9 +115,9 @@ void prompt_passes::finish_clean() {
         if (last > 0) {
             const stopwatch clock(time.pass1_ms);
             if (in_two) {
-                seq.before_last = eng.state_of(seq);
+                seq.checkpoint_before_last = eng.memory().save_state(seq);
             }
-            eng.keep_prefix(seq, prompt, last, /*tapped =*/false);
+            eng.cache().save(seq, prompt, last, /*activations =*/{});
         }
         if (inject.tokens) {
             begin(stage::injected, last, prompt.size(), entry_use::none);
@@ -126,7 +129,7 @@ void prompt_passes::finish_clean() {
     }
     if (wanted != goal::all_logits && !in_two && time.n_reused < time.n_prompt) {
         const stopwatch clock(time.pass1_ms);
-        eng.keep_prefix(seq, prompt, prompt.size(), eng.meta() != nullptr);
+        eng.cache().save(seq, prompt, prompt.size(), eng.meta() ? eng.tapped(seq) : std::vector<float>());
     }
     if (!is_injected || wanted == goal::activations) {
         now = stage::done;
@@ -134,22 +137,22 @@ void prompt_passes::finish_clean() {
     }
     if (clean) {
         const stopwatch clock(time.pass1_ms);
-        eng.copy_memory(seq, *clean);
+        eng.memory().copy(seq, *clean);
     }
-    time.hidden_bytes = (int64_t)(seq.places.size() * eng.hook->entry->row_bytes());
+    time.hidden_bytes = (int64_t)(seq.places.size() * eng.hidden()->row_bytes());
     {
         const stopwatch clock(time.encode_ms);
         eng.encode(seq, inject.gain);
     }
-    seq.intact = eng.memory_intact(seq);
-    begin_injected(eng.hook->entry->can_resume(seq, prompt.size()) ? entry_use::resume : entry_use::none);
+    seq.intact = eng.memory().is_intact(seq);
+    begin_injected(eng.hidden()->can_resume(seq, prompt.size()) ? entry_use::resume : entry_use::none);
 }
 
 // Pass 2. Decoding then goes on with the same injection.
 void prompt_passes::begin_injected(entry_use use) {
     const size_t first = from_last ? prompt.size() - 1 : 0;
     rows.clear();
-    if (eng.step_back(seq, first)) {
+    if (eng.memory().rewind(seq, first)) {
         begin(stage::injected, first, prompt.size(), use);
     } else {
         begin(stage::again, 0, first, entry_use::none);
@@ -159,7 +162,7 @@ void prompt_passes::begin_injected(entry_use use) {
 
 batch_part prompt_passes::next(size_t n_max) {
     // another sequence's batch may move the states of all: the one that pass 1 has left is then not where it was
-    if (entry == entry_use::resume && seq.n_past == 0 && eng.has_state() && eng.n_batches() != last_batch) {
+    if (entry == entry_use::resume && seq.n_past == 0 && eng.memory().has_state() && eng.n_batches() != last_batch) {
         begin_injected(entry_use::none);
     }
     const size_t n_most = wanted == goal::all_logits ? std::min(n_max, CAPTURE_BATCH) : n_max;
@@ -172,7 +175,7 @@ batch_part prompt_passes::next(size_t n_max) {
 void prompt_passes::evaluated(double ms) {
     last_batch = eng.n_batches();
     (now == stage::head || now == stage::clean ? time.pass1_ms : time.pass2_ms) += ms;
-    if (entry == entry_use::resume && eng.hook->entry->failed()) {
+    if (entry == entry_use::resume && eng.hidden()->failed()) {
         begin_injected(entry_use::none);
         return;
     }
@@ -189,7 +192,7 @@ void prompt_passes::evaluated(double ms) {
     at += n;
     if (!marks.empty() && at == marks.front()) {
         const stopwatch clock(time.pass1_ms);
-        eng.keep_mark(seq);
+        eng.cache().add_checkpoint(seq);
         marks.erase(marks.begin());
     }
     if (at < until) {
@@ -207,6 +210,13 @@ void prompt_passes::evaluated(double ms) {
     case stage::done:
         now = stage::done;
         break;
+    }
+}
+
+void prompt_passes::run() {
+    while (!done()) {
+        const batch_part part = next(llama_n_batch(eng.context()));
+        evaluated(eng.evaluate({part}));
     }
 }
 

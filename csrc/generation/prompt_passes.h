@@ -1,7 +1,9 @@
 // A prompt on its way through both passes, a batch at a time, so that other sequences can be computed in between.
 #pragma once
 
+#include "generation/timings.h"
 #include "model/engine.h"
+#include "model/injection.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +25,7 @@ public:
     // Takes the sequence over, with what it has left of a prompt that begins alike. Both must outlive this, as must
     // clean, a sequence that gets what the clean pass leaves in memory.
     // Throws error (empty prompt, bad token), context_overflow_error, decode_error (cognitive tokens are not finite),
-    // and what engine::check throws.
+    // and what check_injection throws.
     prompt_passes(
         engine & eng,
         sequence & seq,
@@ -38,6 +40,7 @@ public:
     // batch is.
     batch_part next(size_t n_max);
     void evaluated(double ms);
+    void run(); // evaluates all of it, with no other batch in between
 
     const std::vector<llama_token> & tokens() const { return prompt; }
     const timings & times() const { return time; }

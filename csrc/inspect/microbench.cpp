@@ -25,7 +25,7 @@ std::pair<timings, llama_token> prefill(
             std::to_string(eng.sequences().size()));
     }
     prompt_passes passes(eng, eng.sequences()[slot], tokens, inject);
-    eng.run(passes);
+    passes.run();
     return {passes.times(), likeliest(eng, eng.sequences()[slot])};
 }
 
@@ -37,7 +37,7 @@ std::pair<double, std::vector<llama_token>> decode(
             std::to_string(eng.sequences().size()) + " sequences");
     }
     token_plan plan;
-    plan.gain = eng.injects(inject) ? inject.gain : 0.0f;
+    plan.gain = injects(inject, eng.meta()) ? inject.gain : 0.0f;
     std::vector<batch_part> parts;
     for (size_t i = 0; i < tokens.size(); ++i) {
         sequence & seq = eng.sequences()[i];

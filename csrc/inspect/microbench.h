@@ -2,7 +2,9 @@
 // measurements, which time what the model computes.
 #pragma once
 
+#include "generation/timings.h"
 #include "model/engine.h"
+#include "model/injection.h"
 
 #include <cstddef>
 #include <utility>

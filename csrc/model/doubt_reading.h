@@ -4,8 +4,12 @@
 #include "llama.h"
 
 #include <cstdint>
+#include <optional>
 
 namespace metadeploy {
+
+class engine;
+struct sequence;
 
 // The token that a refusal begins with against all the others, where an answer begins. Logits are the model's own,
 // before grammar, penalties and temperature.
@@ -23,11 +27,15 @@ struct doubt_reading {
     float logit_at(double threshold) const;
 };
 
-// where doubt is asked for and cannot be read
+// the error if doubt is needed and cannot be read
 inline constexpr char UNKNOWN_REFUSAL[] =
     "the sidecar does not say the refusal's tokens (refusal_token_ids), and the model has no vocabulary to make them";
 
 // logits: n_vocab values; refusal: one of them
 doubt_reading read_doubt(const float * logits, int32_t n_vocab, llama_token refusal, double bias);
+
+// Reads the doubt from the logits of a prompt's last token, which the sequence must have. Returns nothing without a
+// wrapper that declines, or if neither the wrapper nor the vocabulary tells the token that a refusal begins with.
+std::optional<doubt_reading> doubt_after(const engine & eng, const sequence & seq, llama_token last_prompt_token);
 
 } // namespace metadeploy

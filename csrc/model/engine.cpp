@@ -1,91 +1,34 @@
 #include "model/engine.h"
 
 #include "errors.h"
-#include "log.h"
+#include "finite.h"
+#include "model/load_model.h"
 #include "text/refusal.h"
 
-#include "llama-cparams.h"
 #include "llama-ext.h"
 #include "llama-model.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
 #include <set>
+#include <stdexcept>
 
 namespace metadeploy {
 
 namespace {
 
-common_init_result_ptr load(common_params & params) {
-    const std::string subject = "model '" + params.model.path + "'";
-    std::error_code ec;
-    if (std::filesystem::is_directory(std::filesystem::u8path(params.model.path), ec)) {
-        throw model_load_error(subject + ": is a directory, expected a GGUF");
-    }
-    if (!std::filesystem::is_regular_file(std::filesystem::u8path(params.model.path), ec)) {
-        throw model_load_error(subject + ": no such file, expected a GGUF");
-    }
-    // llama.cpp asserts these, which would end the process
-    for (const int n_threads : {params.cpuparams.n_threads, params.cpuparams_batch.n_threads}) {
-        if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS) {
-            throw option_error(
-                "the number of threads is " + std::to_string(n_threads) + ", expected 1 to " +
-                std::to_string(GGML_MAX_N_THREADS));
-        }
-    }
-    if (params.n_batch < 1 || params.n_ubatch < 1 || params.n_ctx < 0) {
-        throw option_error(
-            "sizes of context, batch and micro-batch are " + std::to_string(params.n_ctx) + ", " +
-            std::to_string(params.n_batch) + " and " + std::to_string(params.n_ubatch) +
-            ", expected at least 0, 1 and 1");
-    }
-    if (params.n_parallel < 1 || params.n_parallel > LLAMA_MAX_SEQ) {
-        throw option_error(
-            "the number of sequences is " + std::to_string(params.n_parallel) + ", expected 1 to " +
-            std::to_string(LLAMA_MAX_SEQ));
-    }
-    if (params.n_batch < params.n_parallel) { // llama.cpp asserts it
-        throw option_error(
-            std::to_string(params.n_parallel) + " sequences need a batch of as many tokens, it has " +
-            std::to_string(params.n_batch) + " (give a larger -b / n_batch)");
-    }
-    if (!params.chat_template.empty()) {
-        chat_template(params.chat_template, params.use_jinja); // checked before the slow load
-    }
-    // each sequence has cells of its own, as many as it would have alone
-    params.kv_unified = false;
-    const int64_t n_ctx = (params.n_ctx + 255LL) / 256 * 256 * params.n_parallel;
-    if (n_ctx > INT32_MAX) {
-        throw option_error(
-            "a context of " + std::to_string(params.n_ctx) + " tokens for each of " +
-            std::to_string(params.n_parallel) + " sequences is too large, expected at most " +
-            std::to_string(INT32_MAX) + " together");
-    }
-    params.n_ctx = (int32_t)n_ctx;
-    log_capture log;
-    common_init_result_ptr result;
-    try {
-        result = common_init_from_params(params);
-    } catch (const std::exception & e) {
-        throw model_load_error(subject + ": " + e.what());
-    }
-    if (!result || !result->model()) {
-        const std::string reason = log.first_line("unknown reason");
-        const bool is_sidecar =
-            reason.find("'meta-spider'") != std::string::npos || reason.find("'daimon'") != std::string::npos;
-        throw model_load_error(
-            subject + ": llama.cpp cannot load it: " + reason +
-            (is_sidecar ? " (a sidecar, expected the base that it runs beside)" : ""));
-    }
-    if (!result->context()) {
-        throw model_load_error(
-            subject + ": no context for it: " + log.first_line("out of memory? (a smaller -c / n_ctx needs less)"));
-    }
-    if (!llama_model_has_decoder(result->model()) || llama_model_has_encoder(result->model()) ||
-        !llama_get_memory(result->context())) {
-        throw model_load_error(subject + ": not a decoder-only language model, expected one that generates text");
-    }
-    return result;
+// Bounds on the most that an injection adds to a hidden state, in all layers together. Up to SAFE_REACH it is about as
+// large as the outliers of many bases, which are in the thousands: it does not cause an overflow, not even in F16
+// (65504). From MAX_REACH on, squares overflow in F32, and so does every norm of the base.
+constexpr double SAFE_REACH = 1e4;
+constexpr double MAX_REACH = 1e18;
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.3g", value);
+    return text;
 }
 
 // Converts the exceptions of llama.cpp's tokenizers to error.
@@ -113,11 +56,13 @@ std::string layer_list(const std::vector<int32_t> & layers) {
 engine::engine(common_params params, const cache_limits & limits)
     : parameters(std::move(params)),
       limits(limits),
-      loaded(load(parameters)),
+      loaded(load_model(parameters)),
       llm(loaded->model()),
       ctx(loaded->context()),
       chat(llm, parameters),
-      seqs((size_t)parameters.n_parallel) {
+      seqs((size_t)parameters.n_parallel),
+      mem(ctx, seqs),
+      prompts(ctx, mem, seqs.size(), ((size_t)limits.prefix_mib << 20) / seqs.size()) {
     for (size_t i = 0; i < seqs.size(); ++i) {
         seqs[i].id = (llama_seq_id)i;
     }
@@ -198,7 +143,7 @@ void engine::set_hook(seam * next) {
 }
 
 // The hook that was there before, or none. Where there is no memory for its graphs, the next batch tries again.
-void engine::put_back(seam * previous) noexcept {
+void engine::restore_hook(seam * previous) noexcept {
     try {
         set_hook(previous);
     } catch (const std::exception &) { // the error that led here, if any, says more
@@ -256,11 +201,11 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
                 faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
         }
     } catch (...) {
-        put_back(hook.get());
+        restore_hook(hook.get());
         throw;
     }
     next_hook->largest = false;
-    forget_all(); // of the wrapper that was there
+    reset_all(); // of the wrapper that was there
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
     unfolded_ca = std::move(next_unfolded);
@@ -268,8 +213,8 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
 }
 
 void engine::detach() {
-    put_back(nullptr);
-    forget_all();
+    restore_hook(nullptr);
+    reset_all();
     hook.reset();
     meta_wrapper.reset();
     unfolded_ca.reset();
@@ -335,6 +280,183 @@ void engine::check_prompt(const std::vector<llama_token> & tokens) const {
         throw context_overflow_error(
             "the prompt has " + std::to_string(tokens.size()) + " tokens, the context " + std::to_string(n_ctx()) +
             " (shorten it, or give a larger -c / n_ctx)");
+    }
+}
+
+// --- batches ---------------------------------------------------------------------------------------------------------
+
+void engine::fail(int status) const {
+    if (status == 2) {
+        throw cancelled_error("cancelled");
+    }
+    if (status == 1) {
+        throw context_overflow_error(
+            "the context of " + std::to_string(n_ctx()) + " tokens has no room left (give a larger -c / n_ctx)");
+    }
+    throw decode_error("llama.cpp failed to evaluate a batch (status " + std::to_string(status) + ")");
+}
+
+double engine::evaluate(std::vector<batch_part> parts) {
+    const auto start = std::chrono::steady_clock::now();
+    // llama.cpp puts sequences into one micro-batch where their ids follow each other
+    std::sort(
+        parts.begin(), parts.end(), [](const batch_part & a, const batch_part & b) { return a.seq->id < b.seq->id; });
+    size_t n_tokens = 0;
+    for (const batch_part & part : parts) {
+        n_tokens += part.n_tokens;
+    }
+    struct batch_guard {
+        llama_batch batch;
+        ~batch_guard() { llama_batch_free(batch); }
+    } guard{llama_batch_init((int32_t)n_tokens, 0, 1)};
+    llama_batch & batch = guard.batch;
+    for (const batch_part & part : parts) {
+        for (size_t i = 0; i < part.n_tokens; ++i) {
+            const auto row = (size_t)batch.n_tokens++;
+            batch.token[row] = part.tokens[i];
+            batch.pos[row] = part.seq->n_past + (llama_pos)i;
+            batch.n_seq_id[row] = 1;
+            batch.seq_id[row][0] = part.seq->id;
+            // A tapped token must be an output: the last block of many architectures has rows for outputs only.
+            batch.logits[row] = part.wanted == outputs::all ||
+                                (part.wanted == outputs::last && i + 1 == part.n_tokens) ||
+                                batch.pos[row] == part.seq->plan.tap_at;
+        }
+        part.seq->logits_row = batch.n_tokens - 1;
+        part.seq->unproven = part.seq->unproven || may_overflow(part);
+    }
+    if (cancel && cancel()) {
+        fail(2);
+    }
+    if (!reserved) {
+        set_hook(hook.get());
+    }
+    if (hook && hook->entry) {
+        hook->entry->begin(parts.front().entry);
+    }
+    ++n_evaluated;
+    if (const int status = llama_decode(ctx, batch); status != 0) {
+        fail(status);
+    }
+    llama_synchronize(ctx);
+    for (const batch_part & part : parts) {
+        part.seq->n_past += (int32_t)part.n_tokens;
+    }
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+float * engine::logits(const sequence & seq) const {
+    return llama_get_logits_ith(ctx, seq.logits_row);
+}
+
+// --- what is injected ------------------------------------------------------------------------------------------------
+
+std::vector<float> engine::tapped(const sequence & seq) const {
+    return meta_wrapper->activations(seq.id);
+}
+
+void engine::set_tapped(const sequence & seq, const std::vector<float> & activations) {
+    meta_wrapper->set_activations(activations, seq.id);
+}
+
+void engine::encode(sequence & seq, double gain) {
+    try {
+        meta_wrapper->encode(seq.id);
+    } catch (const decode_error &) {
+        if (!all_finite(tapped(seq))) { // the base itself has overflowed
+            prompts.drop(seq.id);
+            seq.unproven = true;
+        }
+        throw;
+    }
+    check_reach(seq, gain);
+}
+
+void engine::fold(const sequence & seq, const std::vector<float> & tokens, double gain) {
+    meta_wrapper->fold(tokens, seq.id);
+    check_reach(seq, gain);
+}
+
+void engine::check_reach(const sequence & seq, double gain) const {
+    if (const double reach = std::abs(gain) * meta_wrapper->reach(seq.id); !(reach < MAX_REACH)) {
+        throw decode_error(
+            "sidecar '" + meta_wrapper->path() + "': what it injects at gain " + number(gain) + " is up to " +
+            number(reach) + ", expected less than " + number(MAX_REACH) +
+            ": the base would overflow (huge weights, or a gain that is too large)");
+    }
+}
+
+bool engine::may_overflow(const batch_part & part) const {
+    const token_plan & plan = part.seq->plan;
+    return plan.gain != 0.0 && meta_wrapper && std::abs(plan.gain) * meta_wrapper->reach(part.seq->id) > SAFE_REACH &&
+           part.seq->n_past + (llama_pos)part.n_tokens > plan.inject_from;
+}
+
+// Runs for each token. The cost is negligible next to the sampler's work on the same logits.
+void engine::check_logits(sequence & seq, size_t n_tokens) {
+    for (size_t i = 0; i < n_tokens; ++i) {
+        const float * row = llama_get_logits_ith(ctx, seq.logits_row - (int32_t)i);
+        if (are_logits(row, (size_t)n_vocab())) {
+            continue;
+        }
+        seq.unproven = true;
+        if (meta_wrapper && seq.plan.gain != 0.0) {
+            throw decode_error(
+                "sidecar '" + meta_wrapper->path() + "': at gain " + number(seq.plan.gain) +
+                " the base overflows: its logits are not finite (huge weights, or a gain that is too large)");
+        }
+        throw decode_error(
+            "model '" + parameters.model.path +
+            "': its logits are not finite, without any injection (a damaged file, or activations that overflow)");
+    }
+    seq.unproven = false;
+}
+
+// --- sequences -------------------------------------------------------------------------------------------------------
+
+void engine::reset(sequence & seq) {
+    const llama_seq_id id = seq.id;
+    mem.clear(seq);
+    prompts.drop(id);
+    seq = {};
+    seq.id = id;
+}
+
+void engine::reset_all() {
+    const auto is_unproven = [](const sequence & seq) { return seq.unproven; };
+    if (meta_wrapper || std::any_of(seqs.begin(), seqs.end(), is_unproven)) {
+        mem.clear_data();
+    }
+    for (sequence & seq : seqs) {
+        seq.unproven = false;
+        reset(seq);
+    }
+}
+
+// --- capture ---------------------------------------------------------------------------------------------------------
+
+void engine::start_capture(const capture & cap) {
+    if (!hook) { // the base alone has none
+        hook = std::make_unique<seam>(nullptr, seqs, n_layer());
+        set_hook(hook.get());
+    }
+    for (const auto & [il, tensor] : cap.blocks) {
+        const auto it = hook->seen().find(il);
+        if (it == hook->seen().end() || !it->second.empty()) {
+            throw model_mismatch_error(
+                "block " + std::to_string(il) + " of architecture '" + architecture() +
+                "' has no seam in llama.cpp, its output cannot be shown");
+        }
+    }
+    hook->set_capture(&cap);
+}
+
+void engine::stop_capture() {
+    if (meta_wrapper) {
+        hook->set_capture(nullptr);
+    } else if (hook) {
+        restore_hook(nullptr);
+        hook.reset();
     }
 }
 

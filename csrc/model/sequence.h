@@ -1,4 +1,4 @@
-// One sequence of a context: what to do with its tokens, and what is remembered of those it has had.
+// One sequence of a context: what to do with its tokens, and what is known of those that were evaluated.
 #pragma once
 
 #include "model/injection_schedule.h"
@@ -26,20 +26,6 @@ struct token_plan {
     }
 };
 
-// Of a memory that cannot step back: its states after a prompt's first tokens.
-struct kept_state {
-    size_t n_tokens;
-    std::vector<uint8_t> bytes;
-};
-
-// What a clean pass has left in memory, for the next prompt that begins alike: it depends on the tokens alone.
-struct kept_prompt {
-    std::vector<llama_token> tokens;
-    std::vector<uint8_t> memory;    // keys, values and states after them, as llama.cpp writes them
-    std::vector<float> activations; // of the last token; none where it was not tapped
-    std::vector<kept_state> marks;  // where a prompt that goes on otherwise can begin, in ascending order
-};
-
 struct sequence {
     llama_seq_id id = 0; // and its slot in taps, tables and kept rows
     token_plan plan;
@@ -52,9 +38,9 @@ struct sequence {
     // Its memory may hold values that are not finite: something huge was injected, and no logits have been checked
     // since. Its data is then cleared before another prompt uses it.
     bool unproven = false;
-    bool intact = false;              // each token still has the cells that pass 1 gave it, and no state has moved on
-    std::vector<uint8_t> before_last; // of a memory that cannot step back over the prompt's last token: its state then
-    kept_prompt kept;
+    bool intact = false; // each token still has the cells that pass 1 gave it, and no state has moved on
+    // The state before the prompt's last token, if the memory has a state and that token is evaluated a second time.
+    std::vector<uint8_t> checkpoint_before_last;
 };
 
 } // namespace metadeploy

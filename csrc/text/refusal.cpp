@@ -11,11 +11,15 @@
 
 namespace metadeploy {
 
-void set_refusal_text(wrapper_config & config, const std::string & text) {
-    const std::string subject = "the refusal text '" + text + "'";
+void check_declines(const wrapper_config & config, const std::string & subject) {
     if (!config.declines()) {
         throw error(subject + ": a wrapper of kind '" + config.kind + "' has no refusal, expected a doubter");
     }
+}
+
+void set_refusal_text(wrapper_config & config, const std::string & text) {
+    const std::string subject = "the refusal text '" + text + "'";
+    check_declines(config, subject);
     if (const std::string fault = refusal_text_fault(text); !fault.empty()) {
         throw error(subject + " " + fault);
     }

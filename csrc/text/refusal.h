@@ -11,6 +11,9 @@
 
 namespace metadeploy {
 
+// Throws error that begins with subject if a wrapper was not trained to decline.
+void check_declines(const wrapper_config & config, const std::string & subject);
+
 // Sets the refusal text of a wrapper whose file does not have the text that it was trained on. If the text differs from
 // the file's, the tokens and the bias in the file are dropped, because they belong to its own text. Throws error if the
 // wrapper has no refusal, or if the text cannot be one.
