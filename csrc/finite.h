@@ -20,12 +20,12 @@ inline bool all_finite(const std::vector<float> & values) {
 // Whether these logits can select a token: none is NaN or plus infinity, and at least one is finite. Minus infinity is
 // allowed, because some models forbid tokens with it.
 inline bool are_logits(const float * logits, size_t n_vocab) {
-    constexpr float MOST = std::numeric_limits<float>::max();
+    constexpr float MAX = std::numeric_limits<float>::max();
     int32_t n_odd = 0;
     int32_t n_allowed = 0;
     for (size_t i = 0; i < n_vocab; ++i) {
-        n_odd += !(logits[i] <= MOST);
-        n_allowed += logits[i] >= -MOST;
+        n_odd += !(logits[i] <= MAX);
+        n_allowed += logits[i] >= -MAX;
     }
     return n_odd == 0 && n_allowed > 0;
 }

@@ -249,7 +249,6 @@ void register_engine(py::module_ & m) {
         py::arg("model"), py::arg("text"), py::arg("answer_suffix") = "", py::arg("chat_template_kwargs") = "",
         "Tokens of a refusal at the start of an answer, by the vocabulary and chat template of a base GGUF.");
 
-    using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")
         .def(py::init<const engine_options &>(), py::arg("options"))
         .def("close", &py_engine::close)

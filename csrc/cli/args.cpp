@@ -432,13 +432,13 @@ void refuse_unsupported(const common_params & params) {
 
 // what llama.cpp would meet with an assertion
 void check_sizes(const common_params & params, bool is_refreshed) {
-    const int32_t most_answers =
+    const int32_t max_answers =
         is_refreshed ? LLAMA_MAX_SEQ / 2 : LLAMA_MAX_SEQ; // a refreshed answer takes two sequences
     const std::tuple<int32_t, int32_t, int32_t, const char *> sizes[] = {
         {params.n_ctx, 0, INT32_MAX, "-c"},
         {params.n_batch, 1, INT32_MAX, "-b"},
         {params.n_ubatch, 1, INT32_MAX, "-ub"},
-        {params.n_parallel, 1, most_answers, is_refreshed ? "-np with --meta-refresh" : "-np"},
+        {params.n_parallel, 1, max_answers, is_refreshed ? "-np with --meta-refresh" : "-np"},
         {params.cpuparams.n_threads, 1, GGML_MAX_N_THREADS, "-t"},
         {params.cpuparams_batch.n_threads, 1, GGML_MAX_N_THREADS, "-tb"}};
     for (const auto & [size, least, most, flag] : sizes) {

@@ -176,10 +176,10 @@ private:
 
     // show: stream the text to stdout
     answer_ptr ask(const prompt_item & item, bool inject, bool show) {
-        scheduler sched(eng);
+        batch_scheduler sched(eng);
         sched.add(tokens_of(item), params_of(item, inject));
         for (;;) {
-            for (const scheduler::event & event : sched.step()) {
+            for (const batch_scheduler::event & event : sched.step()) {
                 if (event.fault) {
                     std::rethrow_exception(event.fault);
                 }
@@ -197,7 +197,7 @@ private:
     // others with it.
     template <typename F>
     void answer_all(const std::vector<prompt_item> & prompts, size_t first, F && use) {
-        scheduler sched(eng);
+        batch_scheduler sched(eng);
         std::map<size_t, outcome> open;                        // by index
         std::map<size_t, std::pair<size_t, bool>> request_for; // by id: index, and whether the base answers alone
         size_t next = first;
@@ -217,7 +217,7 @@ private:
                     into.error = e.what();
                 }
             }
-            for (const scheduler::event & event : sched.step()) {
+            for (const batch_scheduler::event & event : sched.step()) {
                 if (event.more) {
                     continue;
                 }

@@ -8,27 +8,27 @@
 
 namespace metadeploy {
 
-size_t scheduler::add(std::vector<llama_token> prompt, generation_params params) {
+size_t batch_scheduler::add(std::vector<llama_token> prompt, generation_params params) {
     const size_t n_sequences = generation::n_sequences(eng, params);
     waiting.push_back({next_id, std::move(prompt), std::move(params), n_sequences});
     return next_id++;
 }
 
-void scheduler::cancel(size_t id) {
+void batch_scheduler::cancel(size_t id) {
     const auto is_it = [id](const request & item) { return item.id == id; };
     waiting.erase(std::remove_if(waiting.begin(), waiting.end(), is_it), waiting.end());
-    for (slot & each : slots) {
-        if (each.answer && each.id == id) {
-            release(each);
+    for (slot & s : slots) {
+        if (s.answer && s.id == id) {
+            release(s);
         }
     }
 }
 
-size_t scheduler::n_idle() const {
-    return (size_t)std::count_if(slots.begin(), slots.end(), [](const slot & each) { return each.is_free(); });
+size_t batch_scheduler::n_idle() const {
+    return (size_t)std::count_if(slots.begin(), slots.end(), [](const slot & s) { return s.is_free(); });
 }
 
-size_t scheduler::n_free() const {
+size_t batch_scheduler::n_free() const {
     size_t n_wanted = 0;
     for (const request & item : waiting) {
         n_wanted += item.n_sequences;
@@ -36,30 +36,30 @@ size_t scheduler::n_free() const {
     return n_idle() - std::min(n_idle(), n_wanted);
 }
 
-// The free one that has kept most of what this prompt can use, and least of what others may still use.
-scheduler::slot & scheduler::best_slot(const std::vector<llama_token> & prompt) {
+// Picks the free slot whose cache serves this prompt best, at the least loss for others.
+batch_scheduler::slot & batch_scheduler::pick_slot(const std::vector<llama_token> & prompt) {
     slot * best = nullptr;
-    std::pair<size_t, size_t> least; // tokens to compute now or, as they are forgotten, once more; those of now
+    std::pair<size_t, size_t> min_cost; // tokens to compute: now and, because the cache loses them, later; now alone
     for (const sequence & seq : eng.sequences()) {
-        slot & each = slots[(size_t)seq.id];
+        slot & s = slots[(size_t)seq.id];
         const size_t n_reusable = eng.cache().n_reusable(seq.id, prompt, /*whole =*/true);
         const size_t n_now = prompt.size() - n_reusable;
         const std::pair<size_t, size_t> cost(n_now + eng.cache().n_tokens(seq.id) - n_reusable, n_now);
-        if (each.is_free() && (!best || cost < least)) {
-            least = cost;
-            best = &each;
+        if (s.is_free() && (!best || cost < min_cost)) {
+            min_cost = cost;
+            best = &s;
         }
     }
     return *best;
 }
 
-// From the other end, so that answers stay side by side, and their clean contexts too: such share a micro-batch.
-scheduler::slot & scheduler::another_slot(const slot & than) {
-    return *std::find_if(
-        slots.rbegin(), slots.rend(), [&](const slot & each) { return each.is_free() && &each != &than; });
+// Takes slots from the other end, so that answers stay side by side, and their clean contexts too: llama.cpp puts
+// neighbors into one micro-batch.
+batch_scheduler::slot & batch_scheduler::borrow_slot(const slot & borrower) {
+    return *std::find_if(slots.rbegin(), slots.rend(), [&](const slot & s) { return s.is_free() && &s != &borrower; });
 }
 
-void scheduler::admit() {
+void batch_scheduler::admit() {
     while (!waiting.empty()) {
         const size_t n_sequences = waiting.front().n_sequences;
         if (n_sequences <= slots.size() && n_sequences > n_idle()) {
@@ -76,13 +76,13 @@ void scheduler::admit() {
     }
 }
 
-void scheduler::begin(request item) {
+void batch_scheduler::begin(request item) {
     if (item.n_sequences > slots.size()) {
         throw error("a refresh needs a second sequence for its clean context, the context has one (give n_parallel=2)");
     }
-    slot & into = best_slot(item.prompt);
-    slot * clean = item.n_sequences > 1 ? &another_slot(into) : nullptr;
-    const auto sequence_of = [this](const slot & each) { return &eng.sequences()[(size_t)(&each - slots.data())]; };
+    slot & into = pick_slot(item.prompt);
+    slot * clean = item.n_sequences > 1 ? &borrow_slot(into) : nullptr;
+    const auto sequence_of = [this](const slot & s) { return &eng.sequences()[(size_t)(&s - slots.data())]; };
     auto answer = std::make_shared<generation>(
         eng, *sequence_of(into), std::move(item.prompt), std::move(item.params), clean ? sequence_of(*clean) : nullptr);
     prompts.push_back(&into);
@@ -90,79 +90,77 @@ void scheduler::begin(request item) {
     into.id = item.id;
     into.clean = clean;
     if (clean) {
-        clean->lent = true;
+        clean->borrowed = true;
     }
 }
 
-// The prompt whose pass 2 begins where its pass 1 has left a state: until that is its sequence's again, others may
-// write there, so it goes on at once.
-scheduler::slot * scheduler::resuming() const {
-    const auto resumes = [](slot * each) {
-        const batch_part part = each->answer->next(1);
-        return part.entry == entry_use::resume && part.seq->n_past == 0;
+// Returns the prompt whose pass 2 starts from the state that pass 1 left in memory. Other sequences may overwrite this
+// state before pass 2 has begun, so it must begin at once.
+batch_scheduler::slot * batch_scheduler::starting_pass2() const {
+    const auto starts = [](slot * s) {
+        const batch_part part = s->answer->next_batch(1);
+        return part.hidden == cache_mode::reuse && part.seq->n_past == 0;
     };
-    const auto found = eng.memory().has_state() ? std::find_if(prompts.begin(), prompts.end(), resumes) : prompts.end();
+    const auto found = eng.memory().has_state() ? std::find_if(prompts.begin(), prompts.end(), starts) : prompts.end();
     return found == prompts.end() ? nullptr : *found;
 }
 
-// A piece at a time is cut where it would be cut for a prompt that is alone, whose logits are then the same to the bit.
-void scheduler::evaluate_prompts() {
-    const size_t n_piece = std::min(llama_n_batch(eng.context()), llama_n_ubatch(eng.context()));
+// Cuts a prompt into the same micro-batches as if it were alone, so that its logits are the same to the bit.
+void batch_scheduler::evaluate_prompts() {
+    const size_t n_max = std::min(llama_n_batch(eng.context()), llama_n_ubatch(eng.context()));
     size_t n_done = 0;
-    const auto fits = [&](slot * each) {
-        return n_done == 0 || n_done + each->answer->next(n_piece).n_tokens <= n_piece;
-    };
+    const auto fits = [&](slot * s) { return n_done == 0 || n_done + s->answer->next_batch(n_max).n_tokens <= n_max; };
     for (;;) {
-        slot * each = resuming();
-        if (!each) {
+        slot * s = starting_pass2();
+        if (!s) {
             const auto found = std::find_if(prompts.begin(), prompts.end(), fits);
             if (found == prompts.end()) {
                 return;
             }
-            each = *found;
+            s = *found;
         }
-        const batch_part part = each->answer->next(n_piece);
+        const batch_part part = s->answer->next_batch(n_max);
         n_done += part.n_tokens;
-        prompts.erase(std::find(prompts.begin(), prompts.end(), each)); // the others come first next time
-        prompts.push_back(each);
-        evaluate({each}, {part});
+        prompts.erase(std::find(prompts.begin(), prompts.end(), s)); // the others come first the next time
+        prompts.push_back(s);
+        evaluate({s}, {part});
     }
 }
 
-void scheduler::evaluate_answers() {
+void batch_scheduler::evaluate_answers() {
     std::vector<slot *> chosen;
-    for (slot & each : slots) {
-        if (!each.answer || !each.answer->has_prompt() || each.served) {
+    for (slot & s : slots) {
+        if (!s.answer || !s.answer->has_prompt() || s.has_event) {
             continue;
         }
-        event last{each.id, {}, false, each.answer, nullptr};
-        if (each.answer->at_limit(last.out)) {
-            close(each, std::move(last));
+        event last{s.id, {}, false, s.answer, nullptr};
+        if (s.answer->at_limit(last.out)) {
+            finish(s, std::move(last));
         } else {
-            chosen.push_back(&each);
+            chosen.push_back(&s);
         }
     }
-    while (look(chosen)) {
+    while (evaluate_clean_contexts(chosen)) {
         chosen.erase(
-            std::remove_if(chosen.begin(), chosen.end(), [](const slot * each) { return !each->answer; }),
-            chosen.end());
+            std::remove_if(chosen.begin(), chosen.end(), [](const slot * s) { return !s->answer; }), chosen.end());
     }
     std::vector<batch_part> parts;
-    for (slot * each : chosen) {
-        parts.push_back(each->answer->next(1));
+    for (slot * s : chosen) {
+        parts.push_back(s->answer->next_batch(1));
     }
     if (!parts.empty()) {
         evaluate(chosen, parts);
     }
 }
 
-// Clean contexts come first where new cognitive tokens may hold from this token on. Returns whether there were any.
-bool scheduler::look(const std::vector<slot *> & chosen) {
-    std::vector<slot *> looking;
+// Evaluates clean contexts first, because new cognitive tokens may be in force from this token on. Returns whether
+// there were any.
+bool batch_scheduler::evaluate_clean_contexts(const std::vector<slot *> & chosen) {
+    std::vector<slot *> behind;
     std::vector<batch_part> parts;
-    for (slot * each : chosen) {
-        if (const auto part = each->answer->look(llama_n_batch(eng.context()) / chosen.size())) {
-            looking.push_back(each);
+    for (slot * s : chosen) {
+        if (const auto part = s->answer->next_clean_batch(llama_n_batch(eng.context()) / chosen.size())) {
+            behind.push_back(s);
             parts.push_back(*part);
         }
     }
@@ -170,19 +168,19 @@ bool scheduler::look(const std::vector<slot *> & chosen) {
         return false;
     }
     const double ms = eng.evaluate(parts);
-    for (slot * each : looking) {
-        alone(*each, [&] { each->answer->looked(ms); });
+    for (slot * s : behind) {
+        run_for(*s, [&] { s->answer->on_clean_evaluated(ms); });
     }
     return true;
 }
 
-void scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts) {
+void batch_scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts) {
     const double ms = eng.evaluate(parts);
-    for (slot * each : chosen) {
-        alone(*each, [&] {
-            each->answer->evaluated(ms);
-            if (each->answer->has_prompt()) {
-                sample(*each);
+    for (slot * s : chosen) {
+        run_for(*s, [&] {
+            s->answer->on_evaluated(ms);
+            if (s->answer->has_prompt()) {
+                sample(*s);
             }
         });
     }
@@ -191,48 +189,48 @@ void scheduler::evaluate(const std::vector<slot *> & chosen, const std::vector<b
 // Runs f for one request. Any exception ends only this request: llama.cpp's samplers and grammars throw their own
 // types. The other requests continue.
 template <typename F>
-void scheduler::alone(slot & of, F && f) {
-    event last{of.id, {}, false, of.answer, nullptr};
+void batch_scheduler::run_for(slot & s, F && f) {
+    event last{s.id, {}, false, s.answer, nullptr};
     try {
         f();
     } catch (...) {
         last.fault = own_fault();
-        close(of, std::move(last));
+        finish(s, std::move(last));
     }
 }
 
-// Its logits are those of the batch that was evaluated last.
-void scheduler::sample(slot & of) {
-    prompts.erase(std::remove(prompts.begin(), prompts.end(), &of), prompts.end());
-    event made{of.id, {}, true, of.answer, nullptr};
-    // a limit may forbid the first token; for the others it has been looked at before they were evaluated
-    const bool none = of.answer->tokens().empty() && of.answer->at_limit(made.out);
-    made.more = !none && of.answer->sample(made.out);
+// The logits must be those of the batch that was evaluated last.
+void batch_scheduler::sample(slot & s) {
+    prompts.erase(std::remove(prompts.begin(), prompts.end(), &s), prompts.end());
+    event made{s.id, {}, true, s.answer, nullptr};
+    // a limit may forbid the first token; for the others it was checked before they were evaluated
+    const bool none = s.answer->tokens().empty() && s.answer->at_limit(made.out);
+    made.more = !none && s.answer->sample(made.out);
     if (!made.more) {
-        close(of, std::move(made));
+        finish(s, std::move(made));
         return;
     }
-    of.served = true;
+    s.has_event = true;
     events.push_back(std::move(made));
 }
 
-void scheduler::close(slot & of, event last) {
-    release(of);
+void batch_scheduler::finish(slot & s, event last) {
+    release(s);
     events.push_back(std::move(last));
 }
 
-void scheduler::release(slot & of) {
-    prompts.erase(std::remove(prompts.begin(), prompts.end(), &of), prompts.end());
-    if (of.clean) {
-        of.clean->lent = false;
+void batch_scheduler::release(slot & s) {
+    prompts.erase(std::remove(prompts.begin(), prompts.end(), &s), prompts.end());
+    if (s.clean) {
+        s.clean->borrowed = false;
     }
-    of = {};
+    s = {};
 }
 
-std::vector<scheduler::event> scheduler::step() {
+std::vector<batch_scheduler::event> batch_scheduler::step() {
     events.clear();
-    for (slot & each : slots) {
-        each.served = false;
+    for (slot & s : slots) {
+        s.has_event = false;
     }
     admit();
     evaluate_prompts();

@@ -1,8 +1,8 @@
-// Several answers that grow at once, each in a sequence of its own: what is evaluated together, and when.
+// Schedules several answers, each in its own sequence: what is evaluated together, and when.
 //
-// A step is a micro-batch of prompt tokens, and a batch with a token for each answer. So a long prompt holds the
-// answers up by a micro-batch at a time. Prompts share no batch, for that would cut them into other pieces than one
-// that is alone: first tokens, and doubt, do not depend on what else is answered.
+// A step is a micro-batch of prompt tokens, then a batch with one token for each answer. So a long prompt delays the
+// answers by one micro-batch at a time. Prompts do not share a batch, because llama.cpp would then cut them into other
+// micro-batches than a prompt that is alone. So first tokens and doubt do not depend on the other requests.
 #pragma once
 
 #include "generation/generation.h"
@@ -15,28 +15,29 @@
 
 namespace metadeploy {
 
-class scheduler {
+class batch_scheduler {
 public:
-    // What one step has made of a request.
+    // what one step did for a request
     struct event {
         size_t id;
         chunk out;
         bool more = true;                         // false: this is its last event
-        std::shared_ptr<const generation> answer; // none where it has failed before its prompt began
-        std::exception_ptr fault;                 // an error of its own, which leaves the others
+        std::shared_ptr<const generation> answer; // null if it failed before its prompt began
+        std::exception_ptr fault;                 // an error of this request alone
     };
 
-    // The engine must not be used otherwise as long as this is.
-    explicit scheduler(engine & eng) : eng(eng), slots(eng.sequences().size()) {}
+    // Nothing else may use the engine as long as this object exists.
+    explicit batch_scheduler(engine & eng) : eng(eng), slots(eng.sequences().size()) {}
 
-    // Returns an id: requests are numbered from 0 on. Those beyond the context's sequences wait for one, or for two
-    // where they are refreshed.
+    // Returns an id: requests are numbered from 0 on. A request waits for a free sequence, or for two if its cognitive
+    // tokens are refreshed.
     size_t add(std::vector<llama_token> prompt, generation_params params);
-    void cancel(size_t id); // no more events of it; nothing where it is over
+    void cancel(size_t id); // no more events of it; does nothing if it is over
 
-    size_t n_free() const; // sequences that nobody runs in or waits for
+    size_t n_free() const; // sequences that are free and that no request waits for
 
-    // At most one event for each request. An error that is not one request's own is thrown, and ends them all.
+    // Returns at most one event for each request. Throws an error that does not belong to one request alone; such an
+    // error ends all requests.
     std::vector<event> step();
 
 private:
@@ -49,34 +50,34 @@ private:
 
     struct slot {
         size_t id = 0;
-        std::shared_ptr<generation> answer; // none: free, or lent
-        slot * clean = nullptr;             // whose sequence is lent to this one
-        bool lent = false;
-        bool served = false; // it has an event in this step
+        std::shared_ptr<generation> answer; // null: free or borrowed
+        slot * clean = nullptr;             // the slot that this one has borrowed
+        bool borrowed = false;
+        bool has_event = false; // it has an event in this step
 
-        bool is_free() const { return !answer && !lent; }
+        bool is_free() const { return !answer && !borrowed; }
     };
 
     size_t n_idle() const; // free slots
-    slot & best_slot(const std::vector<llama_token> & prompt);
-    slot & another_slot(const slot & than);
+    slot & pick_slot(const std::vector<llama_token> & prompt);
+    slot & borrow_slot(const slot & borrower);
     void admit();
     void begin(request item);
-    slot * resuming() const;
+    slot * starting_pass2() const;
     void evaluate_prompts();
     void evaluate_answers();
-    bool look(const std::vector<slot *> & chosen);
+    bool evaluate_clean_contexts(const std::vector<slot *> & chosen);
     void evaluate(const std::vector<slot *> & chosen, const std::vector<batch_part> & parts);
     template <typename F>
-    void alone(slot & of, F && f);
-    void sample(slot & of);
-    void release(slot & of);
-    void close(slot & of, event last);
+    void run_for(slot & s, F && f);
+    void sample(slot & s);
+    void release(slot & s);
+    void finish(slot & s, event last);
 
     engine & eng;
     std::vector<slot> slots; // by sequence id
     std::deque<request> waiting;
-    std::deque<slot *> prompts; // those on their way, the one that waits longest first
+    std::deque<slot *> prompts; // prompts in progress, the one that waits longest first
     std::vector<event> events;
     size_t next_id = 0;
 };

@@ -1,6 +1,6 @@
-// The clean context beside an injected one, where cognitive tokens are to be made anew (refresh.h): a sequence of its
-// own that gets the same tokens. It is looked at every few tokens, so it stays behind and gets them together, which
-// costs far less than one at a time.
+// The clean context of an injected sequence whose cognitive tokens are refreshed (refresher.h): a second sequence that
+// gets the same tokens. Its activations are needed every few tokens only. So it stays behind and gets several tokens
+// together, which costs far less than one at a time.
 #pragma once
 
 #include "generation/refresher.h"
@@ -12,27 +12,27 @@
 
 namespace metadeploy {
 
-class clean_twin {
+class clean_context {
 public:
-    // After the prompt, whose clean pass the clean sequence holds and the injected one's taps are of.
-    clean_twin(engine & eng, sequence & injected, sequence & clean, const refresh_settings & settings);
+    // Construct after pass 1: `clean` holds its memory, and the taps of `injected` hold its activations.
+    clean_context(engine & eng, sequence & injected, sequence & clean, const refresh_settings & settings);
 
-    // Of the answer so far, whose last token is the injected sequence's next: what is to be evaluated before that one
-    // is, n_max tokens at most, and then looked(); again until there is nothing more. looked() throws what
-    // engine::encode throws.
-    std::optional<batch_part> look(const std::vector<llama_token> & answer, size_t n_max);
-    void looked();
+    // answer: its tokens so far; the last one is the next token of the injected sequence. Returns what to evaluate
+    // before that token, n_max tokens at most; then call on_evaluated(). Call it until it returns nothing.
+    // on_evaluated() throws what engine::encode throws.
+    std::optional<batch_part> next_batch(const std::vector<llama_token> & answer, size_t n_max);
+    void on_evaluated();
 
-    int32_t n_renewed() const { return n_made; } // times that tokens were made anew
+    int32_t n_refreshed() const { return refreshed; } // number of times that cognitive tokens were recomputed
 
 private:
-    int64_t time() const { return injected.n_past - injected.plan.time_zero; } // of the next token
+    int64_t time() const { return injected.n_past - injected.plan.schedule_start; } // of the next token
 
     engine & eng;
     sequence & injected;
     sequence & clean;
-    refresher when;
-    int32_t n_made = 0;
+    refresher refresh;
+    int32_t refreshed = 0;
 };
 
 } // namespace metadeploy

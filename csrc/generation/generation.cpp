@@ -14,11 +14,11 @@ namespace metadeploy {
 
 namespace {
 
-// the threshold that moves nothing but by the wrapper's own bias
-constexpr double AS_CALIBRATED = 0.5;
+// at this threshold, only the wrapper's own bias shifts a logit
+constexpr double DEFAULT_THRESHOLD = 0.5;
 
 // A lower temperature counts as 0: logits divided by it may be infinite, and the largest logit would win anyway.
-constexpr float COLDEST = 1e-6f;
+constexpr float MIN_TEMPERATURE = 1e-6f;
 
 // Refuses values that make llama.cpp's samplers compute infinities. The command line and Python check most of them
 // earlier.
@@ -31,14 +31,14 @@ void check_sampling(common_params_sampling & sampling) {
         {"presence penalty", sampling.penalty_present, -1e6f, 1e6f},
         {"frequency penalty", sampling.penalty_freq, -1e6f, 1e6f},
     };
-    for (const auto & [name, value, least, most] : options) {
-        if (!(value >= least && value <= most)) {
+    for (const auto & [name, value, min, max] : options) {
+        if (!(value >= min && value <= max)) {
             char text[128];
-            std::snprintf(text, sizeof(text), "the %s is %g, expected %g to %g", name, value, least, most);
+            std::snprintf(text, sizeof(text), "the %s is %g, expected %g to %g", name, value, min, max);
             throw error(text);
         }
     }
-    if (sampling.temp < COLDEST) {
+    if (sampling.temp < MIN_TEMPERATURE) {
         sampling.temp = 0.0f;
     }
 }
@@ -78,7 +78,7 @@ common_sampler * generation::make_sampler() {
     if (!(params.doubt_threshold >= 0.0 && params.doubt_threshold <= 1.0)) {
         throw error("the doubt threshold is " + std::to_string(params.doubt_threshold) + ", expected 0 to 1");
     }
-    if (params.doubt_threshold != AS_CALIBRATED) {
+    if (params.doubt_threshold != DEFAULT_THRESHOLD) {
         const std::string subject = "the doubt threshold is " + std::to_string(params.doubt_threshold);
         if (!params.inject.on || !eng.meta()) {
             throw error(
@@ -95,62 +95,63 @@ common_sampler * generation::make_sampler() {
     return made;
 }
 
-batch_part generation::next(size_t n_max) {
+batch_part generation::next_batch(size_t n_max) {
     if (!passes.done()) {
-        return passes.next(n_max);
+        return passes.next_batch(n_max);
     }
-    return {&seq, &generated.back(), 1, outputs::last, entry_use::none};
+    return {&seq, &generated.back(), 1, outputs::last, cache_mode::off};
 }
 
-void generation::evaluated(double ms) {
+void generation::on_evaluated(double ms) {
     if (passes.done()) {
         decode_ms += ms;
         eng.check_logits(seq);
         return;
     }
-    passes.evaluated(ms);
+    passes.on_evaluated(ms);
     if (passes.done()) {
         begin_answer();
     }
 }
 
-std::optional<batch_part> generation::look(size_t n_max) {
-    return twin ? twin->look(generated, n_max) : std::nullopt;
+std::optional<batch_part> generation::next_clean_batch(size_t n_max) {
+    return clean_ctx ? clean_ctx->next_batch(generated, n_max) : std::nullopt;
 }
 
-void generation::looked(double ms) {
+void generation::on_clean_evaluated(double ms) {
     decode_ms += ms;
-    twin->looked();
+    clean_ctx->on_evaluated();
 }
 
 void generation::begin_answer() {
     if (params.inject.on && eng.meta()) {
         reading = doubt_after(eng, seq, passes.tokens().back());
         const wrapper_config & config = eng.meta()->config();
-        if (!reading && config.declines() && (params.doubt_threshold != AS_CALIBRATED || config.refusal_bias != 0.0f)) {
+        if (!reading && config.declines() &&
+            (params.doubt_threshold != DEFAULT_THRESHOLD || config.refusal_bias != 0.0f)) {
             throw error(UNKNOWN_REFUSAL);
         }
     }
     if (clean) {
-        twin.emplace(eng, seq, *clean, *params.inject.schedule.refresh);
+        clean_ctx.emplace(eng, seq, *clean, *params.inject.schedule.refresh);
     }
     for (const llama_token token : passes.tokens()) {
         common_sampler_accept(sampler.get(), token, /*is_generated =*/false);
     }
 }
 
-// The first token is sampled with the refusal's logit moved, and the model's own is put back: log-probabilities are of
-// those. With gain 0 nothing is moved, for that is the base exactly.
-llama_token generation::draw() {
+// Samples the first token with the refusal's logit shifted, then restores the model's own logit, which
+// log-probabilities are computed from. At gain 0 nothing is shifted, because that is the base exactly.
+llama_token generation::sample_token() {
     if (!generated.empty() || !reading || !injects(params.inject, eng.meta())) {
         return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
     }
-    struct moved_logit { // restored even if the sampler throws
+    struct shifted_logit { // restored even if the sampler throws
         float & logit;
         const float own;
-        ~moved_logit() { logit = own; }
-    } const moved{eng.logits(seq)[reading->refusal], reading->logit};
-    moved.logit = reading->logit_at(params.doubt_threshold);
+        ~shifted_logit() { logit = own; }
+    } const shifted{eng.logits(seq)[reading->refusal], reading->logit};
+    shifted.logit = reading->logit_at(params.doubt_threshold);
     return common_sampler_sample(sampler.get(), eng.context(), seq.logits_row);
 }
 
@@ -170,7 +171,7 @@ bool generation::at_limit(chunk & out) {
 
 bool generation::sample(chunk & out) {
     const stopwatch clock(decode_ms);
-    const llama_token token = draw();
+    const llama_token token = sample_token();
     common_sampler_accept(sampler.get(), token, /*is_generated =*/true);
     if (llama_vocab_is_eog(eng.vocab(), token)) {
         return end(finish_reason::stop, out);
@@ -192,7 +193,7 @@ timings generation::times() const {
     timings time = passes.times();
     time.decode_ms = decode_ms;
     time.n_generated = (int32_t)generated.size();
-    time.n_refreshed = twin ? twin->n_renewed() : 0;
+    time.n_refreshed = clean_ctx ? clean_ctx->n_refreshed() : 0;
     return time;
 }
 

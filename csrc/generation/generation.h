@@ -1,4 +1,4 @@
-// One answer, token by token: a prompt on its way through the passes, then sampling and what belongs to it.
+// One answer, token by token: a prompt goes through the passes, then tokens are sampled.
 #pragma once
 
 #include "generation/clean_context.h"
@@ -46,12 +46,11 @@ enum class finish_reason { none, stop, length };
 
 const char * finish_reason_name(finish_reason reason);
 
-// Evaluates nothing itself: its driver (scheduler) does, alone or in one batch with others.
+// Evaluates nothing itself: batch_scheduler does, alone or in one batch with others.
 class generation {
 public:
-    // Takes the sequence over until the answer is complete; it and the engine must outlive that.
-    // Throws what prompt_passes throws, and error where the parameters make no sense.
-    // clean: one more sequence, where the injection is refreshed.
+    // Takes the sequence over until the answer is complete. clean: a second sequence, if the cognitive tokens are
+    // refreshed. Throws what prompt_passes throws, and error if the parameters make no sense.
     generation(
         engine & eng,
         sequence & seq,
@@ -63,19 +62,19 @@ public:
     static size_t n_sequences(const engine & eng, const generation_params & params);
 
     bool has_prompt() const { return passes.done(); } // the passes are over
-    // What is to be evaluated next, n_max tokens at most; then evaluated(), with the time it took, before any other
-    // batch is.
-    batch_part next(size_t n_max);
-    void evaluated(double ms);
-    // What a refresh has evaluated in a clean context before next(), n_max tokens at most; then looked(). To be called
-    // again until there is nothing more.
-    std::optional<batch_part> look(size_t n_max);
-    void looked(double ms);
+    // Returns the next batch, of n_max tokens at most. Call on_evaluated() with the time that it took, before any other
+    // batch is evaluated.
+    batch_part next_batch(size_t n_max);
+    void on_evaluated(double ms);
+    // Next batch for the clean context, if a refresh needs one; then call on_clean_evaluated(). Call this before
+    // next_batch(), until it returns nothing.
+    std::optional<batch_part> next_clean_batch(size_t n_max);
+    void on_clean_evaluated(double ms);
 
-    // The next token, right after its logits have been evaluated. Returns false where it was the last; the chunk may
-    // still hold text.
+    // Samples the next token, right after its logits were evaluated. Returns false if it was the last one; the chunk
+    // may still hold text.
     bool sample(chunk & out);
-    // Whether the answer ends before another token, for its length; the chunk then holds the rest of its text.
+    // Returns whether the answer ends here because of its length; the chunk then holds the rest of its text.
     bool at_limit(chunk & out);
 
     finish_reason finish() const { return reason; }
@@ -83,17 +82,17 @@ public:
     const std::vector<llama_token> & tokens() const { return generated; }
     timings times() const;
 
-    // Known with the first token. Nothing where the base answers alone (inject.on is false, or no wrapper is there);
-    // with gain 0, of the base's own logits.
+    // Known with the first token. Nothing if the base answers alone (inject.on is false, or there is no wrapper); at
+    // gain 0, it is read from the base's own logits.
     std::optional<double> doubt() const;
 
-    // by the wrapper's refusal text, or the framework's where no wrapper is attached
+    // by the wrapper's refusal text, or by the framework's if no wrapper is attached
     bool abstained() const { return is_abstention(text(), refusal, reason != finish_reason::stop); }
 
 private:
     common_sampler * make_sampler();
     void begin_answer();
-    llama_token draw();
+    llama_token sample_token();
     token_logprob logprob_of(llama_token token) const;
     bool end(finish_reason why, chunk & out);
 
@@ -104,7 +103,7 @@ private:
     text_stream stream;
     prompt_passes passes;
     sequence * const clean;
-    std::optional<clean_twin> twin;
+    std::optional<clean_context> clean_ctx;
     std::vector<llama_token> generated;
     double decode_ms = 0.0;
     std::optional<doubt_reading> reading;

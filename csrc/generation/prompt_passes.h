@@ -1,4 +1,4 @@
-// A prompt on its way through both passes, a batch at a time, so that other sequences can be computed in between.
+// Takes a prompt through both passes, a batch at a time, so that other sequences can be evaluated in between.
 #pragma once
 
 #include "generation/timings.h"
@@ -11,7 +11,7 @@
 
 namespace metadeploy {
 
-// Prompts that are only looked at come in small steps: all their logits are kept, and a row may be megabytes.
+// Inspected prompts are evaluated in small batches: all their logits are stored, and a row may be megabytes.
 inline constexpr size_t CAPTURE_BATCH = 64;
 
 class prompt_passes {
@@ -19,11 +19,11 @@ public:
     enum class goal {
         answer,      // logits for the token that follows
         activations, // of the clean pass; there is no second one
-        all_logits   // at every position, from an empty memory, and nothing of it is left for the next prompt
+        all_logits   // at every position; neither uses the prompt cache nor saves to it
     };
 
-    // Takes the sequence over, with what it has left of a prompt that begins alike. Both must outlive this, as must
-    // clean, a sequence that gets what the clean pass leaves in memory.
+    // Takes the sequence over. The engine and the sequence must outlive this object, and so must `clean`, a sequence
+    // that gets a copy of the memory after pass 1.
     // Throws error (empty prompt, bad token), context_overflow_error, decode_error (cognitive tokens are not finite),
     // and what check_injection throws.
     prompt_passes(
@@ -34,12 +34,12 @@ public:
         goal wanted = goal::answer,
         sequence * clean = nullptr);
 
-    bool done() const { return now == stage::done; }
+    bool done() const { return current == stage::done; }
 
-    // What is to be evaluated now, n_max tokens at most; then evaluated(), with the time it took, before any other
-    // batch is.
-    batch_part next(size_t n_max);
-    void evaluated(double ms);
+    // Returns the next batch, of n_max tokens at most. Call on_evaluated() with the time that it took, before any other
+    // batch is evaluated.
+    batch_part next_batch(size_t n_max);
+    void on_evaluated(double ms);
     void run(); // evaluates all of it, with no other batch in between
 
     const std::vector<llama_token> & tokens() const { return prompt; }
@@ -48,19 +48,19 @@ public:
 
 private:
     enum class stage {
-        head,     // clean tokens up to the last one, which is evaluated apart
-        clean,    // pass 1
-        again,    // tokens before those that are injected into, where memory could not step back to them
-        injected, // pass 2
+        prefix, // clean tokens up to the last one, which is evaluated separately
+        pass1,
+        replay, // the clean tokens again, if memory could not rewind to the first injected one
+        pass2,
         done
     };
 
     size_t restore(bool whole);
-    void begin(stage next, size_t first, size_t last, entry_use use);
-    void begin_clean(size_t first);
-    void finish_clean();
-    void begin_held();
-    void begin_injected(entry_use use);
+    void begin(stage next, size_t first, size_t last, cache_mode mode);
+    void begin_pass1(size_t first);
+    void finish_pass1();
+    void begin_given();
+    void begin_pass2(cache_mode mode);
 
     engine & eng;
     sequence & seq;
@@ -69,14 +69,14 @@ private:
     const injection inject;
     const goal wanted;
     const bool is_injected;
-    const bool from_last; // only the last token is injected into: keys and values of the others serve both passes
-    const bool in_two;    // and its state has to be kept, as the memory cannot step back
+    const bool inject_last_only; // keys and values of the other tokens serve both passes
+    const bool split_last_token; // memory has a state, which needs a checkpoint before the last token
 
-    stage now = stage::done;
-    size_t at = 0;             // the token that is evaluated next
-    size_t until = 0;          // the end of this stage
-    std::vector<size_t> marks; // where pass 1 is to keep the state for prompts to come
-    entry_use entry = entry_use::none;
+    stage current = stage::done;
+    size_t pos = 0;                  // of the next token
+    size_t end = 0;                  // of this stage
+    std::vector<size_t> checkpoints; // where pass 1 adds a checkpoint to the prompt cache
+    cache_mode hidden = cache_mode::off;
     int64_t last_batch; // of the engine, when this prompt was evaluated last
     timings time;
     std::vector<float> rows;

@@ -6,7 +6,7 @@
 namespace metadeploy {
 
 double mean_cosine(const std::vector<float> & a, const std::vector<float> & b, size_t n_embd) {
-    constexpr double LEAST_NORM = 1e-8; // as PyTorch has it
+    constexpr double MIN_NORM = 1e-8; // as PyTorch has it
     double sum = 0.0;
     for (size_t first = 0; first < a.size(); first += n_embd) {
         double dot = 0.0;
@@ -17,12 +17,12 @@ double mean_cosine(const std::vector<float> & a, const std::vector<float> & b, s
             norm_a += (double)a[i] * a[i];
             norm_b += (double)b[i] * b[i];
         }
-        sum += dot / (std::max(std::sqrt(norm_a), LEAST_NORM) * std::max(std::sqrt(norm_b), LEAST_NORM));
+        sum += dot / (std::max(std::sqrt(norm_a), MIN_NORM) * std::max(std::sqrt(norm_b), MIN_NORM));
     }
     return sum / ((double)a.size() / (double)n_embd);
 }
 
-bool refresher::take(int64_t t, const std::vector<float> & activations) {
+bool refresher::update(int64_t t, const std::vector<float> & activations) {
     compared_at = t;
     if (!overdue(t) && mean_cosine(activations, encoded, n_embd) >= settings.threshold) {
         interval += settings.min_interval;

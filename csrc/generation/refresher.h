@@ -1,4 +1,4 @@
-// When cognitive tokens are made anew while an answer grows.
+// Decides when cognitive tokens are recomputed while an answer grows.
 //
 // Let s be the time of the last encoding, at first 0, and c that of the last comparison or encoding. At s +
 // max_interval the clean activations at the newest token are encoded without being compared; else they are compared at
@@ -16,14 +16,14 @@ namespace metadeploy {
 
 class refresher {
 public:
-    // encoded: activations that the prompt's tokens are made of, rows of n_embd values
+    // encoded: the activations that the cognitive tokens of the prompt were encoded from, rows of n_embd values
     refresher(const refresh_settings & settings, std::vector<float> encoded, size_t n_embd)
         : settings(settings), encoded(std::move(encoded)), n_embd(n_embd), interval(settings.min_interval) {}
 
     bool due(int64_t t) const { return overdue(t) || t - compared_at == interval; }
 
-    // Takes the clean activations at a time that is due; whether new tokens are to be made of them.
-    bool take(int64_t t, const std::vector<float> & activations);
+    // Call this with the clean activations at a time that is due. Returns whether to encode them.
+    bool update(int64_t t, const std::vector<float> & activations);
 
 private:
     bool overdue(int64_t t) const { return t - encoded_at == settings.max_interval; }
@@ -36,7 +36,7 @@ private:
     int64_t compared_at = 0;
 };
 
-// cosine of each row of the two, and of these the mean
+// mean over the rows of the cosine between a and b
 double mean_cosine(const std::vector<float> & a, const std::vector<float> & b, size_t n_embd);
 
 } // namespace metadeploy

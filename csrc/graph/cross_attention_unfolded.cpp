@@ -9,7 +9,8 @@
 
 namespace metadeploy {
 
-unfolded::unfolded(const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place)
+cross_attention_unfolded::cross_attention_unfolded(
+    const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place)
     : n_head(source.config.n_ca_head) {
     constexpr size_t N_WEIGHTS = 9;
     std::vector<std::pair<ggml_tensor *, const sidecar_tensor *>> uploads;
@@ -42,7 +43,8 @@ unfolded::unfolded(const sidecar & source, const std::function<ggml_backend_buff
     }
 }
 
-ca_result unfolded::build(ggml_context * ctx, int il, ggml_tensor * cur, ggml_tensor * cog, ggml_tensor * gain) const {
+ca_result cross_attention_unfolded::build(
+    ggml_context * ctx, int il, ggml_tensor * cur, ggml_tensor * cog, ggml_tensor * gain) const {
     const weights & w = layers.at(il);
     const int64_t n_bottleneck = w.q->ne[0];
     const int64_t head_dim = n_bottleneck / n_head;

@@ -15,10 +15,10 @@
 
 namespace metadeploy {
 
-class unfolded {
+class cross_attention_unfolded {
 public:
     // place: in which buffer type the weights of block il live. Throws sidecar_error where there is no memory for them.
-    unfolded(const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place);
+    cross_attention_unfolded(const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place);
 
     // cur: F32 [n_embd, n_tokens], all of one sequence; cog: F32 [n_embd, n_cog]; gain: F32 [1, 1, n_tokens]
     ca_result build(ggml_context * ctx, int il, ggml_tensor * cur, ggml_tensor * cog, ggml_tensor * gain) const;

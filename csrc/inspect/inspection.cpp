@@ -80,7 +80,7 @@ void capture_prompt(
         const size_t n_step = std::min<size_t>(CAPTURE_BATCH, llama_n_batch(eng.context()));
         for (size_t first = 0; first < tokens.size(); first += n_step) {
             const size_t n = std::min(n_step, tokens.size() - first);
-            eng.evaluate({{&seq, &tokens[first], n, outputs::all, entry_use::none}});
+            eng.evaluate({{&seq, &tokens[first], n, outputs::all, cache_mode::off}});
             eng.check_logits(seq, n);
         }
     } catch (...) {

@@ -10,7 +10,7 @@ namespace metadeploy {
 
 namespace {
 
-llama_token likeliest(const engine & eng, const sequence & seq) {
+llama_token argmax_token(const engine & eng, const sequence & seq) {
     const float * logits = eng.logits(seq);
     return (llama_token)(std::max_element(logits, logits + eng.n_vocab()) - logits);
 }
@@ -26,7 +26,7 @@ std::pair<timings, llama_token> prefill(
     }
     prompt_passes passes(eng, eng.sequences()[slot], tokens, inject);
     passes.run();
-    return {passes.times(), likeliest(eng, eng.sequences()[slot])};
+    return {passes.times(), argmax_token(eng, eng.sequences()[slot])};
 }
 
 std::pair<double, std::vector<llama_token>> decode(
@@ -42,13 +42,13 @@ std::pair<double, std::vector<llama_token>> decode(
     for (size_t i = 0; i < tokens.size(); ++i) {
         sequence & seq = eng.sequences()[i];
         seq.plan = plan;
-        parts.push_back({&seq, &tokens[i], 1, outputs::last, entry_use::none});
+        parts.push_back({&seq, &tokens[i], 1, outputs::last, cache_mode::off});
     }
     const double ms = eng.evaluate(parts);
     std::vector<llama_token> next;
     for (const batch_part & part : parts) {
         eng.check_logits(*part.seq);
-        next.push_back(likeliest(eng, *part.seq));
+        next.push_back(argmax_token(eng, *part.seq));
     }
     return {ms, next};
 }

@@ -41,13 +41,13 @@ struct row_layout {
 } // namespace
 
 // The tensors that change from one micro-batch to the next while the graph stays.
-class seam_input : public llm_graph_input_i {
+class block_hook_input : public llm_graph_input_i {
 public:
-    seam_input(const seam & owner, const llm_graph_context & graph)
+    block_hook_input(const block_hook & owner, const llm_graph_context & graph)
         : owner(owner),
           injects(any_injected(graph.ubatch)),
           layout(owner.largest ? row_layout{0, graph.ubatch.n_seqs_unq, {true, true}} : row_layout::of(graph.ubatch)),
-          entry(owner.using_entry()),
+          hidden_mode(owner.hidden_mode()),
           cap(owner.cap),
           n_captures(owner.n_captures),
           n_taps(count_taps(graph.ubatch)),
@@ -66,10 +66,10 @@ public:
     }
 
     // the graph was built for these; content is filled in for every micro-batch
-    const seam & owner;
+    const block_hook & owner;
     const bool injects;
     const row_layout layout;
-    const entry_use entry;
+    const cache_mode hidden_mode;
     const capture * const cap;
     const int64_t n_captures;
     const int64_t n_taps;
@@ -98,7 +98,7 @@ public:
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
             const llama_pos pos = ubatch->pos[i];
             const sequence & seq = owner.sequence_of(*ubatch, i);
-            const bool tapped = pos == seq.plan.tap_at;
+            const bool tapped = pos == seq.plan.tap_pos;
             if (tapped) {
                 tap_slots.push_back(seq.id);
             }
@@ -126,7 +126,7 @@ public:
     bool can_reuse(const llm_graph_params & params) override {
         const llama_ubatch & ubatch = params.ubatch;
         return ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && any_injected(ubatch) == injects &&
-               (!injects || row_layout::of(ubatch) == layout) && owner.using_entry() == entry &&
+               (!injects || row_layout::of(ubatch) == layout) && owner.hidden_mode() == hidden_mode &&
                owner.n_captures == n_captures && count_taps(ubatch) == n_taps;
     }
 
@@ -146,48 +146,48 @@ private:
         }
         int64_t n = 0;
         for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-            n += ubatch.pos[i] == owner.sequence_of(ubatch, i).plan.tap_at;
+            n += ubatch.pos[i] == owner.sequence_of(ubatch, i).plan.tap_pos;
         }
         return n;
     }
 };
 
-const sequence & seam::sequence_of(const llama_ubatch & ubatch, uint32_t i) const {
+const sequence & block_hook::sequence_of(const llama_ubatch & ubatch, uint32_t i) const {
     return seqs[(size_t)ubatch.seq_id[i][0]];
 }
 
-seam_input * seam::input_of(const llm_graph_context & graph) {
+block_hook_input * block_hook::input_of(const llm_graph_context & graph) {
     for (const llm_graph_input_ptr & input : graph.res->inputs) {
-        if (auto * ours = dynamic_cast<seam_input *>(input.get())) {
+        if (auto * ours = dynamic_cast<block_hook_input *>(input.get())) {
             return ours;
         }
     }
-    return static_cast<seam_input *>(graph.res->add_input(std::make_unique<seam_input>(*this, graph)));
+    return static_cast<block_hook_input *>(graph.res->add_input(std::make_unique<block_hook_input>(*this, graph)));
 }
 
-uint32_t seam::max_nodes() const {
-    // inputs, the entry, and for each block a tap (3), an injection and a capture of block and attention (6)
-    return 8 + entry_block::MAX_NODES + (uint32_t)n_layer * (3 + CA_INJECTION_MAX_NODES + 6);
+uint32_t block_hook::max_nodes() const {
+    // inputs, the hidden cache, and for each block a tap (3), an injection and a capture of block and attention (6)
+    return 8 + hidden_cache::MAX_NODES + (uint32_t)n_layer * (3 + CA_INJECTION_MAX_NODES + 6);
 }
 
-ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur, int il) {
+ggml_tensor * block_hook::on_block(const llm_graph_context & graph, ggml_tensor * cur, int il) {
     if (cur->ne[0] != graph.n_embd || cur->ne[2] != 1 || cur->ne[3] != 1 || cur->type != GGML_TYPE_F32) {
         seen_layers[il] = "its output is not one F32 row of the model's width for each token";
         return cur;
     }
-    seam_input * inp = input_of(graph);
+    block_hook_input * inp = input_of(graph);
     const int rows = inp->rows_kind(cur);
     if (rows < 0) {
         seen_layers[il] = "its output has neither a row for each token nor one for each output";
         return cur;
     }
     seen_layers.emplace(il, "");
-    if (entry && il == entry->il) {
+    if (hidden && il == hidden->il) {
         const auto is_tap = [this](const ggml_tensor * memory) { return meta->is_tap(memory); };
-        cur = entry->on_entry(graph, cur, rows == 0, seqs, is_tap);
+        cur = hidden->on_entry(graph, cur, rows == 0, seqs, is_tap);
     }
-    if (entry && il == n_layer - 1) {
-        entry->on_last(graph, cur);
+    if (hidden && il == n_layer - 1) {
+        hidden->on_last(graph, cur);
     }
     if (cur->ne[1] == 0) {
         return cur; // a micro-batch without outputs ends early in the last block
@@ -204,7 +204,7 @@ ggml_tensor * seam::on_block(const llm_graph_context & graph, ggml_tensor * cur,
     if (tables && inp->injects) {
         const row_layout & layout = inp->layout;
         const ca_result injected =
-            unfolded_ca ? unfolded_ca->build(ctx, il, cur, meta->cog_tensor(), inp->gain[rows])
+            unfolded ? unfolded->build(ctx, il, cur, meta->cog_tensor(), inp->gain[rows])
             : layout.equal_shares[rows] && cur->ne[1] % layout.n_seq == 0
                 ? build_injection(ctx, cur, view_tables(ctx, *tables, layout.first, layout.n_seq), inp->gain[rows])
                 : build_injection_by_token(ctx, cur, *tables, inp->gain[rows], inp->slots[rows]);

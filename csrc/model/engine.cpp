@@ -121,9 +121,9 @@ void engine::check_fits(const sidecar & source) const {
             break;
         }
     }
-    // these call the seam inside a block, before the residual is added: what it hands over is not the block's output
-    static const std::set<std::string> odd_seam = {"nemotron_h", "nemotron_h_moe"};
-    if (const std::string arch = architecture(); odd_seam.count(arch) != 0) {
+    // these call the hook inside a block, before the residual is added: they do not pass the block's output
+    static const std::set<std::string> hooked_inside = {"nemotron_h", "nemotron_h_moe"};
+    if (const std::string arch = architecture(); hooked_inside.count(arch) != 0) {
         faults.push_back("cannot meet: architecture '" + arch + "' has its seam inside the block, not at its output");
     }
     if (!faults.empty()) {
@@ -132,7 +132,7 @@ void engine::check_fits(const sidecar & source) const {
     }
 }
 
-void engine::set_hook(seam * next) {
+void engine::set_hook(block_hook * next) {
     reserved = false;
     try {
         llama_set_block_hook(ctx, next);
@@ -142,8 +142,8 @@ void engine::set_hook(seam * next) {
     }
 }
 
-// The hook that was there before, or none. Where there is no memory for its graphs, the next batch tries again.
-void engine::restore_hook(seam * previous) noexcept {
+// Sets the hook that was there before, or none. If there is no memory for its graphs, the next batch tries again.
+void engine::restore_hook(block_hook * previous) noexcept {
     try {
         set_hook(previous);
     } catch (const std::exception &) { // the error that led here, if any, says more
@@ -168,14 +168,14 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
     };
     const auto n_seq = (int32_t)seqs.size();
     auto next_wrapper = std::make_unique<wrapper>(source, place, n_seq);
-    auto next_hook = std::make_unique<seam>(next_wrapper.get(), seqs, n_layer());
-    auto next_unfolded = folded ? nullptr : std::make_unique<unfolded>(source, place);
-    next_hook->unfolded_ca = next_unfolded.get();
+    auto next_hook = std::make_unique<block_hook>(next_wrapper.get(), seqs, n_layer());
+    auto next_unfolded = folded ? nullptr : std::make_unique<cross_attention_unfolded>(source, place);
+    next_hook->unfolded = next_unfolded.get();
     const std::vector<int32_t> & injected = source.config.cross_attn_layers;
     const int32_t il_entry = *std::min_element(injected.begin(), injected.end());
     const int64_t n_rows = (int64_t)limits.hidden_mib * 1024 * 1024 / (n_seq * n_embd() * (int64_t)sizeof(float));
-    next_hook->entry =
-        std::make_unique<entry_block>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), n_seq, place(il_entry));
+    next_hook->hidden =
+        std::make_unique<hidden_cache>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), n_seq, place(il_entry));
 
     // reserve the largest graph there can be, and see on the way which blocks the architecture shows
     next_hook->largest = true;
@@ -208,7 +208,7 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
     reset_all(); // of the wrapper that was there
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
-    unfolded_ca = std::move(next_unfolded);
+    unfolded = std::move(next_unfolded);
     settings = std::move(next_settings);
 }
 
@@ -217,7 +217,7 @@ void engine::detach() {
     reset_all();
     hook.reset();
     meta_wrapper.reset();
-    unfolded_ca.reset();
+    unfolded.reset();
     settings = {};
 }
 
@@ -320,7 +320,7 @@ double engine::evaluate(std::vector<batch_part> parts) {
             // A tapped token must be an output: the last block of many architectures has rows for outputs only.
             batch.logits[row] = part.wanted == outputs::all ||
                                 (part.wanted == outputs::last && i + 1 == part.n_tokens) ||
-                                batch.pos[row] == part.seq->plan.tap_at;
+                                batch.pos[row] == part.seq->plan.tap_pos;
         }
         part.seq->logits_row = batch.n_tokens - 1;
         part.seq->unproven = part.seq->unproven || may_overflow(part);
@@ -331,8 +331,8 @@ double engine::evaluate(std::vector<batch_part> parts) {
     if (!reserved) {
         set_hook(hook.get());
     }
-    if (hook && hook->entry) {
-        hook->entry->begin(parts.front().entry);
+    if (hook && hook->hidden) {
+        hook->hidden->set_mode(parts.front().hidden);
     }
     ++n_evaluated;
     if (const int status = llama_decode(ctx, batch); status != 0) {
@@ -437,7 +437,7 @@ void engine::reset_all() {
 
 void engine::start_capture(const capture & cap) {
     if (!hook) { // the base alone has none
-        hook = std::make_unique<seam>(nullptr, seqs, n_layer());
+        hook = std::make_unique<block_hook>(nullptr, seqs, n_layer());
         set_hook(hook.get());
     }
     for (const auto & [il, tensor] : cap.blocks) {

@@ -35,7 +35,7 @@ struct batch_part {
     const llama_token * tokens;
     size_t n_tokens;
     outputs wanted;
-    entry_use entry; // the same for all parts of a batch
+    cache_mode hidden; // the same for all parts of a batch
 };
 
 // Not thread-safe: one call at a time. Every prompt starts from an empty sequence or from what a clean pass over the
@@ -93,7 +93,7 @@ public:
     std::vector<sequence> & sequences() { return seqs; }
     sequence_memory & memory() { return mem; }
     prompt_cache & cache() { return prompts; }
-    entry_block * hidden() const { return hook ? hook->entry.get() : nullptr; } // nullptr without a wrapper
+    hidden_cache * hidden() const { return hook ? hook->hidden.get() : nullptr; } // nullptr without a wrapper
     void reset(sequence & seq); // clears its memory and forgets everything about it
 
     // From start_capture to stop_capture, what blocks compute is copied to the tensors of cap, which must live that
@@ -117,8 +117,8 @@ public:
 private:
     void check_fits(const sidecar & source) const;
     std::string architecture() const;
-    void set_hook(seam * next);
-    void restore_hook(seam * previous) noexcept;
+    void set_hook(block_hook * next);
+    void restore_hook(block_hook * previous) noexcept;
     void reset_all();
     void check_reach(const sequence & seq, double gain) const;
     bool may_overflow(const batch_part & part) const;
@@ -136,8 +136,8 @@ private:
     sequence_memory mem;
     prompt_cache prompts;
     int64_t n_evaluated = 0;
-    std::unique_ptr<unfolded> unfolded_ca; // only for comparison, else null
-    std::unique_ptr<seam> hook;
+    std::unique_ptr<cross_attention_unfolded> unfolded; // only for comparison, else null
+    std::unique_ptr<block_hook> hook;
     bool reserved = true; // the context has memory for graphs with this hook; without, llama.cpp must not build any
 };
 

@@ -1,9 +1,9 @@
-// Where pass 2 enters the model. Up to the output of the entry block, the lowest one that is injected into, both passes
-// over a prompt compute the same: pass 1 keeps that output for every token, and pass 2 begins with it.
+// Hidden states of a prompt that pass 1 stores and pass 2 starts from. Up to the output of the entry block, the lowest
+// one that is injected into, both passes compute the same. So pass 1 stores that output for every token.
 //
-// What the blocks up to there remember of a token, keys, values and states, is then what pass 1 has left. That is right
-// where pass 2 would have put it in the very same places, and where no upper block looks at what is no longer there;
-// both are checked, for all kinds of memory alike (graph/memory_writes.h).
+// The memory of the blocks up to there (keys, values and states) is then what pass 1 left. That is correct if pass 2
+// would have written it to the very same places, and if no upper block reads what is no longer there. Both are checked,
+// for all kinds of memory alike (graph/memory_writes.h).
 #pragma once
 
 #include "graph/memory_writes.h"
@@ -18,38 +18,38 @@
 
 namespace metadeploy {
 
-enum class entry_use {
-    none,
-    keep,  // the entry block's outputs are kept
-    resume // the graph begins with those that were kept
+enum class cache_mode {
+    off,
+    store, // the outputs of the entry block are stored
+    reuse  // the graph begins with the stored outputs
 };
 
-class entry_block {
+class hidden_cache {
 public:
-    // Room for the outputs of block il for n_rows tokens of each of n_seq sequences; n_rows() is 0 where there is not
+    // Room for the outputs of block il for n_rows tokens of each of n_seq sequences; n_rows() is 0 if there is not
     // enough memory.
-    entry_block(int il, int64_t n_embd, int64_t n_rows, int64_t n_seq, ggml_backend_buffer_type_t buft);
+    hidden_cache(int il, int64_t n_embd, int64_t n_rows, int64_t n_seq, ggml_backend_buffer_type_t buft);
 
     const int il;
 
     int64_t n_rows() const { return rows ? n_rows_each : 0; }
     size_t row_bytes() const { return (size_t)n_embd * sizeof(float); }
 
-    // Whether pass 1 over n_tokens should keep something. has_state: the memory is one that moves on, never intact.
-    bool worth_keeping(size_t n_tokens, bool has_state) const {
+    // Whether pass 1 over n_tokens should store its outputs. has_state: the memory has a state.
+    bool worth_storing(size_t n_tokens, bool has_state) const {
         return (int64_t)n_tokens <= n_rows() && !(reads_below && has_state);
     }
 
-    // Whether pass 2 over a sequence of n_tokens can begin here. Upper blocks may look at what lower ones remember only
-    // where that is intact.
-    bool can_resume(const sequence & seq, size_t n_tokens) const {
-        return n_tokens > 0 && seq.places.size() == n_tokens && (seq.intact || !reads_below);
+    // Whether pass 2 over a sequence of n_tokens can start from the stored outputs. If upper blocks read the memory of
+    // lower ones, all cells must still be valid.
+    bool can_reuse(const sequence & seq, size_t n_tokens) const {
+        return n_tokens > 0 && seq.cell_fingerprints.size() == n_tokens && (seq.cells_valid || !reads_below);
     }
 
     // for the decode calls that follow
-    void begin(entry_use use);
+    void set_mode(cache_mode mode);
 
-    // Those decode calls have resumed where it was not right, what they computed is to be thrown away.
+    // Whether those decode calls reused outputs that they must not use. What they computed is then invalid.
     bool failed() const { return has_failed; }
 
     // Called while a graph is built: at the entry block with its output, which the result replaces, and at the end of
@@ -63,13 +63,13 @@ public:
         const std::function<bool(const ggml_tensor *)> & ignore);
     void on_last(const llm_graph_context & graph, ggml_tensor * cur);
 
-    entry_use use() const { return now; }
+    cache_mode mode() const { return current; }
 
     // upper bound of the tensors that one graph gets
     static constexpr uint32_t MAX_NODES = 4;
 
 private:
-    friend class entry_input;
+    friend class hidden_cache_input;
 
     const int64_t n_embd;
     const int64_t n_rows_each;
@@ -77,9 +77,9 @@ private:
     ggml_backend_buffer_ptr buf;
     ggml_tensor * rows = nullptr; // F32 [n_embd, n_rows*n_seq], by position, sequence after sequence
 
-    entry_use now = entry_use::none;
+    cache_mode current = cache_mode::off;
     bool has_failed = false;
-    bool reads_below = false; // the architecture's upper blocks look at what lower ones remember
+    bool reads_below = false; // the architecture's upper blocks read the memory of lower ones
 };
 
 } // namespace metadeploy

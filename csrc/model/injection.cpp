@@ -66,9 +66,9 @@ token_plan plan_injection(const injection & inject, const wrapper & meta, size_t
     token_plan plan;
     plan.gain = inject.gain;
     plan.schedule = inject.schedule;
-    plan.time_zero = (llama_pos)n_prompt - 1;
+    plan.schedule_start = (llama_pos)n_prompt - 1;
     if (meta.config().from == inject_from::last_prompt_token) {
-        plan.inject_from = plan.time_zero;
+        plan.inject_from = plan.schedule_start;
     }
     return plan;
 }

@@ -14,9 +14,9 @@ struct decay_settings {
     double tau = 16.0;  // above 0
 };
 
-// cognitive tokens are made anew when what the base thinks has moved on (refresh.h)
+// cognitive tokens are recomputed when the base's activations have changed (refresher.h)
 struct refresh_settings {
-    double threshold = 0.5;    // lowest mean cosine at which they stay
+    double threshold = 0.5;    // lowest mean cosine at which they are kept
     int64_t min_interval = 3;  // tokens from an encoding to the first comparison, 1 or more
     int64_t max_interval = 20; // most tokens from one encoding to the next, min_interval or more
 };

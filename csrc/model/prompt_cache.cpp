@@ -89,7 +89,8 @@ bool prompt_cache::load(const sequence & seq, const prompt_cache_entry & entry, 
     if (is_part && memory.has_state() && !memory.load_state(seq, entry.checkpoints.back().bytes)) {
         return false;
     }
-    return (is_part ? memory.truncate(seq, n) : memory.holds(seq, n)) && (memory.has_state() || memory.is_intact(seq));
+    return (is_part ? memory.truncate(seq, n) : memory.holds(seq, n)) &&
+           (memory.has_state() || memory.cells_valid(seq));
 }
 
 // The restored tokens lie in the same cells as after the clean pass, because an empty sequence gives out its cells from
@@ -108,9 +109,9 @@ size_t prompt_cache::restore(sequence & seq, const std::vector<llama_token> & to
         n = 0;
     }
     seq.n_past = (int32_t)n;
-    seq.places.resize(std::min(seq.places.size(), n));
+    seq.cell_fingerprints.resize(std::min(seq.cell_fingerprints.size(), n));
     if (n == tokens.size() && memory.has_state() && entries.size() > 1) {
-        seq.places.clear(); // no token is computed that would tell where the state of this sequence lies now
+        seq.cell_fingerprints.clear(); // no token is computed that would tell where the state of this sequence lies now
     }
     if (n < tokens.size()) {
         entry.tokens.clear(); // until the pass that begins now is over

@@ -12,7 +12,7 @@ bool sequence_memory::has_state() const {
     return llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
 }
 
-bool sequence_memory::is_intact(const sequence & seq) const {
+bool sequence_memory::cells_valid(const sequence & seq) const {
     return !has_state() && llama_memory_seq_pos_min(llama_get_memory(ctx), seq.id) == 0;
 }
 
@@ -41,8 +41,8 @@ void sequence_memory::clear_data() {
 void sequence_memory::purge(sequence & seq) {
     std::vector<std::pair<sequence *, std::vector<uint8_t>>> others;
     for (sequence & other : seqs) {
-        other.places.clear();
-        other.intact = false;
+        other.cell_fingerprints.clear();
+        other.cells_valid = false;
         if (&other != &seq && other.n_past > 0) {
             others.emplace_back(&other, checked_save(other));
         }

@@ -19,7 +19,7 @@ public:
     // Whether the memory has a state. A state is that of the last token, so such a memory cannot be truncated.
     bool has_state() const;
     // Whether each token of the sequence still has its own cell. Always false if the memory has a state.
-    bool is_intact(const sequence & seq) const;
+    bool cells_valid(const sequence & seq) const;
 
     void clear(sequence & seq); // if the sequence is unproven, also its data
     void clear_data();          // cells and data of all sequences

@@ -90,7 +90,7 @@ folded_query fold_query(
 }
 
 // u: [n_embd][n_head][n_cog]. The weights of each head are positive and sum to 1.
-double most_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
+double max_added(const std::vector<float> & u, int64_t n_head, int64_t n_cog) {
     double most = 0.0;
     for (auto row = u.begin(); row != u.end();) {
         double sum = 0.0;
@@ -198,7 +198,7 @@ void wrapper::create_tensors(const sidecar & source, const placement & place) {
         taps.push_back(f32(il, {conf.n_embd, n_seq}));
     }
     cog = f32(il_enc, {conf.n_embd, conf.n_cog});
-    chosen = ggml_new_tensor_1d(context(il_enc), GGML_TYPE_I32, 1);
+    slot_index = ggml_new_tensor_1d(context(il_enc), GGML_TYPE_I32, 1);
 
     const int64_t n_head = conf.n_ca_head;
     const int64_t head_dim = conf.n_bottleneck / n_head;
@@ -294,7 +294,7 @@ void wrapper::build_graphs() {
 
     const auto add_fold = [&](graph & g, ggml_tensor * tokens) {
         for (const auto & [il, weights] : ca) {
-            build_fold(g.ctx.get(), g.gf, weights, tokens, ca_tabs.at(il), chosen);
+            build_fold(g.ctx.get(), g.gf, weights, tokens, ca_tabs.at(il), slot_index);
         }
     };
     const std::string subject = "sidecar '" + source_path + "'";
@@ -305,7 +305,7 @@ void wrapper::build_graphs() {
     });
     std::vector<ggml_tensor *> activations; // of the sequence that is being encoded, F32 [n_embd, 1]
     for (ggml_tensor * tap : taps) {
-        activations.push_back(ggml_get_rows(encode_graph->ctx.get(), tap, chosen));
+        activations.push_back(ggml_get_rows(encode_graph->ctx.get(), tap, slot_index));
     }
     ggml_tensor * tokens = ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, activations), cog);
     ggml_build_forward_expand(encode_graph->gf, tokens); // wanted even where nothing reads them
@@ -336,13 +336,13 @@ const ca_tables * wrapper::tables(int il) const {
 }
 
 void wrapper::encode(int32_t slot) {
-    ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
+    ggml_backend_tensor_set(slot_index, &slot, 0, sizeof(slot));
     encode_graph->compute("sidecar '" + source_path + "'");
     check_tables(slot);
 }
 
 void wrapper::fold(const std::vector<float> & tokens, int32_t slot) {
-    ggml_backend_tensor_set(chosen, &slot, 0, sizeof(slot));
+    ggml_backend_tensor_set(slot_index, &slot, 0, sizeof(slot));
     set_tensor(cog, tokens);
     fold_graph->compute("sidecar '" + source_path + "'");
     check_tables(slot);
@@ -360,7 +360,7 @@ void wrapper::check_tables(int32_t slot) {
             ggml_backend_tensor_get(table, part.data(), (size_t)slot * table->nb[2], table->nb[2]);
             finite = finite && all_finite(part);
         }
-        reach += most_added(part, conf.n_ca_head, conf.n_cog); // part is u, the last table
+        reach += max_added(part, conf.n_ca_head, conf.n_cog); // part is u, the last table
     }
     if (finite) {
         return;

@@ -88,8 +88,8 @@ private:
     std::vector<ggml_tensor *> taps;          // by position in target_layers
     std::map<int, ca_weights> ca;             // by layer
     std::map<int, ca_tables> ca_tabs;
-    ggml_tensor * cog = nullptr;    // F32 [n_embd, n_cog]
-    ggml_tensor * chosen = nullptr; // I32 [1], slot of the sequence that is being encoded
+    ggml_tensor * cog = nullptr;        // F32 [n_embd, n_cog]
+    ggml_tensor * slot_index = nullptr; // I32 [1], slot of the sequence that is being encoded
 
     std::vector<ggml_backend_ptr> backends;
     std::unique_ptr<graph> encode_graph;

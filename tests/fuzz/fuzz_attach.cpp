@@ -18,14 +18,14 @@ static engine * base = nullptr;
 static std::vector<llama_token> clean; // what the base answers alone
 
 static std::vector<llama_token> answer(bool inject) {
-    scheduler sched(*base);
+    batch_scheduler sched(*base);
     generation_params params;
     params.max_tokens = 3;
     params.sampling.temp = 0.0f;
     params.inject.on = inject;
     sched.add(base->tokenize("hello", true, true), params);
     for (;;) {
-        for (const scheduler::event & event : sched.step()) {
+        for (const batch_scheduler::event & event : sched.step()) {
             if (event.fault) {
                 std::rethrow_exception(event.fault);
             }
