@@ -21,7 +21,7 @@ namespace metadeploy {
 
 namespace {
 
-constexpr size_t LONGEST_NAME = 200; // all rules for names are the same as in metadeploy/files.py
+constexpr size_t LONGEST_NAME = 200; // all rules for names are the same as in metadeploy/_files.py
 constexpr size_t N_DIGITS = 12;
 constexpr int MOST_LINKS = 40;
 constexpr char HEX[] = "0123456789abcdef";

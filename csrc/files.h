@@ -25,7 +25,7 @@ private:
 
 // A temporary file that replaces its target when it is complete. Otherwise it is deleted. If the process is killed at
 // any moment, the target is either the old file or the new one. The next writer of the same target deletes the
-// temporary files of killed writers. Twin of `replacing` in metadeploy/files.py, which documents the names and locks.
+// temporary files of killed writers. Twin of `replacing` in metadeploy/_files.py, which documents the names and locks.
 class replacing_file {
 public:
     explicit replacing_file(const std::string & target); // throws error

@@ -2,9 +2,10 @@
 #include "bindings/gil.h"
 #include "bindings/integers.h"
 #include "bindings/interrupt.h"
-#include "runtime/cpu_threads.h"
-#include "runtime/quantize.h"
-#include "runtime/refusal.h"
+#include "cpu_threads.h"
+#include "inspect/inspection.h"
+#include "inspect/quantize.h"
+#include "text/refusal.h"
 
 #include "ggml-threading.h"
 #include "llama-cparams.h"
@@ -248,7 +249,6 @@ void register_engine(py::module_ & m) {
         py::arg("model"), py::arg("text"), py::arg("answer_suffix") = "", py::arg("chat_template_kwargs") = "",
         "Tokens of a refusal at the start of an answer, by the vocabulary and chat template of a base GGUF.");
 
-    using tokens_t = std::vector<llama_token>;
     py::class_<py_engine>(m, "Engine", "A base model with its context and, beside it, a wrapper. Not thread-safe.")
         .def(py::init<const engine_options &>(), py::arg("options"))
         .def("close", &py_engine::close)
@@ -342,7 +342,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.activations(tokens); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_activations(eng, tokens); });
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)eng.meta()->config().target_layers.size(), eng.n_embd()});
             },
@@ -352,7 +352,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_tokens(tokens); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_cognitive_tokens(eng, tokens); });
                 return to_numpy(std::move(rows), {eng.meta()->config().n_cog, eng.n_embd()});
             },
             py::arg("tokens"), py::arg("cancel") = py::none())
@@ -361,7 +361,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                return run_interruptible(eng, cancel, [&] { return eng.doubt(tokens, gain); });
+                return run_interruptible(eng, cancel, [&] { return compute_doubt(eng, tokens, gain); });
             },
             py::arg("tokens"), py::arg("gain"), py::arg("cancel") = py::none())
         .def(
@@ -369,7 +369,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, bool inject, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.all_logits(tokens, {inject, gain}); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_logits(eng, tokens, {inject, gain}); });
                 return to_numpy(std::move(rows), {(py::ssize_t)tokens.size(), eng.n_vocab()});
             },
             py::arg("tokens"), py::arg("inject"), py::arg("gain"), py::arg("cancel") = py::none())
@@ -380,8 +380,8 @@ void register_engine(py::module_ & m) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
                 const std::vector<int32_t> layers = to_integers("layer", layer_numbers);
-                auto rows =
-                    run_interruptible(eng, cancel, [&] { return eng.layer_outputs(tokens, layers, {inject, gain}); });
+                auto rows = run_interruptible(
+                    eng, cancel, [&] { return compute_layer_outputs(eng, tokens, layers, {inject, gain}); });
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)layers.size(), (py::ssize_t)tokens.size(), eng.n_embd()});
             },
@@ -391,7 +391,7 @@ void register_engine(py::module_ & m) {
             [](py_engine & self, const py::iterable & token_ids, double gain, const py::object & cancel) {
                 engine & eng = self.get();
                 const std::vector<llama_token> tokens = to_tokens(token_ids);
-                auto rows = run_interruptible(eng, cancel, [&] { return eng.cognitive_attention(tokens, gain); });
+                auto rows = run_interruptible(eng, cancel, [&] { return compute_attention(eng, tokens, gain); });
                 const wrapper_config & config = eng.meta()->config();
                 return to_numpy(
                     std::move(rows), {(py::ssize_t)config.cross_attn_layers.size(), (py::ssize_t)tokens.size(),

@@ -1,7 +1,7 @@
 #include "bindings/bindings.h"
 #include "bindings/integers.h"
 #include "bindings/interrupt.h"
-#include "runtime/scheduler.h"
+#include "generation/batch_scheduler.h"
 
 #include <optional>
 #include <tuple>
@@ -80,9 +80,9 @@ public:
     // [(id, text, token ids, logprobs, answer or error)]
     py::list step(const py::object & cancel) {
         engine & eng = engine_of(engine_object);
-        const std::vector<scheduler::event> events = run_interruptible(eng, cancel, [&] { return impl.step(); });
+        const std::vector<batch_scheduler::event> events = run_interruptible(eng, cancel, [&] { return impl.step(); });
         py::list list;
-        for (const scheduler::event & each : events) {
+        for (const batch_scheduler::event & each : events) {
             const py::object answer = each.fault ? error_object(each.fault) : py::cast(each.answer);
             list.append(
                 py::make_tuple(
@@ -101,7 +101,7 @@ public:
 
 private:
     py::object engine_object; // keeps the engine alive
-    scheduler impl;
+    batch_scheduler impl;
 };
 
 } // namespace

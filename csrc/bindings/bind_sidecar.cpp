@@ -1,11 +1,11 @@
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "bindings/integers.h"
+#include "cpu_threads.h"
 #include "errors.h"
+#include "model/wrapper.h"
 #include "parse_json.h"
-#include "runtime/abstention.h"
-#include "runtime/cpu_threads.h"
-#include "runtime/wrapper.h"
+#include "text/abstention.h"
 
 #include "ggml-alloc.h"
 

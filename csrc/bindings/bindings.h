@@ -19,7 +19,7 @@ void register_log(pybind11::module_ & m);
 void register_sidecar(pybind11::module_ & m);
 void register_engine(pybind11::module_ & m);
 void register_generation(pybind11::module_ & m);
-void register_stepping(pybind11::module_ & m);
+void register_microbench(pybind11::module_ & m);
 void register_inspect(pybind11::module_ & m);
 
 // of a Python Engine; throws error where that is closed

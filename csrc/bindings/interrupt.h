@@ -3,7 +3,7 @@
 
 #include "bindings/gil.h"
 #include "errors.h"
-#include "runtime/engine.h"
+#include "model/engine.h"
 
 #include <chrono>
 #include <exception>

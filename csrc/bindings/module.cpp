@@ -8,6 +8,6 @@ PYBIND11_MODULE(_core, m) {
     metadeploy::register_sidecar(m);
     metadeploy::register_engine(m);
     metadeploy::register_generation(m);
-    metadeploy::register_stepping(m);
+    metadeploy::register_microbench(m);
     metadeploy::register_inspect(m);
 }

@@ -6,69 +6,236 @@
 #include "cli/text_file.h"
 #include "cli/values.h"
 #include "common/log.h"
+#include "cpu_threads.h"
 #include "errors.h"
-#include "runtime/cpu_threads.h"
 
 #include "arg.h"
 #include "llama-cparams.h"
 
 #include <algorithm>
 #include <climits>
+#include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace metadeploy {
 
 namespace {
 
-constexpr char USAGE[] = R"(
------ metadeploy params -----
+[[noreturn]] void print_version() {
+    const bool written = std::fputs(describe_build().c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    if (!written) {
+        std::perror("error: stdout cannot be written");
+    }
+    std::exit(written ? 0 : 1);
+}
 
---meta FNAME                            sidecar GGUF of a trained wrapper, made by `metadeploy export`
-                                        (env: LLAMA_ARG_META, META_SIDECAR)
---meta-gain F                           strength of the injection (default: 1.0, 0 = the base exactly)
-                                        (env: LLAMA_ARG_META_GAIN, META_GAIN)
---meta-decay FLOOR,TAU                  let the injection fade from 1 to FLOOR of its strength over an answer, all but 1/e
-                                        of the way in TAU tokens; 0.3,16 is usual (env: LLAMA_ARG_META_DECAY)
---meta-window N                         inject into the prompt and the first N tokens of an answer, and no further
-                                        (env: LLAMA_ARG_META_WINDOW)
---meta-refresh COSINE,MIN,MAX           make the cognitive tokens anew while an answer grows: where the cosine of the
-                                        base's activations with those last encoded is below COSINE, compared MIN tokens
-                                        after an encoding and then ever less often; and MAX tokens after it in any case;
-                                        0.5,3,20 is usual. Takes the memory of a second context for each answer
-                                        (env: LLAMA_ARG_META_REFRESH; META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)
---meta-goal TEXT                        encode this text, as it is, and hold its cognitive tokens in place of a prompt's
-                                        own; wrappers of kind goal_anchor are trained this way and need it
-                                        (env: LLAMA_ARG_META_GOAL, META_ANCHOR)
---doubt-threshold T                     decline where doubt reaches T, from 0 (always) to 1 (never)
-                                        (default: 0.5, as the sidecar is calibrated; env: LLAMA_ARG_DOUBT_THRESHOLD)
---refusal-text TEXT                     the text that the wrapper was trained to decline with, if its sidecar lacks it
-                                        or has another one; doubt is then the probability of the first token of TEXT,
-                                        without the sidecar's bias (env: LLAMA_ARG_REFUSAL_TEXT)
---hidden-cache N                        most MiB for what the clean pass over a prompt keeps for the injected one, which
-                                        then begins at the lowest injection; 0: it goes through all blocks again
-                                        (default: 256; env: LLAMA_ARG_HIDDEN_CACHE)
---prefix-cache N                        most MiB for what the clean pass over a prompt leaves for the next one that
-                                        begins with the same tokens; 0: each is computed from its first token on
-                                        (default: 512; env: LLAMA_ARG_PREFIX_CACHE)
---no-meta                               answer with the base alone (env: META_BASE=1)
---compare                               answer twice, with the base and with the wrapper
---raw                                   take the prompt as it is, without chat template (env: META_RAW=1)
---prompts FNAME                         answer every prompt of a file with one model load, results in order as JSON
-                                        lines. The file is UTF-8: one prompt per line, or JSON lines, or one JSON array.
-                                        JSON values are texts or objects with "prompt" (or "question", or "messages")
-                                        and optionally "id" and "gain" (the gain of this prompt). Other keys are named
-                                        on stderr and change nothing; keys that look like options are refused
--np, --parallel N                       answer N prompts of --prompts at once, each with a context of -c tokens
-                                        (default: 1; env: LLAMA_ARG_N_PARALLEL)
--o, --output FNAME                      write the results of --prompts there; if the file exists, continue after
-                                        its last result; a file that was made with other settings is refused
---json                                  print a JSON object with the answer, doubt, abstention and timings; results of
-                                        --prompts are such objects in any case
---version                               print the versions, patches, compiler and id of this build, and the processor
-                                        features that it was compiled for
+const char * env(const char * name) {
+    const char * value = std::getenv(name);
+    return value && *value ? value : nullptr;
+}
 
+bool parse_switch(const std::string & text, const std::string & source) {
+    for (const char * word : {"1", "true", "on", "yes"}) {
+        if (text == word) {
+            return true;
+        }
+    }
+    for (const char * word : {"0", "false", "off", "no"}) {
+        if (text == word) {
+            return false;
+        }
+    }
+    throw usage_error(source + " is '" + text + "', expected 1 or 0");
+}
+
+// llama.cpp's parser must not read what we have read.
+void unset_env(const char * name) {
+#ifdef _WIN32
+    _putenv_s(name, "");
+#else
+    unsetenv(name);
+#endif
+}
+
+// Reads the file of a chat template, or returns the text.
+std::string chat_template_of(const cli_args & args, const std::string & sources) {
+    const std::string & file = args.template_file;
+    if (!args.template_text.empty() && !file.empty()) {
+        throw usage_error("give either the text or the file of a chat template: " + sources);
+    }
+    if (file.empty()) {
+        return args.template_text;
+    }
+    const std::string subject = "chat template file '" + file + "'";
+    const std::string content = check_text(read_bytes(file, subject), subject);
+    if (content.find_first_not_of(" \t\r\n") == std::string::npos) {
+        throw error(subject + " is empty, expected Jinja text");
+    }
+    return content;
+}
+
+// a value with the flag or variable that it comes from
+struct given {
+    std::string text;
+    std::string source;
+};
+
+using parse_function = void (*)(cli_args & args, const given & value);
+
+// One of our flags. Variables set the same as the flag, which wins over them; the first of several wins.
+struct own_flag {
+    std::vector<const char *> names; // the long one last
+    std::vector<const char *> env;
+    const char * metavar;       // nullptr: the flag takes no value, and its variables are 1 or 0
+    parse_function parse;       // nullptr: llama.cpp parses the flag
+    const char * help;          // its lines; {env} stands for the names of the variables. nullptr: not listed
+    bool needs_wrapper = false; // means nothing for the base alone
+};
+
+constexpr bool NEEDS_WRAPPER = true;
+
+const std::vector<own_flag> OWN_FLAGS = {
+    {{"--meta"},
+     {"LLAMA_ARG_META", "META_SIDECAR"},
+     "FNAME",
+     [](cli_args & args, const given & value) { args.meta = value.text; },
+     "sidecar GGUF of a trained wrapper, made by `metadeploy export`\n"
+     "(env: {env})"},
+    {{"--meta-gain"},
+     {"LLAMA_ARG_META_GAIN", "META_GAIN"},
+     "F",
+     [](cli_args & args, const given & value) { args.gain = parse_gain(value.text, value.source); },
+     "strength of the injection (default: 1.0, 0 = the base exactly)\n"
+     "(env: {env})"},
+    {{"--meta-decay"},
+     {"LLAMA_ARG_META_DECAY"},
+     "FLOOR,TAU",
+     [](cli_args & args, const given & value) { set_decay(args.schedule, value.text, value.source); },
+     "let the injection fade from 1 to FLOOR of its strength over an answer, all but 1/e\n"
+     "of the way in TAU tokens; 0.3,16 is usual (env: {env})",
+     NEEDS_WRAPPER},
+    {{"--meta-window"},
+     {"LLAMA_ARG_META_WINDOW"},
+     "N",
+     [](cli_args & args, const given & value) { set_window(args.schedule, value.text, value.source); },
+     "inject into the prompt and the first N tokens of an answer, and no further\n"
+     "(env: {env})",
+     NEEDS_WRAPPER},
+    {{"--meta-refresh"},
+     {"LLAMA_ARG_META_REFRESH"},
+     "COSINE,MIN,MAX",
+     [](cli_args & args, const given & value) { set_refresh(args.schedule, value.text, value.source); },
+     "make the cognitive tokens anew while an answer grows: where the cosine of the\n"
+     "base's activations with those last encoded is below COSINE, compared MIN tokens\n"
+     "after an encoding and then ever less often; and MAX tokens after it in any case;\n"
+     "0.5,3,20 is usual. Takes the memory of a second context for each answer\n"
+     "(env: {env}; META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)",
+     NEEDS_WRAPPER},
+    {{"--meta-goal"},
+     {"LLAMA_ARG_META_GOAL", "META_ANCHOR"},
+     "TEXT",
+     [](cli_args & args, const given & value) { args.goal = value.text; },
+     "encode this text, as it is, and hold its cognitive tokens in place of a prompt's\n"
+     "own; wrappers of kind goal_anchor are trained this way and need it\n"
+     "(env: {env})",
+     NEEDS_WRAPPER},
+    {{"--doubt-threshold"},
+     {"LLAMA_ARG_DOUBT_THRESHOLD"},
+     "T",
+     [](cli_args & args, const given & value) { args.doubt_threshold = parse_threshold(value.text, value.source); },
+     "decline where doubt reaches T, from 0 (always) to 1 (never)\n"
+     "(default: 0.5, as the sidecar is calibrated; env: {env})",
+     NEEDS_WRAPPER},
+    {{"--refusal-text"},
+     {"LLAMA_ARG_REFUSAL_TEXT"},
+     "TEXT",
+     [](cli_args & args, const given & value) { args.refusal_text = parse_refusal_text(value.text, value.source); },
+     "the text that the wrapper was trained to decline with, if its sidecar lacks it\n"
+     "or has another one; doubt is then the probability of the first token of TEXT,\n"
+     "without the sidecar's bias (env: {env})",
+     NEEDS_WRAPPER},
+    {{"--hidden-cache"},
+     {"LLAMA_ARG_HIDDEN_CACHE"},
+     "N",
+     [](cli_args & args, const given & value) { args.limits.hidden_mib = parse_mib(value.text, value.source); },
+     "most MiB for what the clean pass over a prompt keeps for the injected one, which\n"
+     "then begins at the lowest injection; 0: it goes through all blocks again\n"
+     "(default: 256; env: {env})"},
+    {{"--prefix-cache"},
+     {"LLAMA_ARG_PREFIX_CACHE"},
+     "N",
+     [](cli_args & args, const given & value) { args.limits.prefix_mib = parse_mib(value.text, value.source); },
+     "most MiB for what the clean pass over a prompt leaves for the next one that\n"
+     "begins with the same tokens; 0: each is computed from its first token on\n"
+     "(default: 512; env: {env})"},
+    {{"--no-meta"},
+     {"META_BASE"},
+     nullptr,
+     [](cli_args & args, const given & value) { args.no_meta = parse_switch(value.text, value.source); },
+     "answer with the base alone (env: {env}=1)"},
+    {{"--compare"},
+     {},
+     nullptr,
+     [](cli_args & args, const given &) { args.compare = true; },
+     "answer twice, with the base and with the wrapper",
+     NEEDS_WRAPPER},
+    {{"--raw"},
+     {"META_RAW"},
+     nullptr,
+     [](cli_args & args, const given & value) { args.raw = parse_switch(value.text, value.source); },
+     "take the prompt as it is, without chat template (env: {env}=1)"},
+    {{"--prompts"},
+     {},
+     "FNAME",
+     [](cli_args & args, const given & value) { args.prompts = value.text; },
+     "answer every prompt of a file with one model load, results in order as JSON\n"
+     "lines. The file is UTF-8: one prompt per line, or JSON lines, or one JSON array.\n"
+     "JSON values are texts or objects with \"prompt\" (or \"question\", or \"messages\")\n"
+     "and optionally \"id\" and \"gain\" (the gain of this prompt). Other keys are named\n"
+     "on stderr and change nothing; keys that look like options are refused"},
+    {{"-np", "--parallel"},
+     {},
+     "N",
+     nullptr,
+     "answer N prompts of --prompts at once, each with a context of -c tokens\n"
+     "(default: 1; env: LLAMA_ARG_N_PARALLEL)"},
+    {{"-o", "--output"},
+     {},
+     "FNAME",
+     [](cli_args & args, const given & value) { args.output = value.text; },
+     "write the results of --prompts there; if the file exists, continue after\n"
+     "its last result; a file that was made with other settings is refused"},
+    {{"--json"},
+     {},
+     nullptr,
+     [](cli_args & args, const given &) { args.json = true; },
+     "print a JSON object with the answer, doubt, abstention and timings; results of\n"
+     "--prompts are such objects in any case"},
+    {{"--version"},
+     {},
+     nullptr,
+     [](cli_args &, const given &) { print_version(); },
+     "print the versions, patches, compiler and id of this build, and the processor\n"
+     "features that it was compiled for"},
+    // llama.cpp's -v prints everything it knows, which buries two lines of statistics
+    {{"-v", "--verbose"}, {}, nullptr, [](cli_args & args, const given &) { args.verbose = true; }, nullptr},
+    {{"--chat-template"},
+     {"LLAMA_ARG_CHAT_TEMPLATE"},
+     "TEXT",
+     [](cli_args & args, const given & value) { args.template_text = value.text; },
+     nullptr},
+    {{"--chat-template-file"},
+     {"LLAMA_ARG_CHAT_TEMPLATE_FILE"},
+     "FNAME",
+     [](cli_args & args, const given & value) { args.template_file = value.text; },
+     nullptr},
+};
+
+constexpr char NOTES[] = R"(
 Sampling is greedy unless --temp is given, whatever the model's file recommends, and an answer ends after 512 tokens
 unless -n is given.
 If no prompt is given, it is read from stdin. -p, -f and -sys process escapes such as \n unless --no-escape is given;
@@ -84,120 +251,72 @@ examples:
 exit codes: 0 done, 1 error (also if the answer cannot be written), 2 wrong usage, 130 interrupted
 )";
 
-void print_usage(int, char **) {
-    std::fputs(USAGE, stdout);
-}
-
-[[noreturn]] void print_version() {
-    const bool written = std::fputs(describe_build().c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-    if (!written) {
-        std::perror("error: stdout cannot be written");
+std::string join(const std::vector<const char *> & words) {
+    std::string text;
+    for (const char * word : words) {
+        text += (text.empty() ? "" : ", ") + std::string(word);
     }
-    std::exit(written ? 0 : 1);
-}
-
-const char * env(const char * name) {
-    const char * value = std::getenv(name);
-    return value && *value ? value : nullptr;
-}
-
-bool env_flag(const char * name) {
-    const char * value = env(name);
-    const std::string text = value ? value : "0";
-    for (const bool on : {true, false}) {
-        for (const char * word : on ? std::vector<const char *>{"1", "true", "on", "yes"}
-                                    : std::vector<const char *>{"0", "false", "off", "no"}) {
-            if (text == word) {
-                return on;
-            }
-        }
-    }
-    throw usage_error(std::string(name) + " is '" + text + "', expected 1 or 0");
-}
-
-// Returns a variable's value and unsets the variable, so that llama.cpp's parser does not read it too.
-std::string take_env(const char * name) {
-    const char * value = env(name);
-    const std::string text = value ? value : "";
-#ifdef _WIN32
-    _putenv_s(name, "");
-#else
-    unsetenv(name);
-#endif
     return text;
 }
 
-// --chat-template and --chat-template-file, from flags or from the environment
-std::string chat_template_of(const std::string & text, const std::string & file, const std::string & sources) {
-    if (!text.empty() && !file.empty()) {
-        throw usage_error("give either the text or the file of a chat template: " + sources);
+void print_usage(int, char **) {
+    constexpr size_t HELP_COLUMN = 40;
+    std::string text = "\n----- metadeploy params -----\n\n";
+    for (const own_flag & flag : OWN_FLAGS) {
+        if (!flag.help) {
+            continue;
+        }
+        std::string line = join(flag.names) + (flag.metavar ? std::string(" ") + flag.metavar : "");
+        line.resize(HELP_COLUMN, ' ');
+        std::string help = flag.help;
+        if (const size_t at = help.find("{env}"); at != std::string::npos) {
+            help.replace(at, 5, join(flag.env));
+        }
+        for (const char c : help + "\n") {
+            line += c;
+            if (c == '\n') {
+                text += line;
+                line.assign(HELP_COLUMN, ' ');
+            }
+        }
     }
-    if (file.empty()) {
-        return text;
-    }
-    const std::string subject = "chat template file '" + file + "'";
-    const std::string content = check_text(read_bytes(file, subject), subject);
-    if (content.find_first_not_of(" \t\r\n") == std::string::npos) {
-        throw error(subject + " is empty, expected Jinja text");
-    }
-    return content;
+    std::fputs((text + NOTES).c_str(), stdout);
 }
 
-// the environment of the framework's program, and twins of our flags in llama.cpp's manner
+const own_flag * find_flag(const std::string & name) {
+    for (const own_flag & flag : OWN_FLAGS) {
+        if (flag.parse && std::find(flag.names.begin(), flag.names.end(), name) != flag.names.end()) {
+            return &flag;
+        }
+    }
+    return nullptr;
+}
+
+// The variables of our flags, and those of the framework's program.
 void read_environment(cli_args & args) {
-    for (const char * name : {"META_SIDECAR", "LLAMA_ARG_META"}) {
-        if (const char * value = env(name)) {
-            args.meta = value;
-        }
-    }
-    for (const char * name : {"META_GAIN", "LLAMA_ARG_META_GAIN"}) {
-        if (const char * value = env(name)) {
-            args.gain = parse_gain(value, name);
-        }
-    }
-    if (const char * value = env("LLAMA_ARG_DOUBT_THRESHOLD")) {
-        args.doubt_threshold = parse_threshold(value, "LLAMA_ARG_DOUBT_THRESHOLD");
-    }
-    if (const char * value = env("LLAMA_ARG_META_DECAY")) {
-        set_decay(args.schedule, value, "LLAMA_ARG_META_DECAY");
-    }
-    if (const char * value = env("LLAMA_ARG_META_WINDOW")) {
-        set_window(args.schedule, value, "LLAMA_ARG_META_WINDOW");
-    }
-    if (env_flag("META_DYNAMIC")) {
+    if (const char * value = env("META_DYNAMIC"); value && parse_switch(value, "META_DYNAMIC")) {
         const char * threshold = env("META_THRESHOLD");
         set_refresh(
             args.schedule, std::string(threshold ? threshold : "0.5") + ",3,20", "META_THRESHOLD with META_DYNAMIC");
     }
-    if (const char * value = env("LLAMA_ARG_META_REFRESH")) {
-        set_refresh(args.schedule, value, "LLAMA_ARG_META_REFRESH");
-    }
-    for (const char * name : {"META_ANCHOR", "LLAMA_ARG_META_GOAL"}) {
-        if (const char * value = env(name)) {
-            args.goal = value;
+    for (const own_flag & flag : OWN_FLAGS) {
+        for (auto name = flag.env.rbegin(); name != flag.env.rend(); ++name) {
+            if (const char * value = env(*name)) {
+                flag.parse(args, {value, *name});
+            }
         }
     }
     if (const char * value = env("META_LAYERS")) {
         args.layers = value;
         parse_layers(args.layers, 0, "META_LAYERS"); // checked again once the model's number of layers is known
     }
-    if (const char * value = env("LLAMA_ARG_REFUSAL_TEXT")) {
-        args.refusal_text = parse_refusal_text(value, "LLAMA_ARG_REFUSAL_TEXT");
-    }
-    if (const char * value = env("LLAMA_ARG_HIDDEN_CACHE")) {
-        args.limits.hidden_mib = parse_mib(value, "LLAMA_ARG_HIDDEN_CACHE");
-    }
-    if (const char * value = env("LLAMA_ARG_PREFIX_CACHE")) {
-        args.limits.prefix_mib = parse_mib(value, "LLAMA_ARG_PREFIX_CACHE");
-    }
-    args.no_meta = env_flag("META_BASE");
-    args.raw = env_flag("META_RAW");
     if (const char * value = env("META_NGEN")) {
         args.common.n_predict = (int32_t)parse_whole(value, -2, INT_MAX, "META_NGEN");
     }
-    args.common.chat_template = chat_template_of(
-        take_env("LLAMA_ARG_CHAT_TEMPLATE"), take_env("LLAMA_ARG_CHAT_TEMPLATE_FILE"),
-        "LLAMA_ARG_CHAT_TEMPLATE or LLAMA_ARG_CHAT_TEMPLATE_FILE");
+    args.common.chat_template = chat_template_of(args, "LLAMA_ARG_CHAT_TEMPLATE or LLAMA_ARG_CHAT_TEMPLATE_FILE");
+    for (const char * name : {"LLAMA_ARG_CHAT_TEMPLATE", "LLAMA_ARG_CHAT_TEMPLATE_FILE"}) {
+        unset_env(name);
+    }
 }
 
 // What the environment would ask, where the flags ask nothing. Read after them, for there are several for a prompt.
@@ -221,92 +340,47 @@ void read_asked(cli_args & args) {
     }
 }
 
-// takes our flags out of the list and leaves llama.cpp's
+// Parses our flags and returns the rest, for llama.cpp's parser.
 std::vector<std::string> take_own_flags(int argc, char ** argv, cli_args & args) {
     std::vector<std::string> rest{argv[0]};
-    std::string chat_template;
-    std::string chat_template_file;
+    std::set<std::string> seen;
     std::string alone; // a flag that means nothing for the base alone
-    bool no_meta = false;
-    bool has_refresh = false;
-    bool has_goal = false;
     bool has_jinja = env("LLAMA_ARG_JINJA") || env("LLAMA_ARG_NO_JINJA");
+    args.template_text.clear();
+    args.template_file.clear();
     for (int i = 1; i < argc; ++i) {
-        std::string flag = argv[i];
-        if (flag.compare(0, 2, "--") == 0) {
-            std::replace(flag.begin(), flag.end(), '_', '-'); // as llama.cpp's parser does
+        std::string name = argv[i];
+        if (name.compare(0, 2, "--") == 0) {
+            std::replace(name.begin(), name.end(), '_', '-'); // as llama.cpp's parser does
         }
-        const auto value = [&]() -> std::string {
-            if (i + 1 >= argc) {
-                throw usage_error(flag + " needs a value");
-            }
-            return argv[++i];
-        };
-        if (flag == "--meta") {
-            args.meta = value();
-        } else if (flag == "--meta-gain") {
-            args.gain = parse_gain(value(), "--meta-gain");
-        } else if (flag == "--meta-decay") {
-            set_decay(args.schedule, value(), flag);
-            alone = flag;
-        } else if (flag == "--meta-window") {
-            set_window(args.schedule, value(), flag);
-            alone = flag;
-        } else if (flag == "--meta-refresh") {
-            set_refresh(args.schedule, value(), flag);
-            alone = flag;
-            has_refresh = true;
-        } else if (flag == "--meta-goal") {
-            args.goal = value();
-            alone = flag;
-            has_goal = true;
-        } else if (flag == "--doubt-threshold") {
-            args.doubt_threshold = parse_threshold(value(), "--doubt-threshold");
-            alone = flag;
-        } else if (flag == "--refusal-text") {
-            args.refusal_text = parse_refusal_text(value(), "--refusal-text");
-            alone = flag;
-        } else if (flag == "--hidden-cache") {
-            args.limits.hidden_mib = parse_mib(value(), "--hidden-cache");
-        } else if (flag == "--prefix-cache") {
-            args.limits.prefix_mib = parse_mib(value(), "--prefix-cache");
-        } else if (flag == "--no-meta") {
-            no_meta = true;
-        } else if (flag == "--compare") {
-            args.compare = true;
-            alone = flag;
-        } else if (flag == "--raw") {
-            args.raw = true;
-        } else if (flag == "--json") {
-            args.json = true;
-        } else if (flag == "--version") {
-            print_version();
-        } else if (flag == "--prompts") {
-            args.prompts = value();
-        } else if (flag == "-v" || flag == "--verbose") {
-            args.verbose = true; // llama.cpp's -v prints everything it knows, which buries two lines of statistics
-        } else if (flag == "-o" || flag == "--output") {
-            args.output = value();
-        } else if (flag == "--chat-template") {
-            chat_template = value();
-        } else if (flag == "--chat-template-file") {
-            chat_template_file = value();
-        } else {
-            has_jinja = has_jinja || flag == "--jinja" || flag == "--no-jinja";
+        const own_flag * flag = find_flag(name);
+        if (!flag) {
+            has_jinja = has_jinja || name == "--jinja" || name == "--no-jinja";
             if (i + 1 < argc) {
-                check_constraint(flag, argv[i + 1]);
+                check_constraint(name, argv[i + 1]);
             }
             rest.push_back(argv[i]);
+            continue;
+        }
+        if (flag->metavar && i + 1 >= argc) {
+            throw usage_error(name + " needs a value");
+        }
+        flag->parse(args, {flag->metavar ? argv[++i] : "1", name});
+        seen.insert(name);
+        if (flag->needs_wrapper) {
+            alone = name;
         }
     }
-    if (!chat_template.empty() || !chat_template_file.empty()) {
-        args.common.chat_template =
-            chat_template_of(chat_template, chat_template_file, "--chat-template or --chat-template-file");
+    if (!args.template_text.empty() || !args.template_file.empty()) {
+        args.common.chat_template = chat_template_of(args, "--chat-template or --chat-template-file");
     }
+    const bool no_meta = seen.count("--no-meta") != 0;
+    const bool has_goal = seen.count("--meta-goal") != 0;
+    const bool has_refresh = seen.count("--meta-refresh") != 0;
     if (no_meta && !alone.empty()) {
         throw usage_error(alone + " needs the wrapper, --no-meta leaves it out");
     }
-    // where flag and variable contradict each other
+    // if a flag and a variable contradict each other
     if (no_meta || !alone.empty()) {
         args.no_meta = no_meta;
     }
@@ -358,13 +432,13 @@ void refuse_unsupported(const common_params & params) {
 
 // what llama.cpp would meet with an assertion
 void check_sizes(const common_params & params, bool is_refreshed) {
-    const int32_t most_answers =
+    const int32_t max_answers =
         is_refreshed ? LLAMA_MAX_SEQ / 2 : LLAMA_MAX_SEQ; // a refreshed answer takes two sequences
     const std::tuple<int32_t, int32_t, int32_t, const char *> sizes[] = {
         {params.n_ctx, 0, INT32_MAX, "-c"},
         {params.n_batch, 1, INT32_MAX, "-b"},
         {params.n_ubatch, 1, INT32_MAX, "-ub"},
-        {params.n_parallel, 1, most_answers, is_refreshed ? "-np with --meta-refresh" : "-np"},
+        {params.n_parallel, 1, max_answers, is_refreshed ? "-np with --meta-refresh" : "-np"},
         {params.cpuparams.n_threads, 1, GGML_MAX_N_THREADS, "-t"},
         {params.cpuparams_batch.n_threads, 1, GGML_MAX_N_THREADS, "-tb"}};
     for (const auto & [size, least, most, flag] : sizes) {

@@ -1,7 +1,7 @@
 // The command line of llama-meta-generate: llama.cpp's own flags, and ours.
 #pragma once
 
-#include "runtime/engine.h"
+#include "model/engine.h"
 
 #include "common.h"
 
@@ -27,6 +27,8 @@ struct cli_args {
     bool verbose = false;         // -v: statistics on stderr
     std::string prompts;          // --prompts: a file of prompts
     std::string output;           // --output: where their results go, stdout if empty
+    std::string template_text;    // --chat-template, as it is given: common.chat_template is the one that is used
+    std::string template_file;    // --chat-template-file
     bool nul_separated = false;   // prompts and results are text between NUL bytes (META_PROMPTS, META_OUT)
 };
 

@@ -9,8 +9,9 @@
 #include "cli/values.h"
 #include "common/log.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
+#include "inspect/inspection.h"
 #include "log.h"
-#include "runtime/scheduler.h"
 
 #include "llama.h"
 
@@ -54,7 +55,7 @@ public:
             }
             if (!args.goal.empty()) {
                 const std::vector<llama_token> tokens = eng.tokenize(args.goal, true, true);
-                goal = host_tensor{{config.n_cog, config.n_embd}, eng.cognitive_tokens(tokens)};
+                goal = host_tensor{{config.n_cog, config.n_embd}, compute_cognitive_tokens(eng, tokens)};
             }
         }
     }
@@ -175,10 +176,10 @@ private:
 
     // show: stream the text to stdout
     answer_ptr ask(const prompt_item & item, bool inject, bool show) {
-        scheduler sched(eng);
+        batch_scheduler sched(eng);
         sched.add(tokens_of(item), params_of(item, inject));
         for (;;) {
-            for (const scheduler::event & event : sched.step()) {
+            for (const batch_scheduler::event & event : sched.step()) {
                 if (event.fault) {
                     std::rethrow_exception(event.fault);
                 }
@@ -196,7 +197,7 @@ private:
     // others with it.
     template <typename F>
     void answer_all(const std::vector<prompt_item> & prompts, size_t first, F && use) {
-        scheduler sched(eng);
+        batch_scheduler sched(eng);
         std::map<size_t, outcome> open;                        // by index
         std::map<size_t, std::pair<size_t, bool>> request_for; // by id: index, and whether the base answers alone
         size_t next = first;
@@ -216,7 +217,7 @@ private:
                     into.error = e.what();
                 }
             }
-            for (const scheduler::event & event : sched.step()) {
+            for (const batch_scheduler::event & event : sched.step()) {
                 if (event.more) {
                     continue;
                 }

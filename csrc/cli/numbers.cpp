@@ -20,8 +20,8 @@ namespace metadeploy {
 namespace {
 
 struct range {
-    double least;
-    double most;
+    double min;
+    double max;
 };
 
 constexpr double LARGE = 1e6; // larger values, and values far below 1, make logits infinite
@@ -103,10 +103,9 @@ void check_float(const std::string & text, const range & allowed, const std::str
     char * end = nullptr;
     const double number = std::strtod(text.c_str(), &end);
     const bool whole_text = !text.empty() && !std::isspace((unsigned char)text[0]) && *end == '\0';
-    if (!whole_text || !(number >= allowed.least && number <= allowed.most)) {
+    if (!whole_text || !(number >= allowed.min && number <= allowed.max)) {
         throw usage_error(
-            source + " is '" + text + "', expected a number from " + shown(allowed.least) + " to " +
-            shown(allowed.most));
+            source + " is '" + text + "', expected a number from " + shown(allowed.min) + " to " + shown(allowed.max));
     }
 }
 
@@ -125,22 +124,22 @@ bool check_value(const common_arg & option, const std::string & text, const std:
     if ((allowed || option.handler_int) && !is_word(option, text)) {
         const range any = {INT_MIN, INT_MAX};
         allowed = allowed ? allowed : &any;
-        parse_whole(text, (long long)allowed->least, (long long)allowed->most, source);
+        parse_whole(text, (long long)allowed->min, (long long)allowed->max, source);
     }
     return false;
 }
 
 } // namespace
 
-long long parse_whole(const std::string & text, long long least, long long most, const std::string & source) {
+long long parse_whole(const std::string & text, long long min, long long max, const std::string & source) {
     char * end = nullptr;
     errno = 0;
     const long long number = std::strtoll(text.c_str(), &end, 10);
     const bool whole_text = !text.empty() && !std::isspace((unsigned char)text[0]) && *end == '\0';
-    if (!whole_text || errno == ERANGE || number < least || number > most) {
+    if (!whole_text || errno == ERANGE || number < min || number > max) {
         throw usage_error(
-            source + " is '" + text + "', expected a whole number from " + std::to_string(least) + " to " +
-            std::to_string(most));
+            source + " is '" + text + "', expected a whole number from " + std::to_string(min) + " to " +
+            std::to_string(max));
     }
     return number;
 }

@@ -12,6 +12,6 @@ namespace metadeploy {
 void check_numbers(std::vector<std::string> & args);
 
 // Parses the whole text as an integer in this range; source begins the error message, e.g. "META_NGEN".
-long long parse_whole(const std::string & text, long long least, long long most, const std::string & source);
+long long parse_whole(const std::string & text, long long min, long long max, const std::string & source);
 
 } // namespace metadeploy

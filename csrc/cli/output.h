@@ -1,7 +1,7 @@
 // Prints the answer on stdout and its statistics on stderr. The program fails if the answer cannot be written.
 #pragma once
 
-#include "runtime/generation.h"
+#include "generation/generation.h"
 
 #include <nlohmann/json.hpp>
 

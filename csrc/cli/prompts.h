@@ -1,7 +1,7 @@
 // Files of prompts. For their results, see results.h.
 #pragma once
 
-#include "runtime/prompt.h"
+#include "text/chat_formatter.h"
 
 #include <nlohmann/json.hpp>
 

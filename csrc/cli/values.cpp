@@ -3,7 +3,7 @@
 #include "cli/args.h"
 #include "cli/numbers.h"
 #include "errors.h"
-#include "runtime/abstention.h"
+#include "text/abstention.h"
 
 #include <algorithm>
 #include <cmath>

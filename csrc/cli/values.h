@@ -2,7 +2,7 @@
 // name of the flag or of the variable.
 #pragma once
 
-#include "runtime/schedule.h"
+#include "model/injection_schedule.h"
 
 #include <cstdint>
 #include <string>

@@ -46,6 +46,10 @@ ggml_tensor * encoder_weights::output(ggml_tensor * x) const {
     return layer_norm("output_norm", cur);
 }
 
+namespace {
+
+// Multi-head attention without mask over q F32 [n, n_q], k and v F32 [n, n_kv]; returns F32 [n, n_q], heads
+// concatenated.
 ggml_tensor * build_attention(ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int64_t n_head) {
     const int64_t n = q->ne[0];
     const int64_t n_q = q->ne[1];
@@ -67,14 +71,73 @@ ggml_tensor * build_attention(ggml_context * ctx, ggml_tensor * q, ggml_tensor *
     return ggml_cont_2d(ctx, ggml_permute(ctx, kqv, 0, 2, 1, 3), n, n_q);
 }
 
+// one cognitive token for each target layer, scaled by the layer's own gate
+ggml_tensor * build_selective(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations) {
+    ggml_context * ctx = weights.ctx;
+    ggml_tensor * all = nullptr;
+    for (size_t i = 0; i < activations.size(); ++i) {
+        ggml_tensor * cur = weights.project((int64_t)i, activations[i]); // F32 [n_enc]
+        ggml_tensor * gate = ggml_tanh(ctx, weights.get("layer_gates." + std::to_string(i)));
+        cur = ggml_mul(ctx, cur, gate);
+        all = all ? ggml_concat(ctx, all, cur, 1) : cur;
+    }
+    return weights.output(all);
+}
+
+// learnt queries attend to the projected activations: as many cognitive tokens as queries
+ggml_tensor * build_multi_token(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations) {
+    ggml_context * ctx = weights.ctx;
+    const int64_t n_enc = weights.config.n_enc;
+    ggml_tensor * kv = weights.project_all(activations); // F32 [n_enc, n_target]
+
+    ggml_tensor * w = weights.get("cross_attn.in_proj_weight"); // [n_enc, 3*n_enc]: Wq, Wk, Wv
+    ggml_tensor * b = weights.get("cross_attn.in_proj_bias");   // [3*n_enc]
+    const auto in_proj = [&](int64_t part, ggml_tensor * x) {
+        ggml_tensor * w_part = ggml_view_2d(ctx, w, n_enc, n_enc, w->nb[1], part * n_enc * w->nb[1]);
+        ggml_tensor * b_part = ggml_view_1d(ctx, b, n_enc, part * n_enc * b->nb[0]);
+        ggml_tensor * cur = ggml_mul_mat(ctx, w_part, x);
+        ggml_prec_set_acc(cur, GGML_PREC_F32);
+        return ggml_add(ctx, cur, b_part);
+    };
+    ggml_tensor * q = in_proj(0, weights.get("queries")); // F32 [n_enc, n_cog]
+    ggml_tensor * cur = build_attention(ctx, q, in_proj(1, kv), in_proj(2, kv), weights.config.n_enc_head);
+    return weights.output(weights.linear("cross_attn.out_proj", cur));
+}
+
+// a small pre-norm transformer over the projected activations, one token for each target layer
+ggml_tensor * build_transformer(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations) {
+    ggml_context * ctx = weights.ctx;
+    ggml_tensor * x = weights.project_all(activations); // F32 [n_enc, n_cog]
+    if (ggml_tensor * pos = weights.get("layer_pos_embed")) {
+        x = ggml_add(ctx, x, pos);
+    }
+    x = weights.layer_norm("input_norm", x);
+
+    for (int b = 0; weights.has("blocks." + std::to_string(b) + ".norm_attn.weight"); ++b) {
+        const std::string block = "blocks." + std::to_string(b);
+        ggml_tensor * h = weights.layer_norm(block + ".norm_attn", x);
+        h = build_attention(
+            ctx, weights.linear(block + ".q_proj", h), weights.linear(block + ".k_proj", h),
+            weights.linear(block + ".v_proj", h), weights.config.n_enc_head);
+        x = ggml_add(ctx, x, weights.linear(block + ".o_proj", h));
+
+        h = weights.layer_norm(block + ".norm_ffn", x);
+        h = ggml_gelu_erf(ctx, weights.linear(block + ".ffn.0", h));
+        x = ggml_add(ctx, x, weights.linear(block + ".ffn.2", h));
+    }
+    return weights.output(x);
+}
+
+} // namespace
+
 ggml_tensor * build_encoder(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations) {
     switch (weights.config.encoder) {
     case encoder_type::selective:
-        return build_encoder_selective(weights, activations);
+        return build_selective(weights, activations);
     case encoder_type::multi_token:
-        return build_encoder_multi_token(weights, activations);
+        return build_multi_token(weights, activations);
     case encoder_type::transformer:
-        return build_encoder_transformer(weights, activations);
+        return build_transformer(weights, activations);
     }
     return nullptr;
 }

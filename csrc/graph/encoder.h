@@ -1,5 +1,5 @@
 // The encoders as ggml graphs: activations of the target layers in, cognitive tokens out (docs/architecture.md).
-// One file for each encoder; the mathematics is that of metadeploy/reference/encoders.py.
+// The mathematics is that of metadeploy/reference/encoders.py.
 #pragma once
 
 #include "sidecar/sidecar.h"
@@ -49,17 +49,7 @@ private:
     lookup find;
 };
 
-// Multi-head attention without mask over q F32 [n, n_q], k and v F32 [n, n_kv]; returns F32 [n, n_q], heads
-// concatenated.
-ggml_tensor * build_attention(ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int64_t n_head);
-
 // activations: one F32 [n_embd] for each target layer. Returns the cognitive tokens, F32 [n_embd, n_cog].
 ggml_tensor * build_encoder(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations);
-
-ggml_tensor * build_encoder_selective(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations);
-ggml_tensor * build_encoder_multi_token(
-    const encoder_weights & weights, const std::vector<ggml_tensor *> & activations);
-ggml_tensor * build_encoder_transformer(
-    const encoder_weights & weights, const std::vector<ggml_tensor *> & activations);
 
 } // namespace metadeploy

@@ -74,7 +74,7 @@ memory_writes::memory_writes(ggml_cgraph * gf, const std::function<bool(const gg
     }
 }
 
-std::vector<uint64_t> memory_writes::places(int64_t n_tokens) const {
+std::vector<uint64_t> memory_writes::cell_fingerprints(int64_t n_tokens) const {
     std::vector<uint64_t> hashes((size_t)n_tokens, tables);
     for (const ggml_tensor * index : indices) {
         const std::vector<int64_t> values = elements_of(index);

@@ -20,15 +20,15 @@ public:
     // Of all nodes that gf has now. ignore: memory that is not the model's.
     memory_writes(ggml_cgraph * gf, const std::function<bool(const ggml_tensor * memory)> & ignore);
 
-    // false: rows are chosen by something other than an input, so places() cannot say where they lie
+    // false: rows are chosen by something other than an input, so cell_fingerprints() cannot say where they lie
     bool traceable() const { return known; }
 
     // For each of n_tokens tokens a fingerprint of all the rows that are written for it: the same for two graphs
     // exactly where they write a token to the same rows. To be called when the index inputs are filled.
-    std::vector<uint64_t> places(int64_t n_tokens) const;
+    std::vector<uint64_t> cell_fingerprints(int64_t n_tokens) const;
 
     // The same for what is written at an address, whatever the token: recurrent states.
-    uint64_t state_place() const { return addresses; }
+    uint64_t state_fingerprint() const { return addresses; }
 
     // whether a node of gf takes something from memory that is written here
     bool read_by(ggml_cgraph * gf) const;

@@ -32,7 +32,7 @@ def render_chat(
 
     The text of every message but the assistant's is in the prompt. Where a template has no place for it, contents are
     tried as lists of parts, as templates of models that see pictures expect them, and a system's message before the
-    user's first; the compiled runtime does the same (csrc/runtime/chat_template.cpp).
+    user's first; the compiled runtime does the same (csrc/text/chat_template.cpp).
 
     Args:
         tokenizer: of transformers.

@@ -3,7 +3,7 @@
 // sanitizers: whatever else than sidecar_error comes out ends the process.
 #include "errors.h"
 #include "log.h"
-#include "runtime/wrapper.h"
+#include "model/wrapper.h"
 
 #include <cmath>
 #include <cstdio>

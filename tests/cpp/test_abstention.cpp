@@ -1,6 +1,6 @@
 #include "check.h"
-#include "runtime/abstention.h"
 #include "sidecar/sidecar.h"
+#include "text/abstention.h"
 
 using namespace metadeploy;
 

@@ -1,5 +1,5 @@
 #include "check.h"
-#include "runtime/cpu_threads.h"
+#include "cpu_threads.h"
 
 #include <filesystem>
 #include <fstream>

@@ -1,5 +1,5 @@
 #include "check.h"
-#include "runtime/doubt.h"
+#include "model/doubt_reading.h"
 
 #include <cmath>
 #include <vector>

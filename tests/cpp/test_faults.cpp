@@ -1,7 +1,7 @@
 // Faults that are not errors of ours: inputs that do not fit their graph, and exceptions of llama.cpp.
 #include "check.h"
 #include "errors.h"
-#include "runtime/graph_input.h"
+#include "graph/graph_input.h"
 
 #include "ggml-alloc.h"
 #include "ggml-cpp.h"

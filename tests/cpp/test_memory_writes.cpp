@@ -56,9 +56,9 @@ struct model {
         CHECK(ggml_gallocr_alloc_graph(alloc.get(), gf));
     }
 
-    std::vector<uint64_t> places(const memory_writes & writes, const std::vector<int64_t> & to) {
+    std::vector<uint64_t> cell_fingerprints(const memory_writes & writes, const std::vector<int64_t> & to) {
         ggml_backend_tensor_set(cells, to.data(), 0, ggml_nbytes(cells));
-        return writes.places(N_TOKENS);
+        return writes.cell_fingerprints(N_TOKENS);
     }
 
     ggml_context_ptr memory;
@@ -81,9 +81,9 @@ TEST(a_token_in_another_cell_lies_elsewhere) {
     const memory_writes writes(m.gf, is_none);
     m.allocate();
     CHECK(writes.traceable());
-    const auto before = m.places(writes, {0, 1, 2});
-    CHECK(before == m.places(writes, {0, 1, 2}));
-    const auto after = m.places(writes, {0, 5, 2});
+    const auto before = m.cell_fingerprints(writes, {0, 1, 2});
+    CHECK(before == m.cell_fingerprints(writes, {0, 1, 2}));
+    const auto after = m.cell_fingerprints(writes, {0, 5, 2});
     CHECK(after[0] == before[0] && after[1] != before[1] && after[2] == before[2]);
 }
 
@@ -98,9 +98,11 @@ TEST(another_state_or_another_memory_is_elsewhere) {
     m.write_state(1);
     const memory_writes second(m.gf, is_none);
     m.allocate();
-    CHECK(keys.state_place() != first.state_place());
-    CHECK(first.state_place() != second.state_place());
-    CHECK(m.places(first, {0, 1, 2}) == m.places(second, {0, 1, 2})); // a state may move, its token's keys may not
+    CHECK(keys.state_fingerprint() != first.state_fingerprint());
+    CHECK(first.state_fingerprint() != second.state_fingerprint());
+    CHECK(
+        m.cell_fingerprints(first, {0, 1, 2}) ==
+        m.cell_fingerprints(second, {0, 1, 2})); // a state may move, its token's keys may not
 }
 
 TEST(a_state_that_is_zeroed_first_lies_in_one_place) {
@@ -121,8 +123,8 @@ TEST(a_state_that_is_zeroed_first_lies_in_one_place) {
     zero(0, N_EMBD);
     const memory_writes both(m.gf, is_none);
     m.allocate();
-    CHECK(written.state_place() == zeroed.state_place());
-    CHECK(written.state_place() != both.state_place());
+    CHECK(written.state_fingerprint() == zeroed.state_fingerprint());
+    CHECK(written.state_fingerprint() != both.state_fingerprint());
 }
 
 TEST(what_is_no_memory_of_the_model_does_not_count) {
@@ -133,8 +135,8 @@ TEST(what_is_no_memory_of_the_model_does_not_count) {
     const memory_writes both(m.gf, is_none);
     const memory_writes again(m.gf, [&](const ggml_tensor * memory) { return memory == m.state; });
     m.allocate();
-    CHECK(keys.state_place() == again.state_place());
-    CHECK(keys.state_place() != both.state_place());
+    CHECK(keys.state_fingerprint() == again.state_fingerprint());
+    CHECK(keys.state_fingerprint() != both.state_fingerprint());
 }
 
 TEST(rows_that_no_input_names_cannot_be_traced) {
@@ -172,7 +174,7 @@ TEST(inputs_outlive_the_nodes_that_used_them) {
         CHECK(tensor->buffer != nullptr && tensor->data != nullptr);
     }
     CHECK(m.hidden->data != m.cells->data);
-    m.places(memory_writes(), {0, 1, 2}); // can be filled
+    m.cell_fingerprints(memory_writes(), {0, 1, 2}); // can be filled
 
     const std::vector<float> two(N_EMBD, 2.0f);
     ggml_backend_tensor_set(x, two.data(), 0, ggml_nbytes(x));

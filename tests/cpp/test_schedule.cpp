@@ -1,8 +1,8 @@
 // The twin of tests/unit/test_schedule.py and of the times in tests/unit/test_reference_schedule.py.
 #include "check.h"
 #include "errors.h"
-#include "runtime/refresh.h"
-#include "runtime/sequence.h"
+#include "generation/refresher.h"
+#include "model/sequence.h"
 
 #include <cmath>
 #include <limits>
@@ -31,7 +31,7 @@ followed follow(const refresh_settings & settings, const std::vector<size_t> & t
     for (size_t t = 1; t < thought.size(); ++t) {
         if (when.due((int64_t)t)) {
             found.looked.push_back((int64_t)t);
-            if (when.take((int64_t)t, activations(t))) {
+            if (when.update((int64_t)t, activations(t))) {
                 found.encoded.push_back((int64_t)t);
             }
         }
@@ -68,7 +68,7 @@ TEST(gain_by_position) {
     CHECK_EQ(plan.gain_at(7), 0.0f);
     plan.gain = 0.7;
     CHECK_EQ(plan.gain_at(0), 0.7f);
-    plan.inject_from = plan.time_zero = 9;
+    plan.inject_from = plan.schedule_start = 9;
     plan.schedule.decay = decay_settings{};
     plan.schedule.window = 2;
     CHECK_EQ(plan.gain_at(8), 0.0f);

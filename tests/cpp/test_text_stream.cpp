@@ -1,5 +1,5 @@
 #include "check.h"
-#include "runtime/text_stream.h"
+#include "text/text_stream.h"
 
 using namespace metadeploy;
 

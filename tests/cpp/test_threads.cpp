@@ -3,8 +3,8 @@
 #include "bases.h"
 #include "check.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
 #include "log.h"
-#include "runtime/scheduler.h"
 
 #include <atomic>
 #include <thread>
@@ -30,7 +30,7 @@ common_params params_for(const std::string & base, int n_threads) {
 
 // greedy answers to several prompts of token ids at once; an answer is empty if it was cancelled
 std::vector<llama_token> answers(engine & eng, const std::vector<std::vector<llama_token>> & prompts) {
-    scheduler sched(eng);
+    batch_scheduler sched(eng);
     for (const std::vector<llama_token> & prompt : prompts) {
         generation_params params;
         params.max_tokens = 12;
@@ -40,7 +40,7 @@ std::vector<llama_token> answers(engine & eng, const std::vector<std::vector<lla
     std::vector<std::vector<llama_token>> found(prompts.size());
     try {
         for (size_t n_open = prompts.size(); n_open > 0;) {
-            for (const scheduler::event & each : sched.step()) {
+            for (const batch_scheduler::event & each : sched.step()) {
                 found[each.id].insert(found[each.id].end(), each.out.tokens.begin(), each.out.tokens.end());
                 n_open -= !each.more;
             }

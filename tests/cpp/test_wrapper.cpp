@@ -2,7 +2,7 @@
 // unfolded.
 #include "check.h"
 #include "errors.h"
-#include "runtime/wrapper.h"
+#include "model/wrapper.h"
 #include "wrappers.h"
 
 #include "ggml-alloc.h"

@@ -2,10 +2,10 @@
 // errors says why.
 #include "common/log.h"
 #include "errors.h"
+#include "generation/batch_scheduler.h"
 #include "gguf_mutator.h"
 #include "log.h"
-#include "runtime/engine.h"
-#include "runtime/scheduler.h"
+#include "model/engine.h"
 #include "scratch_file.h"
 #include "tiny_base.h"
 
@@ -18,14 +18,14 @@ static engine * base = nullptr;
 static std::vector<llama_token> clean; // what the base answers alone
 
 static std::vector<llama_token> answer(bool inject) {
-    scheduler sched(*base);
+    batch_scheduler sched(*base);
     generation_params params;
     params.max_tokens = 3;
     params.sampling.temp = 0.0f;
     params.inject.on = inject;
     sched.add(base->tokenize("hello", true, true), params);
     for (;;) {
-        for (const scheduler::event & event : sched.step()) {
+        for (const batch_scheduler::event & event : sched.step()) {
             if (event.fault) {
                 std::rethrow_exception(event.fault);
             }

@@ -1,7 +1,7 @@
-// Chat templates must be parsed and rendered within the limits of csrc/runtime/chat_template.cpp, or refused with
+// Chat templates must be parsed and rendered within the limits of csrc/text/chat_template.cpp, or refused with
 // error.
 #include "errors.h"
-#include "runtime/chat_template.h"
+#include "text/chat_template.h"
 
 #include "llama.h"
 

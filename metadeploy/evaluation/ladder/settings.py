@@ -27,7 +27,7 @@ __all__ = [
 #: attention where it helps, as the runtime has it by itself.
 CacheType = Literal["f32", "f16"]
 
-#: File types of a base that llama.cpp can be asked for here; twin of the table in csrc/runtime/quantize.cpp.
+#: File types of a base that llama.cpp can be asked for here; twin of the table in csrc/inspect/quantize.cpp.
 ALL_TYPES: Final = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K",
 )  # fmt: skip
