@@ -6,6 +6,7 @@ Both run in the same micro-batches, so nothing but what is computed twice differ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from metadeploy.sidecar import read_sidecar, write_sidecar
 from metadeploy.sidecar.spec import InjectFrom
 from support.k_quants import write_k_quants
 from support.other_batches import N_TOP, check_answer
+from support.parity import nmse
 from support.runtime_pair import PAIR_KINDS, RuntimePair, pass2_kind, runtime_pair
 from support.tiny_models import TinyModel
 
@@ -54,6 +56,18 @@ def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_pa
         assert expected.timings.hidden_bytes == 0
         if found.timings.pass2 == "tail":
             assert found.timings.hidden_bytes == 4 * length * pair.hidden_dim
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
+def test_threads_beyond_the_cpus_compute_the_same(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """Two threads per CPU, and one thread. Threads that wait for a node yield: spinning would take minutes here."""
+    n_threads = 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    with runtime_pair(kind, tmp_path, tiny, tested={"n_threads": n_threads}, plain={}, **NO_REUSE) as pair:
+        pair.attach(tmp_path, [1, pair.num_layers - 1])
+        ids = pair.prompt(40)
+        assert nmse(pair.tested.logits(ids), pair.plain.logits(ids)) <= tolerances.TINY[kind]["logits"]
+        result, expected = (llm.generate(ids, max_tokens=12) for llm in (pair.tested, pair.plain))
+        assert result.token_ids == expected.token_ids
 
 
 def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:

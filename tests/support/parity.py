@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 #: the settings under which the two sides owe each other the same numbers: the cache rounds nothing, and attention is
 #: computed in the same order
-EXACT: Final[dict[str, Any]] = {"type_k": "f32", "type_v": "f32", "flash_attn": False, "n_threads": 2}
+EXACT: Final[dict[str, Any]] = {"type_k": "f32", "type_v": "f32", "flash_attn": False, "n_threads": 1}
 
 
 #: what llama.cpp takes for the end of a turn in SmolLM2's tokenizer: <|endoftext|>, <|im_end|>, <reponame>

@@ -121,5 +121,5 @@ def runtime_pair(
         model = tiny(kind)
         path, num_layers, width = model.path_gguf, model.num_layers, model.hidden_dim
     options = {"n_ctx": 512, **EXACT, **common}
-    with MetaLlama(path, **options, **tested) as one, MetaLlama(path, **options, **plain) as other:
+    with MetaLlama(path, **options | tested) as one, MetaLlama(path, **options | plain) as other:
         yield RuntimePair(kind, path, num_layers, width, one, other)
