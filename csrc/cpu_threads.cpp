@@ -38,7 +38,7 @@ int smaller_limit(int a, int b) {
     return a == 0 ? b : b == 0 ? a : std::min(a, b);
 }
 
-// The smallest quota of a cgroup and its parents. Inside a container the path may be that of the host, which is not
+// The smallest quota of a cgroup and its parents. Inside a container the path may belong to the host, which is not
 // mounted there: the walk then ends at the container's own root.
 template <typename Read>
 int smallest_quota(std::string path, Read && read) {

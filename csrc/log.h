@@ -14,8 +14,8 @@ using log_sink = std::function<void(ggml_log_level level, const std::string & li
 // Routes all messages of at least the given level to sink (none: drop them). Process-wide.
 void set_log_sink(log_sink sink, ggml_log_level min_level);
 
-// While it lives, keeps the first error that this thread logged: llama.cpp says why a file does not load only in its
-// log, and what follows is what came of it ("failed to load model").
+// While it lives, stores the first error that this thread logs. llama.cpp says only in its log why a file does not
+// load, and the errors after the first one are consequences ("failed to load model").
 class log_capture {
 public:
     log_capture();

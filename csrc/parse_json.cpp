@@ -12,7 +12,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// Builds the value from the parser's events. The library's own builder checks neither depth nor repeated keys, and it
+// Builds the value from the parser's events. The library's own builder does not check depth and repeated keys, and it
 // compares each key with all earlier keys of an ordered object.
 class builder : public nlohmann::json_sax<json> {
 public:

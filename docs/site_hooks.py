@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: README and CHANGELOG become pages, and links to files outside docs/ become plain text."""
+"""Hooks of mkdocs.yml: add pages from the root, and turn links to files outside docs/ into plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Pages of the site that are files of the repository's root.
-ROOT_PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md"}
+ROOT_PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 

@@ -18,7 +18,7 @@ def own_version() -> str | None:
     """The version of the code that runs: that of the source tree it is in, else of the installed package.
 
     Returns:
-        As in ``0.1.0``; None for a copy of the package alone, which nobody can tell.
+        As in ``0.2.0``; None for a copy of the package alone, which nobody can tell.
     """
     try:
         found = _OURS.search(_PYPROJECT.read_text(encoding="utf-8"))

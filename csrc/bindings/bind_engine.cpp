@@ -82,7 +82,7 @@ common_params to_common_params(const engine_options & options) {
     params.cache_type_k = parse_cache_type(options.type_k, "type_k");
     params.cache_type_v = parse_cache_type(options.type_v, "type_v");
     params.flash_attn_type = parse_flash_attn(options.flash_attn);
-    params.fit_params = false; // what the caller asks for is what he gets, or an error
+    params.fit_params = false; // callers get the sizes that they ask for, or an error
     params.warmup = false;
     postprocess_cpu_params(params.cpuparams, nullptr);
     postprocess_cpu_params(params.cpuparams_batch, &params.cpuparams);

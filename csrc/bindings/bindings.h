@@ -22,7 +22,7 @@ void register_generation(pybind11::module_ & m);
 void register_microbench(pybind11::module_ & m);
 void register_inspect(pybind11::module_ & m);
 
-// of a Python Engine; throws error where that is closed
+// of a Python Engine; throws error if that is closed
 class engine;
 engine & engine_of(const pybind11::object & object);
 

@@ -319,7 +319,7 @@ void read_environment(cli_args & args) {
     }
 }
 
-// What the environment would ask, where the flags ask nothing. Read after them, for there are several for a prompt.
+// Reads prompts from the environment if no flag gives one. Called after the flags, because several flags give prompts.
 void read_asked(cli_args & args) {
     common_params & common = args.common;
     const bool one = !common.prompt.empty();
@@ -479,12 +479,12 @@ void parse_rest(std::vector<std::string> & rest, common_params & common) {
 cli_args parse_args(int argc, char ** argv) {
     cli_args args;
     args.common.sampling.temp = 0.0f;
-    args.common.sampling.user_sampling_config = ~0ULL; // else what the model's file recommends goes before our defaults
+    args.common.sampling.user_sampling_config = ~0ULL; // our defaults win over the recommendations in the model's file
     args.common.n_predict = 512;
     args.common.verbosity = LOG_LEVEL_ERROR;
     args.common.warmup = false;
     set_cpu_defaults(args.common.cpuparams);
-    // what this program does, so that whoever asks for something else can be told
+    // the behavior of this program, so that flags that ask for another are noticed
     args.common.display_prompt = false;
     args.common.no_perf = args.common.sampling.no_perf = true;
     args.common.reasoning_format = COMMON_REASONING_FORMAT_NONE;

@@ -27,7 +27,7 @@ struct cli_args {
     bool verbose = false;         // -v: statistics on stderr
     std::string prompts;          // --prompts: a file of prompts
     std::string output;           // --output: where their results go, stdout if empty
-    std::string template_text;    // --chat-template, as it is given: common.chat_template is the one that is used
+    std::string template_text;    // --chat-template, unchanged: common.chat_template is the one that is used
     std::string template_file;    // --chat-template-file
     bool nul_separated = false;   // prompts and results are text between NUL bytes (META_PROMPTS, META_OUT)
 };

@@ -166,7 +166,7 @@ private:
 
     using answer_ptr = std::shared_ptr<const generation>;
 
-    // what has become of a prompt
+    // the state of a prompt
     struct outcome {
         answer_ptr base; // with --compare
         answer_ptr answer;

@@ -12,7 +12,7 @@ namespace {
 
 // options of this program, of MetaLlama, of OpenAI's API and of transformers, without "_"
 const char * const OPTIONS[] = {
-    // what is injected
+    // the injection
     "goal",
     "metagoal",
     "goaltext",
@@ -42,7 +42,7 @@ const char * const OPTIONS[] = {
     "layers",
     "targetlayers",
     "crossattnlayers",
-    // what the model is asked
+    // the input of the model
     "system",
     "systemprompt",
     "systemmessage",

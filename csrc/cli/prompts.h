@@ -12,10 +12,10 @@
 namespace metadeploy {
 
 struct prompt_item {
-    nlohmann::ordered_json id;          // null where the file gives none
-    std::string prompt;                 // the text, or the last message's where there are messages
-    std::vector<chat_message> messages; // the conversation where the file gives one, else empty
-    std::optional<double> gain = {};    // where the file gives one
+    nlohmann::ordered_json id;          // null if the file gives none
+    std::string prompt;                 // the text, or the last message's if there are messages
+    std::vector<chat_message> messages; // the conversation if the file gives one, else empty
+    std::optional<double> gain = {};    // if the file gives one
 };
 
 struct prompt_list {

@@ -24,11 +24,11 @@ struct result_counts {
 class result_lines {
 public:
     // path: empty for stdout. An incomplete last line of the file is cut off. Throws error if the file cannot be
-    // opened, if another process is writing it, or if it holds anything but results of these prompts with these
-    // settings.
+    // opened, if another process is writing it, or if it holds anything but results of the same prompts with
+    // the same settings.
     result_lines(const std::string & path, const std::vector<prompt_item> & prompts, nlohmann::ordered_json settings);
 
-    const result_counts & found() const { return counts; } // what the file holds already
+    const result_counts & found() const { return counts; } // the results that the file holds already
     // Writes the result of the prompt with this index. Call it in order. Throws error.
     void write(size_t index, const nlohmann::ordered_json & found);
     void finish(); // flushes the results to disk. Throws error.

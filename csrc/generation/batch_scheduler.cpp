@@ -203,7 +203,7 @@ void batch_scheduler::run_for(slot & s, F && f) {
 void batch_scheduler::sample(slot & s) {
     prompts.erase(std::remove(prompts.begin(), prompts.end(), &s), prompts.end());
     event made{s.id, {}, true, s.answer, nullptr};
-    // a limit may forbid the first token; for the others it was checked before they were evaluated
+    // a limit may forbid the first token; other tokens were checked before they were evaluated
     const bool none = s.answer->tokens().empty() && s.answer->at_limit(made.out);
     made.more = !none && s.answer->sample(made.out);
     if (!made.more) {

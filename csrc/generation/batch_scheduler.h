@@ -1,4 +1,4 @@
-// Schedules several answers, each in its own sequence: what is evaluated together, and when.
+// Schedules several answers, each in its own sequence: which tokens are evaluated together, and when.
 //
 // A step is a micro-batch of prompt tokens, then a batch with one token for each answer. So a long prompt delays the
 // answers by one micro-batch at a time. Prompts do not share a batch, because llama.cpp would then cut them into other

@@ -8,7 +8,7 @@ namespace metadeploy {
 
 namespace {
 
-// The most tokens that it stays behind. More would delay other answers, and a token would cost hardly less.
+// The most tokens that it stays behind. More would delay other answers, and make a token only slightly cheaper.
 constexpr size_t MAX_BEHIND = 32;
 
 } // namespace

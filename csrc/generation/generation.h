@@ -38,8 +38,8 @@ struct token_logprob {
 // what one step adds
 struct chunk {
     std::string text;                    // may be empty while a character or a stop string is incomplete
-    std::vector<llama_token> tokens;     // the token of this step; none where the model ended
-    std::vector<token_logprob> logprobs; // one for each of tokens, where asked for
+    std::vector<llama_token> tokens;     // the token of this step; none if the model ended
+    std::vector<token_logprob> logprobs; // one for each of tokens, if asked for
 };
 
 enum class finish_reason { none, stop, length };

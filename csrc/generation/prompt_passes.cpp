@@ -52,7 +52,7 @@ prompt_passes::prompt_passes(
     }
 }
 
-// Restores what the prompt cache has of this prompt, and finds out where pass 1 must stop to add a checkpoint.
+// Restores the tokens that the prompt cache has, and finds out where pass 1 must stop to add a checkpoint.
 size_t prompt_passes::restore(bool whole) {
     const stopwatch clock(time.pass1_ms);
     checkpoints = eng.cache().checkpoints_for(seq.id, prompt);
@@ -150,7 +150,7 @@ void prompt_passes::finish_pass1() {
     begin_pass2(eng.hidden()->can_reuse(seq, prompt.size()) ? cache_mode::reuse : cache_mode::off);
 }
 
-// Begins pass 2. Decoding then goes on with the same injection.
+// Begins pass 2. Decoding then continues with the same injection.
 void prompt_passes::begin_pass2(cache_mode mode) {
     const size_t first = inject_last_only ? prompt.size() - 1 : 0;
     rows.clear();

@@ -19,7 +19,7 @@ public:
     enum class goal {
         answer,      // logits for the token that follows
         activations, // of the clean pass; there is no second one
-        all_logits   // at every position; neither uses the prompt cache nor saves to it
+        all_logits   // at every position; does not use the prompt cache and does not save to it
     };
 
     // Takes the sequence over. The engine and the sequence must outlive this object, and so must `clean`, a sequence

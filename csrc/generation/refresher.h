@@ -1,9 +1,9 @@
 // Decides when cognitive tokens are recomputed while an answer grows.
 //
-// Let s be the time of the last encoding, at first 0, and c that of the last comparison or encoding. At s +
-// max_interval the clean activations at the newest token are encoded without being compared; else they are compared at
-// c + interval, and encoded where the mean cosine is below the threshold. The interval is min_interval after every
-// encoding, and after a comparison that changes nothing longer by min_interval.
+// Let s be the time of the last encoding, at first 0, and c the time of the last comparison or encoding. At s +
+// max_interval the clean activations at the newest token are encoded without being compared. Otherwise they are
+// compared at c + interval, and encoded if the mean cosine is below the threshold. The interval is min_interval after
+// every encoding. A comparison that changes nothing makes it longer by min_interval.
 #pragma once
 
 #include "model/injection_schedule.h"

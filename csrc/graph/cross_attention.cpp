@@ -84,7 +84,7 @@ ca_result build_injection_by_token(
     const int64_t n_head = tables.b->ne[1];
     const int64_t n_tokens = cur->ne[1];
 
-    // a table for each sequence is what an expert's weights are: each token's rows go through those of its own
+    // the table of a sequence is like the weights of an expert: each token goes through the table of its own sequence
     const auto by_slot = [&](ggml_tensor * table, ggml_tensor * x) { // x: [table->ne[0], 1, n_tokens]
         ggml_tensor * y = ggml_mul_mat_id(ctx, table, x, slot);
         ggml_prec_set_acc(y, GGML_PREC_F32);

@@ -1,4 +1,4 @@
-// BottleneckCrossAttention, folded (docs/architecture.md, "What the injection costs").
+// BottleneckCrossAttention, folded (docs/mechanisms.md, "What the injection costs").
 //
 // Cognitive tokens are constants for a whole answer, so everything but the LayerNorm, a softmax over the tokens and two
 // thin matrix products is done once per prompt. With n = (h - mean) / std, for head h and token c:

@@ -1,6 +1,6 @@
-// The cross-attention without folding, as a framework computes it at every token: keys and values of the cognitive
-// tokens anew, and the query through two projections. It is what the folded form is measured against and has no other
-// use.
+// The cross-attention without folding, as a framework computes it: at every token, it computes keys and values of the
+// cognitive tokens again, and the query through two projections. The folded form is measured against it. It has no
+// other use.
 #pragma once
 
 #include "graph/cross_attention.h"
@@ -17,7 +17,7 @@ namespace metadeploy {
 
 class cross_attention_unfolded {
 public:
-    // place: in which buffer type the weights of block il live. Throws sidecar_error where there is no memory for them.
+    // place: in which buffer type the weights of block il live. Throws sidecar_error if there is no memory for them.
     cross_attention_unfolded(const sidecar & source, const std::function<ggml_backend_buffer_type_t(int il)> & place);
 
     // cur: F32 [n_embd, n_tokens], all of one sequence; cog: F32 [n_embd, n_cog]; gain: F32 [1, 1, n_tokens]

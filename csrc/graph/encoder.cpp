@@ -84,7 +84,7 @@ ggml_tensor * build_selective(const encoder_weights & weights, const std::vector
     return weights.output(all);
 }
 
-// learnt queries attend to the projected activations: as many cognitive tokens as queries
+// learned queries attend to the projected activations: as many cognitive tokens as queries
 ggml_tensor * build_multi_token(const encoder_weights & weights, const std::vector<ggml_tensor *> & activations) {
     ggml_context * ctx = weights.ctx;
     const int64_t n_enc = weights.config.n_enc;

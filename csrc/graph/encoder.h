@@ -1,5 +1,5 @@
 // The encoders as ggml graphs: activations of the target layers in, cognitive tokens out (docs/architecture.md).
-// The mathematics is that of metadeploy/reference/encoders.py.
+// The mathematics is the same as in metadeploy/reference/encoders.py.
 #pragma once
 
 #include "sidecar/sidecar.h"
@@ -30,7 +30,7 @@ public:
 
     bool has(const std::string & name) const { return find(name) != nullptr; }
 
-    // W x + b, without b where there is none
+    // W x + b, without b if there is none
     ggml_tensor * linear(const std::string & name, ggml_tensor * x) const;
 
     // LayerNorm over the first dimension

@@ -51,7 +51,7 @@ memory_writes::memory_writes(ggml_cgraph * gf, const std::function<bool(const gg
     std::set<std::pair<const ggml_tensor *, size_t>> written;
     for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
         const ggml_tensor * node = ggml_graph_node(gf, i);
-        const ggml_tensor * memory = node->view_src; // what the graph computes has no buffer yet
+        const ggml_tensor * memory = node->view_src; // tensors that the graph computes have no buffer yet
         if (!memory || !memory->buffer || only_views(node) || ggml_nelements(node) == 0 || ignore(memory)) {
             continue;
         }

@@ -20,14 +20,14 @@ public:
     // Of all nodes that gf has now. ignore: memory that is not the model's.
     memory_writes(ggml_cgraph * gf, const std::function<bool(const ggml_tensor * memory)> & ignore);
 
-    // false: rows are chosen by something other than an input, so cell_fingerprints() cannot say where they lie
+    // false: rows are chosen by something other than an input, so cell_fingerprints() cannot locate them
     bool traceable() const { return known; }
 
-    // For each of n_tokens tokens a fingerprint of all the rows that are written for it: the same for two graphs
-    // exactly where they write a token to the same rows. To be called when the index inputs are filled.
+    // Returns, for each of n_tokens tokens, a fingerprint of all rows that are written for it. Two graphs have the same
+    // fingerprint for a token exactly if they write it to the same rows. Call this when the index inputs are filled.
     std::vector<uint64_t> cell_fingerprints(int64_t n_tokens) const;
 
-    // The same for what is written at an address, whatever the token: recurrent states.
+    // The same for writes at an address, whatever the token: recurrent states.
     uint64_t state_fingerprint() const { return addresses; }
 
     // whether a node of gf takes something from memory that is written here
@@ -35,7 +35,7 @@ public:
 
 private:
     bool known = true;
-    uint64_t addresses = 0;                   // fingerprints: of what is written there,
+    uint64_t addresses = 0;                   // fingerprints: of the writes at addresses,
     uint64_t tables = 0;                      // and of the tensors that rows are written to
     std::vector<const ggml_tensor *> indices; // inputs, I64 or I32; an equal share of the elements for each token
     std::set<const ggml_tensor *> memories;

@@ -56,7 +56,7 @@ bool matmul_probe::takes(const weight_type & type, int64_t n_in, int64_t n_out) 
     ggml_tensor * w = ggml_new_tensor_2d(tensors.get(), type.type, n_in, n_out);
     ggml_tensor * x = ggml_new_tensor_2d(tensors.get(), GGML_TYPE_F32, n_in, LOADER_ROWS);
     ggml_tensor * y = ggml_mul_mat(tensors.get(), w, x);
-    // an empty buffer, which shows the device where the weight would be
+    // an empty buffer, which shows the device the place of the weight
     const ggml_backend_buffer_ptr there(ggml_backend_buft_alloc_buffer(place.buffer_type, 0));
     w->buffer = there.get();
     return ggml_backend_dev_supports_op(place.device, y);
@@ -99,7 +99,7 @@ std::optional<std::vector<float>> matmul_probe::multiply(
         throw error("no memory for a product");
     }
     ggml_backend_tensor_set(x, activations.data(), 0, ggml_nbytes(x));
-    fill(y, std::numeric_limits<float>::quiet_NaN()); // stays NaN where the product writes nothing or adds
+    fill(y, std::numeric_limits<float>::quiet_NaN()); // elements stay NaN if the product writes nothing or adds
     fill(before, UNTOUCHED);
     fill(after, UNTOUCHED);
     set_threads(backend.get(), n_threads);

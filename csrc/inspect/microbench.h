@@ -1,5 +1,5 @@
-// A prompt, and steps of decoding with tokens from outside: no sampler and no text, and so no vocabulary is needed. For
-// measurements, which time what the model computes.
+// A prompt, and steps of decoding with tokens from outside. There is no sampler and no text, so no vocabulary is
+// needed. For measurements, which time only the computation of the model.
 #pragma once
 
 #include "generation/timings.h"
@@ -12,7 +12,7 @@
 
 namespace metadeploy {
 
-// Both passes over a prompt, or the clean one where nothing is injected: what they took, and the likeliest next token.
+// Both passes over a prompt, or the clean one if nothing is injected: their times, and the likeliest next token.
 std::pair<timings, llama_token> prefill(
     engine & eng, size_t slot, const std::vector<llama_token> & tokens, const injection & inject);
 

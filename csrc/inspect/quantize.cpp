@@ -40,7 +40,7 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
     llama_model_quantize_params params = llama_model_quantize_default_params();
     params.ftype = it->second;
     params.nthread = n_threads > 0 ? n_threads : allowed_cpus();
-    params.allow_requantize = true; // the base may come quantised; the caller knows what he starts from
+    params.allow_requantize = true; // the base may be quantized already; the caller knows its type
     if (is_same_file(src, dst)) {
         throw error("file '" + dst + "' is the model to be quantised (an output never replaces what it is made of)");
     }

@@ -1,4 +1,4 @@
-// Quantisation of base models, by llama.cpp.
+// Quantization of base models, by llama.cpp.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// The types to which ggml can quantise weights.
+// The types to which ggml can quantize weights.
 #pragma once
 
 #include "ggml.h"
@@ -21,7 +21,7 @@ std::vector<weight_type> list_weight_types();
 // Throws error for a name that list_weight_types does not have.
 weight_type find_weight_type(const std::string & name);
 
-// Quantises rows of n_in values each. If the type needs an importance matrix, all columns get equal importance.
+// Quantizes rows of n_in values each. If the type needs an importance matrix, all columns get equal importance.
 std::vector<uint8_t> quantize_rows(const weight_type & type, const std::vector<float> & values, int64_t n_in);
 
 std::vector<float> dequantize_rows(const weight_type & type, const std::vector<uint8_t> & rows, int64_t n_in);

@@ -8,7 +8,7 @@ namespace metadeploy {
 
 namespace {
 
-// How the rows of a micro-batch belong to sequences. Graphs are the same only where that is.
+// How the rows of a micro-batch belong to sequences. Two graphs are the same only if their layouts are.
 struct row_layout {
     int64_t first = 0;                     // lowest id
     int64_t n_seq = 0;                     // ids that follow each other

@@ -16,7 +16,7 @@
 
 namespace metadeploy {
 
-// Tensors for what the graph computes at every token of a prompt, by position. For inspection: it is slow.
+// Tensors for values that the graph computes at every token of a prompt, by position. For inspection: it is slow.
 struct capture {
     std::map<int, ggml_tensor *> blocks;    // by layer, F32 [n_embd, n_tokens]: output of the block, injection included
     std::map<int, ggml_tensor *> attention; // by layer, F32 [n_cog*n_head, n_tokens]: attention over cognitive tokens
@@ -33,7 +33,7 @@ public:
     std::unique_ptr<hidden_cache> hidden; // null without a wrapper
     const cross_attention_unfolded * unfolded = nullptr; // replaces the tables, if set
 
-    // Copies what is computed for all tokens to these tensors; nullptr: stop.
+    // Copies the values of all tokens to these tensors; nullptr: stop.
     void set_capture(const capture * next) {
         cap = next;
         ++n_captures;
@@ -41,8 +41,8 @@ public:
 
     cache_mode hidden_mode() const { return hidden ? hidden->mode() : cache_mode::off; }
 
-    // The blocks for which the architecture called the hook so far, by layer. The text says what is wrong with the
-    // tensor that it passed, or is empty.
+    // The blocks for which the architecture called the hook so far, by layer. The text says why the tensor that it
+    // passed is not usable, or is empty.
     const std::map<int, std::string> & seen() const { return seen_layers; }
 
     ggml_tensor * on_block(const llm_graph_context & graph, ggml_tensor * cur, int il) override;

@@ -48,7 +48,7 @@ float doubt_reading::logit_at(double threshold) const {
     }
     const double shift = bias - std::log(threshold / (1.0 - threshold));
     const auto moved = (float)(logit + shift);
-    // a rounding error must not decide, nor which of two equal tokens the sampler takes
+    // a rounding error must not decide, and not the sampler's choice between two equal tokens
     return doubt() >= threshold ? std::max(moved, std::nextafter(others, INFINITY))
                                 : std::min(moved, std::nextafter(others, -INFINITY));
 }

@@ -1,4 +1,4 @@
-// Doubt: how near an answer is to beginning with the trained refusal, and where it tips over.
+// Doubt: how close an answer is to beginning with the trained refusal, and the threshold from which on it does.
 #pragma once
 
 #include "llama.h"
@@ -11,7 +11,7 @@ namespace metadeploy {
 class engine;
 struct sequence;
 
-// The token that a refusal begins with against all the others, where an answer begins. Logits are the model's own,
+// The token that a refusal begins with against all others, at the first token of an answer. Logits are the model's own,
 // before grammar, penalties and temperature.
 struct doubt_reading {
     llama_token refusal;
@@ -19,7 +19,7 @@ struct doubt_reading {
     float others; // the highest of all other tokens
     double bias;  // calibrated, the wrapper's
 
-    // sigmoid(logit - others + bias), in (0, 1): above 0.5 where a greedy answer begins with the refusal
+    // sigmoid(logit - others + bias), in (0, 1): above 0.5 if a greedy answer begins with the refusal
     double doubt() const;
 
     // The logit that the refusal is sampled with, so that a greedy answer declines exactly where doubt() >= threshold:
@@ -35,7 +35,7 @@ inline constexpr char UNKNOWN_REFUSAL[] =
 doubt_reading read_doubt(const float * logits, int32_t n_vocab, llama_token refusal, double bias);
 
 // Reads the doubt from the logits of a prompt's last token, which the sequence must have. Returns nothing without a
-// wrapper that declines, or if neither the wrapper nor the vocabulary tells the token that a refusal begins with.
+// wrapper that declines, or if both wrapper and vocabulary lack the token that a refusal begins with.
 std::optional<doubt_reading> doubt_after(const engine & eng, const sequence & seq, llama_token last_prompt_token);
 
 } // namespace metadeploy

@@ -349,7 +349,7 @@ float * engine::logits(const sequence & seq) const {
     return llama_get_logits_ith(ctx, seq.logits_row);
 }
 
-// --- what is injected ------------------------------------------------------------------------------------------------
+// --- injection -------------------------------------------------------------------------------------------------------
 
 std::vector<float> engine::tapped(const sequence & seq) const {
     return meta_wrapper->activations(seq.id);

@@ -23,7 +23,7 @@ namespace metadeploy {
 // Limits of the caches, in MiB.
 struct cache_limits {
     int32_t hidden_mib = 256; // hidden states of a prompt, between its passes; a longer prompt gets a full pass 2
-    int32_t prefix_mib = 512; // clean keys, values and states of a prompt, for the next one with the same beginning
+    int32_t prefix_mib = 512; // clean keys, values and states of a prompt, to restore if the next one begins alike
 };
 
 // of which tokens logits are wanted
@@ -38,8 +38,8 @@ struct batch_part {
     cache_mode hidden; // the same for all parts of a batch
 };
 
-// Not thread-safe: one call at a time. Every prompt starts from an empty sequence or from what a clean pass over the
-// same tokens left, so nothing that was injected for one prompt or gain can reach another.
+// Not thread-safe: one call at a time. Every prompt starts from an empty sequence or from the memory that a clean pass
+// over the same tokens left. So nothing that was injected for one prompt or gain can reach another.
 class engine {
 public:
     // Loads the model that params names, with everything else that llama.cpp's common parameters say.
@@ -49,14 +49,14 @@ public:
     engine(const engine &) = delete;
     engine & operator=(const engine &) = delete;
 
-    // Puts a sidecar in place of the one that is there, if any; on an error the old one stays. Not folded: for
-    // comparison, see cross_attention_unfolded.h. refusal_text: replaces the refusal text of the file, see
+    // Attaches a sidecar and detaches the old one, if any; on an error the old one stays. Not folded: for comparison,
+    // see cross_attention_unfolded.h. refusal_text: replaces the refusal text of the file, see
     // set_refusal_text; empty keeps it. Throws sidecar_error, model_mismatch_error, error.
     void attach(const std::string & sidecar_path, bool folded = true, const std::string & refusal_text = "");
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 
-    // prompts, and everything else that has to do with text: throws error where the model has no vocabulary
+    // prompts, and everything else that has to do with text: throws error if the model has no vocabulary
     void require_vocab() const;
     std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
@@ -67,9 +67,9 @@ public:
     std::vector<llama_token> tokenize_chat(const std::vector<chat_message> & messages) const;
     bool has_chat_template() const { return chat.has_template(); }
 
-    // Evaluates one batch. Each sequence's plan says what is injected and tapped. Returns elapsed milliseconds. Throws
-    // context_overflow_error, decode_error, cancelled_error, model_load_error (no memory for graphs); the memory of the
-    // sequences is then of no use.
+    // Evaluates one batch. Each sequence's plan says which tokens are injected and tapped. Returns elapsed
+    // milliseconds. Throws context_overflow_error, decode_error, cancelled_error, model_load_error (no memory for
+    // graphs); the memory of the sequences is then of no use.
     double evaluate(std::vector<batch_part> parts);
     int64_t n_batches() const { return n_evaluated; } // so far
     // n_vocab values for the sequence's last token, if they were wanted
@@ -84,8 +84,8 @@ public:
     // These three need a wrapper. Activations are n_target rows of n_embd.
     std::vector<float> tapped(const sequence & seq) const;
     void set_tapped(const sequence & seq, const std::vector<float> & activations);
-    // Sets what is injected into a sequence from its next token on, at this gain: cognitive tokens that are encoded
-    // from its taps, or the given ones. Throw decode_error.
+    // Set the cognitive tokens that are injected into a sequence from its next token on, at this gain: encoded from its
+    // taps, or the given ones. Throw decode_error.
     void encode(sequence & seq, double gain);
     void fold(const sequence & seq, const std::vector<float> & tokens, double gain);
 

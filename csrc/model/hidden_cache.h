@@ -2,8 +2,8 @@
 // one that is injected into, both passes compute the same. So pass 1 stores that output for every token.
 //
 // The memory of the blocks up to there (keys, values and states) is then what pass 1 left. That is correct if pass 2
-// would have written it to the very same places, and if no upper block reads what is no longer there. Both are checked,
-// for all kinds of memory alike (graph/memory_writes.h).
+// would have written it to the very same places, and if no upper block reads memory that has changed since. Both are
+// checked, for all kinds of memory alike (graph/memory_writes.h).
 #pragma once
 
 #include "graph/memory_writes.h"

@@ -17,7 +17,7 @@ struct injection {
     std::optional<host_tensor> tokens = {}; // cognitive tokens [n_cog, n_embd]; if absent, they are encoded from pass 1
 };
 
-// meta in all of these: the attached wrapper, or nullptr.
+// meta in all functions below: the attached wrapper, or nullptr.
 
 // Returns whether an injection changes anything. Throws error if its gain is not a number.
 bool injects(const injection & inject, const wrapper * meta);

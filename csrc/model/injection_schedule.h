@@ -28,7 +28,7 @@ struct injection_schedule {
 
     bool is_static() const { return !decay && !window && !refresh; }
 
-    // what the gain is multiplied by, 0 to 1
+    // the factor of the gain, 0 to 1
     double strength(int64_t t) const;
 
     // Throws error that names everything that is out of range.

@@ -20,7 +20,7 @@ size_t n_common(const std::vector<llama_token> & a, const std::vector<llama_toke
 
 } // namespace
 
-// A state is that of its last token only. So with a state, a prompt can only begin at a checkpoint.
+// A state belongs to its last token only. So with a state, a prompt can only begin at a checkpoint.
 size_t prompt_cache::n_reusable(llama_seq_id id, const std::vector<llama_token> & tokens, bool whole) const {
     const prompt_cache_entry & entry = entry_of(id);
     size_t n = n_common(entry.tokens, tokens);
@@ -36,8 +36,8 @@ size_t prompt_cache::n_reusable(llama_seq_id id, const std::vector<llama_token> 
     return (double)n >= MIN_REUSE_FRACTION * (double)entry.tokens.size() ? n : 0;
 }
 
-// Checkpoints are useful where this prompt departs from the last one, and at the ends of the last two turns of a chat.
-// When the chat goes on, the text after these ends often changes: an empty thought is left out, or a suffix moves to
+// Checkpoints are useful at the first difference from the last prompt, and at the ends of the last two turns of a chat.
+// When the chat continues, the text after these ends often changes: an empty thought is left out, or a suffix moves to
 // the newest question.
 std::vector<size_t> prompt_cache::checkpoints_for(llama_seq_id id, const std::vector<llama_token> & tokens) const {
     constexpr int MAX_TURNS = 2;
@@ -111,7 +111,7 @@ size_t prompt_cache::restore(sequence & seq, const std::vector<llama_token> & to
     seq.n_past = (int32_t)n;
     seq.cell_fingerprints.resize(std::min(seq.cell_fingerprints.size(), n));
     if (n == tokens.size() && memory.has_state() && entries.size() > 1) {
-        seq.cell_fingerprints.clear(); // no token is computed that would tell where the state of this sequence lies now
+        seq.cell_fingerprints.clear(); // no token is computed that would show the new place of this state
     }
     if (n < tokens.size()) {
         entry.tokens.clear(); // until the pass that begins now is over

@@ -1,5 +1,5 @@
-// What the clean pass over a prompt left in memory, for the next prompt that begins with the same tokens. It depends on
-// the tokens alone.
+// Stores the memory that the clean pass over a prompt left, so that the next prompt with the same beginning can restore
+// it. The memory depends on the tokens alone.
 #pragma once
 
 #include "model/sequence.h"
@@ -27,8 +27,8 @@ public:
     // one are stored too.
     size_t n_reusable(llama_seq_id id, const std::vector<llama_token> & tokens, bool whole) const;
 
-    // Replaces the memory of a sequence by what is stored of the prompt's first tokens, and returns their number. If
-    // these are not all tokens, the entry is empty until save(). Throws decode_error.
+    // Restores the memory of a sequence after the prompt's first tokens, as far as the entry has it, and returns
+    // their number. If these are not all tokens, the entry is empty until save(). Throws decode_error.
     size_t restore(sequence & seq, const std::vector<llama_token> & tokens, bool whole);
     // of the last token of the stored prompt, n_target rows of n_embd; empty if they were not tapped
     const std::vector<float> & activations(llama_seq_id id) const { return entry_of(id).activations; }
@@ -58,7 +58,7 @@ private:
         std::vector<llama_token> tokens;
         std::vector<uint8_t> memory;         // keys, values and states after them
         std::vector<float> activations;      // of the last token; empty if they were not tapped
-        std::vector<checkpoint> checkpoints; // where a prompt that goes on differently can begin, in ascending order
+        std::vector<checkpoint> checkpoints; // possible starts of prompts that differ later, in ascending order
     };
 
     prompt_cache_entry & entry_of(llama_seq_id id) { return entries[(size_t)id]; }

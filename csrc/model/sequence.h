@@ -1,4 +1,4 @@
-// One sequence of a context: what to do with its tokens, and what is known of those that were evaluated.
+// One sequence of a context: what to do with its tokens, and facts about those that were evaluated.
 #pragma once
 
 #include "model/injection_schedule.h"
@@ -31,8 +31,8 @@ struct sequence {
     token_plan plan;
     int32_t n_past = 0;
     int32_t logits_row = -1; // of its last token, in the batch that was evaluated last
-    // By position, of the tokens whose hidden states pass 1 stored: fingerprints of the cells that it wrote; and of the
-    // place where it left the state.
+    // By position, of the tokens whose hidden states pass 1 stored: fingerprints of the cells that it wrote; and a
+    // fingerprint of the place of the state.
     std::vector<uint64_t> cell_fingerprints;
     uint64_t state_fingerprint = 0;
     // Its memory may hold values that are not finite: something huge was injected, and no logits have been checked

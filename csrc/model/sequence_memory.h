@@ -16,7 +16,7 @@ public:
     // seqs: all sequences of the context, by id. Both must outlive this object.
     sequence_memory(llama_context * ctx, std::vector<sequence> & seqs) : ctx(ctx), seqs(seqs) {}
 
-    // Whether the memory has a state. A state is that of the last token, so such a memory cannot be truncated.
+    // Whether the memory has a state. A state belongs to the last token, so such a memory cannot be truncated.
     bool has_state() const;
     // Whether each token of the sequence still has its own cell. Always false if the memory has a state.
     bool cells_valid(const sequence & seq) const;

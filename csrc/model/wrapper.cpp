@@ -308,7 +308,7 @@ void wrapper::build_graphs() {
         activations.push_back(ggml_get_rows(encode_graph->ctx.get(), tap, slot_index));
     }
     ggml_tensor * tokens = ggml_cpy(encode_graph->ctx.get(), build_encoder(weights, activations), cog);
-    ggml_build_forward_expand(encode_graph->gf, tokens); // wanted even where nothing reads them
+    ggml_build_forward_expand(encode_graph->gf, tokens); // wanted even if no other node reads them
     add_fold(*encode_graph, tokens);
     encode_graph->allocate(subject);
 

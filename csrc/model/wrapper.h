@@ -39,7 +39,7 @@ public:
     ggml_tensor * tap(int il) const;
     bool is_tap(const ggml_tensor * tensor) const;
 
-    // what the injection at block il reads, of all sequences; nullptr: no injection there
+    // the tables that the injection at block il reads, of all sequences; nullptr: no injection there
     const ca_tables * tables(int il) const;
 
     // taps → cognitive tokens → tables. Throws decode_error, as fold() does, where these are not finite; they are then

@@ -76,7 +76,7 @@ const std::pair<const char *, encoder_type> TELLTALES[] = {
     {"enc.layer_pos_embed", encoder_type::transformer},
 };
 
-// names that are counted, and what stands for the number in a table
+// names that are counted, and the mark that replaces the number in a table
 const std::pair<const char *, const char *> COUNTED[] = {
     {"ca.", "{layer}"}, {"enc.layer_projectors.", "{i}"}, {"enc.layer_gates.", "{i}"}, {"enc.blocks.", "{b}"}};
 
@@ -236,7 +236,7 @@ layout infer_layout(const tensor_shapes & shapes, std::optional<encoder_type> de
         }
     }
     if (dims.encoder && dims.encoder != encoder_type::transformer && !dims.n_projectors && any("enc.")) {
-        dims.n_projectors = 0; // these two cannot share a projector: where there is none, all are missing
+        dims.n_projectors = 0; // these two cannot share a projector: if there is none, all are missing
     }
     dims.cross_attn_layers.assign(ca_layers.begin(), ca_layers.end());
     dims.prenorm_projector = !plain || dims.encoder == encoder_type::selective;

@@ -1,4 +1,4 @@
-// Which tensors a wrapper consists of, and what they say about it; twin of metadeploy/sidecar/layout.py, which explains
+// The tensors of a wrapper, and the sizes that follow from them; twin of metadeploy/sidecar/layout.py, which explains
 // the symbols. A test draws wrappers of every kind and compares the two.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace metadeploy {
 
 using tensor_shapes = std::map<std::string, std::vector<int64_t>>; // PyTorch order, by name
 
-// What the tensors of a file say; by majority where they disagree, so that the odd one is what shape_faults names.
+// The sizes that the tensors of a file imply. If they disagree, the majority wins, and shape_faults names the odd one.
 struct layout {
     std::optional<encoder_type> encoder;
     std::map<char, int64_t> sizes; // of the symbols D, E, B, C, F, N that a tensor tells
@@ -28,7 +28,7 @@ struct layout {
     std::optional<int64_t> n_target() const;
 };
 
-// Requires nothing to be present. declared: the encoder, where the names do not tell it.
+// Requires nothing to be present. declared: the encoder, if the names do not tell it.
 layout infer_layout(const tensor_shapes & shapes, std::optional<encoder_type> declared);
 
 // Every tensor of such a wrapper; a dimension of 0 stands for a size that nothing tells.

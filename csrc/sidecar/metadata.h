@@ -21,14 +21,14 @@ public:
 
     std::string name(const char * key) const { return prefix + key; }
 
-    // Nothing where the key is absent; where the value is of another kind, nothing and a fault.
+    // Nothing if the key is absent; if the value is of another kind, nothing and a fault.
     std::optional<std::string> text(const char * key) const;
     std::optional<float> number(const char * key) const;
     std::optional<int64_t> integer(const char * key) const;             // 0 to 2147483647
     std::optional<std::vector<int32_t>> tokens(const char * key) const; // 0 to 2147483647 each
     std::optional<std::vector<int32_t>> layers(const char * key) const; // each once, below MAX_LAYERS
 
-    // keys and texts that are no UTF-8 or empty where they must not be; Python could not show them
+    // finds keys and texts that are not UTF-8, which Python could not show, or empty but required
     void check_texts() const;
 
 private:

@@ -36,13 +36,13 @@ std::optional<encoder_type> parse_encoder_type(const std::string & name) {
     return std::nullopt;
 }
 
-// Compares what the keys say with what the tensors say, as metadeploy/sidecar/examination.py does: the tensors are the
-// truth (published files say 32 cognitive tokens and hold 11), and keys that repeat it may be absent.
+// Compares keys with tensors, as metadeploy/sidecar/examination.py does. The tensors are the truth (published files say
+// 32 cognitive tokens and hold 11), and keys that repeat it may be absent.
 class config_reader {
 public:
     config_reader(const metadata & meta, std::vector<std::string> & faults) : meta(meta), faults(faults) {}
 
-    // what the file says of the encoder; a name that does not exist is a fault
+    // the encoder that the file names; a name that does not exist is a fault
     std::optional<encoder_type> declared_encoder() {
         const std::optional<std::string> name = meta.text(keys::ENCODER_TYPE);
         const std::optional<encoder_type> type = name ? parse_encoder_type(*name) : std::nullopt;
@@ -226,7 +226,7 @@ private:
             }
         }
         config.refusal_bias = meta.number(keys::REFUSAL_BIAS).value_or(0.0f);
-        if (!(std::fabs(config.refusal_bias) <= MAX_REFUSAL_BIAS)) { // nor is NaN
+        if (!(std::fabs(config.refusal_bias) <= MAX_REFUSAL_BIAS)) { // not true of NaN either
             fault(keys::REFUSAL_BIAS, "is " + std::to_string(config.refusal_bias) + ", expected -100 to 100");
         }
     }
@@ -235,7 +235,7 @@ private:
     std::vector<std::string> & faults;
 };
 
-// the prefix of the keys; throws where the file is no sidecar or one of a later format
+// the prefix of the keys; throws if the file is no sidecar or has a later format
 std::string key_prefix(const gguf_context * gguf, const std::string & subject) {
     std::vector<std::string> faults;
     metadata meta(gguf, faults);

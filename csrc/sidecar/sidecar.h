@@ -15,7 +15,7 @@ namespace metadeploy {
 // the newest format that this reader understands
 inline constexpr uint32_t SIDECAR_FORMAT_VERSION = 1;
 
-// what the framework trains its Doubters to say; used where a sidecar does not name its own text
+// the refusal that the framework trains its Doubters on; used if a sidecar does not name its own text
 inline constexpr char DEFAULT_REFUSAL_TEXT[] = "I'm not confident enough to answer this question accurately.";
 
 enum class encoder_type { selective, multi_token, transformer };
@@ -30,15 +30,15 @@ struct wrapper_config {
     int64_t n_cog = 0;        // cognitive tokens
     int64_t n_ca_head = 0;
     int64_t n_enc_head = 0;
-    std::vector<int32_t> target_layers;     // outputs of these blocks feed the encoder, in this order
-    std::vector<int32_t> cross_attn_layers; // injection at the output of these blocks, ascending
+    std::vector<int32_t> target_layers;     // their outputs feed the encoder, in this order
+    std::vector<int32_t> cross_attn_layers; // injection at their outputs, ascending
     enum inject_from from = inject_from::prompt;
 
     std::string kind = "doubter";                       // or goal_anchor, or what foreign files say
     bool declines() const { return kind == "doubter"; } // whether it was trained to say refusal_text
     std::string refusal_text = DEFAULT_REFUSAL_TEXT;
     std::vector<int32_t> refusal_token_ids; // its tokens as trained; empty: not said
-    float refusal_bias = 0.0f;              // calibrated, on the logit of the first of them where an answer begins
+    float refusal_bias = 0.0f;              // calibrated, on the logit of the first of them at the start of an answer
     std::string prompt_format;              // empty: not said
     std::string answer_suffix;              // empty: none
     std::string chat_template_kwargs;       // a JSON object, or empty

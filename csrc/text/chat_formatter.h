@@ -17,7 +17,7 @@ struct prompt_settings {
     std::string answer_suffix; // goes after the last user message
     template_variables kwargs;
 
-    // what the sidecar's wrapper was trained with
+    // the settings that the sidecar's wrapper was trained with
     static prompt_settings of(const sidecar & source);
 };
 

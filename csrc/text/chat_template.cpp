@@ -90,8 +90,8 @@ std::string without_space(const std::string & text) {
 
 // More than ten times the longest real template in llama.cpp's sources (16 KiB).
 constexpr size_t MAX_BYTES = 256 << 10;
-// Tokens in one {{ }} or {% %}: a chain such as 1 + 1 + 1 makes a tree as deep as it is long. Real templates have up to
-// 140.
+// Tokens in one {{ }} or {% %}: a chain such as 1 + 1 + 1 makes a tree as deep as the chain is long. Real templates
+// have up to 140.
 constexpr size_t MAX_TOKENS = 4096;
 // Units of template_limits. Parsing a real template takes up to 0.2 million. Rendering one message takes up to 0.6
 // million, and 100 messages up to 150 million: the cost grows with the square of the number of messages.
@@ -243,8 +243,8 @@ std::string chat_template::render_built_in(const std::vector<chat_message> & mes
 
 // --- whether the prompt has every message ----------------------------------------------------------------------------
 
-// Renders the prompt with a probe in place of the text of these messages. Returns it in lower case and without white
-// space. None if the template throws, for example because it needs something in the contents.
+// Renders the prompt with a probe as the text of the messages at these places. Returns it in lower case and without
+// white space. None if the template throws, for example because it needs something in the contents.
 std::optional<std::string> chat_template::probe(attempt how, const std::vector<size_t> & places) const {
     for (const size_t i : places) {
         how.messages[i].content = probe_of(i);

@@ -33,10 +33,9 @@ public:
     // A hard-coded template does not write BOS and ignores variables.
     bool built_in() const { return !program; }
 
-    // Returns the prompt up to the point where the answer begins, with BOS if the template writes it. It contains the
-    // text of every message, except possibly those of the assistant. cancel: called now and then, may be empty; if it
-    // returns true, this throws cancelled_error. Throws error if the template fails or exceeds its limits
-    // (template_limits.h).
+    // Returns the prompt up to the start of the answer, with BOS if the template writes it. It contains the text of
+    // every message, except possibly those of the assistant. cancel: called now and then, may be empty; if it returns
+    // true, this throws cancelled_error. Throws error if the template fails or exceeds its limits (template_limits.h).
     std::string apply(
         const std::vector<chat_message> & messages,
         const template_variables & variables,

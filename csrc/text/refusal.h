@@ -1,4 +1,4 @@
-// The refusal of a wrapper: another text in place of its own, and the tokens of a refusal.
+// The refusal of a wrapper: replaces its text, and tokenizes refusals.
 #pragma once
 
 #include "sidecar/sidecar.h"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from metadeploy.reference.doubter import Doubter
-from metadeploy.reference.encoders import MultiTokenEncoder, SelectiveEncoder, TransformerEncoder
+from metadeploy.reference.encoders import SelectiveEncoder, build_encoder
+from metadeploy.sidecar.layout import Dims
 from metadeploy.sidecar.spec import WrapperConfig
 
 __all__ = ["new_wrapper", "parameter_groups", "projector_dropout", "standardise"]
@@ -32,29 +33,11 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
     Returns:
         The wrapper, in float32.
     """
-    encoder: nn.Module
-    num_layers = len(config.target_layers)
-    if config.encoder_type == "selective":
-        encoder = SelectiveEncoder(hidden_dim=config.hidden_dim, encoder_dim=config.encoder_dim, num_layers=num_layers)
+    parts = Dims(encoder_type=config.encoder_type, n_blocks=num_blocks, layer_pos_embed=True)
+    encoder = build_encoder(config, parts)
+    if isinstance(encoder, SelectiveEncoder):
         for layer_gate in encoder.layer_gates:
             nn.init.constant_(layer_gate, gate)
-    elif config.encoder_type == "multi_token":
-        encoder = MultiTokenEncoder(
-            hidden_dim=config.hidden_dim,
-            encoder_dim=config.encoder_dim,
-            num_layers=num_layers,
-            num_tokens=config.num_cognitive_tokens,
-            num_heads=config.enc_num_heads,
-        )
-    else:
-        encoder = TransformerEncoder(
-            hidden_dim=config.hidden_dim,
-            encoder_dim=config.encoder_dim,
-            num_layers=num_layers,
-            num_blocks=num_blocks,
-            num_heads=config.enc_num_heads,
-            prenorm_projector=True,
-        )
     doubter = Doubter(config, encoder)
     for layer in config.cross_attn_layers:
         module = doubter.cross_attention(layer)

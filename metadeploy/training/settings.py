@@ -246,7 +246,7 @@ class TrainSettings:
         _check(
             "train",
             {
-                "encoder_type": choice("selective", "multi_token", "transformer"),
+                "encoder_type": choice(*get_args(EncoderType)),
                 "target_layers": layers(),
                 "cross_attn_layers": layers(),
                 "inject_from": choice("prompt", "last_prompt_token"),

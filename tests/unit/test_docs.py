@@ -42,13 +42,14 @@ def test_the_readme_has_the_two_commands() -> None:
     assert [line.strip() for line in lines if line.startswith("    python -m venv")] == list(COMMANDS)
 
 
-def test_the_architecture_names_files_that_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:csrc|metadeploy|vendor|tests)/[\w./]*)`", text))
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/mechanisms.md", "CONTRIBUTING.md"])
+def test_pages_about_the_code_name_files_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:csrc|metadeploy|vendor|tests|benchmarks|examples|cmake|docs)/[\w./]*)`", text))
     assert len(named) > 15
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-    sources = {path.name for path in (*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("metadeploy/**/*.py"))}
-    alone = set(re.findall(r"`(\w+\.(?:cpp|py))`", text))
+    sources = {path.name for folder in ("csrc", "metadeploy", "tests") for path in (ROOT / folder).rglob("*.*")}
+    alone = set(re.findall(r"`(\w+\.(?:cpp|h|py))`", text))
     assert alone <= sources, alone - sources
 
 

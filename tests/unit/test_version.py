@@ -43,6 +43,15 @@ def test_a_source_tree_says_its_version(repo_root: Path, uninstalled: None) -> N
     assert machine()["metadeploy"] == expected
 
 
+def test_citation_and_changelog_have_the_version(repo_root: Path, uninstalled: None) -> None:
+    citation = (repo_root / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (repo_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [own_version()]
+    releases = re.findall(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)  # newest first, below a section "Unreleased"
+    assert releases[0] == own_version()
+    assert len(releases) == len(set(releases))
+
+
 def test_an_installed_package_says_its_version(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "version", lambda name: f"7.8 of {name}")
     assert own_version() == "7.8 of metadeploy"
