@@ -80,7 +80,7 @@ class MissingDependencyError(Error, ImportError):
 #: The most characters of a text from a file that a message shows.
 _MOST_SHOWN: Final = 100
 #: The most faults that a message lists; it gives the number of the others.
-_MOST_FAULTS: Final = 100
+_MAX_FAULTS: Final = 100
 
 
 def shown(text: object) -> str:
@@ -101,7 +101,7 @@ def faults_message(subject: str, faults: Sequence[str]) -> str:
     """
     if len(faults) == 1:
         return f"{subject}: {faults[0]}"
-    lines = [f"  - {fault}" for fault in faults[:_MOST_FAULTS]]
-    if len(faults) > _MOST_FAULTS:
-        lines.append(f"  - and {len(faults) - _MOST_FAULTS} more")
+    lines = [f"  - {fault}" for fault in faults[:_MAX_FAULTS]]
+    if len(faults) > _MAX_FAULTS:
+        lines.append(f"  - and {len(faults) - _MAX_FAULTS} more")
     return "\n".join([f"{subject}: {len(faults)} faults", *lines])

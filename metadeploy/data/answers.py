@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from metadeploy.data.checker import first_sentence
 
-__all__ = ["IsComplete", "KeptText", "kept_text", "says_enough", "when_said"]
+__all__ = ["ExtractedAnswer", "IsComplete", "extract_answer", "is_complete", "stop_when_complete"]
 
 #: Whether an answer, given its place in the batch and its token ids so far, is complete enough for the purpose.
 IsComplete = Callable[[int, Sequence[int]], bool]
 
 
 @dataclass(frozen=True)
-class KeptText:
+class ExtractedAnswer:
     """The part of an answer that is kept and judged.
 
     Attributes:
@@ -28,9 +28,9 @@ class KeptText:
     complete: bool
 
 
-def kept_text(
+def extract_answer(
     token_ids: Sequence[int], text: Callable[[Sequence[int]], str], *, ended: bool, whole: bool = False
-) -> KeptText:
+) -> ExtractedAnswer:
     """Find what of an answer is kept.
 
     Args:
@@ -44,10 +44,10 @@ def kept_text(
     length = len(token_ids)
     while length > 0 and text(token_ids[: length - 1]).strip().startswith(kept):
         length -= 1
-    return KeptText(kept, length, ended or len(said) > len(kept))
+    return ExtractedAnswer(kept, length, ended or len(said) > len(kept))
 
 
-def says_enough(said: str, *, whole: bool = False) -> bool:
+def is_complete(said: str, *, whole: bool = False) -> bool:
     """Whether all that is kept of an answer is there: its first sentence and one token more.
 
     One token past the end, because "3." may go on to be "3.5".
@@ -56,11 +56,11 @@ def says_enough(said: str, *, whole: bool = False) -> bool:
     return not whole and len(first_sentence(said)) < len(said)
 
 
-def when_said(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
+def stop_when_complete(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
     """Ends each answer of a batch as soon as all that is kept of it is there.
 
     Args:
         text: decodes tokens, special ones left out.
         whole: [n] whether all of an answer is kept, and not only its first sentence.
     """
-    return lambda row, token_ids: says_enough(text(token_ids), whole=whole[row])
+    return lambda row, token_ids: is_complete(text(token_ids), whole=whole[row])

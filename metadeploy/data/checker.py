@@ -31,7 +31,7 @@ from typing import Final
 
 from metadeploy.data.question import LETTERS, Question
 
-__all__ = ["chosen_letter", "first_sentence", "fold", "is_correct", "is_read_whole"]
+__all__ = ["chosen_letter", "first_sentence", "fold", "is_correct", "uses_full_answer"]
 
 #: Categories whose answers are told apart by their case.
 _SYMBOLS: Final = frozenset({"el_symbol", "element_symbol"})
@@ -111,7 +111,7 @@ def is_correct(question: Question, text: str, *, whole: bool = False) -> bool:
     )
 
 
-def is_read_whole(question: Question, *, whole: bool = False) -> bool:
+def uses_full_answer(question: Question, *, whole: bool = False) -> bool:
     """Whether all of an answer to a question counts, so that it is to be spoken and kept to its end.
 
     Args:

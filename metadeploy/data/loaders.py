@@ -19,7 +19,7 @@ __all__ = ["ADAPTERS", "load"]
 
 #: `datasets`' name for files of these kinds.
 _FORMATS: Final = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-_MOST_FAULTS: Final = 10
+_MAX_FAULTS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _questions(adapter: _Adapter, rows: Iterable[Mapping[str, Any]], subject: st
             questions.append(adapter.question(row))
         except _Unusable as error:
             faults.append(f"row {number}: {error}")
-    if len(faults) > _MOST_FAULTS:
-        faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more rows"]
+    if len(faults) > _MAX_FAULTS:
+        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS} more rows"]
     if faults:
         raise Error(faults_message(subject, faults))
     if not questions:

@@ -23,7 +23,7 @@ _KEYS: Final = ("question", "answers", "category", "entity", "choices")
 LETTERS: Final = string.ascii_uppercase
 
 #: So many malformed lines are named; the rest is counted.
-_MOST_FAULTS: Final = 10
+_MAX_FAULTS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
             faults.append(f"line {number} is not JSON ({error}), expected one object")
         except _Malformed as error:
             faults.append(f"line {number}: {error}")
-    if len(faults) > _MOST_FAULTS:
-        faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more malformed lines"]
+    if len(faults) > _MAX_FAULTS:
+        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS} more malformed lines"]
     if faults:
         raise Error(faults_message(subject, faults))
     if not questions:

@@ -21,7 +21,7 @@ __all__ = ["FRACTIONS", "SPLITS", "check_leakage", "drawn", "load_set", "split"]
 #: The parts, and the usual shares of the entities in them.
 FRACTIONS: Final = (0.8, 0.08, 0.12)
 
-_MOST_FAULTS: Final = 10
+_MAX_FAULTS: Final = 10
 
 #: Numbers, words, and signs of arithmetic: 2 + 3 is not 2 × 3.
 _WORDS: Final = re.compile(r"\d+(?:[.,]\d+)*|\w+|[-+−×*/÷=<>%](?=[\s\d])")
@@ -159,7 +159,7 @@ def check_leakage(splits: Mapping[str, Sequence[Question]]) -> None:
                     what = f"entity '{question.entity}'" if key.startswith("entity ") else "question"
                     faults[f"{what} is in '{home}' and in '{name}' ({question.question!r})"] = None
     if faults:
-        named = list(faults)[:_MOST_FAULTS]
+        named = list(faults)[:_MAX_FAULTS]
         if len(faults) > len(named):
             named.append(f"and {len(faults) - len(named)} more")
         raise Error(faults_message("splits: expected nothing in two parts", named))
