@@ -30,7 +30,7 @@ from metadeploy.checkpoint.run_dir import SPLITS, RunDir, base_digest
 from metadeploy.data.answers import extract_answer, stop_when_complete
 from metadeploy.data.checker import is_correct, uses_full_answer
 from metadeploy.data.question import Question
-from metadeploy.data.splits import drawn, load_set
+from metadeploy.data.splits import load_set, sample_questions
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
@@ -76,7 +76,7 @@ def collect(
     """
     _refuse_own_questions(run, settings)
     splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
-    splits = {name: drawn(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
+    splits = {name: sample_questions(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
     requested = {
         **_as_json(settings),
         "base_sha256": base_digest(settings.base),

@@ -1,4 +1,4 @@
-"""Questions about things that stand in an order: days, months, seasons, planets."""
+"""Questions about things that have an order: days, months, seasons, planets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDINALS: Final = (
 
 
 def _neighbours(names: Sequence[str], what: str, *, circular: bool = True) -> Iterator[Fact]:
-    """What comes after and before each of the names."""
+    """Yield the facts about what comes after and before each name."""
     for place, name in enumerate(names):
         for step, where in ((1, "after"), (-1, "before")):
             if circular or 0 <= place + step < len(names):
@@ -32,7 +32,7 @@ def _neighbours(names: Sequence[str], what: str, *, circular: bool = True) -> It
 
 
 def _numbered(names: Sequence[str], what: str) -> Iterator[Fact]:
-    """Which of the names is the first, which the second, and so on."""
+    """Yield the facts about which name is the first, the second, and so on."""
     for ordinal, name in zip(_ORDINALS, names, strict=False):
         yield Fact(f"{what} is the {ordinal}", (name,), f"order:{key(name)}")
 
