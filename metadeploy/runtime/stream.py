@@ -44,7 +44,7 @@ class _Steps(Call):
         self.wanted: Callable[[Any], bool] | None = None
         self._steps = steps
         self._ahead = ahead
-        self._made: deque[Any] = deque()
+        self._computed: deque[Any] = deque()
         self._error: BaseException | None = None
 
     def transform(self, transform: Callable[[Iterator[Any]], Generator[Any]]) -> None:
@@ -52,11 +52,11 @@ class _Steps(Call):
 
     @property
     def exhausted(self) -> bool:
-        return self.stop.wanted or (self.over and not self._made)
+        return self.stop.wanted or (self.over and not self._computed)
 
     @property
     def settled(self) -> bool:
-        return bool(self._made) or self.over or self.stop.wanted
+        return bool(self._computed) or self.over or self.stop.wanted
 
     @property
     def can_be_computed_ahead(self) -> bool:
@@ -64,7 +64,7 @@ class _Steps(Call):
 
     def compute(self) -> None:
         try:
-            self._made.append(next(self._steps))
+            self._computed.append(next(self._steps))
         except StopIteration:
             self.over = True
         except Exception as error:
@@ -81,14 +81,14 @@ class _Steps(Call):
     def finish(self) -> None:
         self.over = True
         self._error = None
-        self._made.clear()
+        self._computed.clear()
         self._steps.close()
 
     def take(self) -> list[Any]:
         """Return the next item in a list, or an empty list. Raise the error that ended the stream, once."""
-        while self._made and not self.stop.wanted:
+        while self._computed and not self.stop.wanted:
             try:
-                item = self._made.popleft()
+                item = self._computed.popleft()
             except IndexError:  # another thread was quicker
                 break
             if self.wanted is None or self.wanted(item):
@@ -206,7 +206,7 @@ def through(items: Iterator[_T], transform: Callable[[Iterator[_T]], Generator[_
 
 def last(items: Iterator[_T]) -> _T:
     """Read to the end and return the last item. A stream is read as one call."""
-    found: list[_T] = []
+    newest: list[_T] = []
     for item in items.as_one_call() if isinstance(items, Stream) else items:
-        found = [item]
-    return found[0]
+        newest = [item]
+    return newest[0]
