@@ -1,4 +1,4 @@
-"""Keep a documented module importable under the name that it had before."""
+"""Keeps a documented module importable under its old name."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def unicode_text(value: str) -> str:
     """Return the text unchanged.
 
     Raises:
-        Error: it holds half a surrogate pair, which no tokenizer takes.
+        Error: it holds half a surrogate pair, which no tokenizer accepts.
     """
     try:
         value.encode()

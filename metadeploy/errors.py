@@ -4,8 +4,8 @@ Every message has the same form: subject, fact, expectation, likely cause or nex
 
     sidecar 'x.gguf': tensor 'ca.21.k_proj.weight' has shape [64, 2048], expected [64, 2560] (wrong base model?)
 
-The compiled core raises the very same classes: the bindings import this module and register each C++ exception
-with the Python class of its name.
+The compiled core raises the same classes: the bindings import this module and register each C++ exception with the
+Python class of the same name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Error(Exception):
-    """Anything that metadeploy reports about its input or its work."""
+    """Base class of all errors that metadeploy raises."""
 
 
 class OptionError(Error, ValueError):
@@ -46,11 +46,11 @@ class SidecarError(Error):
 
 
 class RunDirError(Error):
-    """A run directory lacks what a step needs, or holds what does not fit it."""
+    """A run directory lacks data that a step needs, or its data does not fit the step."""
 
 
 class RunJSONError(CheckpointError, RunDirError):
-    """A run.json cannot be read, or has a key or a value that it cannot have."""
+    """A run.json cannot be read, or has an invalid key or value."""
 
 
 class ModelLoadError(Error):

@@ -54,13 +54,13 @@ class CleanPass:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefilled:
         """Evaluate a batch of prompts, whose token ids begin with the shared prefix."""
-        seen: dict[int, Tensor] = {}
+        captured: dict[int, Tensor] = {}
 
-        def keep(layer: int) -> Callable[[Tensor], None]:
-            return lambda hidden: seen.__setitem__(layer, hidden[:, -1].clone())
+        def capture(layer: int) -> Callable[[Tensor], None]:
+            return lambda hidden: captured.__setitem__(layer, hidden[:, -1].clone())
 
         batch = left_padded([prompt[len(self._prefix) :] for prompt in prompts], self._prefix, self._base.device)
-        with self._base.stack.hooked({layer: keep(layer) for layer in self._layers}):
+        with self._base.stack.hooked({layer: capture(layer) for layer in self._layers}):
             output = self._base.model(
                 **batch.inputs(),
                 past_key_values=self._prefix.expanded(len(prompts)),
@@ -68,7 +68,7 @@ class CleanPass:
                 **self._base.last_logits,
             )
         # a base that is spread over several devices has its layers there
-        rows = [seen[layer].to(self._base.device) for layer in self._layers]
+        rows = [captured[layer].to(self._base.device) for layer in self._layers]
         return Prefilled(torch.stack(rows, dim=1), batch, AnswerOpening.of(output, batch))
 
     def run(

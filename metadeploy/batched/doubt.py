@@ -16,5 +16,5 @@ def doubt_margin(logits: Tensor, refusal_token: int) -> Tensor:
 
 def mask_token(logits: Tensor, token: int) -> Tensor:
     """Logits [B, V] with one token ruled out."""
-    out = torch.zeros(logits.shape[-1]).index_fill_(0, torch.tensor(token), -torch.inf)
-    return logits + out.to(logits.device)
+    penalty = torch.zeros(logits.shape[-1]).index_fill_(0, torch.tensor(token), -torch.inf)
+    return logits + penalty.to(logits.device)

@@ -94,20 +94,22 @@ def greedy_answers(
     ended = [False] * count
     rows = torch.arange(count, device=logits.device)  # which answer each row of the batch belongs to
     for _ in range(max_new_tokens):
-        best, chosen = logits.float().log_softmax(-1).max(-1)
-        going = []
-        for place, (row, token, logprob) in enumerate(zip(rows.tolist(), chosen.tolist(), best.tolist(), strict=True)):
+        best_logprobs, chosen = logits.float().log_softmax(-1).max(-1)
+        active = []
+        for batch_row, (row, token, logprob) in enumerate(
+            zip(rows.tolist(), chosen.tolist(), best_logprobs.tolist(), strict=True)
+        ):
             if token in stop_ids:
                 ended[row] = True
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
             if len(tokens[row]) < max_new_tokens and not is_complete(row, tokens[row]):
-                going.append(place)
-        if not going:
+                active.append(batch_row)
+        if not active:
             break
-        if len(going) < len(rows):
-            index = torch.tensor(going, device=logits.device)
+        if len(active) < len(rows):
+            index = torch.tensor(active, device=logits.device)
             cache.reorder_cache(index)  # made for beams: selects rows, of recurrent memories too
             rows, chosen, mask, positions = rows[index], chosen[index], mask[index], positions[index]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

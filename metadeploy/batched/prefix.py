@@ -38,8 +38,8 @@ class SharedPrefix:
         """Find and compute the common beginning of ``prompts``; at least one token of each stays outside."""
         # what the first and the last in order have in common, all have
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-        most = min(map(len, prompts)) - 1
-        common = first[: next((i for i in range(most) if first[i] != last[i]), most)]
+        max_length = min(map(len, prompts)) - 1
+        common = first[: next((i for i in range(max_length) if first[i] != last[i]), max_length)]
         if not common or not takes_positions(base):
             return cls.none()
         output = base.model(input_ids=torch.tensor([list(common)], device=base.device), use_cache=True)

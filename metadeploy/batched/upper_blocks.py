@@ -160,13 +160,13 @@ class _SteppedOver(nn.Module):
 
 def _outputs_beside_hidden(base: FrozenBase) -> int | None:
     """How many values stand beside the hidden states where blocks put out tuples; None where they do not."""
-    found: list[Any] = []
-    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    outputs: list[Any] = []
+    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         base.forward([0], injection=None, last_only=True)
     finally:
         handle.remove()
-    return len(found[0]) - 1 if isinstance(found[0], tuple) else None
+    return len(outputs[0]) - 1 if isinstance(outputs[0], tuple) else None
 
 
 @contextmanager

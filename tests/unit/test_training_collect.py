@@ -458,7 +458,7 @@ def test_sums() -> None:
 def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
     folder = tmp_path / "collect"
     folder.mkdir()
-    with pytest.raises(RunDirError, match=r"val\.jsonl': does not exist, expected what metadeploy collect"):
+    with pytest.raises(RunDirError, match=r"val\.jsonl': does not exist, expected a file that metadeploy collect"):
         Collected.read(folder, "val")
     for suffix in ("jsonl", "safetensors"):
         (folder / f"val.{suffix}").write_bytes((collected.collect / f"val.{suffix}").read_bytes())

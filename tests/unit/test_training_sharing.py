@@ -76,7 +76,9 @@ def test_a_base_that_was_replaced_is_not_trained_on(first: RunDir, tmp_path: Pat
     run.update({"model_name": str(base)})
     run.refuse_other_base()  # the same content in another place
     write_speaking_gguf(base, seed=4)
-    with pytest.raises(RunDirError, match=r"its base '.*' has another content than when the questions were collected"):
+    with pytest.raises(
+        RunDirError, match=r"the content of its base '.*' has changed since the questions were collected"
+    ):
         train(run, SETTINGS)
 
 

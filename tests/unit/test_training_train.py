@@ -286,7 +286,7 @@ def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatc
     losses_of = Trainer._losses
 
     def watched(self: Trainer, lessons: Any, kept: Any, indices: Any, **options: Any) -> Any:
-        if options.get("keeps"):  # a step, not a look at some questions
+        if options.get("with_keeping"):  # a step, not a look at some questions
             seen.append(indices.tolist())
             weights.add(options["declined_weight"])
         return losses_of(self, lessons, kept, indices, **options)
