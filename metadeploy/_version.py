@@ -21,11 +21,11 @@ def own_version() -> str | None:
         A version such as ``0.1.0``; None for a copy of the package without either.
     """
     try:
-        found = _OURS.search(_PYPROJECT.read_text(encoding="utf-8"))
+        match = _OURS.search(_PYPROJECT.read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    if found is not None:
-        return found[1]
+        match = None
+    if match is not None:
+        return match[1]
     try:
         return version("metadeploy")
     except PackageNotFoundError:

@@ -78,7 +78,7 @@ class MissingDependencyError(Error, ImportError):
 
 
 #: The most characters of a text from a file that a message shows.
-_MOST_SHOWN: Final = 100
+_MAX_SHOWN: Final = 100
 #: The most faults that a message lists; it gives the number of the others.
 _MAX_FAULTS: Final = 100
 
@@ -86,7 +86,7 @@ _MAX_FAULTS: Final = 100
 def shown(text: object) -> str:
     """Return a value from a file as text for a message, shortened if it is long."""
     whole = str(text)
-    return whole if len(whole) <= _MOST_SHOWN else whole[:_MOST_SHOWN] + "..."
+    return whole if len(whole) <= _MAX_SHOWN else whole[:_MAX_SHOWN] + "..."
 
 
 def faults_message(subject: str, faults: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The clean pass over many questions at once: activations at the last prompt token, and the greedy answer."""
+"""The clean pass over batches of prompts: activations at the last prompt token, and greedy answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Prefilled:
     Attributes:
         activations: [B, n_layers, D] at the last prompt token, in the base's dtype, on its device.
         batch: the prompts, without the shared prefix.
-        opening: where the base's own answers begin.
+        opening: the state at the beginning of the base's own answers.
     """
 
     activations: Tensor
@@ -32,9 +32,9 @@ class Prefilled:
 
 
 class CleanPass:
-    """Runs batches of prompts through the base.
+    """Evaluates batches of prompts with the base.
 
-    Prompts mostly begin alike (the template's head); that part is computed once and shared.
+    Most prompts have a common beginning (the head of the template), which is computed once and shared.
     """
 
     def __init__(self, base: FrozenBase, *, layers: Sequence[int], stop_ids: set[int], prefix: SharedPrefix) -> None:
@@ -42,9 +42,9 @@ class CleanPass:
 
         Args:
             base: the frozen base.
-            layers: whose outputs at the last prompt token are wanted.
+            layers: layers whose outputs at the last prompt token are returned.
             stop_ids: tokens that end an answer.
-            prefix: the common beginning of all prompts to come.
+            prefix: the common beginning of all prompts.
         """
         self._base = base
         self._layers = tuple(layers)
@@ -67,19 +67,19 @@ class CleanPass:
                 use_cache=True,
                 **self._base.last_logits,
             )
-        # a base that is spread over several devices has its layers there
+        # if the base is on several devices, so are the outputs of its layers
         rows = [captured[layer].to(self._base.device) for layer in self._layers]
         return Prefilled(torch.stack(rows, dim=1), batch, AnswerOpening.of(output, batch))
 
     def run(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, is_complete: IsComplete
     ) -> tuple[Tensor, list[GreedyAnswer]]:
-        """One batch.
+        """Evaluate and answer a batch.
 
         Args:
             prompts: token ids of each prompt, which begin with the shared prefix.
-            max_new_tokens: most tokens of an answer.
-            is_complete: asked after each token; True ends that answer.
+            max_new_tokens: maximum number of tokens of an answer.
+            is_complete: called after each token; True ends that answer.
 
         Returns:
             Activations [n, n_layers, D] in the base's dtype on the CPU, and the answers.

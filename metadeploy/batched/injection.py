@@ -1,4 +1,4 @@
-"""Injection into a batch, each example with cognitive tokens of its own."""
+"""Injection into a batch, each example with its own cognitive tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["injected"]
 
 @contextmanager
 def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, mask: Tensor, *, gain: float = 1.0) -> Iterator[None]:
-    """Inject into a batch, with cognitive tokens [B, C, D] of each example and only where ``mask`` [B, T] is True."""
+    """Inject into a batch, with cognitive tokens [B, C, D] of each example, at the positions of ``mask`` [B, T]."""
     everywhere = bool(mask.all())
 
     def hook(layer: int) -> BlockHook:
