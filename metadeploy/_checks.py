@@ -226,13 +226,13 @@ def texts() -> Rule:
         if isinstance(value, str):
             return True
         listed = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview))
-        return listed and all(isinstance(each, str) for each in value)
+        return listed and all(isinstance(item, str) for item in value)
 
     return Rule(
         "a text or a list of texts",
         has_type,
         "texts of whole characters, none of them empty",
-        lambda value: all(each and _is_unicode(each) for each in value),
+        lambda value: all(item and _is_unicode(item) for item in value),
         lambda value: [value] if isinstance(value, str) else list(value),
     )
 
@@ -252,10 +252,10 @@ def names() -> Rule:
         lambda value: (
             isinstance(value, Sequence)
             and not isinstance(value, (str, bytes, bytearray))
-            and all(isinstance(each, str) for each in value)
+            and all(isinstance(item, str) for item in value)
         ),
         "texts that are not empty",
-        lambda value: all(each.strip() for each in value),
+        lambda value: all(item.strip() for item in value),
     )
 
 
@@ -264,7 +264,7 @@ def layers() -> Rule:
 
     def has_type(value: object) -> bool:
         listed = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray))
-        return isinstance(value, str) or (listed and all(whole_number().has_type(each) for each in value))  # type: ignore[attr-defined]
+        return isinstance(value, str) or (listed and all(whole_number().has_type(item) for item in value))  # type: ignore[attr-defined]
 
     return Rule("layer numbers or a text such as '21-31' or 'late'", has_type)
 

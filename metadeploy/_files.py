@@ -1,6 +1,6 @@
 """Writes files atomically, refuses to write over inputs, and computes digests of content.
 
-Data go into a temporary file, are flushed to disk, and replace the target in one step. If the process is killed at any
+Data goes into a temporary file, is flushed to disk, and replaces the target in one step. If the process is killed at any
 moment, the target is the old file or the new one, complete. The temporary file is in a folder next to the target. The
 folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a killed
 process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
@@ -53,7 +53,7 @@ _CANNOT_SYNC_FOLDERS: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; its folder is made where it is missing.
+    """Write a file completely or not at all. A missing folder is created.
 
     A symbolic link stays a link, and the new file gets the mode and owner of the file that it replaces. A target that
     is not a file, such as ``/dev/stdout``, is written to and not replaced.
@@ -291,7 +291,7 @@ def refuse_overwriting(output: Path, *inputs: str | os.PathLike[str] | None, wha
         if source is not None and Path(source).exists() and output.samefile(source):
             raise Error(
                 f"{what} '{output}': is the same file as the input '{source}', expected another one (an output never "
-                "replaces what it is made of)"
+                "replaces its own input)"
             )
 
 
@@ -299,7 +299,7 @@ def refuse_overwriting(output: Path, *inputs: str | os.PathLike[str] | None, wha
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, of whatever size."""
+    """Return the hex digest of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Numbers as people read them, in every table, on the terminal and in Markdown. None shows as a dash."""
+"""Formats numbers for tables, on the terminal and in Markdown. None shows as a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metadeploy import _exact
 
 __all__ = ["NONE", "count", "interval", "number", "p_value", "percent", "value"]
 
-#: A value that is undefined, such as a share of nothing.
+#: Shown for a value that is undefined, such as a proportion of nothing.
 NONE: Final = "–"
 
 
@@ -19,7 +19,7 @@ def count(value: int) -> str:
 
 
 def percent(proportion: float | None, digits: int = 1, *, unit: str = "%") -> str:
-    """Format a share in [0, 1]: ``58.1%``."""
+    """Format a proportion in [0, 1]: ``58.1%``."""
     return NONE if proportion is None else f"{_exact.percent(proportion, digits)}{unit}"
 
 

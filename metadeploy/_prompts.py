@@ -110,7 +110,7 @@ def template_text(value: str | os.PathLike[str]) -> str:
     """Return a chat template: the text or name itself, or the content of the file that a path object names.
 
     Raises:
-        TypeError: the value is neither a str nor a path object.
+        TypeError: the value is not a str or a path object.
         ValueError: it is empty.
         Error: the file cannot be read, or is not UTF-8.
     """
@@ -135,7 +135,7 @@ def floats(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return an array of numbers in F32.
 
     Raises:
-        TypeError: the values are not real numbers, but for example texts, objects or complex numbers.
+        TypeError: the values are not real numbers (for example texts, objects or complex numbers).
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":

@@ -156,8 +156,8 @@ def check_leakage(splits: Mapping[str, Sequence[Question]]) -> None:
             for key in keys:
                 home = homes.setdefault(key, name)
                 if home != name:
-                    what = f"entity '{question.entity}'" if key.startswith("entity ") else "question"
-                    faults[f"{what} is in '{home}' and in '{name}' ({question.question!r})"] = None
+                    subject = f"entity '{question.entity}'" if key.startswith("entity ") else "question"
+                    faults[f"{subject} is in '{home}' and in '{name}' ({question.question!r})"] = None
     if faults:
         named = list(faults)[:_MAX_FAULTS]
         if len(faults) > len(named):

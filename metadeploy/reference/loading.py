@@ -46,7 +46,7 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
             raise ModelLoadError(
                 f"base model {config.model_name!r}: is an encoder-decoder, expected a decoder-only causal LM"
             )
-        # most multimodal models have a text-only twin for causal LM; for the others load the whole model
+        # most multimodal models have a text-only class for causal LM; otherwise load the whole model
         causal = type(base_config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         auto_class = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
         model = auto_class.from_pretrained(source, config=base_config, **load_options)

@@ -72,7 +72,7 @@ def render_chat(
 def _source(tokenizer: Any) -> str:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
-        raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt as it is)")
+        raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt without one)")
     return str(template)
 
 

@@ -88,7 +88,7 @@ class TwoPass:
         """Set the factor of the injection; above about 1.5 to 2 its effect amplifies itself."""
         self._gain = float(gain)
 
-    # --- what is computed ---
+    # --- computed values ---
 
     def activations(self, token_ids: Sequence[int]) -> Tensor:
         """Return the outputs of the target layers at the last token of a clean pass: [n_target, D]."""

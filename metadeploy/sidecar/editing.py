@@ -130,23 +130,23 @@ class _Editable:
 
     key: str
     parse: Callable[[str], Value]
-    what: str
+    description: str
 
 
 #: The keys that can be set, by their short names. The full name of a key works as well.
 EDITABLE: Final[Mapping[str, _Editable]] = {
-    "name": _Editable("general.name", _text, "for humans"),
-    "version": _Editable("general.version", _text, "of the wrapper"),
-    "license": _Editable("general.license", _text, "SPDX identifier"),
-    "description": _Editable("general.description", _text, "one sentence"),
-    _BASE_MODEL: _Editable("general.base_model.0.name", _text, "hub id or name of the base"),
-    "base_block_count": _Editable(keys.BASE_BLOCK_COUNT, _count, "layers of the base"),
-    "refusal_text": _Editable(keys.REFUSAL_TEXT, _text, "what it was trained to decline with"),
-    "refusal_token_ids": _Editable(keys.REFUSAL_TOKEN_IDS, _token_ids, "the tokens of that, as trained"),
-    "refusal_bias": _Editable(keys.REFUSAL_BIAS, _number, "calibrated, of the first of them"),
-    "prompt_format": _Editable(keys.PROMPT_FORMAT, _text, "auto: the base's chat template"),
-    "answer_suffix": _Editable(keys.ANSWER_SUFFIX, _text, "text after the last user message"),
-    "chat_template_kwargs": _Editable(keys.CHAT_TEMPLATE_KWARGS, _object, "JSON object for the chat template"),
+    "name": _Editable("general.name", _text, "a name for people"),
+    "version": _Editable("general.version", _text, "the version of the wrapper"),
+    "license": _Editable("general.license", _text, "an SPDX identifier"),
+    "description": _Editable("general.description", _text, "a sentence"),
+    _BASE_MODEL: _Editable("general.base_model.0.name", _text, "the hub id or name of the base"),
+    "base_block_count": _Editable(keys.BASE_BLOCK_COUNT, _count, "the number of layers of the base"),
+    "refusal_text": _Editable(keys.REFUSAL_TEXT, _text, "the trained refusal"),
+    "refusal_token_ids": _Editable(keys.REFUSAL_TOKEN_IDS, _token_ids, "the tokens of the trained refusal"),
+    "refusal_bias": _Editable(keys.REFUSAL_BIAS, _number, "the calibrated bias of its first token"),
+    "prompt_format": _Editable(keys.PROMPT_FORMAT, _text, "auto (the base's chat template)"),
+    "answer_suffix": _Editable(keys.ANSWER_SUFFIX, _text, "the text after the last user message"),
+    "chat_template_kwargs": _Editable(keys.CHAT_TEMPLATE_KWARGS, _object, "a JSON object for the chat template"),
 }
 _REFUSAL: Final = ("refusal_text", "refusal_token_ids", "refusal_bias")
 
@@ -259,18 +259,18 @@ def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]
         removed = base_model_keys("a/b") if name == _BASE_MODEL else {entry.key: None}
         return {key.format(prefix=prefix): None for key in removed}
     if not text.strip():
-        raise ValueError(f"{name} is empty, expected {entry.what} (hint: --unset {name} removes it)")
+        raise ValueError(f"{name} is empty, expected {entry.description} (hint: --unset {name} removes it)")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} is not Unicode text, expected {entry.what}") from None
+        raise ValueError(f"{name} is not Unicode text, expected {entry.description}") from None
     if "\0" in text:
-        raise ValueError(f"{name} has a zero byte, expected {entry.what}")
+        raise ValueError(f"{name} has a zero byte, expected {entry.description}")
     if name == "refusal_text":
         check_refusal_text(text)
     if name == _BASE_MODEL:
         if not base_model_keys(text):
-            raise ValueError(f"{name} is '{text}', expected {entry.what}")
+            raise ValueError(f"{name} is '{text}', expected {entry.description}")
         return {key: None for key in base_model_keys("a/b")} | dict(base_model_keys(text))
     try:
         return {entry.key.format(prefix=prefix): entry.parse(text)}

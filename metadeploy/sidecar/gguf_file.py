@@ -441,13 +441,13 @@ def _placed(info: TensorInfo, *, start: int, alignment: int, size: int) -> Tenso
 
 
 def _check_order(tensors: Mapping[str, TensorInfo], *, start: int, alignment: int) -> None:
-    """Check that the data is in the order of the records, with no overlap and no gap except padding: ggml needs this."""
+    """Check that data is in the order of the records, with no overlap and no gap except padding, as ggml needs it."""
     expected = start
     for info in tensors.values():
         if info.offset != expected:
             raise _Malformed(
                 f"tensor '{info.name}' has offset {info.offset - start}, expected {expected - start}, "
-                "where the one before it ends (malformed?)"
+                "the end of the tensor before it (malformed?)"
             )
         if info.nbytes is None:
             return  # the offset of the next one is unknown

@@ -269,7 +269,7 @@ def _currencies(country: Country) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name.split()[-1], *_MORE_CURRENCIES.get(country.code, ()))))
 
 
-def _neighbours(country: Country) -> tuple[str, ...]:
+def _neighbors(country: Country) -> tuple[str, ...]:
     codes = filter(None, country.record["neighbours"].split(","))
     neighbors = [countries()[code] for code in codes if code in countries() and {code, country.code} != _NO_NEIGHBOURS]
     # omit "Sudan" for South Sudan, because the question contains the answer
@@ -378,7 +378,7 @@ CATEGORIES: Final = (
             "Which country borders {}?",
             "What country shares a border with {}?",
         ),
-        _facts(_neighbours),
+        _facts(_neighbors),
         repeats=3,
     ),
     Category(
