@@ -2,8 +2,8 @@
 
 Data goes into a temporary file, is flushed to disk, and replaces the target in one step. If the process is killed at
 any moment, the target is the old file or the new one, complete. The temporary file is in a folder next to the target.
-The folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a killed
-process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
+The folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a
+killed process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
 """
 
 from __future__ import annotations
