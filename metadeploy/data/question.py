@@ -129,7 +129,7 @@ def _from_record(record: Any) -> Question:
     letters = LETTERS[: len(choices)]
     if not all(len(answer) == 1 and answer in letters for answer in answers):
         wrong = ", ".join(map(repr, answers))
-        raise _Malformed(f'"answers" has {wrong} beside {len(choices)} choices, expected letters of {letters}')
+        raise _Malformed(f'"answers" has {wrong} for {len(choices)} choices, expected letters of {letters}')
     return Question(question, answers, category, entity, choices)
 
 

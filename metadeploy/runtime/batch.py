@@ -116,10 +116,9 @@ def stream_batch(
 
     request_params(Request(prompt=""))  # an invalid option of the call raises now, not at the first prompt
     requests = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
-    checked_requests = ((request, request_params(request)) for request in requests)
-    return run(checked_requests, options["raw"], options["cancel"], ahead=isinstance(prompts, Sequence)).wanting(
-        _is_wanted
-    )
+    checked = ((request, request_params(request)) for request in requests)
+    steps = run(checked, options["raw"], options["cancel"], ahead=isinstance(prompts, Sequence))
+    return steps.filtered(_is_open)
 
 
 def answers(steps: Stream[BatchStep], order: Literal["input", "completion"]) -> Stream[BatchAnswer]:
@@ -128,7 +127,7 @@ def answers(steps: Stream[BatchStep], order: Literal["input", "completion"]) -> 
     return complete.through(_in_order) if order == "input" else complete
 
 
-def _is_wanted(step: BatchStep) -> bool:
+def _is_open(step: BatchStep) -> bool:
     return not step[0].closed
 
 
