@@ -34,7 +34,7 @@ from metadeploy.reference.doubter import Doubter  # noqa: E402
 from metadeploy.reference.loading import load_base  # noqa: E402
 from metadeploy.reference.prompts import render_chat  # noqa: E402
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, InjectFrom, WrapperConfig  # noqa: E402
-from metadeploy.training.examples import Batch, Example, Kept, keep  # noqa: E402
+from metadeploy.training.examples import Batch, CachedStates, Example, compute_states  # noqa: E402
 from metadeploy.training.initialization import new_wrapper, parameter_groups  # noqa: E402
 
 BATCH = 32
@@ -90,7 +90,9 @@ class Cut(Trainer):
         prompts = [example.prompt_ids for example in examples]
         self.prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
         began = time.perf_counter()
-        self.kept: list[Kept] = keep(base, examples, first=self.first, inject_from=inject_from, prefix=self.prefix)
+        self.kept: list[CachedStates] = compute_states(
+            base, examples, first=self.first, inject_from=inject_from, prefix=self.prefix
+        )
         self.keep_seconds = time.perf_counter() - began
         self.upper = UpperBlocks(base, self.first)
 
@@ -129,7 +131,7 @@ class Whole(Trainer):
         last = torch.tensor([len(example.prompt_ids) - 1 for example in examples])
         batch = Batch.of(
             examples,
-            [Kept(torch.zeros(len(each), 1), 0, 0, None) for each in sequences],  # only the targets matter
+            [CachedStates(torch.zeros(len(each), 1), 0, 0, None) for each in sequences],  # only the targets matter
             first=self.first,
             prefix=SharedPrefix.none(),
             device=self.base.device,

@@ -31,7 +31,7 @@ from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
 from metadeploy.metrics import auroc, macro_auroc, summarise  # noqa: E402
 from metadeploy.training.records import Collected  # noqa: E402
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
-from metadeploy.training.train import Report, finished_with, share_collected, train  # noqa: E402
+from metadeploy.training.train import TrainCallbacks, finished_with, link_collected, train  # noqa: E402
 
 
 def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
@@ -46,11 +46,13 @@ def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
 def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
     """Train without some categories, and evaluate on these categories only."""
     other = RunDir(path, create=True)
-    share_collected(other, run)
+    link_collected(other, run)
     settings = settings_of(run, leave_out)
     if not finished_with(other, settings):
         train(
-            other, settings, report=Report(epoch=lambda row: print(f"  epoch {row.epoch}: {row.val_auroc:.3f} on val"))
+            other,
+            settings,
+            callbacks=TrainCallbacks(epoch=lambda row: print(f"  epoch {row.epoch}: {row.val_auroc:.3f} on val")),
         )
     questions = path / "unseen.jsonl"
     asked = (record.question for record in Collected.read(other.collect, "test").records)

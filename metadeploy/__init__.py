@@ -1,7 +1,7 @@
-"""metadeploy: trained Doubters beside any GGUF base model.
+"""metadeploy: run trained Doubters with any GGUF base model.
 
-The public names are loaded when they are first used, so that importing the package costs nothing and running a model
-needs NumPy alone; ``metadeploy.export`` and ``metadeploy.reference`` need torch.
+The public names are loaded on first use, so that importing the package is fast. Running a model needs only NumPy;
+``metadeploy.export`` and ``metadeploy.reference`` need torch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
         from metadeploy._version import own_version
 
         return own_version() or "unknown"
-    if name in __all__:  # the errors are there
+    if name in __all__:  # the errors are already imported
         return getattr(import_module(f"metadeploy.{'schedule' if name in _SCHEDULE_NAMES else 'runtime'}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 INT32_MAX: Final = 2**31 - 1
-_MOST_SHOWN: Final = 60
+_MAX_SHOWN: Final = 60
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Rule:
         limits: the range in words, as in ``0 to 1``; empty if every value of the type is allowed.
         has_type: whether a value is of the type.
         in_range: whether a value of the type is allowed.
-        most: the greatest value, if ``limits`` does not mention it because only a typing error exceeds it.
+        maximum: the greatest value, if ``limits`` does not mention it because only a typing error exceeds it.
         convert: converts a value to the type that the rest of the code uses, such as a NumPy integer to int.
         nullable: whether None is allowed, and stays None.
     """
@@ -64,7 +64,7 @@ class Rule:
     in_range: Callable[[Any], bool] = lambda _: True
     convert: Callable[[Any], Any] = lambda value: value
     nullable: bool = False
-    most: int | None = None
+    maximum: int | None = None
 
     def or_none(self) -> Rule:
         """Return this rule with None allowed as well."""
@@ -79,8 +79,8 @@ class Rule:
             expected = f"{self.kind}, {self.limits}" if self.limits else self.kind
             return TypeError(f"{name} is {shown(value)}, expected {expected}{none}")
         converted = self.convert(value)
-        if self.most is not None and converted > self.most:
-            return ValueError(f"{name} is {shown(value)}, expected at most {self.most}{none}")
+        if self.maximum is not None and converted > self.maximum:
+            return ValueError(f"{name} is {shown(value)}, expected at most {self.maximum}{none}")
         if not self.in_range(converted):
             return ValueError(f"{name} is {shown(value)}, expected {self.limits or self.kind}{none}")
         return None
@@ -91,8 +91,8 @@ def shown(value: object) -> str:
     shape = getattr(value, "shape", None)
     if shape and hasattr(value, "dtype"):
         return f"an array of {value.dtype} with shape {list(shape)}"
-    found = repr(value)
-    return found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}…"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def check(name: str, value: object, rule: Rule) -> Any:
@@ -120,8 +120,8 @@ def check_all(rules: Mapping[str, Rule], values: Mapping[str, object]) -> dict[s
 
 def faults(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[str]:
     """Return a phrase for each option whose value is not allowed."""
-    found = (rule.fault(name, values[name]) for name, rule in rules.items())
-    return [str(fault) for fault in found if fault is not None]
+    errors = (rule.fault(name, values[name]) for name, rule in rules.items())
+    return [str(fault) for fault in errors if fault is not None]
 
 
 def flag_faults(rules: Mapping[str, Rule], settings: object) -> list[str]:
@@ -135,21 +135,21 @@ def flag_faults(rules: Mapping[str, Rule], settings: object) -> list[str]:
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
-def whole_number(least: int = 0, most: int = INT32_MAX) -> Rule:
+def whole_number(minimum: int = 0, maximum: int = INT32_MAX) -> Rule:
     """An int of Python or NumPy. Not a bool, and not a float, even if it is whole."""
     return Rule(
         "a whole number",
         lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool),
-        f"{least} or more" if most == INT32_MAX else f"{least} to {most}",
-        lambda value: least <= value <= most,
+        f"{minimum} or more" if maximum == INT32_MAX else f"{minimum} to {maximum}",
+        lambda value: minimum <= value <= maximum,
         int,
-        most=most,
+        maximum=maximum,
     )
 
 
 def any_whole_number() -> Rule:
     """An int of Python or NumPy of any size. Not a bool."""
-    return replace(whole_number(), limits="", in_range=lambda _: True, most=None)
+    return replace(whole_number(), limits="", in_range=lambda _: True, maximum=None)
 
 
 def any_number() -> Rule:
@@ -157,28 +157,28 @@ def any_number() -> Rule:
     return Rule("a number", _is_number, convert=_as_float)
 
 
-def number(least: float = -math.inf, most: float = math.inf, *, above: float | None = None) -> Rule:
+def number(minimum: float = -math.inf, maximum: float = math.inf, *, above: float | None = None) -> Rule:
     """A finite float or int of Python or NumPy. Not a bool.
 
     Args:
-        least: the smallest allowed number.
-        most: the greatest allowed number.
-        above: an exclusive lower bound, used instead of ``least``.
+        minimum: the smallest allowed number.
+        maximum: the greatest allowed number.
+        above: an exclusive lower bound, used instead of ``minimum``.
     """
     limits = (
         f"a number above {above:g}"
         if above is not None
         else "a finite number"
-        if math.isinf(least)
-        else f"{least:g} or more"
-        if math.isinf(most)
-        else f"{least:g} to {most:g}"
+        if math.isinf(minimum)
+        else f"{minimum:g} or more"
+        if math.isinf(maximum)
+        else f"{minimum:g} to {maximum:g}"
     )
     return Rule(
         "a number",
         _is_number,
         limits,
-        lambda value: math.isfinite(value) and least <= value <= most and (above is None or value > above),
+        lambda value: math.isfinite(value) and minimum <= value <= maximum and (above is None or value > above),
         _as_float,
     )
 
@@ -226,13 +226,13 @@ def texts() -> Rule:
         if isinstance(value, str):
             return True
         listed = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview))
-        return listed and all(isinstance(each, str) for each in value)
+        return listed and all(isinstance(item, str) for item in value)
 
     return Rule(
         "a text or a list of texts",
         has_type,
         "texts of whole characters, none of them empty",
-        lambda value: all(each and _is_unicode(each) for each in value),
+        lambda value: all(item and _is_unicode(item) for item in value),
         lambda value: [value] if isinstance(value, str) else list(value),
     )
 
@@ -252,10 +252,10 @@ def names() -> Rule:
         lambda value: (
             isinstance(value, Sequence)
             and not isinstance(value, (str, bytes, bytearray))
-            and all(isinstance(each, str) for each in value)
+            and all(isinstance(item, str) for item in value)
         ),
         "texts that are not empty",
-        lambda value: all(each.strip() for each in value),
+        lambda value: all(item.strip() for item in value),
     )
 
 
@@ -264,7 +264,7 @@ def layers() -> Rule:
 
     def has_type(value: object) -> bool:
         listed = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray))
-        return isinstance(value, str) or (listed and all(whole_number().has_type(each) for each in value))  # type: ignore[attr-defined]
+        return isinstance(value, str) or (listed and all(whole_number().has_type(item) for item in value))  # type: ignore[attr-defined]
 
     return Rule("layer numbers or a text such as '21-31' or 'late'", has_type)
 
@@ -273,12 +273,12 @@ def choice(*allowed: object) -> Rule:
     """One of the allowed values; 1 is not True."""
 
     def is_one(value: object) -> bool:
-        return any(type(value) is type(each) and value == each for each in allowed)
+        return any(type(value) is type(option) and value == option for option in allowed)
 
-    words = ", ".join(each if isinstance(each, str) else repr(each) for each in allowed)
+    words = ", ".join(option if isinstance(option, str) else repr(option) for option in allowed)
     return Rule(
         f"one of {words}",
-        lambda value: any(type(value) is type(each) for each in allowed),
+        lambda value: any(type(value) is type(option) for option in allowed),
         f"one of {words}",
         is_one,
     )

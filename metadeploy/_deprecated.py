@@ -1,4 +1,4 @@
-"""Keep a documented module importable under the name that it had before."""
+"""Keeps a documented module importable under its old name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
     def getattribute(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
-        found = getattr(import_module(new), name)
+        value = getattr(import_module(new), name)
         warnings.warn(f"{old} is deprecated, use {new}", DeprecationWarning, stacklevel=2)
-        return found
+        return value
 
     return getattribute

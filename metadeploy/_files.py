@@ -1,9 +1,9 @@
 """Writes files atomically, refuses to write over inputs, and computes digests of content.
 
-Data go into a temporary file, are flushed to disk, and replace the target in one step. If the process is killed at any
-moment, the target is the old file or the new one, complete. The temporary file is in a folder next to the target. The
-folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a killed
-process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
+Data goes into a temporary file, is flushed to disk, and replaces the target in one step. If the process is killed at
+any moment, the target is the old file or the new one, complete. The temporary file is in a folder next to the target.
+The folder is named ``.TARGET.TWELVE-HEX-DIGITS.tmp``, and its writer locks it. A folder without a lock was left by a
+killed process, and the next writer of the same target deletes it. csrc/files.cpp does the same in C++.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = [
 
 _CHUNK: Final = 1 << 20
 #: Longer names are cut, so that the name of the temporary file fits into 255 bytes.
-_LONGEST_NAME: Final = 200
+_MAX_NAME_BYTES: Final = 200
 #: The longest chain of links that is followed.
-_MOST_LINKS: Final = 40
+_MAX_LINKS: Final = 40
 #: Errors of a file system that cannot flush folders; the file itself has been flushed by then.
 _CANNOT_SYNC_FOLDERS: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 
@@ -53,7 +53,7 @@ _CANNOT_SYNC_FOLDERS: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; its folder is made where it is missing.
+    """Write a file completely or not at all. A missing folder is created.
 
     A symbolic link stays a link, and the new file gets the mode and owner of the file that it replaces. A target that
     is not a file, such as ``/dev/stdout``, is written to and not replaced.
@@ -65,17 +65,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the file is as it was.
     """
-    written = content.encode() if isinstance(content, str) else content
-    if (ours := _own_descriptor(path)) is not None:
-        with open(os.dup(ours), "wb") as stream:  # continues at the current position, if it is a file
-            stream.write(written)
+    data = content.encode() if isinstance(content, str) else content
+    if (descriptor := _own_descriptor(path)) is not None:
+        with open(os.dup(descriptor), "wb") as stream:  # continues at the current position, if it is a file
+            stream.write(data)
         return
     if path.exists() and not (path.is_file() or path.is_dir()):
-        path.write_bytes(written)
+        path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_bytes(written)
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
@@ -118,14 +118,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     try:
-        before = path.stat() if path.exists() else None
+        replaced = path.stat() if path.exists() else None
         with scratch_folder(path.parent, path.name) as folder:
             temporary = folder / "new"
             temporary.touch()
-            mode = (before or temporary.stat()).st_mode
+            mode = (replaced or temporary.stat()).st_mode
             yield temporary
             with temporary.open("r+b") as file:
-                _hand_down(before, mode, temporary)
+                _copy_mode_and_owner(replaced, mode, temporary)
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -170,7 +170,7 @@ def _own_descriptor(path: Path) -> int | None:
     if sys.platform == "win32":
         return None
     open_files = (f"/proc/{os.getpid()}/fd", "/dev/fd")
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         if os.path.realpath(path.parent) in open_files and path.name.isdigit():
             return int(path.name)
         if not path.is_symlink():
@@ -180,7 +180,7 @@ def _own_descriptor(path: Path) -> int | None:
 
 
 def _temporary_stem(name: str) -> str:
-    if len(os.fsencode(name)) > _LONGEST_NAME:
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}."
 
@@ -246,14 +246,14 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
     return True
 
 
-def _hand_down(before: os.stat_result | None, mode: int, temporary: Path) -> None:
+def _copy_mode_and_owner(replaced: os.stat_result | None, mode: int, temporary: Path) -> None:
     """Give a file a mode, and the owner of the file that it replaces."""
     if sys.platform == "win32":
         return
-    made = temporary.stat()
-    if before is not None and (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+    created = temporary.stat()
+    if replaced is not None and (created.st_uid, created.st_gid) != (replaced.st_uid, replaced.st_gid):
         with suppress(PermissionError):  # only the superuser may give files away
-            os.chown(temporary, before.st_uid, before.st_gid)
+            os.chown(temporary, replaced.st_uid, replaced.st_gid)
     os.chmod(temporary, stat.S_IMODE(mode))
 
 
@@ -287,11 +287,11 @@ def refuse_overwriting(output: Path, *inputs: str | os.PathLike[str] | None, wha
     """
     if not output.exists():
         return
-    for each in inputs:
-        if each is not None and Path(each).exists() and output.samefile(each):
+    for source in inputs:
+        if source is not None and Path(source).exists() and output.samefile(source):
             raise Error(
-                f"{what} '{output}': is the same file as the input '{each}', expected another one (an output never "
-                "replaces what it is made of)"
+                f"{what} '{output}': is the same file as the input '{source}', expected another one (an output never "
+                "replaces its own input)"
             )
 
 
@@ -299,7 +299,7 @@ def refuse_overwriting(output: Path, *inputs: str | os.PathLike[str] | None, wha
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, of whatever size."""
+    """Return the hex digest of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -311,5 +311,5 @@ def content_digest(path: Path) -> str:
     """Return the hex digest of a file's content, or of the names and contents of the files directly in a folder."""
     if not path.is_dir():
         return sha256(path)
-    files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-    return hashlib.sha256(json.dumps([[each.name, sha256(each)] for each in files]).encode()).hexdigest()
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256(json.dumps([[file.name, sha256(file)] for file in files]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Numbers as people read them, in every table, on the terminal and in Markdown. None shows as a dash."""
+"""Formats numbers for tables, on the terminal and in Markdown. None shows as a dash."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from metadeploy import _exact
 
 __all__ = ["NONE", "count", "interval", "number", "p_value", "percent", "value"]
 
-#: A value that is undefined, such as a share of nothing.
+#: Shown for a value that is undefined, such as a proportion of nothing.
 NONE: Final = "–"
 
 
-def count(found: int) -> str:
+def count(value: int) -> str:
     """Format a whole number: ``2,997``."""
-    return f"{found:,}"
+    return f"{value:,}"
 
 
-def percent(share: float | None, digits: int = 1, *, unit: str = "%") -> str:
-    """Format a share in [0, 1]: ``58.1%``."""
-    return NONE if share is None else f"{_exact.percent(share, digits)}{unit}"
+def percent(proportion: float | None, digits: int = 1, *, unit: str = "%") -> str:
+    """Format a proportion in [0, 1]: ``58.1%``."""
+    return NONE if proportion is None else f"{_exact.percent(proportion, digits)}{unit}"
 
 
-def number(found: float | None) -> str:
+def number(value: float | None) -> str:
     """Format a number without a unit, with three decimals."""
-    return NONE if found is None else f"{found:.3f}"
+    return NONE if value is None else f"{value:.3f}"
 
 
 def value(row: Mapping[str, Any], key: str = "value", *, is_share: bool) -> str:
@@ -40,8 +40,8 @@ def interval(row: Mapping[str, Any], *, is_share: bool) -> str:
     return f"{value(row, 'low', is_share=is_share)} to {value(row, 'high', is_share=is_share)}"
 
 
-def p_value(found: float | None) -> str:
+def p_value(value: float | None) -> str:
     """Format a p-value with three decimals; a smaller one is ``< 0.001``."""
-    if found is None:
+    if value is None:
         return NONE
-    return "< 0.001" if found < 0.001 else f"{found:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -26,8 +26,8 @@ T = TypeVar("T")
 #: The most levels of nested arrays and objects; the same bound as in ``csrc/parse_json.h``.
 MAX_JSON_DEPTH: Final = 64
 
-_LEAST_INT: Final = -(2**63)
-_MOST_INT: Final = 2**64 - 1
+_MIN_INT: Final = -(2**63)
+_MAX_INT: Final = 2**64 - 1
 #: The length of the longest whole number that fits 64 bits, with its sign.
 _INT_CHARS: Final = 20
 _BOM: Final = "\ufeff"
@@ -118,10 +118,10 @@ def read_object(path: Path, *, subject: str, error: type[Error]) -> dict[str, An
     Raises:
         Error: of the class given: see `read`, or the file holds something else.
     """
-    found = read(path, subject=subject, error=error)
-    if not isinstance(found, dict):
-        raise error(f"{subject}: holds a JSON {type(found).__name__}, expected an object")
-    return found
+    value = read(path, subject=subject, error=error)
+    if not isinstance(value, dict):
+        raise error(f"{subject}: holds a JSON {type(value).__name__}, expected an object")
+    return value
 
 
 def read_lines(path: Path, *, subject: str, error: type[Error], expected: str = "") -> Iterator[tuple[int, Any]]:
@@ -171,13 +171,13 @@ def build(kind: type[T], value: Any, *, where: str = "the value") -> T:
     unknown = [key for key in value if key not in fields]
     if unknown:
         raise JSONFault(f"{where} has the unknown key {json.dumps(unknown[0])[:40]}")
-    found = {}
+    values = {}
     for name, field in fields.items():
         if name in value:
-            found[name] = _typed(hints[name], value[name], f"{where}.{name}" if where != "the value" else name)
+            values[name] = _typed(hints[name], value[name], f"{where}.{name}" if where != "the value" else name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise JSONFault(f"{where} lacks {name}")
-    return kind(**found)
+    return kind(**values)
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -186,12 +186,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
-        (hint,) = (each for each in arguments if each is not type(None))
+        (hint,) = (item for item in arguments if item is not type(None))
         return _typed(hint, value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise JSONFault(f"{where} is {_kind_of(value)}, expected a list")
-        return tuple(_typed(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(value))
+        return tuple(_typed(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where=where)  # type: ignore[arg-type]
     expected = origin or hint
@@ -222,16 +222,16 @@ def _kind_of(value: Any) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise JSONFault(f"an object has the key {_shown(json.dumps(twice))} twice")
-    return found
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        duplicate = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise JSONFault(f"an object has the key {_shown(json.dumps(duplicate))} twice")
+    return members
 
 
 def _int(text: str) -> int:
     value = int(text) if len(text) <= _INT_CHARS else None
-    if value is None or not _LEAST_INT <= value <= _MOST_INT:
+    if value is None or not _MIN_INT <= value <= _MAX_INT:
         raise JSONFault(f"the number {_shown(text)} does not fit 64 bits")
     return value
 
@@ -260,16 +260,16 @@ def _check(value: Any) -> None:
     level = [("the text", value)]  # each with the key that it belongs to
     for depth in range(MAX_JSON_DEPTH + 1):
         inner: list[tuple[str, Any]] = []
-        for key, each in level:
-            if isinstance(each, str):
-                _check_text(each, key)
-            elif isinstance(each, dict):
-                for name, child in each.items():
+        for key, item in level:
+            if isinstance(item, str):
+                _check_text(item, key)
+            elif isinstance(item, dict):
+                for name, child in item.items():
                     _check_text(name, "a key")
                     inner.append((name, child))
-            elif isinstance(each, list):
-                inner += [(key, child) for child in each]
-        if depth == MAX_JSON_DEPTH and any(isinstance(each, (dict, list)) for _, each in level):
+            elif isinstance(item, list):
+                inner += [(key, child) for child in item]
+        if depth == MAX_JSON_DEPTH and any(isinstance(item, (dict, list)) for _, item in level):
             raise _too_deep()
         level = inner
 

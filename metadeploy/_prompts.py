@@ -29,7 +29,7 @@ def unicode_text(value: str) -> str:
     """Return the text unchanged.
 
     Raises:
-        Error: it holds half a surrogate pair, which no tokenizer takes.
+        Error: it holds half a surrogate pair, which no tokenizer accepts.
     """
     try:
         value.encode()
@@ -51,8 +51,8 @@ def message_pairs(messages: object) -> list[tuple[str, str]]:
     if not is_sequence(messages):
         raise TypeError(f"messages is {shown(messages)}, expected a list of messages")
     pairs = [_pair(f"message {i} of the conversation", message) for i, message in enumerate(messages)]  # type: ignore[var-annotated,arg-type]
-    asked = [content for role, content in pairs if role == "user"]
-    if asked and not asked[-1].strip():
+    user_contents = [content for role, content in pairs if role == "user"]
+    if user_contents and not user_contents[-1].strip():
         raise Error("the last message of the user is empty, expected a text")
     return pairs
 
@@ -64,9 +64,9 @@ def _pair(subject: str, message: Any) -> tuple[str, str]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str):
         raise Error(f"{expected}, got the role {shown(role)}")
-    more = [key for key, value in message.items() if key not in ("role", "content") and _says_something(value)]
-    if more:
-        raise Error(f"{subject}: has {', '.join(map(repr, more))}, expected 'role' and 'content' alone")
+    other_keys = [key for key, value in message.items() if key not in ("role", "content") and _is_set(value)]
+    if other_keys:
+        raise Error(f"{subject}: has {', '.join(map(repr, other_keys))}, expected 'role' and 'content' alone")
     if is_sequence(content) and content:
         content = "\n".join(_part(subject, part) for part in content)
     if not isinstance(content, str):
@@ -74,15 +74,15 @@ def _pair(subject: str, message: Any) -> tuple[str, str]:
     return unicode_text(role), unicode_text(content)
 
 
-def _says_something(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return value is not None and not (isinstance(value, (str, Sequence, Mapping)) and len(value) == 0)
 
 
 def _part(subject: str, part: object) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise Error(f"{subject}: has the part {shown(part)}, expected parts of type 'text'")
-    found: str = part["text"]
-    return found
+    text: str = part["text"]
+    return text
 
 
 def token_ids(values: object) -> list[int]:
@@ -95,11 +95,11 @@ def token_ids(values: object) -> list[int]:
         raise Error(f"the prompt is {shown(values)}, expected token ids: whole numbers [n_tokens]")
     if not isinstance(values, np.ndarray) and not is_sequence(values):
         raise TypeError(f"the prompt is of type {type(values).__name__}, expected token ids")
-    found = list(values)  # type: ignore[call-overload]
-    for i, token in enumerate(found):
+    items = list(values)  # type: ignore[call-overload]
+    for i, token in enumerate(items):
         if isinstance(token, bool) or not isinstance(token, numbers.Integral):
             raise Error(f"token {i} of the prompt is {shown(token)}, expected a whole number")
-    ids = [int(token) for token in found]
+    ids = [int(token) for token in items]
     for token in ids:
         if not -INT32_MAX <= token <= INT32_MAX:
             raise Error(f"prompt token {token} is not in the vocabulary")
@@ -110,32 +110,32 @@ def template_text(value: str | os.PathLike[str]) -> str:
     """Return a chat template: the text or name itself, or the content of the file that a path object names.
 
     Raises:
-        TypeError: the value is neither a str nor a path object.
+        TypeError: the value is not a str or a path object.
         ValueError: it is empty.
         Error: the file cannot be read, or is not UTF-8.
     """
     if isinstance(value, os.PathLike):
         subject = f"chat_template '{os.fspath(value)}'"
         try:
-            found = Path(value).read_text(encoding="utf-8-sig")
+            template = Path(value).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise Error(f"{subject}: cannot be read: {error.strerror}, expected a file of Jinja text") from error
         except UnicodeDecodeError as error:
             raise Error(f"{subject}: byte {error.start} is not UTF-8, expected a file of Jinja text") from error
     else:
-        found = check("chat_template", value, text())
-    if not found.strip():
+        template = check("chat_template", value, text())
+    if not template.strip():
         raise ValueError(
             "chat_template is empty, expected Jinja text, a name of llama.cpp's templates or a Path, or None"
         )
-    return found
+    return template
 
 
 def floats(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return an array of numbers in F32.
 
     Raises:
-        TypeError: the values are not real numbers, but for example texts, objects or complex numbers.
+        TypeError: the values are not real numbers (for example texts, objects or complex numbers).
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""Which metadeploy this is. Standard library only."""
+"""The version of metadeploy. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Final
 
 __all__ = ["own_version"]
 
-#: Where the version is written, beside this package in a source tree; by no TOML parser, which Python 3.10 lacks.
+#: The file with the version in a source tree. It is read with a regex, because Python 3.10 has no TOML parser.
 _PYPROJECT: Final = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _OURS: Final = re.compile(r'^\[project\]\nname = "metadeploy"\nversion = "([^"\n]+)"$', re.MULTILINE)
 
 
 def own_version() -> str | None:
-    """The version of the code that runs: that of the source tree it is in, else of the installed package.
+    """Return the version of the running code, from its source tree or from the installed package.
 
     Returns:
-        As in ``0.2.0``; None for a copy of the package alone, which nobody can tell.
+        A version such as ``0.2.0``; None for a copy of the package without either.
     """
     try:
-        found = _OURS.search(_PYPROJECT.read_text(encoding="utf-8"))
+        match = _OURS.search(_PYPROJECT.read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    if found is not None:
-        return found[1]
+        match = None
+    if match is not None:
+        return match[1]
     try:
         return version("metadeploy")
     except PackageNotFoundError:

@@ -4,8 +4,8 @@ Every message has the same form: subject, fact, expectation, likely cause or nex
 
     sidecar 'x.gguf': tensor 'ca.21.k_proj.weight' has shape [64, 2048], expected [64, 2560] (wrong base model?)
 
-The compiled core raises the very same classes: the bindings import this module and register each C++ exception
-with the Python class of its name.
+The compiled core raises the same classes: the bindings import this module and register each C++ exception with the
+Python class of the same name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Error(Exception):
-    """Anything that metadeploy reports about its input or its work."""
+    """Base class of all errors that metadeploy raises."""
 
 
 class OptionError(Error, ValueError):
@@ -46,11 +46,11 @@ class SidecarError(Error):
 
 
 class RunDirError(Error):
-    """A run directory lacks what a step needs, or holds what does not fit it."""
+    """A run directory lacks data that a step needs, or its data does not fit the step."""
 
 
 class RunJSONError(CheckpointError, RunDirError):
-    """A run.json cannot be read, or has a key or a value that it cannot have."""
+    """A run.json cannot be read, or has an invalid key or value."""
 
 
 class ModelLoadError(Error):
@@ -78,15 +78,15 @@ class MissingDependencyError(Error, ImportError):
 
 
 #: The most characters of a text from a file that a message shows.
-_MOST_SHOWN: Final = 100
+_MAX_SHOWN: Final = 100
 #: The most faults that a message lists; it gives the number of the others.
-_MOST_FAULTS: Final = 100
+_MAX_FAULTS: Final = 100
 
 
 def shown(text: object) -> str:
     """Return a value from a file as text for a message, shortened if it is long."""
     whole = str(text)
-    return whole if len(whole) <= _MOST_SHOWN else whole[:_MOST_SHOWN] + "..."
+    return whole if len(whole) <= _MAX_SHOWN else whole[:_MAX_SHOWN] + "..."
 
 
 def faults_message(subject: str, faults: Sequence[str]) -> str:
@@ -101,7 +101,7 @@ def faults_message(subject: str, faults: Sequence[str]) -> str:
     """
     if len(faults) == 1:
         return f"{subject}: {faults[0]}"
-    lines = [f"  - {fault}" for fault in faults[:_MOST_FAULTS]]
-    if len(faults) > _MOST_FAULTS:
-        lines.append(f"  - and {len(faults) - _MOST_FAULTS} more")
+    lines = [f"  - {fault}" for fault in faults[:_MAX_FAULTS]]
+    if len(faults) > _MAX_FAULTS:
+        lines.append(f"  - and {len(faults) - _MAX_FAULTS} more")
     return "\n".join([f"{subject}: {len(faults)} faults", *lines])

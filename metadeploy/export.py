@@ -50,20 +50,20 @@ _ARGUMENTS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         path: the sidecar.
-        size: of it, in bytes.
-        sha256: of it, hex.
-        outtype: type asked for the weight matrices.
-        config: what the wrapper is; ``checkpoint_sha256`` is filled in.
+        size: size of the sidecar in bytes.
+        sha256: hex digest of the sidecar.
+        outtype: requested type of the weight matrices.
+        config: the config of the wrapper, with ``checkpoint_sha256``.
         tensor_types: number of tensors by type.
-        n_parameters: elements of all tensors.
+        n_parameters: number of elements of all tensors.
         gates: strength tanh(gate) of the injection, by cross-attention layer.
-        checkpoint: the file that was read.
-        base: the base that was checked, None where none was given.
-        notes: defaults taken, oddities, matrices that kept a larger type.
+        checkpoint: the checkpoint file.
+        base: the base that was checked; None if there was none.
+        notes: defaults that were used, anything unusual, and matrices that kept a larger type.
     """
 
     path: Path
@@ -99,7 +99,8 @@ def export(
 
     Args:
         checkpoint: a ``.pt`` or ``.safetensors`` file, or a run directory.
-        output: the sidecar; by default ``doubter_sidecar.gguf``, or the like for another kind, beside the checkpoint.
+        output: the sidecar; by default ``doubter_sidecar.gguf`` (for another kind, ``KIND_sidecar.gguf``) beside the
+            checkpoint.
         outtype: type of the weight matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``.
         run_json: see `load_wrapper`.
         target_layers: see `load_wrapper`.
@@ -109,23 +110,23 @@ def export(
         base: GGUF of the base model, to check width, layers and architecture. Its number of layers is used if no
             other source has one.
         refusal_text: see `load_wrapper`.
-        metadata: descriptive keys; the licence of run.json, if any, is the default.
+        metadata: descriptive keys; the license in run.json, if any, is the default.
         force: whether an existing sidecar may be replaced.
-        progress: called after each tensor with bytes written and bytes in all.
+        progress: called after each tensor with the number of bytes that are written, and of all bytes.
 
     Returns:
-        What was done.
+        The result.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or contradicts run.json or the arguments.
-        RunDirError: the run.json beside the checkpoint says that other questions were collected since it was trained.
+        RunDirError: according to the run.json beside the checkpoint, other questions were collected after the training.
         ModelLoadError: the base is not a readable model.
         ModelMismatchError: the base does not fit.
         SidecarError: the sidecar exists, cannot be written, or a value does not fit its type.
         Error: the sidecar would replace the checkpoint, its run.json or the base.
         MissingDependencyError: torch or safetensors is not installed.
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of range, the text is not usable as a refusal, or wrappers of this kind have
+        ValueError: an argument is out of range, the text cannot be used as a refusal, or wrappers of this kind have
             none.
     """
     check_all(_ARGUMENTS, locals())
@@ -140,7 +141,7 @@ def export(
         refusal_text=refusal_text,
     )
     if run_json is None and wrapper.run_json is not None:
-        RunDir(wrapper.path.parent).refuse_stale_checkpoint()  # run.json would tell another base and other prompts
+        RunDir(wrapper.path.parent).refuse_stale_checkpoint()  # run.json would name another base and other prompts
     if base is not None:
         check_base(base, wrapper.config)
     config = replace(wrapper.config, checkpoint_sha256=sha256(wrapper.path))
@@ -176,14 +177,14 @@ def _unfollowed(config: WrapperConfig) -> tuple[str, ...]:
     if config.prompt_format in (None, "auto"):
         return ()
     return (
-        f"prompt_format is '{config.prompt_format}', which is kept and not followed: prompts go through the base's "
-        "chat template (--chat-template-file or --raw, if training had others)",
+        f"prompt_format is '{config.prompt_format}', which is stored and has no effect: the base's chat template is "
+        "applied to prompts (if training used another format: --chat-template-file or --raw)",
     )
 
 
 def _with_license(metadata: Metadata, wrapper: Wrapper) -> Metadata:
-    told = wrapper.run_json.license if wrapper.run_json else None
-    return replace(metadata, license=metadata.license or told)
+    default = wrapper.run_json.license if wrapper.run_json else None
+    return replace(metadata, license=metadata.license or default)
 
 
 def _lazy(tensor: torch.Tensor) -> LazyArray:

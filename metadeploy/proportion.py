@@ -1,4 +1,4 @@
-"""A share of a count, and how sure one may be of it. Standard library only: the demo uses it too."""
+"""Proportions and their confidence intervals. Standard library only, because the demo uses it, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Z_95: Final = NormalDist().inv_cdf(0.975)
 
 
 class Interval(NamedTuple):
-    """Where the true value lies with 95 % confidence."""
+    """A 95 % confidence interval."""
 
     low: float
     high: float
@@ -21,11 +21,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many.
+    """A proportion: ``hits`` out of ``total``.
 
     Attributes:
         hits: 0 to ``total``.
-        total: what ``hits`` is a part of; 0 leaves value and interval undefined.
+        total: the count of all; if it is 0, value and interval are undefined.
     """
 
     hits: int
@@ -33,40 +33,40 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """The share, 0 to 1; None of nothing."""
+        """The proportion, 0 to 1; None if ``total`` is 0."""
         return self.hits / self.total if self.total else None
 
     @property
     def interval(self) -> Interval | None:
-        """Where the true share lies with 95 % confidence (Wilson's score interval); None of nothing."""
+        """Its 95 % confidence interval (Wilson's score interval); None if ``total`` is 0."""
         return wilson_interval(self.hits, self.total)
 
 
 def figure(value: float | None, interval: Interval | None, n: int) -> dict[str, Any]:
-    """One figure as results have it: ``{"value", "low", "high", "n"}``, None where undefined."""
+    """Return a value in the format of the results: ``{"value", "low", "high", "n"}``, None if undefined."""
     low, high = interval or (None, None)
     return {"value": value, "low": low, "high": high, "n": n}
 
 
 def wilson_interval(hits: float, total: float) -> Interval | None:
-    """Wilson's score interval of a share of independent questions, two-sided, 95 %.
+    """Return Wilson's score interval of a proportion of independent questions, two-sided, 95 %.
 
-    With p = hits / total, z = 1.96 and ν = z² / total the ends are
-    ``(p + ν/2 ± √(ν · (p · (1 − p) + ν/4))) / (1 + ν)``. Unlike a bootstrap it does not shrink to a point where every
-    question was a hit, or none was.
+    With p = hits / total, z = 1.96 and ν = z² / total, the ends are
+    ``(p + ν/2 ± √(ν · (p · (1 − p) + ν/4))) / (1 + ν)``. Unlike a bootstrap interval, it does not shrink to a point if
+    all questions are hits, or none is.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
 
     Args:
-        hits: 0 to ``total``; may be an expectation, as where ties are averaged.
-        total: how many there were.
+        hits: 0 to ``total``; may be a fraction, for example if ties are averaged.
+        total: the count of all.
 
     Returns:
-        Both ends, each in [0, 1]; None where ``total`` is 0.
+        Both ends, each in [0, 1]; None if ``total`` is 0.
     """
     if not total:
         return None
-    share, nu = hits / total, _Z_95**2 / total
-    centre = (share + nu / 2) / (1 + nu)
-    spread = math.sqrt(nu * (share * (1 - share) + nu / 4)) / (1 + nu)
-    return Interval(max(0.0, centre - spread), min(1.0, centre + spread))
+    p, nu = hits / total, _Z_95**2 / total
+    center = (p + nu / 2) / (1 + nu)
+    half_width = math.sqrt(nu * (p * (1 - p) + nu / 4)) / (1 + nu)
+    return Interval(max(0.0, center - half_width), min(1.0, center + half_width))

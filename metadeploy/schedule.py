@@ -1,9 +1,8 @@
-"""How the injection changes while an answer grows.
+"""Schedules: how the injection changes while an answer grows.
 
-Time ``t`` counts tokens of the answer: it is 0 at every token of the prompt and k at the k-th token after it, when that
-token is processed, so that the injection at ``t = k`` acts on the choice of token k + 1. Everything here is off unless
-asked for, and all of it can be combined. What has been injected stays: keys and values of earlier tokens are never made
-again.
+Time ``t`` counts tokens of the answer. It is 0 at all tokens of the prompt, and k when the k-th token after the prompt
+is evaluated. So the injection at ``t = k`` affects the choice of token k + 1. Decay, window and refresh are off by
+default and can be combined. Earlier injections stay: the keys and values of earlier tokens are never recomputed.
 """
 
 from __future__ import annotations
@@ -21,49 +20,49 @@ __all__ = ["STATIC", "Decay", "InjectionSchedule", "Refresh"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """Let the injection fade: it is multiplied by alpha(t) = floor + (1 - floor) · exp(-t / tau).
+    """Let the injection fade by the factor alpha(t) = floor + (1 - floor) · exp(-t / tau).
 
-    Without it, what is injected feeds on itself in a long answer.
+    Without decay, the effect of the injection can amplify itself in a long answer.
 
     Attributes:
-        floor: what alpha falls to, 0 to 1.
-        tau: tokens after which all but 1/e of the way is gone; above 0.
+        floor: limit of alpha for large t, 0 to 1.
+        tau: number of tokens after which 1/e of the distance to ``floor`` remains; above 0.
     """
 
     floor: float = 0.3
     tau: float = 16.0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse values that are out of range."""
         _check(self, {"floor": number(0, 1), "tau": number(above=0)})
 
     def alpha(self, t: int) -> float:
-        """The factor at time t: 1 at 0."""
+        """Return the factor at time t; it is 1 at 0."""
         return self.floor + (1 - self.floor) * math.exp(-t / self.tau)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refresh:
-    """Make the cognitive tokens anew when what the base thinks has moved on.
+    """Compute the cognitive tokens again when the activations have changed.
 
-    A clean context, never injected into, gets the same tokens as the injected one. A comparison at time t is of its
-    activations (outputs of the target layers) at the token of time t with those last encoded, at first the prompt's:
-    the cosine of each layer, and of these the mean. It comes before that token is injected into, so new cognitive
-    tokens hold from that token on.
+    A clean context, without injection, evaluates the same tokens as the injected one. A comparison at time t compares
+    its activations at the token of time t with the last encoded ones, at first the prompt's. It takes the cosine of
+    each target layer, and the mean of these. It comes before the injection into that token, so that new cognitive
+    tokens apply from that token on.
 
     Let s be the time of the last encoding (at first 0) and c that of the last comparison or encoding. At t = s +
-    ``max_interval`` the activations are encoded without being compared; else at t = c + interval they are compared, and
-    encoded where the mean is below ``threshold``. The interval is ``min_interval`` after every encoding, and after a
-    comparison that changes nothing longer by ``min_interval``. Where nothing is injected (gain 0, or past the
-    schedule's window), nothing is compared either.
+    ``max_interval``, the activations are encoded without a comparison. Otherwise, at t = c + interval, they are
+    compared, and encoded if the mean is below ``threshold``. The interval is ``min_interval`` after every encoding. It
+    grows by ``min_interval`` after every comparison without an encoding. While nothing is injected (gain 0, or after
+    the schedule's window), nothing is compared.
 
-    With the defaults, as long as nothing changes: comparisons at 3 and 9 and 18, encoding at 20, comparisons at 23, ….
+    With the defaults, if nothing changes: comparisons at 3, 9 and 18, encoding at 20, comparisons at 23, ….
 
     Attributes:
-        threshold: lowest mean cosine at which the tokens stay; any number, above 1 encodes at every comparison, -1
-            or less never because of one.
-        min_interval: tokens from an encoding to the first comparison, 1 or more.
-        max_interval: most tokens from one encoding to the next, ``min_interval`` or more.
+        threshold: mean cosine below which the activations are encoded. Above 1: at every comparison. -1 or less: only
+            at ``max_interval``.
+        min_interval: number of tokens from an encoding to the first comparison, 1 or more.
+        max_interval: maximum number of tokens from one encoding to the next, ``min_interval`` or more.
     """
 
     threshold: float = 0.5
@@ -71,7 +70,7 @@ class Refresh:
     max_interval: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse values that are out of range."""
         _check(self, {"threshold": number(), "min_interval": whole_number(1), "max_interval": whole_number()})
         if self.max_interval < self.min_interval:
             raise ValueError(
@@ -81,13 +80,13 @@ class Refresh:
 
 @dataclass(frozen=True, kw_only=True)
 class InjectionSchedule:
-    """What becomes of the injection over time; by default it stays as it is.
+    """How the injection changes over time; by default it does not change.
 
     Attributes:
-        decay: let it fade.
-        window: inject as long as t is at most this, and not afterwards; 0 or more. 0 is the prompt alone, N the prompt
-            and the first N tokens of the answer. None never ends.
-        refresh: renew the cognitive tokens.
+        decay: lets the injection fade.
+        window: inject only while t is at most this, 0 or more. 0 injects into the prompt only, N into the prompt and
+            the first N tokens of the answer. None injects always.
+        refresh: computes the cognitive tokens again.
     """
 
     decay: Decay | None = None
@@ -95,7 +94,7 @@ class InjectionSchedule:
     refresh: Refresh | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse values that are out of range."""
         _check(
             self,
             {
@@ -106,7 +105,7 @@ class InjectionSchedule:
         )
 
     def strength(self, t: int) -> float:
-        """What the gain is multiplied by at time t, 0 to 1."""
+        """Return the factor of the gain at time t, 0 to 1."""
         if self.window is not None and t > self.window:
             return 0.0
         return 1.0 if self.decay is None else self.decay.alpha(t)
@@ -119,11 +118,11 @@ def _check(settings: object, rules: Mapping[str, Rule]) -> None:
         TypeError: a value has the wrong type.
         ValueError: a value is out of range.
     """
-    found = [fault for name, rule in rules.items() if (fault := rule.fault(name, getattr(settings, name)))]
-    if found:
-        kind = TypeError if any(isinstance(fault, TypeError) for fault in found) else ValueError
-        raise kind(faults_message(type(settings).__name__, [str(fault) for fault in found]))
+    faults = [fault for name, rule in rules.items() if (fault := rule.fault(name, getattr(settings, name)))]
+    if faults:
+        kind = TypeError if any(isinstance(fault, TypeError) for fault in faults) else ValueError
+        raise kind(faults_message(type(settings).__name__, [str(fault) for fault in faults]))
 
 
-#: Nothing changes: how wrappers are trained, and run by default.
+#: The injection does not change: the default, and the schedule that wrappers are trained with.
 STATIC: Final = InjectionSchedule()

@@ -1,4 +1,4 @@
-"""The clean pass over many questions at once: activations at the last prompt token, and the greedy answer."""
+"""The clean pass over batches of prompts: activations at the last prompt token, and greedy answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Prefilled:
     Attributes:
         activations: [B, n_layers, D] at the last prompt token, in the base's dtype, on its device.
         batch: the prompts, without the shared prefix.
-        opening: where the base's own answers begin.
+        opening: the state at the beginning of the base's own answers.
     """
 
     activations: Tensor
@@ -32,9 +32,9 @@ class Prefilled:
 
 
 class CleanPass:
-    """Runs batches of prompts through the base.
+    """Evaluates batches of prompts with the base.
 
-    Prompts mostly begin alike (the template's head); that part is computed once and shared.
+    Most prompts have a common beginning (the head of the template), which is computed once and shared.
     """
 
     def __init__(self, base: FrozenBase, *, layers: Sequence[int], stop_ids: set[int], prefix: SharedPrefix) -> None:
@@ -42,9 +42,9 @@ class CleanPass:
 
         Args:
             base: the frozen base.
-            layers: whose outputs at the last prompt token are wanted.
+            layers: layers whose outputs at the last prompt token are returned.
             stop_ids: tokens that end an answer.
-            prefix: the common beginning of all prompts to come.
+            prefix: the common beginning of all prompts.
         """
         self._base = base
         self._layers = tuple(layers)
@@ -54,32 +54,32 @@ class CleanPass:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefilled:
         """Evaluate a batch of prompts, whose token ids begin with the shared prefix."""
-        seen: dict[int, Tensor] = {}
+        captured: dict[int, Tensor] = {}
 
-        def keep(layer: int) -> Callable[[Tensor], None]:
-            return lambda hidden: seen.__setitem__(layer, hidden[:, -1].clone())
+        def capture(layer: int) -> Callable[[Tensor], None]:
+            return lambda hidden: captured.__setitem__(layer, hidden[:, -1].clone())
 
         batch = left_padded([prompt[len(self._prefix) :] for prompt in prompts], self._prefix, self._base.device)
-        with self._base.stack.hooked({layer: keep(layer) for layer in self._layers}):
+        with self._base.stack.hooked({layer: capture(layer) for layer in self._layers}):
             output = self._base.model(
                 **batch.inputs(),
                 past_key_values=self._prefix.expanded(len(prompts)),
                 use_cache=True,
                 **self._base.last_logits,
             )
-        # a base that is spread over several devices has its layers there
-        rows = [seen[layer].to(self._base.device) for layer in self._layers]
+        # if the base is on several devices, so are the outputs of its layers
+        rows = [captured[layer].to(self._base.device) for layer in self._layers]
         return Prefilled(torch.stack(rows, dim=1), batch, AnswerOpening.of(output, batch))
 
     def run(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, is_complete: IsComplete
     ) -> tuple[Tensor, list[GreedyAnswer]]:
-        """One batch.
+        """Evaluate and answer a batch.
 
         Args:
             prompts: token ids of each prompt, which begin with the shared prefix.
-            max_new_tokens: most tokens of an answer.
-            is_complete: asked after each token; True ends that answer.
+            max_new_tokens: maximum number of tokens of an answer.
+            is_complete: called after each token; True ends that answer.
 
         Returns:
             Activations [n, n_layers, D] in the base's dtype on the CPU, and the answers.

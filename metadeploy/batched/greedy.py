@@ -17,18 +17,18 @@ from metadeploy.reference.base import FrozenBase
 
 __all__ = ["AnswerOpening", "GreedyAnswer", "greedy_answers"]
 
-#: What surrounds each step, told which answers [n] of the batch are still in it.
+#: Returns the context for a step, given which answers [n] of the batch still grow.
 Around = Callable[[Tensor], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class GreedyAnswer:
-    """What the model says.
+    """A greedy answer.
 
     Attributes:
-        token_ids: the greedy answer, without the token that ended it.
-        logprobs: natural log-probability of each of them.
-        ended: whether the model ended it (not the length limit, nor `IsComplete`).
+        token_ids: its tokens, without the token that ended it.
+        logprobs: natural log-probability of each token.
+        ended: whether the model ended it, and not the length limit or `IsComplete`.
     """
 
     token_ids: tuple[int, ...]
@@ -38,12 +38,12 @@ class GreedyAnswer:
 
 @dataclass(frozen=True)
 class AnswerOpening:
-    """Where the answers of a batch begin.
+    """The state at the beginning of the answers of a batch.
 
     Attributes:
         logits: [B, V] of the first token.
-        cache: of transformers, up to there; answering uses it up.
-        attention_mask: [B, n] of what is in the cache.
+        cache: transformers' cache of the prompts; it can be used only once.
+        attention_mask: [B, n] of the tokens in the cache.
         positions: [B, 1] of the last prompt token.
     """
 
@@ -54,11 +54,11 @@ class AnswerOpening:
 
     @classmethod
     def of(cls, output: Any, batch: LeftPadded) -> AnswerOpening:
-        """What a model's output for a batch of prompts leads to."""
+        """Return the state after a model's output for a batch of prompts."""
         return cls(output.logits[:, -1], output.past_key_values, batch.attention_mask, batch.position_ids[:, -1:])
 
     def rows(self, index: Tensor) -> AnswerOpening:
-        """A copy of some of the batch [n], which can be answered beside this one."""
+        """Return a copy of some rows [n] of the batch, which can be answered independently."""
         cache = copy.deepcopy(self.cache)
         cache.reorder_cache(index)
         return AnswerOpening(self.logits[index], cache, self.attention_mask[index], self.positions[index])
@@ -74,15 +74,15 @@ def greedy_answers(
     is_complete: IsComplete,
     around: Around | None = None,
 ) -> list[GreedyAnswer]:
-    """Go on from where the answers begin; an answer that is finished leaves the batch.
+    """Generate the answers of a batch; an answer that is finished leaves the batch.
 
     Args:
         base: the model.
-        opening: first logits, and what lies before them.
+        opening: the state at the beginning of the answers.
         stop_ids: tokens that end an answer.
-        max_new_tokens: most tokens of an answer.
-        is_complete: asked after each token; True ends that answer.
-        around: entered for each step after the first token, an injection for example.
+        max_new_tokens: maximum number of tokens of an answer.
+        is_complete: called after each token; True ends that answer.
+        around: context that each step after the first token is run in, for example an injection.
 
     Returns:
         The answers, in the order of the batch.
@@ -94,21 +94,23 @@ def greedy_answers(
     ended = [False] * count
     rows = torch.arange(count, device=logits.device)  # which answer each row of the batch belongs to
     for _ in range(max_new_tokens):
-        best, chosen = logits.float().log_softmax(-1).max(-1)
-        going = []
-        for place, (row, token, logprob) in enumerate(zip(rows.tolist(), chosen.tolist(), best.tolist(), strict=True)):
+        best_logprobs, chosen = logits.float().log_softmax(-1).max(-1)
+        active = []
+        for batch_row, (row, token, logprob) in enumerate(
+            zip(rows.tolist(), chosen.tolist(), best_logprobs.tolist(), strict=True)
+        ):
             if token in stop_ids:
                 ended[row] = True
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
             if len(tokens[row]) < max_new_tokens and not is_complete(row, tokens[row]):
-                going.append(place)
-        if not going:
+                active.append(batch_row)
+        if not active:
             break
-        if len(going) < len(rows):
-            index = torch.tensor(going, device=logits.device)
-            cache.reorder_cache(index)  # made for beams: selects rows, of recurrent memories too
+        if len(active) < len(rows):
+            index = torch.tensor(active, device=logits.device)
+            cache.reorder_cache(index)  # meant for beam search: selects rows, also of recurrent memories
             rows, chosen, mask, positions = rows[index], chosen[index], mask[index], positions[index]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions + 1

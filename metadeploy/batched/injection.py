@@ -1,4 +1,4 @@
-"""Injection into a batch, each example with cognitive tokens of its own."""
+"""Injection into a batch, each example with its own cognitive tokens."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["injected"]
 
 
 @contextmanager
-def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, where: Tensor, *, gain: float = 1.0) -> Iterator[None]:
-    """Inject into a batch, with cognitive tokens [B, C, D] of each example and only where ``where`` [B, T] is True."""
-    everywhere = bool(where.all())
+def injected(base: FrozenBase, doubter: Doubter, tokens: Tensor, mask: Tensor, *, gain: float = 1.0) -> Iterator[None]:
+    """Inject into a batch, with cognitive tokens [B, C, D] of each example, at the positions of ``mask`` [B, T]."""
+    everywhere = bool(mask.all())
 
     def hook(layer: int) -> BlockHook:
         cross_attention = doubter.cross_attention(layer)
 
         def inject(hidden: Tensor) -> Tensor:
             after: Tensor = cross_attention(hidden.to(tokens), tokens, gain=gain).to(hidden)
-            return after if everywhere else torch.where(where[..., None], after, hidden)
+            return after if everywhere else torch.where(mask[..., None], after, hidden)
 
         return inject
 

@@ -1,4 +1,4 @@
-"""Batches of prompts that begin alike: the beginning is computed once."""
+"""Batches of prompts with a common beginning, which is computed once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["LeftPadded", "SharedPrefix", "left_padded"]
 
 
 class SharedPrefix:
-    """The keys and values of what all prompts begin with.
+    """The keys and values of the common beginning of all prompts.
 
-    Only where a cache is plain keys and values: recurrent memories and sliding windows do not go on from a cached
-    beginning with several tokens at once in transformers. There the prefix is empty, as it is for models that count
-    distances by place in the cache.
+    This needs a cache of plain keys and values. In transformers, recurrent memories and sliding windows cannot continue
+    from a cached beginning with several tokens at once. For these, and for models that measure distances by index in
+    the cache, the prefix is empty.
     """
 
     def __init__(self, token_ids: tuple[int, ...], cache: Any) -> None:
@@ -35,11 +35,11 @@ class SharedPrefix:
     @classmethod
     @torch.inference_mode()
     def of(cls, base: FrozenBase, prompts: Sequence[Sequence[int]]) -> SharedPrefix:
-        """Find and compute the common beginning of ``prompts``; at least one token of each stays outside."""
-        # what the first and the last in order have in common, all have
+        """Find and compute the common beginning of ``prompts``; at least one token of each is not part of it."""
+        # all prompts have in common what the first and the last in sorted order have in common
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-        most = min(map(len, prompts)) - 1
-        common = first[: next((i for i in range(most) if first[i] != last[i]), most)]
+        max_length = min(map(len, prompts)) - 1
+        common = first[: next((i for i in range(max_length) if first[i] != last[i]), max_length)]
         if not common or not takes_positions(base):
             return cls.none()
         output = base.model(input_ids=torch.tensor([list(common)], device=base.device), use_cache=True)
@@ -50,16 +50,16 @@ class SharedPrefix:
 
     @classmethod
     def none(cls) -> SharedPrefix:
-        """No common beginning."""
+        """Return an empty prefix."""
         return cls((), None)
 
     def keys_values(self, first: int) -> Tensor:
-        """Keys and values of the blocks from ``first`` on: [n_blocks, 2, n_kv_head, n_prefix, head_dim]."""
+        """Return keys and values of the blocks from ``first`` on: [n_blocks, 2, n_kv_head, n_prefix, head_dim]."""
         layers = self._cache.layers[first:]
         return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])
 
     def expanded(self, count: int) -> Any:
-        """A cache of its own for a batch of ``count`` prompts; None where the prefix is empty."""
+        """Return a new cache for a batch of ``count`` prompts; None if the prefix is empty."""
         if self._cache is None:
             return None
         cache = copy.deepcopy(self._cache)
@@ -68,12 +68,12 @@ class SharedPrefix:
 
 
 def takes_positions(base: FrozenBase) -> bool:
-    """Whether a model can be told positions; else padding after a cached beginning would count as distance."""
+    """Return whether a model takes positions. Otherwise, padding after a cached beginning would count as distance."""
     return "position_ids" in inspect.signature(base.model.forward).parameters
 
 
 def plain_cache(cache: Any) -> bool:
-    """Whether a cache holds keys and values of full attention and nothing else."""
+    """Return whether a cache holds only keys and values of full attention."""
     from transformers.cache_utils import DynamicLayer
 
     layers: list[Any] = getattr(cache, "layers", None) or []
@@ -82,12 +82,12 @@ def plain_cache(cache: Any) -> bool:
 
 @dataclass(frozen=True)
 class LeftPadded:
-    """A batch of token sequences that end together.
+    """A batch of token sequences, padded on the left.
 
     Attributes:
         token_ids: [B, T], without the shared prefix.
-        attention_mask: [B, n_prefix + T], 0 where padded.
-        position_ids: [B, T], counted from the prompt's true beginning.
+        attention_mask: [B, n_prefix + T], 0 for padding.
+        position_ids: [B, T], counted from the beginning of the prompt, without padding.
     """
 
     token_ids: Tensor
@@ -95,7 +95,7 @@ class LeftPadded:
     position_ids: Tensor
 
     def inputs(self) -> dict[str, Tensor]:
-        """Arguments of a transformers model."""
+        """Return the arguments for a transformers model."""
         return {
             "input_ids": self.token_ids,
             "attention_mask": self.attention_mask,
@@ -106,7 +106,7 @@ class LeftPadded:
 def left_padded(
     sequences: Sequence[Sequence[int]], prefix: SharedPrefix | None, device: torch.device | None = None
 ) -> LeftPadded:
-    """Put sequences, which follow ``prefix``, into one batch."""
+    """Build a batch of sequences that follow ``prefix``."""
     n_prefix = 0 if prefix is None else len(prefix)
     width = max(len(sequence) for sequence in sequences)
     token_ids = torch.zeros(len(sequences), width, dtype=torch.long)

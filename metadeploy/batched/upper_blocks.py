@@ -1,8 +1,8 @@
-"""Only the blocks that injection can touch: the upper part of a model, fed with what the block below put out.
+"""Run only the upper blocks of a model, which the injection can change, on cached hidden states.
 
-Below the lowest cross-attention layer nothing depends on the wrapper, so what those blocks put out is computed once and
-kept. The model's own forward still runs (masks, rotary embeddings, final norm, whatever scales its logits): the lower
-blocks are only stepped over.
+Below the lowest cross-attention layer nothing depends on the wrapper, so the outputs of those blocks are computed once
+and cached. The model's own forward still runs (masks, rotary embeddings, final norm, scaling of logits), but it skips
+the lower blocks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cut_faults(base: FrozenBase) -> list[str]:
 
 
 class UpperInputs(Protocol):
-    """What the upper blocks of a batch need."""
+    """The inputs of the upper blocks for a batch."""
 
     @property
     def hidden(self) -> Tensor:
@@ -58,7 +58,7 @@ class UpperInputs(Protocol):
 
 
 class UpperBlocks:
-    """A base of which only the blocks from ``first`` on are run.
+    """A base that runs only its blocks from ``first`` on.
 
     Attributes:
         base: the frozen base.
@@ -84,23 +84,23 @@ class UpperBlocks:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """While it lasts, the base's lower blocks are stepped over; the base is as before afterwards."""
+        """Skip the base's lower blocks while the context is active; afterward the base is unchanged."""
         blocks = self.base.stack.blocks
         lower = list(blocks[: self.first])
         try:
             for index, block in enumerate(lower):
-                blocks[index] = _SteppedOver(block, self._output)
+                blocks[index] = _SkippedBlock(block, self._output)
             yield
         finally:
             for index, block in enumerate(lower):
                 blocks[index] = block
 
     def forward(self, hidden: Tensor, **options: Any) -> Any:
-        """Run the upper blocks; inside ``active`` only.
+        """Run the upper blocks, only inside ``active``.
 
         Args:
-            hidden: [B, T, D] that block ``first - 1`` put out.
-            options: attention mask, position ids, cache, as transformers' models take them.
+            hidden: [B, T, D] output of block ``first - 1``.
+            options: attention mask, position ids and cache for the transformers model.
 
         Returns:
             The model's output.
@@ -112,10 +112,12 @@ class UpperBlocks:
             self._hidden = None
 
     def logits(self, batch: UpperInputs, rows: Tensor, positions: Tensor) -> Tensor:
-        """Return the logits [n, V] at some places of a batch, only inside ``active``. The batch's cache works once.
+        """Return the logits [n, V] at some positions of a batch, only inside ``active``.
+
+        The batch's cache can be used only once.
 
         Args:
-            batch: examples with their kept parts.
+            batch: examples with their cached states.
             rows: [n] indices into the batch.
             positions: [n] positions in its hidden states.
         """
@@ -131,24 +133,24 @@ class UpperBlocks:
         return logits
 
     def _output(self) -> Any:
-        """What every lower block puts out, in the shape that the model's loop takes apart."""
+        """Return the output of every lower block in the form that the model expects."""
         assert self._hidden is not None
         return (self._hidden, *[None] * self._n_beside) if self._n_beside is not None else self._hidden
 
 
-class _SteppedOver(nn.Module):
-    """Stands for a lower block; whatever it is given, it hands over the kept hidden states.
+class _SkippedBlock(nn.Module):
+    """Replaces a lower block, and returns the cached hidden states for any input.
 
-    Not its argument: some models scale what they are given as embeddings, or add positions to it.
+    It does not return its input, because some models scale their embeddings or add positions to them.
     """
 
     def __init__(self, block: nn.Module, output: Callable[[], Any]) -> None:
         super().__init__()
-        self._block = [block]  # in a list, so that it is no submodule
+        self._block = [block]  # in a list, so that it does not become a submodule
         self._output = output
 
     def __getattr__(self, name: str) -> Any:
-        # some models look at a block's kind of attention before they call it
+        # some models read attributes of a block, such as its kind of attention, before they call it
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -159,19 +161,19 @@ class _SteppedOver(nn.Module):
 
 
 def _outputs_beside_hidden(base: FrozenBase) -> int | None:
-    """How many values stand beside the hidden states where blocks put out tuples; None where they do not."""
-    found: list[Any] = []
-    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    """Return the number of other values in the output tuples of blocks; None if blocks return no tuples."""
+    outputs: list[Any] = []
+    handle = base.stack.blocks[0].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         base.forward([0], injection=None, last_only=True)
     finally:
         handle.remove()
-    return len(found[0]) - 1 if isinstance(found[0], tuple) else None
+    return len(outputs[0]) - 1 if isinstance(outputs[0], tuple) else None
 
 
 @contextmanager
 def selected_rows(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Let a model compute logits only of some positions: [1, n, V], in the order given.
+    """Let a model compute only the logits of some positions: [1, n, V], in the given order.
 
     Args:
         model: a transformers model.
@@ -181,7 +183,7 @@ def selected_rows(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]
 
     def select(_module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         hidden = inputs[0]
-        # index_select's gradient is many times cheaper than that of indexing with two tensors
+        # the gradient of index_select is many times cheaper than that of indexing with two tensors
         return (hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + positions)[None], *inputs[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)

@@ -1,6 +1,6 @@
-"""A trained wrapper on disk: its checkpoint, its run.json and its run directory, read and written here.
+"""Read and write a trained wrapper: its checkpoint, its run.json and its run directory.
 
-The names are loaded when they are first used. torch is imported only when a checkpoint is read or written.
+The names are loaded on first use. torch is imported only when a checkpoint is read or written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checkpoint files as they are: PyTorch and safetensors, read without ever running what is inside.
+"""Read checkpoint files (PyTorch and safetensors) without executing code from them.
 
-A pickle is hostile until proven otherwise. It is loaded with ``weights_only=True``, which admits tensors and plain
-data; whatever needs more is refused with the reason and the way out.
+Every pickle is treated as hostile. It is loaded with ``weights_only=True``, which allows only tensors and plain data.
+For a pickle that needs more, the error says why it is refused, and how to save it as plain data.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 _REQUIRED: Final = ("config", "encoder_state", "ca_state")
 _LAYER_LISTS: Final = ("target_layers", "cross_attn_layers")
 _PREFIXES: Final = (("encoder_state.", "enc."), ("ca_state.", "ca."), ("enc.", "enc."), ("ca.", "ca."))
-#: A scalar in the framework's newer fixtures may have no dimension; the sidecar has [1].
+#: Scalars that have no dimension in some files; the sidecar has [1].
 _SCALARS: Final = re.compile(r"ca\.[0-9]+\.gate|enc\.layer_gates\.[0-9]+")
 _MODULE: Final = re.compile(r"enc\.|ca\.[0-9]+\.")
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
 
-#: The lambda refers to nothing outside itself, so the lines work wherever they are pasted, with every type in a pickle.
+#: The lambda refers to nothing outside itself, so that the lines work wherever they are pasted.
 _RESAVE: Final = """\
 holds objects ({names}) and not plain data only; loading them would run code, which is refused.
-  If you trust where it comes from, save it once as plain data, in the environment that wrote it:
+  If you trust its source, save it once as plain data, in the environment that wrote it:
 
       import torch
       plain = lambda x, f: (
@@ -61,13 +61,13 @@ holds objects ({names}) and not plain data only; loading them would run code, wh
 
 @dataclass(frozen=True)
 class RawCheckpoint:
-    """Contents of a checkpoint file, not yet interpreted.
+    """The content of a checkpoint file, not yet interpreted.
 
     Attributes:
         path: the file.
-        tensors: by sidecar name (``enc.<name>``, ``ca.<layer>.<name>``), dtype as in the file.
+        tensors: tensors by sidecar name (``enc.<name>``, ``ca.<layer>.<name>``), dtype as in the file.
         config: the training configuration.
-        extras: top-level entries besides: ``format_version``, ``target_layers``, ``cross_attn_layers``, ….
+        extras: the other top-level entries: ``format_version``, ``target_layers``, ``cross_attn_layers``, ….
         notes: notes for the summary, such as the parts that were removed from the names.
     """
 
@@ -78,22 +78,22 @@ class RawCheckpoint:
     notes: tuple[str, ...] = ()
 
     def setting(self, key: str) -> Any:
-        """A setting from the top level or else from the config; None where neither has it."""
+        """Return a setting from the top level, otherwise from the config; None if neither has it."""
         value = self.extras.get(key)
         return self.config.get(key) if value is None else value
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint file that a path means.
+    """Return the checkpoint file that a path means.
 
     Args:
         path: a file, or a run directory.
 
     Returns:
-        The file itself; in a directory the one of the usual name, else the only one there is.
+        The file itself. In a directory, the file with the usual name, otherwise the only checkpoint.
 
     Raises:
-        CheckpointError: nothing there, nothing usable in the directory, or several candidates.
+        CheckpointError: the path does not exist, or the directory holds no checkpoint or several.
     """
     if not path.is_dir():
         if not path.exists():
@@ -102,12 +102,12 @@ def find_checkpoint(path: Path) -> Path:
     for name in _USUAL_NAMES:
         if (path / name).is_file():
             return path / name
-    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    candidates = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
         raise CheckpointError(f"run directory '{path}': holds no checkpoint, expected {' or '.join(_USUAL_NAMES)}")
-    names = ", ".join(file.name for file in found)
+    names = ", ".join(file.name for file in candidates)
     raise CheckpointError(f"run directory '{path}': holds several checkpoints: {names} (hint: name the one to use)")
 
 
@@ -115,13 +115,14 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     """Read a checkpoint file.
 
     Args:
-        path: ``.pt`` (zip format, or the format before PyTorch 1.6) or ``.safetensors``; recognised by its first bytes.
+        path: ``.pt`` (zip format, or the format before PyTorch 1.6) or ``.safetensors``, recognized by its first bytes.
 
     Returns:
-        Its contents. Tensors of zip and safetensors files are mapped, not loaded.
+        Its content. Tensors of zip and safetensors files are mapped, not loaded.
 
     Raises:
-        CheckpointError: not such a file, damaged, in need of code execution, or of the wrong structure (all faults).
+        CheckpointError: the file is not a checkpoint, is damaged, needs code execution, or has the wrong structure (the
+            message lists all faults).
         MissingDependencyError: torch or safetensors is not installed.
     """
     path = Path(path)
@@ -139,22 +140,22 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     if size == 0:
         raise CheckpointError(f"{subject}: is empty (interrupted copy or download?)")
     if start.startswith(b"GGUF"):
-        raise CheckpointError(f"{subject}: is a GGUF file already (hint: metadeploy inspect shows what is in it)")
+        raise CheckpointError(f"{subject}: is a GGUF file already (hint: metadeploy inspect shows its content)")
     if start.startswith(b"PK"):
         _check_archive(path, subject)
-        found = _structure(path, subject, _torch_load(path, subject, mmap=True))
+        raw = _structure(path, subject, _torch_load(path, subject, mmap=True))
     elif start.startswith(b"\x80"):
-        # the format before PyTorch 1.6, or a bare pickle: not mappable, otherwise the same
-        found = _structure(path, subject, _torch_load(path, subject, mmap=False))
+        # the format before PyTorch 1.6, or a bare pickle; it cannot be mapped, but is otherwise the same
+        raw = _structure(path, subject, _torch_load(path, subject, mmap=False))
     elif start[8:9] == b"{":
-        found = _read_safetensors(path, subject)
+        raw = _read_safetensors(path, subject)
     else:
         raise CheckpointError(
             f"{subject}: is neither a PyTorch nor a safetensors file: starts with {start[:8]!r} "
             "(a Git LFS pointer, or a web page instead of the file?)"
         )
-    _check_tensors(found, subject, size)
-    return found
+    _check_tensors(raw, subject, size)
+    return raw
 
 
 def _import(name: str) -> Any:
@@ -188,17 +189,17 @@ def _torch_load(path: Path, subject: str, *, mmap: bool) -> object:
     torch = _import("torch")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: an error, if it is one, comes as an error
+            warnings.simplefilter("ignore")  # warnings about pickle protocols; real problems raise an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as problem:
         raise CheckpointError(f"{subject}: {_refusal(path, str(problem))}") from None
-    except Exception as problem:  # a damaged pickle can fail in any way: whatever it is, the file is what is wrong
+    except Exception as problem:  # a damaged pickle can raise any exception
         hint = "" if mmap else " (the file has the format before PyTorch 1.6, or is a bare pickle)"
         raise CheckpointError(f"{subject}: is truncated or damaged: {_first_line(problem)}{hint}") from None
 
 
 def _refusal(path: Path, text: str) -> str:
-    """What torch's long text about an unpickling error comes down to."""
+    """Summarize torch's long message about an unpickling error."""
     names = ", ".join(sorted(set(_GLOBAL.findall(text))))
     if names and "is blocked" in text:
         return f"calls {names} when loaded: it looks like an attack and is refused (do not load it by other means)"
@@ -213,24 +214,26 @@ def _first_line(problem: Exception) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
 
 
-def _structure(path: Path, subject: str, found: object) -> RawCheckpoint:
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"{subject}: holds a {type(found).__name__}, expected a dict with {', '.join(_REQUIRED)}")
-    missing = [key for key in _REQUIRED if key not in found]
-    if missing:
-        there = ", ".join(repr(key) for key in list(found)[:6]) or "nothing"
+def _structure(path: Path, subject: str, content: object) -> RawCheckpoint:
+    if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{subject}: lacks {', '.join(repr(key) for key in missing)}; it holds {there} (hint: not a Doubter "
+            f"{subject}: holds a {type(content).__name__}, expected a dict with {', '.join(_REQUIRED)}"
+        )
+    missing = [key for key in _REQUIRED if key not in content]
+    if missing:
+        present = ", ".join(repr(key) for key in list(content)[:6]) or "nothing"
+        raise CheckpointError(
+            f"{subject}: lacks {', '.join(repr(key) for key in missing)}; it holds {present} (hint: not a Doubter "
             "checkpoint, or a bare state dict)"
         )
-    wrong = [key for key in _REQUIRED if not isinstance(found[key], Mapping)]
+    wrong = [key for key in _REQUIRED if not isinstance(content[key], Mapping)]
     if wrong:
-        kinds = [f"'{key}' is a {type(found[key]).__name__}, expected a dict" for key in wrong]
-        raise CheckpointError(faults_message(subject, kinds))
+        wrong_types = [f"'{key}' is a {type(content[key]).__name__}, expected a dict" for key in wrong]
+        raise CheckpointError(faults_message(subject, wrong_types))
     faults: list[str] = []
     removed: dict[str, None] = {}
-    tensors = _named(found["encoder_state"], "encoder_state", "enc.", faults, removed)
-    for layer, state in found["ca_state"].items():
+    tensors = _named_tensors(content["encoder_state"], "encoder_state", "enc.", faults, removed)
+    for layer, state in content["ca_state"].items():
         number = _layer_number(layer)
         if number is None:
             faults.append(f"ca_state has the key {layer!r}, expected a layer number")
@@ -239,11 +242,11 @@ def _structure(path: Path, subject: str, found: object) -> RawCheckpoint:
         elif any(name.startswith(f"ca.{number}.") for name in tensors):
             faults.append(f"ca_state has layer {number} twice, as a number and as text")
         else:
-            tensors |= _named(state, f"ca_state[{layer!r}]", f"ca.{number}.", faults, removed)
+            tensors |= _named_tensors(state, f"ca_state[{layer!r}]", f"ca.{number}.", faults, removed)
     if faults:
         raise CheckpointError(faults_message(subject, faults))
-    extras = {str(key): value for key, value in found.items() if key not in _REQUIRED}
-    return RawCheckpoint(path, tensors, dict(found["config"]), extras, _unwrapped_note(removed))
+    extras = {str(key): value for key, value in content.items() if key not in _REQUIRED}
+    return RawCheckpoint(path, tensors, dict(content["config"]), extras, _unwrapped_note(removed))
 
 
 def _layer_number(key: object) -> int | None:
@@ -252,7 +255,7 @@ def _layer_number(key: object) -> int | None:
     return key if isinstance(key, int) and not isinstance(key, bool) and key >= 0 else None
 
 
-def _named(
+def _named_tensors(
     state: Mapping[Any, Any], where: str, prefix: str, faults: list[str], removed: dict[str, None]
 ) -> dict[str, torch.Tensor]:
     torch = _import("torch")
@@ -269,11 +272,11 @@ def _unwrap(
     tensors: Mapping[str, Any], where: str, prefix: str, faults: list[str], removed: dict[str, None]
 ) -> dict[str, Any]:
     """Return the tensors of one module by sidecar name, without the parts that wrapped models add to names."""
-    found = unwrap(tensors.keys())
-    removed.update(dict.fromkeys(found.removed))
-    if found.fault is not None:
-        faults.append(f"{where}: {found.fault}")
-    return {f"{prefix}{found.names[name]}": tensor for name, tensor in tensors.items()}
+    unwrapped = unwrap(tensors.keys())
+    removed.update(dict.fromkeys(unwrapped.removed))
+    if unwrapped.fault is not None:
+        faults.append(f"{where}: {unwrapped.fault}")
+    return {f"{prefix}{unwrapped.names[name]}": tensor for name, tensor in tensors.items()}
 
 
 def _unwrapped_note(removed: Iterable[str]) -> tuple[str, ...]:
@@ -292,31 +295,33 @@ def _read_safetensors(path: Path, subject: str) -> RawCheckpoint:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except Exception as problem:  # the library's own error class says nothing more than its message
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except Exception as problem:  # the class of the library's error adds nothing to its message
         raise CheckpointError(f"{subject}: is not a valid safetensors file: {_first_line(problem)}") from None
     tensors: dict[str, Any] = {}
     faults: list[str] = []
     removed: dict[str, None] = {}
-    whole = unwrap(found.keys())  # the names of a model that holds both parts
-    removed.update(dict.fromkeys(whole.removed))
-    for name, tensor in found.items():
-        inside = whole.names[name]
-        start, replacement = next(((old, new) for old, new in _PREFIXES if inside.startswith(old)), ("", ""))
-        ours = replacement + inside.removeprefix(start)
-        if not start:
+    unwrapped = unwrap(stored.keys())  # the names of a model that holds both parts
+    removed.update(dict.fromkeys(unwrapped.removed))
+    for name, tensor in stored.items():
+        unwrapped_name = unwrapped.names[name]
+        old_prefix, new_prefix = next(
+            ((old, new) for old, new in _PREFIXES if unwrapped_name.startswith(old)), ("", "")
+        )
+        sidecar_name = new_prefix + unwrapped_name.removeprefix(old_prefix)
+        if not old_prefix:
             faults.append(
                 f"tensor '{name}' has an unknown name, expected enc.*, ca.<layer>.*, encoder_state.* or ca_state.*"
             )
-        elif ours in tensors:
-            faults.append(f"tensor '{ours}' is there twice, under two names")
+        elif sidecar_name in tensors:
+            faults.append(f"tensor '{sidecar_name}' is there twice, under two names")
         else:
-            tensors[ours] = tensor
+            tensors[sidecar_name] = tensor
     if not faults:
         tensors = _unwrap_modules(tensors, faults, removed)
     if faults:
         raise CheckpointError(faults_message(subject, faults))
-    extras = {key: _plain(text) for key, text in metadata.items()}
+    extras = {key: _parse_metadata(text) for key, text in metadata.items()}
     config = extras.pop("config", {})
     if not isinstance(config, Mapping):
         raise CheckpointError(f"{subject}: its metadata 'config' is {config!r}, expected a JSON object")
@@ -330,14 +335,14 @@ def _unwrap_modules(tensors: Mapping[str, Any], faults: list[str], removed: dict
         match = _MODULE.match(name)
         prefix = match[0] if match else ""
         modules.setdefault(prefix, {})[name.removeprefix(prefix)] = tensor
-    freed: dict[str, Any] = {}
-    for prefix, parts in modules.items():
-        freed |= _unwrap(parts, f"{prefix}*", prefix, faults, removed) if prefix else parts
-    return freed
+    unwrapped: dict[str, Any] = {}
+    for prefix, module_tensors in modules.items():
+        unwrapped |= _unwrap(module_tensors, f"{prefix}*", prefix, faults, removed) if prefix else module_tensors
+    return unwrapped
 
 
-def _plain(text: str) -> Any:
-    """Metadata of safetensors is text only: lists, numbers and objects are JSON inside it."""
+def _parse_metadata(text: str) -> Any:
+    """Parse a metadata value of safetensors, which is always text; lists, numbers and objects are JSON in it."""
     try:
         return parse(text)
     except JSONFault:
@@ -347,22 +352,22 @@ def _plain(text: str) -> Any:
 # -- both
 
 
-def _check_tensors(found: RawCheckpoint, subject: str, size: int) -> None:
+def _check_tensors(raw: RawCheckpoint, subject: str, size: int) -> None:
     torch = _import("torch")
     faults = []
-    for name, tensor in found.tensors.items():
+    for name, tensor in raw.tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            faults.append(f"tensor '{name}' is sparse, quantised or without data, expected a plain dense tensor")
+            faults.append(f"tensor '{name}' is sparse, quantized or without data, expected a plain dense tensor")
         elif not tensor.is_floating_point():
             faults.append(
                 f"tensor '{name}' has dtype {str(tensor.dtype).removeprefix('torch.')}, expected floating point"
             )
         elif tensor.numel() * tensor.element_size() > size:
-            # a pickle can describe any shape over one stored number
+            # a pickle can give any shape to a single stored number
             faults.append(
                 f"tensor '{name}' has shape {list(tensor.shape)}, more than the file of {size} bytes can hold"
             )
         elif tensor.dim() == 0 and _SCALARS.fullmatch(name):
-            found.tensors[name] = tensor.reshape(1)
+            raw.tensors[name] = tensor.reshape(1)
     if faults:
         raise CheckpointError(faults_message(subject, faults))

@@ -19,29 +19,29 @@ _SEPARATOR: Final = re.compile(r"\s*,\s*|\s+")
 
 
 def preset_block_count(spec: LayerSpec) -> int | None:
-    """The number of decoder blocks that a preset names, 32 in ``late:32``; None for everything else."""
+    """Return the number of decoder blocks that a preset names, 32 for ``late:32``; None for everything else."""
     match = _PRESET.fullmatch(spec.strip()) if isinstance(spec, str) else None
     return int(match[2]) if match and match[2] else None
 
 
 def is_bare_preset(spec: object) -> bool:
-    """Whether this is ``late`` or ``all`` without a number of layers."""
+    """Return whether a value is ``late`` or ``all`` without a number of layers."""
     match = _PRESET.fullmatch(spec.strip()) if isinstance(spec, str) else None
     return match is not None and match[2] is None
 
 
 def parse_layers(spec: LayerSpec, *, num_layers: int | None = None) -> tuple[int, ...]:
-    """Layer numbers of a specification.
+    """Return the layer numbers of a specification.
 
     Args:
         spec: see `LayerSpec`. ``late`` is the last third, layers from ``2 * n // 3`` on; ``all`` is every layer.
-        num_layers: decoder blocks of the base, where known; needed by a preset that does not name it itself.
+        num_layers: number of decoder blocks of the base, if known; required for a preset without a number.
 
     Returns:
-        Layers in the order written.
+        The layers, in the order of the specification.
 
     Raises:
-        ValueError: the text is not a layer list; a preset without a number of layers, or against it; the message is a
+        ValueError: the text is not a layer list, or a preset has no number of layers or a wrong one. The message is a
             phrase without a subject.
     """
     layers = _parse_text(spec.strip(), num_layers) if isinstance(spec, str) else tuple(spec)

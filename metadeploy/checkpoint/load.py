@@ -1,7 +1,7 @@
-"""From a checkpoint, its run.json and the caller's flags to one typed `Wrapper`.
+"""Combine a checkpoint, its run.json and the caller's flags into one typed `Wrapper`.
 
-What the tensors say is the truth. Everything else that is said about the same thing, by the checkpoint, by run.json or
-by a flag, must agree with it and with each other; all contradictions are reported at once, each naming both sides.
+The tensors are authoritative. Checkpoint, run.json and flags must agree with the tensors and with each other. One error
+lists all contradictions, each with both of its sources.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["Wrapper", "load_wrapper"]
 
 T = TypeVar("T")
 
-#: Tensors named one by one in a message; the rest are counted.
-_MOST_NAMED: Final = 12
+#: Maximum number of tensors that a message names; it gives the number of the others.
+_MAX_NAMED: Final = 12
 _LAYER_KEYS: Final = ("target_layers", "cross_attn_layers")
 #: The keys that a checkpoint may have at its top level and in its config.
 _SETTINGS: Final = (
@@ -42,7 +42,7 @@ _SETTINGS: Final = (
     *("refusal_text", "refusal_token_ids", "refusal_bias", "prompt_format", "answer_suffix", "chat_template_kwargs"),
     *("ca_bottleneck_dim", "ca_num_heads", "num_cognitive_tokens"),
 )
-#: The framework's defaults for what a checkpoint's config leaves out.
+#: The framework's default numbers of heads, for a checkpoint whose config has none.
 _CA_HEADS: Final = 4
 _ENC_HEADS: Final = 8
 
@@ -52,11 +52,11 @@ class Wrapper:
     """A trained wrapper, checked and ready to be written or run.
 
     Attributes:
-        config: what it is; ``checkpoint_sha256`` is not filled in.
-        tensors: torch tensors by sidecar name, dtype as in the file (mapped from it where the format allows).
+        config: its type, sizes, layers and settings, without ``checkpoint_sha256``.
+        tensors: torch tensors by sidecar name, dtype as in the file (mapped from the file if its format allows).
         path: the checkpoint file.
-        run_json: the manifest that was used, None where there was none.
-        notes: what a reader of a summary should know: defaults taken, known oddities.
+        run_json: the manifest that was used; None if there was none.
+        notes: notes for a summary: defaults that were used, and anything unusual.
     """
 
     config: WrapperConfig
@@ -86,13 +86,13 @@ def load_wrapper(
     Args:
         path: a ``.pt`` or ``.safetensors`` file, or a run directory that has one.
         run_json: the manifest; by default the ``run.json`` beside the checkpoint, if there is one.
-        target_layers: layers the encoder reads, where neither checkpoint nor run.json says; a list, or text such as
-            ``21-31`` or ``late:32``.
-        cross_attn_layers: layers injected after; by default those that have tensors.
-        hidden_dim: width of the base, to be cross-checked.
-        num_layers: decoder blocks of the base, to resolve ``late`` and ``all`` and to be cross-checked.
-        base_block_count: decoder blocks of the base that the wrapper will run on, used if no other source has the
-            number of the base that it was trained on; not cross-checked here.
+        target_layers: layers that the encoder reads, if neither checkpoint nor run.json lists them; a list, or text
+            such as ``21-31`` or ``late:32``.
+        cross_attn_layers: layers after which the wrapper injects; by default those that have tensors.
+        hidden_dim: width of the base, as a check.
+        num_layers: number of decoder blocks of the base, to resolve ``late`` and ``all``, and as a check.
+        base_block_count: number of decoder blocks of the base that the wrapper will run on, used if no other source has
+            that of the base that it was trained on; not a check.
         refusal_text: the sentence that the wrapper was trained to decline with, for files without it. It replaces the
             text of the files; their tokens and bias, which belong to that text, are not used.
 
@@ -100,8 +100,8 @@ def load_wrapper(
         The wrapper.
 
     Raises:
-        CheckpointError: not a usable checkpoint, or contradictions (all of them).
-        ValueError: the text is not usable as a refusal, or wrappers of this kind have none.
+        CheckpointError: the checkpoint cannot be used, or sources contradict each other (the message lists all faults).
+        ValueError: the text cannot be used as a refusal, or wrappers of this kind have none.
         MissingDependencyError: torch or safetensors is not installed.
     """
     file = find_checkpoint(Path(path))
@@ -114,18 +114,18 @@ def load_wrapper(
         "num_layers": num_layers,
     }
     wrapper = _Assembly(read_checkpoint(file), manifest, flags, base_block_count).wrapper()
-    return wrapper if refusal_text is None else _declining_with(wrapper, refusal_text)
+    return wrapper if refusal_text is None else _with_refusal_text(wrapper, refusal_text)
 
 
-def _declining_with(wrapper: Wrapper, text: str) -> Wrapper:
-    said = wrapper.config
-    config = with_refusal_text(said, text)
+def _with_refusal_text(wrapper: Wrapper, text: str) -> Wrapper:
+    previous = wrapper.config
+    config = with_refusal_text(previous, text)
     dropped = [
-        what
-        for what, old, new in (
-            (f"the refusal text '{said.refusal_text}'", said.refusal_text, config.refusal_text),
-            ("its tokens", said.refusal_token_ids, config.refusal_token_ids),
-            (f"its bias {said.refusal_bias:+g}", said.refusal_bias, config.refusal_bias),
+        item
+        for item, old, new in (
+            (f"the refusal text '{previous.refusal_text}'", previous.refusal_text, config.refusal_text),
+            ("its tokens", previous.refusal_token_ids, config.refusal_token_ids),
+            (f"its bias {previous.refusal_bias:+g}", previous.refusal_bias, config.refusal_bias),
         )
         if old != new
     ]
@@ -135,14 +135,14 @@ def _declining_with(wrapper: Wrapper, text: str) -> Wrapper:
 
 @dataclass(frozen=True)
 class _Claim:
-    """Someone's word on something."""
+    """The value that one source has for a key."""
 
     value: Any
     source: str
 
 
 class _Assembly:
-    """Settles one question after the other and collects what contradicts."""
+    """Determines each value of the config from its sources, and collects contradictions."""
 
     def __init__(
         self, raw: RawCheckpoint, manifest: RunJson | None, flags: Mapping[str, Any], base_block_count: int | None
@@ -172,11 +172,13 @@ class _Assembly:
         declared = self.raw.setting("encoder_type")
         dims = infer(shapes, encoder_type=declared if declared in get_args(EncoderType) else None)
         if dims.encoder_type is None:
-            self.faults.append(f"encoder_type is {declared!r}, and no tensor tells it, expected {_one_of(EncoderType)}")
+            self.faults.append(
+                f"encoder_type is {declared!r}, and the tensors do not determine it, expected {_one_of(EncoderType)}"
+            )
             return None
         if too_large := size_faults(dims.sizes):
             self.faults += too_large
-            return None  # sizes beyond the bounds: do not loop over them
+            return None  # loops over sizes beyond the bounds could take forever
         self._check_tensors(dims, shapes)
         self._check_both_places()
         self._settle("encoder_type", dims.encoder_type)
@@ -187,7 +189,7 @@ class _Assembly:
         cross = self._cross_attn_layers(dims, num_layers)
         ca_heads = self._heads("ca_num_heads", _CA_HEADS, "cross-attention")
         encoder_name = None if dims.encoder_type == "selective" else f"{dims.encoder_type} encoder"
-        enc_heads = self._heads("transformer_num_heads", _ENC_HEADS, encoder_name, also="encoder_num_heads")
+        enc_heads = self._heads("transformer_num_heads", _ENC_HEADS, encoder_name, alias="encoder_num_heads")
         self.faults += layer_order_faults(target, cross, num_layers)
         encoder_dim, bottleneck = dims.sizes.get("E", 0), dims.sizes.get("B", 0)
         self.faults += heads_faults(dims.encoder_type, encoder_dim, bottleneck, enc_heads, ca_heads)
@@ -215,10 +217,10 @@ class _Assembly:
             kind=self._kind(),
         )
 
-    # -- who says what
+    # -- values by source
 
     def _claims(self, key: str) -> list[_Claim]:
-        """What checkpoint, run.json and flags say about a key, in this order."""
+        """Return the values of a key in checkpoint, run.json and flags, in this order."""
         manifest_source = "run.json"
         if self.manifest is not None and self.manifest.path.parent != self.raw.path.parent:
             manifest_source = f"'{self.manifest.path}'"
@@ -229,21 +231,21 @@ class _Assembly:
         ]
         return [claim for claim in claims if claim.value is not None]
 
-    def _settle(self, what: str, told: T | None, claims: list[_Claim] | None = None) -> T | None:
-        """One value that everybody agrees on; the tensors' word, where they have one, counts as the first."""
-        found = self._claims(what) if claims is None else claims
-        if told is not None:
-            found = [_Claim(told, "the tensors"), *found]
-        for claim in found[1:]:
-            if claim.value != found[0].value:
-                one, two = found[0], claim
+    def _settle(self, key: str, from_tensors: T | None, claims: list[_Claim] | None = None) -> T | None:
+        """Return the first value of a key, and add a fault for each value that differs. The tensors come first."""
+        all_claims = self._claims(key) if claims is None else claims
+        if from_tensors is not None:
+            all_claims = [_Claim(from_tensors, "the tensors"), *all_claims]
+        for claim in all_claims[1:]:
+            if claim.value != all_claims[0].value:
+                first = all_claims[0]
                 self.faults.append(
-                    f"{what} is {_shown(two.value)} in {two.source}, but {_shown(one.value)} in {one.source}"
+                    f"{key} is {_shown(claim.value)} in {claim.source}, but {_shown(first.value)} in {first.source}"
                 )
-        return found[0].value if found else None
+        return all_claims[0].value if all_claims else None
 
     def _size(self, key: str) -> int | None:
-        """A positive whole number from the checkpoint's config."""
+        """Return a positive whole number from the checkpoint's config."""
         value = self.raw.setting(key)
         if value is None:
             return None
@@ -257,7 +259,7 @@ class _Assembly:
         return self._settle(key, None, claims)
 
     def _number(self, key: str) -> float | None:
-        # no int that no float can hold
+        # an int only if a float can hold it exactly
         claims = self._of_type(key, lambda v: isinstance(v, float) or (_is_int(v) and abs(v) < 2**53), "a number")
         value = self._settle(key, None, claims)
         return None if value is None else float(value)
@@ -270,7 +272,7 @@ class _Assembly:
         return self._settle(key, None, [_Claim(tuple(claim.value), claim.source) for claim in claims])
 
     def _of_type(self, key: str, fits: Callable[[object], bool], what: str) -> list[_Claim]:
-        """The claims about a key whose values are of the right type; the others are faults."""
+        """Return the claims of a key with the right type, and add a fault for each of the others."""
         claims = self._claims(key)
         self.faults += [
             f"{key} is {_shown(claim.value)} in {claim.source}, expected {what}"
@@ -297,18 +299,18 @@ class _Assembly:
     def _check_tensors(self, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
         faults, extras = shape_faults(dims, shapes)
         self.faults += faults
-        # unlike a reader we must not drop what we do not know: the wrapper would compute something else
+        # a reader may ignore an unknown tensor, but here the wrapper would then compute something else
         self.faults += [
             f"tensor '{name}' is not part of a {dims.encoder_type} wrapper as known here"
-            for name in extras[:_MOST_NAMED]
+            for name in extras[:_MAX_NAMED]
         ]
-        if len(extras) > _MOST_NAMED:
+        if len(extras) > _MAX_NAMED:
             self.faults.append(
-                f"{len(extras) - _MOST_NAMED} more tensors are not part of it, the last of them '{extras[-1]}'"
+                f"{len(extras) - _MAX_NAMED} more tensors are not part of it, the last of them '{extras[-1]}'"
             )
         self.faults += cognitive_token_faults(dims.encoder_type, dims.sizes.get("C"), dims.n_target)
         for name, tensor in self.raw.tensors.items():
-            # by way of float32, which is what is written, and which the smaller types can all be checked in
+            # in float32, which is the type to write, and which can represent all smaller types
             if not bool(tensor.float().isfinite().all()):
                 self.faults.append(f"tensor '{name}' has values that are not finite in float32 (diverged training?)")
         if not dims.cross_attn_layers:
@@ -324,13 +326,13 @@ class _Assembly:
                 )
 
     def _check_config(self, dims: Dims) -> None:
-        """Cross-check the training configuration with the tensors, where they speak of the same thing."""
+        """Compare the sizes in the training configuration with those of the tensors."""
         sizes = dims.sizes
-        told: dict[str, int | None] = {"ca_bottleneck_dim": sizes.get("B")}
+        from_tensors: dict[str, int | None] = {"ca_bottleneck_dim": sizes.get("B")}
         if dims.encoder_type == "transformer":
-            told |= {"transformer_encoder_dim": sizes.get("E"), "transformer_num_blocks": dims.n_blocks}
-            # the names that goal anchors have for the same
-            told |= {"encoder_dim": sizes.get("E"), "encoder_num_blocks": dims.n_blocks}
+            from_tensors |= {"transformer_encoder_dim": sizes.get("E"), "transformer_num_blocks": dims.n_blocks}
+            # names of the same sizes in goal anchors
+            from_tensors |= {"encoder_dim": sizes.get("E"), "encoder_num_blocks": dims.n_blocks}
             for key in ("transformer_ffn_expansion", "encoder_ffn_expansion"):
                 expansion = self._size(key)
                 if expansion is not None and expansion * sizes.get("E", 0) != sizes.get("F"):
@@ -341,39 +343,39 @@ class _Assembly:
             self._check_switch("use_layer_pos_embeddings", dims.layer_pos_embed)
             self._check_switch("use_per_layer_projectors", not dims.shared_projector)
         else:
-            told["encoder_bottleneck"] = sizes.get("E")
+            from_tensors["encoder_bottleneck"] = sizes.get("E")
         if dims.encoder_type == "multi_token":
-            told["num_cognitive_tokens"] = sizes.get("C")
-        for key, size in told.items():
+            from_tensors["num_cognitive_tokens"] = sizes.get("C")
+        for key, size in from_tensors.items():
             value = self._size(key)
             if value is not None:
                 self._settle(key, size, [_Claim(value, "the checkpoint")])
         pool = self.raw.setting("pool")
         if pool not in (None, "last"):
             self.faults.append(
-                f"pool is {_shown(pool)} in the checkpoint, expected 'last': the last prompt token is read"
+                f"pool is {_shown(pool)} in the checkpoint, expected 'last': the encoder reads the last prompt token"
             )
         tokens = self.raw.setting("num_cognitive_tokens")
         if dims.encoder_type != "multi_token" and tokens is not None and tokens != sizes.get("C"):
             self.notes.append(
-                f"num_cognitive_tokens {_shown(tokens)} in the checkpoint means nothing for a {dims.encoder_type} "
+                f"num_cognitive_tokens {_shown(tokens)} in the checkpoint has no effect for a {dims.encoder_type} "
                 f"encoder; the tensors have {sizes.get('C')}"
             )
 
-    def _check_switch(self, key: str, told: bool) -> None:
+    def _check_switch(self, key: str, is_on: bool) -> None:
         """Check that the tensors agree with a configuration key that turns a part of the encoder on or off."""
         value = self.raw.setting(key)
-        if value is not None and value != told:
-            there = "have" if told else "do not have"
-            self.faults.append(f"{key} is {_shown(value)} in the checkpoint, but the tensors {there} them")
+        if value is not None and value != is_on:
+            verb = "have" if is_on else "do not have"
+            self.faults.append(f"{key} is {_shown(value)} in the checkpoint, but the tensors {verb} them")
 
-    def _heads(self, key: str, default: int, user: str | None, *, also: str | None = None) -> int:
-        """Heads of a part; ``also`` is another name for ``key``."""
-        keys = [name for name in (key, also) if name is not None and self.raw.setting(name) is not None]
+    def _heads(self, key: str, default: int, owner: str | None, *, alias: str | None = None) -> int:
+        """Return the number of heads of a part; ``alias`` is another name for ``key``."""
+        keys = [name for name in (key, alias) if name is not None and self.raw.setting(name) is not None]
         sizes = [_Claim(size, f"{name} in the checkpoint") for name in keys if (size := self._size(name)) is not None]
-        if not keys and user is not None:
+        if not keys and owner is not None:
             self.notes.append(
-                f"{key} is not in the checkpoint: the framework's default of {default} heads for the {user}"
+                f"{key} is not in the checkpoint: the framework's default of {default} heads for the {owner}"
             )
         return self._settle("the number of heads", None, sizes) or default
 
@@ -396,8 +398,8 @@ class _Assembly:
             for claim in self._claims(key)
             if isinstance(claim.value, str) and preset_block_count(claim.value) is not None
         ]
-        found = [*self._claims("num_layers"), *presets, *self._implied_block_counts(dims)]
-        count: Any = self._settle("num_layers", None, found)
+        claims = [*self._claims("num_layers"), *presets, *self._implied_block_counts(dims)]
+        count: Any = self._settle("num_layers", None, claims)
         if count is not None and (not _is_int(count) or count < 1):
             self.faults.append(f"num_layers is {_shown(count)}, expected a positive whole number")
             return None
@@ -411,7 +413,7 @@ class _Assembly:
         implied = []
         lists = {key: [claim for claim in self._claims(key) if _is_list(claim.value)] for key in _LAYER_KEYS}
         if lists["target_layers"] and dims.cross_attn_layers:
-            # the tensors name these layers; two presets cannot confirm each other
+            # the tensors name these layers; two presets could not confirm each other
             lists["cross_attn_layers"].append(_Claim(dims.cross_attn_layers, "the tensors"))
         for key, listed in lists.items():
             bare = [claim for claim in self._claims(key) if is_bare_preset(claim.value)]
@@ -426,9 +428,9 @@ class _Assembly:
             try:
                 if not isinstance(claim.value, (str, list, tuple)):
                     raise ValueError(f"is {_shown(claim.value)}, expected a list of layers")
-                # a preset's own number of layers has been compared already
-                known = num_layers if preset_block_count(claim.value) is None else None
-                claims.append(_Claim(parse_layers(claim.value, num_layers=known), claim.source))
+                # a number of layers in the preset itself has been compared already
+                expected_count = num_layers if preset_block_count(claim.value) is None else None
+                claims.append(_Claim(parse_layers(claim.value, num_layers=expected_count), claim.source))
             except ValueError as fault:
                 self.faults.append(f"{key} in {claim.source} {fault}")
         return claims

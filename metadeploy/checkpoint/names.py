@@ -55,32 +55,33 @@ def unwrap(names: Collection[str]) -> Unwrapped:
         the same, or all names share an unknown prefix.
     """
     removed: dict[str, None] = {}
-    parts = {name: name.split(".") for name in names}
-    for name, pieces in parts.items():
-        kept = [piece for piece in pieces if piece not in _FOREIGN]
+    split_names = {name: name.split(".") for name in names}
+    for name, pieces in split_names.items():
+        remaining = [piece for piece in pieces if piece not in _FOREIGN]
         removed.update(dict.fromkeys(piece for piece in pieces if piece in _FOREIGN))
-        parts[name] = kept or pieces
-    while parts and all(pieces[0] == _LEADING and len(pieces) > 1 for pieces in parts.values()):
+        split_names[name] = remaining or pieces
+    while split_names and all(pieces[0] == _LEADING and len(pieces) > 1 for pieces in split_names.values()):
         removed[_LEADING] = None
-        parts = {name: pieces[1:] for name, pieces in parts.items()}
-    own = {name: ".".join(pieces) for name, pieces in parts.items()}
-    return Unwrapped(own, tuple(removed), _fault(own))
+        split_names = {name: pieces[1:] for name, pieces in split_names.items()}
+    original = {name: ".".join(pieces) for name, pieces in split_names.items()}
+    return Unwrapped(original, tuple(removed), _fault(original))
 
 
-def _fault(own: Mapping[str, str]) -> str | None:
-    wrapped = [name for name in own.values() if name.startswith(f"{_LEADING}.")]
+def _fault(original: Mapping[str, str]) -> str | None:
+    wrapped = [name for name in original.values() if name.startswith(f"{_LEADING}.")]
     if wrapped:
         return (
-            f"{len(wrapped)} of its {len(own)} names begin with '{_LEADING}.', as a model saved from "
-            "DistributedDataParallel has them, expected all or none (two state dicts in one?)"
+            f"{len(wrapped)} of its {len(original)} names begin with '{_LEADING}.', like those of a model saved from "
+            "DistributedDataParallel, expected all or none (two state dicts in one?)"
         )
-    twice = [name for name, count in Counter(own.values()).items() if count > 1]
-    if twice:
-        return f"has '{twice[0]}' twice, once as a wrapped model saves it (two state dicts in one?)"
-    first = {name.split(".")[0] for name in own.values()}
-    if len(first) == 1 and len(own) > 1 and not first & _KNOWN:
+    duplicates = [name for name, count in Counter(original.values()).items() if count > 1]
+    if duplicates:
+        return f"has '{duplicates[0]}' twice, once from a wrapped model (two state dicts in one?)"
+    first_parts = {name.split(".")[0] for name in original.values()}
+    if len(first_parts) == 1 and len(original) > 1 and not first_parts & _KNOWN:
         return (
-            f"all its {len(own)} names begin with '{first.pop()}.', expected names such as 'output_norm.weight' (hint: "
-            "save the state_dict() of the encoder or cross-attention itself, not of a module around it)"
+            f"all its {len(original)} names begin with '{first_parts.pop()}.', expected names such as "
+            "'output_norm.weight' (hint: save the state_dict() of the encoder or cross-attention itself, not of a "
+            "module around it)"
         )
     return None

@@ -2,10 +2,10 @@
 
 RUN/
 run.json                    the manifest: the framework's keys, and ours
-collect/{train,val,test}.jsonl and .safetensors      what the base does by itself
-train/                      training curves; while training lasts, its state and cache
+collect/{train,val,test}.jsonl and .safetensors      the base's own answers and activations
+train/                      training curves; during a training also its state and cache
 doubter_checkpoint.pt       the trained wrapper
-doubter_sidecar.gguf        the same for the runtime, after `metadeploy export`
+doubter_sidecar.gguf        the wrapper for the runtime, after `metadeploy export`
 eval/                       results, samples and plots
 README.md                   the model card
 """
@@ -48,7 +48,7 @@ class RunDir:
 
     Attributes:
         path: the folder.
-        manifest: what run.json says.
+        manifest: the content of run.json.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
@@ -56,7 +56,7 @@ class RunDir:
 
         Args:
             path: the folder.
-            create: make the folder where it is missing; else it must have a run.json.
+            create: create the folder if it is missing; otherwise it must have a run.json.
 
         Raises:
             RunDirError: run.json is missing.
@@ -75,27 +75,27 @@ class RunDir:
 
     @property
     def run_json(self) -> Path:
-        """The manifest's file."""
+        """File of the manifest."""
         return self.path / "run.json"
 
     @property
     def checkpoint(self) -> Path:
-        """The trained wrapper."""
+        """File of the trained wrapper."""
         return self.path / "doubter_checkpoint.pt"
 
     @property
     def sidecar(self) -> Path:
-        """The same for the runtime."""
+        """File of the wrapper for the runtime."""
         return self.path / "doubter_sidecar.gguf"
 
     @property
     def collect(self) -> Path:
-        """Folder of what `metadeploy collect` found."""
+        """Folder of the data that `metadeploy collect` writes."""
         return self.path / "collect"
 
     @property
     def train(self) -> Path:
-        """Folder of what `metadeploy train` leaves beside the checkpoint."""
+        """Folder of the files that `metadeploy train` writes besides the checkpoint."""
         return self.path / "train"
 
     @property
@@ -106,13 +106,13 @@ class RunDir:
     def update(self, values: Mapping[str, Any]) -> None:
         """Set keys of the manifest (None removes one) and write it."""
         for key, value in values.items():
-            self.manifest.pop(key, None)  # so that the order of the keys is that of the last writing
+            self.manifest.pop(key, None)  # so that updated keys move to the end
             if value is not None:
                 self.manifest[key] = value
         write_json(self.run_json, self.manifest, allow_nan=True)
 
     def require(self, *keys: str, made_by: str) -> None:
-        """Refuse to go on without what an earlier step writes.
+        """Refuse to continue without keys that an earlier step writes.
 
         Raises:
             RunDirError: a key is missing; the message names the command that writes it.
@@ -124,21 +124,21 @@ class RunDir:
             )
 
     def refuse_stale_checkpoint(self) -> None:
-        """Refuse a wrapper that was trained before the questions were collected anew.
+        """Refuse a wrapper that was trained before the questions were collected again.
 
-        Where run.json does not say what it was trained on, as in the framework's, nothing can be told.
+        There is no check if run.json does not record the training data, as in the framework's run.json.
 
         Raises:
-            RunDirError: it was trained on other questions, or on these collected in another way.
+            RunDirError: it was trained on other questions, or on these with other collect settings.
         """
         trained, collected = self.manifest.get("train") or {}, self.manifest.get("collect")
-        said = trained.get("fingerprint")
-        if said is None or collected is None or said == training_fingerprint(trained, collected):
+        recorded = trained.get("fingerprint")
+        if recorded is None or collected is None or recorded == training_fingerprint(trained, collected):
             return
         raise RunDirError(
-            f"run directory '{self.path}': its Doubter was trained on other questions than are collected there now, or "
-            "on these collected in another way, expected the same: among the new ones may be those it was taught "
-            "(hint: metadeploy train --restart trains it on these)"
+            f"run directory '{self.path}': its Doubter was trained on other questions than the collected ones, or with "
+            "other collect settings, expected the same: test questions may have been training questions (hint: "
+            "metadeploy train --restart trains it on these)"
         )
 
     def refuse_other_base(self) -> None:
@@ -149,28 +149,29 @@ class RunDir:
         Raises:
             RunDirError: the content of the base has changed.
         """
-        said = (self.manifest.get("collect") or {}).get("base_sha256")
-        found = base_digest(self.manifest["model_name"]) if said is not None else None
-        if found is not None and found != said:
+        recorded = (self.manifest.get("collect") or {}).get("base_sha256")
+        current = base_digest(self.manifest["model_name"]) if recorded is not None else None
+        if current is not None and current != recorded:
             raise RunDirError(
-                f"run directory '{self.path}': its base '{self.manifest['model_name']}' has another content than when "
-                "the questions were collected, expected the same (hint: put it back, or metadeploy collect --restart)"
+                f"run directory '{self.path}': the content of its base '{self.manifest['model_name']}' has changed "
+                "since the questions were collected, expected the same (hint: restore it, or metadeploy collect "
+                "--restart)"
             )
 
     def refuse_stale_sidecar(self) -> None:
-        """Refuse a sidecar that was exported before the checkpoint was trained or calibrated anew.
+        """Refuse a sidecar that was exported before the checkpoint was trained or calibrated again.
 
         Raises:
-            RunDirError: it was made of another checkpoint than the one that is there.
+            RunDirError: it was exported from another checkpoint than the current one.
             SidecarError: it cannot be read.
         """
         if not (self.sidecar.exists() and self.checkpoint.exists()):
             return
-        made_of = read_sidecar(self.sidecar).config.checkpoint_sha256
-        if made_of is not None and made_of != sha256(self.checkpoint):
+        exported_from = read_sidecar(self.sidecar).config.checkpoint_sha256
+        if exported_from is not None and exported_from != sha256(self.checkpoint):
             raise RunDirError(
-                f"sidecar '{self.sidecar}': was made of another checkpoint than '{self.checkpoint.name}' beside it, "
-                "expected an export of that (hint: run metadeploy export --force)"
+                f"sidecar '{self.sidecar}': was exported from another checkpoint than the current "
+                f"'{self.checkpoint.name}', expected an export of this one (hint: run metadeploy export --force)"
             )
 
 
@@ -180,14 +181,14 @@ def base_digest(name: str) -> str | None:
 
 
 def training_fingerprint(trained: Mapping[str, Any], collected: Mapping[str, Any]) -> str:
-    """Says whether two trainings are the same; where they run and how they are calibrated does not count.
+    """Return a fingerprint that is equal for equal trainings, on any device and with any calibration.
 
     Args:
-        trained: settings of a training as JSON has them, or what run.json says of one.
-        collected: what run.json says of the questions.
+        trained: settings of a training as a JSON object, or the ``train`` entry of run.json.
+        collected: the ``collect`` entry of run.json.
 
     Returns:
         A hex digest.
     """
-    said = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in trained.items() if key not in _INCIDENTAL} | {"collect": collected}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

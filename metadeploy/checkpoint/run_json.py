@@ -21,31 +21,33 @@ from metadeploy.sidecar.spec import JSONValue
 __all__ = ["RunJson", "find_run_json", "read_run_json"]
 
 _NAME: Final = "run.json"
-#: Similarity to a known key from which an unknown key counts as a typing error: one or two letters differ.
-_ALIKE: Final = 0.9
+#: An unknown key that is this similar to a known key counts as a typo: one or two letters differ.
+_MIN_SIMILARITY: Final = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunJson:
-    """The keys of a run.json that matter here; None where it does not have them.
+    """The keys of a run.json that describe a wrapper; a missing key is None.
+
+    The framework defines the keys up to ``chat_template_kwargs``. The others are metadeploy's.
 
     Attributes:
         path: the file.
-        manifest: the whole object, unknown keys included.
+        manifest: the whole object, including unknown keys.
         model_name: base model, a hub id or a path.
-        target_layers: list of layers, or a preset (``late``, ``all``) not yet resolved.
+        target_layers: list of layers, or a preset (``late``, ``all``) that is not yet resolved.
         cross_attn_layers: the same.
         hidden_dim: width of the base.
-        num_layers: decoder blocks of the base.
+        num_layers: number of decoder blocks of the base.
         encoder_type: name of the encoder.
-        prompt_format: ``auto`` = the base's chat template.
-        answer_suffix: what the training prompts appended to the question.
+        prompt_format: ``auto`` means the base's chat template.
+        answer_suffix: text that the training prompts appended to the question.
         chat_template_kwargs: variables for the chat template.
-        inject_from: ours: where injection starts.
-        refusal_text: ours: what the wrapper was trained to say.
-        refusal_token_ids: ours: its tokens.
-        refusal_bias: ours: calibrated logit bias of the first of them.
-        license: ours: SPDX identifier of the wrapper.
+        inject_from: the position at which the injection starts.
+        refusal_text: the trained refusal.
+        refusal_token_ids: its tokens.
+        refusal_bias: calibrated bias of its first token.
+        license: SPDX identifier of the wrapper.
     """
 
     path: Path
@@ -85,7 +87,7 @@ _SIZE: Final[tuple[str, Callable[[object], bool]]] = (
     lambda value: isinstance(value, int) and _is_int(value) and value > 0,
 )
 _LAYERS: Final[tuple[str, Callable[[object], bool]]] = ("a list of whole numbers or a preset", _is_layers)
-#: What the keys of `RunJson` hold.
+#: Types of the keys of `RunJson`, each with its name and a check.
 _KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
     "model_name": _TEXT,
     "target_layers": _LAYERS,
@@ -106,18 +108,18 @@ _KEYS: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
 _OTHER_KEYS: Final = {"dtype": _TEXT, "quantization": _TEXT, "dataset": _TEXT, "collect": _OBJECT, "train": _OBJECT}
 
 
-def find_run_json(checkpoint: Path, given: str | Path | None) -> Path | None:
-    """The run.json to use.
+def find_run_json(checkpoint: Path, choice: str | Path | None) -> Path | None:
+    """Return the path of the run.json to use.
 
     Args:
         checkpoint: the checkpoint file.
-        given: what the caller named: a file, or a directory that has one.
+        choice: the caller's choice: a file, or a directory that has one.
 
     Returns:
-        The path given, else the one beside the checkpoint, else None.
+        The caller's choice, otherwise the run.json beside the checkpoint, otherwise None.
     """
-    if given is not None:
-        path = Path(given)
+    if choice is not None:
+        path = Path(choice)
         return path / _NAME if path.is_dir() else path
     beside = checkpoint.parent / _NAME
     return beside if beside.is_file() else None
@@ -130,17 +132,20 @@ def read_run_json(path: Path) -> RunJson:
         path: the file.
 
     Returns:
-        What it says; null and absent are the same.
+        Its content. A null value counts as missing.
 
     Raises:
-        RunJSONError: unreadable, not a JSON object, or a known key of the wrong type (all of them named).
+        RunJSONError: it cannot be read, is not a JSON object, or has known keys of the wrong type (the message lists
+            all of them).
     """
     subject = f"run.json '{path}'"
     manifest = read_object(path, subject=subject, error=RunJSONError)
     known = _KEYS | _OTHER_KEYS
     values = {key: manifest[key] for key in known if manifest.get(key) is not None}
-    meant = {key: difflib.get_close_matches(key, known, n=1, cutoff=_ALIKE) for key in manifest if key not in known}
-    faults = [f"key '{key}' is not known, expected '{near[0]}'" for key, near in meant.items() if near]
+    similar = {
+        key: difflib.get_close_matches(key, known, n=1, cutoff=_MIN_SIMILARITY) for key in manifest if key not in known
+    }
+    faults = [f"key '{key}' is not known, expected '{matches[0]}'" for key, matches in similar.items() if matches]
     faults += [
         f"key '{key}' is {shown(json.dumps(value))}, expected {known[key][0]}"
         for key, value in values.items()

@@ -24,8 +24,8 @@ def write_checkpoint(
 
     Args:
         path: the file. A failure leaves an old file unchanged.
-        config: what the wrapper is.
-        tensors: every tensor by sidecar name.
+        config: the config of the wrapper.
+        tensors: all tensors by sidecar name.
         encoder_dtype: type of the encoder in the file.
     """
     import torch

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from metadeploy.checkpoint.run_dir import RunDir
-    from metadeploy.training.summary import CategoryShare, SplitShare
+    from metadeploy.training.summary import CategorySummary, SplitSummary
 
 __all__ = ["register"]
 
@@ -167,7 +167,7 @@ def _template_variables(text: str | None) -> dict[str, Any]:
 
 
 def _as_json(
-    run: RunDir, splits: Sequence[SplitShare], categories: Sequence[CategoryShare], warnings: Sequence[str]
+    run: RunDir, splits: Sequence[SplitSummary], categories: Sequence[CategorySummary], warnings: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "run_dir": str(run.path),
@@ -181,7 +181,7 @@ def _as_json(
 
 
 def _show(
-    run: RunDir, splits: Sequence[SplitShare], categories: Sequence[CategoryShare], warnings: Sequence[str]
+    run: RunDir, splits: Sequence[SplitSummary], categories: Sequence[CategorySummary], warnings: Sequence[str]
 ) -> None:
     from rich.markup import escape
 
@@ -195,7 +195,7 @@ def _show(
     console.print(f"\nnext: metadeploy train {escape(str(run.path))}", soft_wrap=True)
 
 
-def _split_table(splits: Sequence[SplitShare]) -> Table:
+def _split_table(splits: Sequence[SplitSummary]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -207,7 +207,7 @@ def _split_table(splits: Sequence[SplitShare]) -> Table:
     return table
 
 
-def _category_table(categories: Sequence[CategoryShare]) -> Table:
+def _category_table(categories: Sequence[CategorySummary]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table

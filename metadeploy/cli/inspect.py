@@ -61,7 +61,7 @@ def _inspect(
             print_json(_base_json(base))
         else:
             _show_base(output(), base)
-        if not base.has_seam:
+        if not base.supports_injection:
             raise Error(f"base model '{file}': no sidecar can run beside its architecture '{base.architecture}'")
     else:
         if as_json:
@@ -86,18 +86,19 @@ def _base_json(base: BaseModel) -> dict[str, Any]:
         "hidden_dim": base.hidden_dim,
         "block_count": base.block_count,
         "context_length": base.context_length,
-        "takes_sidecar": base.has_seam,
+        "takes_sidecar": base.supports_injection,
     }
 
 
 def _show_base(console: Console, base: BaseModel) -> None:
     from metadeploy.cli._console import byte_size, facts_table
 
+    ability = "can" if base.supports_injection else "can NOT"
     facts = {
         "file": f"{base.path}  ({byte_size(base.size)})",
         "what": "a base model, not a sidecar",
         "name": base.name or "-",
-        "architecture": f"{base.architecture}: a sidecar {'can' if base.has_seam else 'can NOT'} run beside it",
+        "architecture": f"{base.architecture}: a sidecar {ability} run beside it",
         "width": str(base.hidden_dim),
         "layers": str(base.block_count),
         "context": str(base.context_length or "-"),

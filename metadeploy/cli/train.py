@@ -182,10 +182,10 @@ def _train(
     if collected is None:
         run = RunDir(run_dir)
     else:
-        from metadeploy.training.train import share_collected
+        from metadeploy.training.train import link_collected
 
         run = RunDir(run_dir, create=True)
-        share_collected(run, RunDir(collected))
+        link_collected(run, RunDir(collected))
     trained = _run(run, settings, restart=restart)
     if as_json:
         from metadeploy.cli._console import print_json
@@ -207,7 +207,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli._training import terminate_as_interrupt
     from metadeploy.errors import RunDirError
-    from metadeploy.training.train import Report, finished_with, recalibrate, train
+    from metadeploy.training.train import TrainCallbacks, finished_with, recalibrate, train
 
     pace = _Pace(settings.fit)
     with terminate_as_interrupt(), StageProgress(whole=pace.whole) as progress:
@@ -224,7 +224,7 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
                 f"{row.val_auroc:.3f}, within categories {row.val_auroc_within:.3f}{'  (best so far)' if best else ''}"
             )
 
-        report = Report(stage=progress.stage, resumed=resumed, epoch=finished)
+        report = TrainCallbacks(stage=progress.stage, resumed=resumed, epoch=finished)
         try:
             same = None if restart else finished_with(run, settings)
             if same is False:
@@ -234,8 +234,8 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
                 )
             if same:
                 progress.say("training is over: only the operating point is calibrated (--restart trains anew)")
-                return recalibrate(run, settings, report=report)
-            return train(run, settings, restart=restart, report=report)
+                return recalibrate(run, settings, callbacks=report)
+            return train(run, settings, restart=restart, callbacks=report)
         except KeyboardInterrupt:
             progress.say(
                 "interrupted: what was computed before the first epoch is kept; the same command goes on"

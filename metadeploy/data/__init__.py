@@ -1,4 +1,4 @@
-"""Questions to train and test a Doubter on: files, data sets, splits, and when an answer counts as right."""
+"""Questions for training and testing a Doubter: files, data sets, splits, and the rules that score an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of an answer that is kept and judged: strings only, without torch."""
+"""Extract the part of an answer that is stored and scored. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from metadeploy.data.checker import first_sentence
 
-__all__ = ["IsComplete", "KeptText", "kept_text", "says_enough", "when_said"]
+__all__ = ["ExtractedAnswer", "IsComplete", "extract_answer", "is_complete", "stop_when_complete"]
 
-#: Whether an answer, given its place in the batch and its token ids so far, is complete enough for the purpose.
+#: Called with an answer's row in the batch and its token ids so far; returns True to end the answer.
 IsComplete = Callable[[int, Sequence[int]], bool]
 
 
 @dataclass(frozen=True)
-class KeptText:
-    """The part of an answer that is kept and judged.
+class ExtractedAnswer:
+    """The part of an answer that is stored and scored.
 
     Attributes:
-        text: the first sentence, or all of it.
-        n_tokens: length of the shortest run of tokens that says it.
-        complete: False where the length limit cut the answer off.
+        text: the first sentence, or the whole answer.
+        n_tokens: number of leading tokens that contain it.
+        complete: False if the length limit cut the answer off.
     """
 
     text: str
@@ -28,39 +28,39 @@ class KeptText:
     complete: bool
 
 
-def kept_text(
+def extract_answer(
     token_ids: Sequence[int], text: Callable[[Sequence[int]], str], *, ended: bool, whole: bool = False
-) -> KeptText:
-    """Find what of an answer is kept.
+) -> ExtractedAnswer:
+    """Extract the part of an answer that is stored and scored.
 
     Args:
         token_ids: the generated tokens.
-        text: decodes tokens, special ones left out.
+        text: decodes tokens, without special tokens.
         ended: whether the model ended the answer.
-        whole: keep all of it, and not only the first sentence.
+        whole: extract the whole answer, not only the first sentence.
     """
-    said = text(token_ids).strip()
-    kept = said if whole else first_sentence(said)
+    answer = text(token_ids).strip()
+    extract = answer if whole else first_sentence(answer)
     length = len(token_ids)
-    while length > 0 and text(token_ids[: length - 1]).strip().startswith(kept):
+    while length > 0 and text(token_ids[: length - 1]).strip().startswith(extract):
         length -= 1
-    return KeptText(kept, length, ended or len(said) > len(kept))
+    return ExtractedAnswer(extract, length, ended or len(answer) > len(extract))
 
 
-def says_enough(said: str, *, whole: bool = False) -> bool:
-    """Whether all that is kept of an answer is there: its first sentence and one token more.
+def is_complete(answer: str, *, whole: bool = False) -> bool:
+    """Return whether an unfinished answer already holds everything that is extracted: the first sentence.
 
-    One token past the end, because "3." may go on to be "3.5".
+    The text must continue after the sentence, because "3." may become "3.5".
     """
-    said = said.strip()
-    return not whole and len(first_sentence(said)) < len(said)
+    answer = answer.strip()
+    return not whole and len(first_sentence(answer)) < len(answer)
 
 
-def when_said(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
-    """Ends each answer of a batch as soon as all that is kept of it is there.
+def stop_when_complete(text: Callable[[Sequence[int]], str], whole: Sequence[bool]) -> IsComplete:
+    """Return a function that ends each answer of a batch as soon as `is_complete` is True.
 
     Args:
-        text: decodes tokens, special ones left out.
-        whole: [n] whether all of an answer is kept, and not only its first sentence.
+        text: decodes tokens, without special tokens.
+        whole: [n] whether the whole answer is extracted, not only the first sentence.
     """
-    return lambda row, token_ids: says_enough(text(token_ids), whole=whole[row])
+    return lambda row, token_ids: is_complete(text(token_ids), whole=whole[row])

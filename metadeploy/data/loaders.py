@@ -1,7 +1,7 @@
 """Public question sets, through the package `datasets`: from the hub, or from local files of the same schema.
 
-Multiple choice is put in the direct form: the question, then its lettered choices; the letter is the answer. What to
-answer with ("only the letter") is for the caller to add.
+A multiple-choice question becomes a text with the question and its lettered choices; the letter is the answer. The
+caller adds the instruction to answer with the letter only.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, Final
 from metadeploy.data.question import LETTERS, Question
 from metadeploy.errors import Error, MissingDependencyError, faults_message
 
-__all__ = ["ADAPTERS", "load"]
+__all__ = ["LOADERS", "load"]
 
-#: `datasets`' name for files of these kinds.
+#: Names that `datasets` uses for file formats.
 _FORMATS: Final = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-_MOST_FAULTS: Final = 10
+_MAX_FAULTS: Final = 10
 
 
 @dataclass(frozen=True)
-class _Adapter:
-    """A public set: where it is, and how its rows become questions."""
+class _Loader:
+    """A public set: its address on the hub, and a function that converts its rows to questions."""
 
     hub: str
     config: str
@@ -34,7 +34,7 @@ class _Adapter:
 
 
 class _Unusable(ValueError):
-    """A row's fault and what was expected."""
+    """A row is not as expected; the message has the fault and the expectation."""
 
 
 def load(name: str, source: str | os.PathLike[str] | None = None, *, split: str | None = None) -> list[Question]:
@@ -44,31 +44,31 @@ def load(name: str, source: str | os.PathLike[str] | None = None, *, split: str 
         name: ``mmlu``, ``triviaqa`` or ``gsm8k``.
         source: a local file (.json, .jsonl, .parquet, .csv) or a folder of such files with the hub's columns; None
             fetches the set from the Hugging Face hub (cais/mmlu, mandarjoshi/trivia_qa, openai/gsm8k).
-        split: the part of the set by the hub's name; None is the usual one to evaluate on (``test``; ``validation``
-            for TriviaQA, whose test part has no answers). A local file has one part only.
+        split: the hub's name of a split; None selects the usual one for evaluation (``test``; ``validation`` for
+            TriviaQA, whose test split has no answers). Ignored for a local file, which has only one split.
 
     Returns:
-        The questions in the set's order. MMLU's categories are its subjects; the other sets are of one category.
+        The questions in the order of the set. MMLU's categories are its subjects; the other sets have one category.
 
     Raises:
-        Error: no such set, it cannot be loaded, or columns or rows are not as expected (the first ten rows are named).
+        Error: no such set, it cannot be loaded, or columns or rows are malformed (the message lists up to ten rows).
         MissingDependencyError: `datasets` is not installed.
     """
-    adapter = ADAPTERS.get(name)
-    if adapter is None:
-        raise Error(f"questions '{name}': no such set, expected one of {', '.join(ADAPTERS)}")
-    subject = f"{name} '{adapter.hub if source is None else os.fspath(source)}'"
-    rows = _rows(adapter, source, split, subject)
-    missing = [column for column in adapter.columns if column not in rows.column_names]
+    loader = LOADERS.get(name)
+    if loader is None:
+        raise Error(f"questions '{name}': no such set, expected one of {', '.join(LOADERS)}")
+    subject = f"{name} '{loader.hub if source is None else os.fspath(source)}'"
+    rows = _rows(loader, source, split, subject)
+    missing = [column for column in loader.columns if column not in rows.column_names]
     if missing:
         raise Error(
             f"{subject}: has the columns {', '.join(rows.column_names)}, expected {', '.join(missing)} too "
-            f"(hint: the schema is that of {adapter.hub})"
+            f"(hint: {loader.hub} has the expected columns)"
         )
-    return _questions(adapter, rows, subject)
+    return _questions(loader, rows, subject)
 
 
-def _rows(adapter: _Adapter, source: str | os.PathLike[str] | None, split: str | None, subject: str) -> Any:
+def _rows(loader: _Loader, source: str | os.PathLike[str] | None, split: str | None, subject: str) -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -78,10 +78,10 @@ def _rows(adapter: _Adapter, source: str | os.PathLike[str] | None, split: str |
         ) from error
     try:
         if source is None:
-            return datasets.load_dataset(adapter.hub, adapter.config, split=split or adapter.split)
+            return datasets.load_dataset(loader.hub, loader.config, split=split or loader.split)
         path = Path(source)
         if path.is_dir():
-            return datasets.load_dataset(str(path), split=split or adapter.split)
+            return datasets.load_dataset(str(path), split=split or loader.split)
         if not path.is_file():
             raise Error(f"{subject}: no such file or folder")
         if path.suffix not in _FORMATS:
@@ -89,22 +89,22 @@ def _rows(adapter: _Adapter, source: str | os.PathLike[str] | None, split: str |
         return datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
     except Error:
         raise
-    except Exception as error:  # datasets, the hub's client and pyarrow raise classes of many kinds
+    except Exception as error:  # datasets, the hub's client and pyarrow raise many different classes
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "no network? a local copy can be given instead, with --source" if source is None else "is it whole?"
+        hint = "no network? Use a local copy with --source" if source is None else "is the file complete?"
         raise Error(f"{subject}: cannot be loaded: {reason} (hint: {hint})") from error
 
 
-def _questions(adapter: _Adapter, rows: Iterable[Mapping[str, Any]], subject: str) -> list[Question]:
+def _questions(loader: _Loader, rows: Iterable[Mapping[str, Any]], subject: str) -> list[Question]:
     questions: list[Question] = []
     faults: list[str] = []
     for number, row in enumerate(rows):
         try:
-            questions.append(adapter.question(row))
+            questions.append(loader.question(row))
         except _Unusable as error:
             faults.append(f"row {number}: {error}")
-    if len(faults) > _MOST_FAULTS:
-        faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more rows"]
+    if len(faults) > _MAX_FAULTS:
+        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS} more rows"]
     if faults:
         raise Error(faults_message(subject, faults))
     if not questions:
@@ -129,7 +129,7 @@ def _mmlu(row: Mapping[str, Any]) -> Question:
     if not all(isinstance(choice, str) for choice in choices):
         raise _Unusable(f"'choices' is {choices!r}, expected texts")
     if not isinstance(index, int) or not 0 <= index < len(choices):
-        raise _Unusable(f"'answer' is {index!r}, expected 0 to {len(choices) - 1}, the place of the right choice")
+        raise _Unusable(f"'answer' is {index!r}, expected 0 to {len(choices) - 1}, the index of the right choice")
     lettered = "\n".join(f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=False))
     text = f"{_text(row, 'question')}\n{lettered}"
     return Question(text, (LETTERS[index],), _text(row, "subject"), choices=tuple(choices))
@@ -139,14 +139,14 @@ def _triviaqa(row: Mapping[str, Any]) -> Question:
     answer = row["answer"]
     if not isinstance(answer, Mapping) or not isinstance(answer.get("value"), str):
         raise _Unusable(
-            f"'answer' is {answer!r}, expected an object with 'value' and 'aliases' (no answers: test part?)"
+            f"'answer' is {answer!r}, expected an object with 'value' and 'aliases' (test split without answers?)"
         )
     aliases = (*(answer.get("aliases") or ()), *(answer.get("normalized_aliases") or ()))
     answers = dict.fromkeys(text.strip() for text in (answer["value"], *aliases))
     answers.pop("", None)
-    # in the parts without answers the value is a mark like "<unk>"
+    # in splits without answers, the value is a placeholder such as "<unk>"
     if not answers or answer["value"] == "<unk>":
-        raise _Unusable("'answer' holds no answer, expected 'value' and 'aliases' (hint: the test part has none)")
+        raise _Unusable("'answer' holds no answer, expected 'value' and 'aliases' (hint: the test split has none)")
     return Question(_text(row, "question"), tuple(answers), "triviaqa")
 
 
@@ -157,9 +157,9 @@ def _gsm8k(row: Mapping[str, Any]) -> Question:
     return Question(_text(row, "question"), (number.strip().replace(",", ""),), "gsm8k")
 
 
-#: The sets by their name.
-ADAPTERS: Final = {
-    "mmlu": _Adapter("cais/mmlu", "all", "test", ("question", "subject", "choices", "answer"), _mmlu),
-    "triviaqa": _Adapter("mandarjoshi/trivia_qa", "rc.nocontext", "validation", ("question", "answer"), _triviaqa),
-    "gsm8k": _Adapter("openai/gsm8k", "main", "test", ("question", "answer"), _gsm8k),
+#: The sets by name.
+LOADERS: Final = {
+    "mmlu": _Loader("cais/mmlu", "all", "test", ("question", "subject", "choices", "answer"), _mmlu),
+    "triviaqa": _Loader("mandarjoshi/trivia_qa", "rc.nocontext", "validation", ("question", "answer"), _triviaqa),
+    "gsm8k": _Loader("openai/gsm8k", "main", "test", ("question", "answer"), _gsm8k),
 }

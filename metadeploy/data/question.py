@@ -19,11 +19,11 @@ __all__ = ["LETTERS", "Question", "read_jsonl", "write_jsonl"]
 
 _KEYS: Final = ("question", "answers", "category", "entity", "choices")
 
-#: What choices are called, in order.
+#: Letters of the choices, in order.
 LETTERS: Final = string.ascii_uppercase
 
-#: So many malformed lines are named; the rest is counted.
-_MOST_FAULTS: Final = 10
+#: Maximum number of malformed lines that a message lists; it gives the number of the others.
+_MAX_FAULTS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Question:
     """One question.
 
     Attributes:
-        question: the question as the model is asked it.
-        answers: every accepted answer, at least one; for multiple choice the letter or letters of the right choices.
-        category: its kind; results are reported for each.
-        entity: what it is about (``country:FR``, ``word:go``): questions of one entity belong into one split. Empty:
-            the question stands for itself.
-        choices: the texts of choices A, B, C, … of a multiple-choice question, else None.
+        question: the text that the model is asked.
+        answers: all accepted answers, at least one; for multiple choice the letters of the right choices.
+        category: the kind of question; results are reported by category.
+        entity: its subject (``country:FR``, ``word:go``). Questions about one entity belong in one split. If it is
+            empty, the question is independent of all others.
+        choices: the texts of choices A, B, C, … of a multiple-choice question, otherwise None.
     """
 
     question: str
@@ -47,10 +47,10 @@ class Question:
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
-    """Read questions: one JSON object in each line.
+    """Read questions from a file with one JSON object in each line.
 
-    Keys are ``question``, ``answers`` (a list), ``category`` and, where wanted, ``entity`` and ``choices`` (a list);
-    others are ignored, but for those that are a letter away from one of these; and so are empty lines.
+    The keys are ``question``, ``answers`` (a list), ``category`` and optionally ``entity`` and ``choices`` (a list).
+    Other keys are ignored, unless one looks like a typo of these, which is an error. Empty lines are ignored, too.
 
     Args:
         path: a UTF-8 file.
@@ -59,7 +59,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
         The questions in the file's order.
 
     Raises:
-        Error: the file cannot be read, holds no question, or has malformed lines: the first ten are named.
+        Error: the file cannot be read, holds no question, or has malformed lines (the message lists up to ten).
     """
     subject = f"questions '{path}'"
     try:
@@ -70,7 +70,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
         raise Error(f"{subject}: byte {error.start} is not UTF-8, expected a JSON Lines file") from error
     questions: list[Question] = []
     faults: list[str] = []
-    # not splitlines(): JSON strings may hold U+2028 and its like
+    # not splitlines(): JSON strings may hold U+2028 and similar characters
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -80,8 +80,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
             faults.append(f"line {number} is not JSON ({error}), expected one object")
         except _Malformed as error:
             faults.append(f"line {number}: {error}")
-    if len(faults) > _MOST_FAULTS:
-        faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more malformed lines"]
+    if len(faults) > _MAX_FAULTS:
+        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS} more malformed lines"]
     if faults:
         raise Error(faults_message(subject, faults))
     if not questions:
@@ -90,11 +90,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
 
 
 def write_jsonl(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
-    """Write questions so that `read_jsonl` gives them back; the file is there as a whole or not at all.
+    """Write questions in the format that `read_jsonl` reads. The file is written completely or not at all.
 
     Args:
-        path: the file; one that exists is replaced.
-        questions: what to write, in this order.
+        path: the file; an existing one is replaced.
+        questions: the questions, in this order.
 
     Raises:
         OSError: the folder cannot be written.
@@ -105,16 +105,16 @@ def write_jsonl(path: str | os.PathLike[str], questions: Iterable[Question]) -> 
 
 
 class _Malformed(ValueError):
-    """One line's fault and what was expected."""
+    """A line is not as expected; the message has the fault and the expectation."""
 
 
 def _from_record(record: Any) -> Question:
     if not isinstance(record, Mapping):
         raise _Malformed(f"is {_kind(record)}, expected an object")
     for key in record:
-        meant = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.85)
-        if meant and meant[0] not in record:
-            raise _Malformed(f'has "{key}", expected "{meant[0]}"')
+        close = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.85)
+        if close and close[0] not in record:
+            raise _Malformed(f'has "{key}", expected "{close[0]}"')
     question = _text(record, "question")
     answers = _texts(record, "answers")
     category = _text(record, "category")
@@ -129,32 +129,32 @@ def _from_record(record: Any) -> Question:
     letters = LETTERS[: len(choices)]
     if not all(len(answer) == 1 and answer in letters for answer in answers):
         wrong = ", ".join(map(repr, answers))
-        raise _Malformed(f'"answers" has {wrong} beside {len(choices)} choices, expected letters of {letters}')
+        raise _Malformed(f'"answers" has {wrong} for {len(choices)} choices, expected letters of {letters}')
     return Question(question, answers, category, entity, choices)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        found = "missing" if key not in record else "empty" if isinstance(value, str) else _kind(value)
-        raise _Malformed(f'"{key}" is {found}, expected a string that is not empty')
+        actual = "missing" if key not in record else "empty" if isinstance(value, str) else _kind(value)
+        raise _Malformed(f'"{key}" is {actual}, expected a string that is not empty')
     return value
 
 
 def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = record.get(key)
     if not isinstance(value, list) or not value:
-        found = "missing" if key not in record else "empty" if isinstance(value, list) else _kind(value)
-        raise _Malformed(f'"{key}" is {found}, expected a list of strings')
-    for each in value:
-        if not isinstance(each, str) or not each.strip():
-            found = "an empty string" if isinstance(each, str) else _kind(each)
-            raise _Malformed(f'"{key}" holds {found}, expected strings that are not empty')
+        actual = "missing" if key not in record else "empty" if isinstance(value, list) else _kind(value)
+        raise _Malformed(f'"{key}" is {actual}, expected a list of strings')
+    for entry in value:
+        if not isinstance(entry, str) or not entry.strip():
+            actual = "an empty string" if isinstance(entry, str) else _kind(entry)
+            raise _Malformed(f'"{key}" holds {actual}, expected strings that are not empty')
     return tuple(value)
 
 
 def _kind(value: Any) -> str:
-    """A JSON value's type, as people call it."""
+    """Return the type of a JSON value in words."""
     kinds = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
     return kinds.get(type(value), "a number")
 

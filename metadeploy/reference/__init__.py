@@ -1,6 +1,6 @@
 """The PyTorch reference: encoders, cross-attention and two-pass pipeline, written for clarity.
 
-It is what the compiled runtime is compared with, and a way to run a wrapper on any Hugging Face causal LM::
+Tests compare the compiled runtime with it. It also runs a wrapper on any Hugging Face causal LM::
 
     from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 

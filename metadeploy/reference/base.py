@@ -18,43 +18,43 @@ from metadeploy.reference.injection import Injection
 
 @dataclass(frozen=True)
 class Output:
-    """Logits [T, V] of a pass, and the model's cache where it has one."""
+    """Logits [T, V] of a pass, and the model's cache, if it has one."""
 
     logits: Tensor
     cache: Any
 
 
 class FrozenBase:
-    """Any Hugging Face causal LM, as the pipeline needs it.
+    """Any Hugging Face causal LM.
 
-    Every pass puts the model into evaluation mode first, and removes its hooks afterwards.
+    Every pass puts the model into evaluation mode first, and removes its hooks afterward.
 
     Attributes:
         model: the transformers model.
         stack: its decoder blocks.
-        last_logits: arguments of ``model`` that leave out the logits of all positions but the last; empty if it has
-            none, or if it would leave out hidden states as well.
+        last_logits: arguments of ``model`` that skip the logits of all positions except the last; empty if the model
+            has no such arguments, or if they would skip hidden states as well.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Find the decoder blocks of ``model``.
 
         Raises:
-            ModelMismatchError: there are none.
+            ModelMismatchError: no decoder blocks are found.
         """
         self.model: Any = model  # transformers models are callables of many shapes
         self.stack = find_decoder(model)
         self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if self._can_skip_logits() else {}
 
     def _can_skip_logits(self) -> bool:
-        """Whether ``logits_to_keep`` spares logits and nothing else.
+        """Return whether ``logits_to_keep`` skips only logits.
 
-        Models whose last blocks share keys and values (Gemma 4) compute only those positions there, so hooks would see
-        the last token of a prompt as if it were the first.
+        Models whose last blocks share keys and values (Gemma 4) also skip those positions in these blocks, so hooks
+        would see the last token of a prompt as if it were the first.
         """
         config = text_config(self.model.config)
-        takes_it = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        return takes_it and not getattr(config, "num_kv_shared_layers", 0)
+        has_option = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        return has_option and not getattr(config, "num_kv_shared_layers", 0)
 
     @property
     def num_layers(self) -> int:
@@ -63,18 +63,18 @@ class FrozenBase:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """The device of the token embedding."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def wrapper_dtype(self) -> torch.dtype:
-        """What a wrapper beside this model is computed in: float32, or float64 where the model is."""
+        """The dtype of a wrapper on this base: float64 if the base is in float64, otherwise float32."""
         return torch.promote_types(self.model.dtype, torch.float32)
 
     @property
     def stop_ids(self) -> set[int]:
-        """The tokens that end an answer, by the model's generation config."""
+        """The tokens that end an answer according to the model's generation config."""
         return eos_ids(getattr(self.model, "generation_config", None))
 
     @torch.no_grad()
@@ -89,10 +89,10 @@ class FrozenBase:
         use_cache: bool = False,
         last_only: bool = False,
     ) -> Output:
-        """One pass of the base over a sequence, or over what follows ``n_past`` tokens that are in ``cache``.
+        """Evaluate a sequence, or the tokens after the ``n_past`` tokens that are in ``cache``.
 
-        ``hooks`` see the blocks' outputs after the injection. With ``last_only`` the logits of earlier positions may
-        be left out.
+        ``hooks`` see the blocks' outputs after the injection. With ``last_only``, the logits of earlier positions may
+        be missing.
         """
         self._check_ids(token_ids)
         self.model.eval()
@@ -116,13 +116,13 @@ class FrozenBase:
         *,
         injection: Injection | None,
     ) -> list[Tensor]:
-        """[T, D] for each layer, on the block's device in the base's dtype."""
-        seen: dict[int, Tensor] = {}
-        self.forward(token_ids, injection=injection, hooks=keep_outputs(layers, seen), last_only=True)
-        return [seen[layer] for layer in layers]
+        """Return the output [T, D] of each layer, on the block's device in the base's dtype."""
+        outputs: dict[int, Tensor] = {}
+        self.forward(token_ids, injection=injection, hooks=keep_outputs(layers, outputs), last_only=True)
+        return [outputs[layer] for layer in layers]
 
     def range_faults(self, name: str, layers: Sequence[int]) -> list[str]:
-        """A fault for ``name`` where ``layers`` has numbers that the model has not."""
+        """Return a fault for ``name`` if ``layers`` has numbers that the model does not have."""
         outside = [layer for layer in layers if not 0 <= layer < self.num_layers]
         if not outside:
             return []
@@ -138,20 +138,20 @@ class FrozenBase:
                 )
 
 
-def keep_outputs(layers: Sequence[int], seen: dict[int, Tensor], *, last_only: bool = False) -> dict[int, BlockHook]:
-    """Hooks that put a copy of each layer's output into ``seen``: [T, D], or [1, D] with ``last_only``."""
+def keep_outputs(layers: Sequence[int], outputs: dict[int, Tensor], *, last_only: bool = False) -> dict[int, BlockHook]:
+    """Return hooks that copy each layer's output into ``outputs``: [T, D], or [1, D] with ``last_only``."""
 
-    def keep(layer: int) -> BlockHook:
+    def capture(layer: int) -> BlockHook:
         def hook(hidden: Tensor) -> None:
-            # a copy: the next block may work in place
-            seen[layer] = (hidden[0, -1:] if last_only else hidden[0]).clone()
+            # a copy, because the next block may change it in place
+            outputs[layer] = (hidden[0, -1:] if last_only else hidden[0]).clone()
 
         return hook
 
-    return {layer: keep(layer) for layer in layers}
+    return {layer: capture(layer) for layer in layers}
 
 
 def eos_ids(holder: Any) -> set[int]:
-    """``eos_token_id`` of a generation config or tokenizer, which may be absent, one or several."""
+    """Return the ``eos_token_id`` of a generation config or tokenizer, which may be absent, one or several."""
     ids = getattr(holder, "eos_token_id", None)
     return set(ids) if isinstance(ids, (list, tuple)) else set() if ids is None else {ids}

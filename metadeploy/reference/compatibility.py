@@ -1,4 +1,4 @@
-"""Whether a wrapper fits a base."""
+"""Checks whether a wrapper fits a base."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 
 
-def check_fit(doubter: Doubter, base: FrozenBase, wanted: Mapping[str, tuple[int, ...] | None]) -> None:
-    """Compare a wrapper with its base and with the layers that the pipeline's config asks for.
+def check_fit(doubter: Doubter, base: FrozenBase, configured_layers: Mapping[str, tuple[int, ...] | None]) -> None:
+    """Compare a wrapper with its base and with the layers in the pipeline's config.
 
     Args:
         doubter: the wrapper.
         base: the base.
-        wanted: ``target_layers`` and ``cross_attn_layers`` of the config; None where it leaves them to the wrapper.
+        configured_layers: ``target_layers`` and ``cross_attn_layers`` of the config; None accepts the wrapper's layers.
 
     Raises:
-        ModelMismatchError: they contradict each other; all contradictions are named.
+        ModelMismatchError: they contradict each other; the message lists all contradictions.
     """
     config = doubter.config
     faults = base.range_faults("target_layers", config.target_layers)
@@ -38,9 +38,11 @@ def check_fit(doubter: Doubter, base: FrozenBase, wanted: Mapping[str, tuple[int
         faults.append(
             f"has refusal token {unknown[0]}, the base has a vocabulary of {base.stack.vocab_size} (wrong base model?)"
         )
-    for name, ours in wanted.items():
-        theirs: tuple[int, ...] = getattr(config, name)
-        if ours is not None and (sorted(ours) != sorted(theirs) if name == "cross_attn_layers" else ours != theirs):
-            faults.append(f"has {name} {list(theirs)}, MetaSpiderConfig says {list(ours)}")
+    for name, configured in configured_layers.items():
+        actual: tuple[int, ...] = getattr(config, name)
+        if configured is not None and (
+            sorted(configured) != sorted(actual) if name == "cross_attn_layers" else configured != actual
+        ):
+            faults.append(f"has {name} {list(actual)}, MetaSpiderConfig says {list(configured)}")
     if faults:
         raise ModelMismatchError(faults_message(doubter.source, faults))

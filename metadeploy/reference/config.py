@@ -1,4 +1,4 @@
-"""What a reference pipeline is to load: the base model and, where the checkpoint does not say, the wrapper's layers."""
+"""Settings of the reference pipeline: the base model and, if the checkpoint has none, the wrapper's layers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class MetaSpiderConfig:
     Layer ``i`` means the output of decoder block ``i``, counted from 0.
 
     Attributes:
-        model_name: the base: a hub id, a folder in Hugging Face format, or a GGUF file (dequantised on load).
-        device: a torch device such as ``cpu`` or ``cuda:1``; ``auto`` takes a GPU where there is one.
-        dtype: of the base's weights; ``auto`` takes the model's own (float32 for a GGUF). The wrapper is always
+        model_name: the base: a hub id, a folder in Hugging Face format, or a GGUF file (dequantized on load).
+        device: a torch device such as ``cpu`` or ``cuda:1``; ``auto`` uses a GPU if there is one.
+        dtype: type of the base's weights; ``auto`` uses the model's own (float32 for a GGUF). The wrapper is always
             computed in float32.
-        quantization: bitsandbytes weights for the base: ``int8``, ``nf4``, ``fp4``, or None.
-        target_layers: whose outputs the encoder reads, as numbers, a range (``"21-31"``) or a preset (``"late"`` =
-            [2n/3, n), ``"all"``). None takes what the wrapper's files say; where both say, they must agree.
-        cross_attn_layers: after which the injection happens, likewise.
+        quantization: bitsandbytes quantization of the base: ``int8``, ``nf4``, ``fp4``, or None.
+        target_layers: layers whose outputs the encoder reads, as numbers, a range (``"21-31"``) or a preset (``"late"``
+            = [2n/3, n), ``"all"``). None uses those of the wrapper's files; if both have them, they must agree.
+        cross_attn_layers: layers after which the wrapper injects, in the same forms.
     """
 
     model_name: str
@@ -39,7 +39,7 @@ class MetaSpiderConfig:
     cross_attn_layers: LayerSpec | None = None
 
     def __post_init__(self) -> None:
-        """Refuse words that mean nothing, all at once."""
+        """Refuse settings that are not valid, with all faults in one message."""
         allowed: Final[dict[str, tuple[Any, ...]]] = {
             "dtype": get_args(DType),
             "quantization": (None, *get_args(Quantization)),

@@ -15,9 +15,9 @@ from metadeploy.reference.injection import Injection
 
 
 class Context:
-    """A sequence in the base: more is added to what is in the model's cache.
+    """A sequence in the base that grows with the model's cache.
 
-    A model without a cache sees the whole sequence again each time, injected where it was before.
+    A model without a cache evaluates the whole sequence again each time, with the same injections.
     """
 
     def __init__(self, base: FrozenBase) -> None:
@@ -33,7 +33,7 @@ class Context:
         injection: Injection | None = None,
         hooks: Mapping[int, BlockHook] | None = None,
     ) -> Tensor:
-        """Add tokens, at least one; the logits [V] after the last of them."""
+        """Add one or more tokens, and return the logits [V] after the last one."""
         n_past = 0 if self._cache is None else len(self._token_ids)
         self._token_ids += token_ids
         output = self._base.forward(
@@ -50,7 +50,7 @@ class Context:
 
 
 class CleanContext:
-    """A sequence that nothing is injected into, and what the encoder reads at its end."""
+    """A sequence without injection, and the activations at its end."""
 
     def __init__(self, base: FrozenBase, doubter: Doubter) -> None:
         """Begin an empty sequence."""
@@ -58,10 +58,10 @@ class CleanContext:
         self._doubter = doubter
 
     def feed(self, token_ids: Sequence[int]) -> Tensor:
-        """Add tokens, at least one.
+        """Add one or more tokens.
 
         Returns:
-            Activations at the last of them: [n_target, D], on the device and in the dtype of the encoder.
+            The activations at the last one: [n_target, D], on the device and in the dtype of the encoder.
         """
         layers = self._doubter.config.target_layers
         like = next(self._doubter.enc.parameters())

@@ -25,7 +25,7 @@ class BottleneckCrossAttention(nn.Module):
     """
 
     def __init__(self, *, hidden_dim: int, bottleneck_dim: int, num_heads: int, num_tokens: int) -> None:
-        """Make a layer with a closed gate.
+        """Create a layer with a closed gate.
 
         Args:
             hidden_dim: D, width of the hidden states and of the cognitive tokens.
@@ -53,7 +53,7 @@ class BottleneckCrossAttention(nn.Module):
         self.token_preference = nn.Parameter(torch.zeros(num_tokens))
 
     def attention(self, hidden: Tensor, cognitive_tokens: Tensor) -> Tensor:
-        """Where each position looks.
+        """Return the attention weights of each position.
 
         Args:
             hidden: [..., T, D] outputs of the decoder block.
@@ -68,7 +68,7 @@ class BottleneckCrossAttention(nn.Module):
         return torch.softmax(scores + self.token_preference, dim=-1)
 
     def forward(self, hidden: Tensor, cognitive_tokens: Tensor, *, gain: float = 1.0) -> Tensor:
-        """Inject.
+        """Inject into hidden states.
 
         Args:
             hidden: [..., T, D] outputs of the decoder block.
@@ -85,5 +85,5 @@ class BottleneckCrossAttention(nn.Module):
         return injected
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """[..., n, B] to [..., H, n, B/H]."""
+        """Reshape [..., n, B] to [..., H, n, B/H]."""
         return x.reshape(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)

@@ -1,4 +1,4 @@
-"""Find the decoder blocks of any Hugging Face causal LM, and look at or change what they put out."""
+"""Find the decoder blocks of any Hugging Face causal LM, and read or change their outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metadeploy.errors import ModelMismatchError
 
-#: Gets a block's output [1, T, D]; what it returns takes its place, None leaves it alone.
+#: Called with a block's output [1, T, D]. Its return value replaces the output; None keeps it.
 BlockHook = Callable[[Tensor], "Tensor | None"]
 
 
@@ -33,9 +33,9 @@ class DecoderStack:
 
     @contextmanager
     def hooked(self, hooks: Mapping[int, BlockHook]) -> Iterator[None]:
-        """Let ``hooks[i]`` see, and perhaps replace, every output of block i while the context lasts.
+        """Call ``hooks[i]`` with every output of block i while the context is active.
 
-        Hooks are used and not ``output_hidden_states``, whose last entry many models pass through their final norm.
+        ``output_hidden_states`` would not do, because in many models its last entry is after the final norm.
         """
         with ExitStack() as stack:
             for layer, hook in hooks.items():
@@ -48,9 +48,9 @@ class DecoderStack:
             # blocks return the hidden states alone or as the first of a tuple, depending on the model
             hidden = output[0] if isinstance(output, tuple) else output
             if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden.shape[-1] != self.hidden_dim:
-                found = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+                actual = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
                 raise ModelMismatchError(
-                    f"base model: block {layer} of {self.path!r} puts out {found}, expected hidden states "
+                    f"base model: block {layer} of {self.path!r} outputs {actual}, expected hidden states "
                     f"[1, n_tokens, {self.hidden_dim}] (the reference does not support this architecture)"
                 )
             changed = hook(hidden)
@@ -62,20 +62,20 @@ class DecoderStack:
 
 
 def find_decoder(model: nn.Module) -> DecoderStack:
-    """Find the decoder blocks of a causal LM by what they are and not by their name.
+    """Find the decoder blocks of a causal LM by their structure, not by their name.
 
-    They are the ``nn.ModuleList`` with as many entries as the text config has layers. Lists that belong to a
-    sub-model with another config (vision and audio towers) and lists inside another candidate (the experts of a
-    block) are left out; of what remains the text model's own, then the one with most parameters, is taken.
+    They are the ``nn.ModuleList`` with as many entries as the text config has layers. Lists in a sub-model with another
+    config (vision and audio towers) and lists inside another candidate (the experts of a block) do not count. If
+    several remain, a list of the text model itself comes first, then the one with the most parameters.
 
     Args:
-        model: a transformers model; one with nested text and vision parts too.
+        model: a transformers model, which may have text and vision parts.
 
     Returns:
         The stack.
 
     Raises:
-        ModelMismatchError: an encoder-decoder model, or no such list.
+        ModelMismatchError: the model is an encoder-decoder, or has no such list.
     """
     name = type(model).__name__
     config: Any = getattr(model, "config", None)
@@ -83,16 +83,16 @@ def find_decoder(model: nn.Module) -> DecoderStack:
         raise ModelMismatchError(f"base model {name}: has no config, expected a Hugging Face causal LM")
     if getattr(config, "is_encoder_decoder", False):
         raise ModelMismatchError(f"base model {name}: is an encoder-decoder, expected a decoder-only causal LM")
-    of_text = text_config(config)
-    num_layers = getattr(of_text, "num_hidden_layers", None)
-    hidden_dim = getattr(of_text, "hidden_size", None)
+    decoder_config = text_config(config)
+    num_layers = getattr(decoder_config, "num_hidden_layers", None)
+    hidden_dim = getattr(decoder_config, "hidden_size", None)
     if not isinstance(num_layers, int) or not isinstance(hidden_dim, int):
         raise ModelMismatchError(
-            f"base model {name}: config {type(of_text).__name__} lacks num_hidden_layers or hidden_size, expected "
-            "the config of a decoder-only causal LM"
+            f"base model {name}: config {type(decoder_config).__name__} lacks num_hidden_layers or hidden_size, "
+            "expected the config of a decoder-only causal LM"
         )
 
-    text_type = _model_type(of_text)  # sub-models hold copies of their configs: identity says nothing
+    text_type = _model_type(decoder_config)  # sub-models hold copies of configs, so identity is no criterion
     candidates: list[tuple[bool, int, str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len(module) != num_layers:
@@ -113,7 +113,7 @@ def find_decoder(model: nn.Module) -> DecoderStack:
 
 
 def text_config(config: Any) -> Any:
-    """The part of a config that describes the text decoder: nested in multimodal models, else the config itself."""
+    """Return the config of the text decoder: a nested config in multimodal models, otherwise the config itself."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
@@ -122,12 +122,12 @@ def _model_type(config: Any) -> str | None:
 
 
 def _owner_config(model: nn.Module, path: str) -> Any:
-    """The config of the innermost sub-model around the module at ``path``."""
+    """Return the config of the innermost sub-model around the module at ``path``."""
     parts = path.split(".")
     for end in range(len(parts), -1, -1):
         module = model.get_submodule(".".join(parts[:end]))
         config = getattr(module, "config", None)
-        # layers and attention modules often keep a reference to their model's config: that says the same
+        # layers and attention modules often hold a reference to their model's config, which is the same
         if config is not None:
             return config
     raise AssertionError("the model itself has a config")

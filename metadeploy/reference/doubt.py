@@ -1,7 +1,8 @@
-"""Doubt: how near an answer is to beginning with the trained refusal, and where it tips over.
+"""Doubt: the score that decides whether an answer begins with the trained refusal.
 
-With r the first token of the refusal, m = logit(r) - max of all other logits where the answer begins, and b the
-wrapper's calibrated bias, doubt = sigmoid(m + b): above 0.5 exactly where a greedy answer begins with the refusal.
+Let r be the first token of the refusal, m = logit(r) - max of all other logits at the beginning of the answer, and b
+the wrapper's calibrated bias. Then doubt = sigmoid(m + b). It is above 0.5 exactly if a greedy answer begins with the
+refusal.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ __all__ = ["DoubtReading", "read_doubt", "refusal_token"]
 
 @dataclass(frozen=True)
 class DoubtReading:
-    """What the logits say of a refusal where an answer begins.
+    """The refusal and its alternative at the beginning of an answer.
 
     Attributes:
-        refusal: token that a refusal begins with.
-        best_other: most likely token besides.
+        refusal: first token of the refusal.
+        best_other: most likely other token.
         value: the doubt, in (0, 1).
     """
 
@@ -33,18 +34,18 @@ class DoubtReading:
     value: float
 
     def greedy_token(self, threshold: float) -> int:
-        """The first token of a greedy answer that declines where doubt reaches ``threshold``: 0 always, 1 never."""
+        """Return the first token of a greedy answer that declines from ``threshold`` on: 0 always, 1 never."""
         declines = threshold < 1 and self.value >= threshold
         return self.refusal if declines else self.best_other
 
 
 def read_doubt(logits: Tensor, refusal: int, *, bias: float = 0.0) -> DoubtReading:
-    """Compare the refusal's first token with all the others.
+    """Compare the refusal's first token with all others.
 
     Args:
-        logits: [V], where the answer begins: the model's own, before any sampling.
-        refusal: token that a refusal begins with, 0 to V - 1.
-        bias: the wrapper's, in nats.
+        logits: [V], the model's logits at the beginning of the answer, before any sampling.
+        refusal: first token of the refusal, 0 to V - 1.
+        bias: the wrapper's bias, in nats.
     """
     others = logits.detach().to(torch.float64, copy=True)
     logit = others[refusal].clone()
@@ -54,18 +55,19 @@ def read_doubt(logits: Tensor, refusal: int, *, bias: float = 0.0) -> DoubtReadi
 
 
 def refusal_token(tokenizer: Any, config: WrapperConfig, *, last_prompt_token: int) -> int:
-    """The token that a refusal begins with after a prompt.
+    """Return the first token of the refusal after a prompt.
 
-    As trained where the wrapper says so. Else as the refusal is tokenised after the text of the prompt's last token,
-    for many tokenizers give the first word of a text another token than the same word after a line break.
+    If the wrapper has the trained tokens, it is the first of them. Otherwise the refusal is tokenized after the text of
+    the prompt's last token, because many tokenizers have different tokens for a word at the beginning of a text and
+    after a line break.
 
     Args:
-        tokenizer: of transformers.
-        config: the wrapper's.
-        last_prompt_token: what the answer comes after.
+        tokenizer: a tokenizer of transformers.
+        config: the wrapper's config.
+        last_prompt_token: the token before the answer.
 
     Raises:
-        Error: the tokenizer makes no token of the refusal.
+        Error: the tokenizer returns no token for the refusal.
     """
     if config.refusal_token_ids is not None:
         return config.refusal_token_ids[0]
@@ -77,7 +79,7 @@ def refusal_token(tokenizer: Any, config: WrapperConfig, *, last_prompt_token: i
     before = tokenizer.decode([last_prompt_token])
     head, whole = encode(before), encode(before + config.refusal_text)
     if whole[: len(head)] != head:
-        head, whole = [], encode(config.refusal_text)  # the two grow together: no boundary to look behind
+        head, whole = [], encode(config.refusal_text)  # a token spans the boundary, so tokenize the refusal alone
     if len(whole) == len(head):
-        raise Error(f"tokenizer: makes no token of the refusal {config.refusal_text!r}, expected at least one")
+        raise Error(f"tokenizer: returns no token for the refusal {config.refusal_text!r}, expected at least one")
     return whole[len(head)]

@@ -1,4 +1,4 @@
-"""A trained wrapper as PyTorch modules: the encoder and one cross-attention per injected layer."""
+"""A trained wrapper as PyTorch modules: the encoder, and one cross-attention for each injected layer."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Doubter(nn.Module):
     ``state_dict()`` has the sidecar's tensor names: ``enc.<name>`` and ``ca.<layer>.<name>``.
 
     Attributes:
-        config: what the wrapper is.
-        source: where it came from, for messages.
+        config: type, sizes, layers and settings of the wrapper.
+        source: its origin, for messages.
         enc: the encoder.
-        ca: cross-attention by layer number (as text, which is what ``nn.ModuleDict`` takes).
+        ca: cross-attention by layer number (as text, because ``nn.ModuleDict`` has text keys).
     """
 
     def __init__(self, config: WrapperConfig, encoder: nn.Module, *, source: str = "doubter") -> None:
-        """Put an encoder beside fresh cross-attentions; ``from_tensors`` and ``from_checkpoint`` load trained ones.
+        """Combine an encoder with new cross-attentions; ``from_tensors`` and ``from_checkpoint`` load trained ones.
 
         Args:
-            config: what the wrapper is.
+            config: type, sizes, layers and settings of the wrapper.
             encoder: maps [N, D] to [C, D].
-            source: where it comes from, for messages.
+            source: its origin, for messages.
         """
         super().__init__()
         self.config = config
@@ -72,21 +72,21 @@ class Doubter(nn.Module):
         """Build a wrapper from its tensors.
 
         Args:
-            config: what the wrapper is.
-            tensors: every tensor under its sidecar name, in PyTorch's shape and any floating dtype; what belongs to
-                no part of such a wrapper is ignored, as the sidecar's reader does.
-            source: where they come from, for messages.
+            config: type, sizes, layers and settings of the wrapper.
+            tensors: all tensors by sidecar name, in PyTorch's shape and any floating dtype. Tensors that such a wrapper
+                does not have are ignored, as in the sidecar's reader.
+            source: their origin, for messages.
 
         Returns:
             The wrapper with a float32 copy of the tensors.
 
         Raises:
-            CheckpointError: tensors are missing or of a wrong shape (all are named), or a width cannot be split into
-                the heads.
+            CheckpointError: tensors are missing or have a wrong shape (the message lists all), or a width cannot be
+                split into the heads.
         """
         dims = infer({name: tuple(t.shape) for name, t in tensors.items()})
         try:
-            # on the meta device nothing is allocated, nor initialised in vain
+            # the meta device allocates and initializes no weights, which would be overwritten anyway
             with torch.device("meta"):
                 doubter = cls(config, build_encoder(config, dims), source=source)
         except ValueError as error:
@@ -101,7 +101,7 @@ class Doubter(nn.Module):
         ]
         if faults:
             raise CheckpointError(faults_message(source, sorted(faults)))
-        # a copy, since the caller's arrays may be read-only or memory-mapped
+        # a copy, because the caller's arrays may be read-only or memory-mapped
         state = {name: torch.asarray(tensors[name], dtype=torch.float32, copy=True) for name in expected}
         doubter.load_state_dict(state, strict=True, assign=True)
         return doubter.requires_grad_(False).eval()
@@ -118,26 +118,25 @@ class Doubter(nn.Module):
         num_layers: int | None = None,
         refusal_text: str | None = None,
     ) -> Doubter | PendingDoubter:
-        """Load a trained wrapper, with the code that ``metadeploy export`` uses.
+        """Load a trained wrapper in the same way as ``metadeploy export``.
 
         Args:
             path: a checkpoint (``.pt`` or ``.safetensors``), a run directory, or a sidecar (``.gguf``).
-            run_json: the run's manifest; the one beside the checkpoint where None.
-            target_layers: layers whose outputs the encoder reads, where the files do not say; also as ``"21-31"``.
-            cross_attn_layers: layers of the injection, likewise.
-            hidden_dim: width of the base, checked against the tensors.
-            num_layers: number of decoder blocks of the base; needed for ``"late"``.
-            refusal_text: what the wrapper was trained to decline with, for files that do not say so; it goes before
-                what they say, without their tokens and bias.
+            run_json: see `metadeploy.checkpoint.load_wrapper`, like the arguments below.
+            target_layers: layers that the encoder reads.
+            cross_attn_layers: layers after which the wrapper injects.
+            hidden_dim: width of the base.
+            num_layers: number of decoder blocks of the base.
+            refusal_text: the sentence that the wrapper was trained to decline with.
 
         Returns:
-            The wrapper; or, where nothing tells its layers yet (or only ``"late"`` of an unknown number), a pending
-            one, which ``MetaSpiderPipeline.attach`` resolves with the layers of its own config and base.
+            The wrapper. If no source has its layers yet (or only ``"late"`` of an unknown number), a pending wrapper,
+            which ``MetaSpiderPipeline.attach`` resolves with the layers of its own config and base.
 
         Raises:
-            CheckpointError: the checkpoint or run.json is unusable or contradicts itself or the arguments.
-            SidecarError: the same for a sidecar.
-            ValueError: the refusal text cannot be one, or the wrapper is of a kind that has none.
+            CheckpointError: the checkpoint or run.json cannot be used, or contradicts itself or the arguments.
+            SidecarError: the sidecar cannot be used.
+            ValueError: the text cannot be used as a refusal, or wrappers of this kind have none.
         """
         path = Path(path)
         if _is_gguf(path):
@@ -169,12 +168,12 @@ class Doubter(nn.Module):
 
     @torch.no_grad()
     def encode(self, activations: Tensor) -> Tensor:
-        """As ``forward``, in evaluation mode and without gradients."""
+        """Encode like ``forward``, in evaluation mode and without gradients."""
         tokens: Tensor = self.eval()(activations)
         return tokens
 
     def cross_attention(self, layer: int) -> BottleneckCrossAttention:
-        """The cross-attention at the output of decoder block ``layer``."""
+        """Return the cross-attention at the output of decoder block ``layer``."""
         module = self.ca[str(layer)]
         assert isinstance(module, BottleneckCrossAttention)
         return module
@@ -187,7 +186,7 @@ class Doubter(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PendingDoubter:
-    """A checkpoint whose layers only the base, or the pipeline's config, can tell.
+    """A checkpoint whose layers depend on the base or the pipeline's config.
 
     ``MetaSpiderPipeline.attach`` resolves it. Attributes: see ``Doubter.from_checkpoint``.
     """
@@ -201,17 +200,17 @@ class PendingDoubter:
     refusal_text: str | None = None
 
     def needs_base(self) -> bool:
-        """Whether layers are still not told by anything, or told as a preset of a base of unknown depth.
+        """Return whether no source has the layers yet, or only a preset for a base of unknown depth.
 
         Raises:
             CheckpointError: the checkpoint or run.json cannot be read.
         """
         target = self.claims("target_layers")
-        # beside a list of them a preset says how many layers the base has, and the tensors list the other ones
+        # a preset and a list of the same layers together determine the number of layers; the tensors list the others
         return not target or (not self.claims("num_layers") and all(map(is_bare_preset, target)))
 
     def claims(self, key: str) -> list[Any]:
-        """What checkpoint, run.json and caller say about ``key``, a field of this class; empty where none says it.
+        """Return the values of ``key``, a field of this class, in checkpoint, run.json and the caller's arguments.
 
         Raises:
             CheckpointError: the checkpoint or run.json cannot be read.
@@ -219,8 +218,8 @@ class PendingDoubter:
         raw = read_checkpoint(find_checkpoint(self.path))
         manifest_path = find_run_json(raw.path, self.run_json)
         manifest = None if manifest_path is None else read_run_json(manifest_path)
-        said = (raw.setting(key), getattr(manifest, key, None), getattr(self, key))
-        return [value for value in said if value is not None]
+        values = (raw.setting(key), getattr(manifest, key, None), getattr(self, key))
+        return [value for value in values if value is not None]
 
     def resolve(
         self,
@@ -229,18 +228,18 @@ class PendingDoubter:
         cross_attn_layers: LayerSpec | None = None,
         num_layers: int | None = None,
     ) -> Doubter:
-        """Load the checkpoint, with what is now known where it had not been told.
+        """Load the checkpoint, with these layers if no other source has them.
 
         Args:
-            target_layers: layers whose outputs the encoder reads.
-            cross_attn_layers: layers of the injection.
+            target_layers: layers that the encoder reads.
+            cross_attn_layers: layers after which the wrapper injects.
             num_layers: number of decoder blocks of the base.
 
         Returns:
             The wrapper.
 
         Raises:
-            CheckpointError: the checkpoint is unusable, contradicts the layers, or nothing tells them still.
+            CheckpointError: the checkpoint cannot be used, contradicts the layers, or still lacks them.
         """
         wrapper = load_wrapper(
             self.path,
@@ -262,6 +261,6 @@ def _from_sidecar(path: Path, refusal_text: str | None) -> Doubter:
 
 def _is_gguf(path: Path) -> bool:
     if not path.is_file():
-        return path.suffix == ".gguf"  # let the reader say that it is missing
+        return path.suffix == ".gguf"  # the reader reports a missing file
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"

@@ -1,8 +1,8 @@
-"""The three encoders: activations of the target layers in, cognitive tokens out (source: docs/sidecar-format.md).
+"""The three encoders, which turn activations into cognitive tokens (source: docs/sidecar-format.md).
 
-All take activations [..., N, D] (N target layers in the wrapper's order, D the base's width) and return cognitive
-tokens [..., C, D]. LayerNorms use eps 1e-5 and GELU is the exact erf form, which are PyTorch's defaults. The names in
-each ``state_dict`` are those of the checkpoint's ``encoder_state``.
+They take activations [..., N, D] (N target layers in the wrapper's order, D the base's width) and return cognitive
+tokens [..., C, D]. LayerNorm has eps 1e-5 and GELU is the exact erf form, as by default in PyTorch. The names in each
+``state_dict`` are those of the checkpoint's ``encoder_state``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from metadeploy.sidecar.spec import WrapperConfig
 
 
 class SelectiveEncoder(nn.Module):
-    """One cognitive token per target layer (C = N), each scaled by a gate of its own.
+    """One cognitive token per target layer (C = N), each scaled by its own gate.
 
     z_i = tanh(gate_i) · GELU(Linear_i(LayerNorm_i(a_i))), token_i = output_norm(output_proj(z_i)).
     """
 
     def __init__(self, *, hidden_dim: int, encoder_dim: int, num_layers: int) -> None:
-        """Make the encoder for ``hidden_dim`` D, projections of width ``encoder_dim`` B and ``num_layers`` N."""
+        """Create the encoder for ``hidden_dim`` D, projections of width ``encoder_dim`` B and ``num_layers`` N."""
         super().__init__()
         self.layer_projectors = nn.ModuleList(
             _projector(hidden_dim, encoder_dim, prenorm=True) for _ in range(num_layers)
@@ -41,7 +41,7 @@ class SelectiveEncoder(nn.Module):
 
 
 class MultiTokenEncoder(nn.Module):
-    """C learnt queries attend to the projected activations; C need not be N."""
+    """C learned queries attend to the projected activations; C can differ from N."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class MultiTokenEncoder(nn.Module):
         num_heads: int,
         prenorm_projector: bool = True,
     ) -> None:
-        """Make the encoder.
+        """Create the encoder.
 
         Args:
             hidden_dim: D.
@@ -61,7 +61,7 @@ class MultiTokenEncoder(nn.Module):
             num_layers: N.
             num_tokens: C.
             num_heads: attention heads of the queries.
-            prenorm_projector: LayerNorm + Linear + GELU per layer, else one bias-free Linear.
+            prenorm_projector: LayerNorm + Linear + GELU per layer, otherwise one bias-free Linear.
         """
         super().__init__()
         _check_heads("MultiTokenEncoder", encoder_dim, num_heads)
@@ -88,7 +88,7 @@ class TransformerBlock(nn.Module):
     """A pre-norm transformer block without biases; every token sees every other."""
 
     def __init__(self, *, dim: int, num_heads: int, ffn_dim: int) -> None:
-        """Make a block of width ``dim``, with ``num_heads`` heads and an inner width of ``ffn_dim``."""
+        """Create a block of width ``dim``, with ``num_heads`` heads and an inner width of ``ffn_dim``."""
         super().__init__()
         _check_heads("TransformerBlock", dim, num_heads)
         self.num_heads = num_heads
@@ -134,18 +134,18 @@ class TransformerEncoder(nn.Module):
         shared_projector: bool = False,
         layer_pos_embed: bool = True,
     ) -> None:
-        """Make the encoder.
+        """Create the encoder.
 
         Args:
             hidden_dim: D.
             encoder_dim: E, a multiple of ``num_heads``.
             num_layers: N.
-            num_blocks: transformer blocks.
+            num_blocks: number of transformer blocks.
             num_heads: attention heads of each block.
-            ffn_dim: inner width of the feed-forward, 4E where None.
-            prenorm_projector: LayerNorm + Linear + GELU in place of one bias-free Linear.
+            ffn_dim: inner width of the feed-forward; None means 4E.
+            prenorm_projector: LayerNorm + Linear + GELU instead of one bias-free Linear.
             shared_projector: one projector for all layers.
-            layer_pos_embed: add a learnt embedding [N, E] of the layer's place.
+            layer_pos_embed: add a learned embedding [N, E] of the layer's index.
         """
         super().__init__()
         self.num_layers = num_layers
@@ -153,7 +153,7 @@ class TransformerEncoder(nn.Module):
             _projector(hidden_dim, encoder_dim, prenorm=prenorm_projector)
             for _ in range(1 if shared_projector else num_layers)
         ]
-        # one of the two names stays unset, so that state_dict holds what the checkpoint holds
+        # one of the two names stays unset, so that state_dict has the names of the checkpoint
         self.shared_projector = projectors[0] if shared_projector else None
         self.layer_projectors = None if shared_projector else nn.ModuleList(projectors)
         embed = nn.Parameter(torch.zeros(num_layers, encoder_dim)) if layer_pos_embed else None
@@ -186,17 +186,17 @@ Encoder = SelectiveEncoder | MultiTokenEncoder | TransformerEncoder
 
 
 def build_encoder(config: WrapperConfig, dims: Dims) -> Encoder:
-    """Make the encoder of a wrapper, with weights yet to be loaded.
+    """Create the encoder of a wrapper, whose weights are loaded later.
 
     Args:
-        config: what the wrapper is.
-        dims: which optional parts its tensors have, from ``metadeploy.sidecar.layout.infer``.
+        config: the wrapper's config.
+        dims: sizes and optional parts of its tensors, from ``metadeploy.sidecar.layout.infer``.
 
     Returns:
         The encoder.
 
     Raises:
-        ValueError: a width that cannot be split into ``enc_num_heads`` heads.
+        ValueError: a width cannot be split into ``enc_num_heads`` heads.
     """
     num_layers = len(config.target_layers)
     if config.encoder_type == "selective":

@@ -17,15 +17,15 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
     """Load the base model and the tokenizer that ``config`` names.
 
     Args:
-        config: model name, device, dtype and quantisation.
+        config: model name, device, dtype and quantization.
 
     Returns:
         A transformers model, on its device and in evaluation mode, and its tokenizer.
 
     Raises:
-        ModelLoadError: no such model, device or supported architecture.
-        MissingDependencyError: transformers, or bitsandbytes where quantisation is asked for, is not
-            installed (accelerate likewise, for quantisation and GGUF).
+        ModelLoadError: the model or device does not exist, or the architecture is not supported.
+        MissingDependencyError: a package is not installed: transformers, for quantization bitsandbytes, or for
+            quantization and GGUF accelerate.
     """
     transformers = _transformers()
     device = _device(config.device)
@@ -33,7 +33,7 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
     load_options: dict[str, Any] = dict(options)
     if "gguf_file" in options:
         _require("accelerate", what=f"base model {config.model_name!r}: a GGUF file", extra="reference")
-        # dequantised weights have no dtype of their own
+        # dequantized weights can have any dtype
         load_options["dtype"] = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
     else:
         load_options["dtype"] = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -46,7 +46,7 @@ def load_base(config: MetaSpiderConfig) -> tuple[Any, Any]:
             raise ModelLoadError(
                 f"base model {config.model_name!r}: is an encoder-decoder, expected a decoder-only causal LM"
             )
-        # most multimodal models have a text-only twin for causal LM; for the others load the whole model
+        # most multimodal models have a text-only class for causal LM; otherwise load the whole model
         causal = type(base_config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         auto_class = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
         model = auto_class.from_pretrained(source, config=base_config, **load_options)
@@ -73,10 +73,10 @@ def _transformers() -> Any:
 
 
 def _source(model_name: str) -> tuple[str, dict[str, str]]:
-    """Where transformers finds the model, and the options that say so."""
+    """Return the source and the options with which transformers loads the model."""
     path = Path(model_name)
     if path.suffix.lower() == ".gguf":
-        read_base(path)  # names what is wrong with a file that is no sound GGUF of a language model
+        read_base(path)  # raises a precise error if the file is not a valid GGUF of a language model
         return str(path.parent), {"gguf_file": path.name}
     return model_name, {}
 
@@ -98,8 +98,8 @@ def _device(name: str) -> torch.device:
 
 
 def _quantization(config: MetaSpiderConfig, transformers: Any) -> Any:
-    what = f"MetaSpiderConfig: quantization {config.quantization!r}"
-    _require("bitsandbytes", "accelerate", what=what, extra="quantized")
+    subject = f"MetaSpiderConfig: quantization {config.quantization!r}"
+    _require("bitsandbytes", "accelerate", what=subject, extra="quantized")
     if config.quantization == "int8":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     compute_dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)

@@ -1,4 +1,4 @@
-"""A base model and a wrapper, from names and texts: loading, attaching, chat templates, answers."""
+"""The pipeline on names and texts: load a base, attach a wrapper, apply the chat template, answer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 
 class MetaSpiderPipeline(TwoPass):
-    """Two-pass generation in PyTorch: the oracle that the runtime is compared with."""
+    """Two-pass generation in PyTorch: the reference with which tests compare the runtime."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, config: MetaSpiderConfig) -> None:
-        """Wrap a model that is loaded already; ``from_pretrained`` loads one.
+        """Use a model that is already loaded; ``from_pretrained`` loads one.
 
         Args:
             model: a transformers causal LM, on its device.
             tokenizer: its tokenizer.
-            config: whose layers are resolved against the model, and which the wrapper's are checked with.
+            config: settings. Its layers are resolved with the model, and compared with the wrapper's.
 
         Raises:
-            ModelMismatchError: no decoder stack is found, or the config's layers are not the model's.
+            ModelMismatchError: no decoder stack is found, or the model does not have the config's layers.
         """
         super().__init__(model, tokenizer)
         self.config = config
@@ -42,23 +42,23 @@ class MetaSpiderPipeline(TwoPass):
     def from_pretrained(
         cls, config: MetaSpiderConfig, *, model: nn.Module | None = None, tokenizer: Any = None
     ) -> MetaSpiderPipeline:
-        """Load the base that ``config`` names, or take one that is loaded already.
+        """Load the base that ``config`` names, or use one that is already loaded.
 
         Args:
-            config: base and layers; with ``model`` given its loading options are not used.
+            config: base and layers; if ``model`` is given, the options for loading are not used.
             model: a transformers causal LM, on its device.
-            tokenizer: its tokenizer; given if and only if ``model`` is.
+            tokenizer: its tokenizer; required if ``model`` is given, and only then.
 
         Returns:
             A pipeline without a wrapper.
 
         Raises:
             ModelLoadError: the base cannot be loaded.
-            ModelMismatchError: it is no decoder-only causal LM, or lacks the config's layers.
+            ModelMismatchError: it is not a decoder-only causal LM, or lacks the config's layers.
             MissingDependencyError: a package that loading needs is not installed.
         """
         if (model is None) != (tokenizer is None):
-            raise Error("MetaSpiderPipeline: model and tokenizer go together, expected both or neither")
+            raise Error("MetaSpiderPipeline: only one of model and tokenizer is given, expected both or neither")
         if model is None:
             model, tokenizer = load_base(config)
         return cls(model, tokenizer, config=config)
@@ -66,17 +66,17 @@ class MetaSpiderPipeline(TwoPass):
     # --- the wrapper ---
 
     def attach(self, doubter: Doubter | PendingDoubter) -> Doubter:
-        """Attach a wrapper in place of the one before; it is moved to the device of the base's embedding.
+        """Attach a wrapper, which replaces the current one, and move it to the device of the base's embedding.
 
         Args:
-            doubter: from ``Doubter.from_checkpoint``; where that could not tell the layers, the config's are used.
+            doubter: a wrapper from ``Doubter.from_checkpoint``; a pending one gets the config's layers.
 
         Returns:
-            The wrapper as attached.
+            The attached wrapper.
 
         Raises:
-            CheckpointError: a pending wrapper is unusable, or neither its files nor the config say the layers.
-            ModelMismatchError: wrapper, config and base contradict each other; all contradictions are named.
+            CheckpointError: a pending wrapper cannot be used, or neither its files nor the config have the layers.
+            ModelMismatchError: wrapper, config and base contradict each other; the message lists all contradictions.
         """
         if isinstance(doubter, PendingDoubter):
             doubter = self._resolve(doubter)
@@ -85,22 +85,22 @@ class MetaSpiderPipeline(TwoPass):
         return self._doubter
 
     def detach(self) -> None:
-        """Take the wrapper off: what remains is the base."""
+        """Remove the wrapper and continue with the base alone."""
         self._doubter = None
 
     # --- text ---
 
     def apply_chat_template(self, prompt: str | Sequence[Message]) -> str:
-        """Wrap a question, or a conversation, as the wrapper's training prompts were.
+        """Render a question or a conversation in the same way as the wrapper's training prompts.
 
-        The base's own chat template is used, with the wrapper's ``chat_template_kwargs`` (thinking off, for example);
-        its ``answer_suffix`` is appended to the last message of the user.
+        The base's own chat template gets the wrapper's ``chat_template_kwargs`` (for example thinking off), and the
+        wrapper's ``answer_suffix`` is appended to the last message of the user.
 
         Args:
-            prompt: what the user says, or messages.
+            prompt: a question, or messages.
 
         Returns:
-            The prompt's text, up to where the answer begins.
+            The text of the prompt, up to the beginning of the answer.
 
         Raises:
             Error: the tokenizer has no chat template, or it does not accept the messages.
@@ -114,7 +114,7 @@ class MetaSpiderPipeline(TwoPass):
         )
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
-        """Token ids of a text; ``add_special`` adds what the tokenizer puts around a plain one, such as BOS."""
+        """Return the token ids of a text; ``add_special`` adds the tokenizer's special tokens, such as BOS."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=add_special)["input_ids"]
         return ids
 
@@ -130,14 +130,14 @@ class MetaSpiderPipeline(TwoPass):
         schedule: InjectionSchedule = STATIC,
         doubt_threshold: float = DEFAULT_THRESHOLD,
     ) -> str:
-        """Answer a prompt, greedily.
+        """Answer a prompt greedily.
 
         Args:
-            prompt: what the user says, or messages; or token ids, which are taken as they are.
-            max_new_tokens: length limit of the answer.
-            raw: use the prompt, a str, as it is and not through the chat template.
-            inject: False answers with the base alone; the default uses the wrapper where one is attached.
-            gain: in place of the pipeline's.
+            prompt: a question or messages; or token ids, which are used unchanged.
+            max_new_tokens: maximum number of tokens of the answer.
+            raw: do not apply the chat template to a text.
+            inject: False answers with the base alone; the default uses the wrapper if one is attached.
+            gain: factor of the injection; None uses the pipeline's.
             cognitive_tokens: as in ``generate_ids``.
             schedule: as in ``generate_ids``.
             doubt_threshold: as in ``generate_ids``.
@@ -147,8 +147,8 @@ class MetaSpiderPipeline(TwoPass):
 
         Raises:
             ValueError: the threshold is out of range.
-            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
-            Error: the prompt is empty or cannot be wrapped, or ``inject`` is asked for without a wrapper, or options
+            ModelMismatchError: the cognitive tokens do not fit the wrapper.
+            Error: the prompt is empty or the chat template refuses it, ``inject`` is True without a wrapper, or options
                 contradict each other, as in ``generate_ids``.
         """
         answer = self.generate_ids(
@@ -164,20 +164,20 @@ class MetaSpiderPipeline(TwoPass):
         return text
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> Tensor:
-        """Cognitive tokens of a text, for ``generate(..., cognitive_tokens=...)`` to hold fixed.
+        """Return the cognitive tokens of a text, for ``generate(..., cognitive_tokens=...)``.
 
-        Encode a goal once and keep it over several turns: this is how wrappers of kind ``goal_anchor`` work, which
-        were trained on goals as they are (``raw=True``).
+        Wrappers of kind ``goal_anchor`` need this: encode a goal once, and inject it over several turns. They are
+        trained on goals without a chat template (``raw=True``).
 
         Args:
-            prompt: a text or messages, as in ``generate``; or token ids, which are taken as they are.
-            raw: use the prompt, a str, as it is and not through the chat template.
+            prompt: a question or messages; or token ids, which are used unchanged.
+            raw: do not apply the chat template to a text.
 
         Returns:
             [C, D].
 
         Raises:
-            Error: no wrapper is attached, or the prompt is empty or cannot be wrapped.
+            Error: no wrapper is attached, the prompt is empty, or the chat template refuses it.
         """
         return self.cognitive_tokens(self._prompt_ids(prompt, raw=raw))
 
@@ -197,7 +197,7 @@ class MetaSpiderPipeline(TwoPass):
         if self._layers["target_layers"] is None and not pending.claims("target_layers"):
             raise CheckpointError(
                 f"checkpoint '{pending.path}': nothing says which layers the encoder reads, expected target_layers in "
-                "run.json beside it, in from_checkpoint() or in MetaSpiderConfig"
+                "the run.json beside it, in from_checkpoint() or in MetaSpiderConfig"
             )
         return pending.resolve(
             target_layers=self._layers["target_layers"],
@@ -206,7 +206,7 @@ class MetaSpiderPipeline(TwoPass):
         )
 
     def _config_layers(self, name: str) -> tuple[int, ...] | None:
-        """The config's layers in numbers."""
+        """Return the numbers of the config's layers."""
         value: LayerSpec | None = getattr(self.config, name)
         if value is None:
             return None

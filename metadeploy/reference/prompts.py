@@ -1,4 +1,4 @@
-"""From a question to the text that the base sees: the tokenizer's chat template, as transformers renders it."""
+"""Render questions and conversations with the tokenizer's chat template, as transformers does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Message", "Prompt", "render_chat"]
 
 #: A chat message: ``role`` and ``content``.
 Message = Mapping[str, str]
-#: What the user says, or messages, which go through the chat template; or token ids, as they are.
+#: A question or messages, to which the chat template is applied; or token ids, which are used unchanged.
 Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
 
 _ROLES: Final = ("system", "user", "assistant", "developer", "tool", "function")
-#: A word that templates do not change; a text as short as this may be in a prompt by chance.
+#: A word that templates do not change. A text that is not longer than this may be in a prompt by chance.
 _PROBE: Final = "metadeployprobe"
 
 
@@ -28,52 +28,52 @@ def render_chat(
     answer_suffix: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """Wrap a question or a conversation into the tokenizer's chat template.
+    """Apply the tokenizer's chat template to a question or a conversation.
 
-    The text of every message but the assistant's is in the prompt. Where a template has no place for it, contents are
-    tried as lists of parts, as templates of models that see pictures expect them, and a system's message before the
-    user's first; the compiled runtime does the same (csrc/text/chat_template.cpp).
+    The prompt must contain the text of every message, except the assistant's. If it does not, this tries contents as
+    lists of parts, which templates of vision models expect, and then a system message at the beginning of the first
+    user message. The compiled runtime does the same (csrc/text/chat_template.cpp).
 
     Args:
-        tokenizer: of transformers.
-        prompt: what the user says, or messages.
-        answer_suffix: appended to the last message of the user.
-        template_kwargs: variables of the template, ``{"enable_thinking": False}`` for example.
+        tokenizer: a tokenizer of transformers.
+        prompt: a question, or messages.
+        answer_suffix: text that is appended to the last message of the user.
+        template_kwargs: variables of the template, for example ``{"enable_thinking": False}``.
 
     Returns:
-        The text up to where the answer begins.
+        The text of the prompt, up to the beginning of the answer.
 
     Raises:
-        Error: the tokenizer has no chat template, or it does not accept the messages, or leaves one out.
+        Error: the tokenizer has no chat template, or the template refuses the messages or leaves one out.
     """
     try:
         pairs = message_pairs([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
     except (TypeError, Error) as error:
-        raise Error(f"prompt: is no conversation: {error}") from error
+        raise Error(f"prompt: is not a conversation: {error}") from error
     if not pairs:
-        raise Error("prompt: is no conversation, expected at least one message, each with role and content")
+        raise Error("prompt: is not a conversation, expected at least one message, each with role and content")
     source = _source(tokenizer)
     messages = [_Message(_role(role, i, source), content) for i, (role, content) in enumerate(pairs)]
-    asked = [message for message in messages if message.role == "user"]
-    if asked and answer_suffix:
-        asked[-1].content += answer_suffix
+    user_messages = [message for message in messages if message.role == "user"]
+    if user_messages and answer_suffix:
+        user_messages[-1].content += answer_suffix
     template = _Template(tokenizer, template_kwargs or {})
     text, fault = template.apply(messages, typed=False)
     if fault:
-        text, still = template.apply(messages, typed=True)
-        if still and len(messages) > 1 and (messages[0].role, messages[1].role) == ("system", "user"):
+        text, remaining_fault = template.apply(messages, typed=True)
+        if remaining_fault and len(messages) > 1 and (messages[0].role, messages[1].role) == ("system", "user"):
             first = _Message("user", f"{messages[0].content}\n{messages[1].content}")
-            text, still = template.apply([first, *messages[2:]], typed=False)
-        if still:
+            text, remaining_fault = template.apply([first, *messages[2:]], typed=False)
+        if remaining_fault:
             raise Error(f"chat template: {fault}")
     return text
 
 
 def _source(tokenizer: Any) -> str:
-    found = getattr(tokenizer, "chat_template", None)
-    if not found:
-        raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt as it is)")
-    return str(found)
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        raise Error("tokenizer: has no chat template, expected one (pass raw=True to use the prompt without one)")
+    return str(template)
 
 
 def _role(role: str, place: int, source: str) -> str:
@@ -97,10 +97,10 @@ class _Template:
     variables: Mapping[str, Any]
 
     def apply(self, messages: Sequence[_Message], *, typed: bool) -> tuple[str, str]:
-        """The prompt, and what is wrong with it; the second is empty where nothing is."""
+        """Return the prompt and its fault, which is empty if there is none."""
         try:
             text = self._render(messages, typed)
-        except Exception as error:  # templates raise whatever Python does
+        except Exception as error:  # templates can raise any exception
             return "", f"does not accept the messages: {error}"
         bare = _bare(text)
         for place, message in enumerate(messages):
@@ -112,19 +112,21 @@ class _Template:
         return text, ""
 
     def _render(self, messages: Sequence[_Message], typed: bool) -> str:
-        listed = [
-            {"role": each.role, "content": [{"type": "text", "text": each.content}] if typed else each.content}
-            for each in messages
+        rendered = [
+            {"role": message.role, "content": [{"type": "text", "text": message.content}] if typed else message.content}
+            for message in messages
         ]
         text: str = self.tokenizer.apply_chat_template(
-            listed, tokenize=False, add_generation_prompt=True, **self.variables
+            rendered, tokenize=False, add_generation_prompt=True, **self.variables
         )
         return text
 
     def _arrives(self, bare_text: str, messages: Sequence[_Message], place: int, typed: bool) -> bool:
-        """Templates strip contents, escape them, put them into lines: so white space does not count.
+        """Return whether the prompt contains the text of a message.
 
-        Where a text is not found, or may be there by chance, a plain word in its place has to be.
+        White space does not count, because templates strip contents and put them into lines. If the text is not found,
+        for example because the template escapes it, or may be in the prompt by chance, the template is tried with a
+        plain word instead of the text.
         """
         bare = _bare(messages[place].content)
         if len(bare) > len(_PROBE) and bare in bare_text:
@@ -132,7 +134,7 @@ class _Template:
         probed = [*messages[:place], _Message(messages[place].role, _PROBE), *messages[place + 1 :]]
         try:
             return _PROBE in _bare(self._render(probed, typed)).lower()
-        except Exception:  # it looks for something in the contents
+        except Exception:  # the template needs something in the contents
             return bare in bare_text
 
 

@@ -1,4 +1,4 @@
-"""Cognitive tokens that are made anew while an answer grows, as ``metadeploy.schedule.Refresh`` defines it."""
+"""Compute cognitive tokens again while an answer grows, as ``metadeploy.schedule.Refresh`` defines it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from metadeploy.schedule import Refresh
 
 
 class Refresher:
-    """Follows an answer and brings its injection up to date.
+    """Follows an answer and updates its injection.
 
     Attributes:
-        injection: what holds now.
+        injection: the current injection.
     """
 
     def __init__(self, refresh: Refresh, injection: Injection, *, clean: CleanContext, encoded: Tensor) -> None:
         """Begin after a prompt.
 
         Args:
-            refresh: when to do it.
-            injection: that of the prompt.
-            clean: a context that has seen the prompt, and nothing after it.
-            encoded: activations [n_target, D] that the prompt's cognitive tokens are made of.
+            refresh: settings of the refresh.
+            injection: the injection with the prompt's cognitive tokens.
+            clean: a context that has evaluated the prompt, and nothing after it.
+            encoded: activations [n_target, D] from which the prompt's cognitive tokens were computed.
         """
         self.injection = injection
         self._refresh = refresh
         self._clean = clean
-        self._unseen: list[int] = []  # the clean context catches up when it is asked
+        self._unseen: list[int] = []  # the clean context evaluates these at the next comparison
         self._encoded = encoded
         self._t = self._t_encoded = self._t_compared = 0
         self._interval = refresh.min_interval
 
     def step(self, token_id: int) -> Injection:
-        """Take the answer's next token; what is returned holds from that token on."""
+        """Add the answer's next token, and return the injection that applies from that token on."""
         self._t += 1
         self._unseen.append(token_id)
         position = self.injection.n_prompt + self._t - 1
@@ -55,6 +55,6 @@ class Refresher:
         return self.injection
 
 
-def mean_cosine(one: Tensor, other: Tensor) -> float:
-    """Cosine of each row of two [n, D], and of these the mean; computed in float64."""
-    return float(torch.cosine_similarity(one.double(), other.double(), dim=-1).mean())
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    """Return the mean over rows of the cosine of two [n, D], computed in float64."""
+    return float(torch.cosine_similarity(a.double(), b.double(), dim=-1).mean())

@@ -1,12 +1,12 @@
-"""The two passes over token ids: what the runtime is compared with.
+"""The two passes over token ids: the reference with which tests compare the runtime.
 
-Pass 1 runs the clean base over the prompt and takes the outputs of the target layers at its last token; the encoder
-makes cognitive tokens of them; pass 2 runs the prompt again, with ``h ← h + gain · tanh(gate) · CA(h, tokens)`` at the
-output of every cross-attention layer, and generation goes on from there. Gain and cognitive tokens stay as they are for
-the whole answer, unless a schedule says otherwise (``metadeploy.schedule``).
+Pass 1 evaluates the prompt with the clean base and reads the outputs of the target layers at the last token. The
+encoder turns them into cognitive tokens. Pass 2 evaluates the prompt again, with ``h ← h + gain · tanh(gate) · CA(h,
+tokens)`` at the output of every cross-attention layer, and the answer continues from it. Gain and cognitive tokens stay
+the same for the whole answer, unless a schedule changes them (``metadeploy.schedule``).
 
-Precision: the base runs in its own dtype, the wrapper in float32 (float64 beside a float64 base). Hidden states are
-raised to the wrapper's dtype, injected into, and rounded back once. What is returned is on the CPU, in the wrapper's
+Precision: the base runs in its own dtype, the wrapper in float32 (in float64 with a float64 base). Hidden states are
+converted to the wrapper's dtype for the injection, and rounded back once. Results are on the CPU, in the wrapper's
 dtype.
 """
 
@@ -32,14 +32,14 @@ from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 
 class TwoPass:
-    """A frozen base, and a ``Doubter`` where one is attached, on token ids.
+    """A frozen base with an optional ``Doubter``, on token ids.
 
-    The base's weights are never modified, and nothing stays hooked into it between calls. Every call puts base and
-    wrapper into evaluation mode, so that no dropout is active whatever was done to them before.
+    The base's weights never change, and no hook stays in it between calls. Every call puts base and wrapper into
+    evaluation mode, so that dropout is never active.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
-        """Take a base without a wrapper.
+        """Use a base without a wrapper.
 
         Args:
             model: a transformers causal LM, on its device.
@@ -55,7 +55,7 @@ class TwoPass:
 
     @property
     def model(self) -> nn.Module:
-        """The base, as transformers has it."""
+        """The transformers model of the base."""
         model: nn.Module = self._base.model
         return model
 
@@ -85,36 +85,36 @@ class TwoPass:
         return self._base.stack.vocab_size
 
     def set_gain(self, gain: float) -> None:
-        """Set the factor of the injection; above about 1.5 to 2 the feedback runs away."""
+        """Set the factor of the injection; above about 1.5 to 2 its effect amplifies itself."""
         self._gain = float(gain)
 
-    # --- what is computed ---
+    # --- computed values ---
 
     def activations(self, token_ids: Sequence[int]) -> Tensor:
-        """Outputs of the target layers at the last token of a clean pass: [n_target, D]."""
+        """Return the outputs of the target layers at the last token of a clean pass: [n_target, D]."""
         return _returned(CleanContext(self._base, self._attached()).feed(token_ids))
 
     def cognitive_tokens(self, token_ids: Sequence[int]) -> Tensor:
-        """What the encoder makes of the activations: [C, D]."""
+        """Return the encoder's output for the activations: [C, D]."""
         doubter = self._attached()
         return _returned(doubter.encode(CleanContext(self._base, doubter).feed(token_ids)))
 
     def doubt(
         self, token_ids: Sequence[int], *, gain: float | None = None, cognitive_tokens: Tensor | None = None
     ) -> float:
-        """How near the answer to a prompt is to beginning with the trained refusal; nothing is generated.
+        """Return the doubt of a prompt, without generating an answer.
 
         Args:
             token_ids: the prompt.
-            gain: in place of the pipeline's; at 0 it is the doubt of the base's own logits.
-            cognitive_tokens: in place of the prompt's, [C, D].
+            gain: factor of the injection; None uses the pipeline's. At 0, the logits are those of the base alone.
+            cognitive_tokens: cognitive tokens [C, D] to inject instead of the prompt's own.
 
         Returns:
-            In (0, 1); above 0.5 a greedy answer begins with the refusal.
+            A number in (0, 1); above 0.5, a greedy answer begins with the refusal.
 
         Raises:
-            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
-            Error: the wrapper is of a kind that has no refusal.
+            ModelMismatchError: the cognitive tokens do not fit the wrapper.
+            Error: wrappers of this kind have no refusal.
         """
         self._check_declines("doubt")
         injection = self._injection(token_ids, gain=gain, cognitive_tokens=cognitive_tokens)
@@ -131,21 +131,21 @@ class TwoPass:
         cognitive_tokens: Tensor | None = None,
         schedule: InjectionSchedule = STATIC,
     ) -> Tensor:
-        """Logits at every position, in one pass over all of them.
+        """Return the logits at all positions, from one pass.
 
         Args:
             token_ids: T ids.
-            inject: whether the wrapper takes part.
-            gain: in place of the pipeline's.
-            n_prompt: how many of the ids are the prompt, from which the cognitive tokens come; all where None.
-            cognitive_tokens: in place of the prompt's, [C, D].
-            schedule: what becomes of the injection over the ids after the prompt.
+            inject: whether to inject.
+            gain: factor of the injection; None uses the pipeline's.
+            n_prompt: number of leading ids that are the prompt, from which the cognitive tokens come; None means all.
+            cognitive_tokens: cognitive tokens [C, D] to inject instead of the prompt's own.
+            schedule: how the injection changes over the ids after the prompt.
 
         Returns:
             [T, V].
 
         Raises:
-            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
+            ModelMismatchError: the cognitive tokens do not fit the wrapper.
             Error: options contradict each other, as in ``generate_ids``.
         """
         _check_alone(inject, cognitive_tokens, schedule)
@@ -167,14 +167,14 @@ class TwoPass:
         gain: float | None = None,
         n_prompt: int | None = None,
     ) -> Tensor:
-        """Outputs of decoder blocks at every position, after the injection where there is one.
+        """Return the outputs of decoder blocks at all positions, including the injection.
 
         Args:
             token_ids: T ids.
             layers: L block numbers, in any order.
-            inject: whether the wrapper takes part.
-            gain: in place of the pipeline's.
-            n_prompt: how many of the ids are the prompt, from which the cognitive tokens come; all where None.
+            inject: whether to inject.
+            gain: factor of the injection; None uses the pipeline's.
+            n_prompt: number of leading ids that are the prompt, from which the cognitive tokens come; None means all.
 
         Returns:
             [L, T, D].
@@ -190,11 +190,11 @@ class TwoPass:
         return torch.stack([_returned(output) for output in outputs])
 
     def attention(self, token_ids: Sequence[int], *, gain: float | None = None) -> Tensor:
-        """Where pass 2 looks: attention over the cognitive tokens, [n_cross_attn, H, T, C] in ``cross_attn_layers``."""
-        seen: dict[int, Tensor] = {}
-        injection = replace(self._injection(token_ids, gain=gain), attention=seen)
+        """Return pass 2's attention to the cognitive tokens, in ``cross_attn_layers``: [n_cross_attn, H, T, C]."""
+        weights: dict[int, Tensor] = {}
+        injection = replace(self._injection(token_ids, gain=gain), attention=weights)
         self._base.forward(token_ids, injection=injection, last_only=True)
-        return torch.stack([_returned(seen[layer]) for layer in self._attached().config.cross_attn_layers])
+        return torch.stack([_returned(weights[layer]) for layer in self._attached().config.cross_attn_layers])
 
     def generate_ids(
         self,
@@ -212,15 +212,15 @@ class TwoPass:
 
         Args:
             prompt_ids: the prompt's token ids, at least one.
-            max_new_tokens: length limit of the answer.
-            inject: whether the wrapper takes part.
-            gain: in place of the pipeline's.
-            cognitive_tokens: [C, D], from ``encode``; they are used in place of the prompt's and stay as they are for
-                the whole answer, so that there is no clean pass.
-            schedule: what becomes of the injection while the answer grows; by default it stays as it is.
-            stop_ids: tokens that end the answer and are not part of it; the model's own where None, () for none.
-            doubt_threshold: decline where ``doubt`` reaches it, from 0 (always) to 1 (never); 0.5 is how the wrapper is
-                calibrated. Without effect at gain 0, which is the base exactly.
+            max_new_tokens: maximum number of tokens of the answer.
+            inject: whether to inject.
+            gain: factor of the injection; None uses the pipeline's.
+            cognitive_tokens: [C, D] from ``encode``, to inject instead of the prompt's own for the whole answer. There
+                is no clean pass then.
+            schedule: how the injection changes while the answer grows; by default it does not change.
+            stop_ids: tokens that end the answer and are not part of it; None means the model's own, () none.
+            doubt_threshold: the doubt from which on the model declines, from 0 (always) to 1 (never); 0.5 is the
+                calibrated threshold. It has no effect at gain 0, which is the base exactly.
 
         Returns:
             The answer's token ids.
@@ -228,10 +228,10 @@ class TwoPass:
         Raises:
             TypeError: an option has the wrong type.
             ValueError: an option is out of range.
-            ModelMismatchError: the cognitive tokens are not such as the wrapper makes.
-            Error: cognitive tokens, a schedule or a threshold other than 0.5 are given where the base answers alone; a
-                threshold other than 0.5 where the wrapper's kind has no refusal; or cognitive tokens together with a
-                schedule that refreshes them.
+            ModelMismatchError: the cognitive tokens do not fit the wrapper.
+            Error: the base answers alone, and cognitive tokens, a schedule or a threshold other than 0.5 are given. Or
+                a threshold other than 0.5 is given, and wrappers of this kind have no refusal. Or cognitive tokens and
+                a schedule with a refresh are given together.
         """
         check("max_new_tokens", max_new_tokens, whole_number(0))
         check("inject", inject, flag())
@@ -265,7 +265,7 @@ class TwoPass:
         cognitive_tokens: Tensor | None = None,
         schedule: InjectionSchedule = STATIC,
     ) -> tuple[Injection, Refresher | None]:
-        """Pass 1 and the encoder, where cognitive tokens are not given; and what renews them, if anything does."""
+        """Run pass 1 and the encoder, unless cognitive tokens are given. Also return the refresher, if any."""
         doubter = self._attached()
 
         def injection(tokens: Tensor) -> Injection:
@@ -283,10 +283,10 @@ class TwoPass:
             return injection(self._given_tokens(cognitive_tokens)), None
         clean = CleanContext(self._base, doubter)
         activations = clean.feed(prompt_ids)
-        begun = injection(doubter.encode(activations))
+        initial = injection(doubter.encode(activations))
         if schedule.refresh is None:
-            return begun, None
-        return begun, Refresher(schedule.refresh, begun, clean=clean, encoded=activations)
+            return initial, None
+        return initial, Refresher(schedule.refresh, initial, clean=clean, encoded=activations)
 
     def _injection(
         self, prompt_ids: Sequence[int], *, gain: float | None, cognitive_tokens: Tensor | None = None
@@ -307,7 +307,7 @@ class TwoPass:
         return self._doubter
 
     def _given_tokens(self, cognitive_tokens: Tensor) -> Tensor:
-        """On the device and in the dtype of the wrapper."""
+        """Check the cognitive tokens, and return them on the device and in the dtype of the wrapper."""
         doubter = self._attached()
         expected = [doubter.config.num_cognitive_tokens, doubter.config.hidden_dim]
         if list(cognitive_tokens.shape) != expected:
@@ -335,12 +335,12 @@ def _check_alone(
     schedule: InjectionSchedule,
     doubt_threshold: float = DEFAULT_THRESHOLD,
 ) -> None:
-    """Refuse options that mean nothing where the base answers alone."""
-    given = {
+    """Refuse options that have no effect if the base answers alone."""
+    is_set = {
         f"doubt_threshold is {doubt_threshold}": doubt_threshold != DEFAULT_THRESHOLD,
         "cognitive_tokens are given": cognitive_tokens is not None,
         "a schedule is given": schedule != STATIC,
     }
-    unused = [what for what, is_given in given.items() if is_given]
+    unused = [phrase for phrase, is_used in is_set.items() if is_used]
     if not inject and unused:
         raise Error(f"{' and '.join(unused)}, but the base answers alone (inject=False)")

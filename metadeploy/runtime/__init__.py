@@ -1,4 +1,4 @@
-"""The compiled runtime: two-pass inference beside a GGUF base, on whatever device llama.cpp runs on."""
+"""The compiled runtime: two-pass inference with a GGUF base, on every device that llama.cpp supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many prompts at once: each in a sequence of its own, computed together."""
+"""Answer many prompts at once, each in its own sequence."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = ["BatchAnswer", "BatchStep", "Request", "answers", "run", "stream_batc
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """A prompt with options of its own; those that are None are the call's.
+    """A prompt with its own options. An option that is None has the value of the call.
 
     Attributes:
         prompt: as in :meth:`MetaLlama.generate`.
         gain: strength of the injection.
         inject: False lets the base answer alone.
         schedule: how the injection changes while the answer grows.
-        cognitive_tokens: in place of the prompt's own.
-        doubt_threshold: decline where doubt reaches it.
-        cancel: asked after each step, while the prompt is processed too; True ends this one alone, with
+        cognitive_tokens: cognitive tokens to inject instead of the prompt's own.
+        doubt_threshold: the doubt from which on the model declines.
+        cancel: called after each step, also while the prompt is evaluated. True ends this answer only, with
             :class:`Cancelled` as its error.
     """
 
@@ -57,9 +57,9 @@ class BatchAnswer:
     """One of several answers that grow at once.
 
     Attributes:
-        index: its place among the prompts, from 0 on.
+        index: index of its prompt.
         result: the answer; None until it is complete.
-        error: what went wrong with this prompt; the others are not affected.
+        error: the error of this prompt; the others continue.
     """
 
     index: int
@@ -69,7 +69,7 @@ class BatchAnswer:
     _cancel: CancelCallback | None = field(default=None, repr=False)
 
     def close(self) -> None:
-        """Nothing more of it is wanted: no chunk of it comes any more, and its place goes to the next prompt."""
+        """End this answer: it gets no more chunks, and its sequence becomes free for the next prompt."""
         self._closed = True
 
     @property
@@ -79,14 +79,14 @@ class BatchAnswer:
 
     @property
     def cancelled(self) -> bool:
-        """Whether its own :attr:`Request.cancel` says so."""
+        """Whether its :attr:`Request.cancel` returns True."""
         return self._cancel is not None and self._cancel()
 
 
-#: Options that a request may have of its own.
-_OF_A_REQUEST: Final = ("gain", "inject", "schedule", "cognitive_tokens", "doubt_threshold")
+#: Options that a request can have.
+_REQUEST_OPTIONS: Final = ("gain", "inject", "schedule", "cognitive_tokens", "doubt_threshold")
 
-#: An answer that has grown, and by what; None where it has ended with an error.
+#: An answer and its next chunk, or None if it has ended with an error.
 BatchStep = tuple[BatchAnswer, "GenerationChunk | None"]
 
 
@@ -99,9 +99,9 @@ def stream_batch(
     """Answer many prompts; see :meth:`MetaLlama.stream_batch`.
 
     Args:
-        prompts: taken one by one.
-        options: every option of the call.
-        params_of: checks the options of one answer.
+        prompts: the prompts, which are taken one by one.
+        options: all options of the call.
+        params_of: checks and converts the options of one answer.
         run: answers requests while it holds the instance.
     """
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
@@ -111,13 +111,14 @@ def stream_batch(
 
     def request_params(request: Request) -> _core.GenerationParams:
         check("cancel", request.cancel, CALL["cancel"])
-        own = {name: getattr(request, name) for name in _OF_A_REQUEST}
+        own = {name: getattr(request, name) for name in _REQUEST_OPTIONS}
         return params_of({**options, **{name: value for name, value in own.items() if value is not None}})
 
-    request_params(Request(prompt=""))  # what is wrong for all is said at once
-    each = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
-    coming = ((request, request_params(request)) for request in each)
-    return run(coming, options["raw"], options["cancel"], ahead=isinstance(prompts, Sequence)).wanting(_is_wanted)
+    request_params(Request(prompt=""))  # an invalid option of the call raises now, not at the first prompt
+    requests = (prompt if isinstance(prompt, Request) else Request(prompt=prompt) for prompt in prompts)
+    checked = ((request, request_params(request)) for request in requests)
+    steps = run(checked, options["raw"], options["cancel"], ahead=isinstance(prompts, Sequence))
+    return steps.filtered(_is_open)
 
 
 def answers(steps: Stream[BatchStep], order: Literal["input", "completion"]) -> Stream[BatchAnswer]:
@@ -126,7 +127,7 @@ def answers(steps: Stream[BatchStep], order: Literal["input", "completion"]) -> 
     return complete.through(_in_order) if order == "input" else complete
 
 
-def _is_wanted(step: BatchStep) -> bool:
+def _is_open(step: BatchStep) -> bool:
     return not step[0].closed
 
 
@@ -145,7 +146,7 @@ def _in_order(answers: Iterator[BatchAnswer]) -> Generator[BatchAnswer]:
 
 
 @dataclass
-class _Open:
+class _OpenAnswer:
     answer: BatchAnswer
     params: _core.GenerationParams
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -159,42 +160,42 @@ def run(
     """Answer requests, as many at once as there are sequences.
 
     Args:
-        engine: not used otherwise meanwhile.
-        requests: tokens, or why there are none; taken one by one.
-        cancel: ends all.
+        engine: the engine; nothing else may use it meanwhile.
+        requests: answers with their tokens, or the error of the prompt; they are taken one by one.
+        cancel: ends all answers.
     """
     scheduler = _core.Scheduler(engine)
-    running: dict[int, _Open] = {}
-    coming = iter(requests)
+    running: dict[int, _OpenAnswer] = {}
+    pending = iter(requests)
     while True:
-        while scheduler.n_free > 0 and (request := next(coming, None)) is not None:
+        while scheduler.n_free > 0 and (request := next(pending, None)) is not None:
             answer, tokens, params = request
             if isinstance(tokens, Error):
                 answer.error = tokens
                 yield answer, None
             else:
-                running[scheduler.add(tokens, params)] = _Open(answer, params)
+                running[scheduler.add(tokens, params)] = _OpenAnswer(answer, params)
         if not running:
             return
         for key, text, token_ids, items, more, outcome in scheduler.step(cancel):
-            each = running[key]
-            if not each.answer.closed:
-                yield each.answer, _chunk(engine, each, text, token_ids, items, more, outcome)
+            open_answer = running[key]
+            if not open_answer.answer.closed:
+                yield open_answer.answer, _chunk(engine, open_answer, text, token_ids, items, more, outcome)
             if not more:
                 del running[key]
-        for key, each in list(running.items()):
-            cancelled = not each.answer.closed and each.answer.cancelled
-            if cancelled or each.answer.closed:
+        for key, open_answer in list(running.items()):
+            cancelled = not open_answer.answer.closed and open_answer.answer.cancelled
+            if cancelled or open_answer.answer.closed:
                 scheduler.cancel(key)
                 del running[key]
             if cancelled:
-                each.answer.error = Cancelled("cancelled")
-                yield each.answer, None
+                open_answer.answer.error = Cancelled("cancelled")
+                yield open_answer.answer, None
 
 
 def _chunk(
     engine: _core.Engine,
-    each: _Open,
+    open_answer: _OpenAnswer,
     text: str,
     token_ids: list[int],
     items: Sequence[tuple[int, bytes, float, list[tuple[int, bytes, str, float]]]],
@@ -202,14 +203,18 @@ def _chunk(
     outcome: _core.Answer | Error,
 ) -> GenerationChunk | None:
     if isinstance(outcome, Error):
-        each.answer.error = outcome
+        open_answer.answer.error = outcome
         return None
-    found = tuple(_logprob(*item) for item in items)
-    each.logprobs.extend(found)
-    wanted = each.params.n_logprobs >= 0
+    logprobs = tuple(_logprob(*item) for item in items)
+    open_answer.logprobs.extend(logprobs)
+    has_logprobs = open_answer.params.n_logprobs >= 0
     if not more:
-        each.answer.result = _result(outcome, each, injects=each.params.inject and engine.sidecar is not None)
-    return GenerationChunk(text, tuple(token_ids), found if wanted else None, outcome.doubt, each.answer.result)
+        open_answer.answer.result = _result(
+            outcome, open_answer, injects=open_answer.params.inject and engine.sidecar is not None
+        )
+    return GenerationChunk(
+        text, tuple(token_ids), logprobs if has_logprobs else None, outcome.doubt, open_answer.answer.result
+    )
 
 
 def _logprob(token: int, raw: bytes, logprob: float, top: Sequence[tuple[int, bytes, str, float]]) -> TokenLogprob:
@@ -217,13 +222,13 @@ def _logprob(token: int, raw: bytes, logprob: float, top: Sequence[tuple[int, by
         token_id=token,
         text=raw.decode("utf-8", "replace"),
         logprob=logprob,
-        top=tuple((each, name, value) for each, _, name, value in top),
+        top=tuple((top_id, name, value) for top_id, _, name, value in top),
         raw=raw,
         top_raw=tuple(data for _, data, _, _ in top),
     )
 
 
-def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationResult:
+def _result(answer: _core.Answer, open_answer: _OpenAnswer, *, injects: bool) -> GenerationResult:
     times = answer.timings
     return GenerationResult(
         text=answer.text,
@@ -231,7 +236,7 @@ def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationRe
         abstained=answer.abstained,
         doubt=answer.doubt,
         finish_reason=cast(FinishReason, answer.finish_reason),
-        logprobs=tuple(each.logprobs) if each.params.n_logprobs >= 0 else None,
+        logprobs=tuple(open_answer.logprobs) if open_answer.params.n_logprobs >= 0 else None,
         timings=Timings(
             pass1_ms=times.pass1_ms,
             encode_ms=times.encode_ms,
@@ -244,5 +249,5 @@ def _result(answer: _core.Answer, each: _Open, *, injects: bool) -> GenerationRe
             n_generated=times.n_generated,
             n_refreshed=times.n_refreshed,
         ),
-        gain=each.params.gain if injects else 0.0,
+        gain=open_answer.params.gain if injects else 0.0,
     )

@@ -42,7 +42,7 @@ class Flow:
         self._job = None if _in_main_thread() else _job()
         marks = _marks.get()
         if mark not in marks:
-            _marks.set((*(each for each in marks if not each.over), mark))
+            _marks.set((*(other for other in marks if not other.over), mark))
 
     def is_here(self) -> bool:
         """Whether the caller runs in the same thread and the same job."""

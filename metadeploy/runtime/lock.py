@@ -20,7 +20,7 @@ __all__ = ["Call", "InstanceLock", "Turn"]
 
 #: A waiting thread checks again after this many seconds. A thread that releases the instance wakes it up at once, but
 #: the garbage collector may end a stream in this very thread, between the last check and the wait.
-_LOOK_AGAIN_S: Final = 1.0
+_RECHECK_S: Final = 1.0
 
 
 class Turn:
@@ -160,7 +160,7 @@ class InstanceLock:
             while call.turn is not None:
                 if not wait or call.turn.thread == turn.thread or _core.exit_has_begun():
                     return False
-                self._monitor.wait(_LOOK_AGAIN_S)
+                self._monitor.wait(_RECHECK_S)
             call.turn = turn
             return True
 
@@ -192,7 +192,7 @@ class InstanceLock:
                     _refuse_to_wait(holder, turn)
                     if is_first and holder.turn is None and holder is not call and holder.can_be_computed_ahead:
                         return holder
-                self._monitor.wait(_LOOK_AGAIN_S)
+                self._monitor.wait(_RECHECK_S)
             return None
 
     # --- calls that are over when they return ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""llama.cpp's messages through Python's ``logging``, as logger ``metadeploy.llama_cpp``; silent by default."""
+"""Sends llama.cpp's messages to Python's logger ``metadeploy.llama_cpp``, which is silent by default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logg
 
 _package_logger = logging.getLogger("metadeploy")
 _logger = logging.getLogger("metadeploy.llama_cpp")
-# without a handler of its own, logging would print warnings of a library to stderr
+# without a handler, logging would print warnings of a library to stderr
 _package_logger.addHandler(logging.NullHandler())
 
 
@@ -23,19 +23,22 @@ def _on_message(level: int, line: str) -> None:
 
 
 def configure(verbose: bool) -> None:
-    """Send to ``logging`` what its level lets through; messages below it do not reach Python at all.
+    """Send messages from the logger's level on to ``logging``; the core does not pass others to Python.
 
     Args:
-        verbose: also print them to stderr, from level INFO on.
+        verbose: also print messages to stderr, from level INFO on.
     """
     if verbose and not any(type(handler) is logging.StreamHandler for handler in _package_logger.handlers):
         _package_logger.addHandler(logging.StreamHandler())
         _package_logger.setLevel(min(logging.INFO, _package_logger.getEffectiveLevel()))
     level = _logger.getEffectiveLevel()
-    _core.set_log_callback(_on_message, min((ours for ours, theirs in _LEVELS.items() if theirs >= level), default=4))
+    _core.set_log_callback(
+        _on_message,
+        min((llama_level for llama_level, python_level in _LEVELS.items() if python_level >= level), default=4),
+    )
 
 
-#: Longer than a computation needs to notice that it should end: it checks after each node of a graph.
+#: Maximum wait for running computations, which check after each node of a graph whether they should end.
 _DRAIN_MS: Final = 10_000
 
 

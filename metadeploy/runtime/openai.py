@@ -1,4 +1,4 @@
-"""OpenAI's calls and shapes, as llama-cpp-python has them, with ``abstained``, ``doubt`` and ``timings`` beside."""
+"""Completions in OpenAI's format, as in llama-cpp-python, plus ``abstained``, ``doubt`` and ``timings``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["chat_completion", "text_completion"]
 _SHAPE: Final = {"stream": flag().or_none(), "model": visible_text().or_none()}
 _CHAT: Final = {"logprobs": flag().or_none(), "top_logprobs": whole_number(0).or_none()}
 _ECHO: Final = flag().or_none()
-#: What these calls have and :meth:`MetaLlama.stream` has not, or has with another meaning.
-_OWN: Final = frozenset({"logprobs", "top_logprobs", "echo", "model"})
+#: Options that :meth:`MetaLlama.stream` does not have, or has with another meaning.
+_OPENAI_ONLY: Final = frozenset({"logprobs", "top_logprobs", "echo", "model"})
 
 #: :meth:`MetaLlama.stream`.
 Answer = Callable[..., Iterator[GenerationChunk]]
@@ -48,7 +48,7 @@ def chat_completion(
         raise TypeError(f"messages is {shown(messages)}, expected a list of messages")
     if top_logprobs is not None and not logprobs:
         raise ValueError(f"top_logprobs is {top_logprobs}, expected logprobs=True with it")
-    chunks = answer(messages, **_asked(values), logprobs=(top_logprobs or 0) if logprobs else None)
+    chunks = answer(messages, **_stream_options(values), logprobs=(top_logprobs or 0) if logprobs else None)
     head = {"id": f"chatcmpl-{uuid.uuid4()}", "created": int(time.time()), "model": values["model"] or model}
     shape = _Shape(
         whole_head={**head, "object": "chat.completion"},
@@ -78,7 +78,7 @@ def text_completion(
     check("echo", values["echo"], _ECHO)
     if values["echo"] and not isinstance(prompt, str):
         raise TypeError(f"echo is True and the prompt {shown(prompt)}, expected a text to begin with")
-    chunks = answer(prompt, **_asked(values), raw=True, logprobs=values["logprobs"])
+    chunks = answer(prompt, **_stream_options(values), raw=True, logprobs=values["logprobs"])
     echo = prompt if values["echo"] else ""
     head = {
         "id": f"cmpl-{uuid.uuid4()}",
@@ -97,18 +97,18 @@ def text_completion(
     return through(chunks, shape.stream) if stream else shape.result(chunks)
 
 
-def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of :meth:`MetaLlama.stream`; null means its default, except for ``max_tokens``."""
+def _stream_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for :meth:`MetaLlama.stream`; null means its default, except for ``max_tokens``."""
     return {
         name: value
         for name, value in values.items()
-        if name not in _OWN and (value is not None or name == "max_tokens")
+        if name not in _OPENAI_ONLY and (value is not None or name == "max_tokens")
     }
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What differs between the two kinds of completion.
+    """The differences between the two kinds of completion.
 
     Attributes:
         whole_head: fields of a finished answer before its choices.
@@ -187,7 +187,10 @@ def _chat_logprobs(items: Logprobs) -> dict[str, Any] | None:
 
     return {
         "content": [
-            {**entry(item.text, _raw(item), item.logprob), "top_logprobs": [entry(*each) for each in _top(item)]}
+            {
+                **entry(item.text, _raw(item), item.logprob),
+                "top_logprobs": [entry(*candidate) for candidate in _top(item)],
+            }
             for item in items
         ]
     }
@@ -213,21 +216,21 @@ class _TextLogprobs:
 
     def _offset(self, raw: bytes) -> int:
         """Return the offset of the next token. A token inside a character gets the offset of that character."""
-        here = self._characters
+        offset = self._characters
         self._characters += len(self._decoder.decode(raw))
-        return here
+        return offset
 
 
 def _by_text(item: TokenLogprob) -> dict[str, float]:
-    """Log-probabilities of the most likely tokens by their text, the chosen one first.
+    """Return the log-probabilities of the most likely tokens by their text, the most likely first.
 
     Different tokens can have the same text, such as tokens that are only part of a character. The first one keeps its
     text as the key. The others get their bytes as the key, in the way that OpenAI's API writes parts of characters.
     """
-    found: dict[str, float] = {}
-    for text, raw, logprob in sorted(_top(item), key=lambda each: each[1] != _raw(item)):
+    by_name: dict[str, float] = {}
+    for text, raw, logprob in sorted(_top(item), key=lambda entry: entry[1] != _raw(item)):
         name = text
-        if name in found:
+        if name in by_name:
             name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-        found[name] = logprob
-    return dict(sorted(found.items(), key=lambda each: -each[1]))
+        by_name[name] = logprob
+    return dict(sorted(by_name.items(), key=lambda entry: -entry[1]))

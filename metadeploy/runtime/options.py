@@ -8,11 +8,12 @@ from typing import Any, Final, TypedDict, TypeVar
 
 from numpy.typing import ArrayLike
 
-from metadeploy import _core
+from metadeploy import _core, _prompts
 from metadeploy._checks import (
     Rule,
     any_number,
     any_whole_number,
+    check_all,
     flag,
     function,
     instance,
@@ -40,7 +41,11 @@ __all__ = [
     "accepts",
     "complete",
     "engine_options",
+    "generation_params",
 ]
+
+#: llama.cpp chooses a random seed for this value.
+_RANDOM_SEED: Final = 0xFFFFFFFF
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,23 +54,23 @@ class AnswerOptions(TypedDict, total=False):
     """Options of one answer.
 
     Attributes:
-        max_tokens: most tokens of the answer; None: until the model ends or the context is full.
-        temperature: 0 takes the most likely token each time (greedy), and so does any value below one millionth.
+        max_tokens: maximum number of tokens of the answer; None means no limit except the context.
+        temperature: sampling temperature. 0 always takes the most likely token (greedy), like any value below 1e-6.
         top_k: sample among the k most likely tokens; 0 or -1 for all.
         top_p: sample among the most likely tokens that together have this probability, 0 to 1.
-        min_p: leave out tokens below this share of the most likely one's probability, 0 to 1.
+        min_p: exclude tokens whose probability is below this proportion of the most likely token's, 0 to 1.
         repeat_penalty: above 1, tokens of the last 64 become less likely; 0.001 to 1000.
         seed: the seed of the sampling, taken modulo 2^32 - 1; None uses a random seed.
         stop: strings that end the answer and are not part of it.
-        gain: strength of the injection; None: the instance's.
+        gain: strength of the injection; None uses the instance's.
         inject: False lets the base answer alone.
         schedule: how the injection changes while the answer grows. A refresh needs a second sequence (``n_parallel``)
             for the clean context.
-        cognitive_tokens: [n_cog, n_embd] from :meth:`MetaLlama.encode`, injected in place of the prompt's own and held
-            for the whole answer.
-        doubt_threshold: decline where doubt reaches it, from 0 (always) to 1 (never); 0.5 is how the sidecar is
-            calibrated. Without effect at gain 0, which is the base exactly.
-        logprobs: also return log-probabilities, and of how many of the most likely tokens.
+        cognitive_tokens: [n_cog, n_embd] from :meth:`MetaLlama.encode`, injected instead of the prompt's own for the
+            whole answer.
+        doubt_threshold: the doubt from which on the model declines, from 0 (always) to 1 (never); 0.5 is the calibrated
+            threshold. It has no effect at gain 0, which is the base exactly.
+        logprobs: also return log-probabilities: those of the answer's tokens and of this many most likely tokens.
     """
 
     max_tokens: int | None
@@ -88,8 +93,8 @@ class GenerationOptions(AnswerOptions, total=False):
     """Options of :meth:`MetaLlama.generate` and similar calls: those of one answer, and of the whole call.
 
     Attributes:
-        raw: take a prompt that is a text as it is, without template and suffix.
-        cancel: asked often, during prompts too; True ends the call.
+        raw: use a text as the prompt without chat template and answer suffix.
+        cancel: called often, also while the prompt is evaluated; True ends the call.
     """
 
     raw: bool
@@ -120,8 +125,8 @@ class ChatCompletionOptions(_OpenAIOptions, total=False):
 
     Attributes:
         logprobs: also return log-probabilities and the bytes of each token, which may be only part of a character.
-        top_logprobs: how many of the most likely tokens to return; only with ``logprobs``.
-        model: what to write into the ``model`` field; None: the file's name.
+        top_logprobs: number of most likely tokens to return; only with ``logprobs``.
+        model: value of the ``model`` field; None uses the name of the file.
     """
 
     logprobs: bool | None
@@ -134,9 +139,9 @@ class CompletionOptions(_OpenAIOptions, total=False):
     All but these are those of :class:`AnswerOptions`.
 
     Attributes:
-        logprobs: also return log-probabilities, and of how many of the most likely tokens.
+        logprobs: also return log-probabilities: those of the answer's tokens and of this many most likely tokens.
         echo: begin the text with the prompt.
-        model: what to write into the ``model`` field; None: the file's name.
+        model: value of the ``model`` field; None uses the name of the file.
     """
 
     logprobs: int | None
@@ -216,10 +221,10 @@ CALL: Final[Mapping[str, Rule]] = {"raw": flag(), "cancel": function().or_none()
 
 
 def engine_options(values: Mapping[str, Any]) -> _core.EngineOptions:
-    """The options of `LOADING`, checked, as the core takes them.
+    """Convert the checked options of `LOADING` to the core's type.
 
     Args:
-        values: each option by name; ``chat_template`` is a text, empty for the model's own.
+        values: all options by name; ``chat_template`` is a text, empty for the model's own.
     """
     options = _core.EngineOptions()
     for name in (
@@ -234,13 +239,44 @@ def engine_options(values: Mapping[str, Any]) -> _core.EngineOptions:
     return options
 
 
+def generation_params(options: Mapping[str, Any], *, default_gain: float) -> _core.GenerationParams:
+    """Check the options of one answer and convert them to the core's type.
+
+    Args:
+        options: all options by name; those of `CALL` are ignored.
+        default_gain: the gain if the options have none.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of range.
+    """
+    stop = options["stop"]
+    values = check_all(GENERATION, {**options, "stop": None if stop == "" else stop})
+    params = _core.GenerationParams()
+    for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "inject", "doubt_threshold"):
+        setattr(params, name, values[name])
+    params.max_tokens = -1 if values["max_tokens"] is None else values["max_tokens"]
+    params.seed = _RANDOM_SEED if values["seed"] is None else values["seed"] % _RANDOM_SEED
+    params.stop = values["stop"] or []
+    params.gain = default_gain if values["gain"] is None else values["gain"]
+    schedule: InjectionSchedule = values["schedule"]
+    params.decay = None if schedule.decay is None else (schedule.decay.floor, schedule.decay.tau)
+    params.window = schedule.window
+    if (refresh := schedule.refresh) is not None:
+        params.refresh = (refresh.threshold, refresh.min_interval, refresh.max_interval)
+    tokens = options["cognitive_tokens"]
+    params.cognitive_tokens = None if tokens is None else _prompts.floats("cognitive_tokens", tokens)
+    params.n_logprobs = -1 if values["logprobs"] is None else values["logprobs"]
+    return params
+
+
 def complete(call: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults to what a caller has given.
+    """Add the defaults to the options of a call.
 
     Args:
         call: name of the method, for the message.
-        defaults: the value of every option.
-        options: what the caller has given.
+        defaults: default values of all options.
+        options: the options that the caller has set.
 
     Raises:
         TypeError: there is no such option.
@@ -256,12 +292,16 @@ def accepts(defaults: Mapping[str, Any]) -> Callable[[_F], _F]:
 
     def decorated(method: _F) -> _F:
         signature = inspect.signature(method)
-        kept = [found for found in signature.parameters.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters = [
+            parameter
+            for parameter in signature.parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
             for name, default in defaults.items()
         ]
-        method.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+        method.__signature__ = signature.replace(parameters=[*parameters, *options])  # type: ignore[attr-defined]
         return method
 
     return decorated

@@ -25,12 +25,12 @@ class _Stop:
     """
 
     def __init__(self, cancel: CancelCallback | None) -> None:
-        self.wanted = False
+        self.requested = False
         self._cancel = cancel
 
     def __call__(self) -> bool:
         """Return whether the stream should end now."""
-        return self.wanted or (self._cancel is not None and self._cancel())
+        return self.requested or (self._cancel is not None and self._cancel())
 
 
 class _Steps(Call):
@@ -41,22 +41,22 @@ class _Steps(Call):
         self.over = False
         self.stop = stop
         self.is_one_call = False
-        self.wanted: Callable[[Any], bool] | None = None
+        self.keep: Callable[[Any], bool] | None = None
         self._steps = steps
         self._ahead = ahead
-        self._made: deque[Any] = deque()
+        self._computed: deque[Any] = deque()
         self._error: BaseException | None = None
 
     def transform(self, transform: Callable[[Iterator[Any]], Generator[Any]]) -> None:
-        self._steps, self.wanted = transform(self._steps), None
+        self._steps, self.keep = transform(self._steps), None
 
     @property
     def exhausted(self) -> bool:
-        return self.stop.wanted or (self.over and not self._made)
+        return self.stop.requested or (self.over and not self._computed)
 
     @property
     def settled(self) -> bool:
-        return bool(self._made) or self.over or self.stop.wanted
+        return bool(self._computed) or self.over or self.stop.requested
 
     @property
     def can_be_computed_ahead(self) -> bool:
@@ -64,34 +64,34 @@ class _Steps(Call):
 
     def compute(self) -> None:
         try:
-            self._made.append(next(self._steps))
+            self._computed.append(next(self._steps))
         except StopIteration:
             self.over = True
         except Exception as error:
             self.over = True
-            if not (isinstance(error, Cancelled) and self.stop.wanted):
+            if not (isinstance(error, Cancelled) and self.stop.requested):
                 self._error = error  # raised in the reader, which may be another thread
         except BaseException as error:
             self.over = True
             self._error = Error(f"this stream was ended by {type(error).__name__} in the thread that computed it")
             raise
-        if self.stop.wanted:
+        if self.stop.requested:
             self.finish()
 
     def finish(self) -> None:
         self.over = True
         self._error = None
-        self._made.clear()
+        self._computed.clear()
         self._steps.close()
 
     def take(self) -> list[Any]:
         """Return the next item in a list, or an empty list. Raise the error that ended the stream, once."""
-        while self._made and not self.stop.wanted:
+        while self._computed and not self.stop.requested:
             try:
-                item = self._made.popleft()
+                item = self._computed.popleft()
             except IndexError:  # another thread was quicker
                 break
-            if self.wanted is None or self.wanted(item):
+            if self.keep is None or self.keep(item):
                 return [item]
         if self.over:
             error, self._error = self._error, None
@@ -134,9 +134,9 @@ class Stream(Iterator[_T], Generic[_T]):
         self._steps.transform(transform)
         return cast("Stream[_U]", self)
 
-    def wanting(self, wanted: Callable[[_T], bool]) -> Stream[_T]:
-        """Skip items that are not wanted at the time they are read, and return this stream."""
-        self._steps.wanted = wanted
+    def filtered(self, keep: Callable[[_T], bool]) -> Stream[_T]:
+        """Skip items for which ``keep`` is False when they are read, and return this stream."""
+        self._steps.keep = keep
         return self
 
     def as_one_call(self) -> Stream[_T]:
@@ -188,7 +188,7 @@ class Stream(Iterator[_T], Generic[_T]):
             self._end(wait=False)
 
     def _end(self, *, wait: bool) -> None:
-        self._steps.stop.wanted = True
+        self._steps.stop.requested = True
         if self._lock.is_lost:
             return
         turn = Turn()
@@ -206,7 +206,7 @@ def through(items: Iterator[_T], transform: Callable[[Iterator[_T]], Generator[_
 
 def last(items: Iterator[_T]) -> _T:
     """Read to the end and return the last item. A stream is read as one call."""
-    found: list[_T] = []
+    newest: list[_T] = []
     for item in items.as_one_call() if isinstance(items, Stream) else items:
-        found = [item]
-    return found[0]
+        newest = [item]
+    return newest[0]

@@ -1,4 +1,4 @@
-"""What the runtime takes and gives."""
+"""Types of the runtime's arguments and results."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ __all__ = [
 ]
 
 FinishReason: TypeAlias = Literal["stop", "length"]
-#: Which blocks the injected pass went through: none of them, those from the lowest injection on, or all.
+#: The blocks that pass 2 evaluated: none, those from the lowest injected one on, or all.
 Pass2Kind: TypeAlias = Literal["none", "tail", "full"]
-#: Asked while tokens are evaluated; True ends the call.
+#: Called while tokens are evaluated; True ends the call.
 CancelCallback: TypeAlias = Callable[[], bool]
 
 
 class Message(TypedDict):
-    """One message of a conversation, as OpenAI's API has it."""
+    """One message of a conversation, as in OpenAI's API."""
 
     role: str
     content: str
 
 
-#: A question or a conversation, which go through the chat template unless ``raw`` is asked for; or token ids, as they
-#: are.
+#: A question or a conversation, to which the chat template is applied unless ``raw`` is True; or token ids, which are
+#: used unchanged.
 Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int] | NDArray[np.integer[Any]]"
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of one answer went.
+    """Times and counts of one answer.
 
     Attributes:
-        pass1_ms: the clean pass over the prompt, in milliseconds.
-        encode_ms: from activations to cognitive tokens to the tables that the injection reads.
-        pass2_ms: the injected pass over the prompt; 0 where nothing is injected.
-        decode_ms: the answer, sampling included.
-        pass2: ``tail`` (the injected pass began at the lowest block that is injected into, with what the clean one had
-            kept), ``full`` (it went through all blocks) or ``none`` (nothing is injected).
-        hidden_bytes: memory of the hidden states that the clean pass kept for the injected one.
-        n_prompt: tokens of the prompt.
-        n_reused: those of them that the clean pass did not go through, because the prompt before began with them too.
-        n_generated: tokens of the answer, its end excluded.
-        n_refreshed: how often cognitive tokens were made anew while the answer grew.
+        pass1_ms: time of pass 1 over the prompt, in milliseconds.
+        encode_ms: time of the encoder and of the folding.
+        pass2_ms: time of pass 2 over the prompt; 0 if nothing is injected.
+        decode_ms: time of decoding the answer, including sampling.
+        pass2: ``tail`` (pass 2 started at the lowest injected block, from hidden states that pass 1 cached), ``full``
+            (pass 2 evaluated all blocks) or ``none`` (nothing is injected).
+        hidden_bytes: memory of the cached hidden states.
+        n_prompt: number of tokens of the prompt.
+        n_reused: number of these that pass 1 did not evaluate, because an earlier prompt began with the same tokens.
+        n_generated: number of tokens of the answer, without its end token.
+        n_refreshed: number of times that the cognitive tokens were computed again during the answer.
     """
 
     pass1_ms: float
@@ -71,7 +71,7 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """Rate of decoding; 0 before the first token."""
+        """Speed of decoding; 0 before the first token."""
         return 1e3 * self.n_generated / self.decode_ms if self.decode_ms > 0 else 0.0
 
 
@@ -83,8 +83,8 @@ class TokenLogprob:
         token_id: the token.
         text: its text; an incomplete UTF-8 character shows as U+FFFD. Empty for a control token, which is not shown.
         logprob: its log-probability.
-        top: the most likely tokens at this place as (id, text, log-probability), most likely first; control tokens are
-            spelt out, as in ``<|im_end|>``.
+        top: the most likely tokens at this position as (id, text, log-probability), most likely first. Control tokens
+            have their name as text, such as ``<|im_end|>``.
         raw: the bytes of the token, exact even for part of a character; None means the UTF-8 bytes of ``text``.
         top_raw: the bytes of each token in ``top``, empty for control tokens; None means the UTF-8 bytes of the texts.
     """
@@ -104,14 +104,14 @@ class GenerationResult:
     Attributes:
         text: the answer, without the stop string that ended it.
         token_ids: its tokens, without the end-of-turn token.
-        abstained: whether the opening sentence is the refusal that the wrapper was trained to say.
-        finish_reason: ``stop`` (the model ended, or a stop string came) or ``length``.
-        logprobs: one entry for each token, or None where they were not asked for.
-        timings: where the time went.
-        gain: strength of the injection; 0 where the base answered alone.
-        doubt: how near the answer was to beginning with the trained refusal, in (0, 1), whatever the threshold; 0.5 is
-            where a greedy answer tips over as calibrated. None where the base answered alone, or where neither sidecar
-            nor vocabulary tells the refusal's tokens.
+        abstained: whether the first sentence is the trained refusal.
+        finish_reason: ``stop`` (the model ended the answer, or a stop string did) or ``length``.
+        logprobs: one entry for each token, or None if they were not requested.
+        timings: times and counts.
+        gain: strength of the injection; 0 if the base answered alone.
+        doubt: the doubt, in (0, 1), which does not depend on the threshold. At the calibrated threshold of 0.5, a
+            greedy answer becomes the refusal. None if the base answered alone, or if the tokens of the refusal are
+            unknown.
     """
 
     text: str
@@ -129,11 +129,11 @@ class GenerationChunk:
     """One step of a streamed answer.
 
     Attributes:
-        text: what can be shown now; empty while a character or a stop string is incomplete.
-        token_ids: the token of this step; empty in the last chunk where the model ended.
-        logprobs: one entry for each token, or None where they were not asked for.
-        doubt: as in `GenerationResult`; known from the first chunk on, and the same in all.
-        result: the whole answer in the last chunk, else None.
+        text: text that can be shown now; empty while a character or a stop string is incomplete.
+        token_ids: the token of this step; empty in the last chunk if the model ended the answer.
+        logprobs: one entry for each token, or None if they were not requested.
+        doubt: as in `GenerationResult`; the same in all chunks.
+        result: the whole answer in the last chunk, otherwise None.
     """
 
     text: str

@@ -1,6 +1,6 @@
-"""The sidecar: a small GGUF file that holds a trained wrapper, read and written here.
+"""Read and write sidecars: small GGUF files that hold a trained wrapper.
 
-The names are loaded when they are first used: `spec`, which the command line needs for its defaults, wants no NumPy.
+The names are loaded on first use, because the command line imports `spec` for its defaults and should not load NumPy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The early look at a base model: does a wrapper fit it, and can its architecture take one?
+"""Check early whether a wrapper fits a base model, and whether the architecture of the base supports the injection.
 
-The runtime checks again, on the loaded model; this only spares the disappointment. The lists below are those of the
-pinned llama.cpp: an architecture can take a wrapper if the graph of its model calls ``build_cvec`` at the end of every
-block, which is where the seam is (docs/architecture.md). A test derives them from the source again.
+The runtime checks the loaded model again; this check gives an error before the slow work. The lists below are for the
+pinned llama.cpp. An architecture supports the injection if the graph of its model calls ``build_cvec``, which calls the
+block hook, at the end of every block (docs/architecture.md). A test derives the lists from the source again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from metadeploy.sidecar.keys import ARCH_DAIMON, ARCH_META_SPIDER
 from metadeploy.sidecar.spec import WrapperConfig
 
 __all__ = [
-    "ODD_SEAM_ARCHITECTURES",
-    "SEAMLESS_ARCHITECTURES",
-    "SEAM_ARCHITECTURES",
+    "HOOKED_ARCHITECTURES",
+    "UNHOOKED_ARCHITECTURES",
+    "UNSUPPORTED_HOOKS",
     "BaseModel",
     "base_faults",
     "base_from_file",
@@ -27,16 +27,16 @@ __all__ = [
     "read_base",
 ]
 
-#: Known to the pinned llama.cpp and without the seam.
-SEAMLESS_ARCHITECTURES: Final = frozenset(
+#: Architectures of the pinned llama.cpp without the block hook.
+UNHOOKED_ARCHITECTURES: Final = frozenset(
     """
     bert clip dflash eagle3 eurobert gemma4-assistant gptj hy_v4 jina-bert-v2 jina-bert-v3 modern-bert
     neo-bert nomic-bert nomic-bert-moe plamo2 qwen4exp wavtokenizer-dec
     """.split()  # noqa: SIM905 - a list of names would be 150 lines
 )
 
-#: Known to the pinned llama.cpp and with the seam.
-SEAM_ARCHITECTURES: Final = frozenset(
+#: Architectures of the pinned llama.cpp with the block hook.
+HOOKED_ARCHITECTURES: Final = frozenset(
     """
     afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bitnet bloom chameleon
     chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr
@@ -53,8 +53,8 @@ SEAM_ARCHITECTURES: Final = frozenset(
     """.split()  # noqa: SIM905 - a list of names would be 150 lines
 )
 
-#: Of those with the seam, the ones where it is not the plain output of every block, and why: also refused.
-ODD_SEAM_ARCHITECTURES: Final[dict[str, str]] = {
+#: Architectures whose block hook is not at the output of every block, each with the reason. They are refused, too.
+UNSUPPORTED_HOOKS: Final[dict[str, str]] = {
     "deepseek4": "keeps several residual streams",
     "gemma3n": "keeps several residual streams",
     "glm5-next": "keeps several residual streams",
@@ -65,16 +65,16 @@ ODD_SEAM_ARCHITECTURES: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """What a base GGUF says about itself.
+    """Metadata of a base GGUF.
 
     Attributes:
         path: the file.
-        name: ``general.name``, None where it has none.
+        name: ``general.name``; None if it is missing.
         architecture: ``general.architecture``.
         hidden_dim: ``<arch>.embedding_length``.
         block_count: ``<arch>.block_count``, without blocks for multi-token prediction.
-        context_length: ``<arch>.context_length``, None where it has none.
-        size: of the file in bytes.
+        context_length: ``<arch>.context_length``; None if it is missing.
+        size: size of the file in bytes.
     """
 
     path: Path
@@ -86,28 +86,28 @@ class BaseModel:
     size: int
 
     @property
-    def has_seam(self) -> bool:
-        """Whether the pinned llama.cpp has the seam, at the output of every block, for this architecture."""
-        return self.architecture in SEAM_ARCHITECTURES and self.architecture not in ODD_SEAM_ARCHITECTURES
+    def supports_injection(self) -> bool:
+        """Whether the pinned llama.cpp has the block hook at the output of every block of this architecture."""
+        return self.architecture in HOOKED_ARCHITECTURES and self.architecture not in UNSUPPORTED_HOOKS
 
 
 def read_base(path: str | Path) -> BaseModel:
-    """Read the facts about a base from its metadata.
+    """Read the metadata of a base.
 
     Args:
-        path: a base model's GGUF file; of a split one the first part.
+        path: the base's GGUF file; if it is split, the first part.
 
     Returns:
-        The facts.
+        The metadata.
 
     Raises:
-        ModelLoadError: not a well-formed GGUF file, or not a language model.
+        ModelLoadError: the file is not a well-formed GGUF file, or not a language model.
     """
     return base_from_file(read_gguf(path, role="base model"))
 
 
 def base_from_file(file: GGUFFile) -> BaseModel:
-    """The same for a file that is parsed already."""
+    """Return the metadata of a base whose file is already parsed; see `read_base`."""
     values = {key: value.value for key, value in file.metadata.items()}
     architecture = values.get("general.architecture")
     subject = f"base model '{file.path}'"
@@ -138,23 +138,23 @@ def base_from_file(file: GGUFFile) -> BaseModel:
 
 
 def base_faults(base: BaseModel, config: WrapperConfig) -> list[str]:
-    """Why a wrapper does not fit a base: phrases without a subject, empty where it does."""
+    """Return the reasons why a wrapper does not fit a base, as phrases without a subject; empty if it fits."""
     faults = []
-    if base.architecture in SEAMLESS_ARCHITECTURES:
+    if base.architecture in UNHOOKED_ARCHITECTURES:
         faults.append(f"has architecture '{base.architecture}', which llama.cpp gives no place to inject in")
-    elif base.architecture in ODD_SEAM_ARCHITECTURES:
-        faults.append(f"has architecture '{base.architecture}', which {ODD_SEAM_ARCHITECTURES[base.architecture]}")
-    elif not base.has_seam:
+    elif base.architecture in UNSUPPORTED_HOOKS:
+        faults.append(f"has architecture '{base.architecture}', which {UNSUPPORTED_HOOKS[base.architecture]}")
+    elif not base.supports_injection:
         faults.append(f"has architecture '{base.architecture}', which the pinned llama.cpp does not know")
     if base.hidden_dim != config.hidden_dim:
         faults.append(f"has width {base.hidden_dim}, the wrapper needs {config.hidden_dim} (wrong base model?)")
     if config.base_block_count is not None and base.block_count != config.base_block_count:
         faults.append(f"has {base.block_count} layers, the wrapper was trained on {config.base_block_count}")
-    beyond = sorted(
+    missing = sorted(
         {layer for layer in (*config.target_layers, *config.cross_attn_layers) if layer >= base.block_count}
     )
-    if beyond:
-        faults.append(f"has layers 0 to {base.block_count - 1}, the wrapper needs {beyond}")
+    if missing:
+        faults.append(f"has layers 0 to {base.block_count - 1}, the wrapper needs {missing}")
     return faults
 
 
@@ -166,11 +166,11 @@ def check_base(path: str | Path, config: WrapperConfig) -> BaseModel:
         config: the wrapper.
 
     Returns:
-        The facts about the base.
+        The metadata of the base.
 
     Raises:
         ModelLoadError: see `read_base`.
-        ModelMismatchError: width, layers or architecture do not fit (all faults).
+        ModelMismatchError: width, layers or architecture do not fit (the message lists all faults).
     """
     base = read_base(path)
     faults = base_faults(base, config)

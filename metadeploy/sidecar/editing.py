@@ -86,13 +86,13 @@ def _number(text: str) -> Value:
     try:
         if "_" in text:
             raise ValueError
-        # as it will be read again
+        # rounded to F32, as readers will return it
         return Value("f32", struct.unpack("<f", struct.pack("<f", float(text)))[0])
     except (ValueError, OverflowError):
         raise ValueError(f"is {shown(text)}, expected a number such as -0.75") from None
 
 
-def _whole(text: str) -> int | None:
+def _parse_whole_number(text: str) -> int | None:
     """Parse a number in decimal digits. Return None if it is malformed or above `MAX_INT`."""
     digits = text.strip()
     number = int(digits[:11]) if digits.isascii() and digits.isdecimal() else MAX_INT + 1
@@ -100,28 +100,28 @@ def _whole(text: str) -> int | None:
 
 
 def _count(text: str) -> Value:
-    if not (number := _whole(text)):
+    if not (number := _parse_whole_number(text)):
         raise ValueError(f"is {shown(text)}, expected a whole number from 1 to {MAX_INT}")
     return Value("u32", number)
 
 
 def _token_ids(text: str) -> Value:
-    found = [number for part in text.split(",") if (number := _whole(part)) is not None]
-    if len(found) < len(text.split(",")):
+    ids = [number for part in text.split(",") if (number := _parse_whole_number(part)) is not None]
+    if len(ids) < len(text.split(",")):
         raise ValueError(f"is {shown(text)}, expected token ids between commas, such as 57,5248,441")
-    return Value("[i32]", list(found))
+    return Value("[i32]", list(ids))
 
 
 def _object(text: str) -> Value:
     try:
-        found = parse(text)
+        value = parse(text)
     except JSONFault as fault:
         raise ValueError(f"is not JSON: {fault}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(
-            f'holds a JSON {type(found).__name__}, expected an object such as {{"enable_thinking": false}}'
+            f'holds a JSON {type(value).__name__}, expected an object such as {{"enable_thinking": false}}'
         )
-    return Value("str", json.dumps(found))
+    return Value("str", json.dumps(value))
 
 
 @dataclass(frozen=True)
@@ -130,37 +130,37 @@ class _Editable:
 
     key: str
     parse: Callable[[str], Value]
-    what: str
+    description: str
 
 
 #: The keys that can be set, by their short names. The full name of a key works as well.
 EDITABLE: Final[Mapping[str, _Editable]] = {
-    "name": _Editable("general.name", _text, "for humans"),
-    "version": _Editable("general.version", _text, "of the wrapper"),
-    "license": _Editable("general.license", _text, "SPDX identifier"),
-    "description": _Editable("general.description", _text, "one sentence"),
-    _BASE_MODEL: _Editable("general.base_model.0.name", _text, "hub id or name of the base"),
-    "base_block_count": _Editable(keys.BASE_BLOCK_COUNT, _count, "layers of the base"),
-    "refusal_text": _Editable(keys.REFUSAL_TEXT, _text, "what it was trained to decline with"),
-    "refusal_token_ids": _Editable(keys.REFUSAL_TOKEN_IDS, _token_ids, "the tokens of that, as trained"),
-    "refusal_bias": _Editable(keys.REFUSAL_BIAS, _number, "calibrated, of the first of them"),
-    "prompt_format": _Editable(keys.PROMPT_FORMAT, _text, "auto: the base's chat template"),
-    "answer_suffix": _Editable(keys.ANSWER_SUFFIX, _text, "text after the last user message"),
-    "chat_template_kwargs": _Editable(keys.CHAT_TEMPLATE_KWARGS, _object, "JSON object for the chat template"),
+    "name": _Editable("general.name", _text, "a name for people"),
+    "version": _Editable("general.version", _text, "the version of the wrapper"),
+    "license": _Editable("general.license", _text, "an SPDX identifier"),
+    "description": _Editable("general.description", _text, "a sentence"),
+    _BASE_MODEL: _Editable("general.base_model.0.name", _text, "the hub id or name of the base"),
+    "base_block_count": _Editable(keys.BASE_BLOCK_COUNT, _count, "the number of layers of the base"),
+    "refusal_text": _Editable(keys.REFUSAL_TEXT, _text, "the trained refusal"),
+    "refusal_token_ids": _Editable(keys.REFUSAL_TOKEN_IDS, _token_ids, "the tokens of the trained refusal"),
+    "refusal_bias": _Editable(keys.REFUSAL_BIAS, _number, "the calibrated bias of its first token"),
+    "prompt_format": _Editable(keys.PROMPT_FORMAT, _text, "auto (the base's chat template)"),
+    "answer_suffix": _Editable(keys.ANSWER_SUFFIX, _text, "the text after the last user message"),
+    "chat_template_kwargs": _Editable(keys.CHAT_TEMPLATE_KWARGS, _object, "a JSON object for the chat template"),
 }
 _REFUSAL: Final = ("refusal_text", "refusal_token_ids", "refusal_bias")
 
 
-def _editable(typed: str, prefix: str) -> str:
+def _editable(key_name: str, prefix: str) -> str:
     """Return the short name of a key that was typed in its short or its full form.
 
     Raises:
         ValueError: the key does not exist or cannot be edited.
     """
     for name, entry in EDITABLE.items():
-        if typed in (name, entry.key.format(prefix=prefix)):
+        if key_name in (name, entry.key.format(prefix=prefix)):
             return name
-    raise ValueError(f"'{typed}' cannot be edited, expected one of {', '.join(EDITABLE)}")
+    raise ValueError(f"'{key_name}' cannot be edited, expected one of {', '.join(EDITABLE)}")
 
 
 # -- the edit
@@ -185,7 +185,7 @@ def edit_sidecar(
         path: the sidecar. It may have faults if the edit fixes them.
         values: value by key name, see `EDITABLE`. Every value is text, including numbers.
         unset: names of keys to remove.
-        base: GGUF of the base model. The sidecar must fit it, and its vocabulary tokenises a new refusal text.
+        base: GGUF of the base model. The sidecar must fit it, and its vocabulary tokenizes a new refusal text.
         output: a new file, different from the sidecar; None edits in place.
         force: whether an existing ``output`` may be replaced.
         dry_run: whether to write nothing.
@@ -211,9 +211,9 @@ def edit_sidecar(
     prefix = prefix_of(file)
     if prefix is None:
         raise SidecarError(faults_message(f"sidecar '{path}'", examine_file(file).faults))
-    wanted = _wanted(values or {}, unset, prefix)
-    _settle_refusal(file, prefix, wanted, None if base is None else Path(base))
-    edited = replace(file, metadata=_with(file.metadata, wanted))
+    requested = _requested(values or {}, unset, prefix)
+    _update_refusal_keys(file, prefix, requested, None if base is None else Path(base))
+    edited = replace(file, metadata=_edited_metadata(file.metadata, requested))
     changes = _changes(file.metadata, edited.metadata)
     config = _valid(examine_file(edited), target)
     if base is not None:
@@ -222,35 +222,35 @@ def edit_sidecar(
         check_base(base, config)
     written = not dry_run and bool(changes or output is not None)
     if written:
-        _write(file, wanted, target)
+        _write(file, requested, target)
     return EditReport(path=target, changes=tuple(changes), written=written, sha256=sha256(target) if written else None)
 
 
-def _valid(found: Examination, target: Path) -> WrapperConfig:
-    if found.faults or found.config is None:
-        raise SidecarError(faults_message(f"sidecar '{target}' as edited", found.faults))
-    return found.config
+def _valid(examination: Examination, target: Path) -> WrapperConfig:
+    if examination.faults or examination.config is None:
+        raise SidecarError(faults_message(f"sidecar '{target}' as edited", examination.faults))
+    return examination.config
 
 
-def _wanted(values: Mapping[str, str], unset: Sequence[str], prefix: str) -> dict[str, Value | None]:
+def _requested(values: Mapping[str, str], unset: Sequence[str], prefix: str) -> dict[str, Value | None]:
     """Return the requested values by their key in the file; None removes a key."""
-    wanted: dict[str, Value | None] = {}
+    requested: dict[str, Value | None] = {}
     faults: list[str] = []
-    named: set[str] = set()
-    for typed, text in (*values.items(), *((name, None) for name in unset)):
+    seen: set[str] = set()
+    for key_name, text in (*values.items(), *((name, None) for name in unset)):
         try:
             if text is not None and not isinstance(text, str):
-                raise TypeError(f"{typed} is {shown(text)}, expected the value as text")
-            name = _editable(typed, prefix)
-            if name in named:
-                raise ValueError(f"'{typed}' is given twice")
-            named.add(name)
-            wanted |= _values(name, text, prefix)
+                raise TypeError(f"{key_name} is {shown(text)}, expected the value as text")
+            name = _editable(key_name, prefix)
+            if name in seen:
+                raise ValueError(f"'{key_name}' is given twice")
+            seen.add(name)
+            requested |= _values(name, text, prefix)
         except ValueError as fault:
             faults.append(str(fault))
     if faults:
         raise ValueError(faults_message("edit", faults))
-    return wanted
+    return requested
 
 
 def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]:
@@ -259,18 +259,18 @@ def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]
         removed = base_model_keys("a/b") if name == _BASE_MODEL else {entry.key: None}
         return {key.format(prefix=prefix): None for key in removed}
     if not text.strip():
-        raise ValueError(f"{name} is empty, expected {entry.what} (hint: --unset {name} removes it)")
+        raise ValueError(f"{name} is empty, expected {entry.description} (hint: --unset {name} removes it)")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} is not Unicode text, expected {entry.what}") from None
+        raise ValueError(f"{name} is not Unicode text, expected {entry.description}") from None
     if "\0" in text:
-        raise ValueError(f"{name} has a zero byte, expected {entry.what}")
+        raise ValueError(f"{name} has a zero byte, expected {entry.description}")
     if name == "refusal_text":
         check_refusal_text(text)
     if name == _BASE_MODEL:
         if not base_model_keys(text):
-            raise ValueError(f"{name} is '{text}', expected {entry.what}")
+            raise ValueError(f"{name} is '{text}', expected {entry.description}")
         return {key: None for key in base_model_keys("a/b")} | dict(base_model_keys(text))
     try:
         return {entry.key.format(prefix=prefix): entry.parse(text)}
@@ -278,33 +278,33 @@ def _values(name: str, text: str | None, prefix: str) -> dict[str, Value | None]
         raise ValueError(f"{name} {fault}") from None
 
 
-def _settle_refusal(file: GGUFFile, prefix: str, wanted: dict[str, Value | None], base: Path | None) -> None:
+def _update_refusal_keys(file: GGUFFile, prefix: str, requested: dict[str, Value | None], base: Path | None) -> None:
     """If the refusal text changes, replace or remove its tokens and its bias."""
     text_key, ids_key, bias_key = (EDITABLE[name].key.format(prefix=prefix) for name in _REFUSAL)
     kind = file.metadata.get(keys.KIND.format(prefix=prefix), Value("str", "doubter")).value
-    if kind != "doubter" and any(wanted.get(key) is not None for key in (text_key, ids_key, bias_key)):
+    if kind != "doubter" and any(requested.get(key) is not None for key in (text_key, ids_key, bias_key)):
         raise ValueError(f"edit: a wrapper of kind '{kind}' has no refusal, expected a doubter")
 
-    def said(metadata: Mapping[str, Value | None]) -> object:
+    def refusal_text(metadata: Mapping[str, Value | None]) -> object:
         value = metadata.get(text_key)
         return value.value if value is not None else DEFAULT_REFUSAL_TEXT
 
-    text = said({**file.metadata, **wanted})
-    if text_key not in wanted or text == said(file.metadata):
+    text = refusal_text({**file.metadata, **requested})
+    if text_key not in requested or text == refusal_text(file.metadata):
         return
     for key in (ids_key, bias_key):
-        wanted.setdefault(key, None)
-    if base is not None and wanted[ids_key] is None:
-        wanted[ids_key] = Value("[i32]", _tokens(base, str(text), file, prefix, wanted))
+        requested.setdefault(key, None)
+    if base is not None and requested[ids_key] is None:
+        requested[ids_key] = Value("[i32]", _tokens(base, str(text), file, prefix, requested))
 
 
-def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[str, Value | None]) -> list[int]:
+def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, requested: Mapping[str, Value | None]) -> list[int]:
     """Return the refusal's tokens at the start of an answer, by the base's vocabulary and the chat template."""
     from metadeploy import _core
     from metadeploy.sidecar.base_model import read_base
 
     read_base(base)  # raises a clear error for a file that is not a language model
-    edited = _with(file.metadata, wanted)
+    edited = _edited_metadata(file.metadata, requested)
 
     def setting(template: str) -> str:
         value = edited.get(template.format(prefix=prefix))
@@ -315,9 +315,9 @@ def _tokens(base: Path, text: str, file: GGUFFile, prefix: str, wanted: Mapping[
     return _core.refusal_tokens(str(base), text, setting(keys.ANSWER_SUFFIX), kwargs)
 
 
-def _with(metadata: Mapping[str, Value], wanted: Mapping[str, Value | None]) -> dict[str, Value]:
+def _edited_metadata(metadata: Mapping[str, Value], requested: Mapping[str, Value | None]) -> dict[str, Value]:
     """Return the values after an edit, in the order of the file, with new keys last."""
-    return {key: value for key, value in {**metadata, **wanted}.items() if value is not None}
+    return {key: value for key, value in {**metadata, **requested}.items() if value is not None}
 
 
 def _changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Change]:
@@ -333,27 +333,28 @@ def _changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Ch
 # -- the file
 
 
-def _write(file: GGUFFile, wanted: Mapping[str, Value | None], target: Path) -> None:
+def _write(file: GGUFFile, requested: Mapping[str, Value | None], target: Path) -> None:
     try:
         with replacing(target) as temporary:
             with temporary.open("wb") as out:
-                for part in _parts(file, wanted):
+                for part in _parts(file, requested):
                     out.write(part)
             _valid(examine(temporary), target)
     except OSError as problem:
         raise SidecarError(f"sidecar '{target}': cannot be written: {problem.strerror or problem}") from problem
 
 
-def _parts(file: GGUFFile, wanted: Mapping[str, Value | None]) -> Iterator[bytes]:
+def _parts(file: GGUFFile, requested: Mapping[str, Value | None]) -> Iterator[bytes]:
     """Yield the bytes of the new file: those of the old one, except for the keys that change."""
     records: list[bytes] = []
     for key, span in file.key_spans.items():
-        value = wanted.get(key)
-        if key not in wanted:
+        value = requested.get(key)
+        if key not in requested:
             records.append(_copied(file, *span))
         elif value is not None:
             records.append(_record(key, value))
-    records += [_record(key, value) for key, value in wanted.items() if value is not None and key not in file.key_spans]
+    added = {key: value for key, value in requested.items() if key not in file.key_spans}
+    records += [_record(key, value) for key, value in added.items() if value is not None]
     tensor_records = _copied(file, *file.records_span)
     head = b"GGUF" + struct.pack("<IQQ", file.version, len(file.tensors), len(records))
     header = b"".join((head, *records, tensor_records))
@@ -366,12 +367,12 @@ def _parts(file: GGUFFile, wanted: Mapping[str, Value | None]) -> Iterator[bytes
 def _copied(file: GGUFFile, begin: int, end: int) -> bytes:
     """Return bytes of the old file."""
     try:
-        found = file.file.read(begin, end - begin)
+        data = file.file.read(begin, end - begin)
     except OSError as problem:
         raise SidecarError(f"sidecar '{file.path}': cannot be read: {problem.strerror or problem}") from problem
-    if len(found) < end - begin:
+    if len(data) < end - begin:
         raise SidecarError(f"sidecar '{file.path}': has become shorter than {end} bytes (truncated while it was read?)")
-    return found
+    return data
 
 
 def _record(key: str, value: Value) -> bytes:

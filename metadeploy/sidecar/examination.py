@@ -1,7 +1,7 @@
-"""Examining a file as a sidecar: what the wrapper is, what is wrong with the file, what is odd about it.
+"""Examine a file as a sidecar: its wrapper, its faults, and anything unusual.
 
-Traps of published files are dealt with here: the tensors are the truth, any ``general.*`` key but the architecture may
-be absent, and an empty list is absent from the file.
+Published files have some irregularities, which are handled here: keys may contradict the tensors, which are
+authoritative; any ``general.*`` key except the architecture may be missing; and files omit empty lists.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _PREFIXES: Final = {
     keys.ARCH_META_SPIDER: keys.PREFIX_META_SPIDER,
     keys.ARCH_DAIMON: keys.PREFIX_DAIMON,
 }
-#: What ``general.type`` should say.
+#: The usual value of ``general.type``.
 _GENERAL_TYPE: Final = "adapter"
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What can be said about a GGUF file taken as a sidecar.
+    """The result of examining a GGUF file as a sidecar.
 
     Attributes:
         file: the parsed file.
-        config: what the wrapper is, None where ``faults`` leave that open.
-        faults: why the file cannot be used; empty for a valid sidecar.
-        oddities: what is unusual about it but does no harm.
-        dims: what the tensors say.
+        config: the config of the wrapper; None if there are faults.
+        faults: the reasons why the file cannot be used; empty for a valid sidecar.
+        oddities: notes about anything unusual that does no harm.
+        dims: sizes and parts of the wrapper that follow from the tensors.
     """
 
     file: GGUFFile
@@ -70,16 +70,16 @@ class Examination:
 
 
 def examine(path: str | Path) -> Examination:
-    """Examine a file as a sidecar without insisting that it is a usable one.
+    """Examine a file as a sidecar, also if it has faults.
 
     Args:
         path: any GGUF file.
 
     Returns:
-        Its contents, faults and oddities.
+        Its content, faults and oddities.
 
     Raises:
-        SidecarError: not a well-formed GGUF file.
+        SidecarError: the file is not a well-formed GGUF file.
     """
     return examine_file(read_gguf(path))
 
@@ -90,10 +90,10 @@ def examine_file(file: GGUFFile) -> Examination:
 
 
 def examine_head(path: str | Path, *, size: int) -> Examination:
-    """Examine the head of a sidecar that is being written: everything but the values of its tensors.
+    """Examine the head of a sidecar that is being written: everything except the values of its tensors.
 
     Args:
-        path: the unfinished file, which ends where the data begin.
+        path: the unfinished file, which ends before the data of the tensors.
         size: size of the finished file in bytes.
 
     Returns:
@@ -106,13 +106,13 @@ def examine_head(path: str | Path, *, size: int) -> Examination:
 
 
 def prefix_of(file: GGUFFile) -> str | None:
-    """The key prefix that goes with the file's architecture; None where that is not a sidecar's."""
+    """Return the key prefix of the file's architecture; None if the file is not a sidecar."""
     architecture = file.metadata.get("general.architecture", Value("str", "")).value
     return _PREFIXES.get(architecture) if isinstance(architecture, str) else None
 
 
 class _Examiner:
-    """Collects faults and oddities of one file; each method looks at one aspect."""
+    """Collects faults and oddities of one file; each method checks one aspect."""
 
     def __init__(self, file: GGUFFile, *, values: bool = True) -> None:
         self.file = file
@@ -134,7 +134,7 @@ class _Examiner:
         dims = infer(shapes, encoder_type=declared)
         if too_large := size_faults(dims.sizes):
             self.faults += too_large
-            return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # loop over nothing by these
+            return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # without the bad sizes
         config = self._config(declared, dims)
         self._check_tensors(dims, shapes)
         return self._result(config, dims)
@@ -180,7 +180,7 @@ class _Examiner:
         return template.format(prefix=self.prefix)
 
     def _typed(self, template: str, what: str, fits: Any) -> Any:
-        """The value of a key, None where absent; a value of another type is a fault, and None too."""
+        """Return the value of a key; None if it is missing, or if its type is wrong, which is a fault."""
         key = self._key(template)
         value = self.file.metadata.get(key)
         if value is None:
@@ -228,21 +228,21 @@ class _Examiner:
         encoder_type: EncoderType | None = value
         return encoder_type
 
-    # -- what the keys say against what the tensors say
+    # -- keys compared with tensors
 
-    def _agreed(self, template: str, told: int | None, what: str) -> int:
-        """A size that tensors tell and a key repeats; a key that differs is a fault."""
+    def _agreed(self, template: str, from_tensors: int | None, what: str) -> int:
+        """Return a size that follows from the tensors and that a key repeats; a different key is a fault."""
         declared = self._int(template)
         key = self._key(template)
-        if told is None:
+        if from_tensors is None:
             if declared is None and key not in self.file.metadata:
                 self.faults.append(f"key '{key}' is missing, and no tensor tells {what}")
             return declared or 0
         if declared is None:
-            self.oddities.append(f"key '{key}' is absent; the tensors say {told}")
-        elif declared != told:
-            self.faults.append(f"key '{key}' is {declared}, but the tensors say {told}")
-        return told
+            self.oddities.append(f"key '{key}' is absent; the tensors say {from_tensors}")
+        elif declared != from_tensors:
+            self.faults.append(f"key '{key}' is {declared}, but the tensors say {from_tensors}")
+        return from_tensors
 
     def _config(self, declared: EncoderType | None, dims: Dims) -> WrapperConfig | None:
         sizes = dims.sizes
@@ -259,7 +259,7 @@ class _Examiner:
         self.faults += layer_order_faults(target_layers, cross_attn_layers, blocks)
         encoder_dim = sizes.get("E", 0)
         needed = (keys.CA_NUM_HEADS,) if encoder_type == "selective" else (keys.CA_NUM_HEADS, keys.ENC_NUM_HEADS)
-        # a missing number of heads is a fault already, and no reason for another
+        # a missing number of heads is already a fault; do not add another one
         if encoder_type is not None and all(self._key(key) in self.file.metadata for key in needed):
             self.faults += heads_faults(encoder_type, encoder_dim, bottleneck_dim, enc_heads, ca_heads)
         self._check_transformer_keys(dims)
@@ -282,12 +282,12 @@ class _Examiner:
         )
 
     def _check_transformer_keys(self, dims: Dims) -> None:
-        said = {template: self._int(template) for template in TRANSFORMER_KEYS}
-        self.faults += [fault.format(prefix=self.prefix) for fault in transformer_key_faults(dims, said)]
+        declared = {template: self._int(template) for template in TRANSFORMER_KEYS}
+        self.faults += [fault.format(prefix=self.prefix) for fault in transformer_key_faults(dims, declared)]
         self.oddities += [
-            f"key '{self._key(template)}' is absent; the tensors say {told}, and the framework's reader needs it"
-            for template, told in transformer_keys(dims).items()
-            if told is not None and self._key(template) not in self.file.metadata
+            f"key '{self._key(template)}' is absent; the tensors say {size}, and the framework's reader needs it"
+            for template, size in transformer_keys(dims).items()
+            if size is not None and self._key(template) not in self.file.metadata
         ]
 
     def _settle_encoder_type(self, declared: EncoderType | None, dims: Dims) -> EncoderType | None:
@@ -304,30 +304,30 @@ class _Examiner:
         return dims.encoder_type
 
     def _cognitive_tokens(self, encoder_type: EncoderType | None, dims: Dims) -> int:
-        told = dims.sizes.get("C")
-        if told is None and encoder_type not in (None, "multi_token"):
-            told = dims.n_target  # nothing is injected, but the encoder makes a token for each layer all the same
+        from_tensors = dims.sizes.get("C")
+        if from_tensors is None and encoder_type not in (None, "multi_token"):
+            from_tensors = dims.n_target  # without cross-attention, too, the encoder has a token for each layer
         declared = self._int(keys.NUM_COGNITIVE_TOKENS)
         key = self._key(keys.NUM_COGNITIVE_TOKENS)
-        if told is None:
-            told = declared or 0
+        if from_tensors is None:
+            from_tensors = declared or 0
         elif declared is None:
-            self.oddities.append(f"key '{key}' is absent; the tensors have {told}")
-        elif declared != told:
-            # published files carry the training default here; the tensors are the truth
+            self.oddities.append(f"key '{key}' is absent; the tensors have {from_tensors}")
+        elif declared != from_tensors:
+            # published files have the training default here
             self.oddities.append(
-                f"key '{key}' is {declared}, but the tensors have {told} cognitive tokens ({told} it is)"
+                f"key '{key}' is {declared}, but the tensors have {from_tensors} cognitive tokens, which are used"
             )
-        return told
+        return from_tensors
 
     def _layer_lists(self, dims: Dims) -> tuple[tuple[int, ...], tuple[int, ...]]:
         target_key, cross_key = self._key(keys.TARGET_LAYERS), self._key(keys.CROSS_ATTN_LAYERS)
         target = self._ints(keys.TARGET_LAYERS)
-        known = target is not None or target_key not in self.file.metadata  # else its type is wrong, and said so
-        if known and dims.n_target is not None and len(target or ()) != dims.n_target:
-            said = "is absent" if target is None else f"names {len(target)} layers"
-            self.faults.append(f"key '{target_key}' {said}, but the tensors are for {dims.n_target} target layers")
-        elif known and not target:
+        is_readable = target is not None or target_key not in self.file.metadata  # if not, its type is already a fault
+        if is_readable and dims.n_target is not None and len(target or ()) != dims.n_target:
+            state = "is absent" if target is None else f"names {len(target)} layers"
+            self.faults.append(f"key '{target_key}' {state}, but the tensors are for {dims.n_target} target layers")
+        elif is_readable and not target:
             self.faults.append(f"key '{target_key}' names no layers, expected at least one")
         cross = self._ints(keys.CROSS_ATTN_LAYERS)
         if cross is None:
@@ -346,14 +346,14 @@ class _Examiner:
         return target or (), ordered
 
     def _settings(self) -> dict[str, Any]:
-        """The optional settings, as arguments of `WrapperConfig`."""
+        """Return the optional settings as arguments of `WrapperConfig`."""
         trigger = self._str(keys.TRIGGER)
         if trigger not in (None, "always"):
             self.faults.append(f"key '{self._key(keys.TRIGGER)}' is '{shown(trigger)}', expected 'always'")
         inject_from = self._choice(keys.INJECT_FROM, get_args(InjectFrom))
         token_ids, bias = self._ints(keys.REFUSAL_TOKEN_IDS), self._float(keys.REFUSAL_BIAS) or 0.0
         self.faults += refusal_faults(token_ids, bias)
-        found = {
+        settings = {
             "inject_from": inject_from or "prompt",
             "refusal_text": self._str(keys.REFUSAL_TEXT) or DEFAULT_REFUSAL_TEXT,
             "refusal_token_ids": token_ids,
@@ -367,16 +367,16 @@ class _Examiner:
         kind = self._str(keys.KIND)
         if kind is not None and kind != "doubter":
             self.oddities.append(f"is of kind '{shown(kind)}', not a doubter")
-        if found["prompt_format"] not in (None, "auto"):
+        if settings["prompt_format"] not in (None, "auto"):
             self.oddities.append(
-                f"key '{self._key(keys.PROMPT_FORMAT)}' is {shown(repr(found['prompt_format']))}, which is kept "
-                "and not followed: prompts go through the base's chat template"
+                f"key '{self._key(keys.PROMPT_FORMAT)}' is {shown(repr(settings['prompt_format']))}, which "
+                "has no effect: the base's chat template is applied to prompts"
             )
         known = {value for value in vars(keys).values() if isinstance(value, str) and value.startswith("{prefix}.")}
-        own = [key for key in self.file.metadata if key.startswith(f"{self.prefix}.")]
-        unknown = [key for key in own if f"{{prefix}}{key.removeprefix(self.prefix)}" not in known]
+        wrapper_keys = [key for key in self.file.metadata if key.startswith(f"{self.prefix}.")]
+        unknown = [key for key in wrapper_keys if f"{{prefix}}{key.removeprefix(self.prefix)}" not in known]
         self.oddities += [f"key '{shown(key)}' is not part of this format; ignored" for key in unknown]
-        return found | {"kind": kind or "doubter"}
+        return settings | {"kind": kind or "doubter"}
 
     def _chat_template_kwargs(self) -> Mapping[str, JSONValue]:
         text = self._str(keys.CHAT_TEMPLATE_KWARGS)
@@ -384,14 +384,14 @@ class _Examiner:
             return {}
         key = self._key(keys.CHAT_TEMPLATE_KWARGS)
         try:
-            found = parse(text)
+            value = parse(text)
         except JSONFault as fault:
             self.faults.append(f"key '{key}' is not JSON: {fault}")
             return {}
-        if not isinstance(found, dict):
-            self.faults.append(f"key '{key}' holds a JSON {type(found).__name__}, expected an object")
+        if not isinstance(value, dict):
+            self.faults.append(f"key '{key}' holds a JSON {type(value).__name__}, expected an object")
             return {}
-        return found
+        return value
 
     # -- tensors
 
@@ -419,7 +419,7 @@ class _Examiner:
 
 
 def _base_model(metadata: Mapping[str, Value]) -> str | None:
-    """The hub id, or else the name, of the base that ``general.base_model.0.*`` describes."""
+    """Return the hub id, otherwise the name, of the base in ``general.base_model.0.*``."""
     name = metadata.get("general.base_model.0.name", Value("", "")).value
     organization = metadata.get("general.base_model.0.organization", Value("", "")).value
     if not isinstance(name, str) or not name:

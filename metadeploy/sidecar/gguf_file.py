@@ -1,9 +1,9 @@
 """A small, bounds-checked reader of GGUF files (versions 2 and 3, little endian).
 
-It is written for hostile input: every count and length is checked against what is left of the file before anything is
-allocated or skipped, so that a malformed file ends in an error that names the place, never in a crash, a hang or a
-huge allocation. It reads sidecars, within the bounds of `metadeploy.sidecar.rules`, and, for their metadata, base
-models of any size.
+It is written for hostile input: every count and length is compared with the rest of the file before anything is
+allocated or skipped. So a malformed file causes an error that names the place, never a crash, a hang or a huge
+allocation. It reads sidecars within the bounds of `metadeploy.sidecar.rules`, and the metadata of base models of any
+size.
 
 Files are not memory-mapped: if another process truncates a mapped file, the reading process crashes.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy.errors import Error, ModelLoadError, SidecarError, shown
-from metadeploy.sidecar.quants import TENSOR_TYPES, dequantise, nbytes_of
+from metadeploy.sidecar.quants import TENSOR_TYPES, dequantize, nbytes_of
 from metadeploy.sidecar.rules import (
     MAX_ALIGNMENT,
     MAX_ARRAY,
@@ -61,7 +61,7 @@ _VALUE_TYPES: Final[dict[int, tuple[str, str]]] = {
     11: ("i64", "q"),
     12: ("f64", "d"),
 }
-# the least a key-value pair (key of one byte, u8 value) and a tensor record (no name, one dimension) can take
+# minimum sizes of a key-value pair (key of one byte, u8 value) and of a tensor record (no name, one dimension)
 _MIN_KV_BYTES: Final = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES: Final = 8 + 4 + 8 + 4 + 8
 
@@ -91,14 +91,14 @@ class Value:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where and what a tensor is.
+    """The record of a tensor.
 
     Attributes:
-        name: as in the file.
-        shape: in PyTorch order (row-major, slowest first), i.e. GGUF's ``ne`` reversed.
-        type: ``F32``, ``F16``, ``BF16``, ``Q8_0`` …, or ``type <n>`` where unknown.
-        offset: absolute position of the data in the file, bytes.
-        nbytes: size of the data in bytes; None where the type is unknown.
+        name: the name in the file.
+        shape: shape in PyTorch order (row-major, slowest first), i.e. GGUF's ``ne`` reversed.
+        type: ``F32``, ``F16``, ``BF16``, ``Q8_0`` …, or ``type <n>`` if it is unknown.
+        offset: offset of the data in the file in bytes.
+        nbytes: size of the data in bytes; None if the type is unknown.
     """
 
     name: str
@@ -145,13 +145,13 @@ class OpenFile:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A parsed GGUF file; tensor data are read when they are asked for.
+    """A parsed GGUF file; the data of tensors is read on demand.
 
     Attributes:
         path: the file.
         version: GGUF version, 2 or 3.
         size: file size in bytes.
-        alignment: of tensor data, bytes.
+        alignment: alignment of the tensors' data in bytes.
         metadata: values by key, in file order.
         tensors: tensor records by name, in file order.
         file: the open file.
@@ -174,15 +174,15 @@ class GGUFFile:
     data_offset: int
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        """Data of a tensor as stored.
+        """Return the stored data of a tensor.
 
         Returns:
             u8 ``[nbytes]``, read-only.
 
         Raises:
-            KeyError: no such tensor.
-            ValueError: its type, and with it its size, is unknown.
-            SidecarError: the file can no longer be read, or has become shorter since; ModelLoadError for a base.
+            KeyError: there is no such tensor.
+            ValueError: its type, and so its size, is unknown.
+            SidecarError: the file can no longer be read, or has become shorter; ModelLoadError for a base.
         """
         info = self.tensors[name]
         if info.nbytes is None:
@@ -202,12 +202,12 @@ class GGUFFile:
         """Return a tensor as float32 in PyTorch order; read-only for F32.
 
         Raises:
-            KeyError: no such tensor.
+            KeyError: there is no such tensor.
             ValueError: its type is not one of F32, F16, BF16, Q8_0.
-            SidecarError: as :meth:`raw`.
+            SidecarError: as in :meth:`raw`.
         """
         info = self.tensors[name]
-        return dequantise(self.raw(name), info.type, info.shape)
+        return dequantize(self.raw(name), info.type, info.shape)
 
 
 def read_gguf(path: str | Path, *, role: Role = "sidecar", size: int | None = None) -> GGUFFile:
@@ -248,11 +248,11 @@ def read_gguf(path: str | Path, *, role: Role = "sidecar", size: int | None = No
 
 
 class _Malformed(Exception):
-    """Internal: what is wrong, without the subject."""
+    """Internal: the fault, without the subject."""
 
 
 class _Cursor:
-    """Reads little-endian values from a file, a piece at a time, and never past its end."""
+    """Reads little-endian values from a file piece by piece, and never past its end."""
 
     def __init__(self, file: OpenFile, *, bounded: bool) -> None:
         self._file = file
@@ -287,17 +287,17 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return int.from_bytes(self.take(8, what), "little")
 
-    def count(self, what: str, *, least: int, most: int) -> int:
-        """Read a u64 count of items of at least ``least`` bytes each; a sidecar may have at most ``most``."""
+    def count(self, what: str, *, min_bytes: int, maximum: int) -> int:
+        """Read a u64 count of items of at least ``min_bytes`` bytes each; a sidecar may have at most ``maximum``."""
         count = self.u64(what)
-        if self.bounded and count > most:
-            raise _Malformed(f"claims {count} for {what}, expected at most {most}")
-        if count * least > self.left:
+        if self.bounded and count > maximum:
+            raise _Malformed(f"claims {count} for {what}, expected at most {maximum}")
+        if count * min_bytes > self.left:
             raise _Malformed(f"claims {count} for {what}, but only {self.left} bytes are left (truncated?)")
         return count
 
     def string(self, what: str) -> bytes:
-        return bytes(self.take(self.count(f"the length of {what}", least=1, most=MAX_TEXT_BYTES), what))
+        return bytes(self.take(self.count(f"the length of {what}", min_bytes=1, maximum=MAX_TEXT_BYTES), what))
 
 
 def _parse(path: Path, file: OpenFile, role: Role, *, size: int) -> GGUFFile:
@@ -309,14 +309,14 @@ def _parse(path: Path, file: OpenFile, role: Role, *, size: int) -> GGUFFile:
         raise _Malformed("is a big-endian GGUF file, expected little endian (convert it with gguf's own tool)")
     if version not in (2, 3):
         raise _Malformed(f"has GGUF version {version}, expected 2 or 3")
-    n_tensors = cursor.count("the number of tensors", least=_MIN_INFO_BYTES, most=MAX_TENSORS)
-    n_kv = cursor.count("the number of metadata keys", least=_MIN_KV_BYTES, most=MAX_KEYS)
+    n_tensors = cursor.count("the number of tensors", min_bytes=_MIN_INFO_BYTES, maximum=MAX_TENSORS)
+    n_kv = cursor.count("the number of metadata keys", min_bytes=_MIN_KV_BYTES, maximum=MAX_KEYS)
 
     metadata: dict[str, Value] = {}
     spans: dict[str, tuple[int, int]] = {}
     for index in range(n_kv):
         begin = cursor.pos
-        key = _name(cursor, f"metadata key {index}", most=MAX_KEY_BYTES)
+        key = _name(cursor, f"metadata key {index}", max_bytes=MAX_KEY_BYTES)
         if key in metadata:
             raise _Malformed(f"has the metadata key '{shown(key)}' twice")
         metadata[key] = _value(cursor, key)
@@ -345,10 +345,10 @@ def _check_magic(magic: bytes, size: int) -> None:
     raise _Malformed(f"is not a GGUF file: starts with {magic!r} ({size} bytes), expected b'GGUF'")
 
 
-def _name(cursor: _Cursor, what: str, *, most: int) -> str:
+def _name(cursor: _Cursor, what: str, *, max_bytes: int) -> str:
     raw = cursor.string(what)
-    if not 0 < len(raw) <= most:
-        raise _Malformed(f"has a name of {len(raw)} bytes for {what}, expected 1 to {most}")
+    if not 0 < len(raw) <= max_bytes:
+        raise _Malformed(f"has a name of {len(raw)} bytes for {what}, expected 1 to {max_bytes}")
     try:
         name = raw.decode()
     except UnicodeDecodeError:
@@ -383,11 +383,11 @@ def _array(cursor: _Cursor, key: str) -> Value:
     if kind == _ARRAY:
         raise _Malformed(f"has an array of arrays as {what}, which GGUF readers do not support")
     if kind == _STRING:
-        count = cursor.count(f"the length of {what}", least=8, most=MAX_ARRAY)
+        count = cursor.count(f"the length of {what}", min_bytes=8, maximum=MAX_ARRAY)
         # tokens of some vocabularies are not valid UTF-8; nothing here depends on them
         return Value(f"[{kind}]", [cursor.string(what).decode(errors="backslashreplace") for _ in range(count)])
     width = struct.calcsize("<" + code)
-    count = cursor.count(f"the length of {what}", least=width, most=MAX_ARRAY)
+    count = cursor.count(f"the length of {what}", min_bytes=width, maximum=MAX_ARRAY)
     raw = np.frombuffer(cursor.take(count * width, what), dtype=np.dtype("<" + code))
     if kind == "bool" and raw.view(np.uint8).max(initial=0) > 1:
         raise _Malformed(f"has other bytes than 0 and 1 in {what}, expected bools")
@@ -402,7 +402,7 @@ def _value_type(number: int, key: str) -> tuple[str, str]:
 
 
 def _tensor_record(cursor: _Cursor, index: int) -> TensorInfo:
-    name = _name(cursor, f"tensor {index}", most=_MAX_NAME_BYTES - 1)
+    name = _name(cursor, f"tensor {index}", max_bytes=_MAX_NAME_BYTES - 1)
     what = f"the record of tensor '{name}'"
     n_dims = cursor.u32(what)
     if not 1 <= n_dims <= _MAX_DIMS:
@@ -430,7 +430,7 @@ def _alignment(metadata: Mapping[str, Value]) -> int:
 
 
 def _placed(info: TensorInfo, *, start: int, alignment: int, size: int) -> TensorInfo:
-    """The record with its offset made absolute, checked against the file."""
+    """Return the record with the absolute offset, after comparing it with the file."""
     if info.offset % alignment:
         raise _Malformed(f"tensor '{info.name}' has offset {info.offset}, expected a multiple of {alignment}")
     offset = start + info.offset
@@ -441,14 +441,14 @@ def _placed(info: TensorInfo, *, start: int, alignment: int, size: int) -> Tenso
 
 
 def _check_order(tensors: Mapping[str, TensorInfo], *, start: int, alignment: int) -> None:
-    """Data follow one another in the order of the records, as ggml demands: no overlap, and no gap but padding."""
+    """Check that data is in the order of the records, with no overlap and no gap except padding, as ggml needs it."""
     expected = start
     for info in tensors.values():
         if info.offset != expected:
             raise _Malformed(
                 f"tensor '{info.name}' has offset {info.offset - start}, expected {expected - start}, "
-                "where the one before it ends (malformed?)"
+                "the end of the tensor before it (malformed?)"
             )
         if info.nbytes is None:
-            return  # nothing tells where the next one begins
+            return  # the offset of the next one is unknown
         expected = -(-(info.offset + info.nbytes) // alignment) * alignment

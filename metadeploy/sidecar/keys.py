@@ -1,7 +1,7 @@
 """Names of the sidecar's metadata keys: the Python twin of ``csrc/sidecar/keys.h``.
 
-A test compares the two files. ``{prefix}`` stands for ``meta_spider`` (what we write, and the framework's published
-files) or ``daimon`` (the framework's newer files).
+A test compares the two files. ``{prefix}`` is ``meta_spider`` in our files and the framework's published files, and
+``daimon`` in the framework's newer files.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Which tensors a wrapper consists of: the one table that export, reader and documentation share.
+"""The tensors of a wrapper, in one table that export, reader and documentation share.
 
-Shapes are in PyTorch order and written in symbols, so that the same table both predicts every shape from the
-dimensions (`expected_tensors`) and tells the dimensions from the tensors (`infer`):
+Shapes are in PyTorch order and in symbols. So the same table gives every shape from the dimensions
+(`expected_tensors`), and the dimensions from the tensors (`infer`):
 
     D  hidden size of the base            E  width of the encoder        F  width of the transformer's feed-forward
     B  bottleneck of the cross-attention  C  cognitive tokens            N  target layers
 
-The mathematics that they are of: docs/sidecar-format.md.
+The formulas are in docs/sidecar-format.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Shape: TypeAlias = "tuple[int, ...]"
-#: One dimension each: a symbol, a multiple of one ("3E"), or "1".
+#: A shape whose dimensions are symbols, multiples of a symbol ("3E"), or "1".
 SymbolicShape: TypeAlias = "tuple[str, ...]"
 
 _PRENORM_PROJECTOR: Final[dict[str, SymbolicShape]] = {
@@ -91,31 +91,31 @@ _CROSS_ATTENTION: Final[dict[str, SymbolicShape]] = {
     "token_preference": ("C",),
 }
 
-# at most 1000 of each: a name in a hostile file must not make us enumerate millions of expected tensors
+# three digits at most, so that a name in a hostile file cannot cause a list of millions of expected tensors
 _INDEX: Final = r"(0|[1-9][0-9]{0,2})"
 _COUNTED: Final = re.compile(rf"(ca|enc\.layer_projectors|enc\.layer_gates|enc\.blocks)\.{_INDEX}(?=\.|$)")
-_MARKERS: Final = {
+_PLACEHOLDERS: Final = {
     "ca": "{layer}",
     "enc.layer_projectors": "{i}",
     "enc.layer_gates": "{i}",
     "enc.blocks": "{b}",
 }
-#: Missing tensors named one by one in a message; the rest are counted.
-_MOST_NAMED: Final = 12
+#: Maximum number of missing tensors that a message names; it gives the number of the others.
+_MAX_NAMED: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dims:
-    """What the tensors say about a wrapper; None where they do not say it.
+    """Sizes and parts of a wrapper that follow from its tensors; None if they do not.
 
     Attributes:
-        encoder_type: told by the names.
-        sizes: of the symbols D, E, B, C, F, N that occur, by majority where tensors disagree.
-        n_projectors: number of per-layer projectors, one more than the highest index; None where they are shared.
-        prenorm_projector: whether projectors are LayerNorm, Linear and GELU, rather than one bias-free Linear.
-        shared_projector: whether one projector serves all target layers (transformer only).
-        layer_pos_embed: whether the transformer adds a learnt embedding to each target layer.
-        n_blocks: transformer blocks.
+        encoder_type: type of the encoder, from the names.
+        sizes: sizes of the symbols D, E, B, C, F, N that occur; if tensors disagree, the majority's.
+        n_projectors: number of per-layer projectors, one more than the highest index; None if they are shared.
+        prenorm_projector: whether projectors are LayerNorm, Linear and GELU, and not one bias-free Linear.
+        shared_projector: whether all target layers share one projector (transformer only).
+        layer_pos_embed: whether the transformer adds a learned embedding to each target layer.
+        n_blocks: number of transformer blocks.
         cross_attn_layers: layers that have cross-attention tensors, ascending.
     """
 
@@ -130,12 +130,12 @@ class Dims:
 
     @property
     def n_target(self) -> int | None:
-        """N, the number of target layers, where the tensors tell it."""
+        """N, the number of target layers; None if it does not follow from the tensors."""
         if self.n_projectors is not None:
             return self.n_projectors
         if "N" in self.sizes:
             return self.sizes["N"]
-        # with a shared projector and no embedding, C = N is what remains
+        # with a shared projector and no embedding, N follows only from C = N
         return self.sizes.get("C") if self.encoder_type == "transformer" else None
 
 
@@ -146,17 +146,17 @@ def templates(
     shared_projector: bool = False,
     layer_pos_embed: bool = False,
 ) -> dict[str, SymbolicShape]:
-    """Names and symbolic shapes of one kind of wrapper.
+    """Return the names and symbolic shapes of one kind of wrapper.
 
     Args:
-        encoder_type: which encoder.
+        encoder_type: type of the encoder.
         prenorm_projector: see `Dims`; always True for selective.
         shared_projector: see `Dims`; transformer only.
         layer_pos_embed: see `Dims`; transformer only.
 
     Returns:
-        Symbolic shape by name, where ``{i}`` counts target layers, ``{b}`` transformer blocks and ``{layer}`` is the
-        number of a cross-attention layer.
+        Symbolic shape by name. ``{i}`` is the index of a target layer, ``{b}`` that of a transformer block, and
+        ``{layer}`` the number of a cross-attention layer.
     """
     stem = "shared_projector" if shared_projector else "layer_projectors.{i}"
     projector = _PRENORM_PROJECTOR if prenorm_projector else _PLAIN_PROJECTOR
@@ -172,17 +172,16 @@ def templates(
 
 
 def infer(shapes: Mapping[str, Shape], *, encoder_type: EncoderType | None = None) -> Dims:
-    """Tell a wrapper's dimensions from its tensors.
+    """Infer a wrapper's dimensions from its tensors.
 
-    Tolerant: nothing is required to be present, and where tensors disagree the majority wins, so that the one odd
-    tensor is what `shape_faults` then names.
+    Any tensor may be missing. If tensors disagree, the majority wins, so that `shape_faults` names the wrong one.
 
     Args:
-        shapes: by sidecar name, PyTorch order.
-        encoder_type: what it is said to be; used where the names do not tell.
+        shapes: shapes by sidecar name, in PyTorch order.
+        encoder_type: declared type of the encoder, used if the names do not determine it.
 
     Returns:
-        What they say.
+        The dimensions.
     """
     encoder_type = _encoder_type(shapes) or encoder_type
     counts: dict[str, set[int]] = {}
@@ -190,15 +189,16 @@ def infer(shapes: Mapping[str, Shape], *, encoder_type: EncoderType | None = Non
         if match := _COUNTED.match(name):
             counts.setdefault(match[1], set()).add(int(match[2]))
     projectors = counts.get("enc.layer_projectors", set()) | counts.get("enc.layer_gates", set())
-    shared = any(name.startswith("enc.shared_projector.") for name in shapes)
-    plain = any(re.fullmatch(rf"enc\.(layer_projectors\.{_INDEX}|shared_projector)\.weight", name) for name in shapes)
-    # these two cannot share a projector: where there is none, all are missing
-    own = encoder_type in ("selective", "multi_token") and any(name.startswith("enc.") for name in shapes)
+    is_shared = any(name.startswith("enc.shared_projector.") for name in shapes)
+    plain_weight = re.compile(rf"enc\.(layer_projectors\.{_INDEX}|shared_projector)\.weight")
+    is_plain = any(plain_weight.fullmatch(name) for name in shapes)
+    # these two types cannot share a projector: if there is none, all are missing
+    never_shared = encoder_type in ("selective", "multi_token") and any(name.startswith("enc.") for name in shapes)
     dims = Dims(
         encoder_type=encoder_type,
-        n_projectors=max(projectors, default=-1) + 1 if projectors or own else None,
-        prenorm_projector=not plain or encoder_type == "selective",
-        shared_projector=shared and not projectors and encoder_type == "transformer",
+        n_projectors=max(projectors, default=-1) + 1 if projectors or never_shared else None,
+        prenorm_projector=not is_plain or encoder_type == "selective",
+        shared_projector=is_shared and not projectors and encoder_type == "transformer",
         layer_pos_embed="enc.layer_pos_embed" in shapes,
         n_blocks=max(counts.get("enc.blocks", ()), default=-1) + 1,
         cross_attn_layers=tuple(sorted(counts.get("ca", ()))),
@@ -215,10 +215,10 @@ def dims_of(
     n_blocks: int = 0,
     ffn_dim: int = 0,
 ) -> Dims:
-    """The dimensions of a wrapper that does not exist yet.
+    """Return the dimensions of a wrapper from its config.
 
     Args:
-        config: what it is.
+        config: the wrapper's config.
         prenorm_projector: see `Dims`.
         shared_projector: see `Dims`.
         layer_pos_embed: see `Dims`.
@@ -250,14 +250,13 @@ def dims_of(
 
 
 def expected_tensors(dims: Dims) -> dict[str, Shape]:
-    """Every tensor that a wrapper of these dimensions consists of.
+    """Return all tensors of a wrapper with these dimensions.
 
     Args:
         dims: see `infer` and `dims_of`.
 
     Returns:
-        Shape by sidecar name, encoder first, then the cross-attention layers in order. A dimension of 0 stands for a
-        size that nothing tells.
+        Shape by sidecar name: the encoder first, then the cross-attention layers in order. An unknown size is 0.
     """
     counters: dict[str, Iterable[int]] = {
         "{i}": range(dims.n_target or 0),
@@ -266,30 +265,30 @@ def expected_tensors(dims: Dims) -> dict[str, Shape]:
     }
     expected: dict[str, Shape] = {}
     table = _table(dims)
-    for marker in ("{i}", None, "{b}", "{layer}"):
-        for number in counters[marker] if marker else (0,):
+    for placeholder in ("{i}", None, "{b}", "{layer}"):
+        for number in counters[placeholder] if placeholder else (0,):
             for name, symbolic in table.items():
-                if (marker in name) if marker else ("{" not in name):
-                    counted = name.replace(marker, str(number)) if marker else name
-                    expected[counted] = tuple(_size(dim, dims.sizes) for dim in symbolic)
+                if (placeholder in name) if placeholder else ("{" not in name):
+                    numbered_name = name.replace(placeholder, str(number)) if placeholder else name
+                    expected[numbered_name] = tuple(_size(dim, dims.sizes) for dim in symbolic)
     return expected
 
 
 def shape_faults(dims: Dims, shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
-    """Compare tensors with what a wrapper of these dimensions consists of.
+    """Compare tensors with those of a wrapper with these dimensions.
 
     Args:
         dims: see `expected_tensors`.
-        shapes: of the tensors there are, by sidecar name.
+        shapes: shapes of the present tensors by sidecar name.
 
     Returns:
-        All faults (missing tensors, wrong shapes), and the names of tensors that are not part of such a wrapper.
+        All faults (missing tensors, wrong shapes), and the names of tensors that such a wrapper does not have.
     """
     expected = expected_tensors(dims)
     missing = [name for name in expected if name not in shapes]
-    faults = [f"tensor '{name}' is missing, expected shape {_text(expected[name])}" for name in missing[:_MOST_NAMED]]
-    if len(missing) > _MOST_NAMED:
-        faults.append(f"{len(missing) - _MOST_NAMED} more tensors are missing, the last of them '{missing[-1]}'")
+    faults = [f"tensor '{name}' is missing, expected shape {_text(expected[name])}" for name in missing[:_MAX_NAMED]]
+    if len(missing) > _MAX_NAMED:
+        faults.append(f"{len(missing) - _MAX_NAMED} more tensors are missing, the last of them '{missing[-1]}'")
     faults += [
         f"tensor '{name}' has shape {list(shapes[name])}, expected {_text(shape)}"
         for name, shape in expected.items()
@@ -298,19 +297,19 @@ def shape_faults(dims: Dims, shapes: Mapping[str, Shape]) -> tuple[list[str], li
     return faults, [name for name in shapes if name not in expected]
 
 
-def same_shape(one: Shape, other: Shape) -> bool:
-    """Whether two shapes agree but for outer dimensions of 1, which GGUF tools drop when they rewrite a file."""
-    rank = max(len(one), len(other))
-    return _of_rank(one, rank) == _of_rank(other, rank)
+def same_shape(a: Shape, b: Shape) -> bool:
+    """Return whether two shapes are equal without outer dimensions of 1, which GGUF tools omit when they write."""
+    rank = max(len(a), len(b))
+    return _with_rank(a, rank) == _with_rank(b, rank)
 
 
 def is_matrix(name: str, shape: Shape) -> bool:
-    """Whether a tensor may be stored in a smaller type: weight matrices only, never queries or position embeddings."""
+    """Return whether a tensor may have a smaller type: only weight matrices, not queries or position embeddings."""
     return len(shape) == 2 and name.endswith("weight")
 
 
-#: Name beginnings that only one encoder has.
-_TELLTALES: Final[tuple[tuple[str, EncoderType], ...]] = (
+#: Prefixes of names that only one type of encoder has.
+_ENCODER_PREFIXES: Final[tuple[tuple[str, EncoderType], ...]] = (
     ("enc.layer_gates.", "selective"),
     ("enc.queries", "multi_token"),
     ("enc.cross_attn.", "multi_token"),
@@ -323,14 +322,14 @@ _TELLTALES: Final[tuple[tuple[str, EncoderType], ...]] = (
 
 def _encoder_type(names: Iterable[str]) -> EncoderType | None:
     names = tuple(names)
-    for start, encoder_type in _TELLTALES:  # in this order, so that the order of a file's tensors does not matter
+    for start, encoder_type in _ENCODER_PREFIXES:  # in this order, so that the file's order of tensors does not matter
         if any(name.startswith(start) for name in names):
             return encoder_type
     return None
 
 
 def _table(dims: Dims) -> dict[str, SymbolicShape]:
-    """The templates of these dimensions; of the cross-attention alone where the encoder is unknown."""
+    """Return the templates for these dimensions; only those of the cross-attention if the encoder is unknown."""
     if dims.encoder_type is None:
         return {f"ca.{{layer}}.{name}": shape for name, shape in _CROSS_ATTENTION.items()}
     return templates(
@@ -342,11 +341,11 @@ def _table(dims: Dims) -> dict[str, SymbolicShape]:
 
 
 def _sizes(table: Mapping[str, SymbolicShape], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """The size of each symbol, by majority of the tensors."""
+    """Return the size of each symbol by majority of the tensors."""
     votes: dict[str, Counter[int]] = {}
     for name, shape in shapes.items():
-        symbolic = table.get(_COUNTED.sub(lambda match: f"{match[1]}.{_MARKERS[match[1]]}", name, count=1), ())
-        full = _of_rank(shape, len(symbolic))
+        symbolic = table.get(_COUNTED.sub(lambda match: f"{match[1]}.{_PLACEHOLDERS[match[1]]}", name, count=1), ())
+        full = _with_rank(shape, len(symbolic))
         if len(symbolic) == len(full):
             for dim, size in zip(symbolic, full, strict=True):
                 if dim.isalpha():
@@ -354,15 +353,15 @@ def _sizes(table: Mapping[str, SymbolicShape], shapes: Mapping[str, Shape]) -> d
     return {symbol: counter.most_common(1)[0][0] for symbol, counter in votes.items()}
 
 
-def _of_rank(shape: Shape, rank: int) -> Shape:
-    """The shape with as many outer dimensions of 1 as that takes; longer where others are in the way."""
+def _with_rank(shape: Shape, rank: int) -> Shape:
+    """Return the shape with outer dimensions of 1 added or removed to get this rank, if that is possible."""
     while len(shape) > rank and shape[0] == 1:
         shape = shape[1:]
     return (1,) * (rank - len(shape)) + shape
 
 
 def _size(dim: str, sizes: Mapping[str, int]) -> int:
-    """A symbolic dimension in numbers; 0 where nothing tells."""
+    """Return the size of a symbolic dimension; 0 if it is unknown."""
     if dim.isdigit():
         return int(dim)
     factor, symbol = int(dim[:-1] or 1), dim[-1]

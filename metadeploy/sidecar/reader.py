@@ -1,4 +1,4 @@
-"""Reading sidecars: everything is validated, and all that is wrong with a file is said at once."""
+"""Read and validate sidecars. One error lists all faults of a file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Sidecar", "Tensors", "read_sidecar"]
 
 
 class Tensors(Mapping[str, "NDArray[np.float32]"]):
-    """The tensors of a sidecar by name, converted to float32 (PyTorch order) each time one is asked for."""
+    """The tensors of a sidecar by name; each access reads one and converts it to float32 (PyTorch order)."""
 
     def __init__(self, file: GGUFFile, shapes: Mapping[str, Shape]) -> None:
-        """Wrap a parsed file; ``shapes`` are those of the layout, with the outer dimensions of 1 that files drop."""
+        """Wrap a parsed file; ``shapes`` are those of the layout, with the outer dimensions of 1 that files omit."""
         self._file = file
         self._shapes = shapes
 
@@ -37,11 +37,11 @@ class Tensors(Mapping[str, "NDArray[np.float32]"]):
         return values.reshape(self._shapes.get(name, values.shape))
 
     def __iter__(self) -> Iterator[str]:
-        """Names in file order."""
+        """Iterate over the names in file order."""
         return iter(self._file.tensors)
 
     def __len__(self) -> int:
-        """Number of tensors."""
+        """Return the number of tensors."""
         return len(self._file.tensors)
 
 
@@ -51,10 +51,10 @@ class Sidecar:
 
     Attributes:
         path: the file.
-        config: what the wrapper is.
+        config: the config of the wrapper.
         tensors: float32 arrays by sidecar name, converted lazily.
-        metadata: every key of the file with its plain value.
-        oddities: what is unusual about the file but does no harm.
+        metadata: all keys of the file with their plain values.
+        oddities: notes about anything unusual that does no harm.
     """
 
     path: Path
@@ -74,11 +74,11 @@ def read_sidecar(path: str | Path) -> Sidecar:
         The sidecar. Its file stays open as long as the object lives; tensors are read from it on demand.
 
     Raises:
-        SidecarError: the file is not such a sidecar; the message names every fault.
+        SidecarError: the file is not a valid sidecar; the message lists all faults.
     """
-    found = examine(path)
-    if found.faults or found.config is None:
-        raise SidecarError(faults_message(f"sidecar '{path}'", found.faults))
-    metadata = {key: value.value for key, value in found.file.metadata.items()}
-    tensors = Tensors(found.file, expected_tensors(found.dims))
-    return Sidecar(Path(path), found.config, tensors, metadata, found.oddities)
+    examination = examine(path)
+    if examination.faults or examination.config is None:
+        raise SidecarError(faults_message(f"sidecar '{path}'", examination.faults))
+    metadata = {key: value.value for key, value in examination.file.metadata.items()}
+    tensors = Tensors(examination.file, expected_tensors(examination.dims))
+    return Sidecar(Path(path), examination.config, tensors, metadata, examination.oddities)

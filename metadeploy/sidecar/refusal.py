@@ -19,7 +19,7 @@ def check_refusal_text(text: str) -> str:
         The text.
 
     Raises:
-        ValueError: its opening sentence, which answers are compared with, has fewer than three words.
+        ValueError: its first sentence, with which answers are compared, has fewer than three words.
     """
     from metadeploy._core import refusal_text_fault  # only this function needs the compiled core
 

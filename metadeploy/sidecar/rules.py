@@ -1,4 +1,4 @@
-"""Rules that a wrapper's settings obey, whatever file they come from."""
+"""Rules for a wrapper's settings, for every kind of file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MAX_ALIGNMENT: Final = 1 << 20
 
 # Bounds of the wrapper. The largest bases have 126 blocks of width 18432.
 
-#: Larger numbers mean nothing in a sidecar, and the compiled reader counts in 32 bits.
+#: Larger numbers make no sense in a sidecar, and the compiled reader counts in 32 bits.
 MAX_INT: Final = 2**31 - 1
 #: No decoder has more blocks; names of tensors have at most three digits for a layer.
 MAX_LAYERS: Final = 1000
@@ -74,7 +74,7 @@ TRANSFORMER_KEYS: Final = (
 )
 #: A refusal is a sentence.
 MAX_REFUSAL_TOKENS: Final = 1024
-#: Logits of language models spread over some tens; a larger bias is no calibration.
+#: Logits of language models differ by a few tens, so a larger bias cannot come from a calibration.
 MAX_REFUSAL_BIAS: Final = 100.0
 
 #: Symbol of a size in the tables of tensors -> its description and its bound.
@@ -98,9 +98,9 @@ def size_faults(sizes: Mapping[str, int]) -> list[str]:
         Phrases without a subject; empty if there are no faults.
     """
     return [
-        f"the tensors say that {what} is {sizes[symbol]}, expected at most {most}"
-        for symbol, (what, most) in _SIZES.items()
-        if sizes.get(symbol, 0) > most
+        f"the tensors say that {what} is {sizes[symbol]}, expected at most {maximum}"
+        for symbol, (what, maximum) in _SIZES.items()
+        if sizes.get(symbol, 0) > maximum
     ]
 
 
@@ -126,42 +126,42 @@ def table_faults(hidden_dim: int, n_tokens: int, n_heads: int) -> list[str]:
 def layer_order_faults(
     target_layers: tuple[int, ...], cross_attn_layers: tuple[int, ...], n_blocks: int | None
 ) -> list[str]:
-    """Faults of layer lists as such: negative, repeated, or beyond the base's last block.
+    """Return faults of layer lists: layers that are negative, repeated, or beyond the base's last block.
 
     Args:
-        target_layers: layers that are read.
-        cross_attn_layers: layers that are injected after.
-        n_blocks: decoder blocks of the base, None where unknown.
+        target_layers: layers that the encoder reads.
+        cross_attn_layers: layers after which the wrapper injects.
+        n_blocks: number of decoder blocks of the base; None if unknown.
 
     Returns:
-        Phrases without a subject; empty where all is well.
+        Phrases without a subject; empty if there are no faults.
     """
     faults = []
     for what, layers in (("target_layers", target_layers), ("cross_attn_layers", cross_attn_layers)):
         if len(set(layers)) != len(layers):
             faults.append(f"{what} {shown(list(layers))} names a layer twice")
         end = MAX_LAYERS if n_blocks is None else min(n_blocks, MAX_LAYERS)
-        beyond = [layer for layer in layers if not 0 <= layer < end]
-        if beyond:
+        outside = [layer for layer in layers if not 0 <= layer < end]
+        if outside:
             hint = "" if n_blocks is None else f" (the base has {n_blocks} blocks)"
-            faults.append(f"{what} has {shown(beyond)}, expected layers from 0 to {end - 1}{hint}")
+            faults.append(f"{what} has {shown(outside)}, expected layers from 0 to {end - 1}{hint}")
     return faults
 
 
 def heads_faults(
     encoder_type: EncoderType, encoder_dim: int, bottleneck_dim: int, enc_heads: int, ca_heads: int
 ) -> list[str]:
-    """Faults of head counts: a width must be a multiple of its number of heads.
+    """Return faults of head counts: a width must be a multiple of its number of heads.
 
     Args:
-        encoder_type: selective encoders have no heads.
+        encoder_type: type of the encoder; selective encoders have no heads.
         encoder_dim: width of the encoder.
         bottleneck_dim: width of the cross-attention.
         enc_heads: heads of the encoder.
         ca_heads: heads of the cross-attention.
 
     Returns:
-        Phrases without a subject; empty where all is well.
+        Phrases without a subject; empty if there are no faults.
     """
     faults = []
     if ca_heads < 1 or bottleneck_dim % ca_heads:
@@ -172,15 +172,15 @@ def heads_faults(
 
 
 def cognitive_token_faults(encoder_type: EncoderType | None, n_tokens: int | None, n_target: int | None) -> list[str]:
-    """Faults of the number of cognitive tokens: all encoders but multi_token make one for each target layer.
+    """Return faults of the number of cognitive tokens: all encoders except multi_token have one per target layer.
 
     Args:
-        encoder_type: None where unknown.
-        n_tokens: C, None where unknown.
-        n_target: N, None where unknown.
+        encoder_type: type of the encoder; None if unknown.
+        n_tokens: C; None if unknown.
+        n_target: N; None if unknown.
 
     Returns:
-        Phrases without a subject; empty where all is well or unknown.
+        Phrases without a subject; empty if there are no faults, or if a number is unknown.
     """
     if encoder_type in (None, "multi_token") or None in (n_tokens, n_target) or n_tokens == n_target:
         return []
@@ -191,14 +191,14 @@ def cognitive_token_faults(encoder_type: EncoderType | None, n_tokens: int | Non
 
 
 def refusal_faults(token_ids: tuple[int, ...] | None, bias: float) -> list[str]:
-    """Faults of the refusal's tokens and of its bias.
+    """Return faults of the refusal's tokens and bias.
 
     Args:
-        token_ids: None where unknown.
-        bias: of the first token's logit.
+        token_ids: tokens of the refusal; None if unknown.
+        bias: bias of the first token's logit.
 
     Returns:
-        Phrases without a subject; empty where all is well.
+        Phrases without a subject; empty if there are no faults.
     """
     faults = []
     if token_ids is not None and not 1 <= len(token_ids) <= MAX_REFUSAL_TOKENS:
@@ -206,7 +206,7 @@ def refusal_faults(token_ids: tuple[int, ...] | None, bias: float) -> list[str]:
     wrong = [token for token in token_ids or () if not 0 <= token <= MAX_INT]
     if wrong:
         faults.append(f"refusal_token_ids has {wrong[0]}, expected token ids from 0 to {MAX_INT}")
-    if not abs(bias) <= MAX_REFUSAL_BIAS:  # nor is NaN
+    if not abs(bias) <= MAX_REFUSAL_BIAS:  # NaN must fail too
         faults.append(f"refusal_bias is {bias}, expected -{MAX_REFUSAL_BIAS:g} to {MAX_REFUSAL_BIAS:g}")
     return faults
 
@@ -232,23 +232,23 @@ def transformer_keys(dims: Dims) -> dict[str, int | None]:
     }
 
 
-def transformer_key_faults(dims: Dims, said: Mapping[str, int | None]) -> list[str]:
+def transformer_key_faults(dims: Dims, declared_values: Mapping[str, int | None]) -> list[str]:
     """Return faults of the keys that repeat the shape of a transformer encoder.
 
     Args:
         dims: dimensions of the tensors.
-        said: the values in a file, by key; None if the file lacks the key.
+        declared_values: the values in a file, by key; None if the file lacks the key.
 
     Returns:
         Phrases that begin with the key's name; empty if there are no faults or the keys do not apply.
     """
     faults = []
-    for key, told in transformer_keys(dims).items():
-        declared, name = said.get(key), f"key '{key}'"
-        if declared is None or declared == told:
+    for key, from_tensors in transformer_keys(dims).items():
+        declared, name = declared_values.get(key), f"key '{key}'"
+        if declared is None or declared == from_tensors:
             continue
-        if told is not None:
-            faults.append(f"{name} is {declared}, but the tensors say {told}")
+        if from_tensors is not None:
+            faults.append(f"{name} is {declared}, but the tensors say {from_tensors}")
         elif "E" in dims.sizes and "F" in dims.sizes:
             faults.append(
                 f"{name} is {declared}, but the tensors have {dims.sizes['F']} inner for {dims.sizes['E']} outer units"

@@ -1,4 +1,4 @@
-"""What a trained wrapper is, apart from its weights: the typed spec between checkpoint, sidecar and runtime."""
+"""The typed description of a trained wrapper without its weights, which checkpoint, sidecar and runtime share."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = [
 #: Version of the sidecar format that this code writes; a reader refuses a newer one.
 FORMAT_VERSION: Final = 1
 
-#: What the framework trains its Doubters to say; used where a checkpoint or a sidecar does not name its own text.
+#: The refusal that the framework trains, for a checkpoint or a sidecar without its own text.
 DEFAULT_REFUSAL_TEXT: Final = "I'm not confident enough to answer this question accurately."
 
-#: The doubt from which a Doubter declines; 0.5 leaves the decision to the bias that it was calibrated with.
+#: The doubt from which on a Doubter declines; at 0.5, the calibrated bias alone decides.
 DEFAULT_THRESHOLD: Final = 0.5
 
 EncoderType: TypeAlias = Literal["selective", "multi_token", "transformer"]
-#: Types that a checkpoint may store the encoder in.
+#: Types of the encoder in a checkpoint.
 EncoderDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
-#: Kinds of wrapper that run; a reader lets others pass, for `metadeploy inspect` to show.
+#: Kinds of wrapper that can run. Readers accept other kinds, too, so that `metadeploy inspect` can show them.
 Kind: TypeAlias = Literal["doubter", "goal_anchor"]
 InjectFrom: TypeAlias = Literal["prompt", "last_prompt_token"]
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
@@ -43,27 +43,27 @@ class WrapperConfig:
     Layer ``i`` always means the OUTPUT of decoder block ``i`` of the base, counted from 0.
 
     Attributes:
-        encoder_type: which of the three encoders.
-        hidden_dim: D, the base's embedding width.
-        encoder_dim: B of the selective and multi_token encoders, E of the transformer encoder; as the tensors have it.
+        encoder_type: type of the encoder.
+        hidden_dim: D, width of the base.
+        encoder_dim: width of the encoder's tensors: B for selective and multi_token, E for transformer.
         bottleneck_dim: B of the cross-attention.
         num_cognitive_tokens: C; equals ``len(target_layers)`` for selective and transformer.
         ca_num_heads: attention heads of the cross-attention.
-        enc_num_heads: attention heads inside the multi_token and transformer encoders; unused by selective.
-        target_layers: whose last-prompt-token outputs the encoder reads, in the encoder's order.
-        cross_attn_layers: after which the injection happens, ascending.
-        inject_from: ``prompt`` = at every position (the framework's way); ``last_prompt_token`` = from there on.
-        refusal_text: what the wrapper was trained to say when it does not know.
-        refusal_token_ids: its tokens as trained, after the prompt and without end of turn; None where unknown.
-        refusal_bias: calibrated logit bias of the first of them, added where the answer begins; in nats.
-        prompt_format: run.json's prompt format (``auto`` = the base's chat template), None where unknown.
-        answer_suffix: text that the training prompts appended to the question, None where there was none.
-        chat_template_kwargs: variables for the chat template, e.g. ``{"enable_thinking": False}``.
-        base_model: name of the base the wrapper was trained for (a hub id or a path), None where unknown.
-        base_block_count: number of decoder blocks of that base, None where unknown.
-        checkpoint_sha256: hex digest of the checkpoint file, None where unknown.
-        kind: ``doubter``; or ``goal_anchor``, whose cognitive tokens are those of a goal and are kept over turns.
-            Foreign files may hold other kinds.
+        enc_num_heads: attention heads of the multi_token and transformer encoders; unused for selective.
+        target_layers: layers whose outputs at the last prompt token the encoder reads, in the encoder's order.
+        cross_attn_layers: layers after which the wrapper injects, ascending.
+        inject_from: ``prompt`` injects at every position, as in the framework; ``last_prompt_token`` from there on.
+        refusal_text: the trained refusal.
+        refusal_token_ids: its tokens in training, after the prompt and without end of turn; None if unknown.
+        refusal_bias: calibrated bias of its first token's logit at the beginning of the answer, in nats.
+        prompt_format: run.json's prompt format (``auto`` means the base's chat template); None if unknown.
+        answer_suffix: text that the training prompts appended to the question; None if there was none.
+        chat_template_kwargs: variables for the chat template, such as ``{"enable_thinking": False}``.
+        base_model: name of the base that the wrapper was trained for (a hub id or a path); None if unknown.
+        base_block_count: number of decoder blocks of that base; None if unknown.
+        checkpoint_sha256: hex digest of the checkpoint file; None if unknown.
+        kind: ``doubter``, or ``goal_anchor``, whose cognitive tokens come from a goal and stay over several turns.
+            Files from others may have other kinds.
     """
 
     encoder_type: EncoderType
@@ -89,5 +89,5 @@ class WrapperConfig:
 
     @property
     def declines(self) -> bool:
-        """Whether it was trained to say ``refusal_text``: a Doubter was, other kinds were not."""
+        """Whether it was trained to decline with ``refusal_text``; only Doubters are."""
         return self.kind == "doubter"

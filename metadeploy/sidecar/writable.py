@@ -49,10 +49,10 @@ class Metadata:
     """The descriptive ``general.*`` keys.
 
     Attributes:
-        name: for humans; None derives one from the base's name.
+        name: name for people; None derives one from the base's name.
         version: version of the wrapper.
         license: SPDX identifier; None writes ``unknown``.
-        description: one sentence; None makes one.
+        description: one sentence; None writes a default.
     """
 
     name: str | None = None
@@ -80,7 +80,7 @@ def check_wrapper(
         raise SidecarError(faults_message(subject, faults))
     faults, extras = shape_faults(dims, shapes)
     faults += [f"tensor '{name}' is not part of a {dims.encoder_type} wrapper" for name in extras]
-    said: dict[str, tuple[object, object]] = {
+    sources: dict[str, tuple[object, object]] = {
         "encoder_type": (config.encoder_type, dims.encoder_type),
         "hidden_dim": (config.hidden_dim, dims.sizes.get("D")),
         "encoder_dim": (config.encoder_dim, dims.sizes.get("E")),
@@ -90,7 +90,9 @@ def check_wrapper(
         "cross_attn_layers": (config.cross_attn_layers, dims.cross_attn_layers),
     }
     faults += [
-        f"{what} is {one} in the config, but {two} in the tensors" for what, (one, two) in said.items() if one != two
+        f"{name} is {configured} in the config, but {from_tensors} in the tensors"
+        for name, (configured, from_tensors) in sources.items()
+        if configured != from_tensors
     ]
     faults += layer_order_faults(config.target_layers, config.cross_attn_layers, config.base_block_count)
     faults += cognitive_token_faults(config.encoder_type, dims.sizes.get("C"), dims.n_target)
@@ -157,7 +159,7 @@ def template_kwargs(config: WrapperConfig) -> str | None:
 
 
 def check_head(temporary: Path, subject: str, data_size: int) -> None:
-    """Let the reader examine the head of a new file, before its data are written.
+    """Let the reader examine the head of a new file, before its data is written.
 
     Args:
         temporary: the unfinished file.
@@ -168,12 +170,12 @@ def check_head(temporary: Path, subject: str, data_size: int) -> None:
         SidecarError: the reader found faults; the message lists all of them.
     """
     try:
-        found = examine_head(temporary, size=padded(temporary.stat().st_size) + data_size)
+        examination = examine_head(temporary, size=padded(temporary.stat().st_size) + data_size)
     except SidecarError as problem:
         fault = str(problem).removeprefix(f"sidecar '{temporary}': ")
         raise SidecarError(f"{subject}: {fault}") from None
-    if found.faults:
-        raise SidecarError(faults_message(subject, found.faults))
+    if examination.faults:
+        raise SidecarError(faults_message(subject, examination.faults))
 
 
 def padded(size: int) -> int:

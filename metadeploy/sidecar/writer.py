@@ -1,4 +1,4 @@
-"""Writing sidecars: validated first, streamed tensor by tensor, and atomic.
+"""Write sidecars: validate first, then write tensor by tensor, atomically.
 
 If an export is interrupted, the old file stays complete and no partial new file is left behind (metadeploy/_files.py).
 """
@@ -22,7 +22,7 @@ from metadeploy.errors import SidecarError
 from metadeploy.sidecar import keys
 from metadeploy.sidecar.gguf_file import Value
 from metadeploy.sidecar.layout import Dims, infer, is_matrix
-from metadeploy.sidecar.quants import nbytes_of, quantise
+from metadeploy.sidecar.quants import nbytes_of, quantize
 from metadeploy.sidecar.rules import transformer_keys
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig
 from metadeploy.sidecar.writable import Metadata, check_head, check_wrapper, padded, template_kwargs
@@ -41,7 +41,7 @@ __all__ = [
     "write_sidecar",
 ]
 
-#: Called after each tensor with bytes written so far and bytes in all.
+#: Called after each tensor with the number of bytes that are written, and of all bytes.
 Progress: TypeAlias = Callable[[int, int], None]
 
 _Q8_ROW: Final = 32
@@ -51,10 +51,10 @@ _HUB_URL: Final = "https://huggingface.co/{id}"
 
 @dataclass(frozen=True)
 class LazyArray:
-    """A tensor that is made when it is written, so that one at a time is in memory.
+    """A tensor that is loaded when it is written, so that only one is in memory at a time.
 
     Attributes:
-        shape: PyTorch order.
+        shape: shape in PyTorch order.
         load: returns float32 of that shape.
     """
 
@@ -64,14 +64,14 @@ class LazyArray:
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written.
+    """A report on a written sidecar.
 
     Attributes:
         path: the file.
-        size: in bytes.
-        tensor_types: number of tensors by type, e.g. ``{"F32": 99, "Q8_0": 55}``.
-        n_parameters: elements of all tensors.
-        notes: what the reader of a summary should know, e.g. which matrices could not be Q8_0.
+        size: its size in bytes.
+        tensor_types: number of tensors by type, such as ``{"F32": 99, "Q8_0": 55}``.
+        n_parameters: number of elements of all tensors.
+        notes: notes for a summary, for example which matrices could not be Q8_0.
     """
 
     path: Path
@@ -93,24 +93,25 @@ def write_sidecar(
 ) -> WriteReport:
     """Write a sidecar.
 
-    Only weight matrices take ``outtype``; norms, biases, gates, preferences, queries and position embeddings stay F32.
-    A matrix whose rows are not a multiple of 32 is written as F16 where q8_0 is asked for.
+    Only weight matrices have the type ``outtype``; norms, biases, gates, preferences, queries and position embeddings
+    stay F32. With q8_0, a matrix whose rows are not a multiple of 32 is written as F16.
 
     Args:
-        path: where; the directory must exist.
-        config: what the wrapper is.
-        tensors: by sidecar name, float32 in PyTorch order; written in this order.
+        path: the file; its directory must exist.
+        config: the config of the wrapper.
+        tensors: tensors by sidecar name, float32 in PyTorch order; written in this order.
         outtype: type of the weight matrices.
         metadata: descriptive keys.
         force: whether an existing file may be replaced.
         progress: called after each tensor.
 
     Returns:
-        What was written.
+        A report.
 
     Raises:
-        SidecarError: the wrapper contradicts itself, or a reader would refuse it (all faults named); a value is not
-            finite or too large for the type; the file exists and ``force`` is False; or it cannot be written.
+        SidecarError: the wrapper contradicts itself, or a reader would refuse it (the message lists all faults); a
+            value is not finite or too large for the type; the file exists and ``force`` is False; or it cannot be
+            written.
     """
     path = Path(os.path.realpath(path))
     subject = f"sidecar '{path}'"
@@ -128,8 +129,8 @@ def write_sidecar(
         size = path.stat().st_size
     except OSError as problem:
         raise SidecarError(f"{subject}: cannot be written: {problem.strerror or problem}") from problem
-    fallen_back = [name for name, kind in types.items() if outtype == "q8_0" and kind == "F16"]
-    notes = _fallback_note(fallen_back, shapes)
+    f16_fallbacks = [name for name, kind in types.items() if outtype == "q8_0" and kind == "F16"]
+    notes = _fallback_note(f16_fallbacks, shapes)
     counts = dict(Counter(types.values()))
     return WriteReport(path, size, counts, sum(int(np.prod(shape)) for shape in shapes.values()), notes)
 
@@ -185,7 +186,7 @@ def _write(
         sizes = {}
         for name, tensor in tensors.items():
             sizes[name] = nbytes_of(types[name], tensor.shape) or 0
-            # a dtype other than uint8 makes gguf take the shape as it is, in elements
+            # with a dtype other than uint8, gguf expects the shape in elements
             writer.add_tensor_info(
                 name, tensor.shape, np.dtype(np.float32), sizes[name], raw_dtype=GGMLQuantizationType[types[name]]
             )
@@ -204,7 +205,7 @@ def _write(
         for file in writer.fout or ():
             file.flush()
     finally:
-        # also on failure: Windows cannot remove a file that is open
+        # also after a failure, because Windows cannot remove an open file
         for file in writer.fout or ():
             file.close()
 
@@ -213,12 +214,12 @@ def _stored(subject: str, name: str, tensor: NDArray[np.float32] | LazyArray, ki
     values = np.ascontiguousarray(tensor.load() if isinstance(tensor, LazyArray) else tensor, dtype=np.float32)
     if values.shape != tuple(tensor.shape):
         raise SidecarError(
-            f"{subject}: tensor '{name}' came with shape {list(values.shape)}, announced {list(tensor.shape)}"
+            f"{subject}: tensor '{name}' has shape {list(values.shape)}, expected {list(tensor.shape)} as announced"
         )
     if not np.isfinite(values).all():
         raise SidecarError(f"{subject}: tensor '{name}' has values that are not finite (diverged training?)")
     try:
-        return quantise(values, kind)
+        return quantize(values, kind)
     except OverflowError as fault:
         raise SidecarError(f"{subject}: tensor '{name}' {fault} (hint: --outtype f32)") from None
 
@@ -265,15 +266,15 @@ def base_model_keys(base_model: str | None) -> dict[str, Value]:
     organization, base = _split_base_model(base_model)
     if not base:
         return {}
-    found = {"general.base_model.count": Value("u32", 1), "general.base_model.0.name": Value("str", base)}
+    values = {"general.base_model.count": Value("u32", 1), "general.base_model.0.name": Value("str", base)}
     if organization:
-        found["general.base_model.0.organization"] = Value("str", organization)
-        found["general.base_model.0.repo_url"] = Value("str", _HUB_URL.format(id=f"{organization}/{base}"))
-    return found
+        values["general.base_model.0.organization"] = Value("str", organization)
+        values["general.base_model.0.repo_url"] = Value("str", _HUB_URL.format(id=f"{organization}/{base}"))
+    return values
 
 
 def _split_base_model(base_model: str | None) -> tuple[str, str]:
-    """Organisation and name of a base; no organisation unless it is a hub id, and no directories of a local path."""
+    """Return the organization (only of a hub id) and the name of a base (without the directories of a local path)."""
     if not base_model:
         return "", ""
     if _HUB_ID.fullmatch(base_model):

@@ -1,1 +1,1 @@
-"""Train a Doubter: collect what the base does by itself, then teach a wrapper when to decline."""
+"""Train a Doubter: collect the base's own answers, then train a wrapper to decline the wrong ones."""

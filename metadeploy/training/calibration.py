@@ -1,7 +1,8 @@
-"""Where between answering and declining the line is drawn.
+"""Choose the threshold between answering and declining.
 
-From epoch to epoch and from seed to seed the arg-max of answer and refusal swings; the order of the doubts does not. So
-the line is drawn on the validation questions and stored as a bias of the refusal's first token: doubt 0.5 is that line.
+The arg-max of answer and refusal varies from epoch to epoch and from seed to seed, but the order of the doubts does
+not. So the threshold is chosen on the validation questions and stored as a bias on the refusal's first token. With this
+bias, the threshold is at doubt 0.5.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ __all__ = ["Calibrated", "OperatingPoint", "calibrate"]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A line and what it does on the questions that it was drawn on.
+    """A threshold and its results on the questions on which it was chosen.
 
     Attributes:
-        bias: added to the logit of the refusal's first token.
+        bias: offset that is added to the logit of the refusal's first token.
         coverage: proportion of the questions that are answered.
-        selective_accuracy: proportion of the answered questions that the base has right; None if none is answered.
-        over_refusal: share of what the base has right that is declined; None where it has nothing right.
+        selective_accuracy: proportion of right answers among the answered questions; None if none is answered.
+        over_refusal: proportion of the base's right answers that are declined; None if the base has no right answer.
     """
 
     bias: float
@@ -35,7 +36,7 @@ class Calibrated:
     over_refusal: float | None
 
     def summary(self) -> dict[str, float | None]:
-        """As JSON has it, without the bias."""
+        """Return the results for run.json, without the bias."""
         return {
             "coverage": self.coverage,
             "selective_accuracy": self.selective_accuracy,
@@ -44,44 +45,46 @@ class Calibrated:
 
 
 def calibrate(margins: NDArray[np.float64], base_correct: NDArray[np.bool_], point: OperatingPoint) -> Calibrated:
-    """Draw the line.
+    """Choose the threshold.
 
     Args:
-        margins: [n] doubt margins; a question is declined where margin + bias >= 0.
-        base_correct: [n].
-        point: what is wanted.
+        margins: [n] doubt margins; a question is declined if margin + bias >= 0.
+        base_correct: [n] whether the base answers correctly.
+        point: the requested operating point.
 
     Returns:
-        The line halfway between two neighbouring margins.
+        The threshold, halfway between two adjacent margins.
 
     Raises:
-        RunDirError: there is no question, or none that the base has right where over-refusal is to be bounded.
+        RunDirError: there are no questions, or over-refusal is bounded and the base has no right answer.
     """
     if not len(margins):
-        raise RunDirError("calibration: there are no validation questions, expected some to draw the line on")
-    order = np.sort(margins)
+        raise RunDirError("calibration: there are no validation questions, expected some to choose the threshold on")
+    sorted_margins = np.sort(margins)
     if point.target_coverage is not None:
-        # equal margins fall on one side: as near as they allow
-        ends = [0, *(np.flatnonzero(np.diff(order)) + 1).tolist(), len(order)]
-        wanted = nearest(point.target_coverage, len(order))
-        n_answered = min(ends, key=lambda end: abs(end - wanted))
+        # equal margins cannot be separated: take the nearest count that does not separate any
+        boundaries = [0, *(np.flatnonzero(np.diff(sorted_margins)) + 1).tolist(), len(sorted_margins)]
+        target = nearest(point.target_coverage, len(sorted_margins))
+        n_answered = min(boundaries, key=lambda n: abs(n - target))
     else:
         assert point.max_over_refusal is not None
-        right = np.sort(margins[base_correct])
-        if not len(right):
-            raise RunDirError("calibration: the base has no validation question right, expected some")
-        # this many of the right answers must be given; the line lies just above the last of them
-        n_given = len(right) - at_most(point.max_over_refusal, len(right))
-        n_answered = 0 if n_given == 0 else int(np.searchsorted(order, right[n_given - 1], side="right"))
+        correct_margins = np.sort(margins[base_correct])
+        if not len(correct_margins):
+            raise RunDirError("calibration: the base has no right answer to a validation question, expected some")
+        # this many right answers must not be declined; the threshold is just above the last of their margins
+        n_required = len(correct_margins) - at_most(point.max_over_refusal, len(correct_margins))
+        n_answered = 0
+        if n_required:
+            n_answered = int(np.searchsorted(sorted_margins, correct_margins[n_required - 1], side="right"))
     if n_answered == 0:
-        line = order[0] - 1.0
-    elif n_answered == len(order):
-        line = order[-1] + 1.0
+        threshold = sorted_margins[0] - 1.0
+    elif n_answered == len(sorted_margins):
+        threshold = sorted_margins[-1] + 1.0
     else:
-        line = (order[n_answered - 1] + order[n_answered]) / 2
-    answered = margins < line
+        threshold = (sorted_margins[n_answered - 1] + sorted_margins[n_answered]) / 2
+    answered = margins < threshold
     return Calibrated(
-        bias=float(-line),
+        bias=float(-threshold),
         coverage=float(answered.mean()),
         selective_accuracy=float(base_correct[answered].mean()) if answered.any() else None,
         over_refusal=float((~answered)[base_correct].mean()) if base_correct.any() else None,

@@ -1,8 +1,8 @@
-"""`metadeploy collect`: what the base does by itself, for every question of a set.
+"""`metadeploy collect`: record the base's own answer and activations for every question of a set.
 
-For each question the clean pass gives the activations of the layers at the last prompt token, the greedy answer with
-the log-probabilities of its tokens, and a verdict. Work goes on in chunks, each written when it is done, so that an
-interrupted run loses at most one and repeats none.
+For each question, the clean pass gives the activations of the layers at the last prompt token and the greedy answer
+with the log-probabilities of its tokens. The answer is then scored as right or wrong. The questions are processed in
+chunks. Each chunk is written when it is complete, so an interrupted run loses at most one chunk and repeats none.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from metadeploy.batched.prefix import SharedPrefix
 from metadeploy.batched.upper_blocks import cut_faults
 from metadeploy.checkpoint.layers import parse_layers
 from metadeploy.checkpoint.run_dir import SPLITS, RunDir, base_digest
-from metadeploy.data.answers import kept_text, when_said
-from metadeploy.data.checker import is_correct, is_read_whole
+from metadeploy.data.answers import extract_answer, stop_when_complete
+from metadeploy.data.checker import is_correct, uses_full_answer
 from metadeploy.data.question import Question
-from metadeploy.data.splits import drawn, load_set
+from metadeploy.data.splits import load_set, sample_questions
 from metadeploy.errors import RunDirError, faults_message
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.config import MetaSpiderConfig
@@ -41,12 +41,12 @@ from metadeploy.training.settings import CollectSettings
 
 __all__ = ["CHUNK", "CollectSettings", "collect", "contrast_warnings"]
 
-#: Questions of one chunk: what an interruption can cost, and what one file of the parts holds.
+#: Questions of one chunk: an interruption loses at most these, and each part file holds these.
 CHUNK: Final = 512
-#: Fewer right or wrong answers than this share make training pointless.
-_LEAST_CONTRAST: Final = 0.05
+#: With a smaller proportion of right or of wrong answers than this, training has too little to learn from.
+_MIN_CONTRAST: Final = 0.05
 
-#: Told how many questions of how many are done.
+#: Called with the number of questions that are done, and of all questions.
 Progress = Callable[[int, int], None]
 
 
@@ -58,17 +58,17 @@ def collect(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Run the clean pass over a question set, and keep what it finds in the run directory.
+    """Run the clean pass over a question set and write the results into the run directory.
 
     Args:
-        run: the run directory.
-        settings: what to collect. A directory that holds the beginnings of the same is gone on with.
-        restart: delete what was collected there before; nothing is, where questions or base cannot be loaded.
+        run: the run directory. A run with the same settings that was interrupted continues.
+        settings: what to collect.
+        restart: delete earlier collected data first; nothing is deleted if the questions or the base cannot be loaded.
         progress: called before the first batch and after each one.
-        say: told what one should know beforehand.
+        say: called with warnings that concern the settings, before the work starts.
 
     Returns:
-        Warnings: what is odd about the set, with the likely cause.
+        Warnings about the collected answers, each with its likely cause.
 
     Raises:
         RunDirError: the directory was collected with other settings.
@@ -76,21 +76,25 @@ def collect(
     """
     _refuse_own_questions(run, settings)
     splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
-    splits = {name: drawn(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
-    asked = {**_plain(settings), "base_sha256": base_digest(settings.base), "questions_sha256": _digest(splits)}
+    splits = {name: sample_questions(list(splits[name]), settings.limit, settings.seed) for name in SPLITS}
+    requested = {
+        **_as_json(settings),
+        "base_sha256": base_digest(settings.base),
+        "questions_sha256": _questions_digest(splits),
+    }
     if not restart:
-        _check_same(run, asked)
+        _check_same(run, requested)
     total = sum(map(len, splits.values()))
     if not restart and all((run.collect / f"{name}.jsonl").exists() for name in SPLITS):
-        shutil.rmtree(run.collect / "parts", ignore_errors=True)  # left by a run that was killed at its very end
+        shutil.rmtree(run.collect / "parts", ignore_errors=True)  # a run that was killed at its end left them
         if progress is not None:
             progress(total, total)
         return contrast_warnings({name: Collected.read(run.collect, name).records for name in SPLITS})
 
-    if say is not None and settings.answer_suffix is None and any(each.choices for each in splits["train"]):
+    if say is not None and settings.answer_suffix is None and any(question.choices for question in splits["train"]):
         say(
-            "warning: the questions have choices, and an answer that names no letter, or two, is wrong: most tell the "
-            "base to name just one (hint: --answer-suffix ' Answer with the letter only.')"
+            "warning: the questions have choices. An answer that names no letter or more than one is wrong, so you may "
+            "want to ask the base for just one (hint: --answer-suffix ' Answer with the letter only.')"
         )
     model, tokenizer = load_base(
         MetaSpiderConfig(
@@ -118,7 +122,7 @@ def collect(
             "prompt_format": "auto",
             "answer_suffix": settings.answer_suffix,
             "chat_template_kwargs": dict(settings.chat_template_kwargs) or None,
-            "collect": {**asked, "layers": list(layers)},
+            "collect": {**requested, "layers": list(layers)},
         }
     )
 
@@ -144,26 +148,26 @@ def collect(
         for name in SPLITS
         for number, start in enumerate(range(0, len(splits[name]), CHUNK))
     ]
-    to_do = [chunk for chunk in chunks if not chunk[0].with_suffix(".jsonl").exists()]
-    done = total - sum(len(splits[name][where]) for _, name, where in to_do)
+    remaining = [chunk for chunk in chunks if not chunk[0].with_suffix(".jsonl").exists()]
+    n_done = total - sum(len(splits[name][rows]) for _, name, rows in remaining)
 
-    def tell(of_chunk: int) -> None:
+    def report_progress(n_in_chunk: int) -> None:
         if progress is not None:
-            progress(done + of_chunk, total)
+            progress(n_done + n_in_chunk, total)
 
-    tell(0)
-    for part, name, where in to_do:
-        _collect_chunk(part, splits[name][where], prompts[name][where], clean_pass, tokenizer, settings, tell)
-        done += len(splits[name][where])
+    report_progress(0)
+    for part, name, rows in remaining:
+        _collect_chunk(part, splits[name][rows], prompts[name][rows], clean_pass, tokenizer, settings, report_progress)
+        n_done += len(splits[name][rows])
     for name in SPLITS:
-        _join(run.collect, name, layers)
+        _join_parts(run.collect, name, layers)
     shutil.rmtree(run.collect / "parts", ignore_errors=True)
     records = {name: Collected.read(run.collect, name).records for name in SPLITS}
     return variable_warnings(tokenizer, settings.chat_template_kwargs) + contrast_warnings(records)
 
 
 def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]:
-    """Return a warning for each variable that the chat template never mentions, such as a typing error."""
+    """Return a warning for each variable that the chat template never mentions, for example because of a typo."""
     return [
         f"the chat template does not mention the variable '{name}' (--chat-template-kwargs), so it changes nothing"
         for name in variables
@@ -172,25 +176,25 @@ def variable_warnings(tokenizer: Any, variables: Mapping[str, Any]) -> list[str]
 
 
 def _refuse_own_questions(run: RunDir, settings: CollectSettings) -> None:
-    """Refuse questions inside the folder where collected data are written and deleted."""
-    for given in (settings.questions, settings.source):
+    """Refuse questions inside the folder in which collected data is written and deleted."""
+    for location in (settings.questions, settings.source):
         if (
-            given is not None
-            and Path(given).exists()
+            location is not None
+            and Path(location).exists()
             and run.collect.resolve()
             in (
-                Path(given).resolve(),
-                *Path(given).resolve().parents,
+                Path(location).resolve(),
+                *Path(location).resolve().parents,
             )
         ):
             raise RunDirError(
-                f"questions '{given}': lie in '{run.collect}', where what is collected is written, expected another "
-                "place (an output never replaces what it is made of)"
+                f"questions '{location}': are in '{run.collect}', the folder for collected data, expected another "
+                "folder (an output never replaces its own input)"
             )
 
 
 def _discard(run: RunDir) -> None:
-    """Delete what `collect` wrote into a run directory, and nothing else."""
+    """Delete the files and manifest entry that `collect` wrote into a run directory, and nothing else."""
     for name in SPLITS:
         for suffix in ("jsonl", "safetensors"):
             (run.collect / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -208,7 +212,7 @@ def _collect_chunk(
     settings: CollectSettings,
     progress: Callable[[int], None],
 ) -> None:
-    """Answer a chunk's questions, those of like length together, and write them in the order of the set."""
+    """Answer the questions of a chunk in batches of similar length, and write them in the order of the set."""
 
     def text(token_ids: Sequence[int]) -> str:
         decoded: str = tokenizer.decode(token_ids, skip_special_tokens=True)
@@ -219,36 +223,36 @@ def _collect_chunk(
     records: dict[int, Record] = {}
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
-        whole = [is_read_whole(questions[index], whole=settings.whole_answer) for index in batch]
-        found, answers = clean_pass.run(
+        whole = [uses_full_answer(questions[index], whole=settings.whole_answer) for index in batch]
+        batch_activations, answers = clean_pass.run(
             [prompts[index] for index in batch],
             max_new_tokens=settings.max_new_tokens,
-            is_complete=when_said(text, whole),
+            is_complete=stop_when_complete(text, whole),
         )
-        for index, row, answer, all_of_it in zip(batch, found, answers, whole, strict=True):
+        for index, row, answer, is_whole in zip(batch, batch_activations, answers, whole, strict=True):
             activations[index] = row
-            records[index] = _record(questions[index], answer, text, whole=all_of_it)
+            records[index] = _record(questions[index], answer, text, whole=is_whole)
         progress(len(records))
     stacked = torch.stack([activations[i] for i in range(len(questions))])
     save_tensors(part.with_suffix(".safetensors"), {"activations": stacked})
-    # the text last: a chunk counts as done where it is there
+    # write the text last: a chunk counts as complete if its text file exists
     write_atomically(part.with_suffix(".jsonl"), "".join(records[i].to_json() + "\n" for i in range(len(questions))))
 
 
 def _record(question: Question, answer: GreedyAnswer, text: Callable[[Sequence[int]], str], *, whole: bool) -> Record:
-    kept = kept_text(answer.token_ids, text, ended=answer.ended, whole=whole)
+    extracted = extract_answer(answer.token_ids, text, ended=answer.ended, whole=whole)
     return Record(
         question=question,
-        answer=kept.text,
-        answer_ids=answer.token_ids[: kept.n_tokens],
-        logprobs=answer.logprobs[: kept.n_tokens],
-        complete=kept.complete,
-        correct=is_correct(question, kept.text, whole=whole),
+        answer=extracted.text,
+        answer_ids=answer.token_ids[: extracted.n_tokens],
+        logprobs=answer.logprobs[: extracted.n_tokens],
+        complete=extracted.complete,
+        correct=is_correct(question, extracted.text, whole=whole),
     )
 
 
-def _join(folder: Path, name: str, layers: Sequence[int]) -> None:
-    """Make one pair of files of a split's parts."""
+def _join_parts(folder: Path, name: str, layers: Sequence[int]) -> None:
+    """Join the parts of a split into one pair of files."""
     parts = sorted((folder / "parts").glob(f"{name}-*.jsonl"))
     tensors = [load_file(part.with_suffix(".safetensors"))["activations"] for part in parts]
     Collected.write(
@@ -261,67 +265,69 @@ def _join(folder: Path, name: str, layers: Sequence[int]) -> None:
 
 
 def contrast_warnings(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What makes a set unfit for training: hardly any right or hardly any wrong answers, and answers cut off."""
+    """Return warnings about sets that are unfit for training: too few right or wrong answers, or answers cut off."""
     warnings = []
-    for name, found in records.items():
-        if not found:
+    for name, group in records.items():
+        if not group:
             continue
-        share = sum(record.correct for record in found) / len(found)
-        cut = sum(not record.complete for record in found) / len(found)
-        if share < _LEAST_CONTRAST or share > 1 - _LEAST_CONTRAST:
-            what = "right" if share < _LEAST_CONTRAST else "wrong"
-            causes = (
-                "answers cut off by --max-new-tokens"
-                if cut > 0.5
-                else "questions too hard, or a thinking model that "
-                "was not told to answer directly (--chat-template-kwargs, --answer-suffix)"
-            )
-            cause = causes if what == "right" else "questions too easy for this base"
+        accuracy = sum(record.correct for record in group) / len(group)
+        cut_off = sum(not record.complete for record in group) / len(group)
+        if accuracy < _MIN_CONTRAST or accuracy > 1 - _MIN_CONTRAST:
+            rare = "right" if accuracy < _MIN_CONTRAST else "wrong"
+            if rare == "wrong":
+                cause = "questions too easy for this base"
+            elif cut_off > 0.5:
+                cause = "answers cut off by --max-new-tokens"
+            else:
+                cause = (
+                    "questions too hard, or a thinking model that was not instructed to answer directly "
+                    "(--chat-template-kwargs, --answer-suffix)"
+                )
             warnings.append(
-                f"{name}: the base got {percent(share)}% of {len(found)} questions right, hardly any {what}: a Doubter "
-                f"has little to learn from that (likely cause: {cause})"
+                f"{name}: the base got {percent(accuracy)}% of {len(group)} questions right. With so few {rare} "
+                f"answers, a Doubter has little to learn from (likely cause: {cause})"
             )
-        if cut > 0.25:
+        if cut_off > 0.25:
             warnings.append(
-                f"{name}: {percent(cut, 0)}% of the answers reached --max-new-tokens before they were complete"
+                f"{name}: {percent(cut_off, 0)}% of the answers reached --max-new-tokens before they were complete"
             )
     return warnings
 
 
-def _plain(settings: CollectSettings) -> dict[str, Any]:
-    """The settings as JSON has them."""
+def _as_json(settings: CollectSettings) -> dict[str, Any]:
+    """Return the settings as a JSON object."""
     return dict(json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
-def _digest(splits: Mapping[str, Sequence[Question]]) -> str:
-    """Says whether two sets hold the same questions."""
+def _questions_digest(splits: Mapping[str, Sequence[Question]]) -> str:
+    """Return a digest that is equal for sets with the same questions."""
     return hashlib.sha256(
-        json.dumps([[name, [dataclasses.astuple(each) for each in splits[name]]] for name in SPLITS]).encode()
+        json.dumps([[name, [dataclasses.astuple(question) for question in splits[name]]] for name in SPLITS]).encode()
     ).hexdigest()
 
 
-def _check_same(run: RunDir, asked: Mapping[str, Any]) -> None:
-    """Refuse to mix what was collected in different ways."""
-    before = run.manifest.get("collect")
-    if before is None:
+def _check_same(run: RunDir, requested: Mapping[str, Any]) -> None:
+    """Refuse to mix data that was collected with different settings."""
+    previous = run.manifest.get("collect")
+    if previous is None:
         return
-    # where and in what portions it is computed changes nothing about what is asked for
+    # device and batch size do not change the results; the others are compared below
     ignored = {"device", "batch_size", "layers", "base_sha256", "questions_sha256"}
     faults = [
-        f"was collected with {key} {json.dumps(before.get(key))}, asked for {json.dumps(asked[key])}"
-        for key in asked
-        if key not in ignored and before.get(key) != asked[key]
+        f"was collected with {key} {json.dumps(previous.get(key))}, asked for {json.dumps(requested[key])}"
+        for key in requested
+        if key not in ignored and previous.get(key) != requested[key]
     ]
-    if not faults and before.get("questions_sha256") != asked["questions_sha256"]:
-        faults.append(f"was collected with other questions than '{asked['questions']}' has now")
-    if not faults and before.get("base_sha256", asked["base_sha256"]) != asked["base_sha256"]:
-        faults.append(f"was collected with another base than '{asked['base']}' is now")
+    if not faults and previous.get("questions_sha256") != requested["questions_sha256"]:
+        faults.append(f"was collected with other questions than '{requested['questions']}' has now")
+    if not faults and previous.get("base_sha256", requested["base_sha256"]) != requested["base_sha256"]:
+        faults.append(f"was collected with another base than '{requested['base']}' is now")
     try:
-        layers = parse_layers(asked["layers"], num_layers=run.manifest.get("num_layers"))
+        layers = parse_layers(requested["layers"], num_layers=run.manifest.get("num_layers"))
     except ValueError as error:
         raise RunDirError(f"collect: --layers {error}") from error
-    if list(layers) != before.get("layers"):
-        faults.append(f"was collected with layers {before.get('layers')}, asked for {list(layers)}")
+    if list(layers) != previous.get("layers"):
+        faults.append(f"was collected with layers {previous.get('layers')}, asked for {list(layers)}")
     if faults:
         raise RunDirError(
             faults_message(f"run directory '{run.path}'", faults) + "\n(hint: take another folder, or --restart)"

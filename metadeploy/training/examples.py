@@ -1,8 +1,8 @@
-"""What a wrapper is taught about each question, and the parts of the base's work that stay the same while it learns.
+"""Training examples, their cached states, and batches of them.
 
-The kept part of an example is what lies below and before the injection: the hidden states that the lowest
-cross-attention layer's block puts out and, for a wrapper that acts from the last prompt token on, the keys and values
-of the prompt in the blocks above, since nothing ever changes them.
+Training does not change what the base computes below and before the injection, so these states are computed once and
+cached. They are the hidden states that the lowest cross-attention layer's block outputs. If the injection starts at the
+last prompt token, they also include the keys and values of the prompt in the blocks above.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from metadeploy.batched.prefix import SharedPrefix, plain_cache, takes_positions
 from metadeploy.reference.base import FrozenBase
 from metadeploy.sidecar.spec import InjectFrom
 
-__all__ = ["Batch", "Example", "Kept", "keep"]
+__all__ = ["Batch", "CachedStates", "Example", "compute_states"]
 
-_KEEP_BATCH: Final = 64
+_BATCH_SIZE: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One question's lesson.
+    """One question with its targets.
 
     Attributes:
-        prompt_ids: the prompt, up to where the answer begins.
-        target_ids: what is to be said, the token that ends the turn included.
+        prompt_ids: tokens of the prompt, up to the beginning of the answer.
+        target_ids: target tokens, including the token that ends the turn.
         declines: whether the targets are the refusal.
-        doubt: in [0, 1]: how strongly the first token is to be the refusal's.
-        n_own: so many of the targets, from the first on, are the base's own words.
+        doubt: label in [0, 1]: 1 to refuse, 0 to answer; values between are soft labels.
+        n_own: number of leading targets that are the base's own words.
     """
 
     prompt_ids: tuple[int, ...]
@@ -43,16 +43,16 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The part of one example that does not depend on the wrapper.
+class CachedStates:
+    """The states of one example that do not depend on the wrapper.
 
     Attributes:
-        hidden: [T, D] put out by the lowest cross-attention layer's block, before any injection, at the positions that
-            are run while training: from ``start`` on.
-        start: position of the first of them.
-        n_clean: how many of them come before the first injected one.
+        hidden: [T, D] output of the lowest cross-attention layer's block, before any injection, at the positions that
+            training evaluates: from ``start`` on.
+        start: the first of these positions.
+        n_clean: number of these positions before the first injected one.
         keys_values: [n_upper, 2, n_kv_head, n, head_dim] of the prompt's positions from the shared prefix to
-            ``start``; None where those positions are run.
+            ``start``; None if training evaluates these positions.
     """
 
     hidden: Tensor
@@ -62,7 +62,7 @@ class Kept:
 
 
 @torch.inference_mode()
-def keep(
+def compute_states(
     base: FrozenBase,
     examples: Sequence[Example],
     *,
@@ -70,47 +70,47 @@ def keep(
     inject_from: InjectFrom,
     prefix: SharedPrefix,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Kept]:
-    """Compute the kept parts.
+) -> list[CachedStates]:
+    """Compute the states that training reads from a cache.
 
     Args:
-        base: the frozen base, whole.
-        examples: the lessons.
-        first: the lowest block that is run while training; the one below it is the lowest cross-attention layer.
-        inject_from: where the injection starts.
+        base: the frozen base with all its blocks.
+        examples: the examples.
+        first: the lowest block that training runs; the block below it is the lowest cross-attention layer.
+        inject_from: the position at which the injection starts.
         prefix: common beginning of the prompts.
-        progress: called after each batch with examples done and in all.
+        progress: called after each batch with the number of examples that are done, and of all examples.
 
     Returns:
-        One for each example.
+        The states of each example.
     """
-    kept: dict[int, Kept] = {}
+    states: dict[int, CachedStates] = {}
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt_ids) + len(examples[i].target_ids))
-    for at in range(0, len(order), _KEEP_BATCH):
-        batch = order[at : at + _KEEP_BATCH]
-        for index, found in zip(
-            batch, _keep_batch(base, [examples[i] for i in batch], first, inject_from, prefix), strict=True
+    for start in range(0, len(order), _BATCH_SIZE):
+        batch = order[start : start + _BATCH_SIZE]
+        for index, state in zip(
+            batch, _compute_batch(base, [examples[i] for i in batch], first, inject_from, prefix), strict=True
         ):
-            kept[index] = found
+            states[index] = state
         if progress is not None:
-            progress(len(kept), len(examples))
-    return [kept[index] for index in range(len(examples))]
+            progress(len(states), len(examples))
+    return [states[index] for index in range(len(examples))]
 
 
-def _keep_batch(
+def _compute_batch(
     base: FrozenBase, examples: Sequence[Example], first: int, inject_from: InjectFrom, prefix: SharedPrefix
-) -> Iterator[Kept]:
-    # padded on the right: what comes later changes nothing before it
+) -> Iterator[CachedStates]:
+    # pad on the right: later tokens do not change earlier states
     sequences = [example.prompt_ids[len(prefix) :] + example.target_ids[:-1] for example in examples]
     token_ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     for row, sequence in enumerate(sequences):
         token_ids[row, : len(sequence)] = torch.tensor(sequence)
-    seen: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
 
-    def see(hidden: Tensor) -> None:
-        seen["hidden"] = hidden.clone()
+    def capture(hidden: Tensor) -> None:
+        captured["hidden"] = hidden.clone()
 
-    with base.stack.hooked({first - 1: see}):
+    with base.stack.hooked({first - 1: capture}):
         output = base.model(
             input_ids=token_ids.to(base.device),
             past_key_values=prefix.expanded(len(examples)),
@@ -118,9 +118,9 @@ def _keep_batch(
             **base.last_logits,
         )
     cache: Any = output.past_key_values
-    hidden = seen["hidden"]
+    hidden = captured["hidden"]
     from_last = inject_from == "last_prompt_token"
-    # above the last block nothing looks back
+    # no block above the last one needs keys and values
     cached = from_last and takes_positions(base) and plain_cache(cache) and first < len(cache.layers)
     for row, example in enumerate(examples):
         n_prompt = len(example.prompt_ids)
@@ -134,25 +134,25 @@ def _keep_batch(
                     for layer in cache.layers[first:]
                 ]
             ).cpu()
-        yield Kept(rows.to("cpu", copy=True), start, n_prompt - 1 - start if from_last else 0, keys_values)
+        yield CachedStates(rows.to("cpu", copy=True), start, n_prompt - 1 - start if from_last else 0, keys_values)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples side by side, padded on the right.
+    """A batch of examples, padded on the right.
 
     Attributes:
         hidden: [B, T, D].
         position_ids: [B, T].
         attention_mask: [B, n_past + T].
-        cache: keys and values of the n_past positions before; None where there are none.
-        injected: [B, T] bool, where the wrapper acts.
-        rows, positions: [n] where in the batch each target token is predicted from; an example's in one run.
+        cache: keys and values of the n_past earlier positions; None if there are none.
+        injected: [B, T] bool, the positions that the wrapper injects into.
+        rows, positions: [n] indices of the hidden state that predicts each target; grouped by example.
         targets: [n] token ids.
-        is_first: [n] bool, first target of its example.
-        is_own: [n] bool, what the base said by itself.
-        declines: [B] bool.
-        doubt: [B].
+        is_first: [n] bool, whether it is the first target of its example.
+        is_own: [n] bool, whether it is one of the base's own words.
+        declines: [B] bool, whether the targets are the refusal.
+        doubt: [B] labels.
     """
 
     hidden: Tensor
@@ -172,41 +172,42 @@ class Batch:
     def of(
         cls,
         examples: Sequence[Example],
-        kept: Sequence[Kept],
+        states: Sequence[CachedStates],
         *,
         first: int,
         prefix: SharedPrefix,
         device: torch.device,
         first_only: bool = False,
     ) -> Batch:
-        """Put examples together.
+        """Build a batch.
 
         Args:
-            examples: the lessons.
-            kept: their kept parts.
-            first: the lowest block that is run.
+            examples: the examples.
+            states: their cached states.
+            first: the lowest block that training runs.
             prefix: common beginning of the prompts.
-            device: where the batch goes.
-            first_only: leave out all but the first target of each.
+            device: device of the batch.
+            first_only: include only the first target of each example.
         """
         n_targets = [1 if first_only else len(example.target_ids) for example in examples]
         n_prompts = [len(example.prompt_ids) for example in examples]
         lengths = [
-            n_prompt - part.start + count - 1 for n_prompt, part, count in zip(n_prompts, kept, n_targets, strict=True)
+            n_prompt - state.start + count - 1
+            for n_prompt, state, count in zip(n_prompts, states, n_targets, strict=True)
         ]
         width, count = max(lengths), len(examples)
-        like = kept[0].hidden
+        like = states[0].hidden
         hidden = like.new_zeros(count, width, like.shape[1])
         injected = torch.zeros(count, width, dtype=torch.bool)
-        for row, (part, length) in enumerate(zip(kept, lengths, strict=True)):
-            hidden[row, :length] = part.hidden[:length]
-            injected[row, part.n_clean :] = True
-        starts = torch.tensor([part.start for part in kept])
-        cache, past_mask = _past(kept, first, prefix, device)
+        for row, (state, length) in enumerate(zip(states, lengths, strict=True)):
+            hidden[row, :length] = state.hidden[:length]
+            injected[row, state.n_clean :] = True
+        starts = torch.tensor([state.start for state in states])
+        cache, past_mask = _past_cache(states, first, prefix, device)
         rows = [row for row, n in enumerate(n_targets) for _ in range(n)]
         positions = [
-            n_prompt - 1 - part.start + i
-            for n_prompt, part, n in zip(n_prompts, kept, n_targets, strict=True)
+            n_prompt - 1 - state.start + i
+            for n_prompt, state, n in zip(n_prompts, states, n_targets, strict=True)
             for i in range(n)
         ]
         targets = [t for example, n in zip(examples, n_targets, strict=True) for t in example.target_ids[:n]]
@@ -230,14 +231,16 @@ class Batch:
         )
 
 
-def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix, device: torch.device) -> tuple[Any, Tensor]:
-    """A cache with what comes before the batch's positions, and its part of the attention mask [B, n_past]."""
+def _past_cache(
+    states: Sequence[CachedStates], first: int, prefix: SharedPrefix, device: torch.device
+) -> tuple[Any, Tensor]:
+    """Return a cache of the positions before the batch's own, and its part of the attention mask, [B, n_past]."""
     from transformers import DynamicCache
 
-    count = len(kept)
-    parts = [part.keys_values for part in kept]
+    count = len(states)
+    parts = [part.keys_values for part in states]
     if all(part is None for part in parts):
-        # the prefix is run with the rest, injected or not; its keys and values depend on that
+        # training evaluates the prefix, too, because an injection may change its keys and values
         return None, torch.zeros(count, 0, dtype=torch.long)
     lengths = [0 if part is None else part.shape[3] for part in parts]
     n_past = len(prefix) + max(lengths)
@@ -256,7 +259,7 @@ def _past(kept: Sequence[Kept], first: int, prefix: SharedPrefix, device: torch.
     cache = DynamicCache()
     empty = past.new_zeros(1).expand(count, n_head, n_past, head_dim)
     for index in range(first):
-        cache.update(empty, empty, index)  # the model asks the first layer how long the cache is
+        cache.update(empty, empty, index)  # the model reads the length of the cache from the first layer
     for index in range(n_upper):
         cache.update(past[index, 0], past[index, 1], first + index)
     return cache, mask

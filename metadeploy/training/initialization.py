@@ -1,4 +1,4 @@
-"""A new wrapper, ready to be trained, and its parameters in the five groups that learn at different rates."""
+"""Initialize a new wrapper, and put its parameters into five groups with different learning rates."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from metadeploy.reference.encoders import SelectiveEncoder, build_encoder
 from metadeploy.sidecar.layout import Dims
 from metadeploy.sidecar.spec import WrapperConfig
 
-__all__ = ["new_wrapper", "parameter_groups", "projector_dropout", "standardise"]
+__all__ = ["new_wrapper", "parameter_groups", "projector_dropout", "standardize"]
 
-#: Gates and token preferences are few and start small: they learn faster.
-_FAST = 5.0
+#: Factor of the learning rate of gates and token preferences, which are few and start small.
+_FAST_LR_FACTOR = 5.0
 
 
 def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float = 0.03, gate: float = 0.5) -> Doubter:
-    """Make a wrapper with fresh weights.
+    """Create a wrapper with initial weights.
 
     Args:
-        config: what it is.
+        config: type, sizes and layers of the wrapper.
         num_blocks: blocks of the transformer encoder.
-        init_std: standard deviation of the cross-attention's matrices; only ``up_proj`` starts at 0, so that a new
+        init_std: standard deviation of the cross-attention's matrices. Only ``up_proj`` starts at 0, so that a new
             wrapper injects nothing.
-        gate: start of every gate, before the tanh.
+        gate: initial value of every gate, before the tanh.
 
     Returns:
         The wrapper, in float32.
@@ -49,22 +49,22 @@ def new_wrapper(config: WrapperConfig, *, num_blocks: int = 2, init_std: float =
 
 
 @torch.no_grad()
-def standardise(doubter: Doubter, activations: Tensor) -> None:
-    """Start the encoder's first norms so that every dimension of their output has mean 0 and variance 1.
+def standardize(doubter: Doubter, activations: Tensor) -> None:
+    """Initialize the encoder's first norms so that every dimension of their output has mean 0 and variance 1.
 
-    A few dimensions of a language model's hidden states are hundreds of times as large as the rest. Behind a plain
-    LayerNorm they are all that a fresh projector sees, and dropout of the others means nothing. The norm's own weight
-    and bias can undo that, so the wrapper's form stays as it is.
+    A few dimensions of a language model's hidden states are hundreds of times as large as the others. After a plain
+    LayerNorm they dominate the input of a new projector, and dropout of the other dimensions has no effect. The norm's
+    own weight and bias can correct this, so the structure of the wrapper does not change.
 
     Args:
-        doubter: the wrapper; norms that projectors begin with are changed.
-        activations: [n, N, D] that it is to be trained on.
+        doubter: the wrapper; the first norm of each projector is changed in place.
+        activations: [n, N, D] training activations.
     """
     for index, projector in enumerate(_projectors(doubter)):
         norm = projector[0]
         assert isinstance(norm, nn.LayerNorm)
-        shown = activations if len(_projectors(doubter)) == 1 else activations[:, index : index + 1]
-        normed = nn.functional.layer_norm(shown.float(), (activations.shape[-1],)).flatten(0, 1)
+        inputs = activations if len(_projectors(doubter)) == 1 else activations[:, index : index + 1]
+        normed = nn.functional.layer_norm(inputs.float(), (activations.shape[-1],)).flatten(0, 1)
         std, mean = torch.std_mean(normed, 0)
         scale = 1 / std.clamp(min=1e-4)
         norm.weight.copy_(scale)
@@ -72,11 +72,11 @@ def standardise(doubter: Doubter, activations: Tensor) -> None:
 
 
 @contextmanager
-def projector_dropout(doubter: Doubter, share: float) -> Iterator[None]:
-    """While it lasts and the wrapper trains, leave out a share of what its projectors read, behind their norms."""
+def projector_dropout(doubter: Doubter, rate: float) -> Iterator[None]:
+    """Apply dropout to the output of the projectors' norms while the context is active and the wrapper is training."""
 
     def drop(module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        return nn.functional.dropout(output, share, training=module.training)
+        return nn.functional.dropout(output, rate, training=module.training)
 
     with ExitStack() as stack:
         for projector in _projectors(doubter):
@@ -85,32 +85,32 @@ def projector_dropout(doubter: Doubter, share: float) -> Iterator[None]:
 
 
 def _projectors(doubter: Doubter) -> list[nn.Sequential]:
-    """The encoder's projectors, each LayerNorm, Linear and GELU; one where all layers share it."""
+    """Return the encoder's projectors (each LayerNorm, Linear, GELU): one if all layers share it."""
     encoder = doubter.enc
-    found: Any = getattr(encoder, "layer_projectors", None) or [getattr(encoder, "shared_projector", None)]
-    return [each for each in found if isinstance(each, nn.Sequential)]
+    projectors: Any = getattr(encoder, "layer_projectors", None) or [getattr(encoder, "shared_projector", None)]
+    return [projector for projector in projectors if isinstance(projector, nn.Sequential)]
 
 
 def parameter_groups(doubter: Doubter, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """The five groups of AdamW.
+    """Return the five parameter groups for AdamW.
 
-    Encoder matrices, cross-attention matrices, and every norm and bias learn at ``lr``, the last without weight decay;
-    gates and token preferences at five times ``lr``, without weight decay.
+    Encoder matrices, cross-attention matrices, norms and biases have the learning rate ``lr``. Gates and token
+    preferences have five times ``lr``. Only the matrices have weight decay.
 
     Args:
         doubter: the wrapper.
         lr: learning rate.
-        weight_decay: of the matrices.
+        weight_decay: weight decay of the matrices.
 
     Returns:
-        Groups as torch's optimisers take them, with a ``name`` each.
+        Groups in the form that torch's optimizers take, each with a ``name``.
     """
     groups: dict[str, dict[str, Any]] = {
         "encoder": {"lr": lr, "weight_decay": weight_decay},
         "cross_attention": {"lr": lr, "weight_decay": weight_decay},
         "norms_and_biases": {"lr": lr, "weight_decay": 0.0},
-        "gates": {"lr": _FAST * lr, "weight_decay": 0.0},
-        "preferences": {"lr": _FAST * lr, "weight_decay": 0.0},
+        "gates": {"lr": _FAST_LR_FACTOR * lr, "weight_decay": 0.0},
+        "preferences": {"lr": _FAST_LR_FACTOR * lr, "weight_decay": 0.0},
     }
     members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in groups}
     for name, parameter in doubter.named_parameters():

@@ -1,4 +1,4 @@
-"""What is to be trained: the wrapper that follows from the settings, and where a turn ends."""
+"""Derive from the settings which wrapper is trained, the end-of-turn token, and fingerprints of a training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from metadeploy.sidecar.refusal import check_refusal_text
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.settings import TrainSettings
 
-__all__ = ["as_json", "end_of_turn", "fingerprint", "kept_fingerprint", "wrapper_config"]
+__all__ = ["as_json", "cache_fingerprint", "end_of_turn", "fingerprint", "wrapper_config"]
 
 
 def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
-    """What the wrapper is to be, the refusal's tokens left out.
+    """Return the config of the wrapper to train, without the refusal's token ids.
 
     Raises:
         RunDirError: the base lacks a layer, the heads do not divide the width, or answers cannot be compared with the
-            refusal text; the message lists all faults.
+            refusal text. The message lists all faults.
     """
     manifest = run.manifest
     layers: dict[str, tuple[int, ...]] = {}
@@ -69,39 +69,42 @@ def wrapper_config(run: RunDir, settings: TrainSettings) -> WrapperConfig:
 
 
 def end_of_turn(base: FrozenBase, tokenizer: Any, config: WrapperConfig) -> int:
-    """The token that the chat template puts after what the assistant said.
+    """Return the token that the chat template puts after the assistant's message.
 
     Raises:
-        RunDirError: it puts none of the tokens that end generation there, and the tokenizer has no end token.
+        RunDirError: the template puts no token there that ends generation, and the tokenizer has no end token.
     """
     stops = {*base.stop_ids, *eos_ids(tokenizer)}
-    said = "fine"
+    reply = "fine"
     variables = dict(config.chat_template_kwargs)
     text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}], tokenize=False, **variables
+        [{"role": "user", "content": "?"}, {"role": "assistant", "content": reply}], tokenize=False, **variables
     )
-    after: list[int] = tokenizer(text[text.rindex(said) + len(said) :], add_special_tokens=False)["input_ids"]
-    for token in (*after, tokenizer.eos_token_id):
+    ids_after: list[int] = tokenizer(text[text.rindex(reply) + len(reply) :], add_special_tokens=False)["input_ids"]
+    for token in (*ids_after, tokenizer.eos_token_id):
         if token in stops:
             return int(token)
-    raise RunDirError("base model: its chat template ends a turn with no token that ends generation")
+    raise RunDirError("base model: its chat template ends a turn without a token that ends generation")
 
 
 def fingerprint(run: RunDir, settings: TrainSettings) -> str:
-    """That of the training to be; see `training_fingerprint`."""
+    """Return the `training_fingerprint` of a training with these settings."""
     return training_fingerprint(as_json(settings), run.manifest["collect"])
 
 
-def kept_fingerprint(run: RunDir, settings: TrainSettings) -> str:
-    """Says whether two trainings share the kept parts: seed and whatever concerns the wrapper alone do not count."""
-    said = as_json(settings)
+def cache_fingerprint(run: RunDir, settings: TrainSettings) -> str:
+    """Return a fingerprint that two trainings share if they can share cached states.
+
+    The seed and the settings of the wrapper alone do not change the cached states.
+    """
+    settings_json = as_json(settings)
     keys = ("cross_attn_layers", "inject_from", "refusal_text", "self_correction")
-    parts = {key: said[key] for key in keys} | {"collect": run.manifest["collect"]}
+    content = {key: settings_json[key] for key in keys} | {"collect": run.manifest["collect"]}
     if settings.self_correction:
-        parts["seed"] = settings.fit.seed
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        content["seed"] = settings.fit.seed
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def as_json(settings: TrainSettings) -> dict[str, Any]:
-    """The settings as JSON has them."""
+    """Return the settings as a JSON object."""
     return dict(json.loads(json.dumps(asdict(settings))))

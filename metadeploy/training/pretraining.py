@@ -1,4 +1,4 @@
-"""Before the base takes part: the encoder learns alone, and the wrapper is pointed at the refusal."""
+"""Pretrain the encoder without the base, compute soft labels, and initialize the injection towards the refusal."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from metadeploy.reference.doubter import Doubter
-from metadeploy.training.initialization import projector_dropout, standardise
+from metadeploy.training.initialization import projector_dropout, standardize
 from metadeploy.training.losses import SHARPNESS
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.targets import Lessons
-from metadeploy.training.trainer import Fitting, hash_seed
+from metadeploy.training.targets import LabeledSplit
+from metadeploy.training.trainer import Trainer, hash_seed
 
-__all__ = ["Pretrained", "aim", "pretrain", "softened"]
+__all__ = ["Pretrained", "cross_fit_labels", "init_from_probe", "pretrain"]
 
 _BATCH: Final = 128
-#: What a second opinion counts beside the verdict.
-_TRUST: Final = 0.5
+#: Weight of the out-of-fold prediction in a soft label; the hard label has the rest.
+_OUT_OF_FOLD_WEIGHT: Final = 0.5
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What an encoder learnt alone.
+    """The linear head that was trained together with an encoder.
 
     Attributes:
-        direction: [D]: a token's product with it, meant over the tokens, are the log-odds of an error, less ``bias``.
+        direction: [D] weights. Their product with the mean cognitive token, plus ``bias``, is the log-odds of an error.
         bias: scalar.
         losses: mean loss of each epoch (binary cross-entropy, nats).
     """
@@ -40,64 +40,65 @@ class Pretrained:
     losses: list[float]
 
 
-def softened(
-    fresh: Callable[[], Doubter],
-    lessons: Lessons,
+def cross_fit_labels(
+    new_doubter: Callable[[], Doubter],
+    split: LabeledSplit,
     settings: FitSettings,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Ask encoders that have not seen a question, nor another one about the same, for a second opinion on it.
+    """Return soft labels: the mean of the hard labels and out-of-fold predictions.
 
-    A verdict is one bit, and partly luck: the base would have got the question right in other words. What encoders
-    make of the activations says how far it could have been known, and teaches the order of questions of one kind.
+    A hard label is one bit, and partly chance: the base might answer the same question correctly in another wording.
+    The predictions of encoders from the activations show how predictable an error is, and order the questions of one
+    kind. All questions about one subject are in the same fold, so no encoder predicts a subject that it was trained on.
 
     Args:
-        fresh: makes a new wrapper.
-        lessons: the questions.
-        settings: folds, and how each of them learns.
-        progress: called with folds done and in all.
+        new_doubter: creates a new wrapper.
+        split: the questions.
+        settings: number of folds, and the settings of each pretraining.
+        progress: called with the number of folds that are done, and of all folds.
 
     Returns:
-        [n] float32: how much to doubt each question, half by its verdict and half by the second opinion.
+        [n] float32 soft labels.
     """
-    about = [record.question.entity or record.question.question for record in lessons.records]
-    subjects = sorted(set(about))
+    subject_of = [record.question.entity or record.question.question for record in split.records]
+    subjects = sorted(set(subject_of))
     folds = min(settings.folds, len(subjects))
-    places = np.random.default_rng((settings.seed, folds)).permutation(len(subjects)) % max(folds, 1)
-    fold_of = dict(zip(subjects, places.tolist(), strict=True))
-    parts = torch.tensor([fold_of[subject] for subject in about])
-    doubts = lessons.doubts
+    fold_numbers = np.random.default_rng((settings.seed, folds)).permutation(len(subjects)) % max(folds, 1)
+    fold_of = dict(zip(subjects, fold_numbers.tolist(), strict=True))
+    fold_of_question = torch.tensor([fold_of[subject] for subject in subject_of])
+    doubts = split.doubts
     for fold in range(folds):
         progress(fold, folds)
-        seen, unseen = (parts != fold).nonzero()[:, 0], (parts == fold).nonzero()[:, 0]
+        seen, unseen = (fold_of_question != fold).nonzero()[:, 0], (fold_of_question == fold).nonzero()[:, 0]
         if not len(seen):
-            return doubts  # a single subject: nobody else to ask
+            return doubts  # a single subject: there is no other fold to learn from
         torch.manual_seed(hash_seed(settings.seed, 0, fold))
-        doubter = fresh()
-        standardise(doubter, lessons.activations[seen])
-        learnt = pretrain(doubter, lessons.at(seen.tolist()), settings)
-        odds = _log_odds(doubter.eval(), learnt, lessons.activations[unseen])
-        doubts[unseen] = (1 - _TRUST) * doubts[unseen] + _TRUST * torch.sigmoid(odds)
+        doubter = new_doubter()
+        standardize(doubter, split.activations[seen])
+        pretrained = pretrain(doubter, split.at(seen.tolist()), settings)
+        log_odds = _log_odds(doubter.eval(), pretrained, split.activations[unseen])
+        doubts[unseen] = (1 - _OUT_OF_FOLD_WEIGHT) * doubts[unseen] + _OUT_OF_FOLD_WEIGHT * torch.sigmoid(log_odds)
     progress(folds, folds)
     return doubts
 
 
-def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> Pretrained:
-    """Teach the encoder alone to tell right from wrong, with a linear head.
+def pretrain(doubter: Doubter, split: LabeledSplit, settings: FitSettings) -> Pretrained:
+    """Train the encoder with a linear head to predict the base's errors.
 
-    The head reads the mean of the tokens, as a cross-attention that looks everywhere alike does.
+    The head reads the mean of the cognitive tokens, like a cross-attention with uniform attention weights.
 
     Args:
-        doubter: the wrapper; its encoder is changed.
-        lessons: the questions.
-        settings: epochs, rate and seed.
+        doubter: the wrapper; its encoder is changed in place.
+        split: the questions.
+        settings: epochs, learning rate and seed.
 
     Returns:
-        What the head came to.
+        The trained head.
     """
     torch.manual_seed(hash_seed(settings.seed, 0))
-    doubts, device = lessons.doubts, next(doubter.enc.parameters()).device
+    doubts, device = split.doubts, next(doubter.enc.parameters()).device
     head = nn.Linear(doubter.config.hidden_dim, 1, device=device)
     nn.init.zeros_(head.weight)
     doubter.enc.requires_grad_(True).train()
@@ -112,7 +113,7 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> Pretr
         for _ in range(settings.pretrain_epochs):
             total = 0.0
             for indices in torch.split(torch.randperm(len(doubts)), _BATCH):
-                tokens = doubter(lessons.activations[indices].to(device).float())
+                tokens = doubter(split.activations[indices].to(device).float())
                 loss = nn.functional.binary_cross_entropy_with_logits(
                     head(tokens.mean(1))[:, 0], doubts[indices].to(device)
                 )
@@ -127,32 +128,32 @@ def pretrain(doubter: Doubter, lessons: Lessons, settings: FitSettings) -> Pretr
 
 
 @torch.no_grad()
-def _log_odds(doubter: Doubter, learnt: Pretrained, activations: Tensor) -> Tensor:
-    """What an encoder and its head make of activations [n, N, D]: [n] on the CPU."""
-    parts = torch.split(activations, _BATCH)
-    tokens = (doubter(part.to(learnt.direction.device).float()).mean(1) for part in parts)
-    return torch.cat([(each @ learnt.direction + learnt.bias).cpu() for each in tokens])
+def _log_odds(doubter: Doubter, pretrained: Pretrained, activations: Tensor) -> Tensor:
+    """Return the log-odds [n] that an encoder and its head predict from activations [n, N, D], on the CPU."""
+    batches = torch.split(activations, _BATCH)
+    tokens = (doubter(batch.to(pretrained.direction.device).float()).mean(1) for batch in batches)
+    return torch.cat([(mean_tokens @ pretrained.direction + pretrained.bias).cpu() for mean_tokens in tokens])
 
 
 @torch.no_grad()
-def aim(fitting: Fitting, direction: Tensor) -> None:
-    """Let the last cross-attention begin with what the encoder knows, instead of having to find it.
+def init_from_probe(trainer: Trainer, direction: Tensor) -> None:
+    """Initialize the last cross-attention so that it already uses what the encoder has learned.
 
-    One channel of its first head carries the head's log-odds out of the cognitive tokens and moves the hidden states to
-    where the refusal becomes more likely. No other channel of any layer puts out anything yet, and all of them go on
-    learning.
+    One channel of its first head reads the log-odds of an error from the cognitive tokens and moves the hidden states
+    in the direction that makes the refusal more likely. All other channels of all layers still output 0. Training
+    changes all of them.
 
     Args:
-        fitting: the wrapper on its way; its last cross-attention is changed.
-        direction: [D] of `pretrain`.
+        trainer: the trainer; the last cross-attention of its wrapper is changed in place.
+        direction: [D] weights of the pretrained head.
     """
     with torch.enable_grad():
-        gradient = fitting.margin_gradient()
+        gradient = trainer.margin_gradient()
     if not float(gradient.norm()) > 0 or not float(direction.norm()) > 0:
-        return  # a base, or an encoder, that gives nothing to begin with
-    doubter = fitting.doubter
+        return  # the base or the encoder gives no direction to start from
+    doubter = trainer.doubter
     last = doubter.cross_attention(doubter.config.cross_attn_layers[-1])
-    out = SHARPNESS * gradient / (gradient.square().sum() * torch.tanh(last.gate))
-    balance = torch.sqrt(out.norm() / direction.norm())
-    last.v_proj.weight[0] = balance * direction.to(out)
-    last.up_proj.weight[:, 0] = out / balance
+    output_vector = SHARPNESS * gradient / (gradient.square().sum() * torch.tanh(last.gate))
+    balance = torch.sqrt(output_vector.norm() / direction.norm())
+    last.v_proj.weight[0] = balance * direction.to(output_vector)
+    last.up_proj.weight[:, 0] = output_vector / balance

@@ -1,4 +1,4 @@
-"""What the clean pass found about each question, and its files: JSON Lines, and safetensors for the activations."""
+"""Collected data about each question, and its files: JSON Lines, and safetensors for the activations."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Collected", "Record", "check_categories", "read_records"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A question and what the base made of it.
+    """A question and the base's answer to it.
 
     Attributes:
-        question: what was asked.
-        answer: the base's greedy answer as it is judged: its first sentence, or all of it.
-        answer_ids: the shortest run of the generated tokens that says it, without the token that ends the turn.
-        logprobs: natural log-probability of each of them.
-        complete: False where the length limit cut the answer off.
-        correct: the verdict on it.
+        question: the question.
+        answer: the part of the base's greedy answer that is scored: its first sentence, or all of it.
+        answer_ids: the fewest generated tokens that contain it, without the token that ends the turn.
+        logprobs: natural log-probability of each token.
+        complete: False if the length limit cut the answer off.
+        correct: whether the answer is right.
     """
 
     question: Question
@@ -47,29 +47,29 @@ class Record:
         return sum(self.logprobs) / len(self.logprobs) if self.logprobs else 0.0
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         fields = dataclasses.asdict(self)
         fields["logprobs"] = [round(value, 5) for value in self.logprobs]
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Read a line that `to_json` wrote.
+        """Parse a line that `to_json` wrote.
 
         Raises:
-            JSONFault: the line is not such a record.
+            JSONFault: the line is not a record.
         """
         return build(cls, parse(line))
 
 
 @dataclass(frozen=True)
 class Collected:
-    """One split of what was collected.
+    """The collected data of one split.
 
     Attributes:
         records: one for each question.
         activations: [n, n_layers, D] at the last prompt token, in the base's dtype.
-        layers: which layers those are.
+        layers: the layers of the activations.
     """
 
     records: list[Record]
@@ -81,7 +81,7 @@ class Collected:
         """Read a split.
 
         Raises:
-            RunDirError: it is not there, or its two files do not fit each other.
+            RunDirError: a file is missing or malformed, or the two files do not belong together.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -93,8 +93,8 @@ class Collected:
                 activations: Tensor = file.get_tensor("activations")
         except (OSError, SafetensorError, JSONFault) as error:
             raise RunDirError(
-                f"collected activations '{tensors}': cannot be read ({error}), expected what metadeploy collect writes "
-                "(hint: run it again)"
+                f"collected activations '{tensors}': cannot be read ({error}), expected a file that metadeploy collect "
+                "wrote (hint: run it again)"
             ) from error
         if activations.ndim != 3 or activations.shape[1] != len(layers):
             raise RunDirError(
@@ -103,28 +103,28 @@ class Collected:
             )
         if len(records) != len(activations):
             raise RunDirError(
-                f"collected questions '{lines}': holds {len(records)}, beside activations of {len(activations)}, "
-                "expected the same (hint: run metadeploy collect --restart)"
+                f"collected questions '{lines}': holds {len(records)}, but there are activations of "
+                f"{len(activations)}, expected equal numbers (hint: run metadeploy collect --restart)"
             )
         return cls(records, activations, layers)
 
     @staticmethod
     def write(folder: Path, split: str, records: Sequence[Record], activations: Tensor, layers: Sequence[int]) -> None:
-        """Write a split; the text last, so that a split counts as there once it is."""
+        """Write a split. The text is written last, so that a split is complete if its text file exists."""
         layers_text = json.dumps(list(layers))
         save_tensors(folder / f"{split}.safetensors", {"activations": activations}, {"layers": layers_text})
         write_atomically(folder / f"{split}.jsonl", "".join(record.to_json() + "\n" for record in records))
 
-    def others(self, categories: Sequence[str]) -> list[int]:
-        """Indices of the questions that are in none of some categories."""
+    def excluding(self, categories: Sequence[str]) -> list[int]:
+        """Return the indices of the questions that are in none of these categories."""
         return [i for i, record in enumerate(self.records) if record.question.category not in categories]
 
     def at(self, indices: Sequence[int]) -> Collected:
-        """Some of them."""
+        """Return the data of some of the questions."""
         return Collected([self.records[i] for i in indices], self.activations[list(indices)], self.layers)
 
     def layers_at(self, layers: Sequence[int]) -> Tensor:
-        """Activations of some of the layers: [n, len(layers), D].
+        """Return the activations of some of the layers: [n, len(layers), D].
 
         Raises:
             RunDirError: a layer was not collected.
@@ -151,7 +151,8 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         RunDirError: it cannot be read.
     """
-    subject, expected = f"collected questions '{path}'", "expected what metadeploy collect writes (hint: run it again)"
+    subject = f"collected questions '{path}'"
+    expected = "expected a file that metadeploy collect wrote (hint: run it again)"
     records = []
     for number, fields in read_lines(path, subject=subject, error=RunDirError, expected=expected):
         try:
@@ -162,14 +163,14 @@ def read_records(path: Path) -> list[Record]:
 
 
 def check_categories(splits: Iterable[Collected], categories: Sequence[str]) -> None:
-    """Make sure that some categories are known.
+    """Check that categories exist.
 
     Raises:
-        RunDirError: no split has a question of one of them.
+        RunDirError: for one of the categories, no split has a question.
     """
-    there = {record.question.category for split in splits for record in split.records}
-    unknown = sorted(set(categories) - there)
+    known = {record.question.category for split in splits for record in split.records}
+    unknown = sorted(set(categories) - known)
     if unknown:
         raise RunDirError(
-            f"collected questions: have no category {', '.join(unknown)}, expected some of {', '.join(sorted(there))}"
+            f"collected questions: have no category {', '.join(unknown)}, expected some of {', '.join(sorted(known))}"
         )

@@ -1,4 +1,4 @@
-"""What can be set of `collect` and `train`, with its defaults; imports nothing heavy, so that the command line can."""
+"""Settings of `collect` and `train` with their defaults. Imports no torch, so that ``--help`` starts fast."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _SEED: Final = whole_number(0, 2**63 - 1)
 
 def _check(command: str, rules: Mapping[str, Rule], settings: object) -> None:
     """Refuse settings of the wrong type or out of range, with all faults in one message."""
-    found = flag_faults(rules, settings)
-    if found:
-        raise RunDirError(faults_message(command, found))
+    faults = flag_faults(rules, settings)
+    if faults:
+        raise RunDirError(faults_message(command, faults))
 
 
 #: Names that transformers' `apply_chat_template` uses for its own arguments.
@@ -48,24 +48,24 @@ _NO_VARIABLES: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class CollectSettings:
-    """What to collect; all of it is recorded in run.json.
+    """Settings of `collect`. All of them are recorded in run.json.
 
     Attributes:
         base: a hub id, a folder in Hugging Face format, or a GGUF file.
         questions: ``facts``, ``mmlu``, ``triviaqa``, ``gsm8k``, a .jsonl file, or a folder with train, val and
             test.jsonl.
         source: a local copy of ``mmlu``, ``triviaqa`` or ``gsm8k``: a file or a folder of files with the hub's columns.
-        layers: whose activations are kept; what `train` may read later.
-        dtype: of the base's weights.
-        quantization: bitsandbytes weights for the base.
+        layers: layers whose activations are stored; `train` can read only these.
+        dtype: type of the base's weights.
+        quantization: bitsandbytes quantization of the base's weights.
         device: a torch device, or ``auto``.
         answer_suffix: appended to every question.
         chat_template_kwargs: variables of the chat template.
-        max_new_tokens: most tokens of an answer.
-        whole_answer: keep and judge the whole answer, not only its first sentence; of multiple choice it always is.
-        batch_size: prompts at once.
-        limit: most questions of each split.
-        seed: of the question set.
+        max_new_tokens: maximum number of tokens of an answer.
+        whole_answer: store and score the whole answer, not only its first sentence. Multiple choice always uses all.
+        batch_size: number of prompts in a batch.
+        limit: maximum number of questions in each split.
+        seed: seed of the question set.
     """
 
     base: str
@@ -109,32 +109,32 @@ class CollectSettings:
         if taken:
             raise RunDirError(
                 f"collect: --chat-template-kwargs has {', '.join(taken)}, expected variables of the chat template "
-                "(transformers takes these for arguments of its own)"
+                "(transformers uses these names for its own arguments)"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How a wrapper learns.
+    """Settings of the training loop.
 
     Attributes:
-        pretrain_epochs: epochs that train the encoder alone to tell right from wrong; they take seconds.
+        pretrain_epochs: epochs that train the encoder alone to predict the base's errors; they take seconds.
         pretrain_lr: learning rate of the pretraining.
         folds: number of cross-fitting folds. Labels are averaged with out-of-fold predictions; 1 uses hard labels.
         epochs: maximum number of epochs after the pretraining; they train the whole wrapper through the base.
         patience: training ends after this many epochs without a better validation score.
-        batch_size: examples of one step, after the pretraining.
-        refusal_share: share of the questions to be declined that such a pass goes over, drawn anew for each. Their
-            words are all the same and soon learnt; those of the answers are not. In the decision they count for all.
-        lr: learning rate of the matrices; gates and preferences learn five times as fast.
-        weight_decay: of the matrices.
-        warmup: share of the steps in which the rate rises; it falls along a cosine after that.
-        clip: greatest norm of the gradient.
+        batch_size: examples in one step, after the pretraining.
+        refusal_share: proportion of the questions to be declined that each epoch samples. Their words are all the same
+            and quickly learned, unlike those of the answers. In the decision, the sample counts for all of them.
+        lr: learning rate of the matrices; that of gates and preferences is five times as high.
+        weight_decay: weight decay of the matrices.
+        warmup: proportion of the steps in which the learning rate rises; after that it falls along a cosine.
+        clip: maximum norm of the gradient.
         decision_weight: weight of the first token's decision in the loss.
-        keep_weight: weight of how far the base's own words are changed.
-        dropout: share of each layer's normed activations that is left out in each step; without it the encoder learns
-            the training questions by heart within two epochs.
-        seed: of everything that is drawn.
+        keep_weight: weight of the divergence from the base at its own words in the loss.
+        dropout: dropout rate of each layer's normalized activations. Without it, the encoder memorizes the training
+            questions within two epochs.
+        seed: seed of all random numbers.
     """
 
     pretrain_epochs: int = 10
@@ -180,46 +180,46 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """What the line is to achieve on the validation questions; at most one of the two is given.
+    """The goal of the calibration on the validation questions. Exactly one of the two is set.
 
     Attributes:
-        max_over_refusal: most of what the base had right that may be declined, in [0, 1]; declines as much as that
-            allows.
-        target_coverage: share of the questions that is to be answered, in (0, 1].
+        max_over_refusal: maximum proportion of the base's right answers that may be declined, in [0, 1]. Within this
+            limit, the threshold declines as much as possible.
+        target_coverage: proportion of the questions to answer, in (0, 1].
     """
 
     max_over_refusal: float | None = 0.35
     target_coverage: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse settings that are not valid."""
         if (self.max_over_refusal is None) == (self.target_coverage is None):
             raise RunDirError("operating point: expected one of --max-over-refusal and --target-coverage")
-        share = number(0, 1).or_none()
-        _check("operating point", {"max_over_refusal": share, "target_coverage": share}, self)
+        proportion = number(0, 1).or_none()
+        _check("operating point", {"max_over_refusal": proportion, "target_coverage": proportion}, self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What to train; all of it is recorded in run.json.
+    """Settings of `train`. All of them are recorded in run.json.
 
     Attributes:
         encoder_type: ``selective``, ``multi_token`` or ``transformer``.
-        target_layers: whose activations the encoder reads.
-        cross_attn_layers: after which the wrapper injects; what training runs begins above the lowest.
+        target_layers: layers whose activations the encoder reads.
+        cross_attn_layers: layers after which the wrapper injects; training runs only the blocks above the lowest.
         inject_from: ``prompt`` (every position) or ``last_prompt_token``.
-        bottleneck_dim: B of encoder and cross-attention.
+        bottleneck_dim: bottleneck width B of encoder and cross-attention.
         ca_num_heads: heads of the cross-attention.
         enc_num_heads: heads inside the multi_token and transformer encoders.
-        num_cognitive_tokens: C of the multi_token encoder; the others have one for each target layer.
+        num_cognitive_tokens: cognitive tokens of the multi_token encoder; the others have one for each target layer.
         encoder_blocks: blocks of the transformer encoder.
         encoder_dtype: type of the encoder in the checkpoint: ``float32``, ``float16`` or ``bfloat16``.
-        refusal_text: what the wrapper is to say when it doubts.
-        self_correction: share of the base's errors that are taught the accepted answer in place of the refusal.
-        leave_out: categories that it never sees, to find out what it makes of an unknown kind of question.
-        keep_cache: leave the kept parts of the base's work in the run directory, for another training.
-        point: the operating point that is calibrated on the validation questions.
-        fit: how it learns.
+        refusal_text: the refusal that the wrapper learns.
+        self_correction: proportion of the base's errors whose targets are the accepted answer, not the refusal.
+        leave_out: categories that the wrapper never sees, to measure it on unseen kinds of questions.
+        keep_cache: keep the cached states in the run directory, for another training.
+        point: the operating point of the calibration on the validation questions.
+        fit: settings of the training loop.
         device: a torch device, or ``auto``.
     """
 

@@ -1,4 +1,4 @@
-"""What was collected, in numbers."""
+"""Summaries of the collected data."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from metadeploy.training.records import Record
 
-__all__ = ["CategoryShare", "SplitShare", "by_category", "by_split"]
+__all__ = ["CategorySummary", "SplitSummary", "by_category", "by_split"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitShare:
+class SplitSummary:
     """One split.
 
     Attributes:
         split: its name.
         n: number of questions.
-        base_accuracy: share that the base has right; None for an empty split.
-        cut_off: share of the answers that the length limit cut off; None for an empty split.
+        base_accuracy: proportion of right answers; None for an empty split.
+        cut_off: proportion of the answers that the length limit cut off; None for an empty split.
     """
 
     split: str
@@ -28,13 +28,13 @@ class SplitShare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoryShare:
-    """One kind of question, over all splits.
+class CategorySummary:
+    """One category, over all splits.
 
     Attributes:
         category: its name.
         n: number of questions.
-        base_accuracy: share that the base has right.
+        base_accuracy: proportion of right answers.
     """
 
     category: str
@@ -42,27 +42,27 @@ class CategoryShare:
     base_accuracy: float
 
 
-def by_split(records: Mapping[str, Sequence[Record]]) -> list[SplitShare]:
-    """Sum up each split."""
+def by_split(records: Mapping[str, Sequence[Record]]) -> list[SplitSummary]:
+    """Summarize each split."""
     return [
-        SplitShare(
+        SplitSummary(
             split=name,
-            n=len(found),
-            base_accuracy=sum(record.correct for record in found) / len(found) if found else None,
-            cut_off=sum(not record.complete for record in found) / len(found) if found else None,
+            n=len(group),
+            base_accuracy=sum(record.correct for record in group) / len(group) if group else None,
+            cut_off=sum(not record.complete for record in group) / len(group) if group else None,
         )
-        for name, found in records.items()
+        for name, group in records.items()
     ]
 
 
-def by_category(records: Mapping[str, Sequence[Record]]) -> list[CategoryShare]:
-    """Sum up each category, the one that the base is best at first; those alike by name."""
+def by_category(records: Mapping[str, Sequence[Record]]) -> list[CategorySummary]:
+    """Summarize each category, sorted by falling base accuracy, then by name."""
     verdicts: dict[str, list[bool]] = {}
-    for found in records.values():
-        for record in found:
+    for group in records.values():
+        for record in group:
             verdicts.setdefault(record.question.category, []).append(record.correct)
-    shares = [
-        CategoryShare(category=name, n=len(right), base_accuracy=sum(right) / len(right))
-        for name, right in verdicts.items()
+    summaries = [
+        CategorySummary(category=name, n=len(correct), base_accuracy=sum(correct) / len(correct))
+        for name, correct in verdicts.items()
     ]
-    return sorted(shares, key=lambda share: (-share.base_accuracy, share.category))
+    return sorted(summaries, key=lambda summary: (-summary.base_accuracy, summary.category))

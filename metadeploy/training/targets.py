@@ -1,4 +1,4 @@
-"""From what the base did to what the wrapper is taught."""
+"""Build training targets from the base's own answers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from metadeploy.reference.prompts import render_chat
 from metadeploy.training.examples import Example
 from metadeploy.training.records import Collected, Record
 
-__all__ = ["Lessons", "make_lessons"]
+__all__ = ["LabeledSplit", "build_targets"]
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """One split, ready to be learnt.
+class LabeledSplit:
+    """One split with its training targets.
 
     Attributes:
-        examples: what to say and how much to doubt, one for each question.
+        examples: tokens and labels, one example for each question.
         activations: [n, N, D] of the target layers.
-        records: where they come from.
+        records: the collected data of each question.
     """
 
     examples: list[Example]
@@ -36,11 +36,11 @@ class Lessons:
 
     @property
     def doubts(self) -> Tensor:
-        """[n] float32: how much to doubt each question."""
+        """The label of each question, [n] float32."""
         return torch.tensor([example.doubt for example in self.examples], dtype=torch.float32)
 
-    def doubted(self, doubts: Tensor) -> Lessons:
-        """The same, doubted otherwise.
+    def with_doubts(self, doubts: Tensor) -> LabeledSplit:
+        """Return a copy with other labels.
 
         Args:
             doubts: [n] in [0, 1].
@@ -51,24 +51,24 @@ class Lessons:
         ]
         return dataclasses.replace(self, examples=examples)
 
-    def at(self, indices: Sequence[int]) -> Lessons:
-        """Some of them."""
-        return Lessons(
+    def at(self, indices: Sequence[int]) -> LabeledSplit:
+        """Return a split with some of the questions."""
+        return LabeledSplit(
             [self.examples[i] for i in indices], self.activations[list(indices)], [self.records[i] for i in indices]
         )
 
     @property
     def base_correct(self) -> NDArray[np.bool_]:
-        """[n] whether the base was right."""
+        """Whether the base was right, [n]."""
         return np.array([record.correct for record in self.records])
 
     @property
     def categories(self) -> NDArray[np.str_]:
-        """[n] kinds of question."""
+        """The category of each question, [n]."""
         return np.array([record.question.category for record in self.records])
 
 
-def make_lessons(
+def build_targets(
     collected: Collected,
     tokenizer: Any,
     *,
@@ -79,26 +79,27 @@ def make_lessons(
     chat_template_kwargs: dict[str, Any],
     self_correction: float = 0.0,
     seed: int = 0,
-) -> Lessons:
-    """Say for each question what the wrapper is to make the base say.
+) -> LabeledSplit:
+    """Build the targets of each question.
 
-    Where the base was right, its own words; else the refusal; both with the token that ends the turn.
+    If the base was right, the targets are its own words, otherwise the refusal. Both end with the token that ends the
+    turn.
 
     Args:
-        collected: what the base did.
-        tokenizer: the base's.
-        target_layers: which activations the encoder is to read.
-        refusal_ids: the refusal's tokens, without the end of the turn.
+        collected: the base's answers and activations.
+        tokenizer: the base's tokenizer.
+        target_layers: layers whose activations the encoder reads.
+        refusal_ids: tokens of the refusal, without the token that ends the turn.
         end_of_turn: the token that ends the turn.
-        answer_suffix: as collected.
-        chat_template_kwargs: as collected.
-        self_correction: share of the wrong ones that are taught the accepted answer in place of the refusal.
-        seed: of that choice.
+        answer_suffix: the answer suffix of the collected data.
+        chat_template_kwargs: the template variables of the collected data.
+        self_correction: proportion of the base's errors whose targets are the accepted answer, not the refusal.
+        seed: seed of the selection of these errors.
 
     Returns:
-        The lessons, in the order of the records.
+        The labeled split, in the order of the records.
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     examples = []
     for record in collected.records:
@@ -108,22 +109,22 @@ def make_lessons(
             answer_suffix=answer_suffix,
             template_kwargs=chat_template_kwargs,
         )
-        corrects = not record.correct and draw.random() < self_correction
+        is_corrected = not record.correct and rng.random() < self_correction
         ending = [end_of_turn]
         if record.correct:
-            said: Sequence[int] = record.answer_ids
-            if not record.complete:  # it would have gone on
+            words: Sequence[int] = record.answer_ids
+            if not record.complete:  # the answer was cut off, so the turn does not end here
                 ending = []
         else:
-            said = encode(f"{record.question.answers[0]}.") if corrects else refusal_ids
-        declines = not record.correct and not corrects
+            words = encode(f"{record.question.answers[0]}.") if is_corrected else refusal_ids
+        declines = not record.correct and not is_corrected
         examples.append(
             Example(
                 prompt_ids=tuple(encode(text)),
-                target_ids=(*said, *ending),
+                target_ids=(*words, *ending),
                 declines=declines,
                 doubt=float(declines),
                 n_own=len(record.answer_ids) if record.correct else 0,
             )
         )
-    return Lessons(examples, collected.layers_at(target_layers), collected.records)
+    return LabeledSplit(examples, collected.layers_at(target_layers), collected.records)

@@ -1,4 +1,4 @@
-"""The training loop: lessons in, a trained wrapper out."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from metadeploy.batched.prefix import SharedPrefix
 from metadeploy.batched.upper_blocks import UpperBlocks
 from metadeploy.metrics import auroc, macro_auroc
 from metadeploy.reference.doubter import Doubter
-from metadeploy.training.examples import Batch, Kept
+from metadeploy.training.examples import Batch, CachedStates
 from metadeploy.training.initialization import parameter_groups, projector_dropout
 from metadeploy.training.losses import Losses, losses
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.targets import Lessons
+from metadeploy.training.targets import LabeledSplit
 
-__all__ = ["Epoch", "FitSettings", "Fitting", "hash_seed"]
+__all__ = ["Epoch", "FitSettings", "Trainer", "hash_seed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class Epoch:
 
     Attributes:
         epoch: counted from 1.
-        loss, decision, wording, keeping: training losses.
-        val_decision: the decision's loss on the validation questions.
-        val_auroc: of the doubt margin for the base's errors.
-        val_auroc_within: the same within categories, mean over them.
-        lr: at the epoch's end.
+        loss, decision, wording, keeping: training losses, see `losses`.
+        val_decision: loss of the decision on the validation questions.
+        val_auroc: AUROC of the doubt margin for the base's errors.
+        val_auroc_within: the same within categories, as the mean over categories.
+        lr: learning rate at the end of the epoch.
     """
 
     epoch: int
@@ -53,18 +53,18 @@ class Epoch:
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by: overall and within categories count alike."""
+        """Return the score that selects the best epoch: the mean of the overall and the within-category AUROC."""
         return (self.val_auroc + self.val_auroc_within) / 2
 
 
-class Fitting:
-    """A wrapper that is being trained.
+class Trainer:
+    """Trains a wrapper.
 
     Attributes:
-        doubter: the wrapper, as of the last step.
+        doubter: the wrapper after the last step.
         history: the epochs so far.
-        best: the wrapper's tensors after the best epoch so far.
-        bias: what the refusal's first token gets in the decision, so that the base begins undecided.
+        best: tensors of the wrapper after the best epoch so far.
+        bias: offset of the refusal's first token in the decision, so that its log-odds start near 0.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Fitting:
         doubter: Doubter,
         settings: FitSettings,
         *,
-        train: tuple[Lessons, list[Kept]],
-        val: tuple[Lessons, list[Kept]],
+        train: tuple[LabeledSplit, list[CachedStates]],
+        val: tuple[LabeledSplit, list[CachedStates]],
         prefix: SharedPrefix,
         refusal_token: int,
     ) -> None:
-        """Prepare; nothing is computed yet."""
+        """Create optimizer and schedule; nothing is computed yet."""
         self.doubter = doubter.to(upper.base.device).requires_grad_(True).train()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -93,13 +93,13 @@ class Fitting:
         self._optimizer = torch.optim.AdamW(
             parameter_groups(doubter, lr=settings.lr, weight_decay=settings.weight_decay)
         )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._lr_schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._lr_factor)
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or none of the last ones was better."""
-        done = len(self.history)
-        return done >= self._settings.epochs or (done > 0 and done - self.best_epoch >= self._settings.patience)
+        """Whether all epochs are done, or none of the last ``patience`` epochs was better."""
+        n_done = len(self.history)
+        return n_done >= self._settings.epochs or (n_done > 0 and n_done - self.best_epoch >= self._settings.patience)
 
     @property
     def best_epoch(self) -> int:
@@ -108,58 +108,61 @@ class Fitting:
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch."""
-        n_taught = len(self._train[0].examples) - len(self._declined) + self._n_declined
-        return math.ceil(n_taught / self._settings.batch_size)
+        """Number of steps of an epoch."""
+        n_examples = len(self._train[0].examples) - len(self._declined) + self._n_declined
+        return math.ceil(n_examples / self._settings.batch_size)
 
-    def begin(self, n_examples: int = 1024) -> None:
-        """Find the bias, by the uninjected margins of the first training questions.
+    def estimate_bias(self, n_examples: int = 1024) -> None:
+        """Set the bias from the uninjected margins of the first training questions.
 
-        Of a set that is sorted by kind these are of one or two kinds. That will do: drawn from all of them, training
-        ends the same (docs/evaluation.md).
+        If the set is sorted by category, these questions are from one or two categories. This is good enough: a sample
+        from all categories gives the same results (docs/evaluation.md).
         """
-        lessons, kept = self._train
-        shown = range(min(n_examples, len(kept)))
-        margins, _ = self.margins(lessons.at(shown), [kept[i] for i in shown], gain=0.0)
+        split, states = self._train
+        indices = range(min(n_examples, len(states)))
+        margins, _ = self.margins(split.at(indices), [states[i] for i in indices], gain=0.0)
         self.bias = -float(margins.mean())
 
-    def teach(self, doubts: Tensor) -> None:
-        """Let the training questions be doubted otherwise, by [n] in [0, 1]; what is to be said stays the same."""
-        lessons, kept = self._train
-        self._train = lessons.doubted(doubts), kept
+    def set_soft_labels(self, doubts: Tensor) -> None:
+        """Replace the labels of the training questions by [n] in [0, 1]; the target tokens stay the same."""
+        split, states = self._train
+        self._train = split.with_doubts(doubts), states
 
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> Epoch:
-        """Go over the lessons once, and look at the validation questions.
+        """Train on the examples once, and evaluate on the validation questions.
 
         Args:
-            progress: called after each step with steps done and in all.
+            progress: called after each step with the number of steps that are done, and of all steps.
 
         Returns:
-            The epoch's row, which is also in ``history``.
+            The epoch, which is also appended to ``history``.
         """
         number = len(self.history) + 1
-        # those of the questions to be declined that it goes over stand for all of them
+        # an epoch samples the questions to be declined; the weight makes the sample count for all of them
         weight = len(self._declined) / max(1, self._n_declined)
         settings = self._settings
         sums, n_done = np.zeros(4), 0
         torch.manual_seed(hash_seed(settings.seed, number))
         with self._upper.active(), projector_dropout(self.doubter, settings.dropout):
             self.doubter.train()
-            for done, indices in enumerate(self._batches(number), start=1):
-                found = self._losses(*self._train, indices, keeps=True, declined_weight=weight)
-                loss = found.total(decision_weight=settings.decision_weight, keep_weight=settings.keep_weight)
+            for step, indices in enumerate(self._batches(number), start=1):
+                batch_losses = self._losses(*self._train, indices, with_keeping=True, declined_weight=weight)
+                loss = batch_losses.total(decision_weight=settings.decision_weight, keep_weight=settings.keep_weight)
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.doubter.parameters(), settings.clip)
                 self._optimizer.step()
-                self._schedule.step()
-                values = [float(each.detach()) for each in (loss, found.decision, found.wording, found.keeping)]
+                self._lr_schedule.step()
+                values = [
+                    float(loss_value.detach())
+                    for loss_value in (loss, batch_losses.decision, batch_losses.wording, batch_losses.keeping)
+                ]
                 sums += np.array(values) * len(indices)
                 n_done += len(indices)
                 if progress is not None:
-                    progress(done, self.n_steps)
+                    progress(step, self.n_steps)
         margins, decision = self.margins(*self._val)
-        doubts, right = 1 / (1 + np.exp(-(margins + self.bias))), self._val[0].base_correct
+        doubts, correct = 1 / (1 + np.exp(-(margins + self.bias))), self._val[0].base_correct
         mean = sums / n_done
         row = Epoch(
             epoch=number,
@@ -168,48 +171,51 @@ class Fitting:
             wording=float(mean[2]),
             keeping=float(mean[3]),
             val_decision=decision,
-            val_auroc=_or_chance(auroc(doubts, right)),
-            val_auroc_within=_or_chance(macro_auroc(doubts, right, self._val[0].categories)),
-            lr=float(self._schedule.get_last_lr()[0]),
+            val_auroc=_or_chance(auroc(doubts, correct)),
+            val_auroc_within=_or_chance(macro_auroc(doubts, correct, self._val[0].categories)),
+            lr=float(self._lr_schedule.get_last_lr()[0]),
         )
         if all(row.score > earlier.score for earlier in self.history):
-            # before it is in the history: Ctrl-C between the two must not leave a best epoch without its tensors
+            # before the append: Ctrl-C between the two must not leave a best epoch without its tensors
             self.best = {name: tensor.detach().clone() for name, tensor in self.doubter.state_dict().items()}
         self.history.append(row)
         return row
 
     def margin_gradient(self, n_examples: int = 256) -> Tensor:
-        """Where to the output of the last injected block would have to move for doubt to grow: [D], float32.
+        """Return the direction [D] in which the last injected block's output must move to raise doubt, float32.
 
-        The mean gradient of the uninjected doubt margins of the first training questions, at the last prompt token.
+        This is the mean gradient of the uninjected doubt margins of the first training questions, at the last prompt
+        token.
         """
         indices = np.arange(min(n_examples, len(self._train[1])))
         shift = torch.zeros(self.doubter.config.hidden_dim, device=self._upper.base.device, requires_grad=True)
         hook = {self.doubter.config.cross_attn_layers[-1]: lambda hidden: hidden + shift.to(hidden)}
         with self._upper.active(), self._upper.base.stack.hooked(hook):
-            found = self._losses(*self._train, indices, first_only=True, gain=0.0)
-            (gradient,) = torch.autograd.grad(found.margin.mean(), shift)
+            batch_losses = self._losses(*self._train, indices, first_only=True, gain=0.0)
+            (gradient,) = torch.autograd.grad(batch_losses.margin.mean(), shift)
         return gradient
 
     @torch.no_grad()
-    def margins(self, lessons: Lessons, kept: list[Kept], *, gain: float = 1.0) -> tuple[NDArray[np.float64], float]:
-        """Doubt margins [n] of questions, and the mean of the decision's loss."""
+    def margins(
+        self, split: LabeledSplit, states: list[CachedStates], *, gain: float = 1.0
+    ) -> tuple[NDArray[np.float64], float]:
+        """Return the doubt margins [n] of questions, and the mean decision loss."""
         self.doubter.eval()
-        margins, total = np.zeros(len(kept)), 0.0
+        margins, total = np.zeros(len(states)), 0.0
         with self._upper.active():
-            for start in range(0, len(kept), 128):
-                indices = np.arange(start, min(start + 128, len(kept)))
-                found = self._losses(lessons, kept, indices, first_only=True, gain=gain)
-                margins[indices] = found.margin.cpu().numpy()
-                total += float(found.decision) * len(indices)
-        return margins, total / max(len(kept), 1)
+            for start in range(0, len(states), 128):
+                indices = np.arange(start, min(start + 128, len(states)))
+                batch_losses = self._losses(split, states, indices, first_only=True, gain=gain)
+                margins[indices] = batch_losses.margin.cpu().numpy()
+                total += float(batch_losses.decision) * len(indices)
+        return margins, total / max(len(states), 1)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on after an interruption between epochs."""
+        """Return everything that is needed to continue after an interruption between epochs."""
         return {
             "doubter": self.doubter.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "schedule": self._lr_schedule.state_dict(),
             "bias": self.bias,
             "doubts": self._train[0].doubts,
             "history": [asdict(row) for row in self.history],
@@ -217,28 +223,28 @@ class Fitting:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Restore what `state` returned."""
         self.doubter.load_state_dict(state["doubter"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._lr_schedule.load_state_dict(state["schedule"])
         self.bias = state["bias"]
-        self.teach(state["doubts"])
+        self.set_soft_labels(state["doubts"])
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = copy.copy(state["best"])
 
     def _losses(
         self,
-        lessons: Lessons,
-        kept: list[Kept],
+        split: LabeledSplit,
+        states: list[CachedStates],
         indices: NDArray[np.intp],
         *,
         first_only: bool = False,
-        keeps: bool = False,
+        with_keeping: bool = False,
         gain: float = 1.0,
         declined_weight: float = 1.0,
     ) -> Losses:
-        batch = self._batch(lessons, kept, indices, first_only=first_only)
-        activations = lessons.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
+        batch = self._batch(split, states, indices, first_only=first_only)
+        activations = split.activations[torch.from_numpy(indices)].to(batch.hidden.device).float()
         tokens = self.doubter(activations)
         with injected(self._upper.base, self.doubter, tokens, batch.injected, gain=gain):
             logits = self._upper.logits(batch, batch.rows, batch.positions)
@@ -246,26 +252,26 @@ class Fitting:
             logits,
             batch,
             self._refusal_token,
-            own_logits=self._own_logits(lessons, kept, indices) if keeps else None,
+            own_logits=self._own_logits(split, states, indices) if with_keeping else None,
             bias=self.bias,
             declined_weight=declined_weight,
         )
 
     @torch.no_grad()
-    def _own_logits(self, lessons: Lessons, kept: list[Kept], indices: NDArray[np.intp]) -> Tensor | None:
-        """What the base alone says where the targets are its own words: [n_own, V]."""
-        answered = np.array([index for index in indices if lessons.examples[index].n_own], dtype=np.intp)
+    def _own_logits(self, split: LabeledSplit, states: list[CachedStates], indices: NDArray[np.intp]) -> Tensor | None:
+        """Return the logits [n_own, V] of the base alone at its own words."""
+        answered = np.array([index for index in indices if split.examples[index].n_own], dtype=np.intp)
         if not len(answered):
             return None
-        batch = self._batch(lessons, kept, answered)
+        batch = self._batch(split, states, answered)
         return self._upper.logits(batch, batch.rows[batch.is_own], batch.positions[batch.is_own])
 
     def _batch(
-        self, lessons: Lessons, kept: list[Kept], indices: NDArray[np.intp], *, first_only: bool = False
+        self, split: LabeledSplit, states: list[CachedStates], indices: NDArray[np.intp], *, first_only: bool = False
     ) -> Batch:
         return Batch.of(
-            [lessons.examples[i] for i in indices],
-            [kept[i] for i in indices],
+            [split.examples[i] for i in indices],
+            [states[i] for i in indices],
             first=self._upper.first,
             prefix=self._prefix,
             device=self._upper.base.device,
@@ -273,10 +279,10 @@ class Fitting:
         )
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.intp]]:
-        """Batches in an order that only seed and epoch decide.
+        """Yield batches in an order that depends only on seed and epoch.
 
-        Drawn at random and not by length, which would save padding: refusals are longer than most answers, so batches
-        of like length would teach nothing but refusing, or nothing but answering, at a time.
+        The order is random. Batches of similar length would save padding, but refusals are longer than most answers, so
+        such batches would hold only refusals or only answers.
         """
         generator = np.random.default_rng((self._settings.seed, epoch))
         left_out = generator.permutation(self._declined)[self._n_declined :]
@@ -286,11 +292,11 @@ class Fitting:
 
     @property
     def _n_declined(self) -> int:
-        """Questions to be declined that an epoch goes over."""
+        """Number of questions to be declined in each epoch."""
         return at_least(self._settings.refusal_share, len(self._declined))
 
-    def _rate(self, step: int) -> float:
-        """Factor of the learning rates: a linear rise over the warm-up, then half a cosine down to 0."""
+    def _lr_factor(self, step: int) -> float:
+        """Return the factor of the learning rates: a linear warmup, then half a cosine down to 0."""
         total = self._settings.epochs * self.n_steps
         rise = max(1, nearest(self._settings.warmup, total))
         if step < rise:
@@ -299,10 +305,10 @@ class Fitting:
 
 
 def _or_chance(area: float | None) -> float:
-    """0.5 where there is nothing to tell apart."""
+    """Return 0.5 if the AUROC is undefined."""
     return 0.5 if area is None else area
 
 
 def hash_seed(*numbers: int) -> int:
-    """One seed of several numbers."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

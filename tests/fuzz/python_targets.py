@@ -317,7 +317,7 @@ def _records(folder: Path) -> Target:
 
     def read(_: Path) -> object:
         found = Collected.read(folder, "train")
-        return found.others(["place"]), found.layers_at([3]), [each.mean_logprob for each in found.records]
+        return found.excluding(["place"]), found.layers_at([3]), [each.mean_logprob for each in found.records]
 
     seed = (folder / "train.jsonl").read_bytes()
     return Target("records", (seed,), mutate_lines, _reader(folder / "train.jsonl", read))

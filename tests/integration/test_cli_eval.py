@@ -267,7 +267,7 @@ def test_a_sidecar_of_an_older_checkpoint_is_refused(run: Path, evaluate: Eval) 
     checkpoint = torch.load(run / "doubter_checkpoint.pt", weights_only=True)
     torch.save({**checkpoint, "calibrated": "anew"}, run / "doubter_checkpoint.pt")
     said = evaluate(run, *QUICK, "--engine", "runtime", code=1)
-    assert "was made of another checkpoint" in said
+    assert "was exported from another checkpoint" in said
     assert "(hint: run metadeploy export --force)" in said
 
 
@@ -314,7 +314,7 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
     RunDir(run).update({"model_name": str(base)})
     for engine in ("torch", "runtime"):
         said = evaluate(run, *QUICK, "--engine", engine, code=1)
-        assert "has another content than when the questions were collected" in said
+        assert "has changed since the questions were collected" in said
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_the_shipped_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference data are not beside this checkout")
 def test_one_that_the_framework_wrote(tmp_path: Path) -> None:
     result = run("export", REFERENCE, "-o", tmp_path / "sidecar.gguf")
-    assert "note: num_cognitive_tokens 32 in the checkpoint means nothing" in result.stdout
+    assert "note: num_cognitive_tokens 32 in the checkpoint has no effect" in result.stdout
     assert read_sidecar(tmp_path / "sidecar.gguf").oddities == ()
 
 

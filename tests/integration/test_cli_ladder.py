@@ -299,7 +299,7 @@ def test_what_is_missing_is_told(run: Path, climb: Climb, tmp_path: Path) -> Non
     assert "doubter_checkpoint.pt': is not there, expected one (hint: run metadeploy train" in climb(run, code=1)[1]
     shutil.move(tmp_path / "kept.pt", run / "doubter_checkpoint.pt")
     shutil.rmtree(run / "collect")
-    assert "expected what metadeploy collect writes (hint: run it again)" in climb(run, code=1)[1]
+    assert "expected a file that metadeploy collect wrote (hint: run it again)" in climb(run, code=1)[1]
     RunDir(run).update({"collect": None})
     assert "lacks collect (hint: run metadeploy collect first)" in climb(run, code=1)[1]
     assert not (run / "ladder").exists()

@@ -219,7 +219,7 @@ def test_a_goal_anchor_has_no_refusal(tmp_path: Path) -> None:
         ("target_layers", "1", "'target_layers' cannot be edited"),
         ("refusal_text", "No.", "the refusal text 'No.' has one word in its first sentence, expected at least 3"),
         ("refusal_text", "No. I do not know.", "has one word in its first sentence"),
-        ("refusal_text", "  ", "refusal_text is empty, expected what it was trained to decline with (hint: --unset"),
+        ("refusal_text", "  ", "refusal_text is empty, expected the trained refusal (hint: --unset"),
         ("name", "", "name is empty"),
         ("name", "a\0b", "name has a zero byte"),
         ("name", "a\ud800b", "name is not Unicode text"),
@@ -243,7 +243,7 @@ def test_a_goal_anchor_has_no_refusal(tmp_path: Path) -> None:
         ("chat_template_kwargs", '{"a": NaN}', "chat_template_kwargs is not JSON"),
         ("chat_template_kwargs", "[1]", "chat_template_kwargs holds a JSON list, expected an object such as"),
         ("chat_template_kwargs", '{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "chat_template_kwargs is not JSON"),
-        ("base_model", "/", "base_model is '/', expected hub id or name of the base"),
+        ("base_model", "/", "base_model is '/', expected the hub id or name of the base"),
     ],
 )
 def test_values_that_are_refused(key: str, text: str, fault: str, path: Path) -> None:

@@ -257,7 +257,7 @@ def test_wrong_number_of_cognitive_tokens_is_only_odd(tmp_path: Path) -> None:
     found = read(file().with_key("meta_spider.num_cognitive_tokens", "u32", 32), tmp_path)
     assert found.config.num_cognitive_tokens == 2
     assert (
-        "key 'meta_spider.num_cognitive_tokens' is 32, but the tensors have 2 cognitive tokens (2 it is)"
+        "key 'meta_spider.num_cognitive_tokens' is 32, but the tensors have 2 cognitive tokens, which are used"
         in found.oddities
     )
 
@@ -336,4 +336,4 @@ def test_what_is_kept_and_not_followed_is_odd(tmp_path: Path) -> None:
     found = examine(path)
     assert found.faults == ()
     assert "key 'meta_spider.refusal_txt' is not part of this format; ignored" in found.oddities
-    assert any("prompt_format' is 'alpaca', which is kept and not followed" in oddity for oddity in found.oddities)
+    assert any("prompt_format' is 'alpaca', which has no effect" in oddity for oddity in found.oddities)

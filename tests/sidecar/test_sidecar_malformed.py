@@ -146,7 +146,7 @@ HANDMADE: dict[str, tuple[bytes, str]] = {
     ),
     "overlap": (
         Gguf([KEY], [Tensor("a", (2, 8), bytes(64)), Tensor("b", (2, 4), bytes(32), offset=32)]).build(),
-        "tensor 'b' has offset 32, expected 64, where the one before it ends",
+        "tensor 'b' has offset 32, expected 64, the end of the tensor before it",
     ),
     "gap": (
         Gguf([KEY], [Tensor("a", (2, 4), bytes(64)), Tensor("b", (2, 4), bytes(32), offset=64)]).build(),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metadeploy.doctor import child, products
 from metadeploy.errors import Error
-from metadeploy.sidecar.quants import dequantise, nbytes_of, quantise
+from metadeploy.sidecar.quants import dequantize, nbytes_of, quantize
 
 Floats = NDArray[np.float32]
 
@@ -76,7 +76,7 @@ class FakeProbe:
     def load(self, type: str, n_in: int, rows: bytes) -> None:
         self._type = type
         n_out = len(rows) // (nbytes_of(type, (n_in,)) or 1)
-        self._weight = dequantise(np.frombuffer(rows, np.uint8), type, (n_out, n_in))
+        self._weight = dequantize(np.frombuffer(rows, np.uint8), type, (n_out, n_in))
 
     def multiply(self, activations: Floats, n_threads: int) -> Floats | None:
         product = activations @ self._weight.T
@@ -104,7 +104,7 @@ class FakeCore:
         return [{"device": "CPU", "buffer_type": buffer_type} for buffer_type in ("CPU", "AMX")]
 
     def quantize_rows(self, type: str, values: Floats) -> bytes:
-        return quantise(values, type).tobytes()
+        return quantize(values, type).tobytes()
 
     def dequantize_rows(self, type: str, rows: bytes, n_in: int) -> Floats:
         raise AssertionError("the package gguf knows these types")

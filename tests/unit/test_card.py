@@ -227,7 +227,9 @@ def test_without_results_it_says_so(tmp_path: Path) -> None:
 
 def test_a_sidecar_of_an_older_checkpoint_makes_no_card(run: RunDir) -> None:
     run.sidecar.write_bytes(sidecar_of(b"an older one"))
-    with pytest.raises(RunDirError, match=r"was made of another checkpoint than 'doubter_checkpoint\.pt' beside it"):
+    with pytest.raises(
+        RunDirError, match=r"was exported from another checkpoint than the current 'doubter_checkpoint\.pt'"
+    ):
         write_card(run)
 
 

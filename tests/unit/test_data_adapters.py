@@ -128,7 +128,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
 
 
 def test_without_a_network_the_hub_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(Error, match=r"cais/mmlu': cannot be loaded: .*a local copy can be given instead"):
+    with pytest.raises(Error, match=r"cais/mmlu': cannot be loaded: .*Use a local copy with --source"):
         load("mmlu")
 
 

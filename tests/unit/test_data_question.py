@@ -95,7 +95,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         ({**GOOD, "category": True}, '"category" is a boolean'),
         ({**GOOD, "entity": {}}, '"entity" is an object'),
         ({**GOOD, "choices": ["one"]}, '"choices" has 1 entries, expected 2 to 26'),
-        ({**GOOD, "choices": ["a", "b"]}, "\"answers\" has 'here' beside 2 choices, expected letters of AB"),
+        ({**GOOD, "choices": ["a", "b"]}, "\"answers\" has 'here' for 2 choices, expected letters of AB"),
         ({**GOOD, "answers": ["C"], "choices": ["a", "b"]}, "expected letters of AB"),
         ({**GOOD, "question": "What is \ud83d?"}, '"question" holds half a surrogate pair'),
         ({**GOOD, "answers": ["x", "\ude00"]}, '"answers" holds half a surrogate pair'),

@@ -13,9 +13,9 @@ from sidecar.handmade import Gguf
 from metadeploy.errors import ModelLoadError, ModelMismatchError
 from metadeploy.sidecar import WrapperConfig
 from metadeploy.sidecar.base_model import (
-    ODD_SEAM_ARCHITECTURES,
-    SEAM_ARCHITECTURES,
-    SEAMLESS_ARCHITECTURES,
+    HOOKED_ARCHITECTURES,
+    UNHOOKED_ARCHITECTURES,
+    UNSUPPORTED_HOOKS,
     check_base,
     read_base,
 )
@@ -40,7 +40,7 @@ def base(folder: Path, *, architecture: str = "qwen35", **numbers: int) -> Path:
 def test_a_base_that_fits(tmp_path: Path) -> None:
     found = check_base(base(tmp_path, context_length=8192), CONFIG)
     assert (found.architecture, found.hidden_dim, found.block_count) == ("qwen35", 2560, 32)
-    assert (found.name, found.context_length, found.has_seam) == ("A base", 8192, True)
+    assert (found.name, found.context_length, found.supports_injection) == ("A base", 8192, True)
 
 
 def test_blocks_for_prediction_of_several_tokens_do_not_count(tmp_path: Path) -> None:
@@ -129,6 +129,6 @@ def graphs_with_seam() -> set[str]:
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="vendor/llama.cpp is not unpacked")
 def test_the_lists_are_those_of_the_pinned_source() -> None:
     owners, seams = graph_owners(), graphs_with_seam()
-    assert {name for name, owner in owners.items() if owner in seams} == SEAM_ARCHITECTURES
-    assert {name for name, owner in owners.items() if owner not in seams} == SEAMLESS_ARCHITECTURES
-    assert set(ODD_SEAM_ARCHITECTURES) < SEAM_ARCHITECTURES
+    assert {name for name, owner in owners.items() if owner in seams} == HOOKED_ARCHITECTURES
+    assert {name for name, owner in owners.items() if owner not in seams} == UNHOOKED_ARCHITECTURES
+    assert set(UNSUPPORTED_HOOKS) < HOOKED_ARCHITECTURES

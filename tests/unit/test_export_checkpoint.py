@@ -243,7 +243,7 @@ def test_real_ones(folder: Path) -> None:
     assert found.config.target_layers == found.config.cross_attn_layers == tuple(range(20, 30))
     assert (found.config.hidden_dim, found.config.base_block_count) == (576, 30)
     assert found.config.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    trap = "num_cognitive_tokens 32 in the checkpoint means nothing for a selective encoder; the tensors have 10"
+    trap = "num_cognitive_tokens 32 in the checkpoint has no effect for a selective encoder; the tensors have 10"
     assert found.notes == ((trap,) if folder == REFERENCE else ())
     assert found.config.inject_from == ("prompt" if folder == REFERENCE else "last_prompt_token")
 
@@ -514,7 +514,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         encoder_has("output_norm.bias", torch.zeros(32, dtype=torch.int32)),
         "has dtype int32, expected floating",
     ),
-    "sparse": (encoder_has("output_norm.bias", torch.zeros(32).to_sparse()), "is sparse, quantised or without data"),
+    "sparse": (encoder_has("output_norm.bias", torch.zeros(32).to_sparse()), "is sparse, quantized or without data"),
     "bomb": (
         encoder_has("output_norm.bias", torch.zeros(1).expand(10**6, 10**6)),
         "has shape [1000000, 1000000], more than the file of",

@@ -101,11 +101,11 @@ def n_faults(message: str) -> int:
     [
         (
             lambda state: {f"module.{name}" if i < 3 else name: t for i, (name, t) in enumerate(state.items())},
-            "encoder_state: 3 of its 18 names begin with 'module.', as a model saved from DistributedDataParallel has",
+            "encoder_state: 3 of its 18 names begin with 'module.', like those of a model saved from Distributed",
         ),
         (
             lambda state: state | {f"_orig_mod.{next(iter(state))}": next(iter(state.values()))},
-            "encoder_state: has 'layer_projectors.0.0.weight' twice, once as a wrapped model saves it",
+            "encoder_state: has 'layer_projectors.0.0.weight' twice, once from a wrapped model",
         ),
         (
             lambda state: {f"encoder.{name}": tensor for name, tensor in state.items()},

@@ -147,5 +147,5 @@ def test_what_token_a_refusal_begins_with() -> None:
         assert refusal_token(Merging(), replace(config, refusal_text=refusal), last_prompt_token=last) == expected
     stored = replace(config, refusal_text="No.", refusal_token_ids=(7, 8))
     assert refusal_token(Merging(), stored, last_prompt_token=0) == 7
-    with pytest.raises(Error, match="makes no token of the refusal ''"):
+    with pytest.raises(Error, match="returns no token for the refusal ''"):
         refusal_token(Merging(), replace(config, refusal_text=""), last_prompt_token=0)

@@ -302,7 +302,7 @@ def test_generate_is_generate_ids_of_the_template(pipe: MetaSpiderPipeline) -> N
 
 def test_prompts_that_cannot_be_wrapped(pipe: MetaSpiderPipeline) -> None:
     for messages in ([], [{"role": "user"}], [{"content": "Why?"}]):
-        with pytest.raises(Error, match="is no conversation"):
+        with pytest.raises(Error, match="is not a conversation"):
             pipe.generate(messages)
     with pytest.raises(Error, match="expected a str with raw=True"):
         pipe.generate([{"role": "user", "content": "Why?"}], raw=True)

@@ -372,7 +372,7 @@ def test_blocks_of_another_shape_are_refused() -> None:
     pipe = MetaSpiderPipeline.from_pretrained(
         MetaSpiderConfig(model_name="tiny"), model=model, tokenizer=byte_tokenizer()
     )
-    with pytest.raises(ModelMismatchError, match=r"block 2 of 'h' puts out \[1, 12, 16\]"):
+    with pytest.raises(ModelMismatchError, match=r"block 2 of 'h' outputs \[1, 12, 16\]"):
         pipe.layer_outputs(PROMPT, [2], inject=False)
     assert hooks_of(model) == 0  # also after an error
 
@@ -432,5 +432,5 @@ def test_bad_input_is_named() -> None:
         pipe.layer_outputs(PROMPT, [6, 0, -1])
     with pytest.raises(ModelMismatchError, match="layers is empty"):
         pipe.layer_outputs(PROMPT, [])
-    with pytest.raises(Error, match="model and tokenizer go together"):
+    with pytest.raises(Error, match="only one of model and tokenizer is given"):
         MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name="tiny"), model=pipe.model)

@@ -297,7 +297,7 @@ def test_texts_messages_and_ids_are_encoded_as_generate_takes_them() -> None:
     assert pipe.generate(wrapped, max_new_tokens=5) == pipe.generate(messages, max_new_tokens=5) == said
     with pytest.raises(Error, match="expected a str with raw=True"):
         pipe.encode(messages, raw=True)
-    with pytest.raises(Error, match="is no conversation"):
+    with pytest.raises(Error, match="is not a conversation"):
         pipe.encode([])
 
 

@@ -115,7 +115,7 @@ def test_with_ends_it(lock: InstanceLock) -> None:
 
 def test_what_is_not_wanted_any_more_is_left_out_even_where_it_is_computed(lock: InstanceLock) -> None:
     unwanted: set[int] = set()
-    stream = counting(lock).wanting(lambda item: item not in unwanted)
+    stream = counting(lock).filtered(lambda item: item not in unwanted)
     assert next(stream) == 0
     in_thread(use, lock)
     unwanted |= {1, 3, 4}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import quantize
+from gguf import quants as gguf_quants
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from metadeploy.sidecar.quants import SIDECAR_TYPES, TENSOR_TYPES, dequantise, nbytes_of, quantise
+from metadeploy.sidecar.quants import SIDECAR_TYPES, TENSOR_TYPES, dequantize, nbytes_of, quantize
 
 # zero or large enough that the reciprocal of a block's scale is finite, which gguf's quantiser takes for granted
 moderate = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).map(lambda x: x if abs(x) > 1e-30 else 0.0)
@@ -19,8 +19,8 @@ matrices = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.sampled_fro
 
 @given(matrices, st.sampled_from(SIDECAR_TYPES))
 def test_same_bytes_as_gguf(values: np.ndarray, kind: str) -> None:
-    stored = quantise(values, kind)
-    theirs = quantize(values, GGMLQuantizationType[kind])
+    stored = quantize(values, kind)
+    theirs = gguf_quants.quantize(values, GGMLQuantizationType[kind])
     assert stored.nbytes == nbytes_of(kind, values.shape) == theirs.nbytes
     if kind == "Q8_0":
         # the scale must be the same; a value in the middle of two steps may go either way
@@ -33,8 +33,8 @@ def test_same_bytes_as_gguf(values: np.ndarray, kind: str) -> None:
 
 @given(matrices, st.sampled_from(SIDECAR_TYPES))
 def test_what_is_stored_is_a_fixed_point(values: np.ndarray, kind: str) -> None:
-    once = dequantise(quantise(values, kind).view(np.uint8).reshape(-1), kind, values.shape)
-    twice = dequantise(quantise(once, kind).view(np.uint8).reshape(-1), kind, values.shape)
+    once = dequantize(quantize(values, kind).view(np.uint8).reshape(-1), kind, values.shape)
+    twice = dequantize(quantize(once, kind).view(np.uint8).reshape(-1), kind, values.shape)
     if kind == "Q8_0":
         np.testing.assert_allclose(twice, once, rtol=0, atol=np.abs(once).max() / 127)
     else:
@@ -55,7 +55,7 @@ def test_what_is_stored_is_a_fixed_point(values: np.ndarray, kind: str) -> None:
 )
 def test_bf16_rounds_to_nearest_even(bits: int, expected: int) -> None:
     value = np.array([bits], np.uint32).view(np.float32)
-    assert quantise(value, "BF16")[0] == expected
+    assert quantize(value, "BF16")[0] == expected
 
 
 @pytest.mark.parametrize(("kind", "least"), [("F16", 65520.0), ("BF16", 3.3961775e38), ("Q8_0", 65520.0 * 127)])
@@ -63,14 +63,14 @@ def test_overflow_is_an_error(kind: str, least: float) -> None:
     values = np.zeros((1, 32), np.float32)
     values[0, 5] = -least
     with pytest.raises(OverflowError, match=f"too large for {kind}"):
-        quantise(values, kind)
+        quantize(values, kind)
     values[0, 5] = -least * np.float32(0.999)
-    assert np.isfinite(dequantise(quantise(values, kind).view(np.uint8).reshape(-1), kind, values.shape)).all()
+    assert np.isfinite(dequantize(quantize(values, kind).view(np.uint8).reshape(-1), kind, values.shape)).all()
 
 
 def test_q8_0_of_zeros_and_of_nearly_nothing() -> None:
     for values in (np.zeros((2, 32), np.float32), np.full((2, 32), 1e-45, np.float32)):
-        found = dequantise(quantise(values, "Q8_0").reshape(-1), "Q8_0", values.shape)
+        found = dequantize(quantize(values, "Q8_0").reshape(-1), "Q8_0", values.shape)
         np.testing.assert_allclose(found, values, atol=1e-7)
 
 
@@ -86,6 +86,6 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(ValueError, match="rows of 33 elements cannot be Q8_0, expected a multiple of 32"):
         nbytes_of("Q8_0", (2, 33))
     with pytest.raises(ValueError, match="type Q4_K cannot be read"):
-        dequantise(np.zeros(144, np.uint8), "Q4_K", (256,))
+        dequantize(np.zeros(144, np.uint8), "Q4_K", (256,))
     with pytest.raises(ValueError, match="type Q4_K cannot be written"):
-        quantise(np.zeros((1, 256), np.float32), "Q4_K")
+        quantize(np.zeros((1, 256), np.float32), "Q4_K")

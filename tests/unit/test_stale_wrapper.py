@@ -19,7 +19,7 @@ from metadeploy.export import export
 from metadeploy.training.collect import collect
 from metadeploy.training.records import Collected
 from metadeploy.training.settings import CollectSettings, FitSettings, TrainSettings
-from metadeploy.training.train import share_collected, train
+from metadeploy.training.train import link_collected, train
 from support.tiny_questions import collect_settings, write_base_and_questions
 
 SETTINGS = TrainSettings(
@@ -139,7 +139,7 @@ def test_a_wrapper_of_earlier_questions_is_refused(made: Made, command: Callable
 
 def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", create=True)
-    share_collected(run, made.run)
+    link_collected(run, made.run)
     train(run, SETTINGS)
     RunDir(run.path).refuse_stale_checkpoint()
     again = dataclasses.replace(made.collected, seed=1)
@@ -156,8 +156,8 @@ def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path)
 
 def test_whose_questions_changed_does_not_concern_those_who_share_them(made: Made, tmp_path: Path) -> None:
     source, run = RunDir(tmp_path / "source", create=True), RunDir(tmp_path / "run", create=True)
-    share_collected(source, made.run)
-    share_collected(run, source)
+    link_collected(source, made.run)
+    link_collected(run, source)
     train(run, SETTINGS)
     before = {split: asked(run, split) for split in SPLITS}
     collect(source, made.collected, restart=True)

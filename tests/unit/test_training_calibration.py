@@ -67,7 +67,7 @@ def test_the_ends() -> None:
 def test_no_more_is_declined_of_the_right_than_allowed(questions: list[tuple[float, bool]], share: float) -> None:
     margins, right = arrays(questions)
     if not right.any():
-        with pytest.raises(RunDirError, match="the base has no validation question right"):
+        with pytest.raises(RunDirError, match="the base has no right answer to a validation question"):
             calibrate(margins, right, over_refusal(share))
         return
     found = calibrate(margins, right, over_refusal(share))

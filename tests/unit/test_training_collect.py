@@ -16,7 +16,7 @@ import torch
 
 from metadeploy.batched.greedy import GreedyAnswer
 from metadeploy.checkpoint.run_dir import SPLITS, RunDir
-from metadeploy.data.answers import IsComplete, kept_text
+from metadeploy.data.answers import IsComplete, extract_answer
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question, write_jsonl
 from metadeploy.errors import Error, RunDirError
@@ -212,7 +212,7 @@ def test_questions_do_not_lie_where_answers_go(name: str, settings: CollectSetti
     before = files(run)
     asked = dataclasses.replace(settings, questions=str(run.collect / name))
     for restart in (False, True):
-        with pytest.raises(RunDirError, match=r"lie in '.*collect', where what is collected is written"):
+        with pytest.raises(RunDirError, match=r"are in '.*collect', the folder for collected data"):
             collect(run, asked, restart=restart)
     assert files(run) == before
 
@@ -434,10 +434,10 @@ def test_sets_without_contrast_are_called_out() -> None:
     easy, hard = [record(True)] * 20, [record(False)] * 20
     assert contrast_warnings({"train": fine, "val": []}) == []
     (warning,) = contrast_warnings({"train": easy})
-    assert "100.0% of 20 questions right, hardly any wrong" in warning
+    assert "100.0% of 20 questions right. With so few wrong answers" in warning
     assert "too easy" in warning
     (warning,) = contrast_warnings({"val": hard})
-    assert "hardly any right" in warning
+    assert "so few right answers" in warning
     assert "thinking model" in warning
     cut = contrast_warnings({"test": [record(False, complete=False)] * 20})
     assert len(cut) == 2
@@ -458,7 +458,7 @@ def test_sums() -> None:
 def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
     folder = tmp_path / "collect"
     folder.mkdir()
-    with pytest.raises(RunDirError, match=r"val\.jsonl': does not exist, expected what metadeploy collect"):
+    with pytest.raises(RunDirError, match=r"val\.jsonl': does not exist, expected a file that metadeploy collect"):
         Collected.read(folder, "val")
     for suffix in ("jsonl", "safetensors"):
         (folder / f"val.{suffix}").write_bytes((collected.collect / f"val.{suffix}").read_bytes())
@@ -467,10 +467,10 @@ def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
         found.layers_at([1, 9])
     lines = (folder / "val.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "val.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
-    with pytest.raises(RunDirError, match=f"holds {len(lines) - 1}, beside activations of {len(lines)}"):
+    with pytest.raises(RunDirError, match=f"holds {len(lines) - 1}, but there are activations of {len(lines)}"):
         Collected.read(folder, "val")
     (folder / "val.jsonl").write_text('{"question": 1}', encoding="utf-8")
-    with pytest.raises(Error, match=r"val\.jsonl': line 1: .*, expected what metadeploy collect writes"):
+    with pytest.raises(Error, match=r"val\.jsonl': line 1: .*, expected a file that metadeploy collect wrote"):
         Collected.read(folder, "val")
 
 
@@ -480,11 +480,11 @@ def test_the_kept_part_of_an_answer() -> None:
     def text(ids: Any) -> str:
         return "".join(words[i] for i in ids)
 
-    kept = kept_text(range(6), text, ended=False)
+    kept = extract_answer(range(6), text, ended=False)
     assert (kept.text, kept.n_tokens, kept.complete) == ("It is 3.", 4, True)
-    assert kept_text(range(3), text, ended=False).complete is False
-    assert kept_text(range(3), text, ended=True).complete is True
-    assert kept_text(range(6), text, ended=False, whole=True).n_tokens == 6
+    assert extract_answer(range(3), text, ended=False).complete is False
+    assert extract_answer(range(3), text, ended=True).complete is True
+    assert extract_answer(range(6), text, ended=False, whole=True).n_tokens == 6
 
 
 def test_variables_that_the_template_never_mentions_are_named() -> None:

@@ -32,7 +32,7 @@ from metadeploy.batched.upper_blocks import UpperBlocks, selected_rows
 from metadeploy.reference.base import FrozenBase
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import InjectFrom
-from metadeploy.training.examples import Batch, Example, Kept, keep
+from metadeploy.training.examples import Batch, CachedStates, Example, compute_states
 from support.lessons import fresh_doubter, some_activations, some_examples
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, tiny_causal_lm
 from tolerances import CUT_F32_INSIDE, CUT_F64
@@ -113,7 +113,7 @@ def cut(
     base: FrozenBase,
     doubter: Doubter,
     examples: list[Example],
-    kept: list[Kept],
+    kept: list[CachedStates],
     prefix: SharedPrefix,
     activations: Tensor,
     *,
@@ -186,7 +186,7 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
     # caches that hold more than keys and values of all positions, and positions that cannot be told
     plain = kind not in ("qwen3_5", "gemma3", "gemma2", "gemma4", "mpt")
     assert len(prefix) == (shared if plain and from_last else 0)
-    kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
+    kept = compute_states(base, examples, first=4, inject_from=inject_from, prefix=prefix)
     assert [len(part.hidden) for part in kept] == [
         len(example.target_ids) + (0 if plain and from_last else len(example.prompt_ids) - 1) for example in examples
     ]
@@ -239,7 +239,7 @@ def test_a_batch_by_itself_and_among_longer_ones() -> None:
     examples = some_examples(5, vocab_size=BYTE_VOCAB_SIZE)
     activations = some_activations(5, doubter).double()
     prefix = SharedPrefix.of(base, [example.prompt_ids for example in examples])
-    kept = keep(base, examples, first=4, inject_from="last_prompt_token", prefix=prefix)
+    kept = compute_states(base, examples, first=4, inject_from="last_prompt_token", prefix=prefix)
     with torch.no_grad():
         together, batch = cut(base, doubter, examples, kept, prefix, activations)
         for index in range(5):
@@ -256,7 +256,7 @@ def test_injection_after_the_last_block_alone(inject_from: InjectFrom) -> None:
     activations = some_activations(4, doubter).double()
     prompts = [example.prompt_ids for example in examples]
     prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
-    kept = keep(base, examples, first=6, inject_from=inject_from, prefix=prefix)
+    kept = compute_states(base, examples, first=6, inject_from=inject_from, prefix=prefix)
     with torch.no_grad():
         found, _ = cut(base, doubter, examples, kept, prefix, activations)
         assert_near(found, whole(base, doubter, examples, activations), CUT_F64)

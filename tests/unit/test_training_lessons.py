@@ -13,11 +13,11 @@ from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.reference.prompts import render_chat
 from metadeploy.sidecar.spec import WrapperConfig
-from metadeploy.training.examples import Batch, Example, Kept
+from metadeploy.training.examples import Batch, CachedStates, Example
 from metadeploy.training.losses import losses
 from metadeploy.training.plan import end_of_turn
 from metadeploy.training.records import Collected, Record
-from metadeploy.training.targets import Lessons, make_lessons
+from metadeploy.training.targets import LabeledSplit, build_targets
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -46,9 +46,9 @@ RECORDS = [record(number, correct=number % 3 == 0) for number in range(300)]
 WRONG = [number for number in range(300) if number % 3]
 
 
-def lessons(records: list[Record] = RECORDS, **options: Any) -> Lessons:
+def lessons(records: list[Record] = RECORDS, **options: Any) -> LabeledSplit:
     collected = Collected(records, torch.zeros(len(records), 2, 4), (0, 1))
-    return make_lessons(
+    return build_targets(
         collected,
         TOKENIZER,
         target_layers=(1,),
@@ -64,7 +64,7 @@ def is_correction(example: Example) -> bool:
     return not example.declines and not example.n_own
 
 
-def corrected(found: Lessons) -> list[int]:
+def corrected(found: LabeledSplit) -> list[int]:
     return [number for number, example in enumerate(found.examples) if is_correction(example)]
 
 
@@ -100,10 +100,10 @@ def test_a_share_of_the_errors_is_corrected() -> None:
     assert found != corrected(lessons(self_correction=0.5, seed=4))
 
 
-def batch_of(records: list[Record]) -> tuple[Lessons, Batch]:
+def batch_of(records: list[Record]) -> tuple[LabeledSplit, Batch]:
     """A batch as a training step has it, hidden states left empty."""
     found = lessons(records)
-    kept = [Kept(torch.zeros(len(e.target_ids), 4), len(e.prompt_ids) - 1, 0, None) for e in found.examples]
+    kept = [CachedStates(torch.zeros(len(e.target_ids), 4), len(e.prompt_ids) - 1, 0, None) for e in found.examples]
     return found, Batch.of(found.examples, kept, first=1, prefix=SharedPrefix.none(), device=torch.device("cpu"))
 
 
@@ -169,5 +169,5 @@ def test_a_turn_that_never_ends() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     base: Any = SimpleNamespace(stop_ids={5})
-    with pytest.raises(RunDirError, match="ends a turn with no token that ends generation"):
+    with pytest.raises(RunDirError, match="ends a turn without a token that ends generation"):
         end_of_turn(base, tokenizer, CONFIG)

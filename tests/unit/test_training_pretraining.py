@@ -15,11 +15,11 @@ from metadeploy.metrics import auroc
 from metadeploy.reference.doubter import Doubter
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.training.examples import Example
-from metadeploy.training.initialization import new_wrapper, standardise
-from metadeploy.training.pretraining import pretrain, softened
+from metadeploy.training.initialization import new_wrapper, standardize
+from metadeploy.training.pretraining import cross_fit_labels, pretrain
 from metadeploy.training.records import Record
 from metadeploy.training.settings import FitSettings
-from metadeploy.training.targets import Lessons
+from metadeploy.training.targets import LabeledSplit
 
 CONFIG = WrapperConfig(
     encoder_type="selective",
@@ -40,7 +40,7 @@ def fresh() -> Doubter:
     return new_wrapper(CONFIG)
 
 
-def lessons_of(activations: Tensor, wrong: Sequence[bool], entities: Sequence[str]) -> Lessons:
+def lessons_of(activations: Tensor, wrong: Sequence[bool], entities: Sequence[str]) -> LabeledSplit:
     records = [
         Record(
             question=Question(f"q{index}?", ("a",), "kind", entity),
@@ -56,14 +56,14 @@ def lessons_of(activations: Tensor, wrong: Sequence[bool], entities: Sequence[st
         Example(prompt_ids=(1,), target_ids=(2,), declines=error, doubt=float(error), n_own=0 if error else 1)
         for error in wrong
     ]
-    return Lessons(examples, activations, records)
+    return LabeledSplit(examples, activations, records)
 
 
 def drawn(count: int, *, seed: int = 0) -> Tensor:
     return torch.randn(count, 2, CONFIG.hidden_dim, generator=torch.Generator().manual_seed(seed))
 
 
-def given_away(count: int, *, flipped: int) -> tuple[Lessons, np.ndarray]:
+def given_away(count: int, *, flipped: int) -> tuple[LabeledSplit, np.ndarray]:
     """Questions that some features give away, but for the verdicts that are flipped; and which would be errors."""
     activations = drawn(count)
     truth = np.arange(count) % 2 == 0
@@ -77,7 +77,7 @@ def test_the_head_says_the_log_odds() -> None:
     lessons, truth = given_away(600, flipped=0)
     torch.manual_seed(0)
     doubter = fresh()
-    standardise(doubter, lessons.activations)
+    standardize(doubter, lessons.activations)
     learnt = pretrain(doubter, lessons, FIT)
     with torch.no_grad():
         odds = doubter.eval()(lessons.activations).mean(1) @ learnt.direction + learnt.bias
@@ -88,7 +88,7 @@ def test_the_head_says_the_log_odds() -> None:
 
 def test_second_opinions_see_through_an_unlucky_verdict() -> None:
     lessons, truth = given_away(900, flipped=90)
-    doubts = softened(fresh, lessons, FIT).numpy()
+    doubts = cross_fit_labels(fresh, lessons, FIT).numpy()
     hard = lessons.doubts.numpy()
     opinions = 2 * doubts - hard  # half of each
     assert ((opinions >= 0) & (opinions <= 1)).all()
@@ -106,7 +106,7 @@ def test_nobody_judges_what_he_has_seen() -> None:
     entities = [f"e{i}" for i in range(300)] * 2
     lessons = lessons_of(twice, [*coin.tolist(), *coin.tolist()], entities)
     hard = lessons.doubts.numpy()
-    opinions = 2 * softened(fresh, lessons, FIT).numpy() - hard
+    opinions = 2 * cross_fit_labels(fresh, lessons, FIT).numpy() - hard
     area = auroc(opinions, hard == 0)
     assert area is not None and area < 0.6
 
@@ -115,7 +115,7 @@ def test_nobody_judges_what_he_has_seen() -> None:
         for index, record in enumerate(lessons.records)
     ]
     strangers = dataclasses.replace(lessons, records=records)
-    leaking = auroc(2 * softened(fresh, strangers, FIT).numpy() - hard, hard == 0)
+    leaking = auroc(2 * cross_fit_labels(fresh, strangers, FIT).numpy() - hard, hard == 0)
     assert leaking is not None and leaking > 0.7  # the test could see a leak
 
 
@@ -123,15 +123,15 @@ def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:
     lessons, _ = given_away(120, flipped=10)
     fit = dataclasses.replace(FIT, pretrain_epochs=1)
     told: list[tuple[int, int]] = []
-    once = softened(fresh, lessons, fit, progress=lambda done, total: told.append((done, total)))
+    once = cross_fit_labels(fresh, lessons, fit, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     torch.rand(3)
-    assert torch.equal(once, softened(fresh, lessons, fit))
-    assert not torch.equal(once, softened(fresh, lessons, dataclasses.replace(fit, seed=1)))
+    assert torch.equal(once, cross_fit_labels(fresh, lessons, fit))
+    assert not torch.equal(once, cross_fit_labels(fresh, lessons, dataclasses.replace(fit, seed=1)))
 
 
 @pytest.mark.parametrize("n_subjects", [1, 2])
 def test_hardly_anything_to_ask_about(n_subjects: int) -> None:
     lessons = lessons_of(drawn(4), [True, False, True, False], [f"e{i % n_subjects}" for i in range(4)])
-    doubts = softened(fresh, lessons, dataclasses.replace(FIT, pretrain_epochs=1))
+    doubts = cross_fit_labels(fresh, lessons, dataclasses.replace(FIT, pretrain_epochs=1))
     assert torch.equal(doubts, lessons.doubts) == (n_subjects == 1)

@@ -25,10 +25,10 @@ from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training import collect as collect_module
 from metadeploy.training import train as train_module
 from metadeploy.training.collect import collect
-from metadeploy.training.examples import keep
+from metadeploy.training.examples import compute_states
 from metadeploy.training.probe import TOLERANCE_32_BIT, check_cut, cut_error
 from metadeploy.training.settings import FitSettings, TrainSettings
-from metadeploy.training.train import Report, train
+from metadeploy.training.train import TrainCallbacks, train
 from support.lessons import some_examples
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, byte_tokenizer, draw_weights, tiny_causal_lm
 from support.tiny_questions import collect_settings, write_base_and_questions
@@ -110,7 +110,7 @@ def test_models_that_allow_it(kind: str, dtype: torch.dtype, inject_from: Inject
     examples = some_examples(3, vocab_size=BYTE_VOCAB_SIZE)
     prompts = [example.prompt_ids for example in examples]
     prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
-    kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
+    kept = compute_states(base, examples, first=4, inject_from=inject_from, prefix=prefix)
     upper = UpperBlocks(base, 4)
     if dtype == torch.float32:
         # far below the limit, because another processor may sum in another order
@@ -131,12 +131,12 @@ def test_a_model_that_looks_at_the_tokens_above(fails: bool, message: str) -> No
     base, prefix = FrozenBase(model), SharedPrefix.none()
     examples = some_examples(2, vocab_size=BYTE_VOCAB_SIZE)
     upper = UpperBlocks(base, 3)
-    kept = keep(base, examples, first=3, inject_from="prompt", prefix=prefix)
+    kept = compute_states(base, examples, first=3, inject_from="prompt", prefix=prefix)
     with pytest.raises(ModelMismatchError, match=message):
         check_cut(upper, examples, kept, prefix)
     # if the tokens enter below the cut, nothing is lost
     upper = UpperBlocks(base, 5)
-    check_cut(upper, examples, keep(base, examples, first=5, inject_from="prompt", prefix=prefix), prefix)
+    check_cut(upper, examples, compute_states(base, examples, first=5, inject_from="prompt", prefix=prefix), prefix)
 
 
 SETTINGS = TrainSettings(
@@ -178,7 +178,7 @@ def test_training_looks_before_it_begins(run: RunDir, monkeypatch: pytest.Monkey
     monkeypatch.setattr(train_module, "load_base", changed)
     stages: list[str] = []
     with pytest.raises(ModelMismatchError, match="blocks from 2 on compute other logits"):
-        train(run, SETTINGS, report=Report(stage=lambda name, _done, _total: stages.append(name)))
+        train(run, SETTINGS, callbacks=TrainCallbacks(stage=lambda name, _done, _total: stages.append(name)))
     assert set(stages) == {"load the base"}
     assert not run.checkpoint.exists()
 
@@ -189,7 +189,7 @@ def test_training_does_not_go_on_with_another_base(run: RunDir, monkeypatch: pyt
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(run, SETTINGS, report=Report(stage=stop))
+        train(run, SETTINGS, callbacks=TrainCallbacks(stage=stop))
     load = train_module.load_base
 
     def changed(*args: Any) -> Any:
@@ -199,7 +199,7 @@ def test_training_does_not_go_on_with_another_base(run: RunDir, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "load_base", changed)
-        with pytest.raises(ModelMismatchError, match="has the model changed since these were kept"):
+        with pytest.raises(ModelMismatchError, match="has the model changed since these were cached"):
             train(run, SETTINGS)
     assert len(train(run, SETTINGS).history) == 2
 

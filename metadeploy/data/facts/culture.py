@@ -18,7 +18,7 @@ def _works(_seed: int) -> Iterator[Fact]:
         author, did, titles = line.split(": ")
         names = tuple(author.split("/"))
         for title in titles.split("; "):
-            # the surname, which stands first in the table, is answer enough
+            # the surname, which is first in the table, is enough as an answer
             yield Fact(f'{did} "{title}"', names, f"person:{key(names[0])}")
 
 
@@ -28,7 +28,7 @@ def _landmarks(_seed: int) -> Iterator[Fact]:
         areas, names = line.split(": ")
         for name in names.split("; "):
             answers = tuple(
-                answer for each in areas.split("/") for answer in (known[each].names if each in known else (each,))
+                answer for area in areas.split("/") for answer in (known[area].names if area in known else (area,))
             )
             yield Fact(name, answers, place_entity(name.removeprefix("the ")))
 

@@ -20,7 +20,7 @@ _SPELLINGS: Final = {
 
 
 def _elements() -> Iterator[tuple[int, str, tuple[str, ...], str]]:
-    """Atomic number, symbol, accepted names and entity of every element."""
+    """Yield atomic number, symbol, accepted names and entity of each element."""
     words = ELEMENTS.split()
     for number, (symbol, name) in enumerate(zip(words[::2], words[1::2], strict=True), start=1):
         yield number, symbol, (name, *_SPELLINGS.get(name, ())), f"element:{symbol}"

@@ -1,4 +1,4 @@
-"""Questions about numbers: arithmetic, and how numbers are written and follow each other."""
+"""Questions about numbers: arithmetic, numbers in words, and the order of numbers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from metadeploy.data.facts.category import Category, Fact
-from metadeploy.data.hashing import draw
+from metadeploy.data.hashing import hash_uniform
 
 if TYPE_CHECKING:
     import inflect
 
 __all__ = ["CATEGORIES"]
 
-#: So many pairs are drawn for each kind of sum; a category takes what it needs.
+#: Number of draws for each kind of sum, more than a category needs.
 _DRAWS: Final = 6_000
 
 
 def _log_uniform(low: int, high: int, at: float) -> int:
-    """A whole number from ``low`` to ``high``: all orders of magnitude are equally likely for ``at`` in 0 ≤ x < 1."""
+    """Map 0 ≤ ``at`` < 1 to a whole number from ``low`` to ``high``, so that all orders of magnitude are as likely."""
     return int(low * ((high + 1) / low) ** at)
 
 
 def _pairs(seed: int, salt: str, low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Pairs of numbers with sizes spread evenly on a log scale, each unordered pair once."""
+    """Yield pairs of numbers whose sizes are spread evenly on a log scale, each unordered pair once."""
     seen = set()
     for turn in range(_DRAWS):
-        one, other = (_log_uniform(low, high, draw(seed, salt, which, str(turn))) for which in ("one", "other"))
+        one, other = (_log_uniform(low, high, hash_uniform(seed, salt, which, str(turn))) for which in ("one", "other"))
         if frozenset((one, other)) not in seen:
             seen.add(frozenset((one, other)))
             yield one, other
@@ -40,12 +40,12 @@ def _entity(one: int, other: int) -> str:
 
 
 def _fame(*numbers: int) -> float:
-    """The smaller the better known."""
+    """Return the fame of numbers: smaller ones are better known."""
     return -math.log(math.prod(numbers))
 
 
 def _arithmetic(sign: str, result: Callable[[int, int], int], low: int, high: int) -> Callable[[int], Iterator[Fact]]:
-    """A builder of sums and their like."""
+    """Return a builder of arithmetic facts."""
 
     def build(seed: int) -> Iterator[Fact]:
         for one, other in _pairs(seed, sign, low, high):
@@ -60,7 +60,7 @@ def _arithmetic(sign: str, result: Callable[[int, int], int], low: int, high: in
 def _larger_and_smaller(seed: int) -> Iterator[Fact]:
     for one, other in _pairs(seed, "larger", 1, 9_999):
         if one != other:
-            which, pick = ("larger", max) if draw(seed, "which", f"{one} {other}") < 0.5 else ("smaller", min)
+            which, pick = ("larger", max) if hash_uniform(seed, "which", f"{one} {other}") < 0.5 else ("smaller", min)
             subject = f"{which} number: {one} or {other}"
             yield Fact(subject, (str(pick(one, other)),), _entity(one, other), _fame(one, other))
 
@@ -77,9 +77,9 @@ def _in_words(number: int) -> str:
 
 
 def _singles(seed: int, salt: str, low: int, high: int) -> Iterator[int]:
-    """Different numbers with sizes spread evenly on a log scale."""
-    drawn = (_log_uniform(low, high, draw(seed, salt, str(turn))) for turn in range(_DRAWS))
-    return iter(dict.fromkeys(drawn))
+    """Return different numbers whose sizes are spread evenly on a log scale."""
+    numbers = (_log_uniform(low, high, hash_uniform(seed, salt, str(turn))) for turn in range(_DRAWS))
+    return iter(dict.fromkeys(numbers))
 
 
 def _digits(seed: int) -> Iterator[Fact]:
@@ -98,21 +98,21 @@ CATEGORIES: Final = (
         "sums",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("+", lambda one, other: one + other, 1, 999),
-        most=2500,
+        max_facts=2500,
     ),
     Category(
         "difference",
         "differences",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("-", lambda one, other: one - other, 1, 999),
-        most=1900,
+        max_facts=1900,
     ),
     Category(
         "product",
         "products",
         ("What is {}?", "What does {} equal?", "What is {} equal to?"),
         _arithmetic("×", lambda one, other: one * other, 2, 99),
-        most=1500,
+        max_facts=1500,
     ),
     Category(
         "larger",
@@ -120,20 +120,20 @@ CATEGORIES: Final = (
         ("What is the {}?", "Which is the {}?"),
         _larger_and_smaller,
         repeats_subject=True,
-        most=1400,
+        max_facts=1400,
     ),
     Category(
         "digits",
         "numbers in digits",
         ("Write {} as a number.", "What number is {}?", "How is {} written as a number?"),
         _digits,
-        most=800,
+        max_facts=800,
     ),
     Category(
         "next_number",
         "the number before or after",
         ("What is the number {}?", "Which number comes {}?"),
         _next,
-        most=300,
+        max_facts=300,
     ),
 )

@@ -1,4 +1,4 @@
-"""Questions about things that stand in an order: days, months, seasons, planets."""
+"""Questions about things that have an order: days, months, seasons, planets."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ORDINALS: Final = (
 )
 
 
-def _neighbours(names: Sequence[str], what: str, *, circular: bool = True) -> Iterator[Fact]:
-    """What comes after and before each of the names."""
+def _adjacent(names: Sequence[str], phrase: str, *, circular: bool = True) -> Iterator[Fact]:
+    """Yield the facts about what comes after and before each name."""
     for place, name in enumerate(names):
-        for step, where in ((1, "after"), (-1, "before")):
+        for step, position in ((1, "after"), (-1, "before")):
             if circular or 0 <= place + step < len(names):
                 answer = names[(place + step) % len(names)]
-                yield Fact(f"{what}{where} {name}", _also(answer), f"order:{key(name)}")
+                yield Fact(f"{phrase}{position} {name}", _also(answer), f"order:{key(name)}")
 
 
-def _numbered(names: Sequence[str], what: str) -> Iterator[Fact]:
-    """Which of the names is the first, which the second, and so on."""
+def _numbered(names: Sequence[str], phrase: str) -> Iterator[Fact]:
+    """Yield the facts about which name is the first, the second, and so on."""
     for ordinal, name in zip(_ORDINALS, names, strict=False):
-        yield Fact(f"{what} is the {ordinal}", (name,), f"order:{key(name)}")
+        yield Fact(f"{phrase} is the {ordinal}", (name,), f"order:{key(name)}")
 
 
 def _also(name: str) -> tuple[str, ...]:
@@ -42,10 +42,10 @@ def _also(name: str) -> tuple[str, ...]:
 
 
 def _orders(_seed: int) -> Iterator[Fact]:
-    yield from _neighbours(_DAYS, "day of the week comes right ")
-    yield from _neighbours(_MONTHS, "month comes right ")
-    yield from _neighbours(_SEASONS, "season comes right ")
-    yield from _neighbours(_PLANETS, "planet, counted from the Sun, comes right ", circular=False)
+    yield from _adjacent(_DAYS, "day of the week comes right ")
+    yield from _adjacent(_MONTHS, "month comes right ")
+    yield from _adjacent(_SEASONS, "season comes right ")
+    yield from _adjacent(_PLANETS, "planet, counted from the Sun, comes right ", circular=False)
     yield from _numbered(_DAYS, "day of the week, counted from Monday,")
     yield from _numbered(_MONTHS, "month of the year")
     yield from _numbered(_PLANETS, "planet, counted from the Sun,")

@@ -82,8 +82,8 @@ spokesman spokeswoman; headmaster headmistress; murderer murderess; poet poetess
 executor executrix; aviator aviatrix; bachelor spinster/bachelorette
 """
 
-#: What a thing is called in general, and things of that kind from well known to little known; some are of two kinds.
-#: Starred are kinds of things that take no article.
+#: Kinds of things, and things of each kind from well known to little known; some things are of two kinds.
+#: A star marks kinds whose things take no article.
 KINDS: Final = """
 fish: salmon tuna shark trout cod goldfish herring eel carp pike catfish halibut sardine anchovy perch mackerel
   swordfish piranha barracuda haddock tilapia sturgeon grouper minnow turbot gar loach tench bream wrasse
@@ -149,8 +149,8 @@ currency/money: dollar euro yen pound peso rupee krona
 religion/faith *: Christianity Islam Buddhism Hinduism Judaism Sikhism Jainism Zoroastrianism Taoism
 """
 
-#: Words of the vocabulary that are not asked about: indecent ones; names; slips of the lexicon, and words whose forms
-#: depend on what part of speech they are taken for.
+#: Words of the vocabulary that questions omit: indecent words, names, errors of the lexicon, and words whose forms
+#: depend on their part of speech.
 UNWANTED: Final = """
 ass asshole bastard bitch bugger buttock castrate chink cock cocksucker crap cunt dick dildo dyke fag faggot fart
 fetish fuck fucker gook homo hooker hump jerk jock kike masturbate molest molester motherfucker nazi negro nigga

@@ -1,4 +1,4 @@
-"""Questions about English words: how they are inflected, and what they mean, and how they begin."""
+"""Questions about English words: their inflection, meaning and first letter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from metadeploy.data.facts.word_tables import GENDERS, KINDS, OPPOSITES, UNWANTE
 
 __all__ = ["CATEGORIES"]
 
-#: How far down the list of frequent words (wordfreq) to look, and the Zipf frequency that is rare enough.
+#: Number of the most frequent words (wordfreq) in the vocabulary, and the minimum Zipf frequency in most questions.
 _VOCABULARY: Final = 90_000
-_RAREST: Final = 2.2
-#: A form this much rarer than its word belongs to another use of it, one this much rarer than another form is a slip.
-_RARER_FORM: Final = 2.2
-_SLIP: Final = 1.7
+_MIN_FREQUENCY: Final = 2.2
+#: A form that is rarer than its word by more than this belongs to another use of the word (in Zipf frequency).
+_MAX_RARER_THAN_WORD: Final = 2.2
+#: A form that is rarer than another form by more than this is an error.
+_MAX_RARER_THAN_FORM: Final = 1.7
 
 
 @cache
@@ -37,7 +38,7 @@ def _frequency(word: str) -> float:
 
 @cache
 def _lemmas(word: str) -> dict[str, tuple[str, ...]]:
-    """What a word may be a form of, by part of speech."""
+    """Return the words that a word may be a form of, by part of speech."""
     from lemminflect import getAllLemmas
 
     return dict(getAllLemmas(word))
@@ -45,26 +46,30 @@ def _lemmas(word: str) -> dict[str, tuple[str, ...]]:
 
 @cache
 def _forms(word: str, part: str, tag: str) -> tuple[str, ...]:
-    """The forms of a word with a Penn tag, the usual ones only."""
+    """Return the usual forms of a word with a Penn tag."""
     from lemminflect import getAllInflections
 
-    found = [form for form in getAllInflections(word, upos=part).get(tag, ()) if form.isalpha()]
-    most = max(map(_frequency, found), default=0.0)
-    return tuple(sorted((form for form in found if _frequency(form) >= most - _SLIP), key=_frequency, reverse=True))
+    forms = [form for form in getAllInflections(word, upos=part).get(tag, ()) if form.isalpha()]
+    highest = max(map(_frequency, forms), default=0.0)
+    return tuple(
+        sorted(
+            (form for form in forms if _frequency(form) >= highest - _MAX_RARER_THAN_FORM), key=_frequency, reverse=True
+        )
+    )
 
 
 def _entity(word: str) -> str:
-    """What every question about a word, and about its opposite or counterpart, has in common."""
+    """Return the entity of all questions about a word and its opposite or counterpart."""
     return f"word:{_roots().get(word, key(word))}"
 
 
 @cache
 def _roots() -> dict[str, str]:
-    """Words that stand in the tables of opposites and sexes: the first word, by name, of all that hang together."""
+    """Map each word in the tables of opposites and sexes to the alphabetically first word of its connected group."""
     roots: dict[str, str] = {}
     for pair in (*_opposites(), *_genders()):
         one, other = (roots.get(key(word), key(word)) for word in pair)
-        for word in (*map(key, pair), *(each for each, root in roots.items() if root in (one, other))):
+        for word in (*map(key, pair), *(member for member, root in roots.items() if root in (one, other))):
             roots[word] = min(one, other)
     return roots
 
@@ -73,30 +78,30 @@ def _roots() -> dict[str, str]:
 
 
 def _inflected(part: str, tag: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """Base forms of a part of speech, their forms with a tag, and how frequent they are (Zipf)."""
+    """Yield the base forms of a part of speech, their forms with a tag, and their frequency (Zipf)."""
     for word in _vocabulary():
         frequency = _frequency(word)
-        if frequency < _RAREST or not _is_typical(word, part):
+        if frequency < _MIN_FREQUENCY or not _is_typical(word, part):
             continue
         forms = _forms(word, part, tag)
-        if forms and word not in forms and _frequency(forms[0]) >= max(frequency - _RARER_FORM, 2.0):
+        if forms and word not in forms and _frequency(forms[0]) >= max(frequency - _MAX_RARER_THAN_WORD, 2.0):
             yield word, forms, frequency
 
 
 def _is_typical(word: str, part: str) -> bool:
-    """Whether people would think of a word as this part of speech, too."""
+    """Return whether a word is commonly used as this part of speech."""
     lemmas = _lemmas(word)
     if word not in lemmas.get(part, ()) or "AUX" in lemmas:
         return False
     if part == "NOUN":
-        # "the plural of go": verbs with a past of their own are verbs first
+        # omit nouns such as "go": a word with an irregular past is mainly a verb
         past = _forms(word, "VERB", "VBD") if "VERB" in lemmas else ()
         return not {"ADJ", "ADV"} & set(lemmas) and all(form.endswith("ed") for form in past)
     return True
 
 
 def _forward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
-    """A builder: from the base form to the inflected one."""
+    """Return a builder of facts that ask for the inflected form of a base form."""
 
     def build(_seed: int) -> Iterator[Fact]:
         for word, forms, frequency in _inflected(part, tag):
@@ -106,7 +111,7 @@ def _forward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
 
 
 def _backward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
-    """A builder: from the inflected form back to the base; every word that it may be a form of is right."""
+    """Return a builder of facts that ask for the base form of an inflected form; all possible base forms are right."""
 
     def build(_seed: int) -> Iterator[Fact]:
         for word, forms, frequency in _inflected(part, tag):
@@ -117,7 +122,7 @@ def _backward(part: str, tag: str) -> Callable[[int], Iterator[Fact]]:
 
 
 def _compared(tag: str, how: str) -> Callable[[int], Iterator[Fact]]:
-    """A builder: comparative or superlative; what is said with ``more`` or ``most`` is right as well."""
+    """Return a builder for comparatives or superlatives; forms with ``more`` or ``most`` are right as well."""
 
     def build(_seed: int) -> Iterator[Fact]:
         for word, forms, frequency in _inflected("ADJ", tag):
@@ -135,7 +140,7 @@ def _entries(table: str) -> list[str]:
 
 @cache
 def _opposites() -> tuple[tuple[str, str], ...]:
-    """Every pair of opposites, both ways."""
+    """Return all pairs of opposites, in both orders."""
     pairs = []
     for entry in _entries(OPPOSITES):
         left, right = (side.strip().split("/") for side in entry.split("|"))
@@ -145,7 +150,7 @@ def _opposites() -> tuple[tuple[str, str], ...]:
 
 @cache
 def _genders() -> tuple[tuple[str, str], ...]:
-    """Every pair of a male and a female word."""
+    """Return all pairs of a male and a female word."""
     pairs = []
     for entry in _entries(GENDERS):
         left, right = (side.split("/") for side in entry.split())
@@ -154,7 +159,7 @@ def _genders() -> tuple[tuple[str, str], ...]:
 
 
 def _counterparts(pairs: tuple[tuple[str, str], ...], ask: str = "{}") -> Iterator[Fact]:
-    """One fact for each word on the left: all its counterparts."""
+    """Yield one fact for each word on the left, with all its counterparts as answers."""
     answers: dict[str, list[str]] = {}
     for one, other in pairs:
         answers.setdefault(one, []).append(other)
@@ -182,7 +187,7 @@ def _kind_facts(_seed: int) -> Iterator[Fact]:
         names = head.removesuffix(" *").split("/")
         for thing in (thing.replace("-", " ") for thing in things.split()):
             kinds.setdefault(thing, []).extend(form for name in names for form in (name, str(engine.plural(name))))
-            # a starred kind is of things without an article: gold, tennis, blue
+            # things of a starred kind take no article: gold, tennis, blue
             subjects.setdefault(thing, thing if head.endswith(" *") else str(engine.a(thing)))
     for thing, names_of_thing in kinds.items():
         yield Fact(subjects[thing], tuple(names_of_thing), _entity(key(thing)), _frequency(thing))
@@ -190,13 +195,13 @@ def _kind_facts(_seed: int) -> Iterator[Fact]:
 
 def _first_letters(_seed: int) -> Iterator[Fact]:
     for word in _vocabulary():
-        # "A" and "I" are words of the answer as well
-        if word[0] not in "ai" and _frequency(word) >= _RAREST and "NOUN" in _lemmas(word):
+        # omit "A" and "I", which also occur as words in answers
+        if word[0] not in "ai" and _frequency(word) >= _MIN_FREQUENCY and "NOUN" in _lemmas(word):
             yield Fact(word, (word[0].upper(),), _entity(_base(word)), _frequency(word))
 
 
 def _base(word: str) -> str:
-    """The word that a form is of, so that both are in one split."""
+    """Return the base form of a word, so that both are in one split."""
     lemmas = [lemma for part in sorted(_lemmas(word)) for lemma in _lemmas(word)[part]]
     return min(lemmas, key=lambda lemma: (len(lemma), lemma), default=word)
 
@@ -207,14 +212,14 @@ CATEGORIES: Final = (
         "plurals",
         ('What is the plural of "{}"?', "What is the plural form of the noun {}?", "What is the plural of {}?"),
         _forward("NOUN", "NNS"),
-        most=2600,
+        max_facts=2600,
     ),
     Category(
         "singular",
         "singulars",
         ('What is the singular of "{}"?', "What is the singular form of the noun {}?", "What is the singular of {}?"),
         _backward("NOUN", "NNS"),
-        most=700,
+        max_facts=700,
     ),
     Category(
         "past",
@@ -225,7 +230,7 @@ CATEGORIES: Final = (
             "What is the past form of the verb {}?",
         ),
         _forward("VERB", "VBD"),
-        most=1400,
+        max_facts=1400,
     ),
     Category(
         "base_form",
@@ -236,7 +241,7 @@ CATEGORIES: Final = (
             'Which verb has the past tense "{}"?',
         ),
         _backward("VERB", "VBD"),
-        most=800,
+        max_facts=800,
     ),
     Category(
         "comparative",
@@ -290,6 +295,6 @@ CATEGORIES: Final = (
         "first letter of a word",
         ("What is the first letter of the word {}?", 'What letter does the word "{}" begin with?'),
         _first_letters,
-        most=1600,
+        max_facts=1600,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metadeploy.data.answers import KeptText, kept_text, says_enough
+from metadeploy.data.answers import ExtractedAnswer, extract_answer, is_complete
 from metadeploy.errors import Error
 from metadeploy.runtime import GenerationChunk
 
@@ -35,13 +35,13 @@ class AnswerAccumulator:
         self._shown[-1] += chunk.text
         self._doubt = chunk.doubt
         self._ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-        self.complete = chunk.result is not None or says_enough(self._shown[-1], whole=self._whole)
+        self.complete = chunk.result is not None or is_complete(self._shown[-1], whole=self._whole)
         return self.complete
 
     @property
-    def kept(self) -> KeptText:
+    def kept(self) -> ExtractedAnswer:
         """The part that is judged; as shown, because decoding the tokens again may change spaces."""
-        return kept_text(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=self._whole)
+        return extract_answer(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=self._whole)
 
     @property
     def doubt(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from metadeploy.data.checker import is_read_whole
+from metadeploy.data.checker import uses_full_answer
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.evaluation.engines.accumulator import AnswerAccumulator
@@ -59,7 +59,7 @@ class RuntimeEngine:
 
     def _say(self, questions: Sequence[Question], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
         """Each question with the base's answer, then the Doubter's where it answers, for each gain."""
-        whole = [is_read_whole(question, whole=self._limits.whole_answer) for question in questions]
+        whole = [uses_full_answer(question, whole=self._limits.whole_answer) for question in questions]
         said = [[_Said(gain, AnswerAccumulator(whole=all_of_it)) for gain in (None, *gains)] for all_of_it in whole]
         places = [(index, one) for index, each in enumerate(said) for one in each]
         steps = self._llm.stream_batch(

@@ -20,8 +20,8 @@ from metadeploy.batched.doubt import doubt_margin, mask_token
 from metadeploy.batched.greedy import AnswerOpening, GreedyAnswer, greedy_answers
 from metadeploy.batched.injection import injected
 from metadeploy.batched.prefix import SharedPrefix, left_padded, plain_cache
-from metadeploy.data.answers import kept_text, when_said
-from metadeploy.data.checker import is_read_whole
+from metadeploy.data.answers import extract_answer, stop_when_complete
+from metadeploy.data.checker import uses_full_answer
 from metadeploy.data.question import Question
 from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.base import FrozenBase, eos_ids
@@ -77,7 +77,7 @@ class TorchEngine:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            whole = [is_read_whole(questions[index], whole=self._limits.whole_answer) for index in batch]
+            whole = [uses_full_answer(questions[index], whole=self._limits.whole_answer) for index in batch]
             yield from self._batch(batch, [prompts[index] for index in batch], whole, clean_pass, gains)
 
     @torch.inference_mode()
@@ -99,7 +99,7 @@ class TorchEngine:
         ]
 
     def _base_answer(self, answer: GreedyAnswer, *, whole: bool) -> BaseAnswer:
-        kept = kept_text(answer.token_ids, self._text, ended=answer.ended, whole=whole)
+        kept = extract_answer(answer.token_ids, self._text, ended=answer.ended, whole=whole)
         return BaseAnswer(kept.text, answer.logprobs[: kept.n_tokens], kept.complete)
 
     def _replies(
@@ -188,7 +188,7 @@ class TorchEngine:
             opening,
             stop_ids=self._stop_ids,
             max_new_tokens=max_new_tokens or self._limits.max_new_tokens,
-            is_complete=when_said(self._text, whole),
+            is_complete=stop_when_complete(self._text, whole),
             around=around,
         )
 

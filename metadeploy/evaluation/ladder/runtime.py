@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metadeploy import _core
-from metadeploy.data.checker import is_correct, is_read_whole
+from metadeploy.data.checker import is_correct, uses_full_answer
 from metadeploy.data.question import Question
 from metadeploy.errors import Error
 from metadeploy.evaluation.engines import AnswerLimits
@@ -116,7 +116,7 @@ class BaseInRuntime:
         for place, (index, question) in enumerate(self._questions):
             progress(place)
             prompt = self._llm.tokenize_chat([{"role": "user", "content": question.question}])
-            whole = is_read_whole(question, whole=self._limits.whole_answer)
+            whole = uses_full_answer(question, whole=self._limits.whole_answer)
             if index not in self._alone:
                 self._alone[index] = self._say(prompt, inject=False, whole=whole)
             alone, activations = self._alone[index], self._activations_of(index, prompt)
