@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metadeploy._exact import at_least
 from metadeploy.evaluation.baselines import Comparison
 from metadeploy.evaluation.samples import AtGain, Samples, declines
-from metadeploy.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarise
+from metadeploy.metrics import auroc, bootstrap_intervals, selective_accuracies_at, summarize
 from metadeploy.proportion import figure
 
 __all__ = [
@@ -79,11 +79,11 @@ def judge(
         seed: of the draws.
 
     Returns:
-        What `metadeploy.metrics.summarise` gives, and ``least_doubted``, ``refusals``,
+        What `metadeploy.metrics.summarize` gives, and ``least_doubted``, ``refusals``,
         ``baselines`` and ``gains``.
     """
     answered = ~samples.abstained(threshold)
-    found = summarise(
+    found = summarize(
         samples.base_correct,
         answered,
         answered & samples.answer_correct,
