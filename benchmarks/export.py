@@ -57,25 +57,27 @@ def measure(folder: Path, shape: str, runs: int, tick: Tick) -> Report:
         write_checkpoint(run, SHAPES[shape])
     output = run / "exported.gguf"
     command = [sys.executable, __file__, "--child", str(checkpoint), "--output", str(output)]
-    before = machine()
-    found = [
+    machine_before = machine()
+    measured = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(runs)
     ]
     output.unlink()
     largest = 4 * max(math.prod(dims) for dims in expected_tensors(dims_of(SHAPES[shape])).values())
     size = checkpoint.stat().st_size
     paper = (size + 1.2 * largest) / MIB
-    seconds, grown = (Spread.of(np.array([each[key] for each in found])) for key in ("seconds", "grown"))
+    seconds, grown = (
+        Spread.of(np.array([run_figures[key] for run_figures in measured])) for key in ("seconds", "grown")
+    )
     memory = Spread(grown.median / MIB, grown.low / MIB, grown.high / MIB, grown.n)
     figures = (
         Figure(part="time", label="export, after imports", unit="s", value=seconds),
         Figure(part="memory", label="peak memory beyond imports", unit="MiB", value=memory, limit=(paper, paper)),
     )
     notes = (
-        f"checkpoint of {size / MIB:.1f} MiB, sidecar of {found[0]['size'] / MIB:.1f} MiB, "
+        f"checkpoint of {size / MIB:.1f} MiB, sidecar of {measured[0]['size'] / MIB:.1f} MiB, "
         f"largest tensor {largest / MIB:.1f} MiB as F32",
     )
-    conditions = {"machine": before, "load_average_after": machine()["load_average"], "checkpoint": size}
+    conditions = {"machine": machine_before, "load_average_after": machine()["load_average"], "checkpoint": size}
     return Report(title="Export of a checkpoint", conditions=conditions, figures=figures, notes=notes)
 
 

@@ -26,7 +26,7 @@ import reporting
 
 from metadeploy import _core
 from metadeploy.bench import Figure, Report
-from metadeploy.bench.harness import Stand
+from metadeploy.bench.harness import BenchHarness
 from metadeploy.bench.measurements import machine
 from metadeploy.bench.runner import with_mode
 from metadeploy.bench.timing import Tick, interleave, timed
@@ -38,19 +38,19 @@ Answer = Callable[[list[int], int], object]
 OURS = "runtime"
 UNFOLDED = "two full passes, unfolded"
 BARE = "runtime, base alone"
-NAKED = "runtime without a sidecar"
+WITHOUT_SIDECAR = "runtime without a sidecar"
 PEER = "llama-cpp-python, base alone"
 BATCHED = "llama.cpp's batched decoding, base alone"
 PEER_PACKAGE = "llama-cpp-python==0.3.36"
 #: Tokens before the first decoded one, and the maximum prompt length of real answers.
-DEPTH, SERVED_PROMPT = 32, 128
+N_PROMPT, N_BATCH_PROMPT = 32, 128
 
 
-def runtime(stand: Stand, *, inject: bool = True) -> Answer:
+def runtime(harness: BenchHarness, *, inject: bool = True) -> Answer:
     def answer(prompt: list[int], n_tokens: int) -> None:
-        stand.prefill(prompt, inject=inject)
+        harness.prefill(prompt, inject=inject)
         if n_tokens:
-            stand.decode(1, n_tokens, inject=inject)
+            harness.decode(1, n_tokens, inject=inject)
 
     return answer
 
@@ -102,26 +102,26 @@ def llama_cpp_python(base: Path, n_ctx: int, threads: int, stack: ExitStack) -> 
 
 def peers(
     base: Path, wrapper: Path, arguments: argparse.Namespace, folder: Path, stack: ExitStack
-) -> tuple[dict[str, Answer], Stand, list[str]]:
+) -> tuple[dict[str, Answer], BenchHarness, list[str]]:
     """Return all peers by name, one harness to draw tokens from, and notes about missing peers."""
     sidecar = with_mode(read_sidecar(wrapper), "prompt", folder)
     n_ctx = max(arguments.prompts) + arguments.tokens + 8
 
-    def bare(path: Path, *, hidden_cache_mib: int | None = None) -> Stand:
-        made = Stand(path, n_ctx=n_ctx, threads=arguments.threads, hidden_cache_mib=hidden_cache_mib)
-        return stack.enter_context(made)
+    def bare(path: Path, *, hidden_cache_mib: int | None = None) -> BenchHarness:
+        harness = BenchHarness(path, n_ctx=n_ctx, threads=arguments.threads, hidden_cache_mib=hidden_cache_mib)
+        return stack.enter_context(harness)
 
-    def stand(path: Path, *, folded: bool = True, hidden_cache_mib: int | None = None) -> Stand:
-        made = bare(path, hidden_cache_mib=hidden_cache_mib)
-        made.attach(sidecar, folded=folded)
-        return made
+    def attached(path: Path, *, folded: bool = True, hidden_cache_mib: int | None = None) -> BenchHarness:
+        harness = bare(path, hidden_cache_mib=hidden_cache_mib)
+        harness.attach(sidecar, folded=folded)
+        return harness
 
-    ours = stand(base)
+    ours = attached(base)
     answers = {
         OURS: runtime(ours),
-        UNFOLDED: runtime(stand(base, folded=False, hidden_cache_mib=0)),
+        UNFOLDED: runtime(attached(base, folded=False, hidden_cache_mib=0)),
         BARE: runtime(ours, inject=False),
-        NAKED: runtime(bare(base), inject=False),
+        WITHOUT_SIDECAR: runtime(bare(base), inject=False),
     }
     notes = []
     if importlib.util.find_spec("llama_cpp") is None:
@@ -132,15 +132,17 @@ def peers(
         for kind in ("F32", "BF16"):
             path = folder / f"{kind}.gguf"
             _core.quantize(str(base), str(path), kind, arguments.threads)
-            answers[f"{OURS} {kind}"] = runtime(stand(path))
+            answers[f"{OURS} {kind}"] = runtime(attached(path))
         answers |= pytorch(folder / "F32.gguf", sidecar, arguments.threads)
     return answers, ours, notes
 
 
-def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: Stand, tick: Tick) -> Iterator[Figure]:
+def figures(
+    arguments: argparse.Namespace, answers: dict[str, Answer], random: BenchHarness, tick: Tick
+) -> Iterator[Figure]:
     pairs = [
         (UNFOLDED, OURS),
-        (NAKED, BARE),
+        (WITHOUT_SIDECAR, BARE),
         (PEER, BARE),
         *((f"PyTorch {kind}", f"{OURS} {kind}") for kind in ("F32", "BF16")),
     ]
@@ -154,14 +156,16 @@ def figures(arguments: argparse.Namespace, answers: dict[str, Answer], random: S
                 for name, answer in answers.items()
             }
             what = f"prompt of {length}" + (f" and {n_tokens} tokens" if n_tokens else "")
-            seen = interleave(kinds, rounds=arguments.rounds, what=what, tick=tick)
+            measured = interleave(kinds, rounds=arguments.rounds, what=what, tick=tick)
             for peer, ours in pairs:
-                if peer in seen:
-                    sides = {peer: seen[peer], ours: seen[ours]}
+                if peer in measured:
+                    sides = {peer: measured[peer], ours: measured[ours]}
                     yield Figure.ratio(what, f"{peer} ÷ {ours}, {what}", sides, unit="ms")
 
 
-def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, notes: list[str], tick: Tick) -> Iterator[Figure]:
+def compare_batches(
+    base: Path, sidecar: Path, arguments: argparse.Namespace, notes: list[str], tick: Tick
+) -> Iterator[Figure]:
     """Compare several answers at once, including sampling and Python, with bare llama_decode calls of the base.
 
     Both start each measurement after the same number of tokens.
@@ -170,57 +174,57 @@ def batched(base: Path, sidecar: Path, arguments: argparse.Namespace, notes: lis
 
     n_steps, n_parallel = arguments.tokens, max(arguments.sequences)
     options = {
-        "n_ctx": SERVED_PROMPT + n_steps,
+        "n_ctx": N_BATCH_PROMPT + n_steps,
         "n_parallel": n_parallel,
         "threads": arguments.threads,
     }
-    with Stand(base, **options) as stand, BareBatch(base, **options) as peer:
-        stand.attach(sidecar)
+    with BenchHarness(base, **options) as harness, BareBatch(base, **options) as peer:
+        harness.attach(sidecar)
         for count in arguments.sequences:
 
             def injected(count: int = count) -> float:
-                if stand.has_text:
-                    return stand.serve(count, n_steps)
+                if harness.has_text:
+                    return harness.batch_rate(count, n_steps)
                 for sequence in range(count):
-                    stand.prefill(stand.tokens(DEPTH), inject=True, sequence=sequence)
-                return 1e3 * count / float(stand.decode(count, n_steps, inject=True).mean())
+                    harness.prefill(harness.tokens(N_PROMPT), inject=True, sequence=sequence)
+                return 1e3 * count / float(harness.decode(count, n_steps, inject=True).mean())
 
             def alone(count: int = count) -> float:
                 for sequence in range(count):
-                    peer.prefill(sequence, DEPTH)
+                    peer.prefill(sequence, N_PROMPT)
                 return 1e3 * count / float(peer.decode(count, n_steps).mean())
 
-            ours = "generate_batch" if stand.has_text else "injected decoding"
+            ours = "generate_batch" if harness.has_text else "injected decoding"
             what = f"{count} sequence{'s' * (count > 1)}"
             for side in (injected, alone):
                 side()  # warms up
-            seen = interleave({ours: injected, BATCHED: alone}, rounds=arguments.rounds, what=what, tick=tick)
-            if np.isnan(seen[ours]).any():
+            measured = interleave({ours: injected, BATCHED: alone}, rounds=arguments.rounds, what=what, tick=tick)
+            if np.isnan(measured[ours]).any():
                 notes.append(f"no figure for {what}: an answer ended before the others had two tokens")
             else:
-                yield Figure.ratio("batch", f"{ours} ÷ {BATCHED}, {what}", seen, unit="tokens/s", at=count)
+                yield Figure.ratio("batch", f"{ours} ÷ {BATCHED}, {what}", measured, unit="tokens/s", at=count)
 
 
 def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     base, sidecar = reporting.base_and_sidecar(arguments)
-    before = machine()
+    machine_before = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         answers, random, notes = peers(base, sidecar, arguments, Path(folder), stack)
-        found = [*figures(arguments, answers, random, tick)]
+        results = [*figures(arguments, answers, random, tick)]
     if PEER in answers:
-        found += batched(base, sidecar, arguments, notes, tick)
+        results += compare_batches(base, sidecar, arguments, notes, tick)
     conditions = {
-        "machine": before,
+        "machine": machine_before,
         "load_average_after": machine()["load_average"],
         "base": base.name,
         "sidecar": sidecar.name,
         "threads": arguments.threads,
     }
     notes.append(
-        "of prompts and answers time is compared (above 1, the runtime is that many times as fast), "
-        "of many sequences the speed (1 is free, less is worse)"
+        "prompts and answers compare the time (above 1, the runtime is faster by this factor), "
+        "many sequences compare the speed (1 is free, less is worse)"
     )
-    return Report(title=f"{base.name}: peers", conditions=conditions, figures=tuple(found), notes=tuple(notes))
+    return Report(title=f"{base.name}: peers", conditions=conditions, figures=tuple(results), notes=tuple(notes))
 
 
 def main() -> None:

@@ -17,21 +17,21 @@ from metadeploy.demo import assets
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that all scripts have."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the report as JSON")
-    made.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
-    return made
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    return parser
 
 
-def add_base(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--base", type=Path, help="GGUF (default: the demo's)")
-    made.add_argument("--sidecar", type=Path, help="sidecar of the base (default: the demo's)")
-    made.add_argument("-t", "--threads", type=int)
+def add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", type=Path, help="GGUF (default: the demo's)")
+    parser.add_argument("--sidecar", type=Path, help="sidecar of the base (default: the demo's)")
+    parser.add_argument("-t", "--threads", type=int)
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(int(number) for number in text.split(","))
 
 
 def base_and_sidecar(arguments: argparse.Namespace) -> tuple[Path, Path]:

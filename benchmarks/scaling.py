@@ -22,7 +22,7 @@ from synthetic_doubter import draw
 
 from metadeploy import Error
 from metadeploy.bench import Figure, Report
-from metadeploy.bench.harness import Stand
+from metadeploy.bench.harness import BenchHarness
 from metadeploy.bench.limits import limits
 from metadeploy.bench.measurements import machine
 from metadeploy.bench.runner import READING
@@ -76,22 +76,22 @@ class Scaling:
         yield self.prompt(part, at, config, self.arguments.length, threads=threads)
         yield self.decoding(part, at, config, threads=threads)
 
-    def stand(self, config: WrapperConfig, n_ctx: int, threads: int | None) -> Stand:
+    def harness(self, config: WrapperConfig, n_ctx: int, threads: int | None) -> BenchHarness:
         path = self.folder / "sidecar.gguf"
         write_sidecar(path, config, draw(config), force=True)
-        made = Stand(self.base, n_ctx=n_ctx, threads=self.arguments.threads if threads is None else threads)
-        made.attach(path)
-        return made
+        harness = BenchHarness(self.base, n_ctx=n_ctx, threads=self.arguments.threads if threads is None else threads)
+        harness.attach(path)
+        return harness
 
     def prompt(self, part: str, at: int, config: WrapperConfig, length: int, *, threads: int | None = None) -> Figure:
-        with self.stand(config, length, threads) as stand:
-            tokens = stand.tokens(length)
+        with self.harness(config, length, threads) as harness:
+            tokens = harness.tokens(length)
             for inject in (True, False):
-                stand.prefill(tokens[:16], inject=inject)
-            seen = interleave(
+                harness.prefill(tokens[:16], inject=inject)
+            measured = interleave(
                 {
-                    "two passes": lambda: timed(lambda: stand.prefill(tokens, inject=True)),
-                    "one": lambda: timed(lambda: stand.prefill(tokens, inject=False)),
+                    "two passes": lambda: timed(lambda: harness.prefill(tokens, inject=True)),
+                    "one": lambda: timed(lambda: harness.prefill(tokens, inject=False)),
                 },
                 rounds=self.arguments.rounds,
                 what=f"{part} {at}: prompt",
@@ -101,18 +101,20 @@ class Scaling:
         paper = None if on_paper is None else on_paper.prompt(length, "prompt")
         label = f"{part} {at}: two passes ÷ one" + ("" if part == "prompt" else f", {length} tokens")
         limit = None if paper is None else (paper, paper)
-        return Figure.ratio(part, label, seen, unit="ms", limit=limit, at=at, series="prompt, two passes ÷ one, time")
+        return Figure.ratio(
+            part, label, measured, unit="ms", limit=limit, at=at, series="prompt, two passes ÷ one, time"
+        )
 
     def decoding(self, part: str, at: int, config: WrapperConfig, *, threads: int | None) -> Figure:
         steps, rounds = self.arguments.steps, self.arguments.rounds
-        with self.stand(config, 32 + 2 * steps * (rounds + 1), threads) as stand:
-            stand.prefill(stand.tokens(32), inject=True)
+        with self.harness(config, 32 + 2 * steps * (rounds + 1), threads) as harness:
+            harness.prefill(harness.tokens(32), inject=True)
             for inject in (True, False):
-                stand.decode(1, 2, inject=inject)
-            seen = interleave(
+                harness.decode(1, 2, inject=inject)
+            measured = interleave(
                 {
-                    "injected": lambda: 1e3 / float(np.median(stand.decode(1, steps, inject=True))),
-                    "clean": lambda: 1e3 / float(np.median(stand.decode(1, steps, inject=False))),
+                    "injected": lambda: 1e3 / float(np.median(harness.decode(1, steps, inject=True))),
+                    "clean": lambda: 1e3 / float(np.median(harness.decode(1, steps, inject=False))),
                 },
                 rounds=rounds,
                 what=f"{part} {at}: decoding",
@@ -122,7 +124,7 @@ class Scaling:
         return Figure.ratio(
             part,
             f"{part} {at}: injected ÷ clean",
-            seen,
+            measured,
             unit="tokens/s",
             limit=None if on_paper is None else on_paper.decode(1),
             at=at,
@@ -130,9 +132,9 @@ class Scaling:
         )
 
 
-def powers(most: int) -> list[int]:
+def powers(maximum: int) -> list[int]:
     """Return the powers of two up to a number, and the number."""
-    return sorted({most, *(1 << i for i in range(most.bit_length()))})
+    return sorted({maximum, *(1 << i for i in range(maximum.bit_length()))})
 
 
 def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
@@ -140,11 +142,11 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> Report:
     if unknown:
         raise Error(f"scaling: parts are {', '.join(arguments.parts)}, expected some of {', '.join(PARTS)}")
     base, sidecar = reporting.base_and_sidecar(arguments)
-    before = machine()
+    machine_before = machine()
     with tempfile.TemporaryDirectory() as folder:
         figures = tuple(Scaling(base, sidecar, arguments, Path(folder), tick).figures())
     conditions = {
-        "machine": before,
+        "machine": machine_before,
         "load_average_after": machine()["load_average"],
         "base": base.name,
         "threads": arguments.threads,

@@ -23,8 +23,8 @@ from typing import Final
 from metadeploy import Cancelled, Decay, Error, InjectionSchedule, MetaLlama, Refresh, Request
 from metadeploy.runtime import Message
 
-#: The allowed growth in MiB after the first quarter of the requests, for memory that the allocator keeps.
-MOST_GROWTH_MIB: Final = 2.0
+#: The allowed growth in MiB after the first quarter of the requests, because the allocator does not return all memory.
+MAX_GROWTH_MIB: Final = 2.0
 
 QUESTIONS: Final = (
     "What is the capital of France?",
@@ -140,18 +140,18 @@ class Soak:
 
     def answers(self) -> list[tuple[object, ...]]:
         """Return answers of every deterministic kind, which must never change."""
-        found: list[tuple[object, ...]] = []
+        answers: list[tuple[object, ...]] = []
         for question in QUESTIONS:
             for options in ({}, {"inject": False}, {"gain": 0.5}, {"temperature": 1.0, "seed": 7}):
                 result = self.llm.generate(question, max_tokens=12, **options)
-                found.append((result.token_ids, result.doubt, result.text))
-            found.append((self.llm.doubt(question), self.llm.activations(question).tobytes()))
+                answers.append((result.token_ids, result.doubt, result.text))
+            answers.append((self.llm.doubt(question), self.llm.activations(question).tobytes()))
         for schedule in SCHEDULES:
-            found.append((self.llm.generate(QUESTIONS[0], max_tokens=12, schedule=schedule).token_ids,))
-        found += [
+            answers.append((self.llm.generate(QUESTIONS[0], max_tokens=12, schedule=schedule).token_ids,))
+        answers += [
             (answer.result and answer.result.token_ids,) for answer in self.llm.generate_batch(QUESTIONS, max_tokens=9)
         ]
-        return found
+        return answers
 
     @property
     def question(self) -> str:
@@ -207,11 +207,11 @@ class Soak:
 
     def cancelled(self) -> None:
         n = self.random.randrange(3)
-        asked: list[None] = []
+        calls: list[None] = []
 
         def enough() -> bool:
-            asked.append(None)
-            return len(asked) > n
+            calls.append(None)
+            return len(calls) > n
 
         with suppress(Cancelled):
             self.llm.generate("word " * 40, max_tokens=50, cancel=enough)
@@ -266,19 +266,19 @@ class Soak:
 
     def chat(self) -> None:
         messages: list[Message] = [{"role": "user", "content": self.question}]
-        found = self.llm.create_chat_completion(
+        response = self.llm.create_chat_completion(
             messages,
             stream=self.random.random() < 0.5,  # type: ignore[call-overload]
             max_tokens=9,
             logprobs=True,
             top_logprobs=2,
         )
-        for _ in found:
+        for _ in response:
             pass
 
     def completion(self) -> None:
-        found = self.llm.create_completion(self.question, stream=self.random.random() < 0.5, max_tokens=9)  # type: ignore[call-overload]
-        for _ in found:
+        response = self.llm.create_completion(self.question, stream=self.random.random() < 0.5, max_tokens=9)  # type: ignore[call-overload]
+        for _ in response:
             pass
 
     def attached(self) -> None:
@@ -293,39 +293,41 @@ def _in_thread(call: Callable[[], object]) -> None:
     thread.join()
 
 
-def soak(work: Soak, n: int, *, looks: int = 20, say: Callable[[str], object] = print) -> tuple[list[State], list[str]]:
-    """Send requests, and check the process now and then.
+def soak(
+    work: Soak, n: int, *, checks: int = 20, say: Callable[[str], object] = print
+) -> tuple[list[State], list[str]]:
+    """Send requests, and check the process several times.
 
     Args:
         work: the source of requests.
-        n: requests.
-        looks: how often to check the process.
+        n: number of requests.
+        checks: number of checks of the process.
         say: called with the result of each check.
 
     Returns:
         The states after the first quarter of the requests, which is the warm-up, and what has grown or changed since.
     """
-    before = work.answers()
+    answers_before = work.answers()
     states: list[State] = []
     say(f"{'requests':>9} {'resident MiB':>13} {'heap MiB':>9} {'files':>6} {'threads':>8}")
     for i in range(1, n + 1):
         work.ask()
-        if i % max(1, n // looks) == 0 or i == n:
+        if i % max(1, n // checks) == 0 or i == n:
             state = State.now(i)
             say(f"{i:>9} {state.resident_mib:>13.2f} {state.heap_mib:>9.3f} {state.descriptors:>6} {state.threads:>8}")
             if 4 * i >= n:
                 states.append(state)
-    faults = [] if work.answers() == before else ["the answers at the end are not those at the beginning"]
+    faults = [] if work.answers() == answers_before else ["the answers at the end differ from those at the beginning"]
     first, last = states[0], states[-1]
     faults += [
         f"{what} has grown from {getattr(first, name)} to {getattr(last, name)}"
-        for what, name, most in (
-            ("resident memory (MiB)", "resident_mib", MOST_GROWTH_MIB),
-            ("the heap (MiB)", "heap_mib", MOST_GROWTH_MIB),
+        for what, name, max_growth in (
+            ("resident memory (MiB)", "resident_mib", MAX_GROWTH_MIB),
+            ("the heap (MiB)", "heap_mib", MAX_GROWTH_MIB),
             ("the number of open files", "descriptors", 0),
             ("the number of threads", "threads", 0),
         )
-        if getattr(last, name) - getattr(first, name) > most
+        if getattr(last, name) - getattr(first, name) > max_growth
     ]
     return states, faults
 
@@ -341,8 +343,8 @@ def main() -> None:
     work = Soak(arguments.base, arguments.sidecar, arguments.sidecar.parent, arguments.seed)
     states, faults = soak(work, arguments.requests)
     if arguments.output:
-        found = {"requests": arguments.requests, "faults": faults, "states": [asdict(state) for state in states]}
-        arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        results = {"requests": arguments.requests, "faults": faults, "states": [asdict(state) for state in states]}
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     for fault in faults:
         print(fault, file=sys.stderr)
     sys.exit(bool(faults))

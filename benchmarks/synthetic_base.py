@@ -135,7 +135,7 @@ def _type(name: str, dims: tuple[int, ...], block: int, n_block: int) -> GGMLQua
     return Q6_K if larger and name.startswith(("attn_v.", "attn_qkv.", "ffn_down.")) else Q4_K
 
 
-def _plain(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+def _float_tensor(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """Return a tensor that stays F32. DeltaNet's states decay over some 10 to 1000 tokens."""
     if name.endswith("ssm_a"):
         return -rng.uniform(0.5, 4.0, dims).astype(np.float32)
@@ -146,7 +146,7 @@ def _plain(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArra
     return np.ones(dims, np.float32)
 
 
-def _quantised(dims: tuple[int, ...], kind: GGMLQuantizationType, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _quantized(dims: tuple[int, ...], kind: GGMLQuantizationType, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return a matrix of random blocks: weights of mean 0 that keep the scale of the activations."""
     n_rows, n_row = dims
     layout = _LAYOUT[kind]
@@ -207,7 +207,7 @@ def write_base(path: Path, shape: Shape, *, seed: int = 0) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, dims, kind in tensors(shape):
-            writer.write_tensor_data(_plain(name, dims, rng) if kind == F32 else _quantised(dims, kind, rng))
+            writer.write_tensor_data(_float_tensor(name, dims, rng) if kind == F32 else _quantized(dims, kind, rng))
 
 
 def synthetic_base(folder: Path, shape: str) -> Path:

@@ -51,7 +51,7 @@ def draw(config: WrapperConfig, *, seed: int = 0) -> dict[str, NDArray[np.float3
     """Return random tensors of a wrapper, by sidecar name; small gates keep the injection stable."""
     rng = np.random.default_rng(seed)
 
-    def one(name: str, dims: tuple[int, ...]) -> NDArray[np.float32]:
+    def tensor(name: str, dims: tuple[int, ...]) -> NDArray[np.float32]:
         if name.endswith(".gate") or ".layer_gates." in name:
             return np.full(dims, 0.1, np.float32)
         if len(dims) == 1:
@@ -60,19 +60,19 @@ def draw(config: WrapperConfig, *, seed: int = 0) -> dict[str, NDArray[np.float3
         values /= math.sqrt(dims[-1])
         return values
 
-    return {name: one(name, dims) for name, dims in expected_tensors(dims_of(config)).items()}
+    return {name: tensor(name, dims) for name, dims in expected_tensors(dims_of(config)).items()}
 
 
 def write_checkpoint(folder: Path, config: WrapperConfig) -> Path:
     """Write a run directory as training does: ``doubter_checkpoint.pt`` and ``run.json``."""
     import torch
 
-    found = {name: torch.from_numpy(values) for name, values in draw(config).items()}
+    tensors = {name: torch.from_numpy(values) for name, values in draw(config).items()}
     ca_state: dict[int, dict[str, Any]] = {layer: {} for layer in config.cross_attn_layers}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if name.startswith("ca."):
-            _, layer, rest = name.split(".", 2)
-            ca_state[int(layer)][rest] = tensor.bfloat16()
+            _, layer, key = name.split(".", 2)
+            ca_state[int(layer)][key] = tensor.bfloat16()
     layers = {"target_layers": list(config.target_layers), "cross_attn_layers": list(config.cross_attn_layers)}
     settings = {
         "encoder_type": config.encoder_type,
@@ -85,7 +85,7 @@ def write_checkpoint(folder: Path, config: WrapperConfig) -> Path:
     checkpoint = {
         "format_version": "1.1",
         "config": settings,
-        "encoder_state": {name[4:]: tensor for name, tensor in found.items() if name.startswith("enc.")},
+        "encoder_state": {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("enc.")},
         "ca_state": ca_state,
         **layers,
     }

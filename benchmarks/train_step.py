@@ -45,7 +45,7 @@ class Trainer(ABC):
 
     Attributes:
         seconds: duration of each step so far.
-        keep_seconds: time to compute the cached parts; 0 if there are none.
+        cache_seconds: time to compute the cached parts; 0 if there are none.
     """
 
     def __init__(self, base: FrozenBase, examples: list[Example], activations: Tensor, inject_from: InjectFrom) -> None:
@@ -67,15 +67,15 @@ class Trainer(ABC):
         self.optimizer = torch.optim.AdamW(parameter_groups(self.doubter, lr=1e-3, weight_decay=0.01))
         self.first = min(config.cross_attn_layers) + 1
         self.seconds: list[float] = []
-        self.keep_seconds = 0.0
+        self.cache_seconds = 0.0
 
     def step(self, indices: range) -> None:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         logits, batch = self.forward(indices)
         self.optimizer.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(logits.float(), batch.targets).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.perf_counter() - start_time)
 
     @abstractmethod
     def forward(self, indices: range) -> tuple[Tensor, Batch]:
@@ -89,11 +89,11 @@ class Cut(Trainer):
         super().__init__(base, examples, activations, inject_from)
         prompts = [example.prompt_ids for example in examples]
         self.prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         self.kept: list[CachedStates] = compute_states(
             base, examples, first=self.first, inject_from=inject_from, prefix=self.prefix
         )
-        self.keep_seconds = time.perf_counter() - began
+        self.cache_seconds = time.perf_counter() - start_time
         self.upper = UpperBlocks(base, self.first)
 
     def forward(self, indices: range) -> tuple[Tensor, Batch]:
@@ -127,28 +127,28 @@ class Whole(Trainer):
         examples = [self.examples[i] for i in indices]
         sequences = [[*example.prompt_ids, *example.target_ids[:-1]] for example in examples]
         width = max(map(len, sequences))
-        token_ids = torch.tensor([[*each, *[0] * (width - len(each))] for each in sequences])
+        token_ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in sequences])
         last = torch.tensor([len(example.prompt_ids) - 1 for example in examples])
         batch = Batch.of(
             examples,
-            [CachedStates(torch.zeros(len(each), 1), 0, 0, None) for each in sequences],  # only the targets matter
+            [CachedStates(torch.zeros(len(ids), 1), 0, 0, None) for ids in sequences],  # only the targets matter
             first=self.first,
             prefix=SharedPrefix.none(),
             device=self.base.device,
         )
-        seen: dict[int, Tensor] = {}
+        tapped: dict[int, Tensor] = {}
 
         def take(layer: int) -> Callable[[Tensor], None]:
-            return lambda hidden: seen.__setitem__(layer, hidden[torch.arange(len(last)), last])
+            return lambda hidden: tapped.__setitem__(layer, hidden[torch.arange(len(last)), last])
 
         with torch.no_grad(), self.base.stack.hooked({layer: take(layer) for layer in layers(self.base)}):
             self.base.model(input_ids=token_ids[:, : int(last.max()) + 1], use_cache=False, logits_to_keep=1)
-        tokens = self.doubter(torch.stack([seen[layer] for layer in layers(self.base)], dim=1).float())
-        where = torch.ones(token_ids.shape, dtype=torch.bool)
+        tokens = self.doubter(torch.stack([tapped[layer] for layer in layers(self.base)], dim=1).float())
+        positions = torch.ones(token_ids.shape, dtype=torch.bool)
         if self.doubter.config.inject_from == "last_prompt_token":
-            where = torch.arange(width) >= last[:, None]
+            positions = torch.arange(width) >= last[:, None]
         with (
-            injected(self.base, self.doubter, tokens, where),
+            injected(self.base, self.doubter, tokens, positions),
             selected_rows(self.base.model, batch.rows, batch.positions),
         ):
             return self.base.model(input_ids=token_ids, use_cache=False).logits[0], batch
@@ -206,9 +206,9 @@ def main() -> None:
             trainer.step(range(start, start + BATCH))
     print(f"{BATCH} questions a step, {torch.get_num_threads()} threads, medians of {arguments.rounds}")
     for name, trainer in kinds.items():
-        kept = f", kept parts once {1000 * trainer.keep_seconds / len(examples):.0f} ms a question"
+        cached = f", cached parts once {1000 * trainer.cache_seconds / len(examples):.0f} ms a question"
         steps = trainer.seconds[1:]  # the first one warms up
-        print(f"{name:36} {statistics.median(steps):6.2f} s{kept if trainer.keep_seconds else ''}")
+        print(f"{name:36} {statistics.median(steps):6.2f} s{cached if trainer.cache_seconds else ''}")
 
 
 if __name__ == "__main__":

@@ -38,16 +38,16 @@ def main() -> None:
     run = RunDir(arguments.run_dir)
     run.require("refusal_bias", made_by="train")
     records = Collected.read(run.collect, "test").records
-    drawn = sorted(random.Random(0).sample(range(len(records)), min(N_QUESTIONS, len(records))))
+    indices = sorted(random.Random(0).sample(range(len(records)), min(N_QUESTIONS, len(records))))
     lines = []
-    for index in drawn:
+    for index in indices:
         record = records[index]
-        shown = {
+        question = {
             "question": record.question.question,
             "answers": record.question.answers,
             "category": record.question.category,
         }
-        lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
+        lines.append(json.dumps(question, ensure_ascii=False) + "\n")
     arguments.to.mkdir(parents=True, exist_ok=True)
     refuse_overwriting(arguments.to / "run.json", run.run_json)
     write_atomically(arguments.to / "doubter_checkpoint.pt", run.checkpoint.read_bytes())

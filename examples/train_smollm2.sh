@@ -17,7 +17,7 @@ set -eu
 
 base=${BASE:-$(python -c 'from metadeploy.demo.assets import cache_dir; print(cache_dir())')/SmolLM2-135M-Instruct.Q4_1.gguf}
 if [ ! -f "$base" ]; then
-    echo "error: '$base': is not there, expected the demo's base model (hint: run metadeploy demo once)" >&2
+    echo "error: '$base': does not exist, expected the demo's base model (hint: run metadeploy demo once)" >&2
     exit 1
 fi
 

@@ -28,7 +28,7 @@ from metadeploy.evaluation.runner import evaluate  # noqa: E402
 from metadeploy.evaluation.samples import Sample, Samples  # noqa: E402
 from metadeploy.evaluation.scoring import baseline_scores  # noqa: E402
 from metadeploy.evaluation.settings import EvalSettings  # noqa: E402
-from metadeploy.metrics import auroc, macro_auroc, summarise  # noqa: E402
+from metadeploy.metrics import auroc, macro_auroc, summarize  # noqa: E402
 from metadeploy.training.records import Collected  # noqa: E402
 from metadeploy.training.settings import FitSettings, OperatingPoint, TrainSettings  # noqa: E402
 from metadeploy.training.train import TrainCallbacks, finished_with, link_collected, train  # noqa: E402
@@ -37,28 +37,28 @@ from metadeploy.training.train import TrainCallbacks, finished_with, link_collec
 def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
     """Return the settings of a run's training, with some categories left out."""
     run.require("train", made_by="train")
-    said: dict[str, Any] = run.manifest["train"]
-    fields = {field.name: said[field.name] for field in dataclasses.fields(TrainSettings)}
-    fields |= {"fit": FitSettings(**said["fit"]), "point": OperatingPoint(**said["point"])}
+    train_settings: dict[str, Any] = run.manifest["train"]
+    fields = {field.name: train_settings[field.name] for field in dataclasses.fields(TrainSettings)}
+    fields |= {"fit": FitSettings(**train_settings["fit"]), "point": OperatingPoint(**train_settings["point"])}
     return TrainSettings(**{**fields, "leave_out": tuple(leave_out), "keep_cache": True})
 
 
 def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
     """Train without some categories, and evaluate on these categories only."""
     other = RunDir(path, create=True)
-    link_collected(other, run)
+    link_collected(fold_run, run)
     settings = settings_of(run, leave_out)
-    if not finished_with(other, settings):
+    if not finished_with(fold_run, settings):
         train(
-            other,
+            fold_run,
             settings,
             callbacks=TrainCallbacks(epoch=lambda row: print(f"  epoch {row.epoch}: {row.val_auroc:.3f} on val")),
         )
     questions = path / "unseen.jsonl"
-    asked = (record.question for record in Collected.read(other.collect, "test").records)
-    write_jsonl(questions, [question for question in asked if question.category in leave_out])
-    evaluate(other, EvalSettings(questions=str(questions), gains=(), baselines=False))
-    (samples,) = other.eval.glob("samples_torch_*_unseen-*.jsonl")
+    test_questions = (record.question for record in Collected.read(fold_run.collect, "test").records)
+    write_jsonl(questions, [question for question in test_questions if question.category in leave_out])
+    evaluate(fold_run, EvalSettings(questions=str(questions), gains=(), baselines=False))
+    (samples,) = fold_run.eval.glob("samples_torch_*_unseen-*.jsonl")
     return Samples.read(samples)
 
 
@@ -71,42 +71,42 @@ def main() -> None:
     run = RunDir(arguments.run_dir)
     categories = sorted({record.question.category for record in Collected.read(run.collect, "test").records})
     output = run.path.with_name(f"{run.path.name}-unseen")
-    asked: list[Sample] = []
+    unseen: list[Sample] = []
     for number in range(arguments.folds):
         leave_out = categories[number :: arguments.folds]
         print(f"fold {number + 1} of {arguments.folds}, without {', '.join(leave_out)}", flush=True)
-        asked += fold(run, output / f"fold-{number}", leave_out)
-    found = Samples(tuple(asked))
-    answered = ~found.abstained(0.5)
-    report = summarise(
-        found.base_correct,
+        unseen += fold(run, output / f"fold-{number}", leave_out)
+    samples = Samples(tuple(unseen))
+    answered = ~samples.abstained(0.5)
+    report = summarize(
+        samples.base_correct,
         answered,
-        found.answer_correct & answered,
-        found.same_words,
-        found.doubt,
-        found.category,
-        entity=found.entity,
+        samples.answer_correct & answered,
+        samples.same_words,
+        samples.doubt,
+        samples.category,
+        entity=samples.entity,
     )
-    beside = {  # baselines that need no training, on the same questions
+    baselines = {  # baselines that need no training, on the same questions
         name: {
-            "auroc": auroc(doubt, found.base_correct),
-            "macro_auroc": macro_auroc(doubt, found.base_correct, found.category),
+            "auroc": auroc(doubt, samples.base_correct),
+            "macro_auroc": macro_auroc(doubt, samples.base_correct, samples.category),
         }
-        for name, doubt in baseline_scores(found, {}).items()
+        for name, doubt in baseline_scores(samples, {}).items()
     }
-    results = {"n": len(found), **report, "baselines": beside}
+    results = {"n": len(samples), **report, "baselines": baselines}
     write_json(output / "results.json", results)
 
     print("\n| category | n | base right | answered | AUROC |\n|---|---|---|---|---|")
     for kind, row in report["categories"].items():
-        shown = (kind, row["n"], f"{row['base_accuracy']:.0%}", f"{row['coverage']:.0%}", number_or_dash(row["auroc"]))
-        print(f"| {' | '.join(map(str, shown))} |")
+        cells = (kind, row["n"], f"{row['base_accuracy']:.0%}", f"{row['coverage']:.0%}", number_or_dash(row["auroc"]))
+        print(f"| {' | '.join(map(str, cells))} |")
     metrics = {name: number_or_dash(metric["value"]) for name, metric in report["metrics"].items()}
     print(
-        f"\nall {len(found)}: coverage {metrics['coverage']}, selective accuracy {metrics['selective_accuracy']}, "
+        f"\nall {len(samples)}: coverage {metrics['coverage']}, selective accuracy {metrics['selective_accuracy']}, "
         f"AUROC {metrics['auroc']}, within categories {metrics['macro_auroc']}"
     )
-    for name, scores in beside.items():
+    for name, scores in baselines.items():
         print(f"{name}: AUROC {number_or_dash(scores['auroc'])}, within {number_or_dash(scores['macro_auroc'])}")
 
 

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from metadeploy import _exact
 
-__all__ = ["NONE", "count", "interval", "number", "p_value", "percent", "value"]
+__all__ = ["METRICS", "NONE", "Metric", "count", "interval", "number", "p_value", "percent", "value"]
 
 #: Shown for a value that is undefined, such as a proportion of nothing.
 NONE: Final = "–"
+
+
+class Metric(NamedTuple):
+    """A metric in tables.
+
+    Attributes:
+        key: its name in results.
+        title: its title in tables.
+        is_share: whether it is a proportion of questions.
+    """
+
+    key: str
+    title: str
+    is_share: bool
+
+
+#: The metrics that tables show, in order.
+METRICS: Final = (
+    Metric("base_accuracy", "base accuracy: right of all", True),
+    Metric("coverage", "coverage: answered of all", True),
+    Metric("selective_accuracy", "selective accuracy: right of the answered", True),
+    Metric("over_refusal_rate", "over-refusal: the base's right answers declined", True),
+    Metric("smart_refusal_rate", "errors caught: the base's errors declined", True),
+    Metric("refusal_precision", "refusal precision: the base's errors of the declined", True),
+    Metric("kept_rate", "kept right: right answers that stay right", True),
+    Metric("same_words_rate", "same words: right answers with the same text", True),
+    Metric("auroc", "AUROC of doubt for the base's errors", False),
+    Metric("macro_auroc", "AUROC within categories, mean", False),
+    Metric("aurc", "AURC, lower is better", False),
+    Metric("prr", "prediction rejection ratio: 0 random, 1 perfect", False),
+    Metric("ece", "calibration error of 1 − doubt, lower is better", False),
+)
 
 
 def count(value: int) -> str:

@@ -1,6 +1,6 @@
-"""What a wrapper costs: injected and clean in one process by turns, as ratios, beside the limits on paper.
+"""Measures the cost of a wrapper: injected and clean runs take turns in one process, and their ratios are reported.
 
-The names are loaded when they are first used: the settings need neither NumPy nor the compiled core.
+The names are loaded when they are first used, because the settings need neither NumPy nor the compiled core.
 """
 
 from __future__ import annotations

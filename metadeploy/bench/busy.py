@@ -1,4 +1,4 @@
-"""Another process that keeps a CPU busy, as a laptop's other programs do."""
+"""Another process that keeps a CPU busy, like the other programs on a laptop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 
 __all__ = ["busy_process"]
 
-# Prints a line once it runs. Ends when its parent does, even a killed one: its stdin is closed then.
-_SPIN: Final = """
+# Prints a line when it starts to spin. Ends with its parent, even if that is killed, because its stdin is then closed.
+_SPIN_PROGRAM: Final = """
 import os, sys, threading
 def end_with_parent():
     sys.stdin.buffer.read()
@@ -26,7 +26,7 @@ while True:
 @contextmanager
 def busy_process() -> Iterator[None]:
     """Let one other process spin on one CPU inside the ``with`` block."""
-    process = subprocess.Popen([sys.executable, "-c", _SPIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", _SPIN_PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()

@@ -1,4 +1,4 @@
-"""The test stand: a base in a context, and calls of the core that compute and do nothing else."""
+"""The benchmark harness: a base in a context, and calls of the core that only compute."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from metadeploy.runtime import batch, logs
 from metadeploy.runtime.batch import BatchAnswer
 from metadeploy.schedule import Refresh
 
-__all__ = ["Stand"]
+__all__ = ["BenchHarness"]
 
-#: The injection costs the same at any gain but 0; at this one the answers go on as the base's.
-_FAINT: Final = 1e-3
-#: As anybody has it who asks for no other one.
+#: The injection costs the same at every gain except 0. At this gain the base's answers do not change.
+_EPSILON_GAIN: Final = 1e-3
+#: The default settings of a refresh.
 _REFRESH: Final = Refresh()
-#: Continued for as long as anybody asks.
-_ENDLESS: Final = "one two three four " * 8
+#: A prompt that a model continues without end.
+_ENDLESS_PROMPT: Final = "one two three four " * 8
 
 
-class Stand:
-    """A base in a context of its own, with nothing kept from one prompt to the next unless that is asked for.
+class BenchHarness:
+    """A base in a context of its own. By default, nothing of a prompt is cached for the next one.
 
-    Clean is ``inject=False``: the graph that is built for it has none of our nodes, and at gain 0 it is the same one.
+    Clean means ``inject=False``: its graph has none of our nodes. At gain 0 the graph is the same.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Stand:
         n_parallel: int = 1,
         threads: int | None = None,
         hidden_cache_mib: int | None = None,
-        keeps_prompts: bool = False,
+        cache_prompts: bool = False,
     ) -> None:
         """Load the base.
 
         Args:
             base: GGUF.
             n_ctx: tokens of each sequence.
-            n_parallel: sequences.
-            threads: None leaves it to llama.cpp.
-            hidden_cache_mib: as in `MetaLlama`, whose default None stands for; 0 makes both passes full ones.
-            keeps_prompts: what a prompt leaves is kept for the next one, as it is by default in `MetaLlama`.
+            n_parallel: number of sequences.
+            threads: None for llama.cpp's default.
+            hidden_cache_mib: as in `MetaLlama`; None for its default, 0 for two full passes.
+            cache_prompts: whether a prompt can reuse the tokens that it shares with the last one, as in `MetaLlama`.
 
         Raises:
             ModelLoadError: llama.cpp cannot load it.
@@ -62,14 +62,14 @@ class Stand:
         options.n_ctx = n_ctx
         options.n_parallel = n_parallel
         options.n_threads = options.n_threads_batch = -1 if threads is None else threads
-        if not keeps_prompts:
+        if not cache_prompts:
             options.prefix_cache_mib = 0
         if hidden_cache_mib is not None:
             options.hidden_cache_mib = hidden_cache_mib
         self.engine = _core.Engine(options)
         self._random = np.random.default_rng(0)
 
-    def __enter__(self) -> Stand:
+    def __enter__(self) -> BenchHarness:
         return self
 
     def __exit__(
@@ -78,28 +78,28 @@ class Stand:
         self.engine.close()
 
     def attach(self, sidecar: str | os.PathLike[str], *, folded: bool = True) -> float:
-        """Put a sidecar in place of the one that is there: seconds.
+        """Attach a sidecar instead of the current one. Return the seconds that this takes.
 
         Args:
             sidecar: the file.
             folded: False computes keys and values of the cognitive tokens at every token, as the framework does.
         """
         self.engine.detach()
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.engine.attach(os.fspath(sidecar), folded)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def tokens(self, n: int) -> list[int]:
-        """Random ones."""
-        drawn: list[int] = self._random.integers(0, self.engine.n_vocab, size=n).tolist()
-        return drawn
+        """Draw random tokens."""
+        tokens: list[int] = self._random.integers(0, self.engine.n_vocab, size=n).tolist()
+        return tokens
 
     def prefill(self, tokens: list[int], *, inject: bool, sequence: int = 0) -> _core.Timings:
-        """A prompt through both passes, or through the clean one alone."""
+        """Evaluate a prompt in both passes, or only in the clean pass."""
         return _core.prefill(self.engine, sequence, tokens, inject)[0]
 
     def decode(self, n_sequences: int, n_steps: int, *, inject: bool) -> Floats:
-        """Give each of the first sequences one more token, so many times; nothing is sampled.
+        """Evaluate ``n_steps`` more tokens in each of the first ``n_sequences`` sequences, without sampling.
 
         Returns:
             Milliseconds of each step, float64 [n_steps].
@@ -109,40 +109,40 @@ class Stand:
 
     @property
     def has_text(self) -> bool:
-        """Whether the base has a vocabulary to answer in."""
+        """Whether the base has a vocabulary."""
         try:
-            return bool(self.engine.tokenize(_ENDLESS, True, False))
+            return bool(self.engine.tokenize(_ENDLESS_PROMPT, True, False))
         except Error:
             return False
 
-    def serve(self, n_sequences: int, n_tokens: int, *, refresh: bool = False) -> float:
-        """Tokens a second of `MetaLlama.generate_batch` with injection, once all sequences have begun their answers.
+    def batch_rate(self, n_sequences: int, n_tokens: int, *, refresh: bool = False) -> float:
+        """Measure `MetaLlama.generate_batch` with injection, from the moment when all sequences have a token.
 
         Args:
             n_sequences: answers at once.
-            n_tokens: of each.
-            refresh: whether their cognitive tokens are made anew on the way, which takes two sequences for each.
+            n_tokens: tokens of each answer.
+            refresh: whether cognitive tokens are refreshed during an answer, which takes two sequences for each.
 
         Returns:
-            The rate, sampling and Python included; NaN where an answer ended too early to tell.
+            Tokens per second, including sampling and Python; NaN if an answer ended too early.
         """
         params = _core.GenerationParams()
         params.max_tokens = n_tokens
         params.temperature = 0.0
-        params.gain = _FAINT
+        params.gain = _EPSILON_GAIN
         if refresh:
             params.refresh = (_REFRESH.threshold, _REFRESH.min_interval, _REFRESH.max_interval)
-        prompt = self.engine.tokenize(_ENDLESS, True, False)
+        prompt = self.engine.tokenize(_ENDLESS_PROMPT, True, False)
         answers = [BatchAnswer(index) for index in range(n_sequences)]
         counts = dict.fromkeys(range(n_sequences), 0)
-        rounds: list[float] = []  # when each answer had its first token, its second one, ...
+        round_times: list[float] = []  # when every answer had its first token, its second token, ...
         with closing(batch.run(self.engine, ((answer, prompt, params) for answer in answers), None)) as steps:
             for answer, chunk in steps:
                 if chunk is None or chunk.result is not None:
-                    break  # from here on fewer are at it
+                    break  # fewer sequences remain
                 counts[answer.index] += len(chunk.token_ids)
-                if min(counts.values()) > len(rounds):
-                    rounds.append(time.perf_counter())
-        if len(rounds) < 2:
+                if min(counts.values()) > len(round_times):
+                    round_times.append(time.perf_counter())
+        if len(round_times) < 2:
             return float("nan")
-        return n_sequences * (len(rounds) - 1) / (rounds[-1] - rounds[0])
+        return n_sequences * (len(round_times) - 1) / (round_times[-1] - round_times[0])

@@ -1,4 +1,4 @@
-"""Figures with their spread, and the report that they make."""
+"""Figures with their spread, and the report that contains them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SCHEMA: Final = 1
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of the same.
+    """Repeated measurements of one quantity.
 
     Attributes:
-        median: of them.
+        median: median of the measurements.
         low: first quartile.
         high: third quartile.
-        n: how many.
+        n: number of measurements.
     """
 
     median: float
@@ -39,25 +39,25 @@ class Spread:
 
     @classmethod
     def of(cls, values: Floats) -> Spread:
-        """Median and quartiles of float64 [n]."""
+        """Compute median and quartiles of float64 [n]."""
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
         return cls(float(median), float(low), float(high), len(values))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        part: which part of a benchmark it belongs to, e.g. ``prompt``.
-        label: what it is.
-        unit: of its value; ``×`` for a ratio.
-        value: with its spread; of a ratio, the spread of the pairs' ratios.
-        sides: what a ratio was made of, by name, in ``sides_unit``.
-        sides_unit: of these.
-        limit: what it can be at best on paper; from … to where that depends on what bounds the machine.
-        at: where it lies on the axis of its part (tokens, sequences, …), None where there is none.
-        series: the curve that it lies on, where a part has several.
+        part: the part of the benchmark that it belongs to, such as ``prompt``.
+        label: its description.
+        unit: unit of the value; ``×`` for a ratio.
+        value: the value with its spread; for a ratio, the spread of the pairs' ratios.
+        sides: the two sides of a ratio, by name.
+        sides_unit: unit of the sides.
+        limit: the best possible value on paper, as a range if it depends on the machine's bottleneck.
+        at: its position on the axis of its part (tokens, sequences, …); None if the part has no axis.
+        series: the curve that it belongs to, if a part has several.
     """
 
     part: str
@@ -82,23 +82,23 @@ class Figure:
         at: float | None = None,
         series: str = "",
     ) -> Figure:
-        """The first of two sides divided by the second, pair by pair.
+        """Divide the first of two sides by the second, pair by pair.
 
         Args:
             part: see the class.
             label: see the class.
-            sides: two, float64 [pairs] each.
-            unit: of the sides.
+            sides: two sides by name, float64 [pairs] each.
+            unit: unit of the sides.
             limit: see the class.
             at: see the class.
             series: see the class.
         """
-        over, under = sides.values()
+        numerator, denominator = sides.values()
         return cls(
             part=part,
             label=label,
             unit="×",
-            value=Spread.of(over / under),
+            value=Spread.of(numerator / denominator),
             sides={name: Spread.of(values) for name, values in sides.items()},
             sides_unit=unit,
             limit=limit,
@@ -109,13 +109,13 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a benchmark found.
+    """The result of a benchmark.
 
     Attributes:
-        title: of its table.
-        conditions: what was measured and on which machine.
-        figures: the lines.
-        notes: what was left out and why, and how to read it.
+        title: title of its table.
+        conditions: what was measured, and on which machine.
+        figures: the rows of the table.
+        notes: what was left out and why, and how to read the table.
     """
 
     title: str
@@ -124,12 +124,12 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain data."""
+        """Return the report as plain data."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on beside the code: processor, system, versions, and how busy the machine is right now."""
+    """Describe the machine: processor, system, versions, and its current load."""
     return {
         "cpu": find_processor().name,
         "cpu_count": os.cpu_count(),

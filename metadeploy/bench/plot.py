@@ -1,4 +1,4 @@
-"""A report as a picture: ratios along their axes, with quartiles, and the limit on paper beside them."""
+"""Draws a report: ratios with their quartiles, and their limits on paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from metadeploy.bench.measurements import Figure, Report
 from metadeploy.errors import Error
-from metadeploy.plots.style import COLOURS, GREY, page
+from metadeploy.plots.style import COLORS, GRAY, page
 
 __all__ = ["plot"]
 
@@ -30,19 +30,19 @@ def plot(report: Report, path: Path) -> None:
     """Draw every part of a report that has an axis.
 
     Args:
-        report: what was found.
+        report: the report to draw.
         path: ``.png`` or ``.svg``.
 
     Raises:
-        Error: no part has an axis, another suffix, or the file cannot be written.
+        Error: no part has an axis, the suffix is another one, or the file cannot be written.
     """
     parts = [part for part in _AXES if any(f.part == part and f.at is not None for f in report.figures)]
     if not parts:
         raise Error(f"plot '{path}': none of the figures lies along an axis, expected some of {', '.join(_AXES)}")
     machine = report.conditions["machine"]
     caption = (
-        f"{machine['cpu']}, {machine['cpu_count']} CPUs. Median and quartiles of pairs measured by turns; "
-        "grey: the limit on paper."
+        f"{machine['cpu']}, {machine['cpu_count']} CPUs. Median and quartiles of pairs that take turns; "
+        "gray: the limit on paper."
     )
     with page(path, title=report.title, caption=caption, height=1.2 + 2.4 * len(parts)) as figure:
         grid = figure.subplots(len(parts), 1, squeeze=False)[:, 0]
@@ -56,19 +56,18 @@ def _draw(axes: Axes, figures: Sequence[Figure]) -> None:
     series: dict[str, list[Figure]] = {}
     for figure in figures:
         series.setdefault(figure.series, []).append(figure)
-    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+    for color, (name, points) in zip(COLORS, series.items(), strict=False):
         points = sorted(points, key=lambda point: point.at or 0.0)
-        places = [point.at or 0.0 for point in points]
+        positions = [point.at or 0.0 for point in points]
         medians = [point.value.median for point in points]
         below = [point.value.median - point.value.low for point in points]
         above = [point.value.high - point.value.median for point in points]
-        axes.errorbar(places, medians, yerr=[below, above], color=colour, marker="o", markersize=5, label=name)
-        limited = [(place, point.limit) for place, point in zip(places, points, strict=True) if point.limit]
-        if limited:
-            ends = [limit for _, limit in limited]
-            at = [place for place, _ in limited]
-            axes.fill_between(at, [low for low, _ in ends], [high for _, high in ends], color=GREY, alpha=0.25)
-            axes.plot(at, [low for low, _ in ends], color=GREY, linewidth=1, linestyle="--")
+        axes.errorbar(positions, medians, yerr=[below, above], color=color, marker="o", markersize=5, label=name)
+        limits = [(position, *point.limit) for position, point in zip(positions, points, strict=True) if point.limit]
+        if limits:
+            at, low, high = map(list, zip(*limits, strict=True))
+            axes.fill_between(at, low, high, color=GRAY, alpha=0.25)
+            axes.plot(at, low, color=GRAY, linewidth=1, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({figure.at or 0.0 for figure in figures}), minor=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -1,4 +1,4 @@
-"""A report as text: tables for a terminal, and the same as Markdown."""
+"""A report as text: a table for a terminal, and the same table in Markdown."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _COLUMNS = ("what", "median", "quartiles", "on paper", "made of")
 
 
 def table(report: Report) -> Table:
-    """For a terminal."""
+    """Build a table for a terminal."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), title=report.title, title_justify="left")
-    for place, title in enumerate(_COLUMNS):
-        grid.add_column(title, justify="left" if place in (0, len(_COLUMNS) - 1) else "right", no_wrap=not place)
-    for figure, following in zip_longest(report.figures, report.figures[1:]):
-        last_of_part = following is not None and following.part != figure.part
-        grid.add_row(*map(escape, _cells(figure)), end_section=last_of_part)
+    for column, title in enumerate(_COLUMNS):
+        grid.add_column(title, justify="left" if column in (0, len(_COLUMNS) - 1) else "right", no_wrap=not column)
+    for figure, next_figure in zip_longest(report.figures, report.figures[1:]):
+        ends_part = next_figure is not None and next_figure.part != figure.part
+        grid.add_row(*map(escape, _cells(figure)), end_section=ends_part)
     return grid
 
 
 def markdown(report: Report) -> str:
-    """For the docs: the table, and below it what it rests on."""
+    """Format the table in Markdown, with the conditions of the measurement below it."""
     rules = ("---", "---:", "---:", "---:", "---")
     rows = [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, rules, *map(_cells, report.figures))]
-    said = [f"- {line}" for line in remarks(report)]
-    return "\n".join([f"**{report.title}**", "", *rows, "", *said]) + "\n"
+    items = [f"- {remark}" for remark in remarks(report)]
+    return "\n".join([f"**{report.title}**", "", *rows, "", *items]) + "\n"
 
 
 def remarks(report: Report) -> Iterator[str]:
-    """What the figures rest on."""
+    """Yield sentences about the conditions of the measurement."""
     conditions = report.conditions
     machine: dict[str, Any] = conditions["machine"]
     load = machine["load_average"]
@@ -46,7 +46,7 @@ def remarks(report: Report) -> Iterator[str]:
     yield f"{machine['cpu']}, {machine['cpu_count']} CPUs, {machine['system']}{threads}{busy}."
     counts = sorted({figure.value.n for figure in report.figures})
     if counts:
-        turns = "; what is compared takes turns" if any(figure.sides for figure in report.figures) else ""
+        turns = "; the two sides of a ratio take turns" if any(figure.sides for figure in report.figures) else ""
         yield f"Medians and quartiles of {' or '.join(map(str, counts))} measurements{turns}."
     yield from (f"{note[0].upper()}{note[1:]}." for note in report.notes)
 
@@ -79,5 +79,5 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,9 +1,9 @@
-"""`metadeploy bench`: a base and its sidecar through every part of the benchmark."""
+"""`metadeploy bench`: measures a base with its sidecar in every part of the benchmark."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,11 @@ import numpy as np
 
 from metadeploy import _core
 from metadeploy.bench.busy import busy_process
-from metadeploy.bench.harness import Stand
+from metadeploy.bench.harness import BenchHarness
 from metadeploy.bench.limits import Limits, limits
 from metadeploy.bench.measurements import Figure, Report, Spread, machine
 from metadeploy.bench.settings import PARTS, BenchSettings
-from metadeploy.bench.timing import Tick, interleave, timed
+from metadeploy.bench.timing import Floats, Tick, interleave, timed
 from metadeploy.errors import Error
 from metadeploy.sidecar import Sidecar, read_sidecar, write_sidecar
 from metadeploy.sidecar.base_model import base_from_file, check_base
@@ -27,21 +27,19 @@ from metadeploy.sidecar.spec import InjectFrom
 
 __all__ = ["READING", "run_bench", "with_mode"]
 
-#: Tokens before the first one that is decoded.
-_DEPTH: Final = 32
-#: Tokens of the prompt that `Stand.serve` answers, and more than that.
-_SERVED_PROMPT: Final = 128
-_WARM_UP: Final = 16
-#: Tokens that a chat's next turn adds, an answer and a question.
-_TURN: Final = 64
+#: Tokens in the context before decoding starts.
+_N_PROMPT: Final = 32
+#: Room for the prompt of `BenchHarness.batch_rate`, in tokens.
+_N_BATCH_PROMPT: Final = 128
+_N_WARM_UP: Final = 16
+#: Tokens that the next turn of a chat adds: an answer and a question.
+_N_TURN: Final = 64
 
-#: Parts that take real answers.
-_ANSWERS: Final = {"batch": "generate_batch", "refresh": "a refresh"}
+#: Parts that need real answers.
+_ANSWER_PARTS: Final = {"batch": "generate_batch", "refresh": "a refresh"}
 
 #: How the ratios are to be read.
-READING: Final = (
-    "of prompts the time is compared (1 is free, more is worse), of decoding the speed (1 is free, less is worse)"
-)
+READING: Final = "prompts compare times (1 is free, more is worse), decoding compares speeds (1 is free, less is worse)"
 
 
 def run_bench(settings: BenchSettings, *, tick: Tick | None = None) -> Report:
@@ -49,26 +47,26 @@ def run_bench(settings: BenchSettings, *, tick: Tick | None = None) -> Report:
 
     Args:
         settings: what to measure.
-        tick: progress.
+        tick: called with the progress.
 
     Returns:
-        The figures, with the machine they come from.
+        The figures, and the machine that they come from.
 
     Raises:
-        ModelLoadError: no base there, or llama.cpp cannot load it.
-        SidecarError: no sidecar there, or it is malformed.
+        ModelLoadError: the base does not exist, or llama.cpp cannot load it.
+        SidecarError: the sidecar does not exist, or it is malformed.
         ModelMismatchError: the two do not fit each other.
-        Error: lengths or counts that cannot be.
+        Error: a length or a count is out of range.
     """
     _check(settings)
     sidecar = read_sidecar(settings.sidecar)
     check_base(settings.base, sidecar.config)
     bench = _Bench(settings, sidecar, limits(settings.base, sidecar.config), tick)
-    before = machine()
+    machine_before = machine()
     with ExitStack() as stack:
         figures = tuple(bench.figures(stack))
     conditions = {
-        "machine": before,
+        "machine": machine_before,
         "load_average_after": machine()["load_average"],
         "base": _base_facts(settings.base),
         "sidecar": _sidecar_facts(sidecar),
@@ -81,14 +79,14 @@ def run_bench(settings: BenchSettings, *, tick: Tick | None = None) -> Report:
 
 
 def with_mode(sidecar: Sidecar, mode: InjectFrom, folder: Path) -> Path:
-    """A copy of a sidecar that injects from elsewhere, for what that costs; its answers mean nothing."""
+    """Write a copy of a sidecar with another ``inject_from``, to measure its cost. Its answers mean nothing."""
     path = folder / f"{mode}.gguf"
     write_sidecar(path, replace(sidecar.config, inject_from=mode), sidecar.tensors)
     return path
 
 
 class _Bench:
-    """The parts, one after the other."""
+    """Measures the parts one after another."""
 
     def __init__(self, settings: BenchSettings, sidecar: Sidecar, on_paper: Limits | None, tick: Tick | None) -> None:
         self.settings, self.sidecar, self.on_paper, self.tick = settings, sidecar, on_paper, tick
@@ -103,189 +101,193 @@ class _Bench:
     def figures(self, stack: ExitStack) -> Iterator[Figure]:
         settings, parts = self.settings, self.settings.parts
         if "prompt" in parts or "load" in parts:
-            n_ctx = max(settings.prompts) + _WARM_UP
-            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads) as stand:
+            n_ctx = max(settings.prompts) + _N_WARM_UP
+            with BenchHarness(settings.base, n_ctx=n_ctx, threads=settings.threads) as harness:
                 if "load" in parts:
-                    yield self._load(stand)
+                    yield self._load(harness)
                 if "prompt" in parts:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     for mode in settings.modes or (self.sidecar.config.inject_from,):
-                        yield from self._prompts(stand, mode, folder)
+                        yield from self._prompts(harness, mode, folder)
         if "busy" in parts:
-            n_ctx = _DEPTH + settings.steps * (2 * settings.pairs + 2)
-            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads) as stand:
-                stand.attach(settings.sidecar)
-                yield from self._busy(stand)
+            n_ctx = _N_PROMPT + settings.steps * (2 * settings.pairs + 2)
+            with BenchHarness(settings.base, n_ctx=n_ctx, threads=settings.threads) as harness:
+                harness.attach(settings.sidecar)
+                yield from self._busy(harness)
         if "turn" in parts:
-            n_ctx = max(settings.prompts) + _TURN
-            with Stand(settings.base, n_ctx=n_ctx, threads=settings.threads, keeps_prompts=True) as stand:
-                stand.attach(settings.sidecar)
-                yield from self._turns(stand)
+            n_ctx = max(settings.prompts) + _N_TURN
+            with BenchHarness(settings.base, n_ctx=n_ctx, threads=settings.threads, cache_prompts=True) as harness:
+                harness.attach(settings.sidecar)
+                yield from self._turns(harness)
         if {"decode", "batch", "refresh"} & set(parts):
-            n_ctx = _SERVED_PROMPT + 2 * settings.steps * (settings.pairs + 2)
+            n_ctx = _N_BATCH_PROMPT + 2 * settings.steps * (settings.pairs + 2)
             n_parallel = max(*settings.sequences, 2)
-            with Stand(settings.base, n_ctx=n_ctx, n_parallel=n_parallel, threads=settings.threads) as stand:
-                stand.attach(settings.sidecar)
+            with BenchHarness(settings.base, n_ctx=n_ctx, n_parallel=n_parallel, threads=settings.threads) as harness:
+                harness.attach(settings.sidecar)
                 if "decode" in parts:
                     for count in settings.sequences:
-                        yield self._decode(stand, count)
-                if not stand.has_text:
-                    missing = [what for part, what in _ANSWERS.items() if part in parts]
+                        yield self._decode(harness, count)
+                if not harness.has_text:
+                    missing = [what for part, what in _ANSWER_PARTS.items() if part in parts]
                     self._notes += [f"no figures of {what}: the base has no vocabulary" for what in missing]
                     return
                 if "batch" in parts:
                     for count in settings.sequences:
-                        yield from self._serve(stand, count)
+                        yield from self._batch(harness, count)
                 if "refresh" in parts:
-                    yield from self._refresh(stand)
+                    yield from self._refresh(harness)
 
-    def _load(self, stand: Stand) -> Figure:
-        stand.attach(self.settings.sidecar)
-        kinds = {"load": lambda: 1e3 * stand.attach(self.settings.sidecar)}
-        seen = interleave(kinds, rounds=self.settings.pairs, what="loading the sidecar", tick=self.tick)
-        return Figure(part="load", label="load the sidecar", unit="ms", value=Spread.of(seen["load"]))
+    def _interleave(self, kinds: Mapping[str, Callable[[], float]], what: str) -> dict[str, Floats]:
+        return interleave(kinds, rounds=self.settings.pairs, what=what, tick=self.tick)
 
-    def _prompts(self, stand: Stand, mode: InjectFrom, folder: Path) -> Iterator[Figure]:
-        own = mode == self.sidecar.config.inject_from
-        stand.attach(self.settings.sidecar if own else with_mode(self.sidecar, mode, folder))
+    def _prompt_limit(self, n_tokens: int, mode: InjectFrom, *, n_reused: int = 0) -> tuple[float, float] | None:
+        if self.on_paper is None:
+            return None
+        limit = self.on_paper.prompt(n_tokens, mode, n_reused=n_reused)
+        return limit, limit
+
+    def _load(self, harness: BenchHarness) -> Figure:
+        harness.attach(self.settings.sidecar)
+        kinds = {"load": lambda: 1e3 * harness.attach(self.settings.sidecar)}
+        measured = self._interleave(kinds, "loading the sidecar")
+        return Figure(part="load", label="load the sidecar", unit="ms", value=Spread.of(measured["load"]))
+
+    def _prompts(self, harness: BenchHarness, mode: InjectFrom, folder: Path) -> Iterator[Figure]:
+        is_own = mode == self.sidecar.config.inject_from
+        harness.attach(self.settings.sidecar if is_own else with_mode(self.sidecar, mode, folder))
         name = "everywhere" if mode == "prompt" else "from the last on"
         for inject in (True, False):
-            stand.prefill(stand.tokens(_WARM_UP), inject=inject)
+            harness.prefill(harness.tokens(_N_WARM_UP), inject=inject)
         for length in self.settings.prompts:
-            parts: list[_core.Timings] = []
-            tokens = stand.tokens(length)
+            timings: list[_core.Timings] = []
+            tokens = harness.tokens(length)
 
-            def two(tokens: list[int] = tokens, parts: list[_core.Timings] = parts) -> float:
-                return timed(lambda: parts.append(stand.prefill(tokens, inject=True)))
+            def two_passes(tokens: list[int] = tokens, timings: list[_core.Timings] = timings) -> float:
+                return timed(lambda: timings.append(harness.prefill(tokens, inject=True)))
 
-            def one(tokens: list[int] = tokens) -> float:
-                return timed(lambda: stand.prefill(tokens, inject=False))
+            def one_pass(tokens: list[int] = tokens) -> float:
+                return timed(lambda: harness.prefill(tokens, inject=False))
 
             what = f"prompt of {length} tokens, injected {name}"
-            seen = interleave({"two passes": two, "one": one}, rounds=self.settings.pairs, what=what, tick=self.tick)
-            paper = self.on_paper.prompt(length, mode) if self.on_paper else None
+            kinds = {"two passes": two_passes, "one": one_pass}
+            measured = self._interleave(kinds, what)
             label = f"two passes ÷ one, {length} tokens, injected {name}"
-            limit = None if paper is None else (paper, paper)
-            yield Figure.ratio("prompt", label, seen, unit="ms", limit=limit, at=length, series=f"injected {name}")
-            if mode == "prompt" and parts[-1].pass2 == "full":
+            limit = self._prompt_limit(length, mode)
+            yield Figure.ratio("prompt", label, measured, unit="ms", limit=limit, at=length, series=f"injected {name}")
+            if mode == "prompt" and timings[-1].pass2 == "full":
                 self._notes.append(f"pass 2 over {length} tokens went through all blocks")
-            value = Spread.of(np.array([each.encode_ms for each in parts]))
+            value = Spread.of(np.array([timing.encode_ms for timing in timings]))
             yield Figure(part="prompt", label=f"encoder and fold, {length} tokens", unit="ms", value=value)
 
-    def _busy(self, stand: Stand) -> Iterator[Figure]:
-        """Encoder and decoding while another process keeps one CPU busy, against a quiet machine."""
-        prompt = stand.tokens(_DEPTH)
+    def _busy(self, harness: BenchHarness) -> Iterator[Figure]:
+        """Measure encoder and decoding while another process keeps one CPU busy, against a quiet machine."""
+        prompt = harness.tokens(_N_PROMPT)
 
         def encode() -> float:
-            return float(np.median([stand.prefill(prompt, inject=True).encode_ms for _ in range(3)]))
+            return float(np.median([harness.prefill(prompt, inject=True).encode_ms for _ in range(3)]))
 
         def decode() -> float:
-            return float(np.median(stand.decode(1, self.settings.steps, inject=True)))
+            return float(np.median(harness.decode(1, self.settings.steps, inject=True)))
 
-        def beside_another(measure: Callable[[], float]) -> float:
+        def while_busy(measure: Callable[[], float]) -> float:
             with busy_process():
                 return measure()
 
         for label, measure in (("encoder and fold", encode), ("a decoded token", decode)):
-            stand.prefill(prompt, inject=True)
+            harness.prefill(prompt, inject=True)
             measure()
-            kinds: dict[str, Callable[[], float]] = {"busy": partial(beside_another, measure), "quiet": measure}
+            kinds: dict[str, Callable[[], float]] = {"busy": partial(while_busy, measure), "quiet": measure}
             what = f"{label} beside a busy process"
-            seen = interleave(kinds, rounds=self.settings.pairs, what=what, tick=self.tick)
-            yield Figure.ratio("busy", f"{what} ÷ on a quiet machine", seen, unit="ms")
+            measured = self._interleave(kinds, what)
+            yield Figure.ratio("busy", f"{what} ÷ on a quiet machine", measured, unit="ms")
 
-    def _turns(self, stand: Stand) -> Iterator[Figure]:
-        """The next turn of a chat, against one clean pass over all of it."""
+    def _turns(self, harness: BenchHarness) -> Iterator[Figure]:
+        """Measure the next turn of a chat against one clean pass over the whole chat."""
         mode = self.sidecar.config.inject_from
         for length in self.settings.prompts:
             reused: list[int] = []
 
             def turn(length: int = length, reused: list[int] = reused) -> float:
-                before = stand.tokens(length)
-                stand.prefill(before, inject=True)
-                chat = before + stand.tokens(_TURN)
-                return timed(lambda: reused.append(stand.prefill(chat, inject=True).n_reused))
+                before = harness.tokens(length)
+                harness.prefill(before, inject=True)
+                chat = before + harness.tokens(_N_TURN)
+                return timed(lambda: reused.append(harness.prefill(chat, inject=True).n_reused))
 
-            def whole(length: int = length) -> float:
-                chat = stand.tokens(length + _TURN)
-                return timed(lambda: stand.prefill(chat, inject=False))
+            def whole_chat(length: int = length) -> float:
+                chat = harness.tokens(length + _N_TURN)
+                return timed(lambda: harness.prefill(chat, inject=False))
 
-            what = f"{_TURN} tokens after {length}"
-            seen = interleave(
-                {"next turn": turn, "all of it": whole}, rounds=self.settings.pairs, what=what, tick=self.tick
-            )
+            what = f"{_N_TURN} tokens after {length}"
+            kinds = {"next turn": turn, "all of it": whole_chat}
+            measured = self._interleave(kinds, what)
             n_reused = min(reused)
             if n_reused == 0:
                 self._notes.append(f"nothing of {length} tokens was kept for the next turn")
-            paper = self.on_paper.prompt(length + _TURN, mode, n_reused=n_reused) if self.on_paper else None
             label = f"{what}, two passes ÷ one over all"
-            limit = None if paper is None else (paper, paper)
-            yield Figure.ratio("turn", label, seen, unit="ms", limit=limit, at=length)
+            limit = self._prompt_limit(length + _N_TURN, mode, n_reused=n_reused)
+            yield Figure.ratio("turn", label, measured, unit="ms", limit=limit, at=length)
 
-    def _decode(self, stand: Stand, count: int) -> Figure:
+    def _decode(self, harness: BenchHarness, count: int) -> Figure:
         steps = self.settings.steps
         for sequence in range(count):
-            stand.prefill(stand.tokens(_DEPTH), inject=True, sequence=sequence)
+            harness.prefill(harness.tokens(_N_PROMPT), inject=True, sequence=sequence)
         for inject in (True, False):
-            stand.decode(count, 2, inject=inject)
+            harness.decode(count, 2, inject=inject)
 
         def rate(inject: bool) -> float:
-            return 1e3 * count / float(np.median(stand.decode(count, steps, inject=inject)))
+            return 1e3 * count / float(np.median(harness.decode(count, steps, inject=inject)))
 
-        seen = interleave(
+        measured = self._interleave(
             {"injected": lambda: rate(True), "clean": lambda: rate(False)},
-            rounds=self.settings.pairs,
-            what=f"decoding {_sequences(count)}",
-            tick=self.tick,
+            f"decoding {_sequences(count)}",
         )
         return Figure.ratio(
             "decode",
             f"injected ÷ clean, {_sequences(count)}",
-            seen,
+            measured,
             unit="tokens/s",
             limit=self.on_paper.decode(count) if self.on_paper else None,
             at=count,
         )
 
-    def _serve(self, stand: Stand, count: int) -> Iterator[Figure]:
+    def _batch(self, harness: BenchHarness, count: int) -> Iterator[Figure]:
         steps = self.settings.steps
         what = f"generate_batch of {_sequences(count)}"
-        stand.serve(count, 2)
-        seen = interleave(
+        harness.batch_rate(count, 2)
+        measured = self._interleave(
             {
-                "injected": lambda: stand.serve(count, steps),
-                "bare decoding": lambda: 1e3 * count / stand.decode(count, steps, inject=False).mean(),
+                "injected": lambda: harness.batch_rate(count, steps),
+                "bare decoding": lambda: 1e3 * count / harness.decode(count, steps, inject=False).mean(),
             },
-            rounds=self.settings.pairs,
-            what=what,
-            tick=self.tick,
+            what,
         )
-        if np.isnan(seen["injected"]).any():
+        if np.isnan(measured["injected"]).any():
             self._notes.append(f"no figure for {what}: an answer ended before the others had two tokens")
             return
         yield Figure.ratio(
             "batch",
             f"generate_batch ÷ bare decoding, {_sequences(count)}",
-            seen,
+            measured,
             unit="tokens/s",
             limit=self.on_paper.decode(count) if self.on_paper else None,
             at=count,
         )
 
-    def _refresh(self, stand: Stand) -> Iterator[Figure]:
+    def _refresh(self, harness: BenchHarness) -> Iterator[Figure]:
         steps = self.settings.steps
         what = "one answer with a refresh"
-        stand.serve(1, 2, refresh=True)
-        seen = interleave(
-            {"refreshed": lambda: stand.serve(1, steps, refresh=True), "injected": lambda: stand.serve(1, steps)},
-            rounds=self.settings.pairs,
-            what=what,
-            tick=self.tick,
+        harness.batch_rate(1, 2, refresh=True)
+        measured = self._interleave(
+            {
+                "refreshed": lambda: harness.batch_rate(1, steps, refresh=True),
+                "injected": lambda: harness.batch_rate(1, steps),
+            },
+            what,
         )
-        if np.isnan([*seen.values()]).any():
+        if np.isnan([*measured.values()]).any():
             self._notes.append(f"no figure for {what}: it ended before its second token")
             return
-        yield Figure.ratio("refresh", "refreshed ÷ injected, 1 answer", seen, unit="tokens/s")
+        yield Figure.ratio("refresh", "refreshed ÷ injected, 1 answer", measured, unit="tokens/s")
 
 
 def _sequences(count: int) -> str:
@@ -293,14 +295,14 @@ def _sequences(count: int) -> str:
 
 
 def _check(settings: BenchSettings) -> None:
-    for what, values, least in (
+    for what, values, minimum in (
         ("prompt lengths", settings.prompts, 2),
         ("numbers of sequences", settings.sequences, 1),
         ("pairs", (settings.pairs,), 1),
         ("steps", (settings.steps,), 2),
     ):
-        if not values or min(values) < least:
-            raise Error(f"bench: {what} are {list(values)}, expected at least one, and each {least} or more")
+        if not values or min(values) < minimum:
+            raise Error(f"bench: {what} are {list(values)}, expected at least one, and each {minimum} or more")
     unknown = sorted(set(settings.parts) - set(PARTS))
     if unknown or not settings.parts:
         raise Error(f"bench: parts are {', '.join(settings.parts) or 'none'}, expected some of {', '.join(PARTS)}")

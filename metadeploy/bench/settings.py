@@ -1,4 +1,4 @@
-"""What `metadeploy bench` is asked for."""
+"""Settings of `metadeploy bench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metadeploy.sidecar.spec import InjectFrom
 
 __all__ = ["PARTS", "BenchSettings"]
 
-#: What can be measured.
+#: The parts of the benchmark.
 PARTS: Final = ("prompt", "turn", "decode", "batch", "refresh", "load", "busy")
 
 
@@ -19,15 +19,15 @@ class BenchSettings:
     """What to measure.
 
     Attributes:
-        base: GGUF.
-        sidecar: of it.
+        base: GGUF of the base.
+        sidecar: a sidecar for it.
         prompts: lengths in tokens.
-        sequences: how many are decoded at once.
-        pairs: measurements of each side.
+        sequences: numbers of sequences to decode at once.
+        pairs: measurements of each side of a ratio.
         steps: tokens of an answer in each measurement.
-        modes: where the injection begins; none takes what the sidecar says.
+        modes: where the injection begins; empty for the sidecar's own value.
         parts: some of ``PARTS``.
-        threads: None leaves it to llama.cpp.
+        threads: None for llama.cpp's default.
     """
 
     base: Path
@@ -41,5 +41,5 @@ class BenchSettings:
     threads: int | None = None
 
     def quick(self) -> BenchSettings:
-        """The short form, which shows that everything runs and whose figures say little."""
+        """Return short settings, which show that everything runs. Their figures say little."""
         return replace(self, prompts=(16, 48), sequences=(1, 2), pairs=2, steps=4)

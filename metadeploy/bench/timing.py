@@ -1,4 +1,4 @@
-"""Times that can be compared: the kinds take turns, so that whatever else the machine does hits all of them."""
+"""Measures times that can be compared: the kinds take turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from numpy.typing import NDArray
 __all__ = ["Floats", "Tick", "interleave", "timed"]
 
 Floats: TypeAlias = NDArray[np.float64]
-#: Called with what is being measured, rounds done and rounds in all.
+#: Called with the name of the measurement, the number of finished rounds and the number of all rounds.
 Tick: TypeAlias = Callable[[str, int, int], None]
 
 
 def interleave(
     kinds: Mapping[str, Callable[[], float]], *, rounds: int, what: str = "", tick: Tick | None = None
 ) -> dict[str, Floats]:
-    """Measure several kinds by turns, the order reversed every other round, so that a steady drift cancels out.
+    """Measure several kinds in turn. Every other round reverses their order, so that a steady drift cancels out.
 
     Args:
-        kinds: by name, what makes one measurement.
-        rounds: measurements of each.
-        what: is measured, for ``tick``.
-        tick: told before the first round and after each.
+        kinds: by name, a function that returns one measurement.
+        rounds: measurements of each kind.
+        what: name of the measurement, for ``tick``.
+        tick: called before the first round and after each round.
 
     Returns:
-        By name the measurements, float64 [rounds].
+        The measurements of each kind, float64 [rounds].
     """
-    found: dict[str, list[float]] = {name: [] for name in kinds}
+    measured: dict[str, list[float]] = {name: [] for name in kinds}
     for round_ in range(rounds):
         if tick is not None:
             tick(what, round_, rounds)
         for name in list(kinds) if round_ % 2 == 0 else reversed(list(kinds)):
-            found[name].append(kinds[name]())
+            measured[name].append(kinds[name]())
     if tick is not None:
         tick(what, rounds, rounds)
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in measured.items()}
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds that it takes."""
-    began = time.perf_counter()
+    """Run a function, and return the milliseconds that it takes."""
+    start = time.perf_counter()
     work()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.perf_counter() - start)

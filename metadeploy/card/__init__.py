@@ -1,4 +1,4 @@
-"""A Hugging Face model card for a run directory, with the figures of the results files there and no others."""
+"""A Hugging Face model card for a run directory. All its figures are from the results files there."""
 
 from __future__ import annotations
 

@@ -11,69 +11,69 @@ from metadeploy.card.markdown import escape
 
 __all__ = ["caveats"]
 
-#: Fewer questions than this leave intervals too wide to choose between two Doubters.
-_FEW: Final = 1000
-_FEW_ANSWERED: Final = 100
-_SIGNIFICANT: Final = 0.05
-#: A calibration error from which on doubt should not be read as a probability.
-_MISCALIBRATED: Final = 0.05
-#: An AUROC within categories that is so much lower means that the rest is the kind of question.
-_KIND_GAP: Final = 0.05
+#: With fewer questions, intervals are too wide to choose between two Doubters.
+_MIN_QUESTIONS: Final = 1000
+_MIN_ANSWERED: Final = 100
+_SIGNIFICANCE: Final = 0.05
+#: Above this calibration error, doubt should not be read as a probability.
+_MAX_CALIBRATION_ERROR: Final = 0.05
+#: If the AUROC within categories is lower by more than this, much of the AUROC comes from the kinds of question.
+_MAX_KIND_GAP: Final = 0.05
 
 
 class _Caveat(NamedTuple):
-    """A weakness of what one evaluation found.
+    """A weakness in the results of one evaluation.
 
     Attributes:
-        matter: what it is about; other figures make it no other weakness.
+        kind: identifies the weakness, so that several evaluations with the same weakness give one caveat.
         text: finished Markdown, a sentence or two.
     """
 
-    matter: str
+    kind: str
     text: str
 
 
 def caveats(evaluations: Sequence[Evaluation]) -> Iterator[str]:
-    """Say what is weak about what was found, each weakness once; finished Markdown, a sentence or two each.
+    """Yield each weakness of the results once, as finished Markdown of a sentence or two.
 
     Args:
-        evaluations: the most telling one first; figures are of the first that shows the weakness, and those that show
-            it are named unless all do.
+        evaluations: the most important one first. The figures in a caveat are from the first evaluation that has the
+            weakness. If only some evaluations have it, the caveat names them.
     """
-    found: dict[str, list[tuple[Evaluation, str]]] = {}
+    by_kind: dict[str, list[tuple[Evaluation, str]]] = {}
     for evaluation in evaluations:
-        for matter, text in _of_one(evaluation):
-            found.setdefault(matter, []).append((evaluation, text))
-    for shown in found.values():
-        where = "; ".join(escape(evaluation.title) for evaluation, _ in shown)
-        text = shown[0][1]
-        yield text if len(shown) == len(evaluations) else f"{where}: {text}"
+        for kind, text in _evaluation_caveats(evaluation):
+            by_kind.setdefault(kind, []).append((evaluation, text))
+    for affected in by_kind.values():
+        titles = "; ".join(escape(evaluation.title) for evaluation, _ in affected)
+        text = affected[0][1]
+        yield text if len(affected) == len(evaluations) else f"{titles}: {text}"
 
 
-def _of_one(evaluation: Evaluation) -> Iterator[_Caveat]:
+def _evaluation_caveats(evaluation: Evaluation) -> Iterator[_Caveat]:
     results = evaluation.results
     metrics = {name: row["value"] for name, row in results["metrics"].items()}
-    yield from _of_the_questions(evaluation, metrics)
-    yield from _of_the_refusals(results, metrics)
-    yield from _of_the_ranking(results, metrics)
+    yield from _question_caveats(evaluation, metrics)
+    yield from _refusal_caveats(results, metrics)
+    yield from _ranking_caveats(results, metrics)
 
 
-def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
+def _question_caveats(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
     results = evaluation.results
     if evaluation.is_own and evaluation.split != "test":
         yield _Caveat(
             f"the {evaluation.split} split",
             f"These are questions of the {evaluation.split} split, which training used. Expect less on others.",
         )
-    if results["n"] < _FEW:
+    if results["n"] < _MIN_QUESTIONS:
         yield _Caveat(
             "few questions", f"{count(results['n'])} questions are few: look at the intervals, not at the values."
         )
     n_answered = results["metrics"]["selective_accuracy"]["n"]
-    if 0 < n_answered < _FEW_ANSWERED:
+    if 0 < n_answered < _MIN_ANSWERED:
         yield _Caveat(
             "few answers",
-            f"Only {count(n_answered)} questions are answered; selective accuracy rests on these alone.",
+            f"Only {count(n_answered)} questions are answered, so selective accuracy is not reliable.",
         )
     if results["threshold"]["chosen"] == "by hand":
         yield _Caveat(
@@ -91,20 +91,18 @@ def _of_the_questions(evaluation: Evaluation, metrics: Mapping[str, float | None
         )
 
 
-def _of_the_refusals(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
-    coverage, lost = metrics["coverage"], metrics["over_refusal_rate"]
+def _refusal_caveats(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
+    coverage, over_refusal = metrics["coverage"], metrics["over_refusal_rate"]
     if coverage == 0:
         yield _Caveat("declines all", "At this threshold it declines every question, which helps nobody.")
     elif coverage == 1:
         yield _Caveat("declines none", "At this threshold it declines nothing: the base alone does the same.")
-    if lost is not None and lost > 0 and coverage:
+    if over_refusal is not None and over_refusal > 0 and coverage:
         yield _Caveat(
-            "over-refusal",
-            f"It declines {percent(lost)} of the base's right answers (over-refusal).",
+            "over-refusal", f"It declines {percent(over_refusal)} of the base's right answers (over-refusal)."
         )
     refusals = results["refusals"]
-    changed = refusals["declined"] - refusals["word_for_word"]
-    if changed:
+    if refusals["declined"] != refusals["word_for_word"]:
         yield _Caveat(
             "refusals in other words",
             f"Of {count(refusals['declined'])} refusals, {count(refusals['word_for_word'])} are word for word as "
@@ -112,9 +110,9 @@ def _of_the_refusals(results: Mapping[str, Any], metrics: Mapping[str, float | N
         )
 
 
-def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
+def _ranking_caveats(results: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Iterator[_Caveat]:
     auroc, within, error = metrics["auroc"], metrics["macro_auroc"], metrics["ece"]
-    if auroc is not None and within is not None and within < auroc - _KIND_GAP:
+    if auroc is not None and within is not None and within < auroc - _MAX_KIND_GAP:
         yield _Caveat(
             "knows the kind",
             f"Much of the AUROC of {number(auroc)} comes from knowing the kinds of question that the base gets wrong: "
@@ -122,16 +120,16 @@ def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | No
         )
     not_beaten = {row["name"]: row["doubter"]["p_value"] for row in results["baselines"] if not _is_ahead(row)}
     if not_beaten:
-        named = "; ".join(f"{escape(name)} (p {_sign(found)})" for name, found in not_beaten.items())
+        names = "; ".join(f"{escape(name)} (p {_with_sign(p)})" for name, p in not_beaten.items())
         yield _Caveat(
-            f"not ahead of {sorted(not_beaten)}", f"At the same coverage it is not significantly ahead of: {named}."
+            f"not ahead of {sorted(not_beaten)}", f"At the same coverage it is not significantly ahead of: {names}."
         )
     if not results["baselines"]:
         yield _Caveat(
             "no baselines",
             "It was not compared with baselines. A threshold on the base's own probabilities may be as good.",
         )
-    if error is not None and error > _MISCALIBRATED:
+    if error is not None and error > _MAX_CALIBRATION_ERROR:
         yield _Caveat(
             "miscalibrated",
             f"Doubt ranks questions, but it is not the probability of an error (calibration error {number(error)}). A "
@@ -141,9 +139,9 @@ def _of_the_ranking(results: Mapping[str, Any], metrics: Mapping[str, float | No
 
 def _is_ahead(row: Mapping[str, Any]) -> bool:
     ours, theirs = row["doubter"]["selective_accuracy"]["value"], row["selective_accuracy"]["value"]
-    return ours is not None and theirs is not None and ours > theirs and row["doubter"]["p_value"] < _SIGNIFICANT
+    return ours is not None and theirs is not None and ours > theirs and row["doubter"]["p_value"] < _SIGNIFICANCE
 
 
-def _sign(found: float) -> str:
-    shown = p_value(found)
-    return shown if shown.startswith("<") else f"= {shown}"
+def _with_sign(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"

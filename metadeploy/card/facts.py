@@ -1,4 +1,4 @@
-"""What a card may say: read from the files of a run directory, and checked against each other."""
+"""Reads the facts of a card from the files of a run directory, and checks that the files belong together."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["Evaluation", "ListedFile", "Measured", "Repetition", "hub_id", "list
 SCHEMAS: Final[Mapping[str, tuple[int, ...]]] = {"eval": (1,), "ladder": (1, 2)}
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 #: Keys of the results of one run.
-_OF_ONE_RUN: Final = ("config", "n", "threshold", "mcnemar", "refusals", "categories", "plots")
+_RUN_KEYS: Final = ("config", "n", "threshold", "mcnemar", "refusals", "categories", "plots")
 
-#: What a run directory may hold, in the order of the card.
-_KNOWN: Final = (
+#: Files of a run directory that the card lists, in this order.
+_KNOWN_FILES: Final = (
     ("doubter_sidecar.gguf", "the Doubter for llama.cpp, to load beside a GGUF of the base"),
-    ("doubter_checkpoint.pt", "the same for PyTorch"),
+    ("doubter_checkpoint.pt", "the Doubter for PyTorch"),
     ("run.json", "every setting of collecting and training"),
     ("collect/*.jsonl", "questions, the base's answers, and whether they are right"),
     ("collect/*.safetensors", "activations of the base at the last prompt token"),
     ("train/curves.csv", "loss and validation figures of each epoch"),
-    ("train/curves.png", "the same as a picture"),
+    ("train/curves.png", "plot of these curves"),
     ("eval/results_*.json", "the results that this card shows"),
     ("eval/samples_*.jsonl", "each question with both answers and the doubt"),
-    ("eval/calibration_*.jsonl", "validation questions that a threshold was chosen on"),
+    ("eval/calibration_*.jsonl", "validation questions on which a threshold was chosen"),
     ("eval/*.png", "plot"),
     ("ladder/results.json", "results for other types of base and sidecar"),
     ("ladder/rung_*.json", "each question's outcome with one type"),
@@ -45,10 +45,10 @@ class ListedFile:
     """A file of the run directory.
 
     Attributes:
-        name: below the run directory, with forward slashes.
-        size: in bytes.
+        name: path relative to the run directory, with forward slashes.
+        size: number of bytes.
         sha256: hex digest.
-        what: what it is.
+        what: its description.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Evaluation:
 
     Attributes:
         path: the file.
-        results: what it holds.
-        dataset: what the questions are called.
-        is_own: whether they are the run's own questions, of which there are splits.
+        results: its content.
+        dataset: name of the questions.
+        is_own: whether these are the run's own questions, which have splits.
     """
 
     path: Path
@@ -75,12 +75,12 @@ class Evaluation:
 
     @property
     def split(self) -> str:
-        """Of the questions."""
+        """Split of the questions."""
         return str(self.results["config"]["split"])
 
     @property
     def engine(self) -> str:
-        """What answered: ``PyTorch, bfloat16`` or ``llama.cpp, base-Q4_K_M.gguf``."""
+        """The engine with its type or base: ``PyTorch, bfloat16`` or ``llama.cpp, base-Q4_K_M.gguf``."""
         config = self.results["config"]
         if config["engine"] == "runtime":
             return f"llama.cpp, {config['base']['name']}"
@@ -88,22 +88,22 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What was asked and what answered."""
+        """The questions and the engine."""
         return f"{self.dataset}{f', {self.split} split' if self.is_own else ''} ({self.engine})"
 
     @property
     def _rank(self) -> tuple[bool, bool, bool, str]:
-        """The run's own test questions in PyTorch come first."""
+        """Sort key: the run's own test questions in PyTorch come first."""
         return not self.is_own, self.split != "test", self.results["config"]["engine"] != "torch", self.path.name
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """A file of means over several trainings, `metadeploy eval A B C --output`.
+    """A file of means over several trainings, from `metadeploy eval A B C --output`.
 
     Attributes:
         path: the file.
-        results: what it holds.
+        results: its content.
     """
 
     path: Path
@@ -112,12 +112,12 @@ class Repetition:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that was measured.
+    """All results of a run directory.
 
     Attributes:
-        evaluations: the most telling one first.
+        evaluations: the most important one first.
         repetitions: means over trainings.
-        ladder: results of `metadeploy ladder`; None where there are none.
+        ladder: results of `metadeploy ladder`; None if there are none.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
@@ -129,26 +129,26 @@ class Measured:
 
 
 def hub_id(name: str) -> str | None:
-    """A model's name if it is a hub id, ``owner/name``; None for paths."""
+    """Return a model's name if it is a hub id such as ``owner/name``; None for a path."""
     is_id = _HUB_ID.fullmatch(name) and not name.lower().endswith(".gguf") and not Path(name).exists()
     return name if is_id else None
 
 
 def short_name(name: str) -> str:
-    """A hub id as it is, and the last part of a path."""
+    """Return a hub id unchanged, or the last part of a path."""
     return hub_id(name) or re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
 def list_files(run: RunDir) -> list[ListedFile]:
-    """The files of a run directory that are known, each once, with their hashes."""
-    found: dict[Path, str] = {}
-    for pattern, what in _KNOWN:
+    """Return the known files of a run directory, each once, with their hashes."""
+    descriptions: dict[Path, str] = {}
+    for pattern, what in _KNOWN_FILES:
         for path in sorted(run.path.glob(pattern)):
             if path.is_file() and not path.name.startswith("."):
-                found.setdefault(path, what)
+                descriptions.setdefault(path, what)
     return [
         ListedFile(path.relative_to(run.path).as_posix(), path.stat().st_size, sha256(path), what)
-        for path, what in found.items()
+        for path, what in descriptions.items()
     ]
 
 
@@ -157,10 +157,10 @@ def read_measured(run: RunDir, files: list[ListedFile]) -> Measured:
 
     Args:
         run: the run directory.
-        files: what is in it.
+        files: the files in it.
 
     Raises:
-        RunDirError: a file is no results file, or its figures are those of another wrapper than the one that is there.
+        RunDirError: a file is not a results file, or its figures are from a wrapper that is not in the run directory.
     """
     digests = {file.name: file.sha256 for file in files}
     evaluations, repetitions, ladder = [], [], None
@@ -170,46 +170,47 @@ def read_measured(run: RunDir, files: list[ListedFile]) -> Measured:
             _refuse_other_wrapper(path, ladder["config"]["checkpoint"], digests, "ladder")
         elif path.match("eval/results_*.json"):
             results = _read(path, "eval", "metrics", "baselines")
-            if "runs" in results:  # means have neither questions nor a wrapper of their own
+            if "runs" in results:  # means over runs have no questions and no wrapper of their own
                 repetitions.append(Repetition(path, results))
                 continue
-            _require(path, results, "eval", _OF_ONE_RUN)
+            _require(path, results, "eval", _RUN_KEYS)
             evaluations.append(_evaluation(run, path, results))
             _refuse_other_wrapper(path, results["config"]["wrapper"], digests, "eval")
-    return Measured(tuple(sorted(evaluations, key=lambda each: each._rank)), tuple(repetitions), ladder)
+    evaluations.sort(key=lambda evaluation: evaluation._rank)
+    return Measured(tuple(evaluations), tuple(repetitions), ladder)
 
 
 def _refuse_other_wrapper(path: Path, wrapper: Mapping[str, Any], digests: Mapping[str, str], command: str) -> None:
-    """Figures of another wrapper are not this one's, nor are those of what it was before it was trained anew."""
+    """Refuse figures of another wrapper, or of this wrapper before it was trained again."""
     if wrapper.get("sha256") not in digests.values():
         raise RunDirError(
-            f"results '{path}': were measured with another {wrapper['name']} than what is in the run directory "
+            f"results '{path}': were measured with another {wrapper['name']} than the one in the run directory "
             f"(hint: run metadeploy {command} again, or delete the file)"
         )
 
 
 def _evaluation(run: RunDir, path: Path, results: Mapping[str, Any]) -> Evaluation:
     config, collected = results["config"], run.manifest.get("collect") or {}
-    asked, own = (str(name or "questions") for name in (config["questions"], run.manifest.get("dataset")))
-    is_own = asked == own and config.get("source") == collected.get("source")
-    return Evaluation(path, results, Path(short_name(asked)).stem, is_own)
+    name, own_name = (str(name or "questions") for name in (config["questions"], run.manifest.get("dataset")))
+    is_own = name == own_name and config.get("source") == collected.get("source")
+    return Evaluation(path, results, Path(short_name(name)).stem, is_own)
 
 
 def _read(path: Path, command: str, *keys: str) -> dict[str, Any]:
     expected = _expected(command)
-    found = read(path, subject=f"results '{path}'", error=RunDirError, expected=expected)
-    if not isinstance(found, dict) or found.get("schema") not in SCHEMAS[command]:
+    results = read(path, subject=f"results '{path}'", error=RunDirError, expected=expected)
+    if not isinstance(results, dict) or results.get("schema") not in SCHEMAS[command]:
         raise RunDirError(f"results '{path}': are of another kind, {expected}")
-    _require(path, found, command, keys)
-    return found
+    _require(path, results, command, keys)
+    return results
 
 
-def _require(path: Path, found: Mapping[str, Any], command: str, keys: Sequence[str]) -> None:
-    missing = [key for key in keys if key not in found]
+def _require(path: Path, results: Mapping[str, Any], command: str, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in results]
     if missing:
         raise RunDirError(f"results '{path}': lack {', '.join(missing)}, {_expected(command)}")
 
 
 def _expected(command: str) -> str:
     versions = " or ".join(map(str, SCHEMAS[command]))
-    return f"expected version {versions} of what metadeploy {command} writes (hint: run metadeploy {command} again)"
+    return f"expected results of metadeploy {command}, version {versions} (hint: run metadeploy {command} again)"

@@ -1,4 +1,4 @@
-"""How a wrapper was trained, as its run.json has it; whatever the manifest lacks is left out."""
+"""The table of a card about training, from run.json. Values that run.json does not have are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["training_table"]
 
 
 def training_table(manifest: Mapping[str, Any]) -> str:
-    """Base, questions, wrapper and recipe; every cell is from the manifest.
+    """Format base, questions, wrapper and training settings.
 
     Args:
         manifest: run.json.
@@ -40,34 +40,39 @@ def _rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if key in manifest:
             yield title, _layers(manifest[key])
     if "inject_from" in manifest:
-        everywhere = manifest["inject_from"] == "prompt"
-        yield "injects", "at every position" if everywhere else "from the last prompt token on"
+        is_everywhere = manifest["inject_from"] == "prompt"
+        yield "injects", "at every position" if is_everywhere else "from the last prompt token on"
     encoder = [escape(str(manifest["encoder_type"]))] if "encoder_type" in manifest else []
     encoder += [f"width {trained['bottleneck_dim']}"] if "bottleneck_dim" in trained else []
     if encoder:
         yield "encoder", ", ".join(encoder)
-    yield from _recipe(trained)
+    yield from _training_rows(trained)
     if "refusal_bias" in manifest:
         yield "calibrated bias of the refusal", number(manifest["refusal_bias"])
 
 
-def _recipe(trained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _training_rows(trained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "best_epoch" in trained:
         yield "epochs", f"{trained['best_epoch']} (the best of {trained['epochs_done']} on the validation questions)"
     fit = trained.get("fit") or {}
-    steps = [f"{title} {fit[key]}" for title, key in _STEPS if key in fit]
-    if steps:
-        yield "optimization", "AdamW, " + ", ".join(steps)
+    settings = [f"{title} {fit[key]}" for title, key in _FIT_SETTINGS if key in fit]
+    if settings:
+        yield "optimization", "AdamW, " + ", ".join(settings)
     point, val = trained.get("point") or {}, trained.get("val") or {}
-    wanted = [f"{title} {percent(point[key])}" for title, key in _POINTS if point.get(key) is not None]
-    if wanted:
-        reached = [f"{title} {percent(val[key])}" for title, key in _REACHED if val.get(key) is not None]
-        yield "operating point", f"{', '.join(wanted)} on the validation questions ({', '.join(reached)})"
+    targets = [f"{title} {percent(point[key])}" for title, key in _TARGETS if point.get(key) is not None]
+    if targets:
+        reached = [f"{title} {percent(val[key])}" for title, key in _VAL_METRICS if val.get(key) is not None]
+        yield "operating point", f"{', '.join(targets)} on the validation questions ({', '.join(reached)})"
 
 
-_STEPS = (("learning rate", "lr"), ("batch", "batch_size"), ("dropout of activations", "dropout"), ("seed", "seed"))
-_POINTS = (("over-refusal at most", "max_over_refusal"), ("coverage", "target_coverage"))
-_REACHED = (
+_FIT_SETTINGS = (
+    ("learning rate", "lr"),
+    ("batch", "batch_size"),
+    ("dropout of activations", "dropout"),
+    ("seed", "seed"),
+)
+_TARGETS = (("over-refusal at most", "max_over_refusal"), ("coverage", "target_coverage"))
+_VAL_METRICS = (
     ("coverage", "coverage"),
     ("selective accuracy", "selective_accuracy"),
     ("over-refusal", "over_refusal"),

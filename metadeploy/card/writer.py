@@ -1,4 +1,4 @@
-"""`metadeploy card`: a run directory in, a README.md for the Hugging Face hub out."""
+"""`metadeploy card`: writes the README.md of a run directory for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._files import refuse_overwriting, write_atomically
-from metadeploy._format import count, p_value
+from metadeploy._format import METRICS, count, p_value
 from metadeploy.card import markdown, tables
 from metadeploy.card.caveats import caveats
 from metadeploy.card.facts import Evaluation, ListedFile, Measured, hub_id, list_files, read_measured, short_name
@@ -27,23 +27,23 @@ __all__ = ["CardReport", "write_card"]
 
 _TEMPLATE: Final = Path(__file__).with_name("card.md.jinja")
 _TAGS: Final = ("meta-spider", "gguf", "llama.cpp", "selective-prediction", "abstention", "calibration")
-#: Ends a card: the hash of all before it says whether a person has edited it since.
-_MARK: Final = re.compile(r"<!-- written by metadeploy card, ([0-9a-f]{64}) -->\n\Z")
+#: The last line of a card. It has the hash of the text before it, so that an edit can be detected.
+_SIGNATURE: Final = re.compile(r"<!-- written by metadeploy card, ([0-9a-f]{64}) -->\n\Z")
 _PICTURES: Final = (
     ("risk_coverage", "Selective accuracy against coverage, with the baselines"),
-    ("doubt", "How much right and wrong answers are doubted"),
+    ("doubt", "Doubt of right and wrong answers"),
     ("categories", "Accuracy and coverage by kind of question"),
 )
 
 
 @dataclass(frozen=True)
 class CardReport:
-    """What was written.
+    """The result of `write_card`.
 
     Attributes:
         path: the card.
-        n_results: results files whose figures it shows.
-        notes: what the card lacks, and how to supply it.
+        n_results: number of results files whose figures it shows.
+        notes: what the card lacks, and how to add it.
     """
 
     path: Path
@@ -60,21 +60,21 @@ def write_card(
     license_id: str | None = None,
     force: bool = False,
 ) -> CardReport:
-    """Write a model card of what is in a run directory.
+    """Write a model card for a run directory.
 
     Args:
         run: the run directory; results are optional.
-        output: the card; README.md in the run directory where None. Its links are relative to it.
-        name: its title; made of the base's name where None.
-        base_model: hub id of the base, for the front matter; run.json's where None and where that is one.
-        license_id: SPDX identifier of the wrapper's licence; run.json's where None.
-        force: replace a file that was not written by this function, or was edited since.
+        output: the card; None for README.md in the run directory. The links in the card are relative to it.
+        name: title of the card; None for a title with the base's name.
+        base_model: hub id of the base, for the front matter; None for run.json's model name, if it is a hub id.
+        license_id: SPDX identifier of the wrapper's license; None for run.json's.
+        force: replace a file that another program wrote, or that was edited.
 
     Raises:
         RunDirError: a results file cannot be read or belongs to another wrapper, the wrapper was trained on other
-            questions than are collected there now, or the card has been edited.
+            questions than those in the run directory, or the card has been edited.
         MissingDependencyError: huggingface_hub or Jinja2 is not installed.
-        Error: ``base_model`` is no hub id, or the card would replace a file that it tells of.
+        Error: ``base_model`` is not a hub id, or the card would replace a file that it lists.
     """
     output = output or run.path / "README.md"
     _refuse_edited(output, force)
@@ -103,9 +103,9 @@ def write_card(
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RunDirError(
             f"run directory '{run.path}': its results or run.json cannot be read ({type(error).__name__}: {error}), "
-            "expected what metadeploy collect, train and eval write (hint: run metadeploy eval again)"
+            "expected files of metadeploy collect, train and eval (hint: run metadeploy eval again)"
         ) from error
-    write_atomically(output, text + _mark(text))
+    write_atomically(output, text + _signature(text))
     n_results = len(measured.evaluations) + len(measured.repetitions) + (measured.ladder is not None)
     return CardReport(output, n_results, tuple(_notes(measured, base_model, license_id)))
 
@@ -114,25 +114,25 @@ def _refuse_edited(path: Path, force: bool) -> None:
     if force or not path.exists():
         return
     text = path.read_bytes().decode(errors="replace")
-    found = _MARK.search(text)
-    if found is None or text != text[: found.start()] + _mark(text[: found.start()]):
+    match = _SIGNATURE.search(text)
+    if match is None or text != text[: match.start()] + _signature(text[: match.start()]):
         raise RunDirError(
-            f"card '{path}': was written or edited by someone else, expected a card as metadeploy card wrote it "
+            f"card '{path}': was written or edited by someone else, expected an unchanged card of metadeploy card "
             "(hint: --force replaces it, -o writes elsewhere)"
         )
 
 
-def _mark(text: str) -> str:
+def _signature(text: str) -> str:
     return f"<!-- written by metadeploy card, {hashlib.sha256(text.encode()).hexdigest()} -->\n"
 
 
 def _front_matter(measured: Measured, name: str, base_model: str | None, license_id: str | None) -> str:
-    """The YAML block that the hub reads."""
+    """Return the YAML block that the hub reads."""
     try:
         from huggingface_hub import ModelCardData
     except ImportError as error:
         raise _missing("huggingface_hub") from error
-    results = [result for each in measured.evaluations for result in _eval_results(each)]
+    results = [result for evaluation in measured.evaluations for result in _eval_results(evaluation)]
     data = ModelCardData(
         base_model=base_model,
         base_model_relation="adapter" if base_model else None,
@@ -144,14 +144,14 @@ def _front_matter(measured: Measured, name: str, base_model: str | None, license
         eval_results=results or None,
     )
     if not results:
-        data.model_name = None  # it is the model-index's, which there is none of
+        data.model_name = None  # it belongs to the model-index, which needs results
     return str(data.to_yaml())
 
 
 def _eval_results(evaluation: Evaluation) -> Iterator[Any]:
     from huggingface_hub import EvalResult
 
-    for key, title in ((key, title) for key, title, _, is_headline in tables.METRICS if is_headline):
+    for key, title in ((key, title) for key, title, _ in METRICS if key in tables.HEADLINES):
         row = evaluation.results["metrics"][key]
         if row["value"] is not None:
             yield EvalResult(
@@ -181,7 +181,7 @@ def _render(
     except ImportError as error:
         raise _missing("jinja2") from error
 
-    # Markdown and no HTML: every text from a file goes through `md` or `code` in the template
+    # no autoescape, because the output is Markdown: the template applies `md` or `code` to every text from a file
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters |= {
         "md": markdown.escape,
@@ -200,11 +200,11 @@ def _render(
         "ladder": tables.ladder_table,
         "files": tables.files_table,
     }
-    here = {file.name for file in files}
+    names = {file.name for file in files}
 
     def picture(alternative: str, name: str) -> str | None:
         relative = os.path.relpath(run.path / name, folder).replace(os.sep, "/")
-        return markdown.image(alternative, relative) if name in here else None
+        return markdown.image(alternative, relative) if name in names else None
 
     left_out = (run.manifest.get("train") or {}).get("leave_out", ())
 
@@ -212,13 +212,13 @@ def _render(
         return {name: row for name, row in evaluation.results["categories"].items() if name in left_out}
 
     def pictures(evaluation: Evaluation) -> list[str]:
-        shown = (
+        images = (
             picture(alternative, f"eval/{plot}")
             for kind, alternative in _PICTURES
             for plot in evaluation.results["plots"]
             if plot.startswith(f"{kind}_")
         )
-        return [each for each in shown if each is not None]
+        return [image for image in images if image is not None]
 
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     values = dict(
@@ -229,8 +229,8 @@ def _render(
         measured=measured,
         caveats=list(_caveats(measured, base, knows_all_kinds=not left_out)),
         base_file=_base_file(run.manifest, measured),
-        has_sidecar=run.sidecar.name in here,
-        has_checkpoint="doubter_checkpoint.pt" in here,
+        has_sidecar=run.sidecar.name in names,
+        has_checkpoint="doubter_checkpoint.pt" in names,
         files=files,
         training=training_table(run.manifest),
         ladder_picture=picture("Agreement and selective accuracy of each type", "ladder/ladder.png"),
@@ -246,7 +246,7 @@ def _render(
 
 
 def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterator[str]:
-    """What holds for every Doubter, and what the evaluations say of this one."""
+    """Yield the caveats of every Doubter, and those of these evaluations."""
     yield (
         f"It works only with {_base_link(base)} and its quantizations. Any other model, even one that was fine-tuned "
         "from it, has other activations, which it was not trained to read."
@@ -254,29 +254,29 @@ def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterato
     yield "It can only decline. If it answers, the answer is the base's and may be wrong."
     if not measured.evaluations:
         return
-    if knows_all_kinds and all(each.is_own for each in measured.evaluations):
+    if knows_all_kinds and all(evaluation.is_own for evaluation in measured.evaluations):
         yield "All figures are from the run's own questions. It was not measured on other kinds of question."
-    engines = {each.results["config"]["engine"] for each in measured.evaluations}
+    engines = {evaluation.results["config"]["engine"] for evaluation in measured.evaluations}
     if engines == {"torch"}:
         yield "It was measured in PyTorch only. A quantized base in llama.cpp makes other decisions on some questions."
     yield from caveats(measured.evaluations)
 
 
 def _refusal(run: RunDir) -> str:
-    """What it declines with: as the sidecar says, which may have another text than run.json, else as run.json does."""
+    """Return the refusal of the sidecar, or of run.json if there is no sidecar. The two may differ."""
     if run.sidecar.exists():
         return read_sidecar(run.sidecar).config.refusal_text
     return str(run.manifest.get("refusal_text") or DEFAULT_REFUSAL_TEXT)
 
 
 def _base_link(base: str) -> str:
-    """The base in running text."""
+    """Format the base as a link or as code."""
     return f"[{markdown.escape(base)}](https://huggingface.co/{base})" if hub_id(base) else markdown.code(base)
 
 
 def _base_file(manifest: Mapping[str, Any], measured: Measured) -> str:
-    """Name of a GGUF of the base: one that was measured, else run.json's."""
-    names = [each.results["config"]["base"]["name"] for each in measured.evaluations]
+    """Return the name of a GGUF of the base: a measured one, or else run.json's."""
+    names = [evaluation.results["config"]["base"]["name"] for evaluation in measured.evaluations]
     names.append(short_name(str(manifest.get("model_name") or "")))
     return next((name for name in names if name.lower().endswith(".gguf")), "base.gguf")
 

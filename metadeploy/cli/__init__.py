@@ -33,7 +33,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="metadeploy",
-    help="Run language models that know when they do not know: export trained Doubters, look into them, use them.",
+    help="Run language models that know when they do not know: train, export, inspect and use Doubters.",
     epilog="Start with [bold]metadeploy COMMAND --help[/bold]; each command shows examples.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -53,8 +53,8 @@ _card.register(app)
 _bench.register(app)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         # another project has a script of this name, so show which project this is and which copy runs
         folder = Path(__file__).resolve().parents[1]
         typer.echo(
@@ -74,17 +74,17 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line; never returns, and never ends in a traceback for bad input."""
+    """Run the command line and end the process. Bad input never ends in a traceback."""
     refuse_closed_stdout()
     with checked_streams() as streams:
-        code, fault = _run()
+        code, message = _run()
         streams.flush()
         failure = streams.failure
         if failure is not None:
-            fault = f"standard output: cannot be written: {failure.strerror or failure}"
+            message = f"standard output: cannot be written: {failure.strerror or failure}"
         if failure is None or failure.errno != errno.EPIPE:
-            if fault is not None:
-                print(f"error: {fault}", file=sys.stderr)
+            if message is not None:
+                print(f"error: {message}", file=sys.stderr)
             sys.exit(code if failure is None else 1)
     end_as_sigpipe_does()
     raise AssertionError  # not reached

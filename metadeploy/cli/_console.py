@@ -28,18 +28,18 @@ __all__ = [
     "ranges",
 ]
 
-#: Width where there is no terminal to ask: wide enough for tensor names not to be cut.
+#: Width if stdout is not a terminal: wide enough that tensor names are not cut.
 _PIPE_WIDTH: Final = 120
 _BAR_WIDTH: Final = 24
 
 
 def output() -> Console:
-    """The console for results: stdout, plain text where that is not a terminal."""
+    """Return the console for results: stdout, with plain text if it is not a terminal."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
 def byte_size(size: int) -> str:
-    """A size as people read it: ``6.1 MB``."""
+    """Format a size in bytes for people: ``6.1 MB``."""
     value = float(size)
     for unit in ("B", "kB", "MB"):
         if value < 1000:
@@ -49,12 +49,12 @@ def byte_size(size: int) -> str:
 
 
 def parameter_count(count: int) -> str:
-    """A number of parameters as people read it: ``4,485`` or ``2.28 M``."""
+    """Format a number of parameters for people: ``4,485`` or ``2.28 M``."""
     return f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M"
 
 
 def ranges(layers: tuple[int, ...]) -> str:
-    """A layer list as people write it: ``21-31`` or ``1,5,7-9``; ``none`` for an empty one."""
+    """Format a list of layers for people: ``21-31`` or ``1,5,7-9``; ``none`` if it is empty."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -76,23 +76,23 @@ def checked_refusal_text(text: str | None, *, hint: str = "'--refusal-text'") ->
 
 
 def bar(value: float) -> str:
-    """A bar for a strength in -1 … 1; negative ones are drawn hollow."""
+    """Draw a bar for a strength in -1 … 1. The bar of a negative strength is hollow."""
     filled = round(min(abs(value), 1.0) * _BAR_WIDTH) if value == value else 0
     return ("█" if value >= 0 else "░") * filled + "·" * (_BAR_WIDTH - filled)
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
-    """Two columns without lines: what, and its value (shown literally, markup and all)."""
+    """Build a table of names and values without lines. Values are shown literally, with their markup."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for what, value in facts.items():
-        table.add_row(what, escape(value))
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
     return table
 
 
 def print_json(value: Any) -> None:
-    """Print only a JSON document to stdout, in UTF-8, whatever the encoding of text output is."""
+    """Print a JSON document to stdout in UTF-8, whatever the encoding of text output is."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     try:  # file names that the locale could not decode may still be UTF-8
         text = text.encode("utf-8", "surrogateescape").decode()
@@ -108,21 +108,21 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; nothing where that is not a terminal.
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on stderr, or nothing if stderr is not a terminal.
 
     Args:
-        what: the label.
+        label: text before the bar.
 
     Yields:
-        A function to call with bytes done and bytes in all.
+        A function to call with the number of bytes so far and the total.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(escape(what), total=None)
+        task = progress.add_task(escape(label), total=None)
 
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def update(n_bytes: int, total: int) -> None:
+            progress.update(task, completed=n_bytes, total=total)
 
         yield update

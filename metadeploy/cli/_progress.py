@@ -1,4 +1,4 @@
-"""Progress of work that takes minutes: a bar on a terminal, else a line now and then; always on stderr."""
+"""Progress of work that takes minutes, on stderr: a bar on a terminal, otherwise a line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 __all__ = ["StageProgress", "duration"]
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines if stderr is not a terminal.
 _INTERVAL: Final = 15.0
-#: A pace that was measured for less long than this says nothing.
-_LEAST: Final = 1.0
+#: Seconds after which the pace of a stage is known well enough to estimate the remaining time.
+_MIN_ELAPSED: Final = 1.0
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it: ``0:05``, ``12:30``, ``1:02:03``."""
+    """Format a duration for people: ``0:05``, ``12:30``, ``1:02:03``."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 class StageProgress:
-    """Shows one stage after the other, each with the time that is left by its own pace.
+    """Shows one stage after another, each with its remaining time, estimated from its own pace.
 
-    What was done before a stage was first told of (by a run that was cut off) does not count for the pace.
+    Items that an earlier, interrupted run has finished do not count for the pace.
 
     Attributes:
-        name: of the stage.
+        name: name of the current stage.
     """
 
     def __init__(
         self,
         *,
-        whole: Callable[[StageProgress], str | None] = lambda _: None,
+        total_time: Callable[[StageProgress], str | None] = lambda _: None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is shown before the first stage.
+        """Prepare. Nothing is shown before the first stage.
 
         Args:
-            whole: what to say of the time that all stages take; asked at each update.
-            console: where to show it; stderr where None.
-            clock: in seconds.
+            total_time: returns a text about the time of all stages; called at each update.
+            console: where to show progress; None for stderr.
+            clock: returns a time in seconds.
         """
-        self._whole, self._clock = whole, clock
+        self._total_time, self._clock = total_time, clock
         self._console = Console(stderr=True, highlight=False) if console is None else console
         self._bar: Progress | None = None
         self.name = ""
-        self._began, self._before = 0.0, 0
-        self._done, self._total = 0, 0
-        self._last_line = -_INTERVAL
+        self._start_time, self._n_at_start = 0.0, 0
+        self._n_done, self._total = 0, 0
+        self._last_line_time = -_INTERVAL
 
     def __enter__(self) -> StageProgress:
         return self
@@ -70,36 +70,36 @@ class StageProgress:
     @property
     def elapsed(self) -> float:
         """Seconds since the stage began."""
-        return self._clock() - self._began
+        return self._clock() - self._start_time
 
     @property
     def left(self) -> float | None:
-        """Seconds that the stage will take still; None while that cannot be known."""
-        done, elapsed = self._done - self._before, self.elapsed
-        if self._done == self._total:
+        """Seconds until the stage ends; None while no estimate is possible."""
+        n_timed, elapsed = self._n_done - self._n_at_start, self.elapsed
+        if self._n_done == self._total:
             return 0.0
-        return elapsed / done * (self._total - self._done) if done and elapsed >= _LEAST else None
+        return elapsed / n_timed * (self._total - self._n_done) if n_timed and elapsed >= _MIN_ELAPSED else None
 
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Say how far a stage is; another name begins another one."""
+    def stage(self, name: str, n_done: int, total: int) -> None:
+        """Update the progress of a stage. A new name starts a new stage."""
         if name != self.name:
-            self.name, self._began, self._before = name, self._clock(), done
-        self._done, self._total = done, total
+            self.name, self._start_time, self._n_at_start = name, self._clock(), n_done
+        self._n_done, self._total = n_done, total
         if self._console.is_terminal:
             self._show_bar()
-        elif self._clock() - self._last_line >= _INTERVAL:
-            self._last_line = self._clock()
-            counted = f": {self._done:,} of {self._total:,}" if self._total > 1 else ""
-            self._console.print(f"{self.name}{counted}{self._times()}", markup=False, soft_wrap=True)
+        elif self._clock() - self._last_line_time >= _INTERVAL:
+            self._last_line_time = self._clock()
+            counts = f": {self._n_done:,} of {self._total:,}" if self._total > 1 else ""
+            self._console.print(f"{self.name}{counts}{self._times()}", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the terminal."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _times(self) -> str:
-        left, whole = self.left, self._whole(self)
-        said = [f"{duration(left)} left"] if left else []
-        return "".join(f", {each}" for each in (*said, *([whole] if whole else [])))
+        left, total_time = self.left, self._total_time(self)
+        texts = [f"{duration(left)} left" if left else None, total_time]
+        return "".join(f", {text}" for text in texts if text)
 
     def _show_bar(self) -> None:
         if self._bar is None:
@@ -116,7 +116,7 @@ class StageProgress:
         self._bar.update(
             task,
             description=escape(self.name),
-            completed=self._done,
-            total=self._total if self._total > 1 or self._done else None,
+            completed=self._n_done,
+            total=self._total if self._total > 1 or self._n_done else None,
             times=escape(self._times().removeprefix(", ")),
         )

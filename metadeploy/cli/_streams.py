@@ -38,8 +38,8 @@ def _lossless(error: UnicodeError) -> tuple[str | bytes, int]:
     character = error.object[error.start]
     if "\udc80" <= character <= "\udcff" and not error.encoding.startswith(("utf-16", "utf-32")):
         return bytes([ord(character) - 0xDC00]), error.start + 1
-    shown = _LOOK_ALIKES.get(character) or character.encode("ascii", "backslashreplace").decode()
-    return shown, error.start + 1
+    replacement = _LOOK_ALIKES.get(character) or character.encode("ascii", "backslashreplace").decode()
+    return replacement, error.start + 1
 
 
 codecs.register_error(_LOSSLESS, _lossless)

@@ -1,4 +1,4 @@
-"""What the commands that run PyTorch for minutes share."""
+"""Code that the commands which run PyTorch for minutes share."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from metadeploy.errors import MissingDependencyError
 
 __all__ = ["prepare_process", "terminate_as_interrupt"]
 
-_NEEDED: Final = ("torch", "safetensors", "transformers", "sklearn", "matplotlib")
+_PACKAGES: Final = ("torch", "safetensors", "transformers", "sklearn", "matplotlib")
 
 
 def prepare_process() -> None:
-    """Make the process ready for PyTorch, before anything imports it.
+    """Prepare the process for PyTorch. Call it before anything imports torch.
 
-    transformers says only what is wrong after this, and draws its bars (a download may take long) on terminals only.
+    After this, transformers reports only errors, and shows progress bars of downloads only on a terminal.
 
     Raises:
         MissingDependencyError: a package of the extra `train` is not installed.
     """
     from metadeploy.cli._process import prepare
 
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
             f"metadeploy: {', '.join(missing)} not installed, needed for training (pip install 'metadeploy[train]')"
@@ -38,14 +38,14 @@ def prepare_process() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
-    reporting: Any = logging
-    reporting.set_verbosity_error()
+    transformers_logging: Any = logging
+    transformers_logging.set_verbosity_error()
 
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """While it lasts, SIGTERM is what Ctrl-C is: what was done is kept."""
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    """Handle SIGTERM like Ctrl-C inside the ``with`` block, so that finished work is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set a handler
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from metadeploy._files import refuse_overwriting, write_json
-from metadeploy.bench.settings import PARTS
+from metadeploy.bench.settings import PARTS, BenchSettings
+from metadeploy.cli._flags import Flag, Panel, takes, threads_flag
 from metadeploy.errors import Error
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ _EPILOG = """\
 
   metadeploy bench --quick --parts prompt                            [dim]# does it run?[/dim]
 
-  metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# to keep and to show[/dim]
+  metadeploy bench -o bench.json --plot bench.svg --markdown         [dim]# files to keep and to show[/dim]
 """
-_PARTS: Final = ",".join(PARTS)
 
 
 def register(app: typer.Typer) -> None:
@@ -37,62 +37,74 @@ def register(app: typer.Typer) -> None:
     app.command(name="bench", epilog=_EPILOG, short_help="Measure what a Doubter costs its base.")(_bench)
 
 
-def _bench(
-    base: Annotated[
-        Path | None, typer.Option(help="The base as GGUF.", show_default="the demo's, with its sidecar")
-    ] = None,
-    sidecar: Annotated[Path | None, typer.Option(help="A sidecar for it.")] = None,
-    parts: Annotated[str, typer.Option(help="What to measure, between commas.")] = _PARTS,
-    prompts: Annotated[str, typer.Option(help="Lengths of prompts in tokens.")] = "128,512,2048",
-    sequences: Annotated[str, typer.Option(help="How many sequences are decoded at once.")] = "1,2,4,8,16",
-    pairs: Annotated[int, typer.Option(min=1, help="Measurements of each side of a ratio.")] = 7,
-    steps: Annotated[int, typer.Option(min=2, help="Tokens of an answer in each measurement.")] = 32,
-    inject_from: Annotated[
+_DEFAULTS: Final = BenchSettings(base=Path(), sidecar=Path())
+_FLAGS: Final = Panel(
+    None,
+    _DEFAULTS,
+    base=Flag("The base as GGUF.", Path | None, None, more={"show_default": "the demo's, with its sidecar"}),
+    sidecar=Flag("A sidecar for it.", Path | None, None),
+    parts=Flag("Parts to measure, separated by commas.", default=",".join(PARTS)),
+    prompts=Flag("Lengths of prompts in tokens, separated by commas.", default=",".join(map(str, _DEFAULTS.prompts))),
+    sequences=Flag(
+        "Numbers of sequences to decode at once, separated by commas.",
+        default=",".join(map(str, _DEFAULTS.sequences)),
+    ),
+    pairs=Flag("Measurements of each side of a ratio.", more={"min": 1}),
+    steps=Flag("Tokens of an answer in each measurement.", more={"min": 2}),
+    inject_from=Flag(
+        "Where the injection begins in the prompts: the cost if the wrapper were trained so.",
         Literal["prompt", "last_prompt_token", "both"] | None,
-        typer.Option(
-            help="Where the injection begins in the prompts: what it would cost if it were trained so.",
-            show_default="as the sidecar says",
-        ),
-    ] = None,
-    threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.")] = None,
+        None,
+        more={"show_default": "as the sidecar says"},
+    ),
+    threads=threads_flag("Threads."),
+)
+
+
+@takes(_FLAGS)
+def _bench(
+    *,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The shortest form: shows that everything runs, its figures say little.")
+        bool, typer.Option("--quick", help="The shortest form: shows that everything runs; its figures say little.")
     ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the report as JSON.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it: .png or .svg.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the report: .png or .svg.")] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+    **flags: Any,
 ) -> None:
-    """Measure a base with its Doubter against the base alone: injected and clean by turns, in one process.
+    """Measure a base with its Doubter against the base alone. The two take turns in one process.
 
-    Prompts through two passes and through one, decoding of one and of several sequences, batches as generate_batch
-    answers them, loading of the sidecar, and encoder and decoding beside a busy process; each as a ratio of pairs,
-    beside what it can be on paper.
+    Measures prompts with two passes and with one, decoding of one sequence and of several, generate_batch, loading of
+    the sidecar, and encoder and decoding next to a busy process. Shows each as a ratio of pairs, with its limit on
+    paper.
     """
-    from metadeploy.bench import BenchSettings, run_bench
+    from metadeploy.bench import run_bench
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli.demo import demo_files
 
+    base, sidecar, inject_from = flags["base"], flags["sidecar"], flags["inject_from"]
     if (base is None) != (sidecar is None):
         raise typer.BadParameter("give both, or none for the demo's", param_hint="'--base', '--sidecar'")
     if as_json and as_markdown:
         raise typer.BadParameter("give either --json or --markdown", param_hint="'--markdown'")
     check_files(output, plot)
-    chosen = (base, sidecar) if base is not None and sidecar is not None else demo_files()
-    refuse_input_as_output(output, plot, *chosen)
+    if base is None:
+        base, sidecar = demo_files()
+    refuse_input_as_output(output, plot, base, sidecar)
     modes: tuple[InjectFrom, ...] = ()
     if inject_from is not None:
         modes = ("prompt", "last_prompt_token") if inject_from == "both" else (inject_from,)
     settings = BenchSettings(
-        base=chosen[0],
-        sidecar=chosen[1],
-        prompts=_counts(prompts, "--prompts"),
-        sequences=_counts(sequences, "--sequences"),
-        pairs=pairs,
-        steps=steps,
+        base=base,
+        sidecar=sidecar,
+        prompts=_counts(flags["prompts"], "--prompts"),
+        sequences=_counts(flags["sequences"], "--sequences"),
+        pairs=flags["pairs"],
+        steps=flags["steps"],
         modes=modes,
-        parts=tuple(part.strip() for part in parts.split(",")),
-        threads=threads,
+        parts=tuple(part.strip() for part in flags["parts"].split(",")),
+        threads=flags["threads"],
     )
     with StageProgress() as progress:
         report = run_bench(settings.quick() if quick else settings, tick=progress.stage)
@@ -100,23 +112,24 @@ def _bench(
 
 
 def check_files(output: Path | None, plot: Path | None) -> None:
-    """Refuse before hours of measuring what could not be written after them.
+    """Refuse output files that cannot be written, before hours of measuring.
 
     Raises:
-        Error: a folder that does not exist or cannot be written, one in a file's place, or a suffix that no plot has.
-        MissingDependencyError: a plot is wanted and matplotlib is not installed.
+        Error: the directory does not exist or cannot be written, the path is a directory, or the plot's suffix is
+            unknown.
+        MissingDependencyError: a plot is requested and matplotlib is not installed.
     """
-    for what, path in (("report", output), ("plot", plot)):
+    for name, path in (("report", output), ("plot", plot)):
         if path is None:
             continue
         if not path.parent.is_dir():
-            raise Error(f"{what} '{path}': its directory does not exist (hint: create it first)")
+            raise Error(f"{name} '{path}': its directory does not exist (hint: create it first)")
         if path.is_dir():
-            raise Error(f"{what} '{path}': is a directory, expected a file's name")
+            raise Error(f"{name} '{path}': is a directory, expected a file's name")
         if not os.access(path.parent, os.W_OK):
-            raise Error(f"{what} '{path}': its directory cannot be written")
+            raise Error(f"{name} '{path}': its directory cannot be written")
     if plot is not None:
-        import metadeploy.plots  # noqa: F401 - says what is missing
+        import metadeploy.plots  # noqa: F401 - raises MissingDependencyError without matplotlib
 
         if plot.suffix.lower() not in (".png", ".svg"):
             raise Error(f"plot '{plot}': suffix is '{plot.suffix}', expected .png or .svg")
@@ -128,20 +141,20 @@ def refuse_input_as_output(output: Path | None, plot: Path | None, *inputs: Path
     Raises:
         Error: two of them are the same file.
     """
-    for what, path in (("report", output), ("plot", plot)):
+    for name, path in (("report", output), ("plot", plot)):
         if path is not None:
-            refuse_overwriting(path, *inputs, what=what)
+            refuse_overwriting(path, *inputs, what=name)
     if output is not None and plot is not None and output.resolve() == plot.resolve():
         raise Error(f"report '{output}': is also the plot's file, expected two files")
 
 
 def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown: bool, as_json: bool) -> None:
-    """Print a report, and write it where it was asked for."""
+    """Print a report, and write the requested files."""
     from metadeploy.bench.report import markdown, remarks, table
     from metadeploy.cli._console import output as console
     from metadeploy.cli._console import print_json
 
-    if output is not None:  # before anything is printed, which may fail
+    if output is not None:  # first, because printing may fail
         write_json(output, report.as_json(), allow_nan=True)
     if plot is not None:
         from metadeploy.bench.plot import plot as draw
@@ -160,6 +173,8 @@ def show(report: Report, *, output: Path | None, plot: Path | None, as_markdown:
 
 def _counts(text: str, option: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(count) for count in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"'{text}', expected whole numbers between commas", param_hint=f"'{option}'") from None
+        raise typer.BadParameter(
+            f"'{text}', expected whole numbers separated by commas", param_hint=f"'{option}'"
+        ) from None

@@ -15,7 +15,7 @@ _EPILOG = """\
 
   metadeploy card runs/a --license MIT                         [dim]# writes runs/a/README.md[/dim]
 
-  metadeploy card runs/a --base-model Qwen/Qwen3.5-4B          [dim]# where the base was a GGUF file[/dim]
+  metadeploy card runs/a --base-model Qwen/Qwen3.5-4B          [dim]# if the base was a GGUF file[/dim]
 """
 
 
@@ -25,26 +25,28 @@ def register(app: typer.Typer) -> None:
 
 
 def _card(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, best with results.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, if possible with results.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", dir_okay=False, help="The card.", show_default="README.md in RUN_DIR"),
+        typer.Option("-o", "--output", dir_okay=False, help="File to write.", show_default="README.md in RUN_DIR"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Its title.", show_default="after the base")] = None,
+    name: Annotated[str | None, typer.Option(help="Title of the card.", show_default="after the base")] = None,
     base_model: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="Hub id of the base.", show_default="run.json's, if it is one"),
     ] = None,
     license_id: Annotated[
-        str | None, typer.Option("--license", help="SPDX licence identifier.", show_default="run.json's")
+        str | None, typer.Option("--license", help="SPDX license identifier.", show_default="run.json's")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a card that was edited.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a card that was edited or that another program wrote.")
+    ] = False,
 ) -> None:
-    """Write a model card for the Hugging Face hub from what lies in a run directory.
+    """Write a model card for the Hugging Face hub from a run directory.
 
-    Every figure in it is from the results files there. Run it again after every evaluation.
+    All its figures come from the results files in the run directory. Run it again after every evaluation.
 
-    A card that was edited since, or that comes from elsewhere, is only replaced with --force.
+    A card that was edited, or that another program wrote, is only replaced with --force.
     """
     from metadeploy.card import write_card
     from metadeploy.checkpoint.run_dir import RunDir

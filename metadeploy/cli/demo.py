@@ -25,17 +25,17 @@ __all__ = ["demo_files", "register"]
 _DEFAULT_COUNT: Final = 12
 #: The keys of `metadeploy.demo.assets.DEMOS`.
 _Key = Literal["smollm2-135m", "qwen2.5-coder-0.5b"]
-#: More questions than this are shown as one line for each kind.
-_MOST_ROWS: Final = 40
-#: Columns of the table; longer lines are hard to read.
-_WIDEST: Final = 110
+#: With more questions than this, the table has one row for each kind of question.
+_MAX_ROWS: Final = 40
+#: Maximum width of the table; longer lines are hard to read.
+_MAX_WIDTH: Final = 110
 #: A question and two short answers, with room for the prompt's template.
 _N_CTX: Final = 512
 
 _EPILOG = """\
 [bold]Examples[/bold]
 
-  metadeploy demo                       [dim]# the first time fetches a small model (93 MB)[/dim]
+  metadeploy demo                       [dim]# downloads a small model the first time (93 MB)[/dim]
 
   metadeploy demo --all                 [dim]# all questions: some minutes[/dim]
 
@@ -65,10 +65,10 @@ def _demo(
     gain: Annotated[float, typer.Option(help="Strength of the injection; 0 is the base exactly.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else.")] = False,
 ) -> None:
-    """Ask a small model questions, alone and with a trained Doubter beside it.
+    """Ask a small model questions, alone and with its trained Doubter.
 
-    The base model, SmolLM2-135M-Instruct or Qwen2.5-Coder-0.5B-Instruct (both Apache-2.0), is fetched once and kept in
-    a cache folder (METADEPLOY_CACHE names another one). After that no network is needed.
+    The first run downloads the base model, SmolLM2-135M-Instruct or Qwen2.5-Coder-0.5B-Instruct (both Apache-2.0), to a
+    cache folder; METADEPLOY_CACHE names another folder. Later runs need no network.
     """
     from metadeploy.cli._console import print_json
     from metadeploy.demo.answers import score
@@ -106,8 +106,8 @@ def demo_files(demo: Demo | None = None) -> tuple[Path, Path]:
     base, sidecar = assets.cached_base_model(demo), assets.cached_sidecar(demo)
     if base is None:
         what = f"{demo.base_name} ({demo.license}, {demo.base.download_size / 1e6:.0f} MB)"
-        print(f"fetching {what} once, into {assets.cache_dir()}", file=sys.stderr)
-        with progress_bar("fetching") as progress:
+        print(f"downloading {what} once, into {assets.cache_dir()}", file=sys.stderr)
+        with progress_bar("downloading") as progress:
             base = assets.base_model_path(demo, progress=progress)
     if sidecar is None:
         with progress_bar("exporting the Doubter") as progress:
@@ -116,7 +116,7 @@ def demo_files(demo: Demo | None = None) -> tuple[Path, Path]:
 
 
 def _ask(base: Path, sidecar: Path, questions: Sequence[Question], gain: float) -> tuple[list[Pair], str]:
-    """Ask everything; also the text that the Doubter declines with."""
+    """Ask all questions. Also return the Doubter's refusal."""
     from metadeploy.demo.answers import ask
     from metadeploy.runtime import MetaLlama
 
@@ -125,7 +125,7 @@ def _ask(base: Path, sidecar: Path, questions: Sequence[Question], gain: float) 
 
 
 def _counted(pairs: Iterator[Pair], total: int) -> Iterator[Pair]:
-    """Pass the pairs through and show on stderr how many there are; nothing where that is not a terminal."""
+    """Yield the pairs, and show their number on stderr if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -173,13 +173,13 @@ def _show(demo: Demo, pairs: Sequence[Pair], scores: Scores, refusal: str, n_all
     from metadeploy.cli._console import output
 
     console = output()
-    if len(pairs) <= _MOST_ROWS:
+    if len(pairs) <= _MAX_ROWS:
         marks = _marks(console)
-        console.print(_each(pairs, marks, min(console.width, _WIDEST)))
+        console.print(_question_table(pairs, marks, min(console.width, _MAX_WIDTH)))
         legend = "   ".join(f"{mark} {what}" for what, mark in marks.items())
         console.print(f"{legend}: [italic]{escape(refusal)}[/italic]\n")
     else:
-        console.print(_by_kind(pairs))
+        console.print(_kind_table(pairs))
     console.print(_summary(scores))
     if len(pairs) < n_all:
         console.print(
@@ -198,32 +198,32 @@ def _marks(console: Console) -> dict[str, str]:
     }
 
 
-def _each(pairs: Sequence[Pair], marks: Mapping[str, str], width: int) -> Table:
-    """One line for each question."""
+def _question_table(pairs: Sequence[Pair], marks: Mapping[str, str], width: int) -> Table:
+    """Build a table with a row for each question."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     from metadeploy.data.checker import first_sentence
 
-    def shown(answer: Answer) -> str:
+    def cell(answer: Answer) -> str:
         if answer.declined:
             return f"{marks['declined']} [yellow]declined[/yellow]"
         sentence = first_sentence(answer.text)
-        goes_on = "" if re.search(r"[.!?]\W*$", sentence) else " …"
-        return f"{marks['right' if answer.right else 'wrong']} {escape(sentence)}{goes_on}"
+        ellipsis = "" if re.search(r"[.!?]\W*$", sentence) else " …"
+        return f"{marks['right' if answer.right else 'wrong']} {escape(sentence)}{ellipsis}"
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), width=width)
     for title, ratio in (("question", 6), ("accepted", 3), ("base alone", 7), ("with the Doubter", 6)):
         table.add_column(title, ratio=ratio, overflow="fold")
     for pair in pairs:
         accepted = " / ".join(pair.question.answers)
-        table.add_row(escape(pair.question.question), escape(accepted), shown(pair.base), shown(pair.doubter))
+        table.add_row(escape(pair.question.question), escape(accepted), cell(pair.base), cell(pair.doubter))
     return table
 
 
-def _by_kind(pairs: Sequence[Pair]) -> Table:
-    """One line for each kind of question."""
+def _kind_table(pairs: Sequence[Pair]) -> Table:
+    """Build a table with a row for each kind of question."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -238,8 +238,8 @@ def _by_kind(pairs: Sequence[Pair]) -> Table:
     for title in ("asked", "base right", "Doubter answers", "right of the answered"):
         table.add_column(title, justify="right")
     for kind in sorted(kinds, key=lambda kind: KINDS[kind].casefold()):
-        found = score(kinds[kind])
-        shares = (found.base_accuracy, found.coverage, found.selective_accuracy)
+        scores = score(kinds[kind])
+        shares = (scores.base_accuracy, scores.coverage, scores.selective_accuracy)
         table.add_row(KINDS[kind], str(len(kinds[kind])), *(str(share.hits) for share in shares))
     return table
 
@@ -257,8 +257,8 @@ def _summary(scores: Scores) -> Table:
             table.add_row(label, f"{share.hits} of {share.total}", NONE, NONE)
         else:
             low, high = share.interval
-            value, between = percent(share.value, 0), f"{percent(low, 0)} to {percent(high, 0)}"
-            table.add_row(label, f"{share.hits} of {share.total}", value, between)
+            value, interval = percent(share.value, 0), f"{percent(low, 0)} to {percent(high, 0)}"
+            table.add_row(label, f"{share.hits} of {share.total}", value, interval)
 
     row("base accuracy: right of all", scores.base_accuracy)
     row("coverage: the Doubter answers", scores.coverage)
@@ -275,8 +275,8 @@ def _show_files(base: Path, sidecar: Path) -> None:
 
     model, meta = shlex.quote(str(base)), shlex.quote(str(sidecar))
     text = (
-        f"\nbase     {base}\nsidecar  {sidecar}\n\nGo on with\n\n"
+        f"\nbase     {base}\nsidecar  {sidecar}\n\nNext\n\n"
         f"  llama-meta-generate -m {model} --meta {meta} -p 'What is the plural of wolf?'\n\n"
-        "and add --compare to see the base's answer as well."
+        "Add --compare to see the base's answer as well."
     )
     output().print(text, markup=False, soft_wrap=True)

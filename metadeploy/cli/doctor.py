@@ -34,7 +34,7 @@ def _doctor(
 ) -> None:
     """Show the processor, the build and the devices, and check that they compute correctly.
 
-    Multiplies weights of every type that llama.cpp can quantise to, in every way that llama.cpp would on this machine,
+    Multiplies weights of every type that llama.cpp can quantize to, in every way that llama.cpp would on this machine,
     and compares the products with NumPy. Checks that the Python extension and llama-meta-generate are from one build,
     and that the demo's files are intact. Takes less than half a minute on two cores and changes nothing.
 
@@ -74,7 +74,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "processor", f"{processor.name} ({processor.architecture}): {cores}"
     yield "features", " ".join(processor.features) or "unknown"
     if build is not None:
-        yield "build", f"metadeploy {build['version']}, {build['id']}: {_made_by(build)}"
+        yield "build", f"metadeploy {build['version']}, {build['id']}: {_compiler(build)}"
         yield "options", " ".join(name.removeprefix("GGML_") for name, on in build["options"].items() if on)
         for backend, features in build["features"].items():
             yield f"{backend} code for", _features(features)
@@ -92,7 +92,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield f"demo's {file.name}", f"{file.state}{fetch}: {file.path}"
 
 
-def _made_by(build: dict[str, Any]) -> str:
+def _compiler(build: dict[str, Any]) -> str:
     flags = f", flags {build['flags']}" if build["flags"] else ""
     return f"{build['compiler']}, {build['build_type']}, for {build['system']}{flags}"
 
@@ -106,9 +106,9 @@ def _products(report: Report) -> str:
     tallies = report.checked.tallies
     parts = []
     for place in dict.fromkeys(tally.place for tally in tallies):
-        here = [tally for tally in tallies if tally.place == place]
-        right, wrong = sum(tally.right for tally in here), sum(len(tally.wrong) for tally in here)
-        worst = max((tally.worst for tally in here), default=0.0)
-        types = sum(1 for tally in here if tally.right or tally.wrong)
+        local = [tally for tally in tallies if tally.place == place]
+        right, wrong = sum(tally.right for tally in local), sum(len(tally.wrong) for tally in local)
+        worst = max((tally.worst for tally in local), default=0.0)
+        types = sum(1 for tally in local if tally.right or tally.wrong)
         parts.append(f"{place}: {right:,} right, {wrong:,} wrong, {types} types, largest NMSE that passed {worst:.0e}")
     return "\n".join(parts) or "none"

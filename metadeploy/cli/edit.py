@@ -21,9 +21,9 @@ _KEYS: Final = """\
 
   base_model             [dim]hub id or name of the base[/dim]
 
-  base_block_count       [dim]layers of the base; another base is then refused[/dim]
+  base_block_count       [dim]layers of the base; bases with another number are refused[/dim]
 
-  refusal_text           [dim]sentence that it was trained to decline with, three words or more[/dim]
+  refusal_text           [dim]refusal with which it was trained, three words or more[/dim]
 
   refusal_token_ids      [dim]tokens of refusal_text as trained, such as 57,5248,441[/dim]
 
@@ -78,7 +78,7 @@ def _edit(
 ) -> None:
     """Set or remove metadata of a sidecar: the refusal, names, license, prompt settings.
 
-    The tensors stay the same to the byte. The command examines the result before it replaces the old file.
+    The tensors stay the same to the byte. The command checks the result before it replaces the old file.
     """
     from metadeploy.cli._console import print_json
     from metadeploy.sidecar.editing import edit_sidecar
@@ -86,13 +86,14 @@ def _edit(
     if not values and not unset:
         raise typer.BadParameter("nothing to edit: give --set KEY=VALUE or --unset KEY", param_hint="'--set'")
     pairs = [_pair(text) for text in values or ()]
-    wanted = dict(pairs)
-    if len(wanted) < len(pairs):
-        twice = next(key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1)
-        raise typer.BadParameter(f"'{twice}' is given twice", param_hint="'--set'")
+    new_values = dict(pairs)
+    if len(new_values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise typer.BadParameter(f"'{duplicate}' is given twice", param_hint="'--set'")
     try:
         report = edit_sidecar(
-            sidecar, values=wanted, unset=unset or (), base=base, output=output, force=force, dry_run=dry_run
+            sidecar, values=new_values, unset=unset or (), base=base, output=output, force=force, dry_run=dry_run
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--set' / '--unset'") from None
@@ -128,17 +129,17 @@ def _show(report: EditReport) -> None:
     console = output()
     for change in report.changes:
         console.print(f"[bold]{escape(change.key)}[/bold]", soft_wrap=True)
-        console.print(f"  [dim]before:[/dim] {_shown(change.before)}", soft_wrap=True)
-        console.print(f"  [dim]after:[/dim]  {_shown(change.after)}", soft_wrap=True)
+        console.print(f"  [dim]before:[/dim] {_value_text(change.before)}", soft_wrap=True)
+        console.print(f"  [dim]after:[/dim]  {_value_text(change.after)}", soft_wrap=True)
     if not report.changes:
-        console.print("nothing changes: the sidecar says all that already")
+        console.print("nothing changes: the sidecar has these values already")
     if report.written:
         console.print(f"\nwritten: {escape(str(report.path))}\nsha256:  {report.sha256}", soft_wrap=True)
     elif report.changes:
         console.print(f"\nnot written: {escape(str(report.path))}", soft_wrap=True)
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     from rich.markup import escape
 
     return "[dim]none[/dim]" if value is None else escape(str(value))

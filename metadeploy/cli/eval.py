@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from metadeploy._types import DType, Split
-from metadeploy.cli._flags import Flag, Panel, takes
+from metadeploy.cli._flags import Flag, Panel, takes, threads_flag
 from metadeploy.evaluation.settings import GAINS, EngineName, EvalSettings, parse_gains
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _EPILOG = """\
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="eval", epilog=_EPILOG, short_help="Measure a Doubter, against what a sceptic would use.")(_eval)
+    app.command(name="eval", epilog=_EPILOG, short_help="Measure a Doubter and simple baselines.")(_eval)
 
 
 _EVAL = EvalSettings()
@@ -39,20 +39,20 @@ _FLAGS: Final = Panel(
     None,
     _EVAL,
     engine=Flag("PyTorch, or the compiled runtime.", EngineName),
-    base=Flag("Base in its place; a GGUF for the runtime.", str | None, more={"show_default": "run.json's"}),
+    base=Flag("Another base; a GGUF for the runtime.", str | None, more={"show_default": "run.json's"}),
     sidecar=Flag(
         "Another wrapper.",
         Path | None,
         more={"show_default": "doubter_checkpoint.pt; doubter_sidecar.gguf for the runtime"},
     ),
     refusal_text=Flag(
-        "Sentence it was trained to decline with.",
+        "Refusal with which it was trained.",
         str | None,
         more={"metavar": "TEXT", "show_default": "as its files say"},
     ),
-    split=Flag("Which of the questions.", Split),
+    split=Flag("Split of the questions.", Split),
     questions=Flag(
-        "Other questions: a set or a folder (its split), or a .jsonl file.",
+        "Other questions: a set or a folder with splits, or a .jsonl file.",
         str | None,
         more={"show_default": "the run's"},
     ),
@@ -61,27 +61,32 @@ _FLAGS: Final = Panel(
         str | None,
         more={"metavar": "PATH", "show_default": "from the hub"},
     ),
-    limit=Flag("Most questions, drawn at random.", int | None, more={"min": 1}),
-    seed=Flag("Of that drawing, and of the bootstrap.", more={"min": 0}),
-    threshold=Flag("Decline where doubt reaches it.", more={"min": 0, "max": 1}),
-    target_coverage=Flag("Choose the threshold on val: answer this share.", float | None, more={"min": 0, "max": 1}),
+    limit=Flag("Maximum number of questions, drawn at random.", int | None, more={"min": 1}),
+    seed=Flag("Seed that draws the questions and the bootstrap samples.", more={"min": 0}),
+    threshold=Flag("Decline if the doubt is at least this.", more={"min": 0, "max": 1}),
+    target_coverage=Flag(
+        "Choose the threshold on val: answer this proportion.", float | None, more={"min": 0, "max": 1}
+    ),
     max_over_refusal=Flag(
-        "Choose it on val: decline at most this share of what the base has right.",
+        "Choose the threshold on val: decline at most this proportion of the base's right answers.",
         float | None,
         more={"min": 0, "max": 1},
     ),
     gains=Flag(
-        "Gains of the sweep, between commas; 'none' for no sweep.", default=",".join(f"{gain:g}" for gain in GAINS)
+        "Gains of the sweep, separated by commas; 'none' for no sweep.",
+        default=",".join(f"{gain:g}" for gain in GAINS),
     ),
     sweep_limit=Flag(
-        "Most questions of the sweep.", int | None, more={"min": 1, "show_default": "1000; 200 for the runtime"}
+        "Maximum number of questions of the sweep.",
+        int | None,
+        more={"min": 1, "show_default": "1000; 200 for the runtime"},
     ),
     baselines=Flag("Compare with baselines.", names=("--baselines/--no-baselines",)),
-    n_bootstrap=Flag("Draws of each interval.", names=("--bootstrap",), more={"min": 1}),
-    dtype=Flag("Of the base in PyTorch.", DType | None, more={"show_default": "run.json's"}),
+    n_bootstrap=Flag("Bootstrap samples of each interval.", names=("--bootstrap",), more={"min": 1}),
+    dtype=Flag("Type of the base's weights in PyTorch.", DType | None, more={"show_default": "run.json's"}),
     device=Flag("Torch device."),
     batch_size=Flag("Questions at once in PyTorch.", more={"min": 1}),
-    threads=Flag("Threads of the engine.", int | None, names=("-t", "--threads"), more={"min": 1, "max": 512}),
+    threads=threads_flag("Threads of the engine."),
 )
 
 
@@ -95,10 +100,10 @@ def _eval(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
     **flags: Any,
 ) -> None:
-    """Ask a base alone and with its Doubter, and judge both.
+    """Ask a base alone and with its Doubter, and score both.
 
-    Results, samples and plots go into the run's folder eval. What is interrupted goes on where it was, and answers that
-    are there already are not asked for again.
+    Writes results, samples and plots to the run's folder eval. Answers that are already there are used again, so the
+    same command continues after an interruption.
     """
     from metadeploy.cli._console import checked_refusal_text, print_json
     from metadeploy.cli._progress import StageProgress
@@ -114,37 +119,37 @@ def _eval(
     if output is not None and len(runs) == 1:
         raise typer.BadParameter("is for the means over several run directories, one is given", param_hint="'--output'")
     try:
-        swept = parse_gains(flags["gains"])
+        gains = parse_gains(flags["gains"])
     except ValueError:
         raise typer.BadParameter(f"'{flags['gains']}' is no list of numbers", param_hint="'--gains'") from None
     refusal_text = checked_refusal_text(flags["refusal_text"])
-    settings = EvalSettings(**{**flags, "refusal_text": refusal_text, "gains": swept})
-    opened = [RunDir(path) for path in runs]
+    settings = EvalSettings(**{**flags, "refusal_text": refusal_text, "gains": gains})
+    run_dirs = [RunDir(path) for path in runs]
     if output is not None:
-        for run in opened:
-            read = (run.run_json, run.checkpoint, run.sidecar, *run.collect.glob("*"), *run.train.glob("*"))
-            named = (flags[name] for name in ("sidecar", "base", "questions", "source"))
-            refuse_overwriting(output, *read, *named, what="means")
-    found = []
-    for run in opened:
+        named_inputs = [flags[name] for name in ("sidecar", "base", "questions", "source")]
+        for run in run_dirs:
+            inputs = (run.run_json, run.checkpoint, run.sidecar, *run.collect.glob("*"), *run.train.glob("*"))
+            refuse_overwriting(output, *inputs, *named_inputs, what="means")
+    evaluations = []
+    for run in run_dirs:
         with terminate_as_interrupt(), StageProgress() as progress:
             try:
-                found.append(evaluate(run, settings, stage=progress.stage))
+                evaluations.append(evaluate(run, settings, stage=progress.stage))
             except KeyboardInterrupt:
-                progress.say(f"interrupted: the same command goes on, at most {CHUNK} questions earlier")
+                progress.say(f"interrupted: the same command continues, at most {CHUNK} questions earlier")
                 raise typer.Exit(130) from None
         if not as_json:
-            _show(found[-1])
-    if len(found) == 1:
+            _show(evaluations[-1])
+    if len(evaluations) == 1:
         if as_json:
-            print_json(found[0].results)
+            print_json(evaluations[0].results)
         return
-    combined = over_runs([each.results for each in found])
+    combined = over_runs([evaluation.results for evaluation in evaluations])
     if output is not None:
-        refuse_overwriting(output, *(path for each in found for path in each.files), what="means")
+        refuse_overwriting(output, *(path for evaluation in evaluations for path in evaluation.files), what="means")
         write_json(output, combined)
     if as_json:
-        print_json({**combined, "results": [each.results for each in found]})
+        print_json({**combined, "results": [evaluation.results for evaluation in evaluations]})
     else:
         _show_means(combined, output)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
+
+from metadeploy._types import OutType
+from metadeploy.cli._flags import Flag, Panel, takes
 
 if TYPE_CHECKING:
     from metadeploy.export import ExportReport
@@ -27,19 +30,18 @@ _EPILOG = """\
   metadeploy export --run-dir runs/ --out small.gguf      [dim]# as the meta-spider framework spells it[/dim]
 """
 
-
 _LAYER_OPTIONS: Final = ("--target-layers", "--cross-attn-layers")
 
 
 class _Command(TyperCommand):
-    """Takes several numbers after an option for layers, as the framework's command does."""
+    """Accepts several numbers after an option for layers, as the framework's command does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Join the numbers with commas, so that they are one value."""
         joined: list[str] = []
         for arg in args:
-            goes_on = len(joined) > 1 and joined[-2] in _LAYER_OPTIONS and not joined[-1].startswith("-")
-            if goes_on and arg.isdecimal():
+            after_layers = len(joined) > 1 and joined[-2] in _LAYER_OPTIONS and not joined[-1].startswith("-")
+            if after_layers and arg.isdecimal():
                 joined[-1] += f",{arg}"
             else:
                 joined.append(arg)
@@ -53,6 +55,28 @@ def register(app: typer.Typer) -> None:
     )(_export)
 
 
+_FLAGS: Final = Panel(
+    None,
+    None,
+    outtype=Flag("Type of the weight matrices; norms, biases, gates and queries stay F32.", OutType, "f32"),
+    run_json=Flag("The training manifest.", Path | None, None, more={"show_default": "run.json beside the checkpoint"}),
+    target_layers=Flag("Layers that the encoder reads: 21-31, 1,5,7-9, '1 5 9', late:32 or all:32.", str | None, None),
+    cross_attn_layers=Flag(
+        "Layers after which the injection happens; by default the layers of the tensors.", str | None, None
+    ),
+    hidden_dim=Flag("Width of the base; by default the width of the tensors.", int | None, None, more={"min": 1}),
+    num_layers=Flag("Layers of the base, for 'late' and 'all' without a number.", int | None, None, more={"min": 1}),
+    base=Flag("GGUF of the base model: checks width, layers and architecture.", Path | None, None),
+    refusal_text=Flag(
+        "Refusal with which it was trained.",
+        str | None,
+        None,
+        more={"metavar": "TEXT", "show_default": "as checkpoint or run.json say"},
+    ),
+)
+
+
+@takes(_FLAGS)
 def _export(
     checkpoint: Annotated[
         Path | None,
@@ -79,66 +103,35 @@ def _export(
             show_default="<kind>_sidecar.gguf beside the checkpoint, as in doubter_sidecar.gguf",
         ),
     ] = None,
-    outtype: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"],
-        typer.Option(help="Type of the weight matrices; norms, biases, gates and queries stay F32."),
-    ] = "f32",
-    run_json: Annotated[
-        Path | None,
-        typer.Option(help="The training manifest.", show_default="run.json beside the checkpoint"),
-    ] = None,
-    target_layers: Annotated[
-        str | None, typer.Option(help="Layers the encoder reads: 21-31, 1,5,7-9, '1 5 9', late:32 or all:32.")
-    ] = None,
-    cross_attn_layers: Annotated[
-        str | None, typer.Option(help="Layers injected after; the checkpoint's tensors tell.")
-    ] = None,
-    hidden_dim: Annotated[int | None, typer.Option(min=1, help="Width of the base; the tensors tell.")] = None,
-    num_layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers of the base, for 'late' and 'all' without a number.")
-    ] = None,
-    base: Annotated[
-        Path | None, typer.Option(help="GGUF of the base model: checks width, layers and architecture.")
-    ] = None,
-    refusal_text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="Text it was trained to decline with.", show_default="as checkpoint or run.json say"
-        ),
-    ] = None,
+    *,
     name: Annotated[str | None, typer.Option(help="Name in the file.", show_default="after the base")] = None,
     license_id: Annotated[
-        str | None, typer.Option("--license", help="SPDX licence identifier.", show_default="run.json's, or unknown")
+        str | None, typer.Option("--license", help="SPDX license identifier.", show_default="run.json's, or unknown")
     ] = None,
     description: Annotated[str | None, typer.Option(help="One sentence about the wrapper.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing sidecar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")] = False,
+    **flags: Any,
 ) -> None:
     """Convert a trained Doubter (PyTorch checkpoint) into a sidecar that runs beside the base model's GGUF.
 
-    What the tensors say must agree with run.json and the options: contradictions are all reported, at once.
+    The tensors must agree with run.json and the options. If they do not, all contradictions are reported at once.
 
-    Nothing inside the checkpoint is ever executed.
+    No code inside the checkpoint is ever executed.
     """
     from metadeploy.cli._console import checked_refusal_text, print_json, progress_bar
     from metadeploy.export import export
     from metadeploy.sidecar import Metadata
 
     source = _source(checkpoint, checkpoint_option, run_dir)
-    given = {"name": name, "license": license_id, "description": description}
-    fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    texts = {"name": name, "license": license_id, "description": description}
+    fields: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
+    refusal_text = checked_refusal_text(flags["refusal_text"])
     with progress_bar("exporting") as progress:
         report = export(
             source,
+            **{**flags, "refusal_text": refusal_text},
             output=output,
-            outtype=outtype,
-            run_json=run_json,
-            target_layers=target_layers,
-            cross_attn_layers=cross_attn_layers,
-            hidden_dim=hidden_dim,
-            num_layers=num_layers,
-            base=base,
-            refusal_text=checked_refusal_text(refusal_text),
             metadata=Metadata(**fields),
             force=force,
             progress=progress,
@@ -151,17 +144,17 @@ def _export(
 
 def _source(argument: Path | None, option: Path | None, run_dir: Path | None) -> Path:
     """Return the one checkpoint or run directory that the arguments name."""
-    named = [path for path in (argument, option, run_dir) if path is not None]
-    if not named:
+    sources = [path for path in (argument, option, run_dir) if path is not None]
+    if not sources:
         raise typer.BadParameter("is missing: name a checkpoint or a run directory", param_hint="'CHECKPOINT'")
-    if len(named) > 1:
+    if len(sources) > 1:
         raise typer.BadParameter(
-            f"{', '.join(map(str, named))} are given, expected one checkpoint or run directory",
+            f"{', '.join(map(str, sources))} are given, expected one checkpoint or run directory",
             param_hint="'CHECKPOINT'",
         )
     if run_dir is not None and not run_dir.is_dir():
         raise typer.BadParameter(f"'{run_dir}' is not a directory", param_hint="'--run-dir'")
-    return named[0]
+    return sources[0]
 
 
 def _as_json(report: ExportReport) -> dict[str, Any]:

@@ -21,18 +21,18 @@ __all__ = ["register"]
 _EPILOG = """\
 [bold]Examples[/bold]
 
-  metadeploy inspect doubter_sidecar.gguf               [dim]# contents and oddities[/dim]
+  metadeploy inspect doubter_sidecar.gguf               [dim]# contents and warnings[/dim]
 
   metadeploy inspect doubter_sidecar.gguf --json | jq .gates
 
   metadeploy inspect base.gguf                          [dim]# can it take a sidecar?[/dim]
 """
-_LONGEST_VALUE = 100
+_MAX_VALUE_LENGTH = 100
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="inspect", epilog=_EPILOG, short_help="Show what is in a sidecar, and what is odd about it.")(
+    app.command(name="inspect", epilog=_EPILOG, short_help="Show the contents of a sidecar, its faults and oddities.")(
         _inspect
     )
 
@@ -43,20 +43,20 @@ def _inspect(
 ) -> None:
     """Show metadata, layers, gate strengths and tensors of a sidecar.
 
-    Works on sidecars of other programs and on incomplete ones, and says what is wrong or odd about them.
+    Works on sidecars of other programs and on incomplete ones, and lists their faults and oddities.
 
-    Of a base model it says whether a sidecar can run beside it.
+    For a base model, it shows whether a sidecar can run beside it.
 
     Exit code 1 if the sidecar cannot be used, or if the base cannot take a sidecar.
     """
     from metadeploy.cli._console import output, print_json
     from metadeploy.sidecar.examination import examine, prefix_of
 
-    found = examine(file)
-    if prefix_of(found.file) is None and "general.architecture" in found.file.metadata:
+    examination = examine(file)
+    if prefix_of(examination.file) is None and "general.architecture" in examination.file.metadata:
         from metadeploy.sidecar.base_model import base_from_file
 
-        base = base_from_file(found.file)
+        base = base_from_file(examination.file)
         if as_json:
             print_json(_base_json(base))
         else:
@@ -65,11 +65,12 @@ def _inspect(
             raise Error(f"base model '{file}': no sidecar can run beside its architecture '{base.architecture}'")
     else:
         if as_json:
-            print_json(_sidecar_json(found))
+            print_json(_sidecar_json(examination))
         else:
-            _show_sidecar(output(), found)
-        if found.faults:
-            count = f"{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}"
+            _show_sidecar(output(), examination)
+        n_faults = len(examination.faults)
+        if n_faults:
+            count = f"{n_faults} fault{'s' if n_faults > 1 else ''}"
             raise SidecarError(f"sidecar '{file}': cannot be used, {count} listed above")
 
 
@@ -110,7 +111,7 @@ def _show_base(console: Console, base: BaseModel) -> None:
 
 
 def _gates(file: GGUFFile) -> dict[str, float | None]:
-    """Strength tanh(gate) by tensor name, cross-attention and encoder; None where it cannot be told."""
+    """Return tanh(gate) of cross-attention and encoder by tensor name; None if it is not a finite number."""
     import math
 
     gates: dict[str, float | None] = {}
@@ -124,19 +125,19 @@ def _gates(file: GGUFFile) -> dict[str, float | None]:
     return gates
 
 
-def _sidecar_json(found: Examination) -> dict[str, Any]:
+def _sidecar_json(examination: Examination) -> dict[str, Any]:
     from dataclasses import asdict
 
-    file = found.file
+    file = examination.file
     return {
         "kind": "sidecar",
         "path": str(file.path),
         "size": file.size,
         "gguf_version": file.version,
-        "valid": not found.faults,
-        "faults": list(found.faults),
-        "oddities": list(found.oddities),
-        "config": None if found.config is None else asdict(found.config),
+        "valid": not examination.faults,
+        "faults": list(examination.faults),
+        "oddities": list(examination.oddities),
+        "config": None if examination.config is None else asdict(examination.config),
         "metadata": {key: _finite(value.value) for key, value in file.metadata.items()},
         "gates": _gates(file),
         "n_parameters": sum(info.size for info in file.tensors.values()),
@@ -148,26 +149,26 @@ def _sidecar_json(found: Examination) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with what JSON has no word for (infinities, NaN) as text."""
+    """Replace infinities and NaN, which JSON does not have, with text."""
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
 
 
-def _show_sidecar(console: Console, found: Examination) -> None:
+def _show_sidecar(console: Console, examination: Examination) -> None:
     from rich.markup import escape
 
     from metadeploy.cli._console import byte_size, facts_table, parameter_count, ranges
 
-    file = found.file
+    file = examination.file
     parameters = sum(info.size for info in file.tensors.values())
     facts = {
         "file": f"{file.path}  ({byte_size(file.size)}, GGUF version {file.version})",
         "tensors": f"{len(file.tensors)}, {parameter_count(parameters)} parameters",
-        "state": "valid" if not found.faults else f"NOT usable, {len(found.faults)} fault(s) below",
+        "state": "valid" if not examination.faults else f"NOT usable, {len(examination.faults)} fault(s) below",
     }
-    if found.config is not None:
-        config = found.config
+    config = examination.config
+    if config is not None:
         facts |= {
             "kind": config.kind,
             "encoder": f"{config.encoder_type}, width {config.encoder_dim}, "
@@ -178,10 +179,10 @@ def _show_sidecar(console: Console, found: Examination) -> None:
         }
         if config.declines:
             facts["declines with"] = f"{config.refusal_text}  (calibrated bias {config.refusal_bias:+g})"
-    elif found.dims.cross_attn_layers:
-        facts["injected after"] = f"{ranges(found.dims.cross_attn_layers)} (by the tensors' names)"
+    elif examination.dims.cross_attn_layers:
+        facts["injected after"] = f"{ranges(examination.dims.cross_attn_layers)} (by the tensors' names)"
     console.print(facts_table(facts))
-    for title, items in (("faults", found.faults), ("oddities", found.oddities)):
+    for title, items in (("faults", examination.faults), ("oddities", examination.oddities)):
         if items:
             console.print(f"\n[bold]{title}[/bold]")
             for item in items:
@@ -201,8 +202,9 @@ def _show_metadata(console: Console, file: GGUFFile) -> None:
     table.add_column("value", overflow="fold")
     for key, value in file.metadata.items():
         text = str(value.value)
-        shown = text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
-        table.add_row(escape(key), escape(value.type), escape(shown))
+        if len(text) > _MAX_VALUE_LENGTH:
+            text = text[:_MAX_VALUE_LENGTH] + "…"
+        table.add_row(escape(key), escape(value.type), escape(text))
     console.print()
     console.print(table)
 

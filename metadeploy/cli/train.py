@@ -30,7 +30,7 @@ _TRAIN, _FIT = TrainSettings(), FitSettings()
 _EPILOG = """\
 [bold]Examples[/bold]
 
-  metadeploy train runs/a                               [dim]# as it comes[/dim]
+  metadeploy train runs/a                               [dim]# with the defaults[/dim]
 
   metadeploy train runs/a --target-coverage 0.3         [dim]# answers 30 % of the validation questions[/dim]
 
@@ -38,49 +38,55 @@ _EPILOG = """\
 
   metadeploy train runs/b --inject-from prompt --encoder-type multi_token --epochs 6
 
-  metadeploy train runs/b --restart --seed 1            [dim]# anew, on what was collected[/dim]
+  metadeploy train runs/b --restart --seed 1            [dim]# again, on the same collected questions[/dim]
 
-Interrupted, the best epoch so far is kept and the same command goes on. Given again with another operating point when
-training is over, only the line between answering and declining is drawn anew.
+If you interrupt it, the best epoch so far is saved, and the same command continues. If training is finished, the same
+command with another operating point only calibrates the threshold again.
 """
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(name="train", epilog=_EPILOG, short_help="Train a Doubter on what was collected.")(_train)
+    app.command(name="train", epilog=_EPILOG, short_help="Train a Doubter on collected questions.")(_train)
 
 
 _WRAPPER, _POINT, _LEARNING = "The Doubter", "Operating point", "Learning"
-
 
 _FLAGS: Final = (
     Panel(
         _WRAPPER,
         _TRAIN,
-        encoder_type=Flag("What makes cognitive tokens of the activations.", EncoderType),
-        target_layers=Flag("Layers the encoder reads: late, all, 21-31 or 1,5,7-9."),
-        cross_attn_layers=Flag("Layers injected after. Only what lies above the lowest is run."),
+        encoder_type=Flag("Encoder that turns activations into cognitive tokens.", EncoderType),
+        target_layers=Flag("Layers that the encoder reads: late, all, 21-31 or 1,5,7-9."),
+        cross_attn_layers=Flag("Layers after which the injection happens. Training runs only the blocks above."),
         inject_from=Flag(
-            "Inject at every position, or from the last prompt token on.", Literal["prompt", "last-token"], "last-token"
+            "Inject at every position of the prompt, or from its last token on.",
+            Literal["prompt", "last-token"],
+            "last-token",
         ),
         bottleneck_dim=Flag("Width of encoder and cross-attention.", more={"min": 1}),
         ca_num_heads=Flag("Heads of the cross-attention.", more={"min": 1}),
         enc_num_heads=Flag("Heads of the encoder (multi_token, transformer).", more={"min": 1}),
-        num_cognitive_tokens=Flag("Of the multi_token encoder; the others have one a layer.", more={"min": 1}),
+        num_cognitive_tokens=Flag(
+            "Cognitive tokens of the multi_token encoder; the others have one for each layer.", more={"min": 1}
+        ),
         encoder_blocks=Flag("Blocks of the transformer encoder.", more={"min": 1}),
-        encoder_dtype=Flag("Type of the encoder in the checkpoint; float16 halves it.", EncoderDtype),
-        refusal_text=Flag("What it is to say where it declines."),
+        encoder_dtype=Flag("Type of the encoder in the checkpoint; float16 halves its size.", EncoderDtype),
+        refusal_text=Flag("Sentence with which it declines."),
     ),
     Panel(
         _POINT,
         max_over_refusal=Flag(
-            "Most of what the base has right that may be declined.",
+            "Maximum proportion of the base's right answers that it may decline.",
             float | None,
             None,
             more={"min": 0, "max": 1, "show_default": str(_TRAIN.point.max_over_refusal)},
         ),
         target_coverage=Flag(
-            "Share to be answered, in its place.", float | None, None, more={"min": 0, "max": 1, "show_default": "none"}
+            "Proportion of questions to answer, instead of --max-over-refusal.",
+            float | None,
+            None,
+            more={"min": 0, "max": 1, "show_default": "none"},
         ),
     ),
     Panel(
@@ -90,15 +96,15 @@ _FLAGS: Final = (
         pretrain_lr=Flag("Learning rate of the pretraining."),
         folds=Flag("Cross-fitting folds for soft labels; 1 uses hard labels.", more={"min": 1}),
         epochs=Flag("Maximum number of epochs through the base, after the pretraining.", more={"min": 1}),
-        patience=Flag("End training after this many epochs without a better one.", more={"min": 1}),
+        patience=Flag("Stop after this many epochs without improvement.", more={"min": 1}),
         batch_size=Flag("Questions in one step.", more={"min": 1}),
         refusal_share=Flag(
-            "Proportion of the questions to decline that each epoch visits; they count for all.",
+            "Proportion of the questions to decline that each epoch visits; their weight makes up for the rest.",
             more={"min": 0, "max": 1},
         ),
-        lr=Flag("Learning rate; gates and preferences learn at 5 times that."),
+        lr=Flag("Learning rate of the matrices; gates and preferences learn 5 times as fast."),
         weight_decay=Flag("Weight decay of the matrices.", more={"min": 0}),
-        warmup=Flag("Share of the steps in which the rate rises.", more={"min": 0, "max": 1}),
+        warmup=Flag("Proportion of the steps in which the learning rate rises.", more={"min": 0, "max": 1}),
         clip=Flag("Maximum norm of the gradient."),
         decision_weight=Flag("Weight of the decision between answer and refusal.", more={"min": 0}),
         keep_weight=Flag("Weight of keeping the base's own words.", more={"min": 0}),
@@ -108,7 +114,7 @@ _FLAGS: Final = (
         _LEARNING,
         _TRAIN,
         self_correction=Flag(
-            "Share of the base's errors that are taught the accepted answer in place of the refusal.",
+            "Proportion of the base's errors whose target is the accepted answer instead of the refusal.",
             more={"min": 0, "max": 1},
         ),
     ),
@@ -117,7 +123,7 @@ _FLAGS: Final = (
         _FIT,
         seed=Flag("Seed of everything random.", more={"min": 0}),
         leave_out=Flag(
-            "A category that it never sees, to test it on an unknown kind; can be repeated.",
+            "Category to leave out, to test the Doubter on an unknown kind; can be repeated.",
             list[str] | None,
             None,
             more={"show_default": "none"},
@@ -132,26 +138,26 @@ def _train(
     *,
     collected: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER_RUN", help="For a new RUN_DIR: share the questions that another one collected."),
+        typer.Option(metavar="OTHER_RUN", help="For a new RUN_DIR: use the questions that OTHER_RUN collected."),
     ] = None,
     keep_cache: Annotated[
         bool,
-        typer.Option(
-            "--keep-cache", help="Leave what was computed of the base for the next training with --collected."
-        ),
+        typer.Option("--keep-cache", help="Keep the cached outputs of the base for a next training with --collected."),
     ] = False,
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU where there is one.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Torch device, such as cpu or cuda:1; auto takes a GPU if there is one.")
+    ] = "auto",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Delete what an earlier train left in RUN_DIR, and begin anew.")
+        bool, typer.Option("--restart", help="Delete the results of an earlier train in RUN_DIR, and start again.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
     **flags: Any,
 ) -> None:
-    """Train a Doubter on what the base model did with its questions.
+    """Train a Doubter on the collected answers of a base model.
 
-    It learns to let the base say its own words where it is right, and the refusal where it is wrong.
+    It learns to keep the base's answer if it is right, and to decline if it is wrong.
 
-    The best epoch by the validation questions is kept, and the line between the two is drawn on them.
+    The validation questions choose the best epoch and the threshold.
     """
     for name in ("lr", "pretrain_lr", "clip"):
         if not flags[name] > 0:
@@ -167,10 +173,9 @@ def _train(
 
     if max_over_refusal is None and target_coverage is None:
         max_over_refusal = _TRAIN.point.max_over_refusal
-    wrapper = fields_of(TrainSettings, flags)
     settings = TrainSettings(
         **{
-            **wrapper,
+            **fields_of(TrainSettings, flags),
             "inject_from": _INJECT_FROM[flags["inject_from"]],
             "leave_out": tuple(flags["leave_out"] or ()),
             "keep_cache": keep_cache,
@@ -195,7 +200,7 @@ def _train(
         _show(run, trained)
     if trained.interrupted:
         print(
-            f"interrupted: epoch {trained.best_epoch} is kept as it is; the same command goes on after epoch "
+            f"interrupted: the checkpoint is from epoch {trained.best_epoch}; the same command continues after epoch "
             f"{len(trained.history)}",
             file=sys.stderr,
         )
@@ -203,19 +208,19 @@ def _train(
 
 
 def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
-    """Train, or only calibrate where training is over, and show how it goes."""
+    """Train, or only calibrate if training is finished, and show the progress."""
     from metadeploy.cli._progress import StageProgress
     from metadeploy.cli._training import terminate_as_interrupt
     from metadeploy.errors import RunDirError
     from metadeploy.training.train import TrainCallbacks, finished_with, recalibrate, train
 
     pace = _Pace(settings.fit)
-    with terminate_as_interrupt(), StageProgress(whole=pace.whole) as progress:
+    with terminate_as_interrupt(), StageProgress(total_time=pace.total_time) as progress:
 
         def resumed(history: Sequence[Epoch]) -> None:
             for row in history:
                 pace.add(row)
-            progress.say(f"going on after epoch {len(history)}")
+            progress.say(f"continuing after epoch {len(history)}")
 
         def finished(row: Epoch) -> None:
             best = pace.add(row, seconds=progress.elapsed)
@@ -230,26 +235,26 @@ def _run(run: RunDir, settings: TrainSettings, *, restart: bool) -> Trained:
             if same is False:
                 raise RunDirError(
                     f"run directory '{run.path}': holds a trained Doubter that had other settings, or other questions "
-                    "(hint: take another folder, or --restart to train anew)"
+                    "(hint: take another folder, or --restart to train again)"
                 )
             if same:
-                progress.say("training is over: only the operating point is calibrated (--restart trains anew)")
+                progress.say("training is finished: only the operating point is calibrated (--restart trains again)")
                 return recalibrate(run, settings, callbacks=report)
             return train(run, settings, restart=restart, callbacks=report)
         except KeyboardInterrupt:
             progress.say(
-                "interrupted: what was computed before the first epoch is kept; the same command goes on"
+                "interrupted: the work before the first epoch is saved; the same command continues"
                 if not pace.epochs_done
-                else f"interrupted: {pace.epochs_done} epochs are kept; the same command goes on"
+                else f"interrupted: {pace.epochs_done} epochs are saved; the same command continues"
             )
             raise typer.Exit(130) from None
 
 
 class _Pace:
-    """How long training takes at most, by the epochs that are done or the one that runs.
+    """Estimates the longest time that training can take, from finished epochs or the current one.
 
     Attributes:
-        epochs_done: by this run and the one that it goes on with.
+        epochs_done: finished epochs of this run and of the interrupted run that it continues.
     """
 
     def __init__(self, settings: FitSettings) -> None:
@@ -259,21 +264,21 @@ class _Pace:
         self._best = -math.inf
 
     def add(self, row: Epoch, *, seconds: float | None = None) -> bool:
-        """Count a finished epoch, and its time where that is known; whether it is the best so far."""
+        """Count a finished epoch, with its time if that is known. Return whether it is the best so far."""
         self.epochs_done += 1
         if seconds is not None:
             self._seconds.append(seconds)
-        before, self._best = self._best, max(self._best, row.score)
-        return row.score > before
+        previous_best, self._best = self._best, max(self._best, row.score)
+        return row.score > previous_best
 
-    def whole(self, progress: StageProgress) -> str | None:
+    def total_time(self, progress: StageProgress) -> str | None:
         from metadeploy.cli._progress import duration
 
         left = progress.left
         if left is None or not progress.name.startswith("epoch "):
             return None
-        each = sum(self._seconds) / len(self._seconds) if self._seconds else progress.elapsed + left
-        return f"at most {duration(left + (self._epochs - self.epochs_done - 1) * each)} in all"
+        epoch_seconds = sum(self._seconds) / len(self._seconds) if self._seconds else progress.elapsed + left
+        return f"at most {duration(left + (self._epochs - self.epochs_done - 1) * epoch_seconds)} in all"
 
 
 def _files(run: RunDir) -> list[Path]:
@@ -305,9 +310,9 @@ def _show(run: RunDir, trained: Trained) -> None:
             {
                 "best epoch": f"{best.epoch} of {len(trained.history)}: AUROC {best.val_auroc:.3f}, within categories "
                 f"{best.val_auroc_within:.3f} (validation questions)",
-                "operating point": f"answers {val['coverage']}, {val['selective_accuracy']} of that right; declines "
-                f"{val['over_refusal']} of what the base has right (validation questions)",
-                "parameters": parameter_count(sum(each.numel() for each in trained.doubter.parameters())),
+                "operating point": f"answers {val['coverage']}, {val['selective_accuracy']} of them right; declines "
+                f"{val['over_refusal']} of the base's right answers (validation questions)",
+                "parameters": parameter_count(sum(tensor.numel() for tensor in trained.doubter.parameters())),
                 "written": "\n".join(str(path) for path in _files(run)),
             }
         )

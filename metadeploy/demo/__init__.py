@@ -1,1 +1,1 @@
-"""The demo: a real, small Doubter on questions that it has never seen, and the files to go on with."""
+"""The demo: a small trained Doubter on questions that it has never seen, and the files to try it yourself."""

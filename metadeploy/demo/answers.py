@@ -1,4 +1,4 @@
-"""Base and Doubter on the same questions, and how well each did."""
+"""Answers of base and Doubter to the same questions, and their scores."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Pair", "Scores", "Share", "ask", "score"]
 
-#: As the training's evaluation had it; only the first sentence counts.
+#: The same number as in the evaluation of the training. Only the first sentence counts.
 MAX_TOKENS: Final = 24
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """A model's answer.
 
     Attributes:
-        text: all of it, at most `MAX_TOKENS` tokens.
-        right: whether an accepted answer is in its first sentence.
+        text: the whole answer, at most `MAX_TOKENS` tokens.
+        right: whether its first sentence has an accepted answer.
         declined: whether its first sentence is the trained refusal.
-        doubt: how near it was to beginning with the refusal, in (0, 1); None where the base answered alone.
+        doubt: the doubt, in (0, 1); None if the base answered alone.
     """
 
     text: str
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pair:
-    """One question and what both said to it."""
+    """A question with the answers of the base and the Doubter."""
 
     question: Question
     base: Answer
@@ -47,14 +47,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scores:
-    """How both did on the same questions.
+    """The scores of base and Doubter on the same questions.
 
     Attributes:
-        base_accuracy: questions that the base gets right.
+        base_accuracy: questions that the base answers correctly.
         coverage: questions that the Doubter answers.
-        selective_accuracy: of those, the ones it gets right.
-        errors_declined: of the questions that the base gets wrong, those that the Doubter declines; high is good.
-        right_declined: of the questions that the base gets right, those that the Doubter declines; low is good.
+        selective_accuracy: right answers among the questions that the Doubter answers.
+        errors_declined: declined questions among the base's errors; high is good.
+        right_declined: declined questions among the base's right answers; low is good.
     """
 
     base_accuracy: Share
@@ -65,28 +65,28 @@ class Scores:
 
 
 def ask(llm: MetaLlama, questions: Iterable[Question], *, gain: float = 1.0) -> Iterator[Pair]:
-    """Put each question to the base alone and to the base with its Doubter, greedily.
+    """Ask the base alone and the base with its Doubter, with greedy decoding.
 
     Args:
         llm: a base with its sidecar.
-        questions: what to ask.
+        questions: the questions to ask.
         gain: strength of the injection.
 
     Yields:
-        One pair of answers for each question, as soon as it is there.
+        A pair of answers for each question.
     """
     for question in questions:
         base = llm.generate(question.question, max_tokens=MAX_TOKENS, inject=False)
         doubter = llm.generate(question.question, max_tokens=MAX_TOKENS, gain=gain)
-        yield Pair(question, _judge(question, base), _judge(question, doubter))
+        yield Pair(question, _answer(question, base), _answer(question, doubter))
 
 
-def _judge(question: Question, result: GenerationResult) -> Answer:
+def _answer(question: Question, result: GenerationResult) -> Answer:
     return Answer(result.text, is_correct(question, result.text), result.abstained, result.doubt)
 
 
 def score(pairs: Sequence[Pair]) -> Scores:
-    """Count."""
+    """Compute the scores."""
     answered = [pair for pair in pairs if not pair.doubter.declined]
     right = [pair for pair in pairs if pair.base.right]
     wrong = [pair for pair in pairs if not pair.base.right]

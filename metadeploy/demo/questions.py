@@ -13,25 +13,25 @@ from metadeploy.demo import assets
 
 __all__ = ["KINDS", "load_questions", "pick"]
 
-#: The categories of the questions, as people call them.
+#: The categories of the questions, with names for people.
 KINDS: Final = {name: category.title for name, category in CATEGORIES.items()}
 
 
 def load_questions() -> tuple[Question, ...]:
-    """All questions, about things that the shipped Doubter has not seen in training."""
+    """Return all questions. Training used no questions about the same entities."""
     return tuple(read_jsonl(assets.QUESTIONS))
 
 
 def pick(questions: Sequence[Question], count: int, *, seed: int) -> tuple[Question, ...]:
-    """Draw questions, spread over the categories: none gets a second one before each has its first.
+    """Draw questions evenly from the categories: one question of every category before a second one of any.
 
     Args:
-        questions: what to draw from.
-        count: how many; all of them where there are fewer.
-        seed: of the drawing; the same one draws the same questions in the same order.
+        questions: the questions to draw from.
+        count: number of questions; if there are fewer, all are returned.
+        seed: the same seed draws the same questions in the same order.
     """
-    kinds: dict[str, list[Question]] = {}
+    by_category: dict[str, list[Question]] = {}
     for question in random.Random(seed).sample(questions, len(questions)):
-        kinds.setdefault(question.category, []).append(question)
-    rounds = itertools.zip_longest(*kinds.values())
-    return tuple(question for one_of_each in rounds for question in one_of_each if question is not None)[:count]
+        by_category.setdefault(question.category, []).append(question)
+    rounds = itertools.zip_longest(*by_category.values())
+    return tuple(question for round_ in rounds for question in round_ if question is not None)[:count]

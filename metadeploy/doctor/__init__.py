@@ -18,16 +18,16 @@ from metadeploy.doctor.watch import CHILD, run_child
 __all__ = ["Finding", "Report", "examine"]
 
 #: With more threads than this, no kernel takes another code path.
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 def examine(
-    *, tick: Callable[[str, int, int], None] = lambda name, done, total: None, command: Sequence[str] = CHILD
+    *, tick: Callable[[str, int, int], None] = lambda name, n_done, total: None, command: Sequence[str] = CHILD
 ) -> Report:
     """Run all checks.
 
     Args:
-        tick: called with the name of the current check, steps done and total steps.
+        tick: called with the name of the current check, the number of finished steps and of all steps.
         command: starts the process that calls the compiled core.
 
     Returns:
@@ -45,4 +45,4 @@ def examine(
 
 def several_threads(processor: Processor) -> int:
     """Return the number of threads for the products that are not computed by one thread; at least two."""
-    return max(2, min(processor.usable, _MOST_THREADS))
+    return max(2, min(processor.usable, _MAX_THREADS))

@@ -63,23 +63,23 @@ def steps(core: Core, order: Mapping[str, Any]) -> Iterator[Message]:
     without = {(place, type_) for place, type_ in order["without"]}
     probes = {place: core.MatmulProbe(place.number) for places in lists for place, _ in places}
     number = 0
-    drawn: dict[WeightType, Drawn] = {}
+    samples: dict[WeightType, Drawn] = {}  # only of the current type, to save memory
     for weight, places in zip(weights, lists, strict=True):
         material = None
         type_ = weight.type.name
         for place, products in places:
-            ahead = [(n, each) for n, each in enumerate(products, number) if n >= order["first"]]
+            remaining = [(n, product) for n, product in enumerate(products, number) if n >= order["first"]]
             number += len(products)
-            if not ahead or not without.isdisjoint({(str(place), type_), (None, type_)}):
+            if not remaining or not without.isdisjoint({(str(place), type_), (None, type_)}):
                 continue
-            if weight.type not in drawn:
-                yield _step(f"quantising to {type_}", ahead[0][0], weight, None)
-                drawn = {weight.type: draw(core, weight.type)}
+            if weight.type not in samples:
+                yield _step(f"quantizing to {type_}", remaining[0][0], weight, None)
+                samples = {weight.type: draw(core, weight.type)}
             if material is None:
-                material = cut(drawn[weight.type], weight)
-            yield _step(f"storing {type_} in buffer {place}", ahead[0][0], weight, str(place))
+                material = cut(samples[weight.type], weight)
+            yield _step(f"storing {type_} in buffer {place}", remaining[0][0], weight, str(place))
             probes[place].load(type_, weight.width, material.rows)
-            for n, product in ahead:
+            for n, product in remaining:
                 yield _step(str(product), n, weight, str(place))
                 yield _result(n, product, probes[place], material)
     yield {"done": True}
@@ -94,10 +94,10 @@ def _result(number: int, product: Product, probe: Probe, material: Material) -> 
     activations = material.activations[:n].reshape(product.sequences, product.rows, product.width)
     error, fault = None, None
     try:
-        found = probe.multiply(activations, product.threads)
-        if found is not None:
-            # JSON has no NaN, and a value that is not finite is wrong beyond any limit
-            error = min(worst_error(found, material.expected[:n]), _NOT_FINITE)
+        result = probe.multiply(activations, product.threads)
+        if result is not None:
+            # JSON has no NaN, and a value that is not finite exceeds every limit
+            error = min(worst_error(result, material.expected[:n]), _NOT_FINITE)
             error = error if error == error else _NOT_FINITE
     except Error as failure:
         fault = str(failure)

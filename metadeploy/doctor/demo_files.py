@@ -69,9 +69,9 @@ def _base(demo: assets.Demo) -> DemoFile:
     size = path.stat().st_size
     if size != demo.base.size:
         return DemoFile(demo, "base", path, "damaged", f"has {size} bytes, expected {demo.base.size}")
-    found = sha256(path)
-    if found != demo.base.sha256:
-        return DemoFile(demo, "base", path, "damaged", f"has sha256 {found}, expected {demo.base.sha256}")
+    digest = sha256(path)
+    if digest != demo.base.sha256:
+        return DemoFile(demo, "base", path, "damaged", f"has sha256 {digest}, expected {demo.base.sha256}")
     return DemoFile(demo, "base", path, "whole")
 
 
@@ -86,7 +86,9 @@ def _sidecar(demo: assets.Demo) -> DemoFile:
     except SidecarError as error:
         return DemoFile(demo, "sidecar", path, "damaged", str(error))
     if sidecar.config.checkpoint_sha256 != sha256(demo.checkpoint):
-        return DemoFile(demo, "sidecar", path, "damaged", "was made of another checkpoint than the one that is shipped")
+        return DemoFile(
+            demo, "sidecar", path, "damaged", "was exported from another checkpoint than the one in this package"
+        )
     if tensors_sha256(sidecar.tensors) != demo.sidecar_tensors_sha256:
-        return DemoFile(demo, "sidecar", path, "damaged", "has other weights than the checkpoint that it was made of")
+        return DemoFile(demo, "sidecar", path, "damaged", "has other weights than its checkpoint")
     return DemoFile(demo, "sidecar", path, "whole")

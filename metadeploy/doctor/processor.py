@@ -133,7 +133,7 @@ def find_processor() -> Processor:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: by its affinity, if the system has one."""
+    """Return the number of CPUs that this process may use, by its affinity if the system has one."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -162,7 +162,7 @@ def _fields(block: str) -> list[tuple[str, str]]:
 def _from_macos() -> tuple[str, tuple[str, ...], int | None]:
     """Return model, features and number of physical cores, from sysctl."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.physicalcpu", "hw.optional"],
             capture_output=True,
             encoding="utf-8",
@@ -171,7 +171,7 @@ def _from_macos() -> tuple[str, tuple[str, ...], int | None]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "", (), None
-    found = dict(_fields(done.stdout))
-    cores = found.get("hw.physicalcpu", "")
-    features = tuple(ours for theirs, ours in _MACOS.items() if found.get(theirs) == "1")
-    return found.get("machdep.cpu.brand_string", ""), features, int(cores) if cores.isdigit() else None
+    values = dict(_fields(process.stdout))
+    cores = values.get("hw.physicalcpu", "")
+    features = tuple(ours for theirs, ours in _MACOS.items() if values.get(theirs) == "1")
+    return values.get("machdep.cpu.brand_string", ""), features, int(cores) if cores.isdigit() else None

@@ -1,6 +1,6 @@
-"""Compares matrix products of quantised weights on this machine with the same products in NumPy.
+"""Compares matrix products of quantized weights on this machine with the same products in NumPy.
 
-It covers every type that ggml can quantise to and every buffer type that llama.cpp's loader chooses from. If a kernel
+It covers every type that ggml can quantize to and every buffer type that llama.cpp's loader chooses from. If a kernel
 is wrong on some processor, or only for some shapes, this check finds it before it causes a crash or a wrong answer.
 """
 
@@ -53,9 +53,10 @@ _SHARED_ROWS: Final = (1, 32, 33, 64, _MANY_ROWS)
 _SHARED_SEQUENCES: Final = ((2, 1), (3, 33))
 #: A weight's rows repeat after this many. It is a prime, so a row of the wrong tile is a different row.
 _DISTINCT: Final = 13
-#: Before ggml quantises to these types, it prepares tables for up to 14 seconds. Any bits are valid weights of these
-#: types, except for the scale. So the bits are random, and the scale is set. The values are the bytes of a block of 256
-#: and the place of the scale: an F16 at the front, or four quarters in the highest bits of the last four 16-bit words.
+#: Types for which ggml prepares tables for up to 14 seconds before it quantizes. Except for the scale, any bits are
+#: valid weights of these types. So the bits are random, and the scale is set. The values are the number of bytes of a
+#: block of 256 and the place of the scale: an F16 at the front, or four quarters in the highest bits of the last four
+#: 16-bit words.
 _DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = {
     "IQ1_S": (50, "front"),
     "IQ1_M": (56, "quarters"),
@@ -71,8 +72,8 @@ _DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = 
 #: distributed activations, the rounding causes an error of
 #: - in Q8_0 and Q8_1, blocks of 32 with a step of 1/127 of the largest: (2.3/127)² / 12 = 3e-5,
 #: - in Q8_K, blocks of 256: (2.9/127)² / 12 = 4e-5,
-#: - in F16, 11 bits: 4e-8, and 5e-6 where the processor adds in F16 as well (Arm), - in BF16, 8 bits: 3e-6,
-#: - in F32, only by the order of the sums: 1e-13.
+#: - in F16, 11 bits: 4e-8, and 5e-6 if the processor also adds in F16 (Arm), - in BF16, 8 bits: 3e-6,
+#: - in F32, only from the order of the sums: 1e-13.
 #: The worst of thousands of rows has an error of a few times the mean.
 _CPU_LIMITS: Final[Mapping[str, float]] = {"F32": 1e-9, "F16": 1e-4, "BF16": 1e-4}
 _CPU_8_BITS: Final = 1e-3
@@ -105,16 +106,16 @@ class Core(Protocol):
         """Return the devices of ggml."""
 
     def weight_types(self) -> list[dict[str, Any]]:
-        """Return the types that ggml can quantise to."""
+        """Return the types that ggml can quantize to."""
 
     def weight_places(self) -> list[dict[str, Any]]:
-        """Return the places where weights can lie."""
+        """Return the places where weights can be stored."""
 
     def quantize_rows(self, type: str, values: Floats) -> bytes:
-        """Quantise F32 [n_out, n_in] to ggml's bytes."""
+        """Quantize F32 [n_out, n_in] to ggml's bytes."""
 
     def dequantize_rows(self, type: str, rows: bytes, n_in: int) -> Floats:
-        """Dequantise ggml's bytes to F32 [n_out, n_in]."""
+        """Dequantize ggml's bytes to F32 [n_out, n_in]."""
 
     def MatmulProbe(self, place: int) -> Probe:
         """Create a probe of the place with this number."""
@@ -122,12 +123,12 @@ class Core(Protocol):
 
 @dataclass(frozen=True)
 class WeightType:
-    """A type that ggml quantises to.
+    """A type that ggml can quantize to.
 
     Attributes:
-        name: as in ``Q4_1``.
-        block: a row's length is a multiple of it.
-        factor: the type that the CPU rounds activations to.
+        name: its name, such as ``Q4_1``.
+        block: the length of a row must be a multiple of it.
+        factor: the type to which the CPU rounds activations.
     """
 
     name: str
@@ -137,13 +138,13 @@ class WeightType:
 
 @dataclass(frozen=True)
 class Place:
-    """A place where a weight can lie.
+    """A place where a weight can be stored.
 
     Attributes:
         number: its index in ``_core.weight_places()``.
-        device: as in ``CPU``, ``CUDA0``.
+        device: its device, such as ``CPU`` or ``CUDA0``.
         device_type: ``CPU``, ``GPU``, ``ACCEL`` …
-        buffer_type: as in ``CPU_REPACK``, ``AMX``.
+        buffer_type: its buffer type, such as ``CPU_REPACK`` or ``AMX``.
     """
 
     number: int
@@ -153,8 +154,8 @@ class Place:
 
     def __str__(self) -> str:
         """Return the buffer type, and the device if the buffer type does not name it."""
-        alone = self.device_type == "CPU" or self.buffer_type.startswith(self.device)
-        return self.buffer_type if alone else f"{self.buffer_type} on {self.device}"
+        is_unique = self.device_type == "CPU" or self.buffer_type.startswith(self.device)
+        return self.buffer_type if is_unique else f"{self.buffer_type} on {self.device}"
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,16 @@ class Product:
 
     def __str__(self) -> str:
         """Return text such as ``Q4_1, width 576, 48 outputs, 32 rows, 1 thread, buffer AMX``."""
-        many = f"{self.sequences} sequences of " if self.sequences > 1 else ""
+        batch = f"{self.sequences} sequences of " if self.sequences > 1 else ""
         return (
-            f"{self.type.name}, width {self.width}, {self.outputs} outputs, {many}{self.rows} "
+            f"{self.type.name}, width {self.width}, {self.outputs} outputs, {batch}{self.rows} "
             f"row{'s' * (self.rows > 1)}, {self.threads} thread{'s' * (self.threads > 1)}, buffer {self.place}"
         )
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Random data that all weights and products of a type are cut from.
+    """Random data from which all weights and products of a type are cut.
 
     Attributes:
         activations: F32 [rows, width], as large as the largest product needs.
@@ -230,13 +231,13 @@ def list_weights(core: Core) -> list[Weight]:
         for number, fields in enumerate(core.weight_places())
     ]
     probes = {place: core.MatmulProbe(place.number) for place in places}
-    found = []
+    weights = []
     for type_ in types:
         for width in (width for width in WIDTHS if width % type_.block == 0):
             for outputs in _outputs(width):
                 taking = tuple(place for place in places if probes[place].takes(type_.name, width, outputs))
-                found.append(Weight(type_, width, outputs, taking))
-    return found
+                weights.append(Weight(type_, width, outputs, taking))
+    return weights
 
 
 def _outputs(width: int) -> tuple[int, ...]:
@@ -251,15 +252,14 @@ def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[
         place: one of its places.
         threads: numbers of threads, the largest one last.
     """
-    one, several = min(threads), max(threads)
-    many = weight.outputs == _MANY_ROWS_OUTPUTS
-    alone = [(1, rows) for rows in ROWS if rows != _MANY_ROWS] + list(SEQUENCES)
-    shared = [(1, rows) for rows in _SHARED_ROWS if rows != _MANY_ROWS or many] + list(_SHARED_SEQUENCES)
+    takes_many_rows = weight.outputs == _MANY_ROWS_OUTPUTS
+    single = [(1, rows) for rows in ROWS if rows != _MANY_ROWS] + list(SEQUENCES)
+    shared = [(1, rows) for rows in _SHARED_ROWS if rows != _MANY_ROWS or takes_many_rows] + list(_SHARED_SEQUENCES)
     if place.device_type != "CPU":  # a device does not use the CPU's threads
-        shapes = [(1, *shape) for shape in {**dict.fromkeys(alone), **dict.fromkeys(shared)}]
+        shapes = [(1, *shape) for shape in {**dict.fromkeys(single), **dict.fromkeys(shared)}]
     else:
-        shapes = [(one, *shape) for shape in alone if weight.outputs in _ONE_THREAD]
-        shapes += [(several, *shape) for shape in shared if weight.outputs in _SEVERAL_THREADS]
+        shapes = [(min(threads), *shape) for shape in single if weight.outputs in _ONE_THREAD]
+        shapes += [(max(threads), *shape) for shape in shared if weight.outputs in _SEVERAL_THREADS]
     return [
         Product(place, weight.type, weight.width, weight.outputs, sequences, rows, n_threads)
         for n_threads, sequences, rows in shapes
@@ -267,7 +267,7 @@ def list_products(weight: Weight, place: Place, threads: Sequence[int]) -> list[
 
 
 def draw(core: Core, type_: WeightType) -> Drawn:
-    """Draw random weights and activations with a fixed seed, and quantise the weights."""
+    """Draw random weights and activations with a fixed seed, and quantize the weights."""
     rng = np.random.default_rng(0)
     width = max(WIDTHS)
     activations = rng.standard_normal((max(ROWS), width), np.float32)
@@ -276,7 +276,7 @@ def draw(core: Core, type_: WeightType) -> Drawn:
     else:
         values = rng.standard_normal((_DISTINCT, width), np.float32)
         data = np.frombuffer(core.quantize_rows(type_.name, values), np.uint8).reshape(_DISTINCT, -1)
-    return Drawn(activations, data, _dequantise(core, type_, data, width))
+    return Drawn(activations, data, _dequantize(core, type_, data, width))
 
 
 def _draw_bits(rng: np.random.Generator, type_: WeightType, width: int) -> NDArray[np.uint8]:
@@ -293,24 +293,24 @@ def _draw_bits(rng: np.random.Generator, type_: WeightType, width: int) -> NDArr
     return blocks.reshape(_DISTINCT, -1)
 
 
-def cut(drawn: Drawn, weight: Weight) -> Material:
+def cut(sample: Drawn, weight: Weight) -> Material:
     """Cut a weight from the first columns, with repeated rows, and compute its products in NumPy."""
-    n_bytes = drawn.data.shape[1] * weight.width // drawn.weights.shape[1]
-    rows = np.arange(weight.outputs) % len(drawn.data)
-    activations = np.ascontiguousarray(drawn.activations[:, : weight.width])
-    products = activations @ drawn.weights[:, : weight.width].T
-    return Material(drawn.data[rows, :n_bytes].tobytes(), activations, products[:, rows])
+    n_bytes = sample.data.shape[1] * weight.width // sample.weights.shape[1]
+    rows = np.arange(weight.outputs) % len(sample.data)
+    activations = np.ascontiguousarray(sample.activations[:, : weight.width])
+    products = activations @ sample.weights[:, : weight.width].T
+    return Material(sample.data[rows, :n_bytes].tobytes(), activations, products[:, rows])
 
 
-def _dequantise(core: Core, type_: WeightType, data: NDArray[np.uint8], width: int) -> Floats:
+def _dequantize(core: Core, type_: WeightType, data: NDArray[np.uint8], width: int) -> Floats:
     """Return weights F32 [n, width], without compiled code if the package gguf knows the type."""
     import gguf
 
     try:
-        found = gguf.dequantize(data, gguf.GGMLQuantizationType[type_.name])
+        weights = gguf.dequantize(data, gguf.GGMLQuantizationType[type_.name])
     except (KeyError, NotImplementedError):  # gguf does not know the type, or has no code for it
-        found = core.dequantize_rows(type_.name, data.tobytes(), width)
-    return np.asarray(found, np.float32).reshape(len(data), width)
+        weights = core.dequantize_rows(type_.name, data.tobytes(), width)
+    return np.asarray(weights, np.float32).reshape(len(data), width)
 
 
 def worst_error(product: Floats, expected: Floats) -> float:

@@ -17,7 +17,7 @@ __all__ = ["PROGRAM", "Program", "find_programs"]
 PROGRAM: Final = "llama-meta-generate"
 #: The build id in the first line that ``--version`` prints (csrc/build_info.cpp).
 _BUILD: Final = re.compile(r"^metadeploy \S+ \(build ([0-9a-f]+)\)")
-_PATIENCE: Final = 60.0
+_TIMEOUT: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,34 @@ class Program:
 def find_programs() -> list[Program]:
     """Return the program next to this Python, and the one that a shell would start if that is another file.
 
-    Each is run to get its build id.
+    This runs each of them to get its build id.
     """
     suffix = ".exe" if os.name == "nt" else ""
-    beside = Path(sysconfig.get_path("scripts"), PROGRAM + suffix)
-    found = [beside] if beside.is_file() else []
+    installed = Path(sysconfig.get_path("scripts"), PROGRAM + suffix)
+    paths = [installed] if installed.is_file() else []
     on_path = shutil.which(PROGRAM)
-    if on_path is not None and not any(path.samefile(on_path) for path in found):
-        found.append(Path(on_path))
-    return [_ask(path) for path in found]
+    if on_path is not None and not any(path.samefile(on_path) for path in paths):
+        paths.append(Path(on_path))
+    return [_examine(path) for path in paths]
 
 
-def _ask(path: Path) -> Program:
+def _examine(path: Path) -> Program:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [path, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
     except OSError as error:
         return Program(path, None, f"cannot be started: {error.strerror or error}")
     except subprocess.TimeoutExpired:
-        return Program(path, None, f"did not print its version within {_PATIENCE:g} seconds")
-    if done.returncode < 0:
-        return Program(path, None, f"was killed by {signal.Signals(-done.returncode).name}")
-    told = _BUILD.match(done.stdout)
-    if done.returncode != 0 or told is None:
-        return Program(path, None, "does not tell its build, as older ones do not")
-    return Program(path, told[1])
+        return Program(path, None, f"did not print its version within {_TIMEOUT:g} seconds")
+    if process.returncode < 0:
+        return Program(path, None, f"was killed by {signal.Signals(-process.returncode).name}")
+    match = _BUILD.match(process.stdout)
+    if process.returncode != 0 or match is None:
+        return Program(path, None, "does not print its build id (an older version?)")
+    return Program(path, match[1])

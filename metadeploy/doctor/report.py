@@ -48,7 +48,7 @@ class Report:
 
     Attributes:
         version: version of the Python package; None if it is not known.
-        processor: of this machine.
+        processor: the processor of this machine.
         checked: the core, its devices and its matrix products.
         programs: copies of ``llama-meta-generate``.
         demo: the demo's files.
@@ -85,10 +85,10 @@ class Report:
                     {
                         **asdict(tally),
                         "wrong": [
-                            {"product": what, "error": None, "fault": found}
-                            if isinstance(found, str)
-                            else {"product": what, "error": found, "fault": None}
-                            for what, found in tally.wrong
+                            {"product": product, "error": None, "fault": reason}
+                            if isinstance(reason, str)
+                            else {"product": product, "error": reason, "fault": None}
+                            for product, reason in tally.wrong
                         ],
                     }
                     for tally in tallies
@@ -114,7 +114,7 @@ def _core_faults(report: Report) -> list[Finding]:
     """Return a finding if the core does not load or was built for another processor."""
     build, deaths = report.checked.build, report.checked.deaths
     if build is None:
-        what = "the compiled core does not load" + (f": {_told(deaths[0])}" if deaths else "")
+        what = "the compiled core does not load" + (f": {_death_text(deaths[0])}" if deaths else "")
         if any("SIGILL" in death.how for death in deaths):
             return [Finding("core", what, f"it was built for another processor: build it here, {_REBUILD}")]
         return [Finding("core", what, f"install it again, {_REBUILD}")]
@@ -126,27 +126,29 @@ def _core_faults(report: Report) -> list[Finding]:
 
 
 def _product_faults(checked: Checked) -> list[Finding]:
-    found = []
+    findings = []
     for death in checked.deaths if checked.build is not None else ():
         at = f" in product of {death.step}" if death.step else " before the first product"
-        found.append(Finding("products", f"{_told(death)}{at}", _way_round(death.place)))
-    found += [Finding("products", _summary(tally), _way_round(tally.place)) for tally in checked.tallies if tally.wrong]
-    return found
+        findings.append(Finding("products", f"{_death_text(death)}{at}", _workaround(death.place)))
+    findings += [
+        Finding("products", _summary(tally), _workaround(tally.place)) for tally in checked.tallies if tally.wrong
+    ]
+    return findings
 
 
-def _told(death: Death) -> str:
+def _death_text(death: Death) -> str:
     return death.how + (f" ({death.said})" if death.said else "")
 
 
 def _summary(tally: Tally) -> str:
     """Return text such as ``12 of 300 products of Q8_0 in buffer AMX are wrong, first …``."""
-    what, found = tally.wrong[0]
-    how = found if isinstance(found, str) else f"NMSE {found:.1e}, expected at most {tally.limit:.0e}"
+    product, reason = tally.wrong[0]
+    fault = reason if isinstance(reason, str) else f"NMSE {reason:.1e}, expected at most {tally.limit:.0e}"
     count = f"{len(tally.wrong)} of {len(tally.wrong) + tally.right}"
-    return f"{count} products of {tally.type} in buffer {tally.place} are wrong, first {what}: {how}"
+    return f"{count} products of {tally.type} in buffer {tally.place} are wrong, first {product}: {fault}"
 
 
-def _way_round(place: str | None) -> str:
+def _workaround(place: str | None) -> str:
     """Return advice on how to avoid the kernels of a place."""
     report_it = "and report it with the output of `metadeploy doctor --json`"
     if place in _WITHOUT:
@@ -155,34 +157,35 @@ def _way_round(place: str | None) -> str:
             f"`{_WITHOUT[place]} pip install --force-reinstall --no-deps .`, {report_it}"
         )
     if place is None or place.startswith("CPU"):
-        return f"build with plainer kernels, `{_PORTABLE}`, or with another compiler (CC, CXX), {report_it}"
+        return f"build with simpler kernels, `{_PORTABLE}`, or with another compiler (CC, CXX), {report_it}"
     return f"keep the model off the device, `-ngl 0` or `n_gpu_layers=0`, {report_it}"
 
 
 def _build_faults(report: Report) -> list[Finding]:
     """Return findings if package, extension and program are not from one build."""
     build = report.checked.build
-    found = []
+    findings = []
     if not report.programs:
-        found.append(Finding("build", f"{PROGRAM} is not installed beside this Python", f"install it, {_REBUILD}"))
+        findings.append(Finding("build", f"{PROGRAM} is not installed beside this Python", f"install it, {_REBUILD}"))
     for program in report.programs:
         if program.fault:
-            found.append(Finding("build", f"program '{program.path}' {program.fault}", f"install it again, {_REBUILD}"))
+            what = f"program '{program.path}' {program.fault}"
+            findings.append(Finding("build", what, f"install it again, {_REBUILD}"))
         elif build is not None and program.build != build["id"]:
-            what = f"program '{program.path}' is of build {program.build}, the extension of build {build['id']}"
-            found.append(
-                Finding("build", what, f"install both again, {_REBUILD}; or remove the one that you do not mean")
+            what = f"program '{program.path}' is from build {program.build}, the extension from build {build['id']}"
+            findings.append(
+                Finding("build", what, f"install both again, {_REBUILD}; or remove the one that you do not need")
             )
     if build is not None and report.version is not None and build["version"] != report.version:
-        what = f"the extension is of metadeploy {build['version']}, the Python package of {report.version}"
-        found.append(Finding("build", what, f"install both again, {_REBUILD}"))
-    return found
+        what = f"the extension is from metadeploy {build['version']}, the Python package from {report.version}"
+        findings.append(Finding("build", what, f"install both again, {_REBUILD}"))
+    return findings
 
 
 def _demo_faults(files: Sequence[DemoFile]) -> list[Finding]:
     return [
         Finding(
-            "demo", f"the demo's {file.name} '{file.path}' {file.fault}", f"`{file.demo.command} -n 1` makes it again"
+            "demo", f"the demo's {file.name} '{file.path}' {file.fault}", f"`{file.demo.command} -n 1` creates it again"
         )
         for file in files
         if file.fault

@@ -22,12 +22,12 @@ CHILD: Final = (
     "-c",
     f"import sys; sys.path[:] = {sys.path!r}; from metadeploy.doctor.child import main; main()",
 )
-#: After this many seconds without a line, a child counts as hung. The longest step takes a small part of that.
-PATIENCE: Final = 300.0
+#: After this many seconds without a line, a child counts as hung. The longest step takes a small part of this time.
+TIMEOUT: Final = 300.0
 _ENVIRONMENT: Final = {
     "GGML_NO_BACKTRACE": "1",  # it would start a debugger
-    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads leave a busy machine to those that compute
-    "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads would be in the way of those that are checked
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep, so that others can compute
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads would slow down the threads that are checked
     "MKL_NUM_THREADS": "1",
 }
 
@@ -39,11 +39,11 @@ class Death:
     """The end of a child that did not finish its work.
 
     Attributes:
-        how: as in ``killed by SIGSEGV``.
-        step: the step that it was at; empty if it had not loaded the core yet.
-        said: the last line that it printed; empty if there is none.
-        type: the type of the weight that it was working on; None before the first weight.
-        place: the place of the weight; None before the weight was stored.
+        how: how it ended, such as ``killed by SIGSEGV``.
+        step: its current step; empty if it had not loaded the core.
+        said: the last line that it printed; empty if it printed nothing.
+        type: type of the current weight; None before the first weight.
+        place: place of the current weight; None before the weight was stored.
     """
 
     how: str
@@ -60,10 +60,10 @@ class Tally:
     Attributes:
         type: the type of the weights.
         place: the place, as text for people.
-        limit: the largest error that passes.
-        right: how many products passed.
+        limit: the largest allowed error.
+        right: number of products that passed.
         wrong: the products that did not pass, each with its error or fault.
-        left: how many products llama.cpp would give to another device.
+        left: number of products that llama.cpp would give to another device.
         worst: the largest error of the products that passed.
     """
 
@@ -111,7 +111,7 @@ class Checked:
 
 
 def run_child(
-    threads: Sequence[int], *, tick: Tick, command: Sequence[str] = CHILD, patience: float = PATIENCE
+    threads: Sequence[int], *, tick: Tick, command: Sequence[str] = CHILD, timeout: float = TIMEOUT
 ) -> Checked:
     """Run child processes until all products of the core are checked.
 
@@ -119,9 +119,9 @@ def run_child(
 
     Args:
         threads: numbers of threads to multiply with.
-        tick: called with a name, products done and total products.
+        tick: called with a name, the number of finished products and of all products.
         command: the command that starts a child.
-        patience: seconds without a line after which a child is killed and no other one is started.
+        timeout: seconds without a line after which the child is killed. Then no other child is started.
 
     Returns:
         The results, including the deaths of children.
@@ -129,7 +129,7 @@ def run_child(
     checked = Checked()
     order: dict[str, Any] = {"first": 0, "without": [], "threads": list(threads)}
     while True:
-        death, first = _run_once(command, order, checked, tick, patience)
+        death, first = _run_once(command, order, checked, tick, timeout)
         if death is None:
             return checked
         checked.deaths.append(death)
@@ -140,18 +140,18 @@ def run_child(
 
 
 def _run_once(
-    command: Sequence[str], order: Mapping[str, Any], checked: Checked, tick: Tick, patience: float
+    command: Sequence[str], order: Mapping[str, Any], checked: Checked, tick: Tick, timeout: float
 ) -> tuple[Death | None, int]:
     """Run one child to its end.
 
     Returns:
         Its death, or None if it finished its work; and the number of the last product that it reached.
     """
-    total, step, done = 0, {}, False
+    total, step, is_done = 0, {}, False
     with tempfile.TemporaryFile() as errors, _started(command, order, errors) as process:
         how = None
         try:
-            for line in _lines(process, patience):
+            for line in _lines(process, timeout):
                 if "core" in line:
                     checked.build, checked.devices = line["core"]["build"], line["core"]["devices"]
                 elif "total" in line:
@@ -160,22 +160,22 @@ def _run_once(
                     step = line
                     tick("checking matrix products", line["number"], total)
                 elif "done" in line:
-                    done = True
+                    is_done = True
                     tick("checking matrix products", total, total)
                 else:
                     checked.take(line)
         except TimeoutError:
             process.kill()
-            how = f"gave no sign of life for {patience:g} seconds"
+            how = f"gave no sign of life for {timeout:g} seconds"
         code = process.wait()
-        if done and code == 0:
+        if is_done and code == 0:
             return None, 0
         errors.seek(0)
-        said = errors.read().decode(errors="replace").strip().splitlines()
+        error_lines = errors.read().decode(errors="replace").strip().splitlines()
     death = Death(
         how=how or _ending(code),
         step=step.get("step", ""),
-        said=said[-1] if said else "",
+        said=error_lines[-1] if error_lines else "",
         type=step.get("type"),
         place=step.get("place"),
     )
@@ -190,7 +190,7 @@ def _started(command: Sequence[str], order: Mapping[str, Any], errors: IO[bytes]
     ) as process:
         try:
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died; its exit code tells how
+            with contextlib.suppress(BrokenPipeError):  # it died; its exit code says how
                 process.stdin.write(json.dumps(order).encode())
                 process.stdin.close()
             yield process
@@ -198,20 +198,20 @@ def _started(command: Sequence[str], order: Mapping[str, Any], errors: IO[bytes]
             process.kill()
 
 
-def _lines(process: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
-    """Yield the child's lines as they come, until its end or the first malformed line.
+def _lines(process: subprocess.Popen[bytes], timeout: float) -> Iterator[dict[str, Any]]:
+    """Yield the child's lines when they arrive, until its end or the first malformed line.
 
     Raises:
-        TimeoutError: no line came for too long.
+        TimeoutError: no line arrived in time.
     """
     assert process.stdout is not None
     source = process.stdout.fileno()
-    rest = b""
+    buffer = b""
     while True:
-        if not select.select([source], [], [], patience)[0]:
+        if not select.select([source], [], [], timeout)[0]:
             raise TimeoutError
         chunk = os.read(source, 1 << 16)
-        *lines, rest = (rest + chunk).split(b"\n")
+        *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:
             try:
                 yield json.loads(line)

@@ -1,4 +1,4 @@
-"""What an evaluation and a ladder have in common: drawing questions, fingerprints and the head of the results."""
+"""Shared code of evaluation and ladder: drawing questions, fingerprints, and the first fields of the results."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Stage", "draw_places", "fingerprint", "quiet", "results_head"]
+__all__ = ["Stage", "draw_indices", "fingerprint", "quiet", "results_head"]
 
-#: Gets a stage's name, how much of it is done, and of how much.
+#: Called with the name of a stage, the number of finished steps and the number of all steps.
 Stage: TypeAlias = Callable[[str, int, int], None]
 
 
-def quiet(_name: str, _done: int, _total: int) -> None:
-    """Ignore progress: a `Stage`."""
+def quiet(_name: str, _n_done: int, _total: int) -> None:
+    """Ignore progress. This is a `Stage`."""
 
 
-def draw_places(count: int, limit: int | None, seed: int) -> list[int]:
-    """Draw places of questions at random; a smaller limit draws the first of the same.
+def draw_indices(count: int, limit: int | None, seed: int) -> list[int]:
+    """Draw indices of questions at random. A smaller limit draws the first of the same indices.
 
     Args:
         count: number of questions.
-        limit: most places; None for all.
-        seed: of the draw.
+        limit: maximum number of indices; None for all.
+        seed: seed of the draw.
     """
-    places: list[int] = np.random.default_rng(seed).permutation(count)[:limit].tolist()
-    return places
+    indices: list[int] = np.random.default_rng(seed).permutation(count)[:limit].tolist()
+    return indices
 
 
-def fingerprint(asked: Mapping[str, Any], *more: object) -> str:
-    """Return a short hash of everything that answers depend on; JSON of ``asked``, and the ``repr`` of the others."""
-    text = json.dumps(asked, sort_keys=True, ensure_ascii=False) + "".join(map(repr, more))
+def fingerprint(inputs: Mapping[str, Any], *more: object) -> str:
+    """Return a short hash of everything that answers depend on: ``inputs`` as JSON, and the ``repr`` of the others."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False) + "".join(map(repr, more))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

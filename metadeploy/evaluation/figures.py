@@ -1,4 +1,4 @@
-"""The plots of one evaluation."""
+"""Draws the plots of one evaluation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from metadeploy import plots
 from metadeploy.evaluation.samples import Samples
 from metadeploy.evaluation.scoring import selective_point
 
-__all__ = ["draw"]
+__all__ = ["draw_plots"]
 
-#: More curves than these cannot be told apart.
-_MOST_CURVES = 5
+#: With more curves, a reader cannot distinguish them.
+_MAX_CURVES = 5
 
 
-def draw(
+def draw_plots(
     folder: Path,
     tag: str,
     samples: Samples,
@@ -28,13 +28,13 @@ def draw(
     gates: Mapping[int, float],
     token_preferences: Sequence[Sequence[float]],
 ) -> list[Path]:
-    """Draw what can be drawn: without a right answer or an error there is no histogram.
+    """Draw all plots that the data allows: without right answers or without errors, there is no histogram.
 
     Args:
-        folder: where to.
+        folder: folder for the files.
         tag: end of the files' names.
         samples: the questions.
-        results: what `metadeploy.evaluation.scoring.judge` gave, and ``threshold``.
+        results: the results of `metadeploy.evaluation.scoring.score_samples`, and ``threshold``.
         scores: the baselines' scores, float64 [n] by name.
         gates: gates of the wrapper's cross-attention by layer, before the tanh.
         token_preferences: [C] token preferences of the cross-attention by layer.
@@ -46,21 +46,21 @@ def draw(
     threshold = results["threshold"]["value"]
     paths = {name: folder / f"{name}_{tag}.png" for name in ("risk_coverage", "doubt", "categories", "gates")}
     curves = {"Doubter": (doubt, samples.answer_correct)}
-    curves |= {name: (score, base) for name, score in list(scores.items())[: _MOST_CURVES - 1]}
-    told = [row for row in results["baselines"] if row["kind"] == "point"]
-    named = {row["name"]: [row] for row in told}
+    curves |= {name: (score, base) for name, score in list(scores.items())[: _MAX_CURVES - 1]}
+    rows_by_name = {row["name"]: [row] for row in results["baselines"] if row["kind"] == "point"}
     if results["gains"]:
         lowest, *_, highest = (row["gain"] for row in results["gains"])
-        named[f"gain, {lowest:g} to {highest:g}"] = results["gains"]
+        rows_by_name[f"gain, {lowest:g} to {highest:g}"] = results["gains"]
     points = {
-        name: [point for row in rows if (point := selective_point(row)) is not None] for name, rows in named.items()
+        name: [point for row in rows if (point := selective_point(row)) is not None]
+        for name, rows in rows_by_name.items()
     }
     plots.risk_coverage(
         curves,
         paths["risk_coverage"],
         base_correct=base,
         operating_point=selective_point(results["metrics"]),
-        points={name: found for name, found in points.items() if found},
+        points={name: line for name, line in points.items() if line},
     )
     if base.any() and not base.all():
         plots.doubt_histogram(doubt, base, threshold, paths["doubt"])

@@ -1,4 +1,4 @@
-"""The engine that an evaluation asks, and all that is to be recorded of it."""
+"""Loads the engine of an evaluation, and records everything about it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from metadeploy.evaluation.engines import AnswerLimits, Engine
 from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.sidecar import WrapperConfig, read_sidecar
 
-__all__ = ["Loaded", "answer_limits", "asked_with", "environment", "identity", "load_engine"]
+__all__ = ["Loaded", "answer_environment", "answer_limits", "environment", "identity", "load_engine"]
 
-#: Questions that the runtime answers at once.
-_AT_ONCE: Final = 4
-#: Parts of an environment that answers do not depend on.
-_NOT_ASKED_WITH: Final = frozenset({"python", "platform", "cpu_count", "numpy", "scipy", "scikit-learn"})
+#: Number of questions that the runtime answers at once.
+_N_PARALLEL: Final = 4
+#: Keys of an environment that do not affect answers.
+_IRRELEVANT_KEYS: Final = frozenset({"python", "platform", "cpu_count", "numpy", "scipy", "scikit-learn"})
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An engine and what it is.
+    """A loaded engine and its description.
 
     Attributes:
-        engine: ready to be asked.
-        wrapper: what the wrapper is.
-        gates: of its cross-attention, before the tanh, by layer.
+        engine: the engine.
+        wrapper: configuration of the wrapper.
+        gates: gates of its cross-attention, before the tanh, by layer.
         token_preferences: [C] token preferences of the cross-attention by layer.
         tag: short name of base and wrapper, for file names.
-        limits: of the answers, as collected.
-        described: base, wrapper and settings that the answers depend on.
-        environment: what they were computed with.
+        limits: limits of the answers, the same as in collecting.
+        described: base, wrapper and settings that affect the answers.
+        environment: software and machine.
     """
 
     engine: Engine
@@ -52,7 +52,7 @@ class Loaded:
 
     @property
     def refusal_text(self) -> str:
-        """What the wrapper was trained to say when it does not know."""
+        """The trained refusal."""
         return self.engine.refusal_text
 
 
@@ -60,7 +60,7 @@ def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
     """Load base and wrapper.
 
     Raises:
-        RunDirError: the wrapper is missing, or run.json names no GGUF for the runtime.
+        RunDirError: the wrapper is missing, or the runtime needs a GGUF and run.json does not name one.
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: the two do not fit each other.
     """
@@ -72,7 +72,7 @@ def load_engine(run: RunDir, settings: EvalSettings) -> Loaded:
 
 
 def answer_limits(run: RunDir) -> AnswerLimits:
-    """How long answers are, as when the run's questions were collected."""
+    """Return the limits with which the run's questions were collected."""
     collected = run.manifest["collect"]
     return AnswerLimits(
         max_new_tokens=collected.get("max_new_tokens", AnswerLimits.max_new_tokens),
@@ -95,12 +95,12 @@ def _load_torch(run: RunDir, settings: EvalSettings, base: str, limits: AnswerLi
     config = MetaSpiderConfig(model_name=base, dtype=dtype, device=settings.device, quantization=quantization)
     pipeline = MetaSpiderPipeline.from_pretrained(config)
     doubter = pipeline.attach(Doubter.from_checkpoint(wrapper, refusal_text=settings.refusal_text))
-    parts = {layer: doubter.cross_attention(layer) for layer in doubter.config.cross_attn_layers}
+    attentions = {layer: doubter.cross_attention(layer) for layer in doubter.config.cross_attn_layers}
     return Loaded(
         TorchEngine(pipeline, limits=limits, batch_size=settings.batch_size),
         doubter.config,
-        {layer: float(part.gate.detach()) for layer, part in parts.items()},
-        [part.token_preference.detach().tolist() for part in parts.values()],
+        {layer: float(attention.gate.detach()) for layer, attention in attentions.items()},
+        [attention.token_preference.detach().tolist() for attention in attentions.values()],
         _tag(quantization or dtype, None if base == run.manifest["model_name"] else base, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper), "dtype": dtype, "quantization": quantization},
@@ -121,22 +121,22 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
     wrapper = _wrapper(settings.sidecar or run.sidecar, "export")
     if settings.sidecar is None:
         run.refuse_stale_sidecar()
-    found = read_sidecar(wrapper)
-    layers = found.config.cross_attn_layers
-    # doubt must not depend on the question before it, nor on those beside it, not even in its last digits
+    sidecar = read_sidecar(wrapper)
+    layers = sidecar.config.cross_attn_layers
+    # no prefix cache, so that doubt does not depend on earlier questions or on other sequences, even in the last digits
     llm = MetaLlama(
         base,
         wrapper,
-        n_parallel=_AT_ONCE,
+        n_parallel=_N_PARALLEL,
         n_threads=settings.threads,
         prefix_cache_mib=0,
         refusal_text=settings.refusal_text,
     )
     return Loaded(
         RuntimeEngine(llm, limits=limits),
-        found.config,
-        {layer: float(found.tensors[f"ca.{layer}.gate"][0]) for layer in layers},
-        [found.tensors[f"ca.{layer}.token_preference"].tolist() for layer in layers],
+        sidecar.config,
+        {layer: float(sidecar.tensors[f"ca.{layer}.gate"][0]) for layer in layers},
+        [sidecar.tensors[f"ca.{layer}.token_preference"].tolist() for layer in layers],
         _tag(Path(base).stem, None, settings.sidecar),
         limits,
         {"base": identity(base), "wrapper": identity(wrapper)},
@@ -145,20 +145,20 @@ def _load_runtime(run: RunDir, settings: EvalSettings, base: str, limits: Answer
 
 
 def _tag(first: str, base: str | None, wrapper: Path | None) -> str:
-    """With the names of what is not the run's own, so that its results stay."""
-    return "-".join([first, *(Path(other).stem for other in (base, wrapper) if other is not None)])
+    """Add the names of another base or wrapper, so that the run's own results are not replaced."""
+    return "-".join([first, *(Path(path).stem for path in (base, wrapper) if path is not None)])
 
 
 def _wrapper(path: Path, made_by: str) -> Path:
     if not path.exists():
-        raise RunDirError(f"wrapper '{path}': is not there, expected one (hint: run metadeploy {made_by} first)")
+        raise RunDirError(f"wrapper '{path}': does not exist (hint: run metadeploy {made_by} first)")
     return path
 
 
 def identity(name: str | Path) -> dict[str, Any]:
-    """What tells a model or a file from others.
+    """Return what identifies a model or a file, ready for JSON.
 
-    Of a file its name, size and SHA-256; of a folder its name and a SHA-256 over what is in it; of a hub id the id.
+    For a file, this is name, size and SHA-256; for a folder, name and a SHA-256 of its content; for a hub id, the id.
     """
     path = Path(name)
     if path.is_dir():
@@ -169,27 +169,27 @@ def identity(name: str | Path) -> dict[str, Any]:
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """What results were computed with: interpreter, platform, and versions of our packages and of those named."""
+    """Describe the software and machine: interpreter, platform, versions of our packages and of ``packages``."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "metadeploy": own_version(),
-        **{name: _installed(name) for name in ("numpy", "scipy", "scikit-learn", *packages)},
+        **{name: _installed_version(name) for name in ("numpy", "scipy", "scikit-learn", *packages)},
     }
 
 
-def asked_with(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an environment answers and verdicts depend on.
+def answer_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of an environment that answers and verdicts depend on.
 
-    Of metadeploy the installed version: that of a source tree does not say what its code is, and is None here. Answers
-    of such a tree so stay what they are until something else changes.
+    It uses the installed version of metadeploy, which is None in a source tree, so that edits there do not invalidate
+    stored answers.
     """
-    asked = {name: value for name, value in environment.items() if name not in _NOT_ASKED_WITH}
-    return {**asked, "metadeploy": _installed("metadeploy")}
+    relevant = {name: value for name, value in environment.items() if name not in _IRRELEVANT_KEYS}
+    return {**relevant, "metadeploy": _installed_version("metadeploy")}
 
 
-def _installed(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Results as tables for a terminal."""
+"""Formats results as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -10,29 +10,16 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from metadeploy._format import count, interval, number, p_value, percent, value
+from metadeploy._format import METRICS, count, interval, number, p_value, percent, value
 
 __all__ = ["mean_tables", "tables"]
 
-#: What is shown first: metric, what it is called, and whether it is a share.
-_METRICS: Final = (
-    ("base_accuracy", "base accuracy: right of all", True),
-    ("coverage", "coverage: the Doubter answers", True),
-    ("selective_accuracy", "selective accuracy: right of the answered", True),
-    ("over_refusal_rate", "over-refusal: right answers declined", True),
-    ("smart_refusal_rate", "errors caught: wrong answers declined", True),
-    ("kept_rate", "kept right: still right where answered", True),
-    ("same_words_rate", "same words: right answers in the base's own text", True),
-    ("auroc", "AUROC of doubt for the base's errors", False),
-    ("macro_auroc", "the same within categories, mean", False),
-    ("aurc", "AURC (lower is better)", False),
-)
-
-_RANKINGS: Final = ("auroc", "macro_auroc", "aurc")
+#: Metrics of the first table.
+_METRICS: Final = tuple(metric for metric in METRICS if metric.key not in ("refusal_precision", "prr", "ece"))
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What one evaluation found: the Doubter, then what it is compared with."""
+    """Yield the tables of one evaluation: first the Doubter, then the baselines."""
     yield _metrics(results)
     yield _least_doubted(results["least_doubted"], "value")
     if results["baselines"]:
@@ -43,10 +30,10 @@ def tables(results: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What several runs have in common."""
-    table = _plain_table(f"mean of {len(combined['runs'])} runs", "mean", "95 % interval over runs")
-    for name, title, is_share in _METRICS:
-        row = combined["metrics"][name]
+    """Yield the tables of means over several runs."""
+    table = _unwrapped_table(f"mean of {len(combined['runs'])} runs", "mean", "95 % interval over runs")
+    for key, title, is_share in _METRICS:
+        row = combined["metrics"][key]
         table.add_row(title, value(row, "mean", is_share=is_share), interval(row, is_share=is_share))
     yield table
     yield _least_doubted(combined["least_doubted"], "mean")
@@ -64,16 +51,16 @@ def mean_tables(combined: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _metrics(results: Mapping[str, Any]) -> Table:
     threshold = results["threshold"]
-    asked = f"{results['n']:,} questions about {results['bootstrap']['entities']:,} entities"
-    table = _plain_table(f"{asked}, threshold {threshold['value']:.3g}", "value", "95 % interval", "n")
-    for name, title, is_share in _METRICS:
-        row = results["metrics"][name]
+    questions = f"{results['n']:,} questions about {results['bootstrap']['entities']:,} entities"
+    table = _unwrapped_table(f"{questions}, threshold {threshold['value']:.3g}", "value", "95 % interval", "n")
+    for key, title, is_share in _METRICS:
+        row = results["metrics"][key]
         table.add_row(title, value(row, is_share=is_share), interval(row, is_share=is_share), count(row["n"]))
     return table
 
 
 def _least_doubted(rows: Sequence[Mapping[str, Any]], key: str) -> Table:
-    table = _plain_table("the least doubted", *(percent(row["coverage"], 0) for row in rows))
+    table = _unwrapped_table("the least doubted", *(percent(row["coverage"], 0) for row in rows))
     table.add_row("right of the answered", *(percent(row[key]) for row in rows))
     return table
 
@@ -84,8 +71,8 @@ def _baselines(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     for row in rows:
         ranking = [number(row[key]["value"] if key in row else None) for key in ("auroc", "macro_auroc", "aurc")]
-        covered = percent(row["coverage"]["value"]) if "coverage" in row else "same"
-        table.add_row(escape(row["name"]), *ranking, covered, *_against(row))
+        coverage = percent(row["coverage"]["value"]) if "coverage" in row else "same"
+        table.add_row(escape(row["name"]), *ranking, coverage, *_comparison(row))
     return table
 
 
@@ -93,41 +80,41 @@ def _gains(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table(f"gain ({rows[0]['coverage']['n']:,} questions)", "AUROC", "coverage", "right", "by threshold", "p")
     for row in rows:
         coverage = percent(row["coverage"]["value"])
-        table.add_row(f"{row['gain']:g}", number(row["auroc"]), coverage, *_against(row))
+        table.add_row(f"{row['gain']:g}", number(row["auroc"]), coverage, *_comparison(row))
     return table
 
 
-def _against(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _comparison(row: Mapping[str, Any]) -> tuple[str, str, str]:
     doubter = row["doubter"]
-    ours, theirs = doubter["selective_accuracy"]["value"], row["selective_accuracy"]["value"]
-    return percent(theirs), percent(ours), p_value(doubter["p_value"])
+    accuracies = row["selective_accuracy"]["value"], doubter["selective_accuracy"]["value"]
+    return percent(accuracies[0]), percent(accuracies[1]), p_value(doubter["p_value"])
 
 
 def _remarks(results: Mapping[str, Any]) -> str:
     refusals, mcnemar = results["refusals"], results["mcnemar"]
     p = p_value(mcnemar["p_value"])
     lines = [
-        f"right or rightly declined: the Doubter alone {mcnemar['only_doubter']:,}, the base alone "
+        f"right or rightly declined: only the Doubter {mcnemar['only_doubter']:,}, only the base "
         f"{mcnemar['only_base']:,} (McNemar p {p if p.startswith('<') else f'= {p}'})",
         f"refusals word for word: {refusals['word_for_word']:,} of {refusals['declined']:,}",
     ]
     lines += [
-        escape(f"{name}: left out, for {note['left_out']}")
+        escape(f"{name}: left out, because {note['left_out']}")
         for name, note in results["trained_baselines"].items()
         if "left_out" in note
     ]
     return "\n".join(lines)
 
 
-def _table(first: str, *others: str) -> Table:
+def _table(first: str, *numeric: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(first)
-    for title in others:
+    for title in numeric:
         table.add_column(title, justify="right", no_wrap=True)
     return table
 
 
-def _plain_table(first: str, *others: str) -> Table:
-    table = _table(first, *others)
+def _unwrapped_table(first: str, *numeric: str) -> Table:
+    table = _table(first, *numeric)
     table.columns[0].no_wrap = True
     return table

@@ -1,4 +1,4 @@
-"""`metadeploy eval`: a run directory, an engine and questions in; samples, results and plots out."""
+"""`metadeploy eval`: asks questions with an engine, and writes samples, results and plots to a run directory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.data.splits import load_set
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation._run import Stage, draw_places, fingerprint, quiet, results_head
+from metadeploy.evaluation._run import Stage, draw_indices, fingerprint, quiet, results_head
 from metadeploy.evaluation.baselines import STRENGTHS, category_doubt, linear_probe
-from metadeploy.evaluation.engines import AS_SHIPPED, Engine
-from metadeploy.evaluation.figures import draw
-from metadeploy.evaluation.loading import Loaded, asked_with, load_engine
+from metadeploy.evaluation.engines import DEFAULT_GAIN, Engine
+from metadeploy.evaluation.figures import draw_plots
+from metadeploy.evaluation.loading import Loaded, answer_environment, load_engine
 from metadeploy.evaluation.samples import Samples
-from metadeploy.evaluation.sampling import Plan, gather
-from metadeploy.evaluation.scoring import SCHEMA, baseline_scores, judge
+from metadeploy.evaluation.sampling import SamplePlan, collect_samples
+from metadeploy.evaluation.scoring import SCHEMA, baseline_scores, score_samples
 from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.training.calibration import OperatingPoint, calibrate
@@ -39,12 +39,12 @@ _CATEGORY: Final = "category alone"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation came to.
+    """The result of `evaluate`.
 
     Attributes:
-        results: as written.
-        path: of the results.
-        files: everything that was written.
+        results: the content of the results file.
+        path: the results file.
+        files: all files that were written.
     """
 
     results: dict[str, Any]
@@ -53,52 +53,52 @@ class Evaluation:
 
 
 def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None) -> Evaluation:
-    """Ask the base and its Doubter, and judge both against each other and against the baselines.
+    """Ask the base and its Doubter, and compare both with each other and with the baselines.
 
-    Answers that are there already, by the same settings and files, are not asked for again: an interrupted evaluation
-    goes on, and another threshold is only judged anew.
+    Stored answers from the same settings and files are used again. So an interrupted evaluation continues, and an
+    evaluation with another threshold asks nothing.
 
     Args:
         run: a run directory with collected questions and a trained wrapper.
         settings: what to evaluate.
-        stage: told what goes on.
+        stage: called with the progress.
 
     Returns:
-        The results. Written to the run's ``eval`` folder are ``results_*.json``, ``samples_*.jsonl`` and plots.
+        The results. The run's ``eval`` folder gets ``results_*.json``, ``samples_*.jsonl`` and plots.
 
     Raises:
-        RunDirError: something is missing in the run directory, or the wrapper was trained on other questions than are
-            collected there now.
+        RunDirError: something is missing in the run directory, or the wrapper was trained on other questions than
+            those in the run directory.
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: base and wrapper do not fit each other.
     """
     stage = stage or quiet
     run.require("model_name", "collect", made_by="collect")
     run.refuse_stale_checkpoint()
-    started = time.monotonic()
+    start_time = time.monotonic()
     questions = _questions(run, settings, settings.split)
-    chosen, swept = _drawn(len(questions), settings)
+    chosen, swept = _draw_questions(len(questions), settings)
     with _loaded(run, settings, stage) as (loaded, engine):
         tag = f"{settings.engine}_{loaded.tag}_{_set_name(settings, questions, chosen)}"
         path = run.eval / f"results_{tag}.json"
         samples_path = run.eval / f"samples_{tag}.jsonl"
-        for written in (path, samples_path):
-            refuse_overwriting(written, settings.base, settings.sidecar, settings.questions, settings.source)
+        for output in (path, samples_path):
+            refuse_overwriting(output, settings.base, settings.sidecar, settings.questions, settings.source)
         plan = _plan(
             loaded,
-            [(place, questions[place]) for place in chosen],
-            gains=tuple(gain for gain in settings.gains if gain != AS_SHIPPED),
+            [(index, questions[index]) for index in chosen],
+            gains=tuple(gain for gain in settings.gains if gain != DEFAULT_GAIN),
             swept=swept if settings.gains else frozenset(),
-            told=settings.baselines,
+            prompted=settings.baselines,
         )
-        asked = time.monotonic()
-        samples = gather(engine, plan, samples_path, progress=_named(stage, "ask"))
-        asked = time.monotonic() - asked
+        asking_start = time.monotonic()
+        samples = collect_samples(engine, plan, samples_path, progress=_named(stage, "ask"))
+        asking_s = time.monotonic() - asking_start
         threshold = _threshold(run, settings, loaded, engine, stage)
     trained, notes = _trained_scores(run, settings, samples, stage) if settings.baselines else ({}, {})
     scores = baseline_scores(samples, trained) if settings.baselines else {}
-    stage("judge", 0, 1)
-    judged = judge(
+    stage("score", 0, 1)
+    scored = score_samples(
         samples,
         threshold=threshold["value"],
         refusal_text=loaded.refusal_text,
@@ -108,36 +108,40 @@ def evaluate(run: RunDir, settings: EvalSettings, *, stage: Stage | None = None)
     )
     results = {
         **results_head(SCHEMA),
-        "config": {
-            "run": run.path.resolve().name,
-            "engine": settings.engine,
-            **loaded.described,
-            "questions": settings.questions or run.manifest.get("dataset"),
-            "source": settings.source if settings.questions else run.manifest["collect"].get("source"),
-            "split": settings.split,
-            "seed": settings.seed,
-            "limit": settings.limit,
-            "refusal_text": loaded.refusal_text,
-            **asdict(loaded.limits),
-            "gains": list(settings.gains),
-        },
+        "config": _config(run, settings, loaded),
         "environment": loaded.environment,
         "threshold": threshold,
-        **judged,
+        **scored,
         "trained_baselines": notes,
         "samples": {"file": samples_path.name, "fingerprint": plan.fingerprint},
-        "timings": {"asking_s": round(asked, 3), "total_s": round(time.monotonic() - started, 3)},
+        "timings": {"asking_s": round(asking_s, 3), "total_s": round(time.monotonic() - start_time, 3)},
     }
-    pictures = draw(run.eval, tag, samples, results, scores, loaded.gates, loaded.token_preferences)
-    results["plots"] = [picture.name for picture in pictures]
+    plots = draw_plots(run.eval, tag, samples, results, scores, loaded.gates, loaded.token_preferences)
+    results["plots"] = [plot.name for plot in plots]
     write_json(path, results)
-    stage("judge", 1, 1)
-    return Evaluation(results, path, (path, samples_path, *pictures))
+    stage("score", 1, 1)
+    return Evaluation(results, path, (path, samples_path, *plots))
+
+
+def _config(run: RunDir, settings: EvalSettings, loaded: Loaded) -> dict[str, Any]:
+    return {
+        "run": run.path.resolve().name,
+        "engine": settings.engine,
+        **loaded.described,
+        "questions": settings.questions or run.manifest.get("dataset"),
+        "source": settings.source if settings.questions else run.manifest["collect"].get("source"),
+        "split": settings.split,
+        "seed": settings.seed,
+        "limit": settings.limit,
+        "refusal_text": loaded.refusal_text,
+        **asdict(loaded.limits),
+        "gains": list(settings.gains),
+    }
 
 
 @contextmanager
 def _loaded(run: RunDir, settings: EvalSettings, stage: Stage) -> Iterator[tuple[Loaded, Engine]]:
-    """The engine while it is needed."""
+    """Load the engine, and close it at the end of the ``with`` block."""
     stage("load the base", 0, 1)
     loaded = load_engine(run, settings)
     stage("load the base", 1, 1)
@@ -157,7 +161,7 @@ def _questions(run: RunDir, settings: EvalSettings, split: str) -> list[Question
 
 
 def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Sequence[int]) -> str:
-    """For file names: a look at some of the questions, or at others of the same name, leaves the results of all."""
+    """Name the questions, for file names. Other questions, or only some of them, never replace the results of all."""
     name: str = settings.split
     if settings.questions is not None:
         path = Path(settings.questions)
@@ -167,10 +171,10 @@ def _set_name(settings: EvalSettings, questions: Sequence[Question], chosen: Seq
     return name if len(chosen) == len(questions) else f"{name}-{len(chosen)}"
 
 
-def _drawn(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
-    """The places of the questions that are asked, and of those in the sweep: a smaller limit draws some of the same."""
-    lot = draw_places(count, settings.limit, settings.seed)
-    return sorted(lot), frozenset(lot[: settings.most_swept])
+def _draw_questions(count: int, settings: EvalSettings) -> tuple[list[int], frozenset[int]]:
+    """Draw the indices of the questions and of those in the sweep. A smaller limit draws some of the same questions."""
+    indices = draw_indices(count, settings.limit, settings.seed)
+    return sorted(indices), frozenset(indices[: settings.max_swept])
 
 
 def _plan(
@@ -179,66 +183,67 @@ def _plan(
     *,
     gains: tuple[float, ...] = (),
     swept: frozenset[int] = frozenset(),
-    told: bool = False,
-) -> Plan:
-    asked = {
+    prompted: bool = False,
+) -> SamplePlan:
+    inputs = {
         "schema": SCHEMA,
         "engine": loaded.described,
-        # of a checkpoint, run.json beside it has a say in how it is asked
+        # the configuration of a checkpoint depends on the run.json beside it too
         "wrapper": {name: value for name, value in asdict(loaded.wrapper).items() if name != "base_model"},
-        "environment": asked_with(loaded.environment),
+        "environment": answer_environment(loaded.environment),
         "limits": asdict(loaded.limits),
-        "questions": [(place, asdict(question)) for place, question in questions],
+        "questions": [(index, asdict(question)) for index, question in questions],
         "gains": gains,
         "swept": sorted(swept) if gains else [],
-        "told": told,
+        "told": prompted,
     }
-    if loaded.refusal_text != DEFAULT_REFUSAL_TEXT:  # run.json or an option may say it, and neither is in the files
-        asked["refusal_text"] = loaded.refusal_text
-    return Plan(
-        fingerprint=fingerprint(asked),
+    if loaded.refusal_text != DEFAULT_REFUSAL_TEXT:  # it may come from run.json or an option, not from the files
+        inputs["refusal_text"] = loaded.refusal_text
+    return SamplePlan(
+        fingerprint=fingerprint(inputs),
         questions=questions,
         gains=gains,
         swept=swept if gains else frozenset(),
-        told=told,
+        prompted=prompted,
         whole_answer=loaded.limits.whole_answer,
     )
 
 
 def _threshold(run: RunDir, settings: EvalSettings, loaded: Loaded, engine: Engine, stage: Stage) -> dict[str, Any]:
-    """Where it declines, and what that rests on."""
+    """Return the threshold, and how it was chosen."""
     if settings.target_coverage is None and settings.max_over_refusal is None:
         return {"value": settings.threshold, "chosen": "as shipped" if settings.threshold == 0.5 else "by hand"}
-    found = Collected.read(run.collect, "val")
-    plan = _plan(loaded, [(place, found.records[place].question) for place in found.others(_left_out(run))])
+    collected = Collected.read(run.collect, "val")
+    indices = collected.others(_left_out(run))
+    plan = _plan(loaded, [(index, collected.records[index].question) for index in indices])
     path = run.eval / f"calibration_{settings.engine}_{loaded.tag}.jsonl"
-    val = gather(engine, plan, path, progress=_named(stage, "ask for the threshold"))
+    val = collect_samples(engine, plan, path, progress=_named(stage, "ask for the threshold"))
     point = OperatingPoint(max_over_refusal=settings.max_over_refusal, target_coverage=settings.target_coverage)
-    # the order of the doubts is that of the margins: a line between two doubts is the threshold
-    line = calibrate(val.doubt, val.base_correct, point)
+    # doubts have the same order as margins, so a bias for doubts is a negative threshold
+    calibration = calibrate(val.doubt, val.base_correct, point)
     return {
-        "value": min(1.0, max(0.0, -line.bias)),
+        "value": min(1.0, max(0.0, -calibration.bias)),
         "chosen": "on the validation questions",
         "target_coverage": settings.target_coverage,
         "max_over_refusal": settings.max_over_refusal,
-        "val": {"n": len(val), **line.summary()},
+        "val": {"n": len(val), **calibration.summary()},
     }
 
 
 def _trained_scores(
     run: RunDir, settings: EvalSettings, samples: Samples, stage: Stage
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
-    """The baselines that learn from the training questions, and what is to be said of them."""
-    whole = (Collected.read(run.collect, split) for split in ("train", "val"))
-    # what was kept from the wrapper is kept from them as well
-    train, val = (found.at(found.others(_left_out(run))) for found in whole)
+    """Train baselines on the training questions. Return their scores, and notes about them."""
+    splits = (Collected.read(run.collect, split) for split in ("train", "val"))
+    # categories that were left out of the wrapper's training are left out here too
+    train, val = (collected.at(collected.others(_left_out(run))) for collected in splits)
     if not train.records or not val.records:
         raise RunDirError(f"run directory '{run.path}': has no training or validation questions, expected some")
     scores = {}
     notes: dict[str, Any] = {}
     if settings.questions is None:
-        asked = Collected.read(run.collect, settings.split)
-        activations = asked.activations[[sample.index for sample in samples]]
+        collected = Collected.read(run.collect, settings.split)
+        activations = collected.activations[[sample.index for sample in samples]]
         probe = linear_probe(train, val, activations, progress=_named(stage, "train the linear probe"))
         if probe is not None:
             scores[_PROBE] = probe.doubt
@@ -250,7 +255,7 @@ def _trained_scores(
                 "converged": probe.converged,
             }
         else:
-            notes[_PROBE] = {"left_out": "the base has all or none of the training or validation questions right"}
+            notes[_PROBE] = {"left_out": "the base is right on all or none of the training or validation questions"}
     else:
         notes[_PROBE] = {"left_out": "there are no collected activations of these questions"}
     scores[_CATEGORY] = category_doubt(
@@ -263,10 +268,10 @@ def _trained_scores(
 
 
 def _left_out(run: RunDir) -> Sequence[str]:
-    """Categories that the wrapper was not trained on."""
+    """Return the categories that were left out of training."""
     left_out: Sequence[str] = run.manifest.get("train", {}).get("leave_out", ())
     return left_out
 
 
 def _named(stage: Stage, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: stage(name, done, total)
+    return lambda n_done, total: stage(name, n_done, total)

@@ -1,4 +1,4 @@
-"""One line for each question: what the base said, what its Doubter said, and how much it doubted."""
+"""The file of samples: one line for each question, with the answers of base and Doubter, and the doubt."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from metadeploy._json import JSONFault, build, parse, read_lines
 from metadeploy.errors import RunDirError
 
-__all__ = ["AtGain", "Sample", "Samples", "ToldAnswer", "declines"]
+__all__ = ["AtGain", "PromptedAnswer", "Sample", "Samples", "declines"]
 
 
 def declines(doubt: float, threshold: float) -> bool:
-    """Whether a Doubter declines: where doubt reaches the threshold; at 1 never, at 0 always."""
+    """Return whether a Doubter declines: if doubt is at least the threshold; never at threshold 1, always at 0."""
     return threshold < 1 and doubt >= threshold
 
 
@@ -28,8 +28,8 @@ class AtGain:
 
     Attributes:
         gain: strength of the injection.
-        doubt: in [0, 1].
-        answer_correct: whether what it says where it answers is right.
+        doubt: doubt in [0, 1].
+        answer_correct: whether its answer is right, if it does not decline.
     """
 
     gain: float
@@ -38,13 +38,13 @@ class AtGain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToldAnswer:
-    """The base alone, told in the prompt that it may decline.
+class PromptedAnswer:
+    """The answer of the prompted baseline: the base with an instruction to decline if it is not sure.
 
     Attributes:
-        answer: what it said.
-        declined: whether that is the refusal.
-        correct: whether it is right; False where it declined.
+        answer: its text.
+        declined: whether it is the refusal.
+        correct: whether it is right; False if it declined.
     """
 
     answer: str
@@ -57,21 +57,21 @@ class Sample:
     """One question of an evaluation.
 
     Attributes:
-        fingerprint: says what it was made with; samples of one evaluation have the same.
-        index: its place in the split.
-        question: as asked.
+        fingerprint: hash of everything that the answers depend on; the same for all samples of an evaluation.
+        index: index of the question in the split.
+        question: the text of the question.
         accepted: the accepted answers.
-        category: its kind.
-        entity: what it is about; empty where it stands for itself.
-        base_answer: the base's own greedy answer, as far as it is judged.
-        base_correct: whether that is right.
+        category: kind of question.
+        entity: subject of the question; empty if the question is an entity of its own.
+        base_answer: the part of the base's own greedy answer that counts.
+        base_correct: whether this answer is right.
         base_logprob: mean natural log-probability of its tokens; None for an empty answer.
-        base_first_logprob: of the first of them; None for an empty answer.
-        doubt: in [0, 1], calibrated bias included.
-        answer: what the Doubter says where it answers.
-        answer_correct: whether that is right.
-        declined_text: all it says where doubt is 0.5 or more, else None.
-        told: the base told that it may decline; None where that was not asked.
+        base_first_logprob: natural log-probability of its first token; None for an empty answer.
+        doubt: doubt in [0, 1], including the calibrated bias.
+        answer: the Doubter's answer, if it does not decline.
+        answer_correct: whether this answer is right.
+        declined_text: the whole refusal if doubt is at least 0.5, else None.
+        told: the answer of the prompted baseline; None if it was not asked.
         gains: the Doubter at other gains; empty for questions outside the sweep.
     """
 
@@ -89,33 +89,33 @@ class Sample:
     answer: str
     answer_correct: bool
     declined_text: str | None = None
-    told: ToldAnswer | None = None
+    told: PromptedAnswer | None = None
     gains: tuple[AtGain, ...] = ()
 
     def abstained(self, threshold: float = 0.5) -> bool:
-        """Whether it declines at a threshold."""
+        """Return whether the Doubter declines at a threshold."""
         return declines(self.doubt, threshold)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the sample as a line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read `to_json` back.
+        """Read a line of `to_json`.
 
         Raises:
-            JSONFault: it is no such line.
+            JSONFault: the line is malformed.
         """
         return build(cls, parse(line))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Questions of an evaluation, also as columns [n] for the metrics.
+    """The samples of an evaluation, also as columns [n] for the metrics.
 
     Attributes:
-        rows: one for each question, in the order of the split.
+        rows: one sample for each question, in the order of the split.
     """
 
     rows: tuple[Sample, ...]
@@ -131,10 +131,10 @@ class Samples:
         """Read a file of `Sample.to_json` lines.
 
         Raises:
-            RunDirError: it cannot be read.
+            RunDirError: the file cannot be read.
         """
         rows = []
-        subject, expected = f"samples '{path}'", "expected what metadeploy eval writes (hint: delete the file)"
+        subject, expected = f"samples '{path}'", "expected samples of metadeploy eval (hint: delete the file)"
         for number, fields in read_lines(path, subject=subject, error=RunDirError, expected=expected):
             try:
                 rows.append(build(Sample, fields))
@@ -144,7 +144,7 @@ class Samples:
 
     @property
     def base_correct(self) -> NDArray[np.bool_]:
-        """Bool [n]."""
+        """Bool [n], whether the base's own answer is right."""
         return np.array([sample.base_correct for sample in self.rows], dtype=np.bool_)
 
     @property
@@ -154,12 +154,12 @@ class Samples:
 
     @property
     def answer_correct(self) -> NDArray[np.bool_]:
-        """Bool [n], whether the Doubter is right where it answers."""
+        """Bool [n], whether the Doubter's answer is right, if it does not decline."""
         return np.array([sample.answer_correct for sample in self.rows], dtype=np.bool_)
 
     @property
     def same_words(self) -> NDArray[np.bool_]:
-        """Bool [n], whether the Doubter says what the base says, where it answers; space around it is no word."""
+        """Bool [n], whether the Doubter's answer is the base's, except for surrounding space."""
         return np.array([sample.answer.strip() == sample.base_answer.strip() for sample in self.rows], dtype=np.bool_)
 
     @property
@@ -169,9 +169,9 @@ class Samples:
 
     @property
     def entity(self) -> NDArray[np.str_]:
-        """Text [n], empty where a question stands for itself."""
+        """Text [n], empty if a question is an entity of its own."""
         return np.array([sample.entity for sample in self.rows], dtype=np.str_)
 
     def abstained(self, threshold: float) -> NDArray[np.bool_]:
-        """Bool [n], whether it declines at a threshold."""
+        """Bool [n], whether the Doubter declines at a threshold."""
         return np.array([sample.abstained(threshold) for sample in self.rows], dtype=np.bool_)

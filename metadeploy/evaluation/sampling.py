@@ -1,4 +1,4 @@
-"""Put questions to an engine, chunk by chunk, so that an interruption loses at most one chunk and repeats none."""
+"""Asks an engine questions in chunks, so that an interruption loses at most one chunk."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ from metadeploy._files import move_into_place, try_lock
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation.engines import AS_SHIPPED, Answered, BaseAnswer, Engine, Reply
-from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
+from metadeploy.evaluation.engines import DEFAULT_GAIN, Answered, BaseAnswer, Engine, Reply
+from metadeploy.evaluation.samples import AtGain, PromptedAnswer, Sample, Samples
 
-__all__ = ["CHUNK", "Plan", "gather", "told_question"]
+__all__ = ["CHUNK", "SamplePlan", "collect_samples", "with_abstain_instruction"]
 
-#: Questions of one chunk: what an interruption can cost.
+#: Questions of one chunk. An interruption can lose this many.
 CHUNK: Final = 512
 
-#: Told how much of how much is done, in answers.
+#: Called with the number of finished answers and of all answers.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is asked.
+class SamplePlan:
+    """The questions to ask, and how.
 
     Attributes:
-        fingerprint: of everything that the answers depend on.
-        questions: with their places in the split.
-        gains: others than 1, for the sweep.
-        swept: the places of the questions that are asked at those gains too.
-        told: whether the base is also asked with the leave to decline.
-        whole_answer: whether all of an answer is judged, and not its first sentence; of multiple choice it always is.
+        fingerprint: hash of everything that the answers depend on.
+        questions: the questions with their indices in the split.
+        gains: other gains than 1, for the sweep.
+        swept: indices of the questions to ask at these gains too.
+        prompted: whether to ask the prompted baseline too.
+        whole_answer: whether the whole answer counts, and not only its first sentence; always so for multiple choice.
     """
 
     fingerprint: str
     questions: Sequence[tuple[int, Question]]
     gains: tuple[float, ...] = ()
     swept: frozenset[int] = frozenset()
-    told: bool = False
+    prompted: bool = False
     whole_answer: bool = False
 
-    def answers_of(self, place: int) -> int:
-        """How many answers the question at a place takes."""
-        return 2 + self.told + (len(self.gains) if place in self.swept else 0)
+    def n_answers(self, index: int) -> int:
+        """Return the number of answers to the question with this index."""
+        return 2 + self.prompted + (len(self.gains) if index in self.swept else 0)
 
 
-def told_question(question: str, refusal_text: str) -> str:
-    """A question with the leave to decline, in the words that the wrapper was trained to decline with."""
+def with_abstain_instruction(question: str, refusal_text: str) -> str:
+    """Add an instruction to decline with the trained refusal if the model is not sure."""
     return f"{question}\n\nIf you are not sure of the answer, reply only: {refusal_text}"
 
 
-def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None = None) -> Samples:
-    """Get a sample for each question.
+def collect_samples(engine: Engine, plan: SamplePlan, path: Path, *, progress: Progress | None = None) -> Samples:
+    """Collect a sample for each question.
 
     Args:
-        engine: who answers.
-        plan: what is asked.
-        path: the file of samples. One that was made by the same plan is taken as it is; while it is not complete, its
-            whole chunks lie beside it and are gone on with. Those of another plan are replaced.
-        progress: called as answers come in.
+        engine: the engine that answers.
+        plan: the questions.
+        path: the file of samples. If it is from the same plan, its samples are used. Complete chunks of an interrupted
+            run with the same plan are used too; they are in a file next to it. Samples of other plans are replaced.
+        progress: called when answers are complete.
 
     Returns:
         The samples, in the plan's order.
@@ -72,21 +72,21 @@ def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None 
     Raises:
         RunDirError: a file of samples cannot be read, or another process is writing it.
     """
-    total = sum(plan.answers_of(place) for place, _ in plan.questions)
-    if _belongs(path, plan):
-        found = Samples.read(path)
-        if len(found) == len(plan.questions) and _fit(found.rows, plan):
+    total = sum(plan.n_answers(index) for index, _ in plan.questions)
+    if _has_fingerprint(path, plan):
+        stored = Samples.read(path)
+        if len(stored) == len(plan.questions) and _match(stored.rows, plan):
             if progress is not None:
                 progress(total, total)
-            return found
+            return stored
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab+") as file:  # not emptied: what is whole in it must survive whatever happens
+    with partial.open("ab+") as file:  # opened without truncation, so that complete chunks are never lost
         _refuse_if_busy(file, path)
-        samples = _whole_chunks(file, partial, plan)
+        samples = _complete_chunks(file, partial, plan)
         while len(samples) < len(plan.questions):
-            before = sum(plan.answers_of(sample.index) for sample in samples)
-            report = functools.partial(_report, progress, before, total)
+            n_before = sum(plan.n_answers(sample.index) for sample in samples)
+            report = functools.partial(_report, progress, n_before, total)
             rows = _Chunk(engine, plan, plan.questions[len(samples) : len(samples) + CHUNK], report).samples()
             file.write("".join(sample.to_json() + "\n" for sample in rows).encode())
             file.flush()
@@ -95,13 +95,13 @@ def gather(engine: Engine, plan: Plan, path: Path, *, progress: Progress | None 
     return Samples(tuple(samples))
 
 
-def _report(progress: Progress | None, before: int, total: int, answers: int) -> None:
+def _report(progress: Progress | None, n_before: int, total: int, n_answers: int) -> None:
     if progress is not None:
-        progress(before + answers, total)
+        progress(n_before + n_answers, total)
 
 
-def _belongs(path: Path, plan: Plan) -> bool:
-    """Whether a file holds samples of a plan, by its first line."""
+def _has_fingerprint(path: Path, plan: SamplePlan) -> bool:
+    """Return whether the first sample of a file has the fingerprint of a plan."""
     try:
         with path.open(encoding="utf-8") as file:
             return Sample.from_json(file.readline()).fingerprint == plan.fingerprint
@@ -109,11 +109,11 @@ def _belongs(path: Path, plan: Plan) -> bool:
         return False
 
 
-def _fit(samples: Sequence[Sample], plan: Plan) -> bool:
-    """Whether samples are those of a plan's first questions, each made by that plan."""
+def _match(samples: Sequence[Sample], plan: SamplePlan) -> bool:
+    """Return whether samples are from a plan, and belong to its first questions."""
     return all(
-        (sample.fingerprint, sample.index) == (plan.fingerprint, place)
-        for sample, (place, _) in zip(samples, plan.questions, strict=False)
+        (sample.fingerprint, sample.index) == (plan.fingerprint, index)
+        for sample, (index, _) in zip(samples, plan.questions, strict=False)
     )
 
 
@@ -122,27 +122,27 @@ def _refuse_if_busy(file: BinaryIO, path: Path) -> None:
         try_lock(file.fileno())
     except BlockingIOError:
         raise RunDirError(
-            f"samples '{path}': another process is writing them, expected none (hint: wait until it has ended)"
+            f"samples '{path}': another process is writing them (hint: wait until it has ended)"
         ) from None
 
 
-def _whole_chunks(file: BinaryIO, partial: Path, plan: Plan) -> list[Sample]:
-    """What an interrupted run left. What it had not finished writing is cut off, and so are samples of another plan."""
+def _complete_chunks(file: BinaryIO, partial: Path, plan: SamplePlan) -> list[Sample]:
+    """Read the complete chunks of an interrupted run. Truncate everything else, and samples of other plans."""
     samples: list[Sample] = []
     n_bytes = 0
-    if _belongs(partial, plan):
+    if _has_fingerprint(partial, plan):
         file.seek(0)
-        *lines, _ = file.read().split(b"\n")  # the last one is empty, or cut off
-        whole = lines[: len(lines) // CHUNK * CHUNK]
+        *lines, _ = file.read().split(b"\n")  # the last one is empty, or incomplete
+        complete = lines[: len(lines) // CHUNK * CHUNK]
         try:
-            samples = [Sample.from_json(line.decode()) for line in whole]
-        except ValueError as error:  # JSONFault is one
+            samples = [Sample.from_json(line.decode()) for line in complete]
+        except ValueError as error:  # JSONFault is a ValueError
             raise RunDirError(
-                f"samples '{partial}': cannot be read ({error}), expected what metadeploy eval writes (hint: delete "
-                "the file)"
+                f"samples '{partial}': cannot be read ({error}), expected samples of metadeploy eval (hint: delete the "
+                "file)"
             ) from error
-        if len(samples) <= len(plan.questions) and _fit(samples, plan):
-            n_bytes = sum(len(line) + 1 for line in whole)
+        if len(samples) <= len(plan.questions) and _match(samples, plan):
+            n_bytes = sum(len(line) + 1 for line in complete)
         else:
             samples = []
     file.truncate(n_bytes)
@@ -150,53 +150,55 @@ def _whole_chunks(file: BinaryIO, partial: Path, plan: Plan) -> list[Sample]:
 
 
 class _Chunk:
-    """Questions that are asked together."""
+    """Asks the questions of one chunk."""
 
     def __init__(
-        self, engine: Engine, plan: Plan, questions: Sequence[tuple[int, Question]], report: Callable[[int], None]
+        self, engine: Engine, plan: SamplePlan, questions: Sequence[tuple[int, Question]], report: Callable[[int], None]
     ) -> None:
         self._engine = engine
         self._plan = plan
         self._questions = questions
         self._report = report
-        self._answers = 0
+        self._n_answers = 0
         self._is_right = functools.partial(is_correct, whole=plan.whole_answer)
 
     def samples(self) -> list[Sample]:
-        swept = [(place, question) for place, question in self._questions if place in self._plan.swept]
-        others = [(place, question) for place, question in self._questions if place not in self._plan.swept]
-        found = self._ask(swept, (AS_SHIPPED, *self._plan.gains)) | self._ask(others, (AS_SHIPPED,))
-        told = self._told() if self._plan.told else {}
-        return [self._sample(place, question, found[place], told) for place, question in self._questions]
+        in_sweep = [item for item in self._questions if item[0] in self._plan.swept]
+        not_in_sweep = [item for item in self._questions if item[0] not in self._plan.swept]
+        answers = self._ask(in_sweep, (DEFAULT_GAIN, *self._plan.gains)) | self._ask(not_in_sweep, (DEFAULT_GAIN,))
+        prompted = self._ask_prompted() if self._plan.prompted else {}
+        return [
+            self._sample(index, question, answers[index], prompted.get(index)) for index, question in self._questions
+        ]
 
     def _ask(self, questions: Sequence[tuple[int, Question]], gains: tuple[float, ...]) -> dict[int, Answered]:
-        found = {}
+        answers = {}
         for answered in self._engine.ask([question for _, question in questions], gains=gains):
-            found[questions[answered.index][0]] = answered
+            answers[questions[answered.index][0]] = answered
             self._count(1 + len(gains))
-        return found
+        return answers
 
-    def _told(self) -> dict[int, BaseAnswer]:
+    def _ask_prompted(self) -> dict[int, BaseAnswer]:
         refusal = self._engine.refusal_text
-        told = [
-            dataclasses.replace(question, question=told_question(question.question, refusal))
+        questions = [
+            dataclasses.replace(question, question=with_abstain_instruction(question.question, refusal))
             for _, question in self._questions
         ]
-        found = {}
-        for answered in self._engine.ask(told, gains=()):
-            found[self._questions[answered.index][0]] = answered.base
+        answers = {}
+        for answered in self._engine.ask(questions, gains=()):
+            answers[self._questions[answered.index][0]] = answered.base
             self._count(1)
-        return found
+        return answers
 
-    def _count(self, answers: int) -> None:
-        self._answers += answers
-        self._report(self._answers)
+    def _count(self, n_answers: int) -> None:
+        self._n_answers += n_answers
+        self._report(self._n_answers)
 
-    def _sample(self, place: int, question: Question, answered: Answered, told: dict[int, BaseAnswer]) -> Sample:
-        base, (shipped, *others) = answered.base, answered.replies
+    def _sample(self, index: int, question: Question, answered: Answered, prompted: BaseAnswer | None) -> Sample:
+        base, (reply, *sweep_replies) = answered.base, answered.replies
         return Sample(
             fingerprint=self._plan.fingerprint,
-            index=place,
+            index=index,
             question=question.question,
             accepted=question.answers,
             category=question.category,
@@ -205,18 +207,18 @@ class _Chunk:
             base_correct=self._is_right(question, base.text),
             base_logprob=sum(base.logprobs) / len(base.logprobs) if base.logprobs else None,
             base_first_logprob=next(iter(base.logprobs), None),
-            doubt=shipped.doubt,
-            answer=shipped.text,
-            answer_correct=self._is_right(question, shipped.text),
-            declined_text=shipped.refusal,
-            told=self._judged(question, told[place]) if told else None,
-            gains=tuple(self._at_gain(question, reply) for reply in others),
+            doubt=reply.doubt,
+            answer=reply.text,
+            answer_correct=self._is_right(question, reply.text),
+            declined_text=reply.refusal,
+            told=None if prompted is None else self._prompted_answer(question, prompted),
+            gains=tuple(self._at_gain(question, sweep_reply) for sweep_reply in sweep_replies),
         )
 
-    def _judged(self, question: Question, said: BaseAnswer) -> ToldAnswer:
-        declined = is_abstention(said.text, self._engine.refusal_text, not said.complete)
-        correct = not declined and self._is_right(question, said.text)
-        return ToldAnswer(answer=said.text, declined=declined, correct=correct)
+    def _prompted_answer(self, question: Question, answer: BaseAnswer) -> PromptedAnswer:
+        declined = is_abstention(answer.text, self._engine.refusal_text, not answer.complete)
+        correct = not declined and self._is_right(question, answer.text)
+        return PromptedAnswer(answer=answer.text, declined=declined, correct=correct)
 
     def _at_gain(self, question: Question, reply: Reply) -> AtGain:
         return AtGain(gain=reply.gain, doubt=reply.doubt, answer_correct=self._is_right(question, reply.text))

@@ -1,4 +1,4 @@
-"""What `metadeploy eval` is asked for."""
+"""Settings of `metadeploy eval`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GAINS", "EngineName", "EvalSettings", "parse_gains"]
 
 EngineName = Literal["torch", "runtime"]
 
-_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # the range is checked below, in words that say why
+_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # __post_init__ checks the range, with a message of its own
 _TYPES: Final = {
     "engine": choice(*get_args(EngineName)),
     "base": path().or_none(),
@@ -37,7 +37,7 @@ _TYPES: Final = {
     "threads": _COUNT.or_none(),
 }
 
-#: The dial from the base exactly to where the feedback runs away.
+#: Gains of the sweep, from the base exactly to gains at which answers degrade.
 GAINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
@@ -47,25 +47,26 @@ class EvalSettings:
 
     Attributes:
         engine: ``torch`` or ``runtime``.
-        base: base in place of run.json's; a GGUF for the runtime.
-        sidecar: wrapper in place of the run's.
-        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
-        split: of the collected questions, or of ``questions``.
-        questions: other questions: a set's name or a folder, of which the split is taken, or a file, taken whole.
-        source: a local copy of that set, where ``questions`` is ``mmlu``, ``triviaqa`` or ``gsm8k``.
-        limit: most questions, drawn at random.
-        seed: of that drawing and of the bootstrap.
-        threshold: declined where doubt reaches it; 0.5 is as shipped.
-        target_coverage: choose the threshold so that this share of the validation questions is answered.
-        max_over_refusal: choose it so that at most this share of what the base has right is declined there.
-        gains: of the sweep; none leaves it out.
-        sweep_limit: most questions of the sweep; None: 1000, and 200 for the runtime, which asks one by one.
-        baselines: whether the Doubter is compared with them.
-        n_bootstrap: draws of each interval.
-        dtype: of the base's weights in PyTorch, in place of run.json's.
+        base: another base than run.json's; a GGUF for the runtime.
+        sidecar: another wrapper than the run's.
+        refusal_text: the trained refusal, for files that do not have it.
+        split: split of the collected questions, or of ``questions``.
+        questions: other questions: the name of a set or a folder with splits, or a file without splits.
+        source: a local copy of the set, if ``questions`` is ``mmlu``, ``triviaqa`` or ``gsm8k``.
+        limit: maximum number of questions, drawn at random.
+        seed: seed that draws the questions and the bootstrap samples.
+        threshold: decline if doubt is at least this; 0.5 is the default of a wrapper.
+        target_coverage: choose the threshold that answers this proportion of the validation questions.
+        max_over_refusal: choose the threshold that declines at most this proportion of the base's right answers to the
+            validation questions.
+        gains: gains of the sweep; empty for no sweep.
+        sweep_limit: maximum number of questions of the sweep; None for 1000, or 200 for the slower runtime.
+        baselines: whether to compare with baselines.
+        n_bootstrap: number of draws for each interval.
+        dtype: another type of the base's weights in PyTorch than run.json's.
         device: a torch device, or ``auto``.
         batch_size: questions at once in PyTorch.
-        threads: of either engine; None leaves it to them.
+        threads: threads of the engine; None for its default.
     """
 
     engine: EngineName = "torch"
@@ -90,19 +91,19 @@ class EvalSettings:
     threads: int | None = None
 
     @property
-    def most_swept(self) -> int:
-        """Most questions of the sweep."""
+    def max_swept(self) -> int:
+        """Maximum number of questions of the sweep."""
         return self.sweep_limit or (1000 if self.engine == "torch" else 200)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all at once.
+        """Refuse invalid settings, with all faults in one message.
 
         Raises:
-            Error: a value is out of range, or two say how the threshold is chosen.
+            Error: a value is out of range, or more than one setting chooses the threshold.
         """
-        wrong = flag_faults(_TYPES, self)
-        if wrong:
-            raise Error(faults_message("eval", wrong))
+        type_faults = flag_faults(_TYPES, self)
+        if type_faults:
+            raise Error(faults_message("eval", type_faults))
         shares = (
             ("--threshold", self.threshold),
             ("--target-coverage", self.target_coverage),
@@ -111,13 +112,13 @@ class EvalSettings:
         faults = [
             f"{name} is {value}, expected 0 to 1" for name, value in shares if value is not None and not 0 <= value <= 1
         ]
-        ways = [name for name, value in shares[1:] if value is not None]
+        choices = [name for name, value in shares[1:] if value is not None]
         if self.threshold != 0.5:
-            ways.append("--threshold")
-        if len(ways) > 1:
-            faults.append(f"{' and '.join(ways)} are given, expected one: each chooses the threshold")
+            choices.append("--threshold")
+        if len(choices) > 1:
+            faults.append(f"{' and '.join(choices)} are given, expected one: each chooses the threshold")
         if self.source is not None and self.questions is None:
-            faults.append("--source is given, expected only with --questions: it is a local copy of that set")
+            faults.append("--source is given, expected only with --questions: it is a local copy of a set")
         faults += [f"--gains has {gain}, expected finite numbers" for gain in self.gains if not math.isfinite(gain)]
         if self.engine == "runtime" and self.dtype is not None:
             faults.append("--dtype is given, expected only with --engine torch (a GGUF has its own types)")
@@ -135,11 +136,11 @@ class EvalSettings:
 
 
 def parse_gains(text: str) -> tuple[float, ...]:
-    """Read gains as people write them: numbers between commas; ``none`` for none.
+    """Parse gains: numbers separated by commas, or ``none``.
 
     Raises:
-        ValueError: something is not a number.
+        ValueError: an item is not a number.
     """
     if text.strip() == "none":
         return ()
-    return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(float(gain) for gain in text.split(",")))

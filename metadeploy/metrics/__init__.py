@@ -1,32 +1,35 @@
-"""Metrics of declining, each with formula, range, direction and source in its docstring.
+"""Metrics of declining. The docstring of each metric has its formula, range, direction and source.
 
-Proportions of questions come as a `Share` (hits, total, value, and Wilson's interval as if the questions were
-independent), the others as a float. Both are None if they are undefined, never NaN. Malformed input raises
+Proportions of questions are returned as a `Share` (hits, total, value, and Wilson's interval as if the questions were
+independent), all other metrics as a float. An undefined metric is None, never NaN. Malformed input raises
 `MetricInputError`.
 
-The arrays are one-dimensional and of one length n, an entry for each question:
+The arrays have one dimension and one length n, with an entry for each question:
 
 * ``base_correct`` bool: the base alone is right;
-* ``answered`` bool: the base with its Doubter answers, instead of declining;
-* ``correct`` bool: that answer is right; False where it declined;
-* ``same_words`` bool: that answer is the base's own, character by character but for space around it; of no matter where
-  it declined;
-* ``doubt`` float: higher means more doubt. In [0, 1] where it is read as a probability (ECE, Brier score, summary);
-  anything finite where only its order matters;
+* ``answered`` bool: the base with its Doubter answers instead of declining;
+* ``correct`` bool: this answer is right; False if the Doubter declined;
+* ``same_words`` bool: this answer is the base's own text, except for surrounding space; ignored if the Doubter
+  declined;
+* ``doubt`` float: higher means more doubt. ECE, Brier score and summary read it as a probability in [0, 1]. The other
+  metrics use only its order, so it may be any finite number;
 * ``category``: the kind of question, as text or as a number;
-* ``entity``: what the question is about, likewise; an empty text stands for itself.
+* ``entity``: the subject of the question, as text or as a number. Each question with an empty text is an entity of its
+  own.
 
-All of them at once, with intervals::
+All metrics at once, with intervals::
 
-    from metadeploy.metrics import summarise
+    from metadeploy.metrics import summarize
 
-    report = summarise(base_correct, answered, correct, same_words, doubt, category, entity=entity)
+    report = summarize(base_correct, answered, correct, same_words, doubt, category, entity=entity)
     report["metrics"]["auroc"]  # {"value": 0.84, "low": 0.81, "high": 0.87, "n": 1166}
 """
 
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from typing import Any
 
 from metadeploy.errors import MissingDependencyError
 
@@ -75,7 +78,7 @@ from metadeploy.metrics._significance import (
     matched_coverage,
     mcnemar,
 )
-from metadeploy.metrics._summary import shares, summarise
+from metadeploy.metrics._summary import shares, summarize
 from metadeploy.proportion import Interval, Share
 
 __all__ = [
@@ -120,5 +123,12 @@ __all__ = [
     "share_intervals",
     "shares",
     "smart_refusal_rate",
-    "summarise",
+    "summarize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "summarise":
+        warnings.warn(f"{__name__}.summarise is deprecated, use summarize", DeprecationWarning, stacklevel=2)
+        return summarize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

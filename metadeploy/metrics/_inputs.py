@@ -1,4 +1,4 @@
-"""What every metric asks of its input, and how it says so; the package's docstring defines the arrays."""
+"""Checks of the arrays that metrics take. The package's docstring defines these arrays."""
 
 from __future__ import annotations
 
@@ -16,61 +16,63 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 
 class MetricInputError(Error, ValueError):
-    """What was handed to a metric is not what it measures."""
+    """The input of a metric is malformed."""
 
 
 def same_length(**arrays: NDArray[Any]) -> None:
-    """Check that all have an entry for each question.
+    """Check that all arrays have the same length.
 
     Raises:
-        MetricInputError: they differ; the message names the first that does.
+        MetricInputError: the lengths differ. The message names the first array that differs.
     """
-    (first, model), *others = arrays.items()
-    for name, array in others:
-        if len(array) != len(model):
+    (first_name, first), *rest = arrays.items()
+    for name, array in rest:
+        if len(array) != len(first):
             raise MetricInputError(
-                f"metric input '{name}': {len(array)} entries, expected {len(model)} as '{first}' has (one a question)"
+                f"metric input '{name}': {len(array)} entries, expected {len(first)} like '{first_name}' "
+                "(one for each question)"
             )
 
 
 def flags(**arrays: ArrayLike) -> tuple[BoolArray, ...]:
-    """Take each as bool [n].
+    """Convert each input to bool [n].
 
     Raises:
-        MetricInputError: one is not one-dimensional, not bool, or of another length.
+        MetricInputError: an input does not have one dimension, is not bool, or has another length.
     """
-    found = {name: _vector(name, values) for name, values in arrays.items()}
-    for name, array in found.items():
+    vectors = {name: _vector(name, values) for name, values in arrays.items()}
+    for name, array in vectors.items():
         if array.size and array.dtype != np.bool_:
             raise MetricInputError(f"metric input '{name}': elements are {array.dtype}, expected bool")
-    same_length(**found)
-    return tuple(array.astype(np.bool_, copy=False) for array in found.values())
+    same_length(**vectors)
+    return tuple(array.astype(np.bool_, copy=False) for array in vectors.values())
 
 
 def scores(*, probability: bool = False, **arrays: ArrayLike) -> tuple[FloatArray, ...]:
-    """Take each as float64 [n], finite, and in [0, 1] if it is to be a probability.
+    """Convert each input to float64 [n]. Values must be finite, and in [0, 1] if they are probabilities.
 
     Raises:
-        MetricInputError: one is not one-dimensional, not a number somewhere, out of range, or of another length.
+        MetricInputError: an input does not have one dimension, has a value that is not a number or is out of range, or
+            has another length.
     """
-    found = {name: _numbers(name, values, probability) for name, values in arrays.items()}
-    same_length(**found)
-    return tuple(found.values())
+    vectors = {name: _numbers(name, values, probability) for name, values in arrays.items()}
+    same_length(**vectors)
+    return tuple(vectors.values())
 
 
 def scored(doubt: ArrayLike, correct: ArrayLike, *, probability: bool = False) -> tuple[FloatArray, BoolArray]:
-    """Take a doubt score and what it should foresee, of one length."""
+    """Convert a doubt score and the outcome that it should predict, of the same length."""
     (doubts,) = scores(doubt=doubt, probability=probability)
-    (rights,) = flags(correct=correct)
-    same_length(doubt=doubts, correct=rights)
-    return doubts, rights
+    (right,) = flags(correct=correct)
+    same_length(doubt=doubts, correct=right)
+    return doubts, right
 
 
 def labels(values: ArrayLike, *, name: str = "category") -> NDArray[Any]:
-    """Take kinds of questions, or what these are about, as an array [n] of text or of whole numbers.
+    """Convert categories or entities to an array [n] of text or of whole numbers.
 
     Raises:
-        MetricInputError: it is not one-dimensional, or holds something else.
+        MetricInputError: the input does not have one dimension, or has elements of another type.
     """
     array = _vector(name, values)
     if array.size and array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
@@ -84,7 +86,7 @@ def _vector(name: str, values: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except ValueError as error:  # ragged
-        raise MetricInputError(f"metric input '{name}': {error}, expected one entry a question") from error
+        raise MetricInputError(f"metric input '{name}': {error}, expected one entry for each question") from error
     if array.ndim != 1:
         raise MetricInputError(f"metric input '{name}': shape {list(array.shape)}, expected one dimension")
     return array
@@ -96,11 +98,11 @@ def _numbers(name: str, values: ArrayLike, probability: bool) -> FloatArray:
         array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError):
         raise MetricInputError(f"metric input '{name}': elements are {array.dtype}, expected numbers") from None
-    # one comparison finds NaN as well
+    # the comparison is False for NaN as well
     bound = 1.0 if probability else np.finfo(np.float64).max
-    sound = (array >= (0.0 if probability else -bound)) & (array <= bound)
-    if not sound.all():
-        at = int(np.argmin(sound))
+    valid = (array >= (0.0 if probability else -bound)) & (array <= bound)
+    if not valid.all():
+        at = int(np.argmin(valid))
         expected = "a probability from 0 to 1" if probability else "a finite number"
         raise MetricInputError(f"metric input '{name}': {array[at]} at index {at}, expected {expected}")
     return array

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over questions, and Student's over training runs with different seeds."""
+"""Intervals: the bootstrap over questions, and Student's interval over training runs with different seeds."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ __all__ = [
     "share_intervals",
 ]
 
-#: Takes indices of questions, intp [about n], with repetitions; None where it is undefined on them.
+#: Takes indices of questions with repetitions, intp [about n]. Returns None if it is undefined on these questions.
 Statistic: TypeAlias = Callable[[NDArray[np.intp]], "float | None"]
-#: The same for several figures at once, as many for each draw.
+#: Computes several statistics at once, always the same number of them.
 Statistics: TypeAlias = Callable[[NDArray[np.intp]], "Sequence[float | None]"]
 
 
 def bootstrap_interval(
     statistic: Statistic, n: int, *, entity: ArrayLike | None = None, n_resamples: int = 2000, seed: int = 0
 ) -> Interval | None:
-    """Percentile interval of a statistic, 95 %, by drawing the questions anew with replacement.
+    """Compute the 95 % percentile interval of a statistic by resampling the questions with replacement.
 
-    Questions about one entity are right or wrong together more often than others are, so they are drawn together: as
-    many entities as there are, each with all of its questions, as often as it is drawn. A draw has n questions on
-    average. Where every question stands for itself this is the plain bootstrap.
+    Questions about the same entity are often right or wrong together, so they are drawn together. A draw takes as many
+    entities as there are, with replacement, and all questions of each. It has n questions on average. If every question
+    has its own entity, this is the plain bootstrap.
 
-    The statistic gets indices and applies them to all of its arrays, so that what belongs to one question stays
-    together (paired). The same seed and entities draw the same questions for every statistic.
+    The statistic gets indices and applies them to all of its arrays, so that the values of a question stay together
+    (paired). The same seed and entities draw the same questions for every statistic.
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993; Field and Welsh, "Bootstrapping clustered
     data", 2007 (the cluster bootstrap).
 
     Args:
-        statistic: of the questions at the given indices.
+        statistic: computes the statistic for the questions at the given indices.
         n: number of questions.
-        entity: text or whole numbers [n], what a question is about; an empty text stands for itself, and None for n of
-            these.
-        n_resamples: how often to draw, at least 1.
-        seed: of the draws.
+        entity: text or whole numbers [n], the subject of each question. A question with an empty text is an entity of
+            its own; None means this for all questions.
+        n_resamples: number of draws, at least 1.
+        seed: seed of the draws.
 
     Returns:
-        The interval; None where the statistic is undefined on more than half of the draws (or there are no questions).
+        The interval; None if the statistic is undefined on more than half of the draws, or if there are no questions.
 
     Raises:
         MetricInputError: ``n_resamples`` is below 1, or ``entity`` is malformed.
     """
-    drawn = bootstrap_values(statistic, n, entity=entity, n_resamples=n_resamples, seed=seed)
-    return percentile_interval(drawn, n_resamples)
+    values = bootstrap_values(statistic, n, entity=entity, n_resamples=n_resamples, seed=seed)
+    return percentile_interval(values, n_resamples)
 
 
 def bootstrap_intervals(
     statistics: Statistics, n: int, *, entity: ArrayLike | None = None, n_resamples: int = 2000, seed: int = 0
 ) -> list[Interval | None]:
-    """`bootstrap_interval` of several figures that are computed together, in their order; empty without questions."""
+    """Compute `bootstrap_interval` of several statistics together, in their order; empty without questions."""
     draws = _draws(n, entity, n_resamples, seed)
     columns = zip(*(statistics(at) for at in draws), strict=True)
-    return [percentile_interval(_known(column), n_resamples) for column in columns]
+    return [percentile_interval(_defined(column), n_resamples) for column in columns]
 
 
 def share_intervals(
@@ -82,41 +82,41 @@ def share_intervals(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval | None]:
-    """`bootstrap_intervals` of shares, but Wilson's where all or none is a hit.
+    """Compute `bootstrap_intervals` of proportions, but Wilson's interval if all or none are hits.
 
-    There the bootstrap, which knows nothing else, would have an interval of one point. Wilson's is that of as many
-    hits, or misses, as there are entities with a question that counts.
+    In this case the bootstrap's interval would be a single point. Wilson's interval then counts each entity that has a
+    question in the proportion as one hit, or as one miss.
     """
-    about, found = clusters(n, entity), shares(np.arange(n))
+    entities, overall = clusters(n, entity), shares(np.arange(n))
     intervals = bootstrap_intervals(
-        lambda at: [share.value for share in shares(at)], n, entity=about, n_resamples=n_resamples, seed=seed
-    ) or [None] * len(found)
-    if all(0 < share.hits < share.total for share in found):
+        lambda at: [share.value for share in shares(at)], n, entity=entities, n_resamples=n_resamples, seed=seed
+    ) or [None] * len(overall)
+    if all(0 < share.hits < share.total for share in overall):
         return intervals
-    each = [shares(at) for at in np.split(np.argsort(about, kind="stable"), np.cumsum(np.bincount(about))[:-1])]
+    members = np.split(np.argsort(entities, kind="stable"), np.cumsum(np.bincount(entities))[:-1])
+    by_entity = [shares(at) for at in members]
     return [
-        interval if 0 < share.hits < share.total else _of_one_sort(share, [parts[place] for parts in each])
-        for place, (share, interval) in enumerate(zip(found, intervals, strict=True))
+        interval if 0 < share.hits < share.total else _all_or_none_interval(share, [row[column] for row in by_entity])
+        for column, (share, interval) in enumerate(zip(overall, intervals, strict=True))
     ]
 
 
-def _of_one_sort(share: Share, of_entities: Sequence[Share]) -> Interval | None:
-    """Wilson's interval of all or none."""
-    counting = sum(part.total > 0 for part in of_entities)
-    return wilson_interval(counting if share.hits else 0, counting)
+def _all_or_none_interval(share: Share, entity_shares: Sequence[Share]) -> Interval | None:
+    n_entities = sum(entity_share.total > 0 for entity_share in entity_shares)
+    return wilson_interval(n_entities if share.hits else 0, n_entities)
 
 
 def bootstrap_values(
     statistic: Statistic, n: int, *, entity: ArrayLike | None = None, n_resamples: int, seed: int
 ) -> FloatArray:
-    """Compute the statistic of each draw; draws on which it is undefined are left out.
+    """Compute the statistic of each draw, without the draws on which it is undefined.
 
     Args:
-        statistic: of the questions at the given indices.
+        statistic: as in `bootstrap_interval`.
         n: number of questions.
         entity: as in `bootstrap_interval`.
-        n_resamples: how often to draw, at least 1.
-        seed: of the draws.
+        n_resamples: number of draws, at least 1.
+        seed: seed of the draws.
 
     Returns:
         Float64 [at most n_resamples].
@@ -124,11 +124,11 @@ def bootstrap_values(
     Raises:
         MetricInputError: ``n_resamples`` is below 1, or ``entity`` is malformed.
     """
-    return _known(map(statistic, _draws(n, entity, n_resamples, seed)))
+    return _defined(map(statistic, _draws(n, entity, n_resamples, seed)))
 
 
 def percentile_interval(values: FloatArray, n_resamples: int) -> Interval | None:
-    """Take the middle 95 % of bootstrap values; None where more than half of the draws had none."""
+    """Return the middle 95 % of bootstrap values; None if more than half of the draws have no value."""
     if 2 * len(values) < n_resamples or not len(values):
         return None
     low, high = np.quantile(values, (0.025, 0.975))
@@ -136,14 +136,14 @@ def percentile_interval(values: FloatArray, n_resamples: int) -> Interval | None
 
 
 def clusters(n: int, entity: ArrayLike | None = None) -> NDArray[np.intp]:
-    """Number what the questions are about, 0 … in the order of first appearance.
+    """Number the entities of the questions, 0 … in the order of first appearance.
 
     Args:
         n: number of questions.
         entity: as in `bootstrap_interval`.
 
     Returns:
-        Intp [n]; the same number where the entity is the same and not empty.
+        Intp [n]; questions with the same entity have the same number, unless the entity is an empty text.
 
     Raises:
         MetricInputError: ``entity`` is malformed or of another length.
@@ -152,25 +152,25 @@ def clusters(n: int, entity: ArrayLike | None = None) -> NDArray[np.intp]:
         return np.arange(n)
     names = labels(entity, name="entity")
     if len(names) != n:
-        raise MetricInputError(f"metric input 'entity': {len(names)} entries, expected {n} (one a question)")
+        raise MetricInputError(f"metric input 'entity': {len(names)} entries, expected {n} (one for each question)")
     _, codes = np.unique(names, return_inverse=True)
     if names.dtype.kind == "U":
-        alone = names == ""
-        codes[alone] = n + np.arange(alone.sum())
+        empty = names == ""
+        codes[empty] = n + np.arange(empty.sum())
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[codes]
 
 
 def _draws(n: int, entity: ArrayLike | None, n_resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
-    """Indices of the questions of each draw; none without questions."""
+    """Yield the indices of the questions of each draw; nothing if there are no questions."""
     if n_resamples < 1:
         raise MetricInputError(f"bootstrap: n_resamples is {n_resamples}, expected at least 1")
-    about = clusters(n, entity)
+    entities = clusters(n, entity)
     if not n:
         return
-    # the questions of entity k are members[starts[k]], members[starts[k] + 1], …, sizes[k] of them
-    members = np.argsort(about, kind="stable")
-    sizes = np.bincount(about)
+    # entity k has sizes[k] questions: members[starts[k]], members[starts[k] + 1], …
+    members = np.argsort(entities, kind="stable")
+    sizes = np.bincount(entities)
     starts = np.cumsum(sizes) - sizes
     rng = np.random.default_rng(seed)
     for _ in range(n_resamples):
@@ -180,17 +180,17 @@ def _draws(n: int, entity: ArrayLike | None, n_resamples: int, seed: int) -> Ite
         yield members[np.repeat(starts[drawn] - (ends - counts), counts) + np.arange(ends[-1])]
 
 
-def _known(values: Iterable[float | None]) -> FloatArray:
+def _defined(values: Iterable[float | None]) -> FloatArray:
     return np.array([value for value in values if value is not None], dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class SeedMean:
-    """One figure over several runs.
+    """The mean of a figure over several runs.
 
     Attributes:
-        mean: of the runs.
-        interval: 95 %, for the mean; None for a single run.
+        mean: mean over the runs.
+        interval: 95 % interval of the mean; None for a single run.
         n: number of runs.
     """
 
@@ -200,9 +200,9 @@ class SeedMean:
 
 
 def seed_mean(values: ArrayLike) -> SeedMean | None:
-    """Mean of a figure over seeds, with Student's interval: mean ± t(0.975; n − 1) · s / √n.
+    """Compute the mean of a figure over seeds, with Student's interval: mean ± t(0.975; n − 1) · s / √n.
 
-    It says how much the figure varies with the training's randomness, not with the choice of questions.
+    The interval shows how much the figure varies with the randomness of training, not with the choice of questions.
 
     Source: Student, "The probable error of a mean", 1908.
 

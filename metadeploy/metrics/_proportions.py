@@ -1,4 +1,4 @@
-"""Metrics that are proportions of questions: each counts the questions of one kind among those of another."""
+"""Metrics that are proportions of questions."""
 
 from __future__ import annotations
 
@@ -27,113 +27,113 @@ __all__ = [
 
 
 def _share(hits: BoolArray, among: BoolArray) -> Share:
-    """Count two sets of questions, the first a part of the second."""
+    """Count the questions of a set and of its subset ``hits``."""
     return Share(int(hits.sum()), int(among.sum()))
 
 
 def base_accuracy(base_correct: ArrayLike) -> Share:
-    """How often the base alone is right: right / all.
+    """Proportion of questions that the base alone answers correctly: right / all.
 
-    Range 0 to 1, higher is better; undefined without questions. It is what selective accuracy is measured against.
+    Range 0 to 1, higher is better; undefined without questions. Compare selective accuracy with it.
     """
     (right,) = flags(base_correct=base_correct)
     return Share(int(right.sum()), len(right))
 
 
 def coverage(answered: ArrayLike) -> Share:
-    """How much is answered: answered / all.
+    """Proportion of questions that are answered: answered / all.
 
     Range 0 to 1; higher is better at the same selective accuracy, and means nothing without it. Undefined without
     questions.
 
     Source: El-Yaniv and Wiener, "On the foundations of noise-free selective classification", 2010.
     """
-    (given,) = flags(answered=answered)
-    return Share(int(given.sum()), len(given))
+    (is_answered,) = flags(answered=answered)
+    return Share(int(is_answered.sum()), len(is_answered))
 
 
 def selective_accuracy(answered: ArrayLike, correct: ArrayLike) -> Share:
-    """How often an answer that is given is right: answered and right / answered.
+    """Proportion of right answers among the answered questions: answered and right / answered.
 
-    Range 0 to 1, higher is better; undefined where nothing is answered, so that declining everything does not win.
+    Range 0 to 1, higher is better; undefined if nothing is answered, so that declining everything does not win.
 
     Source: El-Yaniv and Wiener, "On the foundations of noise-free selective classification", 2010 (one minus the
     selective risk).
     """
-    given, right = flags(answered=answered, correct=correct)
-    return _share(given & right, given)
+    is_answered, right = flags(answered=answered, correct=correct)
+    return _share(is_answered & right, is_answered)
 
 
 def refusal_rate(answered: ArrayLike) -> Share:
-    """How much is declined: declined / all = 1 − coverage.
+    """Proportion of questions that are declined: declined / all = 1 − coverage.
 
     Range 0 to 1; neither direction is better by itself. Undefined without questions.
     """
-    (given,) = flags(answered=answered)
-    return Share(int((~given).sum()), len(given))
+    (is_answered,) = flags(answered=answered)
+    return Share(int((~is_answered).sum()), len(is_answered))
 
 
 def refusal_precision(base_correct: ArrayLike, answered: ArrayLike) -> Share:
-    """How often a refusal was called for: declined and the base was wrong / declined.
+    """Proportion of declined questions that the base gets wrong: declined and the base was wrong / declined.
 
-    The oracle declines exactly what the base gets wrong. Range 0 to 1, higher is better; declining at random scores
-    1 − base accuracy. Undefined where nothing is declined.
+    Range 0 to 1, higher is better. The oracle, which declines exactly the base's errors, has 1; declining at random has
+    1 − base accuracy. Undefined if nothing is declined.
     """
-    right, given = flags(base_correct=base_correct, answered=answered)
-    return _share(~given & ~right, ~given)
+    right, is_answered = flags(base_correct=base_correct, answered=answered)
+    return _share(~is_answered & ~right, ~is_answered)
 
 
 def smart_refusal_rate(base_correct: ArrayLike, answered: ArrayLike) -> Share:
-    """How many of the base's errors are declined: declined and the base was wrong / the base was wrong.
+    """Proportion of the base's errors that are declined: declined and the base was wrong / the base was wrong.
 
-    Range 0 to 1, higher is better; declining at random scores the refusal rate. Undefined where the base errs nowhere.
+    Range 0 to 1, higher is better; declining at random has the refusal rate. Undefined if the base makes no errors.
     """
-    right, given = flags(base_correct=base_correct, answered=answered)
-    return _share(~given & ~right, ~right)
+    right, is_answered = flags(base_correct=base_correct, answered=answered)
+    return _share(~is_answered & ~right, ~right)
 
 
 def over_refusal_rate(base_correct: ArrayLike, answered: ArrayLike) -> Share:
-    """How many of the base's right answers are lost: declined and the base was right / the base was right.
+    """Proportion of the base's right answers that are declined: declined and the base was right / the base was right.
 
-    Range 0 to 1, lower is better; declining at random scores the refusal rate. Undefined where the base is never right.
+    Range 0 to 1, lower is better; declining at random has the refusal rate. Undefined if the base is never right.
     """
-    right, given = flags(base_correct=base_correct, answered=answered)
-    return _share(~given & right, right)
+    right, is_answered = flags(base_correct=base_correct, answered=answered)
+    return _share(~is_answered & right, right)
 
 
 def kept_rate(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike) -> Share:
-    """How many right answers of the base stay right where the Doubter lets them pass.
+    """Proportion of the base's right answers that stay right, among those that the Doubter does not decline.
 
     Answered, base right and still right / answered and base right. Range 0 to 1, higher is better; 1 means that the
-    injection spoils no answer. Undefined where no right answer of the base passes.
+    injection spoils no answer. Undefined if the Doubter declines every right answer of the base.
     """
-    base, given, right = flags(base_correct=base_correct, answered=answered, correct=correct)
-    passed = given & base
-    return _share(passed & right, passed)
+    base, is_answered, right = flags(base_correct=base_correct, answered=answered, correct=correct)
+    not_declined = is_answered & base
+    return _share(not_declined & right, not_declined)
 
 
 def same_words_rate(base_correct: ArrayLike, answered: ArrayLike, same_words: ArrayLike) -> Share:
-    """How many right answers of the base come out as the base's own text where the Doubter lets them pass.
+    """Proportion of the base's right answers that keep their text, among those that the Doubter does not decline.
 
     Answered, base right and the same text / answered and base right. Range 0 to 1, higher is better; 1 means that the
-    injection does not touch what it lets pass. Never above `kept_rate`, which also counts what is still right in other
-    words. Undefined where no right answer of the base passes.
+    injection changes none of these answers. Never above `kept_rate`, which also counts answers that are still right in
+    other words. Undefined if the Doubter declines every right answer of the base.
 
     Source: the exact match of Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", 2016,
-    with the base's answer as the reference, and case and punctuation as they are.
+    with the base's answer as the reference, and without changes of case and punctuation.
     """
-    base, given, same = flags(base_correct=base_correct, answered=answered, same_words=same_words)
-    passed = given & base
-    return _share(passed & same, passed)
+    base, is_answered, same = flags(base_correct=base_correct, answered=answered, same_words=same_words)
+    not_declined = is_answered & base
+    return _share(not_declined & same, not_declined)
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """Answers whose verdict changed.
+    """Answers that the injection changed from wrong to right, and from right to wrong.
 
     Attributes:
-        corrected: the base was wrong, the Doubter answers and is right; of the base's errors. Higher is better.
-        broken: the base was right, the Doubter answers and is wrong; of the base's right answers. Lower is better.
+        corrected: proportion of the base's errors to which the Doubter gives a right answer. Higher is better.
+        broken: proportion of the base's right answers to which the Doubter gives a wrong answer. Lower is better.
     """
 
     corrected: Share
@@ -141,7 +141,7 @@ class Corrections:
 
     @property
     def net(self) -> int:
-        """Questions gained minus questions lost by changed answers; refusals do not count."""
+        """Corrected minus broken answers. Refusals do not count."""
         return self.corrected.hits - self.broken.hits
 
 
@@ -151,10 +151,10 @@ def corrections(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike
     ``corrected`` = base wrong, answered and right / base wrong; ``broken`` = base right, answered and wrong / base
     right. Each 0 to 1, undefined where its denominator is 0.
     """
-    base, given, right = flags(base_correct=base_correct, answered=answered, correct=correct)
+    base, is_answered, right = flags(base_correct=base_correct, answered=answered, correct=correct)
     return Corrections(
-        corrected=_share(~base & given & right, ~base),
-        broken=_share(base & given & ~right, base),
+        corrected=_share(~base & is_answered & right, ~base),
+        broken=_share(base & is_answered & ~right, base),
     )
 
 
@@ -163,9 +163,9 @@ class Abstention:
     """How well declining finds the base's errors.
 
     Attributes:
-        precision: the refusal precision under its usual name.
-        recall: the smart-refusal rate under its usual name.
-        f1: harmonic mean of the two; None where nothing is declined and the base errs nowhere.
+        precision: the refusal precision, under its usual name.
+        recall: the smart-refusal rate, under its usual name.
+        f1: harmonic mean of the two; None if nothing is declined and the base makes no errors.
     """
 
     precision: Share
@@ -174,14 +174,14 @@ class Abstention:
 
 
 def abstention(base_correct: ArrayLike, answered: ArrayLike) -> Abstention:
-    """Judge declining as the prediction "the base alone is wrong".
+    """Score declining as the prediction "the base alone is wrong".
 
     F1 = 2 · declined and wrong / (declined + wrong). Each 0 to 1, higher is better. Declining everything has recall 1
-    and precision 1 − base accuracy: read F1 beside the F1 of that.
+    and precision 1 − base accuracy; compare F1 with the F1 of these.
 
     Source: van Rijsbergen, "Information Retrieval", 1979.
     """
     precision = refusal_precision(base_correct, answered)
     recall = smart_refusal_rate(base_correct, answered)
-    called = precision.total + recall.total
-    return Abstention(precision, recall, 2 * precision.hits / called if called else None)
+    denominator = precision.total + recall.total
+    return Abstention(precision, recall, 2 * precision.hits / denominator if denominator else None)

@@ -19,12 +19,12 @@ __all__ = ["AUROCDifference", "MatchedCoverage", "McNemar", "auroc_difference", 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two methods on the same questions.
+    """McNemar's test of two methods on the same questions.
 
     Attributes:
-        only_first: questions on which the first succeeds and the second does not.
-        only_second: the reverse.
-        p_value: of a difference at least this large if neither were better; two-sided.
+        only_first: number of questions on which only the first method succeeds.
+        only_second: number of questions on which only the second method succeeds.
+        p_value: two-sided probability of a difference at least this large if neither method is better.
     """
 
     only_first: int
@@ -35,30 +35,30 @@ class McNemar:
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     """Test whether two methods succeed equally often on the same questions.
 
-    Only the questions count on which they differ; if neither is better, each of those falls to either side like a
-    coin. p = the two-sided binomial probability, 0 to 1, low where they differ; 1 where they never do.
+    Only questions on which the methods differ count. If neither is better, each of these favors either method with
+    probability ½. p is the two-sided binomial probability, 0 to 1; low if the methods differ, 1 if they never do.
 
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; the exact
     form.
 
     Args:
-        first: bool [n], the first method's success.
-        second: bool [n], the second's.
+        first: bool [n], success of the first method.
+        second: bool [n], success of the second method.
     """
-    one, other = flags(first=first, second=second)
-    only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
+    success1, success2 = flags(first=first, second=second)
+    only_first, only_second = int((success1 & ~success2).sum()), int((success2 & ~success1).sum())
     discordant = only_first + only_second
     return McNemar(only_first, only_second, float(binomtest(only_first, discordant).pvalue) if discordant else 1.0)
 
 
 @dataclass(frozen=True)
 class AUROCDifference:
-    """By how much the first score ranks errors better than the second.
+    """The difference of the AUROCs of two scores.
 
     Attributes:
-        value: AUROC of the first − AUROC of the second, −1 to 1.
-        interval: 95 %, None where too many draws lack a class.
-        p_value: two-sided, of no difference; None with the interval.
+        value: AUROC of the first score − AUROC of the second, −1 to 1.
+        interval: 95 % interval; None if too many draws have no error or no right answer.
+        p_value: two-sided p-value of no difference; None if the interval is None.
     """
 
     value: float
@@ -75,41 +75,40 @@ def auroc_difference(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> AUROCDifference | None:
-    """Compare two scores of the same questions by a paired bootstrap, whose draws are those of `bootstrap_interval`.
+    """Compare two scores of the same questions by a paired bootstrap, with the draws of `bootstrap_interval`.
 
-    The interval is that of the percentiles; p is twice the smaller share of draws on either side of 0, counting 0 on
-    both and the sample itself as one more draw, and so never below 2 / (n_resamples + 1).
+    The interval is the percentile interval. p is twice the smaller proportion of draws on either side of 0. Draws at 0
+    count on both sides, and the sample itself counts as one more draw, so p is at least 2 / (n_resamples + 1).
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993; Field and Welsh, "Bootstrapping clustered
     data", 2007.
 
     Args:
         first: float [n], finite; a doubt score.
-        second: float [n], finite; another one.
+        second: float [n], finite; another doubt score.
         base_correct: bool [n].
-        entity: text or whole numbers [n], what a question is about: those of one entity are drawn together; an empty
-            text stands for itself, and None for n of these.
-        n_resamples: how often to draw the questions anew, at least 1.
-        seed: of the draws.
+        entity: as in `bootstrap_interval`.
+        n_resamples: number of draws, at least 1.
+        seed: seed of the draws.
 
     Returns:
-        The difference; None where there is no error or no right answer.
+        The difference; None if there is no error or no right answer.
     """
-    one, other = scores(first=first, second=second)
+    doubt1, doubt2 = scores(first=first, second=second)
     (right,) = flags(base_correct=base_correct)
-    same_length(first=one, base_correct=right)
+    same_length(first=doubt1, base_correct=right)
 
     def difference(at: NDArray[np.intp]) -> float | None:
-        better, worse = auroc(one[at], right[at]), auroc(other[at], right[at])
-        return None if better is None or worse is None else better - worse
+        auroc1, auroc2 = auroc(doubt1[at], right[at]), auroc(doubt2[at], right[at])
+        return None if auroc1 is None or auroc2 is None else auroc1 - auroc2
 
     value = difference(np.arange(len(right)))
     if value is None:
         return None
-    drawn = bootstrap_values(difference, len(right), entity=entity, n_resamples=n_resamples, seed=seed)
-    interval = percentile_interval(drawn, n_resamples)
-    side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return AUROCDifference(value, interval, min(1.0, 2 * (side + 1) / (len(drawn) + 1)) if interval else None)
+    differences = bootstrap_values(difference, len(right), entity=entity, n_resamples=n_resamples, seed=seed)
+    interval = percentile_interval(differences, n_resamples)
+    tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return AUROCDifference(value, interval, min(1.0, 2 * (tail + 1) / (len(differences) + 1)) if interval else None)
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,11 @@ class MatchedCoverage:
     """Two methods that answer equally many questions.
 
     Attributes:
-        first: right of the answered, by the first.
-        second: right of the answered, by the second; the same total.
-        first_answered: bool [n], which ones the first answers.
-        second_answered: bool [n], likewise.
-        test: McNemar's exact test of "answered and right", which takes questions as independent of each other.
+        first: selective accuracy of the first method.
+        second: selective accuracy of the second method, with the same total.
+        first_answered: bool [n], the questions that the first method answers.
+        second_answered: bool [n], the questions that the second method answers.
+        test: McNemar's exact test of "answered and right", which treats questions as independent.
     """
 
     first: Share
@@ -140,39 +139,40 @@ def matched_coverage(
     n_answered: int,
     seed: int = 0,
 ) -> MatchedCoverage:
-    """Let each of two scores answer its least doubted questions, equally many, and compare what comes out right.
+    """Let each of two scores answer its least doubted questions, equally many, and compare the right answers.
 
-    Both answer the same number, so more right answers and a higher selective accuracy are the same thing, and a paired
-    exact test of the one is a test of the other. Questions tied at the cut are drawn by lot, the same lot for both.
+    Because both answer the same number, a test of the number of right answers is also a test of selective accuracy.
+    Ties at the cut are broken at random, in the same random order for both.
 
     Args:
         first: float [n], finite; doubt of the first method.
-        first_correct: bool [n], whether its answers are right if given.
+        first_correct: bool [n], whether its answers are right, if they are given.
         second: float [n], finite; doubt of the second method.
         second_correct: bool [n].
-        n_answered: how many questions each answers, 0 to n.
-        seed: of the lot.
+        n_answered: number of questions that each method answers, 0 to n.
+        seed: seed of the random order of ties.
 
     Raises:
-        MetricInputError: the input is malformed, or ``n_answered`` out of range.
+        MetricInputError: the input is malformed, or ``n_answered`` is out of range.
     """
-    one, one_right = scored(first, first_correct)
-    other, other_right = scored(second, second_correct)
-    same_length(first=one, second=other)
-    if not 0 <= n_answered <= len(one):
-        raise MetricInputError(f"matched_coverage: n_answered is {n_answered}, expected 0 to {len(one)}, the questions")
-    lot = np.random.default_rng(seed).permutation(len(one))
-    one_answers, other_answers = _least_doubted(one, lot, n_answered), _least_doubted(other, lot, n_answered)
+    doubt1, right1 = scored(first, first_correct)
+    doubt2, right2 = scored(second, second_correct)
+    same_length(first=doubt1, second=doubt2)
+    n = len(doubt1)
+    if not 0 <= n_answered <= n:
+        raise MetricInputError(f"matched_coverage: n_answered is {n_answered}, expected 0 to {n}, the questions")
+    tie_order = np.random.default_rng(seed).permutation(n)
+    answered1, answered2 = (_least_doubted(doubt, tie_order, n_answered) for doubt in (doubt1, doubt2))
     return MatchedCoverage(
-        selective_accuracy(one_answers, one_right),
-        selective_accuracy(other_answers, other_right),
-        one_answers,
-        other_answers,
-        mcnemar(one_answers & one_right, other_answers & other_right),
+        selective_accuracy(answered1, right1),
+        selective_accuracy(answered2, right2),
+        answered1,
+        answered2,
+        mcnemar(answered1 & right1, answered2 & right2),
     )
 
 
-def _least_doubted(doubt: FloatArray, lot: NDArray[np.int64], count: int) -> BoolArray:
+def _least_doubted(doubt: FloatArray, tie_order: NDArray[np.int64], count: int) -> BoolArray:
     answered = np.zeros(len(doubt), np.bool_)
-    answered[np.lexsort((lot, doubt))[:count]] = True
+    answered[np.lexsort((tie_order, doubt))[:count]] = True
     return answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from metadeploy.metrics._proportions import (
     smart_refusal_rate,
 )
 from metadeploy.metrics._ranking import (
+    MIN_EACH,
     auprc,
     aurc,
     auroc,
@@ -38,9 +40,10 @@ from metadeploy.metrics._ranking import (
 from metadeploy.metrics._significance import mcnemar
 from metadeploy.proportion import Share, figure
 
-__all__ = ["shares", "summarise"]
+__all__ = ["shares", "summarize"]
 
 _Ranking: TypeAlias = Callable[[FloatArray, BoolArray], "float | None"]
+_Index: TypeAlias = "NDArray[np.intp] | BoolArray | slice"
 
 _RANKINGS: dict[str, _Ranking] = {
     "auroc": auroc,
@@ -52,12 +55,9 @@ _RANKINGS: dict[str, _Ranking] = {
     "brier": brier,
 }
 
-#: A category's own AUROC needs as many errors and as many right answers.
-_MIN_EACH = 5
-
 
 def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike, same_words: ArrayLike) -> dict[str, Share]:
-    """Every metric that is a share of questions, by name.
+    """Compute every metric that is a proportion of questions, by name.
 
     Args:
         base_correct: bool [n].
@@ -68,8 +68,8 @@ def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike, sam
     Raises:
         MetricInputError: the input is malformed.
     """
-    changed = corrections(base_correct, answered, correct)
-    declining = abstention(base_correct, answered)
+    corrected_broken = corrections(base_correct, answered, correct)
+    precision_recall = abstention(base_correct, answered)
     return {
         "base_accuracy": base_accuracy(base_correct),
         "coverage": coverage(answered),
@@ -80,14 +80,14 @@ def shares(base_correct: ArrayLike, answered: ArrayLike, correct: ArrayLike, sam
         "over_refusal_rate": over_refusal_rate(base_correct, answered),
         "kept_rate": kept_rate(base_correct, answered, correct),
         "same_words_rate": same_words_rate(base_correct, answered, same_words),
-        "corrected_rate": changed.corrected,
-        "broken_rate": changed.broken,
-        "abstention_precision": declining.precision,
-        "abstention_recall": declining.recall,
+        "corrected_rate": corrected_broken.corrected,
+        "broken_rate": corrected_broken.broken,
+        "abstention_precision": precision_recall.precision,
+        "abstention_recall": precision_recall.recall,
     }
 
 
-def summarise(
+def summarize(
     base_correct: ArrayLike,
     answered: ArrayLike,
     correct: ArrayLike,
@@ -99,101 +99,125 @@ def summarise(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compute every metric with its 95 % interval: the bootstrap's, with the same draws for all of them.
+    """Compute every metric with its 95 % bootstrap interval, with the same draws for all metrics.
 
-    What is drawn are entities, each with all questions about it, see `bootstrap_interval`. A share of which all or none
-    is a hit has Wilson's interval.
+    The bootstrap draws entities, each with all its questions, see `bootstrap_interval`. A proportion of which all or
+    none are hits has Wilson's interval.
 
-    The ranking and calibration metrics judge ``doubt`` against ``base_correct``, which is known for every question.
+    The ranking and calibration metrics compare ``doubt`` with ``base_correct``, which is known for every question.
 
     Args:
         base_correct: bool [n], the base alone is right.
         answered: bool [n], the base with its Doubter answers.
-        correct: bool [n], that answer is right; False where it declined.
-        same_words: bool [n], that answer is the base's own text; of no matter where it declined.
+        correct: bool [n], this answer is right; False if the Doubter declined.
+        same_words: bool [n], this answer is the base's own text; ignored if the Doubter declined.
         doubt: float [n] in [0, 1].
         category: text or whole numbers [n].
-        entity: text or whole numbers [n], what a question is about; an empty text stands for itself, and None for n of
-            these.
-        n_bootstrap: how often the entities are drawn anew, at least 1.
-        seed: of those draws.
+        entity: as in `bootstrap_interval`.
+        n_bootstrap: number of draws, at least 1.
+        seed: seed of the draws.
 
     Returns:
         * ``n``: number of questions.
-        * ``metrics``: by name ``{"value", "low", "high", "n"}``; ``n`` is the denominator of a share, else the
-          number of questions that count; None where undefined.
-        * ``mcnemar``: base against Doubter, ``{"only_base", "only_doubter", "p_value"}``; a question counts for the
-          base if it is right, and for the Doubter if its answer is right or it declined an error of the base.
-        * ``categories``: by name the plain values, with ``n``.
-        * ``bootstrap``: ``{"n_resamples", "seed", "confidence", "entities"}``, the last one their number.
+        * ``metrics``: by name ``{"value", "low", "high", "n"}``. ``n`` is the denominator of a proportion, or the
+          number of questions that count. Undefined values are None.
+        * ``mcnemar``: base against Doubter, ``{"only_base", "only_doubter", "p_value"}``. A question counts for the
+          base if the base is right, and for the Doubter if its answer is right or it declined an error of the base.
+        * ``categories``: by name the values without intervals, with ``n``.
+        * ``bootstrap``: ``{"n_resamples", "seed", "confidence", "entities"}``; ``entities`` is their number.
 
-        Python's own types only, no NaN.
+        It has only built-in types, and no NaN.
 
     Raises:
         MetricInputError: the input is malformed, or ``correct`` is True where the Doubter declined.
     """
-    base, given, right, same = flags(
+    base, is_answered, right, same = flags(
         base_correct=base_correct, answered=answered, correct=correct, same_words=same_words
     )
     (doubts,) = scores(doubt=doubt, probability=True)
     kinds = labels(category)
     same_length(base_correct=base, doubt=doubts, category=kinds)
-    if (right & ~given).any():
-        at = int(np.argmax(right & ~given))
-        raise MetricInputError(f"metric input 'correct': True at index {at}, expected False where nothing is answered")
+    if (right & ~is_answered).any():
+        at = int(np.argmax(right & ~is_answered))
+        raise MetricInputError(f"metric input 'correct': True at index {at}, expected False if nothing is answered")
+    questions = _Questions(base, is_answered, right, same, doubts)
+    names, codes = np.unique(kinds, return_inverse=True)
+    entities = clusters(len(base), entity)
+    test = mcnemar(base, right | ~(is_answered | base))
+    return {
+        "n": len(base),
+        "metrics": _metrics(questions, codes, entities, n_bootstrap, seed),
+        "mcnemar": {"only_base": test.only_first, "only_doubter": test.only_second, "p_value": test.p_value},
+        "categories": {str(name): questions.values_at(codes == code) for code, name in enumerate(names)},
+        "bootstrap": {
+            "n_resamples": n_bootstrap,
+            "seed": seed,
+            "confidence": 0.95,
+            "entities": len(np.unique(entities)),
+        },
+    }
 
-    n, about = len(base), clusters(len(base), entity)
 
-    def drawn(statistic: Statistic, among: BoolArray | None = None) -> dict[str, Any]:
-        """Value and interval over the questions that count; all are drawn, so that draws stay paired."""
+@dataclass(frozen=True)
+class _Questions:
+    """The checked arrays of `summarize`, [n] each."""
+
+    base_correct: BoolArray
+    answered: BoolArray
+    correct: BoolArray
+    same_words: BoolArray
+    doubt: FloatArray
+
+    def shares_at(self, at: _Index) -> dict[str, Share]:
+        return shares(self.base_correct[at], self.answered[at], self.correct[at], self.same_words[at])
+
+    def values_at(self, at: _Index) -> dict[str, Any]:
+        values: dict[str, Any] = {"n": len(self.doubt[at])}
+        values |= {name: share.value for name, share in self.shares_at(at).items()}
+        return values | {"auroc": auroc(self.doubt[at], self.base_correct[at])}
+
+
+def _metrics(
+    questions: _Questions, codes: NDArray[np.intp], entities: NDArray[np.intp], n_bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Compute every metric with its interval.
+
+    Args:
+        questions: the n questions.
+        codes: intp [n], the category of each question.
+        entities: intp [n], the entity of each question.
+        n_bootstrap: number of draws.
+        seed: seed of the draws.
+    """
+    base, doubts, n = questions.base_correct, questions.doubt, len(questions.doubt)
+
+    def estimate(statistic: Statistic, among: BoolArray | None = None) -> dict[str, Any]:
+        """Compute value and interval over the questions that count. Draws take all questions, so they stay paired."""
         counted = np.ones(n, np.bool_) if among is None else among
         value = statistic(np.flatnonzero(counted))
         interval = (
             None
             if value is None
             else bootstrap_interval(
-                lambda at: statistic(at[counted[at]]), n, entity=about, n_resamples=n_bootstrap, seed=seed
+                lambda at: statistic(at[counted[at]]), n, entity=entities, n_resamples=n_bootstrap, seed=seed
             )
         )
         return figure(value, interval, int(counted.sum()))
 
-    def ranked(ranking: _Ranking) -> dict[str, Any]:
-        return drawn(lambda at: ranking(doubts[at], base[at]))
+    def estimate_ranking(ranking: _Ranking) -> dict[str, Any]:
+        return estimate(lambda at: ranking(doubts[at], base[at]))
 
-    def shares_at(at: NDArray[np.intp]) -> list[Share]:
-        return list(shares(base[at], given[at], right[at], same[at]).values())
-
-    names, codes = np.unique(kinds, return_inverse=True)
-    # which categories count is decided once, and not anew by each draw with its chance numbers of errors
-    counts = qualified(category_pairs(doubts, base, codes), _MIN_EACH)[codes]
-    intervals = share_intervals(shares_at, n, entity=about, n_resamples=n_bootstrap, seed=seed)
+    intervals = share_intervals(
+        lambda at: list(questions.shares_at(at).values()), n, entity=entities, n_resamples=n_bootstrap, seed=seed
+    )
     metrics = {
         name: figure(share.value, interval, share.total)
-        for (name, share), interval in zip(shares(base, given, right, same).items(), intervals, strict=True)
+        for (name, share), interval in zip(questions.shares_at(slice(None)).items(), intervals, strict=True)
     }
-    metrics["abstention_f1"] = drawn(lambda at: abstention(base[at], given[at]).f1)
-    metrics |= {name: ranked(ranking) for name, ranking in _RANKINGS.items()}
-    metrics["macro_auroc"] = drawn(lambda at: macro_auroc(doubts[at], base[at], codes[at], min_each=1), counts)
-    metrics["pooled_auroc"] = drawn(lambda at: pooled_auroc(doubts[at], base[at], codes[at]))
-    test = mcnemar(base, right | ~(given | base))
-    return {
-        "n": n,
-        "metrics": metrics,
-        "mcnemar": {"only_base": test.only_first, "only_doubter": test.only_second, "p_value": test.p_value},
-        "categories": {
-            str(name): _plain(base[at], given[at], right[at], same[at], doubts[at])
-            for name, at in ((name, codes == code) for code, name in enumerate(names))
-        },
-        "bootstrap": {
-            "n_resamples": n_bootstrap,
-            "seed": seed,
-            "confidence": 0.95,
-            "entities": len(np.unique(about)),
-        },
-    }
-
-
-def _plain(base: BoolArray, given: BoolArray, right: BoolArray, same: BoolArray, doubts: FloatArray) -> dict[str, Any]:
-    values: dict[str, Any] = {"n": len(base)}
-    values |= {name: share.value for name, share in shares(base, given, right, same).items()}
-    return values | {"auroc": auroc(doubts, base)}
+    # decided once, because the number of errors in a category changes from draw to draw
+    counts = qualified(category_pairs(doubts, base, codes), MIN_EACH)[codes]
+    metrics["abstention_f1"] = estimate(lambda at: abstention(base[at], questions.answered[at]).f1)
+    metrics |= {name: estimate_ranking(ranking) for name, ranking in _RANKINGS.items()}
+    metrics["macro_auroc"] = estimate(lambda at: macro_auroc(doubts[at], base[at], codes[at], min_each=1), counts)
+    metrics["pooled_auroc"] = estimate(lambda at: pooled_auroc(doubts[at], base[at], codes[at]))
+    return metrics

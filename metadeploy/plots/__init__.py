@@ -1,7 +1,7 @@
-"""Plots that read at a glance: the finding as title, axes in per cent, n in the caption; PNG or SVG by the suffix.
+"""Plots that are quick to read: the main result is the title, axes are in percent, and the caption states n.
 
-Drawn for a white page with colours that can be told apart with any colour vision. The same figures give the same
-bytes, with the same version of matplotlib.
+The suffix of the file chooses PNG or SVG. The plots are drawn for a white page, in colors that people with any color
+vision can distinguish. The same figures give the same bytes, with the same version of matplotlib.
 """
 
 from __future__ import annotations

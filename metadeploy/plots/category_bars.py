@@ -1,4 +1,4 @@
-"""Each kind of question: how good the base is, how much is answered, and how much of that is right."""
+"""Base accuracy, coverage and selective accuracy of each kind of question."""
 
 from __future__ import annotations
 
@@ -10,47 +10,46 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metadeploy.errors import Error
-from metadeploy.plots.style import BLUE, DARK, GREY, LIGHT, SKY, page, per_cent_axis
+from metadeploy.plots.style import BLUE, DARK, GRAY, LIGHT, SKY, page, per_cent_axis
 
 __all__ = ["category_bars"]
 
-#: With fewer answers a category's selective accuracy is hardly more than luck.
+#: With fewer answers, a category's selective accuracy is mostly chance.
 _FEW: Final = 10
 
 
 def category_bars(categories: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw a row for each category, those that the base knows best on top.
+    """Draw a row for each category, sorted by base accuracy, the highest on top.
 
     Args:
         categories: by name ``n`` (at least 1), ``base_accuracy``, ``coverage`` (each 0 to 1) and
-            ``selective_accuracy`` (None where nothing is answered), as ``summarise(...)["categories"]`` has them.
+            ``selective_accuracy`` (None if nothing is answered), as in ``summarize(...)["categories"]``.
         path: ``.png`` or ``.svg``.
 
     Raises:
-        Error: no categories, or the file cannot be written.
+        Error: there are no categories, or the file cannot be written.
     """
     if not categories:
         raise Error(f"plot '{path}': no categories, expected at least one")
     rows = sorted(categories.items(), key=lambda item: (item[1]["base_accuracy"], item[0]))
-    answered = [(row["selective_accuracy"], row["base_accuracy"]) for _, row in rows]
-    compared = [(found, base) for found, base in answered if found is not None]
-    better = sum(found > base for found, base in compared)
-    title = f"The answers given beat the base in {better} of {len(compared)} categories"
+    answered = [row for _, row in rows if row["selective_accuracy"] is not None]
+    n_better = sum(row["selective_accuracy"] > row["base_accuracy"] for row in answered)
+    title = f"The answers given beat the base in {n_better} of {len(answered)} categories"
     caption = (
         f"n = {sum(row['n'] for _, row in rows):,} questions, sorted by base accuracy. "
         f"Hollow: fewer than {_FEW} answers; no dot: none."
     )
     with page(path, title=title, caption=caption, height=2.3 + 0.27 * len(rows)) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
-        places = range(len(rows))
-        left.barh(places, [row["base_accuracy"] for _, row in rows], color=LIGHT, height=0.72, label="base, of all")
-        for place, (_, row) in enumerate(rows):
-            _selective(left, place, row)
-            right.text(1.08, place, f"{row['n']:,}", va="center", color=GREY, fontsize=9)
-        right.text(1.08, len(rows) - 0.2, "n", va="bottom", color=GREY, fontsize=9)
-        left.plot([], [], "o", color=BLUE, markersize=7, label="Doubter, of the answered")  # for the legend alone
+        positions = range(len(rows))
+        left.barh(positions, [row["base_accuracy"] for _, row in rows], color=LIGHT, height=0.72, label="base, of all")
+        for position, (_, row) in enumerate(rows):
+            _selective(left, position, row)
+            right.text(1.08, position, f"{row['n']:,}", va="center", color=GRAY, fontsize=9)
+        right.text(1.08, len(rows) - 0.2, "n", va="bottom", color=GRAY, fontsize=9)
+        left.plot([], [], "o", color=BLUE, markersize=7, label="Doubter, of the answered")  # only for the legend
         left.legend(title="right answers", loc="lower left", bbox_to_anchor=(-0.03, 1), ncols=2, columnspacing=1)
-        right.barh(places, [row["coverage"] for _, row in rows], color=SKY, height=0.72, label="answered, of n")
+        right.barh(positions, [row["coverage"] for _, row in rows], color=SKY, height=0.72, label="answered, of n")
         right.legend(title="coverage", loc="lower left", bbox_to_anchor=(-0.05, 1))
         for axes, ticks in ((left, 5), (right, 3)):
             axes.get_legend().set_alignment("left")
@@ -58,14 +57,14 @@ def category_bars(categories: Mapping[str, Mapping[str, Any]], path: Path) -> No
             per_cent_axis(axes, "x", 0, 1.02)
             axes.grid(axis="y", visible=False)
             axes.spines["left"].set_visible(False)
-        left.set_yticks(places, [name for name, _ in rows])
+        left.set_yticks(positions, [name for name, _ in rows])
         left.set_ylim(-0.6, len(rows) - 0.4)
 
 
-def _selective(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
-    found, base = row["selective_accuracy"], row["base_accuracy"]
-    if found is None:
+def _selective(axes: Axes, position: int, row: Mapping[str, Any]) -> None:
+    selective, base = row["selective_accuracy"], row["base_accuracy"]
+    if selective is None:
         return
-    firm = round(row["coverage"] * row["n"]) >= _FEW
-    axes.plot([base, found], [place, place], color=BLUE if found >= base else DARK, linewidth=1.4)
-    axes.plot(found, place, "o", color=BLUE, markerfacecolor=BLUE if firm else "white", markersize=7, clip_on=False)
+    face = BLUE if round(row["coverage"] * row["n"]) >= _FEW else "white"
+    axes.plot([base, selective], [position] * 2, color=BLUE if selective >= base else DARK, linewidth=1.4)
+    axes.plot(selective, position, "o", color=BLUE, markerfacecolor=face, markersize=7, clip_on=False)

@@ -1,4 +1,4 @@
-"""Down the quantisation ladder: do the decisions survive, and the accuracy of what is answered?"""
+"""The quantization ladder: agreement of the decisions and selective accuracy, for smaller and smaller types."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.plots.style import BLUE, GREY, VERMILION, page, per_cent, per_cent_axis
+from metadeploy.plots.style import BLUE, GRAY, VERMILION, page, per_cent, per_cent_axis
 
 __all__ = ["Rung", "ladder"]
 
-#: Agreement that a rung must reach to be named in the title.
-_AGREES: Final = 0.95
-#: Behind numbers, so that no line crosses them.
-_PAPER: Final = {"facecolor": "white", "linewidth": 0, "pad": 1}
+#: The title names the last rung with at least this agreement.
+_MIN_AGREEMENT: Final = 0.95
+#: A white box behind numbers, so that no line crosses them.
+_TEXT_BOX: Final = {"facecolor": "white", "linewidth": 0, "pad": 1}
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Rung:
 
     Attributes:
         name: ``F32``, ``Q4_K_M``, ….
-        size: of the file, in bytes.
-        agreement: share of questions on which it answers or declines as PyTorch in F32 does, 0 to 1.
-        selective_accuracy: 0 to 1; None where nothing is answered.
+        size: bytes of the file.
+        agreement: proportion of questions on which it answers or declines like PyTorch in F32, 0 to 1.
+        selective_accuracy: 0 to 1; None if nothing is answered.
     """
 
     name: str
@@ -49,15 +49,15 @@ def ladder(rungs: Sequence[Rung], path: Path, *, n: int, reference_accuracy: flo
         reference_accuracy: selective accuracy of PyTorch in F32, 0 to 1, drawn as a line.
 
     Raises:
-        Error: no rungs, or the file cannot be written.
+        Error: there are no rungs, or the file cannot be written.
     """
     if not rungs:
         raise Error(f"plot '{path}': no rungs, expected at least one")
-    firm = list(takewhile(lambda rung: rung.agreement >= _AGREES, rungs))
+    agreeing = list(takewhile(lambda rung: rung.agreement >= _MIN_AGREEMENT, rungs))
     first = rungs[0]
     title = (
-        f"Down to {firm[-1].name}, at least {per_cent(_AGREES)} of the decisions agree with PyTorch"
-        if firm
+        f"Down to {agreeing[-1].name}, at least {per_cent(_MIN_AGREEMENT)} of the decisions agree with PyTorch"
+        if agreeing
         else f"Already {first.name} keeps only {per_cent(first.agreement)} of PyTorch's decisions"
     )
     caption = (
@@ -67,33 +67,35 @@ def ladder(rungs: Sequence[Rung], path: Path, *, n: int, reference_accuracy: flo
     with page(path, title=title, caption=caption, height=5.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         _draw(upper, [rung.agreement for rung in rungs], BLUE)
-        upper.axhline(_AGREES, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+        upper.axhline(_MIN_AGREEMENT, color=GRAY, linewidth=1, linestyle=(0, (1, 2)))
         upper.set_title("decisions that agree")
         _draw(lower, [rung.selective_accuracy for rung in rungs], VERMILION)
         lower.set_title("selective accuracy: right of the answered")
         if reference_accuracy is not None:
-            lower.axhline(reference_accuracy, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+            lower.axhline(reference_accuracy, color=GRAY, linewidth=1, linestyle=(0, (1, 2)))
             label = f"PyTorch {per_cent(reference_accuracy)}"
             lower.annotate(
                 label, (1, reference_accuracy), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                textcoords="offset points", ha="right", color=GREY, fontsize=9,
+                textcoords="offset points", ha="right", color=GRAY, fontsize=9,
             )  # fmt: skip
         lower.set_xticks(range(len(rungs)), [f"{rung.name}\n{_size(rung.size)}" for rung in rungs])
         lower.set_xlim(-0.5, len(rungs) - 0.5)
 
 
-def _draw(axes: Axes, values: Sequence[float | None], colour: str) -> None:
-    points = [(place, value) for place, value in enumerate(values) if value is not None]
+def _draw(axes: Axes, values: Sequence[float | None], color: str) -> None:
+    points = [(position, value) for position, value in enumerate(values) if value is not None]
     heights = [value for _, value in points]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=7)
-    for place, value in points:
-        text = per_cent(value, digits=1)
-        axes.annotate(text, (place, value), xytext=(1, 7), textcoords="offset points", fontsize=9.5, bbox=_PAPER)
+        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=7)
+    for point in points:
+        text = per_cent(point[1], digits=1)
+        axes.annotate(text, point, xytext=(1, 7), textcoords="offset points", fontsize=9.5, bbox=_TEXT_BOX)
     low, high = min(heights, default=0.0), max(heights, default=1.0)
     room = max(0.03, 0.35 * (high - low))
     per_cent_axis(axes, "y", max(0.0, low - room), min(1.0, high) + room)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # whole per cent, as the room is wide enough
+    axes.yaxis.set_major_locator(
+        MaxNLocator(5, steps=[1, 2, 5, 10])
+    )  # the range is wide enough for ticks at whole percents
     axes.grid(axis="x", visible=False)
 
 

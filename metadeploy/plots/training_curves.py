@@ -1,4 +1,4 @@
-"""How a training went."""
+"""Losses and validation AUROC during training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from matplotlib.ticker import MaxNLocator
 
 from metadeploy.errors import Error
-from metadeploy.plots.style import BLUE, GREY, VERMILION, page
+from metadeploy.plots.style import BLUE, GRAY, VERMILION, page
 
 __all__ = ["training_curves"]
 
@@ -20,13 +20,13 @@ def training_curves(
     """Draw the losses, and below them the AUROC of doubt on the validation questions.
 
     Args:
-        rows: ascending; each has ``by`` and some of ``loss``, ``val_loss``, ``val_auroc`` (None or absent where it was
-            not measured).
+        rows: in ascending order; each has ``by`` and some of ``loss``, ``val_loss``, ``val_auroc`` (None or absent if
+            it was not measured).
         path: ``.png`` or ``.svg``.
-        by: which key runs along the axis.
+        by: the key of the horizontal axis.
 
     Raises:
-        Error: nothing to draw, or the file cannot be written.
+        Error: there is nothing to draw, or the file cannot be written.
     """
     curves = {key: _curve(rows, by, key) for key in ("loss", "val_loss", "val_auroc")}
     if not any(curves.values()):
@@ -37,13 +37,13 @@ def training_curves(
     end = max(points[-1][0] for points in curves.values() if points)
     caption = f"Trained to {by} {end:g}."
     if measured:
-        caption += " AUROC: how often an error of the base is doubted more than a right answer."
+        caption += " AUROC: how often an error of the base has more doubt than a right answer."
     with page(path, title=title, caption=caption, height=5.4 if measured else 3.6) as figure:
         axes = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
-        for key, label, colour in (("loss", "training", GREY), ("val_loss", "validation", BLUE)):
+        for key, label, color in (("loss", "training", GRAY), ("val_loss", "validation", BLUE)):
             if curves[key]:
                 marker = "o" if key == "val_loss" else None
-                axes[0].plot(*zip(*curves[key], strict=True), color=colour, label=label, marker=marker, markersize=5)
+                axes[0].plot(*zip(*curves[key], strict=True), color=color, label=label, marker=marker, markersize=5)
         axes[0].set_ylabel("loss")
         axes[0].legend(loc="upper right")
         if measured:

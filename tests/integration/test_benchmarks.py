@@ -46,7 +46,7 @@ def labels(report: dict[str, Any]) -> list[str]:
 def test_peers(script: Script, tiny_case: TinyCase) -> None:
     report = script(peers, *files(tiny_case), "--without-pytorch", "--prompts", "20", "--tokens", "3")
     assert f"{peers.UNFOLDED} ÷ {peers.OURS}, prompt of 20" in labels(report)
-    assert f"{peers.NAKED} ÷ {peers.BARE}, prompt of 20" in labels(report)
+    assert f"{peers.WITHOUT_SIDECAR} ÷ {peers.BARE}, prompt of 20" in labels(report)
     assert f"{peers.UNFOLDED} ÷ {peers.OURS}, prompt of 20 and 3 tokens" in labels(report)
 
 

@@ -85,7 +85,7 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "{base}", "--sidecar", "{other}"], 1, "the wrapper needs 48"),
         (["--base", "{sidecar}", "--sidecar", "{sidecar}"], 1, "is a sidecar, expected the base"),
         (["--base", "{base}", "--sidecar", "{sidecar}", "--parts", "speed"], 1, "expected some of prompt, turn"),
-        (["--prompts", "128;512"], 2, "expected whole numbers between commas"),
+        (["--prompts", "128;512"], 2, "expected whole numbers separated by commas"),
         (["--json", "--markdown"], 2, "either --json or --markdown"),
         (["--plot", "x.pdf"], 1, "suffix is '.pdf', expected .png or .svg"),
         (["-o", "nowhere/bench.json"], 1, r"report 'nowhere/bench.json': its directory does not exist"),

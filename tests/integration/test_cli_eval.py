@@ -171,7 +171,7 @@ def test_an_interrupted_evaluation_goes_on(
     path.unlink()
     monkeypatch.setattr(sampling, "_Chunk", Counted)
     said = evaluate(run, *QUICK, code=130)
-    assert said.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
+    assert said.endswith("interrupted: the same command continues, at most 8 questions earlier\n")
     assert not path.exists()
     evaluate(run, *QUICK)
     assert asked == [8, 8, 0, 8, 8, 8, 2]
@@ -325,7 +325,7 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
         (("--output", "mean.json"), 2, "is for the means over several run directories"),
         (("--base", "not-here.gguf"), 1, "not-here.gguf"),
         (("--engine", "runtime", "--base", "some/model"), 1, "expected a GGUF for --engine runtime (hint: name one"),
-        (("--sidecar", "not-here.gguf"), 1, "wrapper 'not-here.gguf': is not there"),
+        (("--sidecar", "not-here.gguf"), 1, "wrapper 'not-here.gguf': does not exist"),
         (("--questions", "not-a-set"), 1, "questions 'not-a-set': no such file or folder"),
         (("--source", "mmlu.jsonl"), 1, "--source is given, expected only with --questions"),
         (("--questions", "facts", "--source", "mmlu.jsonl"), 1, "expected only with mmlu, triviaqa, gsm8k"),

@@ -18,7 +18,7 @@ from metadeploy.checkpoint.run_dir import RunDir
 from metadeploy.cli import main
 from metadeploy.data.checker import first_sentence
 from metadeploy.evaluation.ladder import runner
-from metadeploy.evaluation.ladder.runtime import BaseInRuntime
+from metadeploy.evaluation.ladder.runtime import RungRunner
 from metadeploy.sidecar.spec import InjectFrom
 from support.parity import EXACT
 from support.tiny_run import MAX_NEW_TOKENS, write_tiny_run
@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     text, _ = climb(run, "--types", "F32,Q8_0,Q4_K_M", "--sidecar-types", "q8_0")
-    for part in ("How near to PyTorch F32", "Q4_K_M + q8_0", "Size and speed", "n = 42 questions of test"):
+    for part in ("Agreement with PyTorch F32", "Q4_K_M + q8_0", "Size and speed", "n = 42 questions of test"):
         assert part in text
     folder = run / "ladder"
     found = read(folder / "results.json")
@@ -196,13 +196,13 @@ def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch
     options = ("--sidecar-types", "none", "--limit", "6", "--json")
     first = json.loads(climb(run, *options, "--types", "F16")[0])
     asked: list[str] = []
-    ask = BaseInRuntime.ask
+    ask = RungRunner.ask
 
-    def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
+    def counted(self: RungRunner, *arguments: Any, **more: Any) -> Any:
         asked.append(self._name)
         return ask(self, *arguments, **more)
 
-    monkeypatch.setattr(BaseInRuntime, "ask", counted)
+    monkeypatch.setattr(RungRunner, "ask", counted)
     more = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert more["rungs"][0] == first["rungs"][0]
     assert [name[-9:] for name in asked] == ["Q8_0.gguf"]
@@ -225,17 +225,17 @@ def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pyt
     """Ctrl-C in the third of four rungs; then only the last two are asked."""
     options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
     asked: list[str] = []
-    ask = BaseInRuntime.ask
+    ask = RungRunner.ask
 
-    def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
+    def counted(self: RungRunner, *arguments: Any, **more: Any) -> Any:
         asked.append(self._name[-12:])
         if len(asked) == 3:
             raise KeyboardInterrupt
         return ask(self, *arguments, **more)
 
-    monkeypatch.setattr(BaseInRuntime, "ask", counted)
+    monkeypatch.setattr(RungRunner, "ask", counted)
     _, said = climb(run, *options, code=130)
-    assert "interrupted: the same command goes on with the first type that is not finished" in said
+    assert "interrupted: the same command continues with the first type that is not finished" in said
     folder = run / "ladder"
     assert not (folder / "results.json").exists()
     kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
@@ -252,7 +252,7 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
     base = run / "small.gguf"
     _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
     printed, said = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
-    warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantising them again loses more"
+    warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantizing them again loses more"
     assert warning in said
     found = json.loads(printed)
     assert found["notes"][0].startswith(warning)
@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> N
 def test_what_is_missing_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
     assert "has no run.json, expected one (hint: start with metadeploy collect)" in climb(tmp_path, code=1)[1]
     shutil.move(run / "doubter_checkpoint.pt", tmp_path / "kept.pt")
-    assert "doubter_checkpoint.pt': is not there, expected one (hint: run metadeploy train" in climb(run, code=1)[1]
+    assert "doubter_checkpoint.pt': does not exist (hint: run metadeploy train" in climb(run, code=1)[1]
     shutil.move(tmp_path / "kept.pt", run / "doubter_checkpoint.pt")
     shutil.rmtree(run / "collect")
     assert "expected a file that metadeploy collect wrote (hint: run it again)" in climb(run, code=1)[1]

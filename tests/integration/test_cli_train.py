@@ -143,7 +143,7 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     assert "Traceback" not in stderr
     found = json.loads(stdout)
     assert found["interrupted"]
-    assert f"the same command goes on after epoch {len(found['history'])}" in stderr.splitlines()[-1]
+    assert f"the same command continues after epoch {len(found['history'])}" in stderr.splitlines()[-1]
     assert (folder / "doubter_checkpoint.pt").exists()
 
     process = started("train", folder, *many)
@@ -154,7 +154,7 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"going on after epoch {len(found['history'])}" in stderr
+    assert f"continuing after epoch {len(found['history'])}" in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is a POSIX signal")
@@ -171,7 +171,7 @@ def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> N
     assert (process.returncode, stdout) == (130, "")
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted: ")
-    assert "the same command goes on" in last
+    assert "the same command continues" in last
     run(*arguments)
 
 

@@ -135,7 +135,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
 
 def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
     result = run(tmp_path, commands_folder(tmp_path / "bin"), code=1, METADEPLOY_CACHE=str(tmp_path / "none"))
-    assert "is not there, expected the demo's base model (hint: run metadeploy demo once)" in result.stderr
+    assert "does not exist, expected the demo's base model (hint: run metadeploy demo once)" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

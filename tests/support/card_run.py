@@ -12,8 +12,8 @@ import numpy as np
 
 from metadeploy.card import write_card
 from metadeploy.checkpoint.run_dir import RunDir
-from metadeploy.evaluation.samples import Sample, Samples, ToldAnswer
-from metadeploy.evaluation.scoring import baseline_scores, judge
+from metadeploy.evaluation.samples import PromptedAnswer, Sample, Samples
+from metadeploy.evaluation.scoring import baseline_scores, score_samples
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig
 from metadeploy.sidecar.writer import write_sidecar
@@ -91,7 +91,7 @@ def drawn_samples(n: int, *, seed: int = 0, categories: tuple[str, ...] = ("capi
                 answer="y",
                 answer_correct=bool(right[index]),
                 declined_text=REFUSAL if doubts[index] >= 0.5 else None,
-                told=ToldAnswer(answer="y", declined=bool(index % 3), correct=bool(right[index] and not index % 3)),
+                told=PromptedAnswer(answer="y", declined=bool(index % 3), correct=bool(right[index] and not index % 3)),
             )
             for index in range(n)
         )
@@ -116,7 +116,7 @@ def results_of(samples: Samples, *, threshold: float = 0.5, **config: Any) -> di
             **config,
         },
         "threshold": {"value": threshold, "chosen": "as shipped" if threshold == 0.5 else "by hand"},
-        **judge(samples, threshold=threshold, refusal_text=REFUSAL, scores=scores, n_bootstrap=20),
+        **score_samples(samples, threshold=threshold, refusal_text=REFUSAL, scores=scores, n_bootstrap=20),
         "plots": [f"risk_coverage_{tag}.png", f"gates_{tag}.png"],
     }
 

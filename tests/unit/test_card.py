@@ -130,7 +130,7 @@ def test_every_metric_has_its_row(run: RunDir) -> None:
     assert metrics[0] == ["metric", "value", "95 % interval", "n"]
     rows = {name: rest for name, *rest in metrics[1:]}
     row = results["metrics"]["selective_accuracy"]
-    assert rows["selective accuracy: right, of the answered"] == [
+    assert rows["selective accuracy: right of the answered"] == [
         f"{row['value']:.1%}",
         f"{row['low']:.1%} to {row['high']:.1%}",
         str(row["n"]),
@@ -363,7 +363,7 @@ def test_means_over_seeds(run: RunDir) -> None:
     assert f"| right of the answered | {' | '.join(cells_of_means)} |" in means
     older = {name: found for name, found in combined.items() if name != "least_doubted"}
     (run.path / "eval" / "results_seeds.json").write_text(json.dumps(older), encoding="utf-8")
-    assert "right of the answered" not in written(run).split("### Means")[1]
+    assert "| right of the answered |" not in written(run).split("### Means")[1]
 
 
 def test_kinds_that_training_left_out(tmp_path: Path) -> None:
@@ -439,9 +439,18 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
-        (lambda found: found.pop("metrics"), r"results_1\.json': lack metrics, expected version 1"),
-        (lambda found: found.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
+        (
+            lambda found: found.update(schema=2),
+            r"results_1\.json': are of another kind, expected results of metadeploy eval, version 1",
+        ),
+        (
+            lambda found: found.pop("metrics"),
+            r"results_1\.json': lack metrics, expected results of metadeploy eval, version 1",
+        ),
+        (
+            lambda found: found.pop("mcnemar"),
+            r"results_1\.json': lack mcnemar, expected results of metadeploy eval, version 1",
+        ),
         (lambda found: found.update(mcnemar={}), r"cannot be read \(TypeError"),
         (lambda found: found["threshold"].pop("value"), r"cannot be read \(LookupError: .*value"),
         (lambda found: found["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
@@ -449,11 +458,11 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
         (
             lambda found: found["config"]["wrapper"].update(name="other.pt", sha256="1" * 64),
-            r"another other\.pt than what is in the run directory",
+            r"another other\.pt than the one in the run directory",
         ),
         (
             lambda found: found["config"]["wrapper"].update(sha256="0" * 64),
-            r"another doubter_checkpoint\.pt than what is in the run directory \(hint: run metadeploy eval again",
+            r"another doubter_checkpoint\.pt than the one in the run directory \(hint: run metadeploy eval again",
         ),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
     (told,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
     assert told.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
     assert shown.count("60 questions are few") == 1
-    assert "Figures here are of the first of the evaluations above" in shown
+    assert "The figures in each point are from the first evaluation above" in shown
 
 
 @pytest.mark.parametrize(

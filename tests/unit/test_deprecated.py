@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from metadeploy import metrics
 from metadeploy.reference import Doubter
 from metadeploy.training.checkpoint import save_checkpoint
 from support.random_wrapper import random_wrapper
@@ -27,6 +28,16 @@ def test_the_old_path_gives_the_same_object_and_warns(old: str, new: str, name: 
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError):
         _ = importlib.import_module(old).nothing
+
+
+def test_the_british_spelling_of_summarize() -> None:
+    message = r"metadeploy\.metrics\.summarise is deprecated, use summarize"
+    with pytest.warns(DeprecationWarning, match=message) as caught:
+        found = metrics.summarise
+    assert found is metrics.summarize
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError):
+        _ = metrics.nothing
 
 
 def test_the_old_function_that_writes_checkpoints(tmp_path: Path) -> None:

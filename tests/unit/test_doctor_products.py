@@ -265,5 +265,5 @@ def test_a_core_that_does_not_load(what: str, how: str, said: str) -> None:
 
 
 def test_a_child_that_hangs_is_killed() -> None:
-    found = run_child(THREADS, tick=silent, command=command("hang"), patience=3.0)
+    found = run_child(THREADS, tick=silent, command=command("hang"), timeout=3.0)
     assert found.deaths[-1].how == "gave no sign of life for 3 seconds"

@@ -120,7 +120,7 @@ def test_all_is_right() -> None:
         (
             {"programs": (replace(PROGRAM, build="ffff"),)},
             "build",
-            "program '/bin/llama-meta-generate' is of build ffff, the extension of build 0123456789ab",
+            "program '/bin/llama-meta-generate' is from build ffff, the extension from build 0123456789ab",
             "pip install",
         ),
         ({"programs": ()}, "build", "llama-meta-generate is not installed beside this Python", "pip install"),
@@ -133,7 +133,7 @@ def test_all_is_right() -> None:
         (
             {"version": "0.2.0"},
             "build",
-            "the extension is of metadeploy 0.1.0, the Python package of 0.2.0",
+            "the extension is from metadeploy 0.1.0, the Python package from 0.2.0",
             "pip install",
         ),
         (
@@ -303,8 +303,8 @@ def test_programs_tell_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        ('echo "version: 0.5.0-dev (build 0, commit metadeploy-0.1.0)"', "does not tell its build"),
-        ('echo "metadeploy 0.1.0 (build 00ff)"; exit 3', "does not tell its build"),
+        ('echo "version: 0.5.0-dev (build 0, commit metadeploy-0.1.0)"', "does not print its build id"),
+        ('echo "metadeploy 0.1.0 (build 00ff)"; exit 3', "does not print its build id"),
         ("kill -s ILL $$", "was killed by SIGILL"),
     ],
 )
@@ -361,7 +361,7 @@ def test_other_demos_are_looked_at_if_they_are_there(cache: Path) -> None:
     assets.QWEN2_5_CODER.base_file.write_bytes(b"abc")
     assert states()[2:] == [("base", "damaged", "has 3 bytes, expected 4")]
     (fault,) = report(demo=tuple(find_demo_files())).findings
-    assert fault.next_step == "`metadeploy demo --base qwen2.5-coder-0.5b -n 1` makes it again"
+    assert fault.next_step == "`metadeploy demo --base qwen2.5-coder-0.5b -n 1` creates it again"
 
 
 def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_sidecar: Path) -> None:
@@ -371,7 +371,7 @@ def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_side
     assert states()[1] == ("sidecar", "whole", "")
     assert tensors_sha256(read_sidecar(path).tensors) == assets.SMOLLM2.sidecar_tensors_sha256
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert states()[1] == ("sidecar", "damaged", "has other weights than the checkpoint that it was made of")
+    assert states()[1] == ("sidecar", "damaged", "has other weights than its checkpoint")
     path.write_bytes(whole[: len(whole) // 2])
     assert states()[1][:2] == ("sidecar", "damaged")
     path.write_bytes(b"GGUF")
@@ -381,4 +381,4 @@ def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_side
 def test_a_sidecar_of_another_checkpoint(cache: Path, trained_sidecar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assets.SMOLLM2.sidecar_file.write_bytes(trained_sidecar.read_bytes())
     monkeypatch.setattr(demo_files, "sha256", lambda _: "0" * 64)
-    assert states()[1][1:] == ("damaged", "was made of another checkpoint than the one that is shipped")
+    assert states()[1][1:] == ("damaged", "was exported from another checkpoint than the one in this package")

@@ -109,7 +109,7 @@ def test_the_probe_is_the_regression_of_the_library() -> None:
 
 
 def test_a_fit_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_MOST_STEPS", 1)
+    monkeypatch.setattr(probe, "_MAX_STEPS", 1)
     test = collected(2, 300)
     with pytest.warns(ConvergenceWarning):
         found = linear_probe(collected(0, 600), collected(1, 300), test.activations)

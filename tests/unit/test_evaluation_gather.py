@@ -12,8 +12,8 @@ from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
 from metadeploy.evaluation import sampling as module
 from metadeploy.evaluation.engines import Answered, BaseAnswer, Reply
-from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer, declines
-from metadeploy.evaluation.sampling import Plan, gather, told_question
+from metadeploy.evaluation.samples import AtGain, PromptedAnswer, Sample, Samples, declines
+from metadeploy.evaluation.sampling import SamplePlan, collect_samples, with_abstain_instruction
 
 REFUSAL = "I'm not confident enough to answer this question accurately."
 
@@ -46,10 +46,14 @@ class FakeEngine:
         return gain * (0.9 if number % 2 else 0.1) / 2
 
 
-def plan(count: int, fingerprint: str = "one", *, told: bool = True) -> Plan:
+def plan(count: int, fingerprint: str = "one", *, prompted: bool = True) -> SamplePlan:
     questions = [(place, Question(f"{place} ?", (str(place),), ["even", "odd"][place % 2])) for place in range(count)]
-    return Plan(
-        fingerprint=fingerprint, questions=questions, gains=(0.0, 2.0), swept=frozenset(range(0, count, 3)), told=told
+    return SamplePlan(
+        fingerprint=fingerprint,
+        questions=questions,
+        gains=(0.0, 2.0),
+        swept=frozenset(range(0, count, 3)),
+        prompted=prompted,
     )
 
 
@@ -59,7 +63,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
-    samples = gather(FakeEngine(), plan(2), tmp_path / "samples.jsonl")
+    samples = collect_samples(FakeEngine(), plan(2), tmp_path / "samples.jsonl")
     known, unknown = samples
     assert known == Sample(
         fingerprint="one",
@@ -76,7 +80,7 @@ def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
         answer="0.",
         answer_correct=True,
         declined_text=None,
-        told=ToldAnswer(answer="0.", declined=False, correct=True),
+        told=PromptedAnswer(answer="0.", declined=False, correct=True),
         gains=(
             AtGain(gain=0.0, doubt=0.0, answer_correct=True),
             AtGain(gain=2.0, doubt=0.1, answer_correct=True),
@@ -84,7 +88,7 @@ def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
     )
     assert (unknown.base_correct, unknown.answer_correct, unknown.doubt) == (False, False, 0.45)
     assert unknown.declined_text == REFUSAL
-    assert unknown.told == ToldAnswer(answer=REFUSAL, declined=True, correct=False)
+    assert unknown.told == PromptedAnswer(answer=REFUSAL, declined=True, correct=False)
     assert unknown.gains == ()  # not in the sweep
     assert Samples.read(tmp_path / "samples.jsonl") == samples
 
@@ -92,10 +96,10 @@ def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
 def test_every_question_is_asked_once(tmp_path: Path) -> None:
     engine = FakeEngine()
     done: list[tuple[int, int]] = []
-    gather(engine, plan(10), tmp_path / "samples.jsonl", progress=lambda *at: done.append(at))
+    collect_samples(engine, plan(10), tmp_path / "samples.jsonl", progress=lambda *at: done.append(at))
     swept, others = (1.0, 0.0, 2.0), (1.0,)
     expected = [(f"{place} ?", others if place % 3 else swept) for place in range(10)]
-    expected += [(told_question(f"{place} ?", REFUSAL), ()) for place in range(10)]
+    expected += [(with_abstain_instruction(f"{place} ?", REFUSAL), ()) for place in range(10)]
     assert sorted(engine.asked) == sorted(expected)
     # 2 for the base and its Doubter, 1 for the base that was told, 2 more for 4 swept ones
     assert done[-1] == (10 * 3 + 4 * 2, 38)
@@ -120,16 +124,18 @@ def test_a_choice_is_judged_as_a_whole(tmp_path: Path) -> None:
     choices = ("one", "two", "three")
     questions = [(place, Question(f"{place}?", ("B",), "any", choices=choices)) for place in range(2)]
     engine = Wavering()
-    samples = gather(engine, Plan(fingerprint="f", questions=questions, told=True), tmp_path / "samples.jsonl")
+    samples = collect_samples(
+        engine, SamplePlan(fingerprint="f", questions=questions, prompted=True), tmp_path / "samples.jsonl"
+    )
     for sample in samples:
-        assert sample.told == ToldAnswer(answer="B. No wait, C", declined=False, correct=False)
+        assert sample.told == PromptedAnswer(answer="B. No wait, C", declined=False, correct=False)
         assert (sample.base_correct, sample.answer_correct) == (False, False)
     assert engine.choices == [choices] * 4, "the base that is told that it may decline is asked for a choice too"
 
 
 def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
     engine = FakeEngine()
-    samples = gather(engine, plan(3, told=False), tmp_path / "samples.jsonl")
+    samples = collect_samples(engine, plan(3, prompted=False), tmp_path / "samples.jsonl")
     assert len(engine.asked) == 3
     assert [sample.told for sample in samples] == [None] * 3
 
@@ -138,13 +144,13 @@ def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
 def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> None:
     """At most the chunk is lost in which it stopped: 4 questions, asked twice each."""
     path, whole = tmp_path / "samples.jsonl", tmp_path / "whole.jsonl"
-    gather(FakeEngine(), plan(10), whole)
+    collect_samples(FakeEngine(), plan(10), whole)
     with pytest.raises(KeyboardInterrupt):
-        gather(FakeEngine(dies_after=dies_after), plan(10), path)
+        collect_samples(FakeEngine(dies_after=dies_after), plan(10), path)
     assert not path.exists()
     engine = FakeEngine()
     done: list[int] = []
-    gather(engine, plan(10), path, progress=lambda at, _: done.append(at))
+    collect_samples(engine, plan(10), path, progress=lambda at, _: done.append(at))
     assert path.read_bytes() == whole.read_bytes()
     assert len(engine.asked) == 20 - dies_after // 8 * 8
     assert set(tmp_path.iterdir()) == {path, whole}  # nothing is left beside them
@@ -152,12 +158,12 @@ def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> N
 
 def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    gather(FakeEngine(), plan(10), path)
+    collect_samples(FakeEngine(), plan(10), path)
     whole = path.read_bytes()
     path.unlink()
     path.with_name(".samples.jsonl.partial").write_bytes(whole[:-30])  # inside the tenth line: two chunks are whole
     engine = FakeEngine()
-    gather(engine, plan(10), path)
+    collect_samples(engine, plan(10), path)
     assert path.read_bytes() == whole
     assert len(engine.asked) == 4
 
@@ -166,20 +172,20 @@ def test_what_is_whole_survives_a_kill_at_once(tmp_path: Path, monkeypatch: pyte
     """The next run must not empty the file before it has written the old content again."""
     path = tmp_path / "samples.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        gather(FakeEngine(dies_after=17), plan(10), path)
+        collect_samples(FakeEngine(dies_after=17), plan(10), path)
     partial = path.with_name(".samples.jsonl.partial")
     kept = partial.read_bytes()
     assert kept.count(b"\n") == 8
     with pytest.raises(KeyboardInterrupt):
-        gather(FakeEngine(dies_after=0), plan(10), path)
+        collect_samples(FakeEngine(dies_after=0), plan(10), path)
     assert partial.read_bytes() == kept
 
     def killed(*_: object) -> list[Sample]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_whole_chunks", killed)
+    monkeypatch.setattr(module, "_complete_chunks", killed)
     with pytest.raises(KeyboardInterrupt):
-        gather(FakeEngine(), plan(10), path)
+        collect_samples(FakeEngine(), plan(10), path)
     assert partial.read_bytes() == kept
 
 
@@ -190,10 +196,10 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
     class Nested(FakeEngine):
         def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
             with pytest.raises(RunDirError, match=r"samples '.*': another process is writing them"):
-                gather(FakeEngine(), plan(10), path)
+                collect_samples(FakeEngine(), plan(10), path)
             return super().ask(questions, gains=gains)
 
-    assert len(gather(Nested(), plan(10), path)) == 10
+    assert len(collect_samples(Nested(), plan(10), path)) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
 
 
@@ -201,36 +207,36 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
 def test_lines_of_another_plan_are_not_taken_for_this_one(name: str, tmp_path: Path) -> None:
     """Every line is checked, not only the first."""
     path = tmp_path / "samples.jsonl"
-    gather(FakeEngine(), plan(10), path)
+    collect_samples(FakeEngine(), plan(10), path)
     whole = path.read_bytes()
     path.unlink()
     mixed = whole.splitlines(keepends=True)
     mixed[1] = mixed[1].replace(b'"one"', b'"two"')
     (tmp_path / name).write_bytes(b"".join(mixed))
     engine = FakeEngine()
-    gather(engine, plan(10), path)
+    collect_samples(engine, plan(10), path)
     assert len(engine.asked) == 20
     assert path.read_bytes() == whole
 
 
 def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    samples = gather(FakeEngine(), plan(6), path)
+    samples = collect_samples(FakeEngine(), plan(6), path)
     engine = FakeEngine()
     done: list[tuple[int, int]] = []
-    assert gather(engine, plan(6), path, progress=lambda *at: done.append(at)) == samples
+    assert collect_samples(engine, plan(6), path, progress=lambda *at: done.append(at)) == samples
     assert engine.asked == []
     assert done == [(22, 22)]
 
 
 def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    gather(FakeEngine(), plan(6), path)
+    collect_samples(FakeEngine(), plan(6), path)
     with pytest.raises(KeyboardInterrupt):
-        gather(FakeEngine(dies_after=9), plan(6, "two"), path)
+        collect_samples(FakeEngine(dies_after=9), plan(6, "two"), path)
     assert {sample.fingerprint for sample in Samples.read(path)} == {"one"}  # until the others are complete
     engine = FakeEngine()
-    assert {sample.fingerprint for sample in gather(engine, plan(6, "three"), path)} == {"three"}
+    assert {sample.fingerprint for sample in collect_samples(engine, plan(6, "three"), path)} == {"three"}
     assert len(engine.asked) == 12
 
 
@@ -240,7 +246,7 @@ def test_a_file_that_is_none_is_named(line: str, tmp_path: Path) -> None:
     path.write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': line 1.*hint: delete"):
         Samples.read(path)
-    assert len(gather(FakeEngine(), plan(2), path)) == 2  # it is replaced
+    assert len(collect_samples(FakeEngine(), plan(2), path)) == 2  # it is replaced
 
 
 @pytest.mark.parametrize(

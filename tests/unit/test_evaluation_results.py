@@ -13,8 +13,14 @@ from rich.console import Console
 from metadeploy.errors import Error
 from metadeploy.evaluation.aggregate import over_runs
 from metadeploy.evaluation.report import mean_tables, tables
-from metadeploy.evaluation.samples import AtGain, Sample, Samples, ToldAnswer
-from metadeploy.evaluation.scoring import baseline_scores, gain_points, judge, least_doubted, selective_point
+from metadeploy.evaluation.samples import AtGain, PromptedAnswer, Sample, Samples
+from metadeploy.evaluation.scoring import (
+    accuracy_at_coverages,
+    baseline_scores,
+    gain_points,
+    score_samples,
+    selective_point,
+)
 from metadeploy.evaluation.settings import EvalSettings, parse_gains
 
 REFUSAL = "I cannot say."
@@ -45,10 +51,10 @@ def sample(index: int, base: bool, doubt: float, right: bool | None = None, **fi
 
 
 def test_the_least_doubted_of_many_and_of_none() -> None:
-    found = least_doubted(Samples(tuple(sample(index, index < 15, index / 60) for index in range(60))))
+    found = accuracy_at_coverages(Samples(tuple(sample(index, index < 15, index / 60) for index in range(60))))
     assert [row["n"] for row in found] == [3, 6, 9, 12, 15, 18, 24, 30]
     assert [row["value"] for row in found] == pytest.approx([1] * 5 + [15 / 18, 15 / 24, 15 / 30])
-    assert [row["value"] for row in least_doubted(Samples(()))] == [None] * 8
+    assert [row["value"] for row in accuracy_at_coverages(Samples(()))] == [None] * 8
 
 
 def test_questions_about_one_entity_are_drawn_together(samples: Samples) -> None:
@@ -56,7 +62,7 @@ def test_questions_about_one_entity_are_drawn_together(samples: Samples) -> None
     swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
     thrice = [Sample(**{**vars(each), "entity": f"e{each.index}"}) for each in swept for _ in range(3)]
     once, more = (
-        judge(
+        score_samples(
             Samples(tuple(rows)),
             threshold=0.5,
             refusal_text=REFUSAL,
@@ -84,8 +90,8 @@ def ends(row: dict[str, Any]) -> list[float]:
     return [row["value"], row["low"], row["high"]]
 
 
-def told(declined: bool, correct: bool) -> ToldAnswer:
-    return ToldAnswer(answer="y", declined=declined, correct=correct)
+def told(declined: bool, correct: bool) -> PromptedAnswer:
+    return PromptedAnswer(answer="y", declined=declined, correct=correct)
 
 
 @pytest.fixture
@@ -110,7 +116,7 @@ def samples() -> Samples:
 
 def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     scores = baseline_scores(samples, {"probe": np.linspace(0, 1, 8)})
-    found = judge(samples, threshold=0.5, refusal_text=REFUSAL, scores=scores, n_bootstrap=50)
+    found = score_samples(samples, threshold=0.5, refusal_text=REFUSAL, scores=scores, n_bootstrap=50)
     values = {name: row["value"] for name, row in found["metrics"].items()}
     assert found["n"] == 8
     assert values["base_accuracy"] == 4 / 8
@@ -155,7 +161,7 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
 
 def test_the_threshold_moves_what_is_declined(samples: Samples) -> None:
     def found(threshold: float) -> dict[str, Any]:
-        result = judge(samples, threshold=threshold, refusal_text=REFUSAL, scores={}, n_bootstrap=10)
+        result = score_samples(samples, threshold=threshold, refusal_text=REFUSAL, scores={}, n_bootstrap=10)
         assert result["baselines"] == []
         return {name: row["value"] for name, row in result["metrics"].items()}
 
@@ -192,7 +198,7 @@ def results(samples: Samples, name: str, threshold: float = 0.5) -> dict[str, An
     return {
         "config": {"run": name},
         "threshold": {"value": threshold},
-        **judge(samples, threshold=threshold, refusal_text=REFUSAL, scores=scores, n_bootstrap=20),
+        **score_samples(samples, threshold=threshold, refusal_text=REFUSAL, scores=scores, n_bootstrap=20),
         "trained_baselines": {"linear probe": {"left_out": "there are no [activations]"}},
         "samples": {"file": "samples.jsonl", "fingerprint": "f"},
     }
@@ -233,7 +239,7 @@ def test_the_tables_say_it(samples: Samples) -> None:
     assert re.search("the least doubted +5% +10% +15% +20% +25% +30% +40% +50%", text)
     assert re.search("right of the answered +100.0% .* 75.0%", text)
     assert re.search("same words: .* 33.3%", text)
-    assert "linear probe: left out, for there are no [activations]" in text
+    assert "linear probe: left out, because there are no [activations]" in text
     means = printed(*mean_tables(over_runs([run, run])))
     assert "mean of 2 runs" in means
     assert "mean log-probability" in means
@@ -279,9 +285,9 @@ def test_gains_as_people_write_them() -> None:
 
 
 def test_one_by_one_fewer_are_swept() -> None:
-    assert EvalSettings().most_swept == 1000
-    assert EvalSettings(engine="runtime").most_swept == 200
-    assert EvalSettings(engine="runtime", sweep_limit=7).most_swept == 7
+    assert EvalSettings().max_swept == 1000
+    assert EvalSettings(engine="runtime").max_swept == 200
+    assert EvalSettings(engine="runtime", sweep_limit=7).max_swept == 7
 
 
 def test_an_empty_answer_is_the_least_likely_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from metadeploy.cli import ladder as command
 from metadeploy.errors import Error, ModelLoadError
 from metadeploy.evaluation.ladder import LadderSettings, parse_sidecar_types, parse_types
 from metadeploy.evaluation.ladder.compare import against_reference, outcome
-from metadeploy.evaluation.ladder.files import WorkFolder, described_file, matrix_types, quantised_note
+from metadeploy.evaluation.ladder.files import WorkFolder, describe_file, matrix_types, quantized_note
 from metadeploy.evaluation.ladder.report import markdown
 from metadeploy.evaluation.ladder.runtime import _rates
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, RungSamples
@@ -77,8 +78,9 @@ def test_types_as_people_write_them() -> None:
 
 
 def test_the_command_offers_what_the_settings_do() -> None:
-    assert parse_types(command._TYPES) == TYPES
-    assert parse_sidecar_types(command._SIDECAR_TYPES) == SIDECAR_TYPES
+    defaults = {name: flag.default for name, flag in inspect.signature(command._ladder).parameters.items()}
+    assert parse_types(defaults["types"]) == TYPES
+    assert parse_sidecar_types(defaults["sidecar_types"]) == SIDECAR_TYPES
 
 
 def test_the_types_are_those_of_the_core(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_doubt_of_one_half_declines() -> None:
 
 
 def test_other_questions_are_refused() -> None:
-    with pytest.raises(ValueError, match="of other questions than the reference's"):
+    with pytest.raises(ValueError, match="other questions than the reference"):
         against_reference(rung(0.1, 0.1, 0.1, 0.1), REFERENCE[::-1])
 
 
@@ -192,8 +194,8 @@ def bases(tmp_path: Path) -> tuple[Path, Path]:
 def test_what_a_base_is_made_of(bases: tuple[Path, Path]) -> None:
     exact, quantised = bases
     assert matrix_types(exact) == {"F32": 23}
-    assert quantised_note(exact, matrix_types(exact)) is None
-    note = quantised_note(quantised, matrix_types(quantised))
+    assert quantized_note(exact, matrix_types(exact)) is None
+    note = quantized_note(quantised, matrix_types(quantised))
     assert note is not None
     assert note.startswith("base 'q8.gguf': has weights of type Q8_0, expected F32, F16 or BF16: ")
 
@@ -218,7 +220,7 @@ def test_the_types_that_were_really_used(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    found = described_file(tmp_path / "mixed.gguf")
+    found = describe_file(tmp_path / "mixed.gguf")
     assert found["matrices"] == {"Q4_K": 2, "Q5_0": 2, "Q6_K": 1}
     n_weights = 8 * 256 + 2 * 8 * 32 + 4 * 512
     assert found["weights"] == pytest.approx(

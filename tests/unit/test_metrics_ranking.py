@@ -203,7 +203,7 @@ def test_no_questions_have_no_value() -> None:
         ([0.1, 0.2, float("inf"), 0.4], "'doubt': inf at index 2, expected a finite number"),
         ([0.1, 0.2, None, 0.4], "'doubt': nan at index 2"),
         (["a", "b", "c", "d"], "'doubt': elements are <U1, expected numbers"),
-        ([0.1, 0.2], "'correct': 4 entries, expected 2 as 'doubt' has"),
+        ([0.1, 0.2], "'correct': 4 entries, expected 2 like 'doubt'"),
     ],
 )
 def test_malformed_doubt_is_said(doubt: list[object], message: str) -> None:
@@ -217,7 +217,7 @@ def test_malformed_doubt_is_said(doubt: list[object], message: str) -> None:
     [
         ([0.5, 1.0, 2.0, 3.0], "'category': elements are float64, expected text or whole numbers"),
         (["a", None, "b", "c"], "'category': elements are object"),
-        (["a", "b"], "'category': 2 entries, expected 4 as 'doubt' has"),
+        (["a", "b"], "'category': 2 entries, expected 4 like 'doubt'"),
     ],
 )
 def test_malformed_categories_are_said(category: list[object], message: str) -> None:

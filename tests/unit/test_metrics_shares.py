@@ -105,10 +105,10 @@ def test_wilson_as_scipy_has_it(case: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("answered", "message"),
     [
-        ([True, False], r"'correct': 3 entries, expected 2 as 'answered' has \(one a question\)"),
+        ([True, False], r"'correct': 3 entries, expected 2 like 'answered' \(one for each question\)"),
         ([1, 0, 1], "'answered': elements are int64, expected bool"),
         ([[True], [False], [True]], r"'answered': shape \[3, 1\], expected one dimension"),
-        ([[True], [], [True]], r"'answered': .*inhomogeneous.*, expected one entry a question"),
+        ([[True], [], [True]], r"'answered': .*inhomogeneous.*, expected one entry for each question"),
     ],
 )
 def test_malformed_input_is_said(answered: list[object], message: str) -> None:

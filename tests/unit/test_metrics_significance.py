@@ -174,7 +174,7 @@ def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
 
 
 def test_malformed_entities_are_said() -> None:
-    with pytest.raises(Error, match=r"'entity': 2 entries, expected 3 \(one a question\)"):
+    with pytest.raises(Error, match=r"'entity': 2 entries, expected 3 \(one for each question\)"):
         metrics.bootstrap_interval(lambda at: 0.0, 3, entity=["a", "b"])
     with pytest.raises(Error, match="'entity': elements are float64, expected text or whole numbers"):
         metrics.bootstrap_interval(lambda at: 0.0, 2, entity=[0.5, 1.5])
@@ -299,7 +299,7 @@ def test_auroc_difference_of_nothing() -> None:
     assert same is not None
     assert (same.value, same.interval, same.p_value) == (0, (0, 0), 1)
     assert metrics.auroc_difference(doubt, doubt, np.ones(100, dtype=bool)) is None
-    with pytest.raises(Error, match="'base_correct': 99 entries, expected 100 as 'first' has"):
+    with pytest.raises(Error, match="'base_correct': 99 entries, expected 100 like 'first'"):
         metrics.auroc_difference(doubt, doubt, right[1:])
 
 

@@ -41,7 +41,7 @@ def strict(report: dict[str, Any]) -> dict[str, Any]:
 
 def test_values_are_those_of_the_metrics() -> None:
     run = a_run()
-    report = strict(metrics.summarise(**run, n_bootstrap=50))
+    report = strict(metrics.summarize(**run, n_bootstrap=50))
     found = report["metrics"]
     base, answered, correct, same, doubt, category = run.values()
     low, high = metrics.bootstrap_interval(lambda at: answered[at].mean(), N, n_resamples=50)
@@ -65,8 +65,8 @@ def test_values_are_those_of_the_metrics() -> None:
 def test_questions_about_one_entity_are_drawn_together() -> None:
     """Each question twice is as sure as once."""
     run = a_run()
-    once = metrics.summarise(**run, n_bootstrap=50)
-    twice = metrics.summarise(
+    once = metrics.summarize(**run, n_bootstrap=50)
+    twice = metrics.summarize(
         **{name: column.repeat(2) for name, column in run.items()}, entity=np.arange(N).repeat(2), n_bootstrap=50
     )
     assert twice["bootstrap"] == once["bootstrap"]
@@ -78,14 +78,14 @@ def test_questions_about_one_entity_are_drawn_together() -> None:
 def test_a_share_of_nothing_but_hits_has_wilsons_interval() -> None:
     run = a_run()
     twice = {name: column.repeat(2) for name, column in {**run, "correct": run["answered"]}.items()}
-    entry = metrics.summarise(**twice, entity=np.arange(N).repeat(2), n_bootstrap=50)["metrics"]["selective_accuracy"]
+    entry = metrics.summarize(**twice, entity=np.arange(N).repeat(2), n_bootstrap=50)["metrics"]["selective_accuracy"]
     answered = int(run["answered"].sum())
     assert entry["n"] == 2 * answered
     assert (entry["low"], entry["high"]) == metrics.Share(answered, answered).interval
 
 
 def test_mcnemar_rewards_a_declined_error() -> None:
-    report = metrics.summarise(
+    report = metrics.summarize(
         base_correct=[True, True, True, False, False, False],
         answered=[True, True, False, True, True, False],
         correct=[True, False, False, True, False, False],
@@ -100,7 +100,7 @@ def test_mcnemar_rewards_a_declined_error() -> None:
 
 def test_categories() -> None:
     run = a_run()
-    report = metrics.summarise(**run, n_bootstrap=1)
+    report = metrics.summarize(**run, n_bootstrap=1)
     assert list(report["categories"]) == ["capital", "opposite", "plural"]
     at = run["category"] == "plural"
     plural = report["categories"]["plural"]
@@ -124,14 +124,14 @@ def test_categories_that_do_not_count_are_left_out_of_the_macro_mean() -> None:
         "category": rare,
     }
     both = {name: np.concatenate([run[name], more[name]]) for name in run}
-    alone, with_rare = (metrics.summarise(**which, n_bootstrap=20)["metrics"] for which in (run, both))
+    alone, with_rare = (metrics.summarize(**which, n_bootstrap=20)["metrics"] for which in (run, both))
     assert with_rare["macro_auroc"]["n"] == N
     assert with_rare["macro_auroc"]["value"] == alone["macro_auroc"]["value"]
     assert with_rare["pooled_auroc"]["value"] != alone["pooled_auroc"]["value"]
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
-    first, again, other = (metrics.summarise(**a_run(), n_bootstrap=30, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (metrics.summarize(**a_run(), n_bootstrap=30, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["metrics"]["auroc"]["low"] != other["metrics"]["auroc"]["low"]
     assert first["metrics"]["coverage"]["value"] == other["metrics"]["coverage"]["value"]
@@ -153,7 +153,7 @@ ALL = np.ones(4, dtype=bool)
 def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarray, undefined: str) -> None:
     n = len(answered)
     correct = answered & base_correct
-    report = strict(metrics.summarise(base_correct, answered, correct, correct, np.linspace(0, 1, n), ["x"] * n))
+    report = strict(metrics.summarize(base_correct, answered, correct, correct, np.linspace(0, 1, n), ["x"] * n))
     for name in undefined.split():
         entry = report["metrics"][name]
         assert (entry["value"], entry["low"], entry["high"]) == (None, None, None), name
@@ -166,8 +166,8 @@ def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarra
     ("change", "message"),
     [
         ({"doubt": np.full(N, 1.5)}, "'doubt': 1.5 at index 0, expected a probability from 0 to 1"),
-        ({"doubt": np.full(N - 1, 0.5)}, "'doubt': 299 entries, expected 300 as 'base_correct' has"),
-        ({"category": ["x"]}, "'category': 1 entries, expected 300 as 'base_correct' has"),
+        ({"doubt": np.full(N - 1, 0.5)}, "'doubt': 299 entries, expected 300 like 'base_correct'"),
+        ({"category": ["x"]}, "'category': 1 entries, expected 300 like 'base_correct'"),
         (
             {"answered": np.zeros(N, dtype=bool)},
             "'correct': True at index .*, expected False",
@@ -179,7 +179,7 @@ def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarra
 )
 def test_malformed_input_is_said(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Error, match=message):
-        metrics.summarise(**(a_run() | change))
+        metrics.summarize(**(a_run() | change))
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_category_bars_are_sorted_and_counted(drawn: Callable[[Draw], Figure]) -
 def test_categories_of_a_summary_can_be_drawn(tmp_path: Path) -> None:
     category = np.array(["plural", "capital"])[RNG.integers(0, 2, 400)]
     answered = DOUBT < 0.3
-    report = metrics.summarise(RIGHT, answered, answered & RIGHT, answered, DOUBT, category, n_bootstrap=1)
+    report = metrics.summarize(RIGHT, answered, answered & RIGHT, answered, DOUBT, category, n_bootstrap=1)
     plots.category_bars(report["categories"], tmp_path / "bars.png")
     assert (tmp_path / "bars.png").stat().st_size > 10_000
 
@@ -218,7 +218,7 @@ def test_ladder(drawn: Callable[[Draw], Figure]) -> None:
         (lambda path: plots.risk_coverage({}, path, base_correct=[True]), "0 curves of 1 questions"),
         (
             lambda path: plots.risk_coverage({"a": ([1.0], [True])}, path, base_correct=[True, False]),
-            "'doubt': 1 entries, expected 2 as 'base_correct' has",
+            "'doubt': 1 entries, expected 2 like 'base_correct'",
         ),
         (lambda path: plots.doubt_histogram([0.5], [True], 0.5, path), "1 right answers and 0 errors"),
         (lambda path: plots.category_bars({}, path), "no categories, expected at least one"),

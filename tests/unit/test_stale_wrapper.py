@@ -12,7 +12,7 @@ import pytest
 from metadeploy.card import write_card
 from metadeploy.checkpoint.run_dir import SPLITS, RunDir
 from metadeploy.errors import RunDirError
-from metadeploy.evaluation.ladder import LadderSettings, climb
+from metadeploy.evaluation.ladder import LadderSettings, run_ladder
 from metadeploy.evaluation.runner import evaluate
 from metadeploy.evaluation.settings import EvalSettings
 from metadeploy.export import export
@@ -122,7 +122,7 @@ def asked(run: RunDir, split: str) -> set[str]:
     "command",
     [
         lambda made: evaluate(made.run, EvalSettings(gains=(), baselines=False, n_bootstrap=1)),
-        lambda made: climb(made.run, LadderSettings(base=made.base, types=("F32",), sidecar_types=())),
+        lambda made: run_ladder(made.run, LadderSettings(base=made.base, types=("F32",), sidecar_types=())),
         lambda made: write_card(made.run),
         lambda made: export(made.run.path),
     ],

@@ -61,7 +61,7 @@ def test_time_left_is_by_the_pace_of_this_run(clock: Clock) -> None:
 
 def test_lines_now_and_then(clock: Clock) -> None:
     console = plain()
-    with StageProgress(console=console, clock=clock, whole=lambda _: "at most 9:00 in all") as progress:
+    with StageProgress(console=console, clock=clock, total_time=lambda _: "at most 9:00 in all") as progress:
         for done in range(40):
             progress.stage("work [x]", done, 40)
             clock.now += 1
@@ -90,11 +90,11 @@ def test_a_bar_on_a_terminal(clock: Clock) -> None:
 
 def test_all_epochs_take_at_most(clock: Clock) -> None:
     pace = _Pace(FitSettings(epochs=5))
-    progress = StageProgress(console=plain(), clock=clock, whole=pace.whole)
+    progress = StageProgress(console=plain(), clock=clock, total_time=pace.total_time)
     progress.stage("lower blocks, train", 0, 10)
     clock.now += 10
     progress.stage("lower blocks, train", 5, 10)
-    assert pace.whole(progress) is None, "how long an epoch takes is not known yet"
+    assert pace.total_time(progress) is None, "how long an epoch takes is not known yet"
 
     for row_ in (row(1, 0.5), row(2, 0.6)):
         pace.add(row_)  # of an earlier run: how long they took is not known either
@@ -102,14 +102,14 @@ def test_all_epochs_take_at_most(clock: Clock) -> None:
     clock.now += 10
     progress.stage("epoch 3", 10, 40)
     # 30 s of this one, and two more of 40 s
-    assert pace.whole(progress) == "at most 1:50 in all"
+    assert pace.total_time(progress) == "at most 1:50 in all"
     clock.now += 40
     pace.add(row(3, 0.7), seconds=progress.elapsed)
     progress.stage("epoch 4", 0, 40)
     clock.now += 2
     progress.stage("epoch 4", 2, 40)
     # 38 s of this one, and one more of 50 s with its validation
-    assert pace.whole(progress) == "at most 1:28 in all"
+    assert pace.total_time(progress) == "at most 1:28 in all"
 
 
 def test_which_epoch_is_the_best_so_far() -> None:

@@ -70,9 +70,9 @@ def test_results_name_the_version_and_answers_stay_valid(uninstalled: None) -> N
     assert environment["metadeploy"] == own_version()
     assert environment["metadeploy"] is not None
     assert environment["torch"] == metadata.version("torch")
-    assert loading.asked_with(environment) == {"metadeploy": None, "torch": environment["torch"]}
+    assert loading.answer_environment(environment) == {"metadeploy": None, "torch": environment["torch"]}
 
 
 def test_another_installed_version_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "version", lambda name: f"7.8 of {name}")
-    assert loading.asked_with(loading.environment("torch"))["metadeploy"] == "7.8 of metadeploy"
+    assert loading.answer_environment(loading.environment("torch"))["metadeploy"] == "7.8 of metadeploy"

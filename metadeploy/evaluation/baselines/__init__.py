@@ -1,7 +1,7 @@
-"""What a sceptic would use instead of a Doubter, on the same questions.
+"""Baselines that a user could use instead of a Doubter, on the same questions.
 
-Scores, which rank the base's own answers: its log-probabilities, a linear probe on its activations, and the error rate
-of the kind of question. And points: the base told that it may decline, and the Doubter's gain turned up and down.
+Scores rank the base's own answers: its log-probabilities, a linear probe on its activations, and the error rate of the
+kind of question. Points have no score: the prompted baseline, and the Doubter at other gains.
 """
 
 from __future__ import annotations

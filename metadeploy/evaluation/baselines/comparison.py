@@ -1,10 +1,10 @@
-"""The Doubter against another way of declining, on the same questions and at the same coverage."""
+"""Compares the Doubter with another way of declining, on the same questions and at the same coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,22 @@ from metadeploy.metrics import (
     selective_accuracy,
     share_intervals,
 )
-from metadeploy.metrics._ranking import category_pairs, qualified
+from metadeploy.metrics._ranking import MIN_EACH, category_pairs, qualified
 from metadeploy.proportion import Share, figure
 
 __all__ = ["Comparison"]
 
-#: A category's own AUROC needs as many errors and as many right answers.
-_MIN_EACH: Final = 5
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What everything is compared with: the Doubter on some questions.
+    """Compares baselines with the Doubter on the same questions.
 
-    Intervals are those of a bootstrap over the questions, in which those about one entity are drawn together.
+    Intervals are from a bootstrap over the questions, which draws questions about the same entity together.
 
     Attributes:
-        samples: the questions.
-        n_bootstrap: draws of each interval.
-        seed: of the draws, and of the lot among ties.
+        samples: the questions with the Doubter's answers.
+        n_bootstrap: number of draws for each interval.
+        seed: seed of the draws, and of the random order of ties.
     """
 
     samples: Samples
@@ -50,15 +47,15 @@ class Comparison:
         """Compare with a score that ranks the base's own answers.
 
         Args:
-            name: what it is called.
+            name: name of the baseline.
             doubt: float64 [n], higher means more doubt.
-            n_answered: how many questions both answer, the least doubted ones.
+            n_answered: number of questions that both answer, the least doubted ones of each.
 
         Returns:
             ``name``, ``kind`` = ``score``, ``auroc``, ``macro_auroc`` and ``aurc`` (value, low, high),
-            ``selective_accuracy`` at that coverage (value, low, high, n) and ``doubter``: its selective accuracy there,
-            the paired test of the two (``p_value``; ``only_doubter`` and ``only_baseline`` count the questions that one
-            of them answers rightly and the other not) and ``auroc_difference`` (Doubter − baseline).
+            ``selective_accuracy`` at this coverage (value, low, high, n) and ``doubter``: its selective accuracy at
+            this coverage, the paired test of the two (``p_value``; ``only_doubter`` and ``only_baseline`` count the
+            questions that only one of them answers correctly) and ``auroc_difference`` (Doubter − baseline).
         """
         base = self.samples.base_correct
         difference = auroc_difference(
@@ -78,62 +75,62 @@ class Comparison:
             "p_value": None if difference is None else difference.p_value,
         }
         _, codes = np.unique(self.samples.category, return_inverse=True)
-        # which categories count is decided once, and not anew by each draw with its chance numbers of errors
-        counts = qualified(category_pairs(doubt, base, codes), _MIN_EACH)[codes]
+        # decided once, because the number of errors in a category changes from draw to draw
+        counts = qualified(category_pairs(doubt, base, codes), MIN_EACH)[codes]
 
-        def within(at: NDArray[np.intp]) -> float | None:
-            among = at[counts[at]]
-            return macro_auroc(doubt[among], base[among], codes[among], min_each=1)
+        def within_categories(at: NDArray[np.intp]) -> float | None:
+            counted = at[counts[at]]
+            return macro_auroc(doubt[counted], base[counted], codes[counted], min_each=1)
 
         return {
             "name": name,
             "kind": "score",
             "auroc": self._interval(lambda at: auroc(doubt[at], base[at])),
-            "macro_auroc": self._interval(within),
+            "macro_auroc": self._interval(within_categories),
             "aurc": self._interval(lambda at: aurc(doubt[at], base[at])),
             **matched,
         }
 
     def point(self, name: str, declined: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, Any]:
-        """Compare with what declines in its own way and has no score.
+        """Compare with a baseline that declines without a score.
 
         Args:
-            name: what it is called.
+            name: name of the baseline.
             declined: bool [n].
-            correct: bool [n], whether its answer is right; of no matter where it declined.
+            correct: bool [n], whether its answer is right; ignored if it declined.
 
         Returns:
-            ``name``, ``kind`` = ``point``, ``coverage``, and the rest as in `score`, at that coverage.
+            ``name``, ``kind`` = ``point``, ``coverage``, and the other keys of `score`, at this coverage.
         """
-        answered = int((~declined).sum())
+        n_answered = int((~declined).sum())
         return {
             "name": name,
             "kind": "point",
             "coverage": self._share(lambda at: coverage(~declined[at])),
-            **self._matched(declined.astype(np.float64), correct, answered),
+            **self._matched(declined.astype(np.float64), correct, n_answered),
         }
 
     def _matched(
         self, doubt: NDArray[np.float64], correct: NDArray[np.bool_], n_answered: int
     ) -> dict[str, dict[str, Any]]:
-        found = matched_coverage(
+        matched = matched_coverage(
             self.samples.doubt, self.samples.answer_correct, doubt, correct, n_answered=n_answered, seed=self.seed
         )
         return {
-            "selective_accuracy": self._selective(found.second_answered, correct),
+            "selective_accuracy": self._selective_accuracy(matched.second_answered, correct),
             "doubter": {
-                "selective_accuracy": self._selective(found.first_answered, self.samples.answer_correct),
-                "only_doubter": found.test.only_first,
-                "only_baseline": found.test.only_second,
-                "p_value": found.test.p_value,
+                "selective_accuracy": self._selective_accuracy(matched.first_answered, self.samples.answer_correct),
+                "only_doubter": matched.test.only_first,
+                "only_baseline": matched.test.only_second,
+                "p_value": matched.test.p_value,
             },
         }
 
-    def _selective(self, answered: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, Any]:
+    def _selective_accuracy(self, answered: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, Any]:
         return self._share(lambda at: selective_accuracy(answered[at], correct[at]))
 
     def _share(self, share: Callable[[NDArray[np.intp]], Share]) -> dict[str, Any]:
-        found = share(np.arange(len(self.samples)))
+        overall = share(np.arange(len(self.samples)))
         (interval,) = share_intervals(
             lambda at: [share(at)],
             len(self.samples),
@@ -141,7 +138,7 @@ class Comparison:
             n_resamples=self.n_bootstrap,
             seed=self.seed,
         )
-        return figure(found.value, interval, found.total)
+        return figure(overall.value, interval, overall.total)
 
     def _interval(self, statistic: Callable[[NDArray[np.intp]], float | None]) -> dict[str, float | None]:
         value = statistic(np.arange(len(self.samples)))

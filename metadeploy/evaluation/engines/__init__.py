@@ -1,10 +1,10 @@
-"""What puts questions to a base and its Doubter: PyTorch or the compiled runtime, with the same answers up to rounding.
+"""Engines ask a base and its Doubter: PyTorch or the compiled runtime, with the same answers up to rounding.
 
-An engine is asked for the base's own answer and, for each gain wanted, for how much the Doubter doubts and for what it
-says where it answers. Doubt and threshold act on the first token only, so one answer, with the refusal's first token
-ruled out there, serves every threshold.
+An engine returns the base's own answer and, for each gain, the Doubter's doubt and its answer if it does not decline.
+Doubt and threshold act only on the first token. So the engine masks the refusal's first token there, and one answer
+serves every threshold.
 
-The implementations are imported from their modules, since one needs torch and the other the compiled core.
+Import the implementations from their modules, because one needs torch and the other the compiled core.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final, Protocol
 
 from metadeploy.data.question import Question
 
-__all__ = ["AS_SHIPPED", "BEYOND_REFUSAL", "AnswerLimits", "Answered", "BaseAnswer", "Engine", "Reply"]
+__all__ = ["DEFAULT_GAIN", "REFUSAL_SLACK", "AnswerLimits", "Answered", "BaseAnswer", "Engine", "Reply"]
 
-#: The gain that a wrapper was trained and calibrated at.
-AS_SHIPPED: Final = 1.0
-#: A refusal that says more than it was trained to shows it within so many tokens.
-BEYOND_REFUSAL: Final = 8
+#: The gain of training and calibration.
+DEFAULT_GAIN: Final = 1.0
+#: Tokens to generate after the length of the trained refusal, to see whether the refusal continues.
+REFUSAL_SLACK: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerLimits:
-    """How long answers are, as when the questions were collected.
+    """The length of answers, the same as when the questions were collected.
 
     Attributes:
-        max_new_tokens: most tokens of an answer.
-        whole_answer: keep and judge the whole answer, not only its first sentence; of multiple choice it always is.
+        max_new_tokens: maximum number of tokens of an answer.
+        whole_answer: whether the whole answer counts, and not only its first sentence; always so for multiple choice.
     """
 
     max_new_tokens: int = 32
@@ -38,12 +38,12 @@ class AnswerLimits:
 
 @dataclass(frozen=True)
 class BaseAnswer:
-    """What the base says by itself.
+    """The answer of the base alone.
 
     Attributes:
-        text: its greedy answer: the first sentence, or all of it.
-        logprobs: natural log-probability of the shortest run of tokens that says it.
-        complete: False where the length limit cut it off.
+        text: its greedy answer: the first sentence, or the whole answer.
+        logprobs: natural log-probabilities of the tokens of this text.
+        complete: False if the length limit cut off the answer.
     """
 
     text: str
@@ -53,14 +53,14 @@ class BaseAnswer:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the base says with its Doubter at one gain.
+    """The answer of the base with its Doubter at one gain.
 
     Attributes:
         gain: strength of the injection; 0 is the base exactly.
-        doubt: in [0, 1], calibrated bias included.
-        text: the greedy answer where it answers: the first sentence, or all of it.
-        refusal: all that it says where it declines at the shipped threshold of 0.5; None where it does not, and at
-            gains other than 1.
+        doubt: doubt in [0, 1], including the calibrated bias.
+        text: the greedy answer if it does not decline: the first sentence, or the whole answer.
+        refusal: the whole refusal if it declines at the default threshold of 0.5; None if it does not, and at other
+            gains than 1.
     """
 
     gain: float
@@ -71,12 +71,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Answered:
-    """One question, answered.
+    """The answers to one question.
 
     Attributes:
-        index: its place among the questions asked.
-        base: the base alone.
-        replies: the base with its Doubter, one for each gain asked for, in that order.
+        index: index of the question among the questions of the call.
+        base: the answer of the base alone.
+        replies: the answers of the base with its Doubter, one for each gain, in the order of the call.
     """
 
     index: int
@@ -85,19 +85,19 @@ class Answered:
 
 
 class Engine(Protocol):
-    """Answers questions greedily, through the base's chat template with the wrapper's settings."""
+    """Answers questions with greedy decoding, the base's chat template and the wrapper's prompt settings."""
 
     @property
     def refusal_text(self) -> str:
-        """What the wrapper was trained to say when it does not know."""
+        """The trained refusal."""
 
     def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
-        """Answer questions, each once and in any order, as soon as they are ready.
+        """Yield the answers to each question once, in any order, as soon as they are complete.
 
         Args:
-            questions: what the user says, and whether it is multiple choice.
-            gains: at which the Doubter replies; none asks the base alone.
+            questions: the questions.
+            gains: gains of the Doubter; empty asks only the base.
         """
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the model."""

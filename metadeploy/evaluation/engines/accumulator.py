@@ -1,4 +1,4 @@
-"""An answer of the compiled runtime, collected from its chunks."""
+"""Collects an answer of the compiled runtime from its chunks."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ __all__ = ["AnswerAccumulator"]
 
 
 class AnswerAccumulator:
-    """One answer as it grows.
+    """A growing answer.
 
     Attributes:
-        complete: whether all that is kept of the answer is there.
-        logprobs: natural log-probability of each token, if they were asked for.
+        complete: whether the part of the answer that counts is complete.
+        logprobs: natural log-probability of each token, if the request asked for them.
     """
 
     def __init__(self, *, whole: bool) -> None:
-        """Begin an answer; ``whole`` keeps all of it, and not only its first sentence."""
+        """Start an answer; ``whole`` means that the whole answer counts, and not only its first sentence."""
         self.complete = False
         self.logprobs: list[float] = []
         self._whole = whole
         self._doubt: float | None = None
         self._ended = False
         self._token_ids: list[int] = []
-        self._shown = [""]  # the text after each number of tokens
+        self._texts = [""]  # the text after each number of tokens
 
     def add(self, chunk: GenerationChunk) -> bool:
-        """Add a chunk; return whether the answer is complete."""
+        """Add a chunk. Return whether the answer is complete."""
         self._token_ids += chunk.token_ids
         self.logprobs += [item.logprob for item in chunk.logprobs or ()]
-        self._shown += [self._shown[-1]] * len(chunk.token_ids)
-        self._shown[-1] += chunk.text
+        self._texts += [self._texts[-1]] * len(chunk.token_ids)
+        self._texts[-1] += chunk.text
         self._doubt = chunk.doubt
         self._ended = chunk.result is not None and chunk.result.finish_reason == "stop"
-        self.complete = chunk.result is not None or is_complete(self._shown[-1], whole=self._whole)
+        self.complete = chunk.result is not None or is_complete(self._texts[-1], whole=self._whole)
         return self.complete
 
     @property
-    def kept(self) -> ExtractedAnswer:
-        """The part that is judged; as shown, because decoding the tokens again may change spaces."""
-        return extract_answer(self._token_ids, lambda ids: self._shown[len(ids)], ended=self._ended, whole=self._whole)
+    def result(self) -> ExtractedAnswer:
+        """The part of the answer that counts. It has the streamed text, because decoding again may change spaces."""
+        return extract_answer(self._token_ids, lambda ids: self._texts[len(ids)], ended=self._ended, whole=self._whole)
 
     @property
     def doubt(self) -> float:
@@ -51,5 +51,5 @@ class AnswerAccumulator:
             Error: the runtime cannot measure doubt.
         """
         if self._doubt is None:
-            raise Error("sidecar: tells no refusal that this vocabulary has tokens for, expected one to measure doubt")
+            raise Error("sidecar: has no refusal with tokens in this vocabulary, expected one to measure doubt")
         return self._doubt

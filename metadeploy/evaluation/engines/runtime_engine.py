@@ -8,101 +8,102 @@ from typing import Final
 
 from metadeploy.data.checker import uses_full_answer
 from metadeploy.data.question import Question
-from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
+from metadeploy.evaluation.engines import DEFAULT_GAIN, REFUSAL_SLACK, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.evaluation.engines.accumulator import AnswerAccumulator
 from metadeploy.runtime import MetaLlama, Request
 from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["RuntimeEngine"]
 
-#: The threshold that never declines.
-_NEVER: Final = 1.0
+#: With this threshold, the Doubter never declines.
+_NEVER_DECLINE: Final = 1.0
 
 
 class RuntimeEngine:
     """A base GGUF with its sidecar."""
 
     def __init__(self, llm: MetaLlama, *, limits: AnswerLimits) -> None:
-        """Take a loaded model, with a sidecar attached; `close` closes it.
+        """Take a loaded model with a sidecar. `close` closes it.
 
         Args:
-            llm: the model; as many answers are made at once as it has sequences.
-            limits: of the answers.
+            llm: the model; it generates as many answers at once as it has sequences.
+            limits: limits of the answers.
         """
         self._llm = llm
         self._limits = limits
-        #: What the wrapper was trained to say when it does not know.
+        #: The trained refusal.
         self.refusal_text = llm.refusal_text
-        self._refusal_length = len(llm.tokenize(llm.refusal_text, add_special=False)) + BEYOND_REFUSAL
+        self._refusal_length = len(llm.tokenize(llm.refusal_text, add_special=False)) + REFUSAL_SLACK
 
     def close(self) -> None:
         """Free the model."""
         self._llm.close()
 
     def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
-        """Answer questions, those that are declined at last; as `Engine.ask`."""
-        declined: dict[int, list[_Said]] = {}
-        for index, said in self._say(questions, gains):
-            if any(reply.declines for reply in said[1:]):
-                declined[index] = said
+        """Answer questions as in `Engine.ask`. Declined questions come last."""
+        declined: dict[int, list[_Answer]] = {}
+        for index, answers in self._generate(questions, gains):
+            if any(answer.declines for answer in answers[1:]):
+                declined[index] = answers
             else:
-                yield _answered(index, said, None)
+                yield _answered(index, answers, None)
         refusals = self._llm.generate_batch(
-            (Request(prompt=questions[index].question, gain=AS_SHIPPED) for index in declined),
+            (Request(prompt=questions[index].question, gain=DEFAULT_GAIN) for index in declined),
             max_tokens=self._refusal_length,
         )
-        for answer, (index, said) in zip(refusals, declined.items(), strict=True):
-            if answer.error is not None:
-                raise answer.error
-            assert answer.result is not None
-            yield _answered(index, said, answer.result.text.strip())
+        for refusal, (index, answers) in zip(refusals, declined.items(), strict=True):
+            if refusal.error is not None:
+                raise refusal.error
+            assert refusal.result is not None
+            yield _answered(index, answers, refusal.result.text.strip())
 
-    def _say(self, questions: Sequence[Question], gains: Sequence[float]) -> Iterator[tuple[int, list[_Said]]]:
-        """Each question with the base's answer, then the Doubter's where it answers, for each gain."""
+    def _generate(self, questions: Sequence[Question], gains: Sequence[float]) -> Iterator[tuple[int, list[_Answer]]]:
+        """Yield the index of each question with the base's answer, then the Doubter's answer at each gain."""
         whole = [uses_full_answer(question, whole=self._limits.whole_answer) for question in questions]
-        said = [[_Said(gain, AnswerAccumulator(whole=all_of_it)) for gain in (None, *gains)] for all_of_it in whole]
-        places = [(index, one) for index, each in enumerate(said) for one in each]
-        steps = self._llm.stream_batch(
-            (one.request(questions[index].question) for index, one in places),
+        answers = [[_Answer(gain, AnswerAccumulator(whole=is_whole)) for gain in (None, *gains)] for is_whole in whole]
+        requested = [(index, answer) for index, row in enumerate(answers) for answer in row]
+        stream = self._llm.stream_batch(
+            (answer.request(questions[index].question) for index, answer in requested),
             max_tokens=self._limits.max_new_tokens,
             logprobs=0,
         )
-        for answer, chunk in steps:
+        for item, chunk in stream:
             if chunk is None:
-                assert answer.error is not None
-                raise answer.error
-            index, one = places[answer.index]
-            if one.answer.add(chunk):
-                answer.close()
-                if all(each.answer.complete for each in said[index]):
-                    yield index, said[index]
+                assert item.error is not None
+                raise item.error
+            index, answer = requested[item.index]
+            if answer.accumulator.add(chunk):
+                item.close()
+                if all(answer.accumulator.complete for answer in answers[index]):
+                    yield index, answers[index]
 
 
 @dataclass
-class _Said:
-    """One answer to a question; of the base alone where the gain is None."""
+class _Answer:
+    """An answer of the Doubter at a gain, or of the base alone if the gain is None."""
 
     gain: float | None
-    answer: AnswerAccumulator
+    accumulator: AnswerAccumulator
 
     def request(self, question: str) -> Request:
         if self.gain is None:
             return Request(prompt=question, inject=False, doubt_threshold=DEFAULT_THRESHOLD)
-        return Request(prompt=question, gain=self.gain, doubt_threshold=_NEVER)
+        return Request(prompt=question, gain=self.gain, doubt_threshold=_NEVER_DECLINE)
 
     @property
     def declines(self) -> bool:
-        """Whether a refusal is to be spelt out."""
-        return self.gain == AS_SHIPPED and self.answer.doubt >= DEFAULT_THRESHOLD
+        """Whether the refusal must be generated too."""
+        return self.gain == DEFAULT_GAIN and self.accumulator.doubt >= DEFAULT_THRESHOLD
 
-    def of_the_base(self) -> BaseAnswer:
-        kept = self.answer.kept
-        return BaseAnswer(kept.text, tuple(self.answer.logprobs[: kept.n_tokens]), kept.complete)
+    def base_answer(self) -> BaseAnswer:
+        result = self.accumulator.result
+        return BaseAnswer(result.text, tuple(self.accumulator.logprobs[: result.n_tokens]), result.complete)
 
     def reply(self, refusal: str | None) -> Reply:
         assert self.gain is not None
-        return Reply(self.gain, self.answer.doubt, self.answer.kept.text, refusal if self.declines else None)
+        text = self.accumulator.result.text
+        return Reply(self.gain, self.accumulator.doubt, text, refusal if self.declines else None)
 
 
-def _answered(index: int, said: Sequence[_Said], refusal: str | None) -> Answered:
-    return Answered(index, said[0].of_the_base(), tuple(one.reply(refusal) for one in said[1:]))
+def _answered(index: int, answers: Sequence[_Answer], refusal: str | None) -> Answered:
+    return Answered(index, answers[0].base_answer(), tuple(answer.reply(refusal) for answer in answers[1:]))

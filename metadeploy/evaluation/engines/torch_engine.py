@@ -1,8 +1,8 @@
-"""The engine in PyTorch: many questions at once, two passes.
+"""The engine in PyTorch: two passes over many questions at once.
 
-Pass 1 gives the activations, the base's own answer and, for a wrapper that injects from the last prompt token on, the
-keys and values that pass 2 goes on from: it then runs that one token again. For the other wrappers, and for bases whose
-cache is more than keys and values, pass 2 runs the whole prompt.
+Pass 1 computes the activations and the base's own answer. If the wrapper injects from the last prompt token on, pass 2
+reuses the keys and values of pass 1, and evaluates only this token again. For other wrappers, and for bases whose cache
+has more than keys and values, pass 2 evaluates the whole prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metadeploy.batched.prefix import SharedPrefix, left_padded, plain_cache
 from metadeploy.data.answers import extract_answer, stop_when_complete
 from metadeploy.data.checker import uses_full_answer
 from metadeploy.data.question import Question
-from metadeploy.evaluation.engines import AS_SHIPPED, BEYOND_REFUSAL, Answered, AnswerLimits, BaseAnswer, Reply
+from metadeploy.evaluation.engines import DEFAULT_GAIN, REFUSAL_SLACK, Answered, AnswerLimits, BaseAnswer, Reply
 from metadeploy.reference.base import FrozenBase, eos_ids
 from metadeploy.reference.doubt import refusal_token
 from metadeploy.reference.pipeline import MetaSpiderPipeline
@@ -33,14 +33,14 @@ __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """A base and its Doubter as transformers and the reference have them."""
+    """A base in transformers with its Doubter in the reference implementation."""
 
     def __init__(self, pipeline: MetaSpiderPipeline, *, limits: AnswerLimits, batch_size: int = 128) -> None:
         """Take a pipeline.
 
         Args:
-            pipeline: with a wrapper attached.
-            limits: of the answers.
+            pipeline: a pipeline with an attached wrapper.
+            limits: limits of the answers.
             batch_size: questions at once.
 
         Raises:
@@ -54,16 +54,16 @@ class TorchEngine:
         self._stop_ids = {*self._base.stop_ids, *eos_ids(pipeline.tokenizer)}
         self._limits = limits
         self._batch_size = batch_size
-        #: What the wrapper was trained to say when it does not know.
+        #: The trained refusal.
         self.refusal_text = self._doubter.config.refusal_text
-        self._refusal_length = len(pipeline.tokenize(self.refusal_text)) + BEYOND_REFUSAL
+        self._refusal_length = len(pipeline.tokenize(self.refusal_text)) + REFUSAL_SLACK
         pipeline.model.eval()
 
     def close(self) -> None:
-        """Nothing is held that needs to be freed by hand."""
+        """Do nothing: Python frees the model."""
 
     def ask(self, questions: Sequence[Question], *, gains: Sequence[float]) -> Iterator[Answered]:
-        """Answer questions, those of like length together; as `Engine.ask`."""
+        """Answer questions as in `Engine.ask`, with questions of similar length in one batch."""
         texts = [self._pipeline.apply_chat_template(question.question) for question in questions]
         prompts = [self._pipeline.tokenize(text) for text in texts]
         if not prompts:
@@ -74,9 +74,9 @@ class TorchEngine:
             stop_ids=self._stop_ids,
             prefix=SharedPrefix.of(self._base, prompts),
         )
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        for start in range(0, len(by_length), self._batch_size):
+            batch = by_length[start : start + self._batch_size]
             whole = [uses_full_answer(questions[index], whole=self._limits.whole_answer) for index in batch]
             yield from self._batch(batch, [prompts[index] for index in batch], whole, clean_pass, gains)
 
@@ -90,33 +90,33 @@ class TorchEngine:
         gains: Sequence[float],
     ) -> list[Answered]:
         prefilled = clean_pass.prefill(prompts)
-        # the base's answer uses its cache up: whatever else begins there comes first
+        # the base's answer changes the cache of pass 1, so everything that starts from this cache comes first
         replies = [self._replies(prompts, whole, prefilled, gain) for gain in gains]
-        said = self._answers(prefilled.opening, whole=whole)
+        answers = self._answers(prefilled.opening, whole=whole)
         return [
-            Answered(index, self._base_answer(answer, whole=whole[row]), tuple(each[row] for each in replies))
-            for row, (index, answer) in enumerate(zip(indices, said, strict=True))
+            Answered(index, self._base_answer(answer, whole=whole[row]), tuple(column[row] for column in replies))
+            for row, (index, answer) in enumerate(zip(indices, answers, strict=True))
         ]
 
     def _base_answer(self, answer: GreedyAnswer, *, whole: bool) -> BaseAnswer:
-        kept = extract_answer(answer.token_ids, self._text, ended=answer.ended, whole=whole)
-        return BaseAnswer(kept.text, answer.logprobs[: kept.n_tokens], kept.complete)
+        result = extract_answer(answer.token_ids, self._text, ended=answer.ended, whole=whole)
+        return BaseAnswer(result.text, answer.logprobs[: result.n_tokens], result.complete)
 
     def _replies(
         self, prompts: Sequence[Sequence[int]], whole: Sequence[bool], prefilled: Prefilled, gain: float
     ) -> list[Reply]:
         config = self._doubter.config
-        # the template ends every prompt alike
+        # the template ends every prompt with the same token
         refusal = refusal_token(self._pipeline.tokenizer, config, last_prompt_token=prompts[0][-1])
         tokens = self._cognitive_tokens(prefilled)
         opening = self._injected_opening(prompts, prefilled, tokens, gain)
         doubts = torch.sigmoid(doubt_margin(opening.logits, refusal).double() + config.refusal_bias)
         declined = (doubts >= DEFAULT_THRESHOLD).nonzero()[:, 0]
         refusals: dict[int, str] = {}
-        if gain == AS_SHIPPED and len(declined):
-            found = self._spelt_out(opening.rows(declined), tokens[declined], refusal)
-            refusals = dict(zip(declined.tolist(), found, strict=True))
-        # at gain 0 it is the base, which no threshold keeps from its words
+        if gain == DEFAULT_GAIN and len(declined):
+            texts = self._refusals(opening.rows(declined), tokens[declined], refusal)
+            refusals = dict(zip(declined.tolist(), texts, strict=True))
+        # at gain 0 the model is the base, which never declines
         logits = opening.logits if gain == 0 else mask_token(opening.logits.float(), refusal)
         answers = self._answers(
             AnswerOpening(logits, opening.cache, opening.attention_mask, opening.positions),
@@ -137,7 +137,7 @@ class TorchEngine:
     def _injected_opening(
         self, prompts: Sequence[Sequence[int]], prefilled: Prefilled, tokens: Tensor, gain: float
     ) -> AnswerOpening:
-        """Pass 2 over the prompts, on a cache of its own."""
+        """Evaluate pass 2 over the prompts, with a cache of its own."""
         clean, batch = prefilled.opening, prefilled.batch
         if gain == 0:
             return clean.rows(torch.arange(len(prompts), device=clean.logits.device))
@@ -153,18 +153,18 @@ class TorchEngine:
         else:
             cache, batch = None, left_padded(prompts, None, self._base.device)
             inputs = batch.inputs()
-        where = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+        positions = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
         if from_last:
-            where[:, :-1] = False
-        with injected(self._base, self._doubter, tokens, where, gain=gain):
+            positions[:, :-1] = False
+        with injected(self._base, self._doubter, tokens, positions, gain=gain):
             output = self._base.model(**inputs, past_key_values=cache, use_cache=True, **self._base.last_logits)
         return AnswerOpening.of(output, batch)
 
-    def _spelt_out(self, opening: AnswerOpening, tokens: Tensor, refusal: int) -> list[str]:
-        """All that is said after the refusal's first token, that token included."""
-        only = torch.full_like(opening.logits, -torch.inf)
-        only[:, refusal] = 0
-        opening = AnswerOpening(only, opening.cache, opening.attention_mask, opening.positions)
+    def _refusals(self, opening: AnswerOpening, tokens: Tensor, refusal: int) -> list[str]:
+        """Generate answers that start with the refusal's first token."""
+        logits = torch.full_like(opening.logits, -torch.inf)
+        logits[:, refusal] = 0
+        opening = AnswerOpening(logits, opening.cache, opening.attention_mask, opening.positions)
         answers = self._answers(opening, whole=[True] * len(tokens), tokens=tokens, max_new_tokens=self._refusal_length)
         return [self._text(answer.token_ids).strip() for answer in answers]
 
@@ -174,14 +174,14 @@ class TorchEngine:
         *,
         whole: Sequence[bool],
         tokens: Tensor | None = None,
-        gain: float = AS_SHIPPED,
+        gain: float = DEFAULT_GAIN,
         max_new_tokens: int | None = None,
     ) -> list[GreedyAnswer]:
         def around(rows: Tensor) -> AbstractContextManager[None]:
             if tokens is None or gain == 0:
                 return nullcontext()
-            where = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
-            return injected(self._base, self._doubter, tokens[rows], where, gain=gain)
+            positions = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+            return injected(self._base, self._doubter, tokens[rows], positions, gain=gain)
 
         return greedy_answers(
             self._base,

@@ -1,4 +1,4 @@
-"""The files that the rungs are made of: the base in other types by llama.cpp, and the exported sidecars."""
+"""The files of the rungs: the base, quantized by llama.cpp, and the exported sidecars."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from metadeploy.evaluation.loading import identity
 from metadeploy.export import export
 from metadeploy.sidecar.gguf_file import TensorInfo, read_gguf
 
-__all__ = ["WorkFolder", "described_file", "matrix_types", "quantised_note"]
+__all__ = ["WorkFolder", "describe_file", "matrix_types", "quantized_note"]
 
-#: Types from which quantising loses no more than it must.
-_UNQUANTISED: Final = frozenset({"F32", "F16", "BF16"})
+#: Types that are not quantized. Quantizing weights of other types loses more.
+_UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 #: Weights of one block of a K type; a row is stored in whole blocks.
 _K_BLOCK: Final = 256
 
 
 def matrix_types(base: Path) -> dict[str, int]:
-    """How many of a base's matrices have which type, the most frequent first; norms and biases are left out.
+    """Count a base's matrices of each type, the most frequent type first, without norms and biases.
 
     Raises:
-        ModelLoadError: not a well-formed GGUF file.
+        ModelLoadError: the file is not a well-formed GGUF.
     """
     return dict(Counter(matrix.type for matrix in _matrices(base)).most_common())
 
@@ -36,28 +36,28 @@ def _matrices(base: Path) -> list[TensorInfo]:
     return [tensor for tensor in read_gguf(base, role="base model").tensors.values() if len(tensor.shape) > 1]
 
 
-def quantised_note(base: Path, types: dict[str, int]) -> str | None:
-    """What is to be said of a base that is quantised already; None where it is not."""
-    if types.keys() <= _UNQUANTISED:
+def quantized_note(base: Path, types: dict[str, int]) -> str | None:
+    """Return a warning if a base is already quantized, otherwise None."""
+    if types.keys() <= _UNQUANTIZED:
         return None
     return (
-        f"base '{base.name}': has weights of type {', '.join(types)}, expected F32, F16 or BF16: quantising them again "
-        "loses more than quantising the original would, and the reference is this file's weights, dequantised"
+        f"base '{base.name}': has weights of type {', '.join(types)}, expected F32, F16 or BF16: quantizing them again "
+        "loses more than quantizing the original, and the reference has this file's weights, dequantized"
     )
 
 
-def described_file(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a base, and what it is made of, ready for JSON.
+def describe_file(path: Path) -> dict[str, Any]:
+    """Describe a base: name, size, SHA-256, and the types of its tensors, ready for JSON.
 
     A file type such as Q4_K_M is a recipe: llama.cpp gives some matrices a larger type, and cannot give a K type to a
-    matrix whose rows are no multiple of 256. So the types are read from the file's own tensors.
+    matrix whose rows are not a multiple of 256. So the types are read from the file's own tensors.
 
     Returns:
-        As `identity`, and ``matrices``: how many have which type; ``weights``: the share of all weights in matrices
-        that each type holds, in (0, 1]; ``no_k_type``: how many matrices cannot have a K type.
+        The keys of `identity`, and ``matrices``: number of matrices by type; ``weights``: proportion of the matrices'
+        weights by type, in (0, 1]; ``no_k_type``: number of matrices that cannot have a K type.
 
     Raises:
-        ModelLoadError: not a well-formed GGUF file.
+        ModelLoadError: the file is not a well-formed GGUF.
     """
     types = matrix_types(path)
     weights: Counter[str] = Counter()
@@ -72,10 +72,10 @@ def described_file(path: Path) -> dict[str, Any]:
 
 
 class WorkFolder:
-    """Where the files of the rungs lie, made when they are first asked for.
+    """The folder with the files of the rungs, which are created when they are first needed.
 
-    A quantised base is named after its type and the file that it comes from. It gets that name when it is complete, so
-    one that is there need not be made again.
+    The name of a quantized base has its type and the name of the original file. The file gets this name when it is
+    complete, so an existing file can be used.
 
     Attributes:
         path: the folder.
@@ -92,33 +92,33 @@ class WorkFolder:
         threads: int | None,
         refusal_text: str | None = None,
     ) -> None:
-        """Prepare; the folder is made with the first file.
+        """Prepare. The folder is created with the first file.
 
         Args:
             path: the folder.
-            keep: False deletes each base once its rungs are done, and the folder in the end.
-            base: what is quantised.
-            base_sha256: of that file.
-            checkpoint: what is exported.
-            threads: of the quantisation; None for as many as there are.
-            refusal_text: of the sidecars, where the checkpoint does not say it.
+            keep: False deletes each base when its rungs are finished, and the folder at the end.
+            base: the base to quantize.
+            base_sha256: SHA-256 of this file.
+            checkpoint: the checkpoint to export.
+            threads: threads for quantizing; None for all CPUs.
+            refusal_text: refusal of the sidecars, if the checkpoint does not have one.
         """
         self.path = path
         self._keep, self._base, self._checkpoint, self._threads = keep, base, checkpoint, threads
         self._refusal_text = refusal_text
         self._stem = f"{base.stem}-{base_sha256[:8]}"
         types = list(matrix_types(base))
-        self._own_type = types[0] if len(types) == 1 and types[0] in _UNQUANTISED else None
+        self._own_type = types[0] if len(types) == 1 and types[0] in _UNQUANTIZED else None
 
     def base_path(self, kind: str) -> Path:
-        """Where the base of a type is to be found: the original where it has that type."""
+        """Return the path of the base in a type: the original, if it has this type."""
         return self._base if kind == self._own_type else self.path / f"{self._stem}-{kind}.gguf"
 
     def base(self, kind: str) -> Path:
-        """The base in a type.
+        """Return the base in a type. Quantize it if the file does not exist.
 
         Raises:
-            ModelLoadError: llama.cpp cannot quantise it.
+            ModelLoadError: llama.cpp cannot quantize it.
         """
         path = self.base_path(kind)
         if not path.exists():
@@ -130,12 +130,12 @@ class WorkFolder:
         return path
 
     def sidecar(self, kind: OutType) -> Path:
-        """The sidecar in a type; exported anew each time, which takes no time.
+        """Export the sidecar in a type, every time, because this is fast.
 
         Raises:
             CheckpointError: the checkpoint cannot be used.
             SidecarError: a value does not fit the type.
-            Error: the base has its place.
+            Error: the base has the same path.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         target = self.path / f"sidecar-{kind}.gguf"
@@ -143,11 +143,11 @@ class WorkFolder:
         return export(self._checkpoint, output=target, outtype=kind, refusal_text=self._refusal_text, force=True).path
 
     def release(self, kind: str) -> None:
-        """Say that the base of a type is needed no more."""
+        """Delete the base in a type, unless the files are kept."""
         if not self._keep and self.base_path(kind) != self._base:
             self.base_path(kind).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Say that nothing is needed any more."""
+        """Delete the folder, unless the files are kept."""
         if not self._keep:
             shutil.rmtree(self.path, ignore_errors=True)

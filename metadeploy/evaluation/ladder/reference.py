@@ -1,4 +1,4 @@
-"""What the rungs are compared with: PyTorch in F32 on the weights of the very same base file."""
+"""The reference of the rungs: PyTorch in F32 with the weights of the same base file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
-from metadeploy.evaluation.engines import AS_SHIPPED, Answered, AnswerLimits
+from metadeploy.evaluation.engines import DEFAULT_GAIN, Answered, AnswerLimits
 from metadeploy.evaluation.engines.torch_engine import TorchEngine
 from metadeploy.evaluation.ladder.samples import LadderSample
 from metadeploy.evaluation.ladder.vectors import Vectors
@@ -22,7 +22,7 @@ from metadeploy.sidecar.spec import DEFAULT_THRESHOLD
 
 __all__ = ["ask_pytorch"]
 
-#: Questions at once: few enough for logits in F32, and for progress to be told now and then.
+#: Questions at once: few enough for logits in F32, and for frequent progress.
 _BATCH: Final = 32
 
 
@@ -36,16 +36,16 @@ def ask_pytorch(
     device: str,
     progress: Callable[[int, int], None],
 ) -> tuple[tuple[LadderSample, ...], Vectors]:
-    """Ask the base alone and with its Doubter, and keep what is computed on the way.
+    """Ask the base alone and with its Doubter. Also return the activations and cognitive tokens.
 
     Args:
-        base: a GGUF, whose weights are dequantised to F32.
+        base: a GGUF, whose weights are dequantized to F32.
         checkpoint: the wrapper.
-        questions: with their places in the split.
-        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
-        limits: of the answers.
+        questions: the questions with their indices in the split.
+        refusal_text: the trained refusal, for files that do not have it.
+        limits: limits of the answers.
         device: a torch device, or ``auto``.
-        progress: told of so many questions how many are done; each counts twice.
+        progress: called with the number of finished questions and of all questions; each question counts twice.
 
     Returns:
         A sample for each question, in their order, and the vectors.
@@ -68,10 +68,10 @@ def ask_pytorch(
         tokens = doubter(stacked.to(next(doubter.parameters()).device)).cpu()
     engine = TorchEngine(pipeline, limits=limits, batch_size=_BATCH)
     samples: dict[int, LadderSample] = {}
-    for answered in engine.ask([question for _, question in questions], gains=(AS_SHIPPED,)):
+    for answered in engine.ask([question for _, question in questions], gains=(DEFAULT_GAIN,)):
         samples[answered.index] = _sample(*questions[answered.index], answered, whole=limits.whole_answer)
         progress(len(questions) + len(samples), total)
-    return tuple(samples[place] for place in range(len(questions))), Vectors(stacked.numpy(), tokens.numpy())
+    return tuple(samples[row] for row in range(len(questions))), Vectors(stacked.numpy(), tokens.numpy())
 
 
 def _sample(index: int, question: Question, answered: Answered, *, whole: bool) -> LadderSample:

@@ -1,4 +1,4 @@
-"""A ladder's results as tables: for a terminal, and as Markdown for the docs."""
+"""Formats the results of a ladder as tables, for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["markdown", "remarks", "tables"]
 
 @dataclass(frozen=True)
 class _Grid:
-    """A table of texts: its title, the columns' titles, the rows; the first column names the rung."""
+    """A table of texts with its title and the titles of its columns. The first column names the rung."""
 
     title: str
     columns: tuple[str, ...]
@@ -26,21 +26,21 @@ class _Grid:
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[Table]:
-    """What a ladder found, for a terminal."""
+    """Yield the tables for a terminal."""
     for grid in _grids(results):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=grid.title, title_justify="left")
-        for place, title in enumerate(grid.columns):
-            table.add_column(escape(title), justify="right" if place else "left", no_wrap=not place)
+        for column, title in enumerate(grid.columns):
+            table.add_column(escape(title), justify="right" if column else "left", no_wrap=not column)
         for row in grid.rows:
             table.add_row(*map(escape, row))
         yield table
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The same, ready for the docs, and what the figures rest on."""
-    parts = [_markdown_table(grid) for grid in _grids(results)]
-    parts.append("\n".join(f"- {line}" for line in remarks(results)))
-    return "\n\n".join(parts) + "\n"
+    """Format the tables in Markdown, with the remarks below them."""
+    blocks = [_markdown_table(grid) for grid in _grids(results)]
+    blocks.append("\n".join(f"- {remark}" for remark in remarks(results)))
+    return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_table(grid: _Grid) -> str:
@@ -54,12 +54,12 @@ def _grids(results: Mapping[str, Any]) -> tuple[_Grid, ...]:
     files = {row["base"]: row["files"]["base"] for row in rungs}
     return (
         _Grid(
-            "How near to PyTorch F32",
+            "Agreement with PyTorch F32",
             ("type", "activations", "cognitive tokens", "decisions agree", "declines", "answers", "doubt differs by"),
-            tuple((row["name"], *_nearness(row)) for row in rungs),
+            tuple((row["name"], *_agreement(row)) for row in rungs),
         ),
         _Grid(
-            "What that comes to",
+            "Metrics",
             ("type", "base accuracy", "coverage", "selective accuracy", "refusal precision", "over-refusal"),
             tuple((row["name"], *_outcome(row["metrics"])) for row in (reference, *rungs)),
         ),
@@ -69,14 +69,14 @@ def _grids(results: Mapping[str, Any]) -> tuple[_Grid, ...]:
             tuple((row["name"], *_cost(row)) for row in rungs),
         ),
         _Grid(
-            "What the base files are made of",
-            ("type asked for", "types of the matrices, and their share of the weights", "no K type possible"),
-            tuple((kind, *_made_of(file)) for kind, file in files.items()),
+            "Types in the base files",
+            ("file type", "types of the matrices, and their share of the weights", "no K type possible"),
+            tuple((kind, *_types(file)) for kind, file in files.items()),
         ),
     )
 
 
-def _nearness(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _agreement(row: Mapping[str, Any]) -> tuple[str, ...]:
     decisions = row["decisions"]
     cosines = (f"{row[key]['mean']:.5f} ({row[key]['least']:.4f})" for key in ("activations", "cognitive_tokens"))
     return (
@@ -99,45 +99,45 @@ def _outcome(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _cost(row: Mapping[str, Any]) -> tuple[str, ...]:
-    sizes = (f"{row['files'][part]['size'] / 1e6:,.1f} MB" for part in ("base", "sidecar"))
-    rates = (_rate(row["speed"][who][what]) for what in ("prompt", "decode") for who in ("base", "doubter"))
+    sizes = (f"{row['files'][file]['size'] / 1e6:,.1f} MB" for file in ("base", "sidecar"))
+    rates = (_rate(row["speed"][model][stage]) for stage in ("prompt", "decode") for model in ("base", "doubter"))
     return (*sizes, *rates)
 
 
-def _made_of(file: Mapping[str, Any]) -> tuple[str, ...]:
+def _types(file: Mapping[str, Any]) -> tuple[str, ...]:
     types = (f"{count} {kind} ({_share(file['weights'][kind])})" for kind, count in file["matrices"].items())
     return ", ".join(types), f"{file['no_k_type']} of {sum(file['matrices'].values())}"
 
 
 def remarks(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the figures rest on."""
+    """Yield sentences about the conditions and the columns of the tables."""
     config, environment = results["config"], results["environment"]
     cache = {
-        "f32": "keys and values in F32, no flash attention: only the weights differ",
-        "f16": "keys and values in F16, flash attention where it helps: as the runtime has it by itself",
+        "f32": "keys and values in F32, no flash attention, so that only the weights differ",
+        "f16": "keys and values in F16, flash attention if it helps, as by default in the runtime",
     }
     yield (
         f"n = {results['n']:,} questions of {config['split']} (seed {config['seed']}), threshold "
         f"{config['threshold']:g}; base `{config['base']['name']}`; {cache[config['cache_type']]}."
     )
     yield (
-        "Activations, cognitive tokens: cosine with PyTorch's, mean over questions and layers (or tokens), in brackets "
-        "the least of all. Decision: to answer or to decline; of those that do not agree, how many decline, or answer, "
-        "in place of what PyTorch does. Doubt: mean absolute difference."
+        "Activations, cognitive tokens: cosine with PyTorch's, mean over questions and layers (or tokens), and the "
+        "minimum in parentheses. Decision: to answer or to decline. Declines, answers: number of questions that this "
+        "type declines but PyTorch answers, and the reverse. Doubt: mean absolute difference."
     )
     yield (
-        "Refusal precision: of what is declined, the share that the base of that type gets wrong. Over-refusal: of "
-        "what it gets right, the share that is declined. In square brackets 95 % intervals."
+        "Refusal precision: proportion of the declined questions that the base of this type gets wrong. Over-refusal: "
+        "proportion of its right answers that are declined. Square brackets: 95 % intervals."
     )
     threads = "threads by default" if config["threads"] is None else f"threads: {config['threads']}"
     yield (
-        "Speed: tokens a second, median over questions, in brackets the quartiles; of the prompt until the first token "
-        "can be chosen (with the Doubter both passes), of the answer from its second token on. An indication, for the "
-        f"types were measured one after the other ({threads}, CPUs: {environment['cpu_count']})."
+        "Speed: tokens per second, median over questions, with quartiles in parentheses. Prompt: until the first token "
+        "can be chosen (both passes with the Doubter). Answer: from its second token on. Only an indication, because "
+        f"the types were measured one after another ({threads}, CPUs: {environment['cpu_count']})."
     )
     yield (
-        "Types: read from each file's tensors. A file type is a recipe: llama.cpp takes a larger type where it matters "
-        "most, and another type than a K type for matrices whose rows are no multiple of 256."
+        "Types: read from each file's tensors. A file type is a recipe: llama.cpp uses a larger type for the most "
+        "important matrices, and no K type for matrices whose rows are not a multiple of 256."
     )
     yield from (f"Note: {note}." for note in results["notes"])
 

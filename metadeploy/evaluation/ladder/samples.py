@@ -1,4 +1,4 @@
-"""One line for each question and rung, and the file of a rung."""
+"""The samples of a rung, one for each question, and their file."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ _SCHEMA: Final = 1
 
 @dataclass(frozen=True)
 class Cosine:
-    """How near vectors are to PyTorch's: cosines, each in [-1, 1].
+    """Cosines of vectors with PyTorch's, each in [-1, 1].
 
     Attributes:
-        mean: over layers, or over cognitive tokens.
-        least: of them.
+        mean: mean over layers, or over cognitive tokens.
+        least: minimum over the same.
     """
 
     mean: float
     least: float
 
     @classmethod
-    def of(cls, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Cosine:
-        """Compare rows [k, D] with rows [k, D]; a row of zeros has cosine 0 with anything."""
-        one, other = ours.astype(np.float64), theirs.astype(np.float64)
-        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        cosines = np.divide((one * other).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
+    def of(cls, vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Cosine:
+        """Compare rows [k, D] with rows [k, D]. A row of zeros has cosine 0 with every row."""
+        a, b = vectors.astype(np.float64), reference.astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines = np.divide((a * b).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
         return cls(float(cosines.mean()), float(cosines.min()))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast an answer came, in tokens a second.
+    """The speed of an answer, in tokens per second.
 
     Attributes:
-        prompt: tokens of the prompt by the time until the first token can be chosen: one pass, or both.
-        decode: of the answer from its second token on; None for answers shorter than that.
+        prompt: tokens of the prompt, divided by the time until the first token can be chosen, after one pass or both.
+        decode: rate of the answer from its second token on; None for shorter answers.
     """
 
     prompt: float
@@ -62,18 +62,18 @@ class LadderSample:
     """One question on one rung, or in PyTorch.
 
     Attributes:
-        index: its place in the split.
-        question: as asked.
-        category: its kind.
-        base_answer: the base's own greedy answer, as far as it is judged.
-        base_correct: whether that is right.
-        doubt: in [0, 1], calibrated bias included.
-        answer: what the Doubter says; None where it declines.
-        answer_correct: whether that is right; False where it declines.
-        activations: of the target layers at the last prompt token, against PyTorch's; None in PyTorch.
-        cognitive_tokens: likewise.
-        base_rates: of the base alone; None in PyTorch.
-        rates: with the Doubter, likewise.
+        index: index of the question in the split.
+        question: the text of the question.
+        category: kind of question.
+        base_answer: the part of the base's own greedy answer that counts.
+        base_correct: whether this answer is right.
+        doubt: doubt in [0, 1], including the calibrated bias.
+        answer: the Doubter's answer; None if it declines.
+        answer_correct: whether this answer is right; False if it declines.
+        activations: comparison of the target layers' outputs with PyTorch's; None in PyTorch.
+        cognitive_tokens: comparison with PyTorch's; None in PyTorch.
+        base_rates: speed of the base alone; None in PyTorch.
+        rates: speed with the Doubter; None in PyTorch.
     """
 
     index: int
@@ -91,7 +91,7 @@ class LadderSample:
 
     @property
     def declined(self) -> bool:
-        """Whether it declines at the shipped threshold."""
+        """Whether the Doubter declines at the default threshold."""
         return declines(self.doubt, DEFAULT_THRESHOLD)
 
 
@@ -100,9 +100,9 @@ class RungSamples:
     """A finished rung.
 
     Attributes:
-        fingerprint: of everything that the samples depend on.
-        files: what base and sidecar were, ready for JSON: names, sizes, hashes, and what the base is made of.
-        samples: one for each question.
+        fingerprint: hash of everything that the samples depend on.
+        files: names, sizes and hashes of base and sidecar, and the types in the base, ready for JSON.
+        samples: one sample for each question.
     """
 
     fingerprint: str
@@ -110,7 +110,7 @@ class RungSamples:
     samples: tuple[LadderSample, ...]
 
     def write(self, path: Path) -> None:
-        """Write all of it, or nothing."""
+        """Write the file as a whole or not at all."""
         lines = ",\n".join(json_text(dataclasses.asdict(sample)) for sample in self.samples)
         head = {"schema": _SCHEMA, "fingerprint": self.fingerprint, "files": self.files}
         text = json_text(head).removesuffix("}")
@@ -118,16 +118,16 @@ class RungSamples:
 
     @classmethod
     def read(cls, path: Path, fingerprint: str) -> RungSamples | None:
-        """Read a rung back; None where there is no such file, or it belongs to another ladder or cannot be read."""
+        """Read a rung; None if the file does not exist, is from another ladder, or cannot be read."""
         try:
-            found = read_object(path, subject=f"rung '{path}'", error=RunDirError)
-            if found.pop("schema", None) != _SCHEMA or found.get("fingerprint") != fingerprint:
+            fields = read_object(path, subject=f"rung '{path}'", error=RunDirError)
+            if fields.pop("schema", None) != _SCHEMA or fields.get("fingerprint") != fingerprint:
                 return None
-            return build(cls, found)
+            return build(cls, fields)
         except (RunDirError, JSONFault):
             return None
 
 
 def column(samples: Iterable[LadderSample], name: str) -> NDArray[Any]:
-    """One attribute of all samples, as an array [n]."""
+    """Return one attribute of all samples as an array [n]."""
     return np.array([getattr(sample, name) for sample in samples])

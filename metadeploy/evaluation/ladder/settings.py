@@ -1,4 +1,4 @@
-"""What `metadeploy ladder` is asked for."""
+"""Settings of `metadeploy ladder`."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ __all__ = [
     "parse_types",
 ]
 
-#: Of keys and values: ``f32`` with plain attention, so that only the weights differ from PyTorch's; ``f16`` with flash
-#: attention where it helps, as the runtime has it by itself.
+#: Type of keys and values: ``f32`` without flash attention, so that only the weights differ from PyTorch's; or ``f16``
+#: with flash attention if it helps, the runtime's default.
 CacheType = Literal["f32", "f16"]
 
-#: File types of a base that llama.cpp can be asked for here; twin of the table in csrc/inspect/quantize.cpp.
+#: File types of a base that llama.cpp can write here, the same as in csrc/inspect/quantize.cpp.
 ALL_TYPES: Final = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K",
 )  # fmt: skip
-#: Those that are asked for by default.
+#: The default types.
 TYPES: Final = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 SIDECAR_TYPES: Final[tuple[OutType, ...]] = ("f32", "f16", "q8_0")
 
-#: The sidecar that every type of the base is tried with.
+#: Every type of the base is tried with this sidecar.
 EXACT_SIDECAR: Final[OutType] = "f32"
-#: The bases that every type of the sidecar is tried with, where they are on the ladder.
-_UNDER_SIDECARS: Final = ("F32", "Q4_K_M")
+#: Every type of the sidecar is tried with these bases, if they are on the ladder.
+_SIDECAR_BASES: Final = ("F32", "Q4_K_M")
 
 
-_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # the range is checked below
+_COUNT: Final = whole_number(-(2**31), 2**31 - 1)  # __post_init__ checks the range
 _TYPES: Final = {
     "base": path(),
     "types": names(),
@@ -64,7 +64,7 @@ class Rung(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``Q4_K_M``, or with another sidecar than F32 ``Q4_K_M + q8_0``."""
+        """``Q4_K_M``, or ``Q4_K_M + q8_0`` with another sidecar than F32."""
         return self.base if self.sidecar == EXACT_SIDECAR else f"{self.base} + {self.sidecar}"
 
 
@@ -73,18 +73,18 @@ class LadderSettings:
     """What to compare, and how.
 
     Attributes:
-        base: the base as GGUF, best in F32, F16 or BF16.
-        types: of the base, each tried with the F32 sidecar.
-        sidecar_types: of the sidecar, each tried with the base in F32 and in Q4_K_M where those are among ``types``,
-            else with the first of these.
-        refusal_text: what the wrapper was trained to decline with, for files that do not say so.
-        split: of the collected questions.
-        limit: most questions, drawn at random.
-        seed: of that drawing.
-        work_dir: where quantised files are put and kept; None: in the run's ladder folder, and deleted.
-        cache_type: of keys and values in the runtime.
+        base: the base as GGUF, preferably in F32, F16 or BF16.
+        types: types of the base, each tried with the F32 sidecar.
+        sidecar_types: types of the sidecar, each tried with the base in F32 and in Q4_K_M if ``types`` has them, or
+            else with the first of ``types``.
+        refusal_text: the trained refusal, for files that do not have it.
+        split: split of the collected questions.
+        limit: maximum number of questions, drawn at random.
+        seed: seed that draws the questions.
+        work_dir: folder for the quantized files, which stay there; None for a temporary one in the run's ladder folder.
+        cache_type: type of keys and values in the runtime.
         device: a torch device for the reference, or ``auto``.
-        threads: of PyTorch and of the runtime; None leaves it to them.
+        threads: threads of PyTorch and of the runtime; None for their defaults.
     """
 
     base: Path
@@ -100,10 +100,10 @@ class LadderSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all at once.
+        """Refuse invalid settings, with all faults in one message.
 
         Raises:
-            Error: a type does not exist, there is none, or a number is out of range.
+            Error: a type does not exist, there are no types, or a number is out of range.
         """
         faults = flag_faults(_TYPES, self)
         if faults:
@@ -112,9 +112,9 @@ class LadderSettings:
             ("--types", self.types, ALL_TYPES),
             ("--sidecar-types", self.sidecar_types, get_args(OutType)),
         )
-        for name, given, known in allowed:
+        for name, kinds, known in allowed:
             faults += [
-                f"{name} has '{kind}', expected some of {', '.join(known)}" for kind in given if kind not in known
+                f"{name} has '{kind}', expected some of {', '.join(known)}" for kind in kinds if kind not in known
             ]
         if not self.types:
             faults.append("--types is empty, expected at least one")
@@ -127,21 +127,21 @@ class LadderSettings:
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """Every pair that is tried, those with the same base beside each other and the F32 sidecar first."""
-        under = [kind for kind in self.types if kind in _UNDER_SIDECARS] or self.types[:1]
+        """All pairs to compare. Pairs with the same base are adjacent, the one with the F32 sidecar first."""
+        sidecar_bases = [kind for kind in self.types if kind in _SIDECAR_BASES] or self.types[:1]
         return tuple(
             Rung(base, sidecar)
             for base in dict.fromkeys(self.types)
-            for sidecar in dict.fromkeys((EXACT_SIDECAR, *(self.sidecar_types if base in under else ())))
+            for sidecar in dict.fromkeys((EXACT_SIDECAR, *(self.sidecar_types if base in sidecar_bases else ())))
         )
 
 
 def parse_types(text: str) -> tuple[str, ...]:
-    """Read types as people write them: names between commas, each once, in any case of letters; ``none`` for none."""
+    """Parse types: names separated by commas, in upper or lower case, without duplicates; ``none`` for no types."""
     names = (name.strip().upper() for name in text.split(","))
     return tuple(dict.fromkeys(name for name in names if name not in ("", "NONE")))
 
 
 def parse_sidecar_types(text: str) -> tuple[OutType, ...]:
-    """The same for the types of a sidecar; what is none is left for `LadderSettings` to refuse."""
+    """Parse types of a sidecar. `LadderSettings` refuses unknown types."""
     return tuple(cast("OutType", name.lower()) for name in parse_types(text))

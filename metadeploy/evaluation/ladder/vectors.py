@@ -1,4 +1,4 @@
-"""Activations and cognitive tokens that PyTorch computes for the questions of a ladder, and their file."""
+"""PyTorch's activations and cognitive tokens for the questions of a ladder, and their file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Vectors"]
 
 @dataclass(frozen=True)
 class Vectors:
-    """What PyTorch computes on the way, for n questions.
+    """PyTorch's intermediate results for n questions.
 
     Attributes:
         activations: F32 [n, n_target, D], outputs of the target layers at the last prompt token of the clean pass.
-        cognitive_tokens: F32 [n, C, D], what the encoder makes of them.
+        cognitive_tokens: F32 [n, C, D], the encoder's output for these activations.
     """
 
     activations: NDArray[np.float32]
     cognitive_tokens: NDArray[np.float32]
 
     def write(self, path: Path, fingerprint: str) -> None:
-        """Write both, or nothing."""
+        """Write the file as a whole or not at all."""
         import torch
 
         arrays = {"activations": self.activations, "cognitive_tokens": self.cognitive_tokens}
@@ -35,7 +35,7 @@ class Vectors:
 
     @classmethod
     def read(cls, path: Path, fingerprint: str) -> Vectors | None:
-        """Read them back; None where there is no such file, or it belongs to another ladder or cannot be read."""
+        """Read the vectors; None if the file does not exist, is from another ladder, or cannot be read."""
         from safetensors import SafetensorError, safe_open
 
         if not path.exists():
