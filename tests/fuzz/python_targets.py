@@ -132,7 +132,7 @@ def mutate_lines(data: bytes, rng: random.Random) -> bytes:
 
 def mutate_gguf(data: bytes, rng: random.Random) -> bytes:
     """Change a field, name, count or value of a GGUF, or bytes if the data is no longer a GGUF."""
-    from sidecar.mutations import mutations
+    from support.gguf_mutations import mutations
 
     try:
         found = list(mutations(data, seed=rng.randrange(2**32), count=9))

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from sidecar.handmade import Gguf
 
 from metadeploy.cli._console import bar, byte_size, parameter_count, ranges
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
+from support.handmade_gguf import Gguf
 from support.random_wrapper import random_wrapper, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

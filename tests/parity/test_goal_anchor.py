@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sidecar.handmade import sidecar
 
 import tolerances
 from metadeploy import MetaLlama
@@ -21,6 +20,7 @@ from metadeploy.export import export
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar import read_sidecar
 from support.goal_anchor import save_goal_anchor
+from support.handmade_gguf import sidecar
 from support.parity import END_TOKENS, EXACT, nmse
 from support.program import Program
 from support.tiny_models import TinyModel

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sidecar.handmade import Gguf
 
 from metadeploy.errors import ModelLoadError, ModelMismatchError
 from metadeploy.sidecar import WrapperConfig
@@ -19,8 +18,9 @@ from metadeploy.sidecar.base_model import (
     check_base,
     read_base,
 )
+from support.handmade_gguf import Gguf
 
-SOURCE = Path(__file__).resolve().parents[2] / "vendor" / "llama.cpp" / "src"
+SOURCE = Path(__file__).resolve().parents[3] / "vendor" / "llama.cpp" / "src"
 CONFIG = WrapperConfig(
     encoder_type="selective", hidden_dim=2560, encoder_dim=256, bottleneck_dim=256, num_cognitive_tokens=11,
     ca_num_heads=4, enc_num_heads=8, target_layers=tuple(range(21, 32)), cross_attn_layers=tuple(range(21, 32)),

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from sidecar.handmade import Gguf
 
 from metadeploy.errors import CheckpointError, ModelMismatchError
 from metadeploy.export import export, load_wrapper
 from metadeploy.reference.doubter import Doubter, PendingDoubter
 from metadeploy.sidecar import read_sidecar
 from support.goal_anchor import save_goal_anchor
+from support.handmade_gguf import Gguf
 from support.random_wrapper import random_wrapper, save_checkpoint
 
 LATE = (4, 5)  # of a base with 6 layers

@@ -24,7 +24,7 @@ from support import numpy_reference
 from support.random_wrapper import random_wrapper
 from tolerances import CA_TESTCASE_MAX_ABS, F32_MAX_ABS, F32_NMSE, F64_MAX_ABS
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
 
 
 @st.composite

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from sidecar.handmade import Gguf, Tensor, sidecar
 
 from metadeploy import _core
 from metadeploy.errors import Error, ModelLoadError, ModelMismatchError, SidecarError
@@ -21,6 +20,7 @@ from metadeploy.sidecar.editing import EDITABLE, edit_sidecar
 from metadeploy.sidecar.gguf_file import read_gguf
 from metadeploy.sidecar.spec import EncoderType
 from support.gguf_tools import write_tiny_gguf
+from support.handmade_gguf import Gguf, Tensor, sidecar
 from support.random_wrapper import random_wrapper
 
 OTHER = "I don't have enough information to answer that reliably."

@@ -129,7 +129,7 @@ arrays = {{name: tensor.numpy() for name, tensor in tensors.items()}}
 arrays["ca.2.gate"] = slow(arrays["ca.2.gate"])
 write_sidecar({str(old)!r}, config, arrays, force=True)
 """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests")))}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

@@ -15,7 +15,7 @@ from metadeploy.sidecar.examination import examine
 from metadeploy.sidecar.layout import dims_of, expected_tensors, templates
 from metadeploy.sidecar.spec import EncoderType
 
-DOC = (Path(__file__).resolve().parents[2] / "docs" / "sidecar-format.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).resolve().parents[3] / "docs" / "sidecar-format.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+?) \|", re.MULTILINE)
 OURS = {value for name, value in vars(keys).items() if name.isupper() and "{prefix}." in str(value)}
 

@@ -10,7 +10,7 @@ import pytest
 import metadeploy
 from metadeploy import errors
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "vendor" / "README.md"])
 COMMANDS = (
     "python -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt '.[demo]' && metadeploy demo",

@@ -11,7 +11,7 @@ import pytest
 from metadeploy.bench import Figure, Report, Spread
 from metadeploy.bench.report import markdown
 
-DOCS: Final = Path(__file__).parents[2] / "docs"
+DOCS: Final = Path(__file__).parents[3] / "docs"
 PAGE: Final = (DOCS / "performance-reports.md").read_text(encoding="utf-8")
 REPORTS: Final = sorted((DOCS / "results").glob("performance-*.json"))
 

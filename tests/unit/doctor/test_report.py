@@ -29,7 +29,7 @@ from metadeploy.doctor.watch import Checked, Death, Tally
 from metadeploy.sidecar import read_sidecar
 from support.doctor_core import BUILD, DEVICE, command
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROCESSOR = Processor(
     name="AMD EPYC", architecture="x86_64", features=("SSE3", "AVX", "AVX2"), cores=2, logical=4, usable=3
 )

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sidecar.core_reader_worker import CoreReader
-from sidecar.handmade import Gguf, Tensor, sidecar
-from sidecar.test_sidecar_faults import file, wrapper
 
 from metadeploy._json import MAX_JSON_DEPTH
 from metadeploy.checkpoint.load import load_wrapper
@@ -22,6 +19,9 @@ from metadeploy.errors import CheckpointError, SidecarError
 from metadeploy.sidecar import read_sidecar, rules, write_sidecar
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.rules import size_faults, table_faults
+from support.core_reader import CoreReader
+from support.handmade_gguf import Gguf, Tensor, sidecar
+from support.sidecar_faults import file, wrapper
 
 I8 = 24
 BOUNDS = {name: value for name, value in vars(rules).items() if name.startswith("MAX_")}

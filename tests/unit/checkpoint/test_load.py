@@ -29,7 +29,7 @@ from metadeploy.sidecar import WrapperConfig
 from metadeploy.sidecar.spec import EncoderType
 from support.random_wrapper import random_wrapper, save_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "metadeploy" / "demo" / "data" / "smollm2_doubter"
 #: As the framework writes them: format 1.0, with a config that says 32 tokens of a wrapper that has 10.
 REFERENCE = ROOT.parent / "shared" / "reference" / "smollm2_doubter"

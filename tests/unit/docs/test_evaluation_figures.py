@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 import torch
 
-DOCS: Final = Path(__file__).parents[2] / "docs"
+DOCS: Final = Path(__file__).parents[3] / "docs"
 PAGE: Final = (DOCS / "evaluation.md").read_text(encoding="utf-8")
 
 #: Of the tables, how a metric is called there; the third says whether it is a share.

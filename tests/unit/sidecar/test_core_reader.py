@@ -7,25 +7,27 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sidecar.core_reader_worker import Answer, CoreReader
-from sidecar.handmade import Gguf, Tensor, sidecar
-from sidecar.mutations import mutations
-from sidecar.test_sidecar_faults import FAULTS, TRANSFORMER_FAULTS, file
-from sidecar.test_sidecar_malformed import ENCODERS, HANDMADE
 
 from metadeploy.errors import SidecarError
 from metadeploy.sidecar import Sidecar, keys, read_sidecar, write_sidecar
 from metadeploy.sidecar.layout import dims_of, expected_tensors
 from metadeploy.sidecar.spec import EncoderType, WrapperConfig
+from support.core_reader import Answer, CoreReader
+from support.gguf_mutations import mutations
+from support.handmade_gguf import Gguf, Tensor, sidecar
+from support.malformed_gguf import HANDMADE
 from support.random_wrapper import random_wrapper
+from support.sidecar_faults import FAULTS, TRANSFORMER_FAULTS, file
 
 PER_ENCODER = 800  # 2,400 in all
+
+ENCODERS: tuple[EncoderType, ...] = get_args(EncoderType)
 
 
 @pytest.fixture(scope="module")
