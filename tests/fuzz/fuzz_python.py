@@ -23,8 +23,8 @@ def main() -> None:
         (target,) = (each for each in targets(Path(folder), only=name))
 
         def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-            found = target.mutate(data or target.seeds[seed % len(target.seeds)], random.Random(seed))
-            return found[:max_size]
+            mutated = target.mutate(data or target.seeds[seed % len(target.seeds)], random.Random(seed))
+            return mutated[:max_size]
 
         for argument in [each for each in sys.argv[1:] if not each.startswith("-")]:
             for number, seed in enumerate(target.seeds):

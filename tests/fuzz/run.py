@@ -69,8 +69,8 @@ def folders(name: str) -> tuple[Path, Path]:
 
 
 def options(runs: int, seconds: int, findings: Path) -> list[str]:
-    found = [f"-artifact_prefix={findings}/", f"-timeout={TIMEOUT}", "-rss_limit_mb=4096", "-print_final_stats=1"]
-    return found + ([f"-runs={runs}"] if runs else []) + ([f"-max_total_time={seconds}"] if seconds else [])
+    flags = [f"-artifact_prefix={findings}/", f"-timeout={TIMEOUT}", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    return flags + ([f"-runs={runs}"] if runs else []) + ([f"-max_total_time={seconds}"] if seconds else [])
 
 
 def run_harness(name: str, runs: int, seconds: int) -> bool:

@@ -81,14 +81,14 @@ def test_scaling(script: Script, tiny_case: TinyCase, tmp_path: Path) -> None:
     plot = tmp_path / "scaling.svg"
     arguments = ("--prompts", "16,24", "--length", "16", "--most-tokens", "4", "--steps", "2", "--plot", plot)
     report = script(scaling, *files(tiny_case), *arguments)
-    found = {part: [] for part in ("prompt", "layers", "cognitive tokens", "threads")}
+    rows_of_part = {part: [] for part in ("prompt", "layers", "cognitive tokens", "threads")}
     for figure in report["figures"]:
-        found[figure["part"]].append(figure["at"])
+        rows_of_part[figure["part"]].append(figure["at"])
         assert figure["limit"] is not None
-    assert found["prompt"] == [16, 24]
-    assert sorted(set(found["layers"])) == [1, 2, 3]
-    assert sorted(set(found["cognitive tokens"])) == [1, 2, 4]
-    assert 1 in found["threads"]
+    assert rows_of_part["prompt"] == [16, 24]
+    assert sorted(set(rows_of_part["layers"])) == [1, 2, 3]
+    assert sorted(set(rows_of_part["cognitive tokens"])) == [1, 2, 4]
+    assert 1 in rows_of_part["threads"]
     assert plot.stat().st_size > 5000
 
 

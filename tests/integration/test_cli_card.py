@@ -43,9 +43,13 @@ def test_a_card(folder: Path) -> None:
     # unedited, it is written anew
     stdout, stderr = card(folder, "--license", "MIT", "--name", "My Doubter", "--base-model", "owner/Tiny-1B")
     assert stderr == ""
-    found = ModelCard.load(folder / "README.md")
-    assert (found.data.license, found.data.base_model, found.data.model_name) == ("mit", "owner/Tiny-1B", "My Doubter")
-    assert found.text.strip().startswith("# My Doubter\n")
+    model_card = ModelCard.load(folder / "README.md")
+    assert (model_card.data.license, model_card.data.base_model, model_card.data.model_name) == (
+        "mit",
+        "owner/Tiny-1B",
+        "My Doubter",
+    )
+    assert model_card.text.strip().startswith("# My Doubter\n")
 
 
 def test_what_was_edited_stays(folder: Path) -> None:
@@ -81,8 +85,8 @@ def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
     ],
 )
 def test_wrong_use_is_told(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
-    found = [str(folder) if each == "RUN" else each for each in arguments]
-    stdout, stderr = card(*found, code=code)
+    resolved = [str(folder) if each == "RUN" else each for each in arguments]
+    stdout, stderr = card(*resolved, code=code)
     assert stdout == ""
     assert message in stderr
     assert not (folder / "README.md").exists()

@@ -37,14 +37,14 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
     """With the demo's base in the cache and no sidecar beside it."""
     (tmp_path / base_gguf.name).symlink_to(base_gguf)
     done = run("--json", cache=tmp_path)
-    found = json.loads(done.stdout)
-    assert found["findings"] == []
+    document = json.loads(done.stdout)
+    assert document["findings"] == []
     assert done.returncode == 0
-    assert found["ok"] is True
-    assert [(file["name"], file["state"]) for file in found["demo"]] == [("base", "whole"), ("sidecar", "absent")]
-    assert found["version"] == found["build"]["version"] == own_version()
-    assert found["programs"][0]["build"] == found["build"]["id"]
-    groups = {(group["type"], group["place"]): group for group in found["products"]["groups"]}
+    assert document["ok"] is True
+    assert [(file["name"], file["state"]) for file in document["demo"]] == [("base", "whole"), ("sidecar", "absent")]
+    assert document["version"] == document["build"]["version"] == own_version()
+    assert document["programs"][0]["build"] == document["build"]["id"]
+    groups = {(group["type"], group["place"]): group for group in document["products"]["groups"]}
     plain = {type_ for type_, place in groups if place == "CPU"}
     assert plain == set(TYPES), "plain memory takes every type"
     places = {place["buffer_type"] for place in _core.weight_places()}
@@ -71,19 +71,19 @@ def test_what_it_prints(tmp_path: Path) -> None:
 
 
 def test_the_core_knows_its_build() -> None:
-    found = _core.build_info()
-    assert re.fullmatch("[0-9a-f]{12}", found["id"])
-    assert found["version"] == own_version()
-    assert found["llama_cpp"] == unpack.Pin().stem
-    assert found["ggml"] == re.findall(r"\(ggml ([\d.]+)\)", (ROOT / "vendor" / "README.md").read_text())[0]
+    info = _core.build_info()
+    assert re.fullmatch("[0-9a-f]{12}", info["id"])
+    assert info["version"] == own_version()
+    assert info["llama_cpp"] == unpack.Pin().stem
+    assert info["ggml"] == re.findall(r"\(ggml ([\d.]+)\)", (ROOT / "vendor" / "README.md").read_text())[0]
     patches = sorted(path.stem for path in (ROOT / "vendor" / "patches").glob("*.patch"))
-    assert [name.partition("@")[0] for name in found["patches"]] == patches
-    assert found["build_type"]
-    assert re.match(r"\w+ \d+\.", found["compiler"])
-    assert {"GGML_NATIVE", "GGML_OPENMP", "GGML_CPU_REPACK", "GGML_CUDA", "GGML_BACKEND_DL"} <= set(found["options"])
-    assert found["options"]["GGML_BACKEND_DL"] is False
-    assert all(f"{name} = {value}" in _core.system_info() for name, value in found["features"]["CPU"].items())
-    assert not any(str(ROOT) in str(value) for value in found.values())
+    assert [name.partition("@")[0] for name in info["patches"]] == patches
+    assert info["build_type"]
+    assert re.match(r"\w+ \d+\.", info["compiler"])
+    assert {"GGML_NATIVE", "GGML_OPENMP", "GGML_CPU_REPACK", "GGML_CUDA", "GGML_BACKEND_DL"} <= set(info["options"])
+    assert info["options"]["GGML_BACKEND_DL"] is False
+    assert all(f"{name} = {value}" in _core.system_info() for name, value in info["features"]["CPU"].items())
+    assert not any(str(ROOT) in str(value) for value in info.values())
 
 
 def test_the_program_tells_its_build(llama_meta_generate: Path) -> None:
@@ -130,8 +130,8 @@ def test_types_are_those_of_gguf(name: str) -> None:
 def test_quantising(name: str) -> None:
     """The values are close to the original ones: the error is 1/10,000 with 8 bits and some hundredths with 4 bits."""
     values = np.random.default_rng(0).standard_normal((3, 512), np.float32)
-    found = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
-    assert ((found - values) ** 2).mean() < (1e-4 if name == "Q8_0" else 3e-2)
+    rounded = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
+    assert ((rounded - values) ** 2).mean() < (1e-4 if name == "Q8_0" else 3e-2)
 
 
 def test_devices_and_places() -> None:

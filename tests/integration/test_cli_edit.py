@@ -36,8 +36,8 @@ def test_in_place_and_into_a_new_file(sidecar: Path, tmp_path: Path) -> None:
     config = read_sidecar(new).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
     assert OTHER in run("inspect", new).stdout
-    found = json.loads(run("edit", sidecar, "--set", "refusal_bias=-1.5", "--unset", "license", "--json").stdout)
-    assert found == {
+    edited = json.loads(run("edit", sidecar, "--set", "refusal_bias=-1.5", "--unset", "license", "--json").stdout)
+    assert edited == {
         "path": str(sidecar),
         "written": True,
         "sha256": sha256(sidecar),
@@ -53,8 +53,8 @@ def test_in_place_and_into_a_new_file(sidecar: Path, tmp_path: Path) -> None:
 def test_a_dry_run(sidecar: Path) -> None:
     old = sidecar.read_bytes()
     assert "not written" in run("edit", sidecar, "--set", "license=MIT", "--dry-run").stdout
-    found = json.loads(run("edit", sidecar, "--set", "license=MIT", "--dry-run", "--json").stdout)
-    assert (found["written"], found["sha256"], len(found["changes"])) == (False, None, 1)
+    edited = json.loads(run("edit", sidecar, "--set", "license=MIT", "--dry-run", "--json").stdout)
+    assert (edited["written"], edited["sha256"], len(edited["changes"])) == (False, None, 1)
     assert sidecar.read_bytes() == old
 
 

@@ -61,8 +61,8 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
@@ -75,32 +75,32 @@ def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
         "gain (20",
     ):
         assert part in text
-    found = read(run / "eval" / "results_torch_float32_test.json")
-    assert (found["schema"], found["n"]) == (1, N_TEST)
-    assert [row["name"] for row in found["baselines"]] == [
+    results = read(run / "eval" / "results_torch_float32_test.json")
+    assert (results["schema"], results["n"]) == (1, N_TEST)
+    assert [row["name"] for row in results["baselines"]] == [
         "mean log-probability",
         "first token's log-probability",
         "linear probe",
         "category alone",
         "told that it may decline",
     ]
-    values = {name: row["value"] for name, row in found["metrics"].items()}
+    values = {name: row["value"] for name, row in results["metrics"].items()}
     assert 0.2 < values["base_accuracy"] < 0.6
     assert 0.2 < values["coverage"] < 0.8
-    assert [point["gain"] for point in found["gains"]] == [0, 1, 2]
-    assert found["gains"][0]["coverage"] == {**found["gains"][0]["coverage"], "value": 1.0, "n": 20}
-    probe = found["trained_baselines"]["linear probe"]
+    assert [point["gain"] for point in results["gains"]] == [0, 1, 2]
+    assert results["gains"][0]["coverage"] == {**results["gains"][0]["coverage"], "value": 1.0, "n": 20}
+    probe = results["trained_baselines"]["linear probe"]
     assert probe["layer"] in (0, 1, 2)
     assert probe["val_auroc"] == probe["val_auroc_by_strength"][str(probe["strength"])]
     assert probe["converged"] is True
-    assert found["config"]["max_new_tokens"] == 16
-    assert found["config"]["base"]["name"] == "base.gguf"
-    assert len(found["config"]["wrapper"]["sha256"]) == 64
-    assert found["environment"]["metadeploy"] == __version__ != "unknown"
-    assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
-    for name in (*found["plots"], found["samples"]["file"]):
+    assert results["config"]["max_new_tokens"] == 16
+    assert results["config"]["base"]["name"] == "base.gguf"
+    assert len(results["config"]["wrapper"]["sha256"]) == 64
+    assert results["environment"]["metadeploy"] == __version__ != "unknown"
+    assert str(run.parent) not in json.dumps(results)  # nothing of this machine's folders
+    for name in (*results["plots"], results["samples"]["file"]):
         assert (run / "eval" / name).stat().st_size > 1000
-    assert len(found["plots"]) == 4
+    assert len(results["plots"]) == 4
     assert not list((run / "eval").glob(".*"))
 
 
@@ -124,10 +124,10 @@ def test_another_refusal_text_is_asked_for_by_itself(engine: str, run: Path, eva
     options = ("--engine", engine, "--no-baselines", "--gains", "none", "--limit", "8", "--bootstrap", "20", "--json")
     own = json.loads(evaluate(run, *options))
     before = [sample.doubt for sample in Samples.read(run / "eval" / own["samples"]["file"])]
-    found = json.loads(evaluate(run, *options, "--refusal-text", "I do not have that, sorry."))
+    results = json.loads(evaluate(run, *options, "--refusal-text", "I do not have that, sorry."))
     assert own["config"]["refusal_text"] == DEFAULT_REFUSAL_TEXT
-    assert found["config"]["refusal_text"] == "I do not have that, sorry."
-    after = [sample.doubt for sample in Samples.read(run / "eval" / found["samples"]["file"])]
+    assert results["config"]["refusal_text"] == "I do not have that, sorry."
+    after = [sample.doubt for sample in Samples.read(run / "eval" / results["samples"]["file"])]
     assert len(after) == len(before) == 8
     assert all(one != other for one, other in zip(before, after, strict=True))
     assert "in its first sentence" in " ".join(evaluate(run, "--refusal-text", "No.", code=2).split())
@@ -141,9 +141,9 @@ def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeyp
         raise AssertionError("asked again")
 
     monkeypatch.setattr(sampling, "_Chunk", never)
-    found = json.loads(evaluate(run, *QUICK, "--threshold", "0", "--json"))
-    assert found["threshold"] == {"value": 0.0, "chosen": "by hand"}
-    assert found["metrics"]["coverage"]["value"] == 0
+    results = json.loads(evaluate(run, *QUICK, "--threshold", "0", "--json"))
+    assert results["threshold"] == {"value": 0.0, "chosen": "by hand"}
+    assert results["metrics"]["coverage"]["value"] == 0
     assert (run / "eval" / "samples_torch_float32_test.jsonl").read_bytes() == samples
 
 
@@ -194,12 +194,12 @@ def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
     path.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
-    found = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
-    assert found["n"] == 4
-    assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", found["samples"]["file"])
-    assert "left_out" in found["trained_baselines"]["linear probe"]
-    assert [row["name"] for row in found["baselines"]][2:] == ["category alone", "told that it may decline"]
-    assert not any(name.startswith("doubt") for name in found["plots"])  # no right answer, no histogram
+    results = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
+    assert results["n"] == 4
+    assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", results["samples"]["file"])
+    assert "left_out" in results["trained_baselines"]["linear probe"]
+    assert [row["name"] for row in results["baselines"]][2:] == ["category alone", "told that it may decline"]
+    assert not any(name.startswith("doubt") for name in results["plots"])  # no right answer, no histogram
 
 
 def test_a_local_copy_of_a_public_set(
@@ -214,11 +214,11 @@ def test_a_local_copy_of_a_public_set(
         rows = [{"question": f"What is {n} + 1?", "answer": f"so\n#### {n + 1}"} for n in range(count)]
         source = tmp_path / name
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        found = json.loads(evaluate(run, *options, "--source", source))
-        assert (found["config"]["questions"], found["config"]["source"]) == ("gsm8k", str(source))
-        asked = {sample.question for sample in Samples.read(run / "eval" / found["samples"]["file"])}
+        results = json.loads(evaluate(run, *options, "--source", source))
+        assert (results["config"]["questions"], results["config"]["source"]) == ("gsm8k", str(source))
+        asked = {sample.question for sample in Samples.read(run / "eval" / results["samples"]["file"])}
         assert asked == {question.question for question in load_set("gsm8k", source=source)["test"]}
-        samples.add(found["samples"]["file"])
+        samples.add(results["samples"]["file"])
     assert all(re.fullmatch(r"samples_torch_float32_gsm8k-test-[0-9a-f]{8}\.jsonl", name) for name in samples)
     assert len(samples) == 2, "other questions of the same name leave the results of these"
 
@@ -257,8 +257,8 @@ def test_what_was_left_out_is_kept_from_the_baselines(run: Path, evaluate: Eval)
     kind, *_ = sorted(kinds)
     opened = RunDir(run)
     opened.update({"train": {**opened.manifest.get("train", {}), "leave_out": [kind]}})
-    found = json.loads(evaluate(run, "--gains", "none", "--bootstrap", "5", "--target-coverage", "0.5", "--json"))
-    assert found["trained_baselines"]["category alone"]["categories"] == len(kinds) - 1
+    results = json.loads(evaluate(run, "--gains", "none", "--bootstrap", "5", "--target-coverage", "0.5", "--json"))
+    assert results["trained_baselines"]["category alone"]["categories"] == len(kinds) - 1
     (asked,) = (run / "eval").glob("calibration_*.jsonl")
     assert kind not in {sample.category for sample in Samples.read(asked)}
 
@@ -333,8 +333,8 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
     ],
 )
 def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
-    found = [str(run / "collect" / "test.jsonl") if each == "QUESTIONS" else each for each in arguments]
-    said = " ".join(evaluate(run, *found, code=code).replace("│", " ").split())
+    resolved = [str(run / "collect" / "test.jsonl") if each == "QUESTIONS" else each for each in arguments]
+    said = " ".join(evaluate(run, *resolved, code=code).replace("│", " ").split())
     assert message in said
     assert not (run / "eval").exists()
 

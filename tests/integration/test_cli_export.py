@@ -101,16 +101,21 @@ def test_export_json_is_all_there_is(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_inspect_json(checkpoint: Path) -> None:
     run("export", checkpoint)
-    found = json.loads(run("inspect", checkpoint.parent / "doubter_sidecar.gguf", "--json").stdout)
-    assert (found["kind"], found["valid"], found["faults"], found["oddities"]) == ("sidecar", True, [], [])
-    assert found["config"]["encoder_type"] == "multi_token"
-    assert (found["config"]["refusal_token_ids"], found["config"]["refusal_bias"]) == ([7, 8], -0.5)
-    assert {"ca.3.gate", "ca.4.gate"} == set(found["gates"])
+    inspected = json.loads(run("inspect", checkpoint.parent / "doubter_sidecar.gguf", "--json").stdout)
+    assert (inspected["kind"], inspected["valid"], inspected["faults"], inspected["oddities"]) == (
+        "sidecar",
+        True,
+        [],
+        [],
+    )
+    assert inspected["config"]["encoder_type"] == "multi_token"
+    assert (inspected["config"]["refusal_token_ids"], inspected["config"]["refusal_bias"]) == ([7, 8], -0.5)
+    assert {"ca.3.gate", "ca.4.gate"} == set(inspected["gates"])
     contents = torch.load(checkpoint, weights_only=True)["ca_state"]["3"]["gate"]
-    assert found["gates"]["ca.3.gate"] == pytest.approx(float(torch.tanh(contents)), abs=1e-6)
-    queries = next(tensor for tensor in found["tensors"] if tensor["name"] == "enc.queries")
+    assert inspected["gates"]["ca.3.gate"] == pytest.approx(float(torch.tanh(contents)), abs=1e-6)
+    queries = next(tensor for tensor in inspected["tensors"] if tensor["name"] == "enc.queries")
     assert queries == {"name": "enc.queries", "shape": [5, 32], "type": "F32", "nbytes": 640}
-    assert found["n_parameters"] * 4 == sum(tensor["nbytes"] for tensor in found["tensors"])
+    assert inspected["n_parameters"] * 4 == sum(tensor["nbytes"] for tensor in inspected["tensors"])
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> str:
@@ -183,9 +188,9 @@ def test_inspect_of_a_base(tmp_path: Path) -> None:
     shown = run("inspect", base(tmp_path)).stdout
     assert "a base model, not a sidecar" in shown
     assert "llama: a sidecar can run beside it" in shown
-    found = json.loads(run("inspect", base(tmp_path), "--json").stdout)
+    inspected = json.loads(run("inspect", base(tmp_path), "--json").stdout)
     expected: dict[str, Any] = {"kind": "base model", "hidden_dim": 64, "block_count": 6, "takes_sidecar": True}
-    assert expected.items() <= found.items()
+    assert expected.items() <= inspected.items()
 
 
 def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
@@ -197,9 +202,9 @@ def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
     assert "NOT usable" in shown
     assert "has no encoder tensors (enc.*)" in shown
     assert "key 'general.name' is absent" in shown
-    found = run("inspect", path, "--json", code=1)
-    assert json.loads(found.stdout)["metadata"]["daimon.x"] == "nan"
-    assert found.stderr == result.stderr
+    output = run("inspect", path, "--json", code=1)
+    assert json.loads(output.stdout)["metadata"]["daimon.x"] == "nan"
+    assert output.stderr == result.stderr
 
 
 def test_inspect_of_a_base_that_takes_no_sidecar(tmp_path: Path) -> None:
@@ -218,10 +223,10 @@ def test_inspect_of_a_base_that_takes_no_sidecar(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CA_SIDECAR.exists(), reason="the reference data are not beside this checkout")
 def test_inspect_of_the_frameworks_own_file() -> None:
-    found = json.loads(run("inspect", CA_SIDECAR, "--json", code=1).stdout)
-    assert not found["valid"]
-    assert "has no encoder tensors (enc.*)" in found["faults"]
-    assert found["gates"]["ca.0.gate"] == pytest.approx(0.4621, abs=1e-4)
+    inspected = json.loads(run("inspect", CA_SIDECAR, "--json", code=1).stdout)
+    assert not inspected["valid"]
+    assert "has no encoder tensors (enc.*)" in inspected["faults"]
+    assert inspected["gates"]["ca.0.gate"] == pytest.approx(0.4621, abs=1e-4)
     assert "NOT usable" in run("inspect", CA_SIDECAR, code=1).stdout
 
 

@@ -68,8 +68,8 @@ def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
@@ -77,12 +77,12 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     for part in ("How near to PyTorch F32", "Q4_K_M + q8_0", "Size and speed", "n = 42 questions of test"):
         assert part in text
     folder = run / "ladder"
-    found = read(folder / "results.json")
-    assert (found["schema"], found["n"], found["notes"]) == (2, N_TEST, [])
-    names = [row["name"] for row in found["rungs"]]
+    results = read(folder / "results.json")
+    assert (results["schema"], results["n"], results["notes"]) == (2, N_TEST, [])
+    names = [row["name"] for row in results["rungs"]]
     assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
-    assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
-    files = [found["rungs"][place]["files"] for place in (0, 1, 3)]
+    assert str(run.parent) not in json.dumps(results)  # nothing of this machine's folders
+    files = [results["rungs"][place]["files"] for place in (0, 1, 3)]
     assert files[0]["base"]["name"] == "base.gguf"  # not copied: it is F32
     assert len(files[0]["base"]["sha256"]) == len(files[0]["sidecar"]["sha256"]) == 64
     assert files[1]["base"] == files[0]["base"]
@@ -91,17 +91,17 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert set(files[2]["base"]["matrices"]) == {"Q5_0", "Q8_0"}  # rows of 32 are too short for K-quants
     assert sum(files[2]["base"]["weights"].values()) == pytest.approx(1)
     assert files[2]["base"]["no_k_type"] == sum(files[2]["base"]["matrices"].values())
-    nearness = [row["activations"]["mean"] for row in found["rungs"]]
+    nearness = [row["activations"]["mean"] for row in results["rungs"]]
     assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar moves no activation
-    tokens = [row["cognitive_tokens"]["mean"] for row in found["rungs"]]
+    tokens = [row["cognitive_tokens"]["mean"] for row in results["rungs"]]
     assert 1.0001 > tokens[0] > tokens[1] > tokens[3] > 0
-    for row in found["rungs"]:
+    for row in results["rungs"]:
         for what in ("prompt", "decode"):
             for who in ("base", "doubter"):
                 speed = row["speed"][who][what]
                 assert 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert len(read(folder / row["samples"])["samples"]) == N_TEST
-    assert found["rungs"][0]["speed"]["base"] == found["rungs"][1]["speed"]["base"]
+    assert results["rungs"][0]["speed"]["base"] == results["rungs"][1]["speed"]["base"]
     assert (folder / "table.md").read_text(encoding="utf-8").count("| Q4_K_M + q8_0 |") == 3
     types = ", ".join(
         f"{count} {kind} ({100 * files[2]['base']['weights'][kind]:.1f} %)"
@@ -152,18 +152,18 @@ def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
 @pytest.mark.parametrize("run", ["last_prompt_token", "prompt"], indirect=True)
 def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
     printed, _ = climb(run, "--types", "F32", "--sidecar-types", "none", "--json")
-    found = json.loads(printed)
-    assert found == read(run / "ladder" / "results.json")
-    (row,) = found["rungs"]
+    results = json.loads(printed)
+    assert results == read(run / "ladder" / "results.json")
+    (row,) = results["rungs"]
     assert row["decisions"]["agree"] == {**row["decisions"]["agree"], "value": 1.0, "n": N_TEST}
     assert (row["decisions"]["declines_instead"], row["decisions"]["answers_instead"]) == (0, 0)
     assert row["activations"]["least"] > 1 - 1e-9
     assert row["cognitive_tokens"]["least"] > 1 - 1e-9
     assert row["doubt_difference"]["greatest"] < 1e-4
-    assert row["metrics"] == found["reference"]["metrics"]
-    assert row["auroc"] == found["reference"]["auroc"]
+    assert row["metrics"] == results["reference"]["metrics"]
+    assert row["auroc"] == results["reference"]["auroc"]
     assert 0.2 < row["metrics"]["coverage"]["value"] < 0.8
-    ours, theirs = (read(run / "ladder" / each["samples"])["samples"] for each in (row, found["reference"]))
+    ours, theirs = (read(run / "ladder" / each["samples"])["samples"] for each in (row, results["reference"]))
     for said in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
         assert [sample[said] for sample in ours] == [sample[said] for sample in theirs]
 
@@ -254,9 +254,9 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
     printed, said = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
     warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantising them again loses more"
     assert warning in said
-    found = json.loads(printed)
-    assert found["notes"][0].startswith(warning)
-    exact, same = found["rungs"]
+    results = json.loads(printed)
+    assert results["notes"][0].startswith(warning)
+    exact, same = results["rungs"]
     assert exact["decisions"]["agree"]["value"] == 1
     assert exact["doubt_difference"]["greatest"] < 1e-4
     assert exact["files"]["base"]["matrices"] == {"F32": 23}

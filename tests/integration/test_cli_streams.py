@@ -125,12 +125,12 @@ def test_the_demo_fails_where_it_cannot_be_shown(full_stdout: Callable[..., None
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "SIDECAR"], ["inspect", "SIDECAR", "--json"]])
 def test_a_reader_that_has_gone_is_no_error(arguments: list[str], sidecar: Path) -> None:
-    found = [str(sidecar) if each == "SIDECAR" else each for each in arguments]
+    resolved = [str(sidecar) if each == "SIDECAR" else each for each in arguments]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "metadeploy", *found],
+            [sys.executable, "-m", "metadeploy", *resolved],
             stdout=writing,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -205,8 +205,8 @@ def test_what_a_locale_cannot_name_is_told(tmp_path: Path) -> None:
     run = write_tiny_run(tmp_path / "made").path
     base = tmp_path / "bäse.gguf"
     base.write_bytes((run / "base.gguf").read_bytes())
-    found = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    (run / "run.json").write_text(json.dumps(found | {"model_name": str(base)}), encoding="utf-8")
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(manifest | {"model_name": str(base)}), encoding="utf-8")
     ended = shell(["eval", run], LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert ended.returncode == 1
     assert b"this locale cannot encode it" in ended.stderr

@@ -47,11 +47,11 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
         assert part in result.stdout
     assert "Converting" not in result.stderr, "nothing but what was asked for where there is no terminal"
 
-    found = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
-    assert [each["split"] for each in found["splits"]] == ["train", "val", "test"]
-    assert sum(each["n"] for each in found["splits"]) == 60
-    assert {each["category"] for each in found["categories"]} == {"colour", "weight", "place"}
-    assert found["layers"] == [0, 1, 2]
+    summary = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
+    assert [each["split"] for each in summary["splits"]] == ["train", "val", "test"]
+    assert sum(each["n"] for each in summary["splits"]) == 60
+    assert {each["category"] for each in summary["categories"]} == {"colour", "weight", "place"}
+    assert summary["layers"] == [0, 1, 2]
 
     result = run("train", folder, *SHORT)
     epochs = [line for line in result.stderr.splitlines() if line.startswith("epoch ") and "loss" in line]
@@ -90,21 +90,21 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
         for n in range(30)
     ]
     source, other = tmp_path / "rows.jsonl", tmp_path / "others.jsonl"
-    for path, found in ((source, rows), (other, rows[:24])):
-        path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    for path, rows_of_file in ((source, rows), (other, rows[:24])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_of_file), encoding="utf-8")
     folder = tmp_path / "run"
     arguments = ("collect", folder, "--base", tiny[0], "--questions", "mmlu", *COLLECT, "--json")
     result = run(*arguments, "--source", source)
     assert result.stderr.count("warning: the questions have choices") == 1
-    found = json.loads(result.stdout)
-    assert (found["questions"], sum(each["n"] for each in found["splits"])) == ("mmlu", 30)
-    assert {each["category"] for each in found["categories"]} == {"sums 0", "sums 1"}
+    rows_of_file = json.loads(result.stdout)
+    assert (rows_of_file["questions"], sum(each["n"] for each in rows_of_file["splits"])) == ("mmlu", 30)
+    assert {each["category"] for each in rows_of_file["categories"]} == {"sums 0", "sums 1"}
     lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
     asked = {json.loads(line)["question"]["question"] for line in lines}
     assert asked == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
 
-    assert json.loads(run(*arguments, "--source", source).stdout) == found, "the same fits"
+    assert json.loads(run(*arguments, "--source", source).stdout) == rows_of_file, "the same fits"
     refused = run(*arguments, "--source", other, code=1).stderr
     assert f'was collected with source "{source}", asked for "{other}"' in " ".join(refused.split())
     source.write_bytes(other.read_bytes())
@@ -141,9 +141,9 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    found = json.loads(stdout)
-    assert found["interrupted"]
-    assert f"the same command goes on after epoch {len(found['history'])}" in stderr.splitlines()[-1]
+    summary = json.loads(stdout)
+    assert summary["interrupted"]
+    assert f"the same command goes on after epoch {len(summary['history'])}" in stderr.splitlines()[-1]
     assert (folder / "doubter_checkpoint.pt").exists()
 
     process = started("train", folder, *many)
@@ -154,7 +154,7 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"going on after epoch {len(found['history'])}" in stderr
+    assert f"going on after epoch {len(summary['history'])}" in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is a POSIX signal")
@@ -196,8 +196,8 @@ def test_errors_are_clean(
     tiny: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     paths = {"RUN": str(tmp_path / "run"), "QUESTIONS": str(tiny[1])}
-    found = [paths.get(each, each) for each in arguments]
-    result = run(*found, code=code)
+    resolved = [paths.get(each, each) for each in arguments]
+    result = run(*resolved, code=code)
     assert result.stdout == ""
     assert message in result.stderr
     assert not (tmp_path / "run" / "run.json").exists()

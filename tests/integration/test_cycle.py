@@ -77,8 +77,8 @@ def run(
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
@@ -203,7 +203,11 @@ def test_the_questions_for_qwen_are_drawn_from_facts(tmp_path: Path) -> None:
     base = tmp_path / "qwen.gguf"
     base.touch()
     run(tmp_path, commands, script=QWEN_SCRIPT, BASE=str(base))
-    found = {path.stem: read_jsonl(path) for path in (tmp_path / "questions").iterdir()}
-    assert {part: len(questions) for part, questions in found.items()} == {"train": 2048, "val": 512, "test": 1024}
+    questions_of = {path.stem: read_jsonl(path) for path in (tmp_path / "questions").iterdir()}
+    assert {part: len(questions) for part, questions in questions_of.items()} == {
+        "train": 2048,
+        "val": 512,
+        "test": 1024,
+    }
     facts = load_set("facts")
-    assert all(set(questions) <= set(facts[part]) for part, questions in found.items())
+    assert all(set(questions) <= set(facts[part]) for part, questions in questions_of.items())

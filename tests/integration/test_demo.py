@@ -41,8 +41,8 @@ def run(cache: Path, *arguments: str, start: tuple[str, ...] = ("-m", "metadeplo
 
 @pytest.fixture(scope="module")
 def first(cache: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(cache, "-n", "3", "--seed", "9", "--json"))
-    return found
+    document: dict[str, Any] = json.loads(run(cache, "-n", "3", "--seed", "9", "--json"))
+    return document
 
 
 def test_base_and_doubter_answer_real_questions(first: dict[str, Any], cache: Path) -> None:
@@ -73,8 +73,8 @@ def test_an_outdated_sidecar_is_made_anew(first: dict[str, Any], cache: Path) ->
 
 
 def test_gain_0_is_the_base(first: dict[str, Any], cache: Path) -> None:
-    found = json.loads(run(cache, "-n", "3", "--seed", "9", "--gain", "0", "--json"))
-    for entry, with_gain in zip(found["questions"], first["questions"], strict=True):
+    document = json.loads(run(cache, "-n", "3", "--seed", "9", "--gain", "0", "--json"))
+    for entry, with_gain in zip(document["questions"], first["questions"], strict=True):
         assert entry["doubter"]["text"] == entry["base"]["text"] == with_gain["base"]["text"]
 
 

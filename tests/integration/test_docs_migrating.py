@@ -29,9 +29,9 @@ NOT_OURS = {"validate"}
 
 @functools.cache
 def help_of(command: str) -> str:
-    found = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"})
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"})
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def section(title: str) -> str:

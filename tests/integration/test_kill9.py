@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    with forked(tmp_path_factory.mktemp("forked")) as found:
-        yield found
+    with forked(tmp_path_factory.mktemp("forked")) as process:
+        yield process
 
 
 def exported(made: Path, folder: Path) -> Victim:

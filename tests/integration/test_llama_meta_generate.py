@@ -48,15 +48,15 @@ def test_verbose_prints_statistics_on_stderr(tiny: Program) -> None:
 
 def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     run = tiny("-p", "hello", "-n", "10", "--json", "--meta-gain", "0.5")
-    found = json.loads(run.stdout)
-    assert list(found) == ["prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
-    assert (found["prompt"], found["abstained"], found["finish_reason"], found["gain"]) == (
+    answer = json.loads(run.stdout)
+    assert list(answer) == ["prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
+    assert (answer["prompt"], answer["abstained"], answer["finish_reason"], answer["gain"]) == (
         "hello",
         False,
         "length",
         0.5,
     )
-    timings = found["timings"]
+    timings = answer["timings"]
     assert (timings["n_prompt"], timings["n_generated"]) == (5, 10)
     assert all(timings[name] > 0 for name in ("pass1_ms", "encode_ms", "pass2_ms", "decode_ms", "tokens_per_second"))
     base = json.loads(tiny("-p", "hello", "-n", "10", "--json", "--no-meta").stdout)
@@ -66,8 +66,8 @@ def test_json(tiny: Program, tiny_case: TinyCase) -> None:
 
 def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
     def pass2(*flags: str, env: dict[str, str] | None = None) -> tuple[str, str, int]:
-        found = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
-        return found["text"], found["timings"]["pass2"], found["timings"]["hidden_bytes"]
+        answer = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
+        return answer["text"], answer["timings"]["pass2"], answer["timings"]["hidden_bytes"]
 
     text, kind, n_bytes = pass2()
     assert (kind, n_bytes) == ("tail", 5 * 32 * 4)
@@ -78,8 +78,8 @@ def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
 
 def test_what_is_kept_for_the_next_prompt_is_an_option(tiny: Program) -> None:
     def reused(*flags: str, env: dict[str, str] | None = None) -> tuple[int, int]:
-        found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
-        return found["base"]["timings"]["n_reused"], found["timings"]["n_reused"]
+        answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
+        return answer["base"]["timings"]["n_reused"], answer["timings"]["n_reused"]
 
     assert reused() == (0, 5)  # the wrapper begins with what the base has computed
     assert reused("--prefix-cache", "0") == reused(env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 0)
@@ -96,19 +96,19 @@ def test_sizes_in_mib(flag: str, tiny: Program) -> None:
 
 
 def test_json_says_whether_it_abstained(doubter: Program) -> None:
-    found = json.loads(doubter("-p", QUESTION, "--json").stdout)
-    assert (found["text"], found["abstained"], found["finish_reason"]) == (REFUSAL, True, "stop")
+    answer = json.loads(doubter("-p", QUESTION, "--json").stdout)
+    assert (answer["text"], answer["abstained"], answer["finish_reason"]) == (REFUSAL, True, "stop")
     # cut off inside the sentence, it is the same refusal
     assert json.loads(doubter("-p", QUESTION, "--json", "-n", "5").stdout)["abstained"] is True
 
 
 def test_json_says_how_much_it_doubts(tiny: Program, tiny_case: TinyCase) -> None:
-    found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off").stdout)
+    answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off").stdout)
     with tiny_case.load() as llm:
-        assert found["doubt"] == llm.doubt("hello")
+        assert answer["doubt"] == llm.doubt("hello")
     assert json.loads(tiny("-p", "hello", "-n", "4", "--json", "--no-meta").stdout)["doubt"] is None
     both = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off", "--compare").stdout)
-    assert (both["base"]["doubt"], both["doubt"]) == (None, found["doubt"])
+    assert (both["base"]["doubt"], both["doubt"]) == (None, answer["doubt"])
 
 
 def test_the_doubt_threshold_decides(doubter: Program) -> None:
@@ -122,9 +122,9 @@ def test_the_doubt_threshold_decides(doubter: Program) -> None:
         (repr(as_shipped["doubt"] + 1e-9), False),
         ("1", False),
     ):
-        found = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
-        assert found["abstained"] is abstained, threshold
-        assert found["doubt"] == as_shipped["doubt"]
+        answer = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
+        assert answer["abstained"] is abstained, threshold
+        assert answer["doubt"] == as_shipped["doubt"]
     # in the environment it is a setting, which the base alone has no use for
     environment = {"LLAMA_ARG_DOUBT_THRESHOLD": "1"}
     assert json.loads(doubter(*question, env=environment).stdout)["abstained"] is False
@@ -138,10 +138,10 @@ def test_compare(doubter: Program, tiny: Program) -> None:
     lines = doubter("-p", QUESTION, "-n", "6", "--compare").stdout.split("\nDoubter: ")
     assert lines[0].startswith("base:    ") and not lines[0].endswith("base:    ")
     assert lines[1].startswith("I'm not confident") and REFUSAL.startswith(lines[1].rstrip("\n"))
-    found = json.loads(tiny("-p", "hello", "-n", "10", "--compare", "--json").stdout)
-    assert found["base"]["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--no-meta", "--json").stdout)["text"]
-    assert found["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--json").stdout)["text"]
-    assert found["base"]["timings"]["pass2_ms"] == 0
+    answer = json.loads(tiny("-p", "hello", "-n", "10", "--compare", "--json").stdout)
+    assert answer["base"]["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--no-meta", "--json").stdout)["text"]
+    assert answer["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--json").stdout)["text"]
+    assert answer["base"]["timings"]["pass2_ms"] == 0
 
 
 def test_raw_bypasses_the_template(doubter: Program) -> None:
@@ -233,14 +233,14 @@ def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_
     write_tiny_gguf(sampled, seed=3, sampling=said | {"sequence": "penalties;temperature"})
     prompt = ("-p", "hello", "-n", "40", "--ignore-eos")
     for flags in ((), ("--no-meta",), ("--temp", "0.9", "-s", "1"), ("--repeat-penalty", "1.3")):
-        found = replace(tiny, model=sampled)(*prompt, *flags)
-        assert found.stdout == tiny(*prompt, *flags).stdout
+        result = replace(tiny, model=sampled)(*prompt, *flags)
+        assert result.stdout == tiny(*prompt, *flags).stdout
 
 
 def test_length_of_the_answer(tiny: Program) -> None:
     def finish(*flags: str) -> tuple[int, str]:
-        found = json.loads(tiny("-p", "hello", "--json", "--ignore-eos", *flags).stdout)
-        return found["timings"]["n_generated"], found["finish_reason"]
+        answer = json.loads(tiny("-p", "hello", "--json", "--ignore-eos", *flags).stdout)
+        return answer["timings"]["n_generated"], answer["finish_reason"]
 
     assert finish("-n", "0") == (0, "length")
     assert finish("-n", "7") == (7, "length")
@@ -434,8 +434,8 @@ def test_a_malformed_template_is_an_error(tiny: Program) -> None:
 
 def test_text_of_any_kind(tiny: Program, doubter: Program) -> None:
     prompt = "Größe, 首都 und 😀"
-    found = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
-    assert found["prompt"] == prompt
+    answer = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
+    assert answer["prompt"] == prompt
     assert tiny("-n", "3", "--json", stdin=b"hello \xff").returncode == 1  # not UTF-8
 
 

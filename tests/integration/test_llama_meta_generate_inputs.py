@@ -101,8 +101,8 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
         tiny("-n", "3", "--json", stdin="hello".encode("utf-8-sig")),
         tiny("--prompts", file, "-n", "3"),
     ):
-        found = json.loads(run.stdout)
-        assert (found["prompt"], found["doubt"]) == ("hello", expected["doubt"])
+        answer = json.loads(run.stdout)
+        assert (answer["prompt"], answer["doubt"]) == ("hello", expected["doubt"])
     lengths = [
         prompt_length(tiny("-p", "x", "-n", "0", "--json", *flags)) for flags in (("-sys", "sys"), ("-sysf", system))
     ]
@@ -265,8 +265,8 @@ def test_layers_of_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
 
 def test_a_prompt_of_the_environment_is_taken_as_it_is(tiny: Program) -> None:
     for text in ("a\\nb", 'print("a\\t\\n")', "\\x41"):
-        found = json.loads(tiny("-n", "1", "--json", env={"META_PROMPT": text}).stdout)
-        assert (found["prompt"], found["timings"]["n_prompt"]) == (text, len(text))
+        answer = json.loads(tiny("-n", "1", "--json", env={"META_PROMPT": text}).stdout)
+        assert (answer["prompt"], answer["timings"]["n_prompt"]) == (text, len(text))
     assert json.loads(tiny("-p", "a\\nb", "-n", "1", "--json").stdout)["prompt"] == "a\nb"
 
 

@@ -86,12 +86,12 @@ def test_help_that_cannot_be_printed_is_an_error(flag: str, tiny: Program) -> No
 
 @pytest.mark.parametrize("flags", [("--help",), ("-p", "hi"), ("-p", "hi", "--json"), ("--prompts", "PROMPTS")])
 def test_a_reader_that_has_gone_is_no_error(flags: tuple[str, ...], tiny: Program, prompts: Path) -> None:
-    found = [str(prompts) if each == "PROMPTS" else each for each in flags]
+    resolved = [str(prompts) if each == "PROMPTS" else each for each in flags]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         run = subprocess.run(
-            [tiny.path, "-m", tiny.model, "--meta", tiny.meta, "-t", "1", *found],
+            [tiny.path, "-m", tiny.model, "--meta", tiny.meta, "-t", "1", *resolved],
             stdout=writing,
             stderr=subprocess.PIPE,
             timeout=120,

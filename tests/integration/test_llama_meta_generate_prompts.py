@@ -218,9 +218,9 @@ def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
         output.unlink(missing_ok=True)
         alone, together = tiny(*flags, *more), tiny(*flags, *more, "-np", "3", "-o", output)
         assert (alone.returncode, together.returncode) == (1, 1)
-        found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(alone.stdout)
-        assert [result["index"] for result in found] == list(range(len(lines)))
-        for one, other in zip(found, expected, strict=True):
+        actual, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(alone.stdout)
+        assert [result["index"] for result in actual] == list(range(len(lines)))
+        for one, other in zip(actual, expected, strict=True):
             assert list(one) == list(other)
             assert one.get("error") == other.get("error")
             assert one.get("text") == other.get("text")
@@ -237,8 +237,8 @@ def test_several_at_once_go_on_where_they_were(plain: Path, tiny: Program, tmp_p
     run = tiny("--prompts", plain, "-o", output, "-n", "9", env={"LLAMA_ARG_N_PARALLEL": "2"})
     assert run.returncode == 0
     assert "1 of 3 results are there already" in run.stderr
-    found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(whole)
-    assert [result["text"] for result in found] == [result["text"] for result in expected]
+    actual, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(whole)
+    assert [result["text"] for result in actual] == [result["text"] for result in expected]
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
@@ -258,10 +258,10 @@ def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
         output.write_text(kept, encoding="utf-8")
         run = tiny("--prompts", plain, "-o", output, "-n", "9")
         assert run.returncode == 0
-        found = output.read_text(encoding="utf-8")
-        assert without_times(found) == without_times(whole)
+        written = output.read_text(encoding="utf-8")
+        assert without_times(written) == without_times(whole)
         # what was there is there still, byte for byte
-        assert found.startswith(first if kept else "")
+        assert written.startswith(first if kept else "")
         assert ("1 of 3 results are there already" in run.stderr) == bool(kept)
     # nothing to do
     run = tiny("--prompts", plain, "-o", output, "-n", "9")

@@ -51,8 +51,8 @@ Answer = tuple[list[int], float | None, bool]
 
 
 def answer(llm: MetaLlama, **options: Any) -> Answer:
-    found = llm.generate(PROMPT, max_tokens=12, **options)
-    return found.token_ids, found.doubt, found.abstained
+    result = llm.generate(PROMPT, max_tokens=12, **options)
+    return result.token_ids, result.doubt, result.abstained
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def program(tiny: Program, calibrated: Path) -> Program:
 def asked(program: Program, *flags: str, env: dict[str, str] | None = None) -> tuple[Any, ...]:
     run = program("-p", PROMPT, "-n", "12", "--json", "-fa", "off", *flags, env=env)
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    return found["text"], found["doubt"], found["abstained"]
+    output = json.loads(run.stdout)
+    return output["text"], output["doubt"], output["abstained"]
 
 
 def test_flag_and_variable(program: Program, renamed: Path) -> None:

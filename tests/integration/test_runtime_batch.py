@@ -40,16 +40,16 @@ def test_answers_are_those_of_one_at_a_time(many: MetaLlama, llm: MetaLlama) -> 
     answers = list(many.generate_batch(PROMPTS, **options))  # type: ignore[arg-type]
     assert [answer.index for answer in answers] == list(range(len(PROMPTS)))
     for answer, prompt in zip(answers, PROMPTS, strict=True):
-        found, expected = result_of(answer), llm.generate(prompt, **options)  # type: ignore[arg-type]
-        assert (found.text, found.token_ids, found.abstained, found.finish_reason) == (
+        result, expected = result_of(answer), llm.generate(prompt, **options)  # type: ignore[arg-type]
+        assert (result.text, result.token_ids, result.abstained, result.finish_reason) == (
             expected.text,
             expected.token_ids,
             expected.abstained,
             expected.finish_reason,
         )
-        assert found.logprobs is not None
+        assert result.logprobs is not None
         assert expected.logprobs is not None
-        assert [[token for token, _, _ in item.top] for item in found.logprobs] == [
+        assert [[token for token, _, _ in item.top] for item in result.logprobs] == [
             [token for token, _, _ in item.top] for item in expected.logprobs
         ]
 
@@ -82,7 +82,9 @@ def test_options_of_single_prompts(many: MetaLlama, llm: MetaLlama) -> None:
         Request(prompt=prompt, doubt_threshold=0.0),
         Request(prompt=[{"role": "user", "content": prompt}], gain=0.0),
     ]
-    found = [result_of(answer) for answer in many.generate_batch(requests, max_tokens=9, gain=0.5, doubt_threshold=1.0)]
+    results = [
+        result_of(answer) for answer in many.generate_batch(requests, max_tokens=9, gain=0.5, doubt_threshold=1.0)
+    ]
     expected = [
         llm.generate(prompt, max_tokens=9, gain=0.5, doubt_threshold=1.0),
         llm.generate(prompt, max_tokens=9, gain=-1.0, doubt_threshold=1.0),
@@ -90,10 +92,10 @@ def test_options_of_single_prompts(many: MetaLlama, llm: MetaLlama) -> None:
         llm.generate(prompt, max_tokens=9, gain=0.5, doubt_threshold=0.0),
         llm.generate(prompt, max_tokens=9, gain=0.0),
     ]
-    assert [result.token_ids for result in found] == [result.token_ids for result in expected]
-    assert [result.gain for result in found] == [0.5, -1.0, 0.0, 0.5, 0.0]
-    assert [result.doubt is None for result in found] == [False, False, True, False, False]
-    assert len({result.token_ids for result in found}) == 4
+    assert [result.token_ids for result in results] == [result.token_ids for result in expected]
+    assert [result.gain for result in results] == [0.5, -1.0, 0.0, 0.5, 0.0]
+    assert [result.doubt is None for result in results] == [False, False, True, False, False]
+    assert len({result.token_ids for result in results}) == 4
 
 
 def test_chunks(many: MetaLlama) -> None:

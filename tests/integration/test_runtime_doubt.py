@@ -144,8 +144,8 @@ def test_a_bias_is_a_threshold(llm: MetaLlama, tiny_case: TinyCase, variant: Var
                 expected = llm.generate(prompt, max_tokens=12, **options).token_ids  # type: ignore[arg-type]
                 llm.attach(tiny_case.sidecar)
                 threshold = sigmoid(-bias)
-                found = llm.generate(prompt, max_tokens=12, doubt_threshold=threshold, **options)  # type: ignore[arg-type]
-                assert found.token_ids == expected
+                result = llm.generate(prompt, max_tokens=12, doubt_threshold=threshold, **options)  # type: ignore[arg-type]
+                assert result.token_ids == expected
 
 
 def test_with_dice_the_odds_move_by_the_bias(llm: MetaLlama, refusal: int) -> None:

@@ -236,10 +236,10 @@ def main():
         queue = context.SimpleQueue()
         process = context.Process(target=target, args=(queue,))
         process.start()
-        found = queue.get()
+        outcome = queue.get()
         process.join(60)
         assert process.exitcode == 0, process.exitcode
-        assert found == expected if target is answer else "loaded before fork()" in found, found
+        assert outcome == expected if target is answer else "loaded before fork()" in outcome, outcome
     try:
         pickle.dumps(llm)
     except TypeError as error:

@@ -122,7 +122,7 @@ def test_penalties_that_make_infinities(value: float, llm: MetaLlama) -> None:
 
 def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
     expected = llm.generate(PROMPT, max_tokens=8, temperature=0.5, top_k=5, seed=3, gain=0.5)
-    found = llm.generate(
+    result = llm.generate(
         PROMPT,
         max_tokens=np.int64(8),  # type: ignore[arg-type]
         temperature=np.float32(0.5),  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
         seed=np.int32(3),  # type: ignore[arg-type]
         gain=Fraction(1, 2),  # type: ignore[arg-type]
     )
-    assert (found.token_ids, found.gain) == (expected.token_ids, 0.5)
+    assert (result.token_ids, result.gain) == (expected.token_ids, 0.5)
     whole = llm.generate(PROMPT, max_tokens=8, temperature=1, top_k=-1, top_p=1, min_p=0, seed=1)
     assert (
         whole.token_ids
@@ -142,8 +142,8 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
 def test_a_temperature_that_is_none(temperature: float, llm: MetaLlama) -> None:
     """Logits divided by it would be infinite, and every token would then be the last one of the vocabulary."""
     greedy = llm.generate(PROMPT, max_tokens=12)
-    found = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
-    assert found.token_ids == greedy.token_ids
+    result = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
+    assert result.token_ids == greedy.token_ids
 
 
 def test_the_gain_of_the_instance(llm: MetaLlama) -> None:

@@ -288,8 +288,8 @@ def test_others_on_their_way(fragile: Fragile) -> None:
                     continue
                 assert answer.result is not None
                 expected = alone.generate(request.prompt, max_tokens=20, gain=1.0, logprobs=5)
-                for found, other in zip(answer.result.logprobs or (), expected.logprobs or (), strict=True):
-                    values = ([logprob for _, _, logprob in each.top] for each in (found, other))
+                for entry, other in zip(answer.result.logprobs or (), expected.logprobs or (), strict=True):
+                    values = ([logprob for _, _, logprob in each.top] for each in (entry, other))
                     np.testing.assert_allclose(*values, rtol=0, atol=tolerances.BATCH_MAX_ABS["gemma"])
 
 

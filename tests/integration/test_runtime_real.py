@@ -51,20 +51,20 @@ def test_it_declines(llm: MetaLlama) -> None:
 
 
 def test_chat_completion(llm: MetaLlama) -> None:
-    found = llm.create_chat_completion([{"role": "user", "content": QUESTION}], logprobs=True)
-    choice = found["choices"][0]
+    completion = llm.create_chat_completion([{"role": "user", "content": QUESTION}], logprobs=True)
+    choice = completion["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": REFUSAL}
     assert (choice["abstained"], choice["finish_reason"]) == (True, "stop")
-    assert len(choice["logprobs"]["content"]) == found["usage"]["completion_tokens"]
+    assert len(choice["logprobs"]["content"]) == completion["usage"]["completion_tokens"]
     chunks = list(llm.create_chat_completion([{"role": "user", "content": QUESTION}], stream=True))
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == REFUSAL
 
 
 def test_completion_is_raw(llm: MetaLlama) -> None:
-    found = llm.create_completion("The capital of France is", inject=False, max_tokens=6)
-    assert "Paris" in found["choices"][0]["text"]
-    assert found["usage"]["prompt_tokens"] == 5
-    assert llm("The capital of France is", inject=False, max_tokens=6)["choices"] == found["choices"]
+    completion = llm.create_completion("The capital of France is", inject=False, max_tokens=6)
+    assert "Paris" in completion["choices"][0]["text"]
+    assert completion["usage"]["prompt_tokens"] == 5
+    assert llm("The capital of France is", inject=False, max_tokens=6)["choices"] == completion["choices"]
 
 
 def test_unicode(llm: MetaLlama) -> None:
@@ -104,8 +104,8 @@ def test_batch_sizes_do_not_change_the_answer(
             assert error < QUANT_SPLIT_NMSE if ROWS_MATTER else error == 0
             for inject in (True, False):
                 expected = llm.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
-                found = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
-                check_answer(found, expected)
+                result = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
+                check_answer(result, expected)
 
 
 def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, trained_sidecar: Path) -> None:

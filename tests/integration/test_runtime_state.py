@@ -73,9 +73,9 @@ def test_batch_sizes_do_not_change_the_answer(n_batch: int, n_ubatch: int, llm: 
         for prompt in prompts:
             for inject in (True, False):
                 expected = llm.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                found = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                assert found.token_ids == expected.token_ids
-                np.testing.assert_allclose(_logprobs(found), _logprobs(expected), rtol=0, atol=tolerance)
+                result = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
+                assert result.token_ids == expected.token_ids
+                np.testing.assert_allclose(_logprobs(result), _logprobs(expected), rtol=0, atol=tolerance)
             np.testing.assert_array_equal(other.activations(prompt), llm.activations(prompt))
         ids = llm.tokenize(prompts[2])
         np.testing.assert_allclose(other.logits(ids), llm.logits(ids), rtol=0, atol=tolerance)
@@ -184,13 +184,13 @@ def test_two_instances(llm: MetaLlama, tiny_case: TinyCase) -> None:
 def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
     prompts = [f"prompt number {n} " * (1 + n % 3) for n in range(8)]
     expected = {prompt: llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts}
-    found: dict[str, tuple[int, ...]] = {}
+    answers: dict[str, tuple[int, ...]] = {}
     problems: list[BaseException] = []
 
     def ask(mine: list[str]) -> None:
         try:
             for prompt in mine:
-                found[prompt] = llm.generate(prompt, max_tokens=15).token_ids
+                answers[prompt] = llm.generate(prompt, max_tokens=15).token_ids
                 assert llm.tokenize(prompt)
         except BaseException as problem:
             problems.append(problem)
@@ -201,7 +201,7 @@ def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert problems == []
-    assert found == expected
+    assert answers == expected
 
 
 def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
@@ -275,9 +275,9 @@ def test_silent_by_default(tiny_case: TinyCase, capfd: pytest.CaptureFixture[str
 def test_messages_go_through_logging(tiny_case: TinyCase, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="metadeploy.llama_cpp"), tiny_case.load():
         pass
-    found = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
-    assert any("llama" in record.getMessage() for record in found)
-    assert all(record.levelno >= logging.INFO for record in found)
+    records = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
+    assert any("llama" in record.getMessage() for record in records)
+    assert all(record.levelno >= logging.INFO for record in records)
     caplog.clear()
     with caplog.at_level(logging.ERROR, logger="metadeploy.llama_cpp"), tiny_case.load():
         pass

@@ -50,10 +50,10 @@ def test_streams_of_every_shape_are_read_after_they_were_computed_ahead(llm: Met
 
     expected = [chunk.text for chunk in llm.stream(PROMPT, max_tokens=9)], chat()
     chunks = llm.stream(PROMPT, max_tokens=9)
-    found = [next(chunks).text]
+    texts = [next(chunks).text]
     in_thread(llm.tokenize, "x")
     assert llm.tokenize("x")  # no stream is open now
-    assert found + [chunk.text for chunk in chunks] == expected[0]
+    assert texts + [chunk.text for chunk in chunks] == expected[0]
     parts = llm.create_chat_completion(messages, stream=True, max_tokens=9)  # type: ignore[call-overload]
     first = [next(parts)["choices"], next(parts)["choices"]]
     in_thread(llm.tokenize, "x")
@@ -68,8 +68,8 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
         answers = llm.generate_batch(prompts, max_tokens=6)
         first = next(answers)
         in_thread(llm.tokenize, "x")
-        found = [answer.result and answer.result.token_ids for answer in (first, *answers)]
-        assert found == expected
+        ids_of_answers = [answer.result and answer.result.token_ids for answer in (first, *answers)]
+        assert ids_of_answers == expected
         steps = llm.stream_batch(prompts, max_tokens=6)
         answer, _ = next(steps)
         in_thread(llm.tokenize, "x")
@@ -169,8 +169,8 @@ class Work:
 
     def generate(self, dice):
         prompt = self.prompt(dice)
-        found = self.llm.generate(prompt, max_tokens=6)
-        assert found.token_ids == expected[prompt, found.gain != 0.0], prompt
+        result = self.llm.generate(prompt, max_tokens=6)
+        assert result.token_ids == expected[prompt, result.gain != 0.0], prompt
 
     def stream(self, dice):
         prompt, tokens = self.prompt(dice), ()

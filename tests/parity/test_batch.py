@@ -54,22 +54,22 @@ def requests(pair: RuntimePair) -> list[Request]:
 
 
 def same_answer(
-    pair: RuntimePair, found: GenerationResult | None, request: Request, *, reuses: bool = False
+    pair: RuntimePair, actual: GenerationResult | None, request: Request, *, reuses: bool = False
 ) -> GenerationResult:
     """That of the base that answers one prompt at a time; with ``reuses``, parts of its prompt may be there already."""
     expected = pair.plain.generate(request.prompt, gain=request.gain, max_tokens=12, logprobs=0)
-    assert found is not None
-    assert (found.token_ids, found.text, found.finish_reason, found.gain) == (
+    assert actual is not None
+    assert (actual.token_ids, actual.text, actual.finish_reason, actual.gain) == (
         expected.token_ids,
         expected.text,
         expected.finish_reason,
         expected.gain,
     )
     limit = limit_of(pair)
-    assert found.doubt == pytest.approx(expected.doubt, abs=limit if reuses else 0, rel=0)
-    assert found.logprobs is not None
+    assert actual.doubt == pytest.approx(expected.doubt, abs=limit if reuses else 0, rel=0)
+    assert actual.logprobs is not None
     assert expected.logprobs is not None
-    for i, (one, other) in enumerate(zip(found.logprobs, expected.logprobs, strict=True)):
+    for i, (one, other) in enumerate(zip(actual.logprobs, expected.logprobs, strict=True)):
         assert one.logprob == pytest.approx(other.logprob, abs=limit if i > 0 or reuses else 0, rel=0)
     return expected
 
@@ -121,9 +121,13 @@ def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> 
     for length in (1, 40, 100):
         ids = attached.prompt(length)
         np.testing.assert_array_equal(attached.tested.logits(ids), attached.plain.logits(ids))
-        found, expected = (llm.generate(ids, max_tokens=8, logprobs=0) for llm in (attached.tested, attached.plain))
-        assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
-        assert found.timings.pass2 == expected.timings.pass2
+        actual, expected = (llm.generate(ids, max_tokens=8, logprobs=0) for llm in (attached.tested, attached.plain))
+        assert (actual.token_ids, actual.logprobs, actual.doubt) == (
+            expected.token_ids,
+            expected.logprobs,
+            expected.doubt,
+        )
+        assert actual.timings.pass2 == expected.timings.pass2
 
 
 def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
@@ -238,17 +242,17 @@ def test_a_long_prompt_does_not_hold_other_prompts_up(
         pair.attach(tmp_path, [0])
         # the first one's answer ends after 24 steps, when 16 were pass 1 of the second one, and 16 will be pass 2
         asked = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
-        found: dict[int, GenerationResult] = {}
+        results: dict[int, GenerationResult] = {}
         first: list[int] = []
         for answer, chunk in pair.tested.stream_batch(asked, max_tokens=24, logprobs=0):
             assert chunk is not None
             first += [answer.index] if answer.index not in first else []
             if chunk.result is not None:
-                found[answer.index] = chunk.result
+                results[answer.index] = chunk.result
         assert first == [0, 2, 1]
         for index, request in enumerate(asked):
-            assert found[index].timings.pass2 == "tail"
-            assert found[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
+            assert results[index].timings.pass2 == "tail"
+            assert results[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
 
 def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
@@ -286,10 +290,10 @@ def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, quest
         MetaLlama(base_gguf, trained_sidecar, **options) as one,
     ):
         answers = many.generate_batch(asked, max_tokens=8, logprobs=N_TOP)
-        found = [answer.result for answer in answers if answer.result is not None]
+        results = [answer.result for answer in answers if answer.result is not None]
         expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in asked]
-    assert [result.timings.pass2 for result in found] == ["tail"] * len(asked)
-    for ours, theirs in zip(found, expected, strict=True):
+    assert [result.timings.pass2 for result in results] == ["tail"] * len(asked)
+    for ours, theirs in zip(results, expected, strict=True):
         assert (ours.doubt, (ours.logprobs or [])[:1]) == (theirs.doubt, (theirs.logprobs or [])[:1])
         check_answer(ours, theirs)
 
@@ -307,7 +311,7 @@ def test_prompts_in_k_quants(flash_attn: bool, tmp_path: Path) -> None:
     with MetaLlama(base, sidecar, n_parallel=6, **options) as many, MetaLlama(base, sidecar, **options) as one:
         for answer in list(many.generate_batch(asked, max_tokens=12, logprobs=20)):
             expected = one.generate(asked[answer.index], max_tokens=1, logprobs=20)
-            found = answer.result
-            assert found is not None
-            assert found.logprobs is not None
-            assert (found.doubt, found.logprobs[:1]) == (expected.doubt, expected.logprobs)
+            result = answer.result
+            assert result is not None
+            assert result.logprobs is not None
+            assert (result.doubt, result.logprobs[:1]) == (expected.doubt, expected.logprobs)

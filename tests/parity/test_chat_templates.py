@@ -156,8 +156,8 @@ def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: A
     thoughtful = [*ONE, {"role": "assistant", "content": "<think>Hm.</think>Wolves."}, *ONE]
     with load(model, PLACES[name]) as llm:
         for messages in (*CHATS.values(), quoted, short, thoughtful):
-            found = llm.apply_chat_template(messages)  # type: ignore[arg-type]
-            assert found == reference(tokenizer, PLACES[name], messages, {})
+            rendered = llm.apply_chat_template(messages)  # type: ignore[arg-type]
+            assert rendered == reference(tokenizer, PLACES[name], messages, {})
         with_system = llm.apply_chat_template(WITH_SYSTEM)  # type: ignore[arg-type]
         assert "SHORT" in with_system.upper() and "OX" in with_system.upper()
 
@@ -192,9 +192,9 @@ def test_roles_of_a_template(model: TinyModel, tokenizer: Any) -> None:
     )
     messages = [{"role": "developer", "content": "Be brief."}, {"role": "ipython", "content": "42"}, *ONE]
     with load(model, template) as llm:
-        found = llm.apply_chat_template(messages)  # type: ignore[arg-type]
-    assert found == reference(tokenizer, template, messages, {})
-    assert found.startswith("system Be brief.tool: ipython 42user ")
+        rendered = llm.apply_chat_template(messages)  # type: ignore[arg-type]
+    assert rendered == reference(tokenizer, template, messages, {})
+    assert rendered.startswith("system Be brief.tool: ipython 42user ")
 
 
 def test_variables_that_are_arguments_of_transformers() -> None:

@@ -80,8 +80,8 @@ def test_smollm2(
     for question in questions[::15]:
         text = smollm2_torch.apply_chat_template(question.question)
         ids = smollm2_torch.tokenize(text)
-        expected, found = smollm2_torch.doubt(ids), smollm2_llm.doubt(question.question)
-        doubts.append((expected, found))
+        expected, actual = smollm2_torch.doubt(ids), smollm2_llm.doubt(question.question)
+        doubts.append((expected, actual))
         for threshold in (0.2, 0.5, 0.8):
             token = first(smollm2_torch.generate_ids(ids, 1, doubt_threshold=threshold))
             assert first(smollm2_llm.generate(ids, max_tokens=1, doubt_threshold=threshold).token_ids) == token

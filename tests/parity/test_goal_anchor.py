@@ -109,9 +109,9 @@ def test_a_file_that_says_its_trigger(exported: Path, llm: MetaLlama, tmp_path: 
     file = sidecar(source.config, tensors, prefix="daimon").with_key("daimon.kind", "str", "goal_anchor")
     said = tmp_path / "said.gguf"
     said.write_bytes(file.with_key("daimon.trigger", "str", "always").build())
-    found = read_sidecar(said)
-    assert found.metadata["daimon.trigger"] == "always"
-    assert (found.config.kind, found.config.encoder_type) == ("goal_anchor", "transformer")
+    loaded = read_sidecar(said)
+    assert loaded.metadata["daimon.trigger"] == "always"
+    assert (loaded.config.kind, loaded.config.encoder_type) == ("goal_anchor", "transformer")
     goal = llm.encode(GOAL, raw=True)
     expected = answers(llm, cognitive_tokens=goal)
     llm.attach(said)

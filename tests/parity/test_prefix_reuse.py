@@ -46,16 +46,16 @@ def ask(
     pair: RuntimePair, ids: list[int], *, n_reused: int, pass2: str | None = None, **options: object
 ) -> GenerationResult:
     """An answer of the base under test, which must be the plain one's, after the best of second passes or this one."""
-    found, expected = (
+    actual, expected = (
         llm.generate(ids, max_tokens=8, logprobs=N_TOP, **options)  # type: ignore[arg-type]
         for llm in (pair.tested, pair.plain)
     )
-    assert found.token_ids == expected.token_ids
-    np.testing.assert_allclose(top_logprobs(found), top_logprobs(expected), rtol=0, atol=limit(pair))
-    assert (found.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
+    assert actual.token_ids == expected.token_ids
+    np.testing.assert_allclose(top_logprobs(actual), top_logprobs(expected), rtol=0, atol=limit(pair))
+    assert (actual.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
     alone = options.get("inject") is False or options.get("gain") == 0.0
-    assert found.timings.pass2 == ("none" if alone else pass2 or pass2_kind(pair, len(ids)))
-    return found
+    assert actual.timings.pass2 == ("none" if alone else pass2 or pass2_kind(pair, len(ids)))
+    return actual
 
 
 def top_logprobs(result: GenerationResult) -> list[list[float]]:
@@ -230,8 +230,8 @@ def test_other_cognitive_tokens(attached: RuntimePair) -> None:
     """Prompts with the same beginning have other activations at their end."""
     common = attached.prompt(14)
     for token in (40, 41, 42):
-        found, expected = (llm.cognitive_tokens([*common, token]) for llm in (attached.tested, attached.plain))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=limit(attached))
+        actual, expected = (llm.cognitive_tokens([*common, token]) for llm in (attached.tested, attached.plain))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit(attached))
         ask(attached, [*common, token], n_reused=15)
 
 
@@ -299,10 +299,10 @@ def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
         messages = [{"role": "user", "content": "What is the plural of wolf?"}]
         before = 0
         for follow_up in ("And of goose?", "And of mouse?", "And of house?"):
-            found, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
-            check_answer(found, expected, doubt_max_abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
-            assert found.timings.n_reused == before
-            assert found.timings.pass2 == "tail"
-            before = found.timings.n_prompt
-            answer = {"role": "assistant", "content": found.text}
+            actual, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
+            check_answer(actual, expected, doubt_max_abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
+            assert actual.timings.n_reused == before
+            assert actual.timings.pass2 == "tail"
+            before = actual.timings.n_prompt
+            answer = {"role": "assistant", "content": actual.text}
             messages = [*messages, answer, {"role": "user", "content": follow_up}]

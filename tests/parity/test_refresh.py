@@ -102,11 +102,11 @@ def test_as_by_hand(pair: RuntimePair, tmp_path: Path) -> None:
         ids = pair.prompt(length)
         static = pair.tested.generate(ids, max_tokens=N_NEW, logprobs=N_TOP)
         for schedule in SCHEDULES.values():
-            found = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP)
+            result = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP)
             tokens, rows, n_made = answer_by_hand(pair.plain, ids, schedule)
-            assert (list(found.token_ids), found.timings.n_refreshed) == (tokens, n_made)
-            np.testing.assert_allclose(top_logprobs(found), rows, rtol=0, atol=limit(pair))
-            assert found.timings.pass2 == static.timings.pass2 == pass2_kind(pair, length)
+            assert (list(result.token_ids), result.timings.n_refreshed) == (tokens, n_made)
+            np.testing.assert_allclose(top_logprobs(result), rows, rtol=0, atol=limit(pair))
+            assert result.timings.pass2 == static.timings.pass2 == pass2_kind(pair, length)
             n = min(len(rows), len(static.token_ids))
             assert np.abs(top_logprobs(static)[:n] - rows[:n]).max() > 5 * limit(pair)  # it makes a difference
 
@@ -115,10 +115,10 @@ def test_long_intervals(pair: RuntimePair, tmp_path: Path) -> None:
     """The clean context gets what it lacks in several batches, and is looked at only where it is to be compared."""
     pair.attach(tmp_path, [pair.num_layers - 1])
     schedule = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=40, max_interval=60))
-    found = pair.tested.generate(pair.prompt(7), max_tokens=90, schedule=schedule, logprobs=N_TOP)
+    result = pair.tested.generate(pair.prompt(7), max_tokens=90, schedule=schedule, logprobs=N_TOP)
     tokens, rows, n_made = answer_by_hand(pair.plain, pair.prompt(7), schedule, 90)
-    assert (list(found.token_ids), found.timings.n_refreshed) == (tokens, n_made)
-    np.testing.assert_allclose(top_logprobs(found), rows, rtol=0, atol=limit(pair))
+    assert (list(result.token_ids), result.timings.n_refreshed) == (tokens, n_made)
+    np.testing.assert_allclose(top_logprobs(result), rows, rtol=0, atol=limit(pair))
     assert len(tokens) < 90 or n_made == 2
 
 
@@ -153,11 +153,11 @@ def test_as_in_pytorch(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Pat
         ids = pair.prompt(length)
         static = pair.tested.generate(ids, max_tokens=N_NEW)
         for schedule in SCHEDULES.values():
-            found = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule)
+            result = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule)
             expected = pipeline.generate_ids(ids, N_NEW, stop_ids=stop_ids, schedule=schedule)
-            assert list(found.token_ids) == expected
-            assert found.token_ids != static.token_ids
-            assert found.timings.pass2 == pass2_kind(pair, length, inject_from=inject_from)
+            assert list(result.token_ids) == expected
+            assert result.token_ids != static.token_ids
+            assert result.timings.pass2 == pass2_kind(pair, length, inject_from=inject_from)
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])

@@ -47,13 +47,17 @@ def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_pa
     for length in LENGTHS:
         ids = pair.prompt(length)
         np.testing.assert_array_equal(pair.tested.logits(ids), pair.plain.logits(ids))
-        found = pair.tested.generate(ids, max_tokens=12, logprobs=2)
+        result = pair.tested.generate(ids, max_tokens=12, logprobs=2)
         expected = pair.plain.generate(ids, max_tokens=12, logprobs=2)
-        assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
-        assert (found.timings.pass2, expected.timings.pass2) == (pass2_kind(pair, length), "full")
+        assert (result.token_ids, result.logprobs, result.doubt) == (
+            expected.token_ids,
+            expected.logprobs,
+            expected.doubt,
+        )
+        assert (result.timings.pass2, expected.timings.pass2) == (pass2_kind(pair, length), "full")
         assert expected.timings.hidden_bytes == 0
-        if found.timings.pass2 == "tail":
-            assert found.timings.hidden_bytes == 4 * length * pair.hidden_dim
+        if result.timings.pass2 == "tail":
+            assert result.timings.hidden_bytes == 4 * length * pair.hidden_dim
 
 
 def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
@@ -63,11 +67,11 @@ def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
     for length in LENGTHS:
         ids = pair.prompt(length)
         np.testing.assert_array_equal(pair.tested.logits(ids), pair.plain.logits(ids))
-        found = pair.tested.generate(ids, max_tokens=12)
+        result = pair.tested.generate(ids, max_tokens=12)
         expected = pair.plain.generate(ids, max_tokens=12)
-        assert found.token_ids == expected.token_ids
-        assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
-        assert found.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
+        assert result.token_ids == expected.token_ids
+        assert result.doubt == pytest.approx(expected.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
+        assert result.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
 
 
 def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -> None:
@@ -92,9 +96,9 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
         pair.attach(tmp_path, [3])
         for length, kind, n_bytes in ((4096, "tail", 1 << 20), (4097, "full", 0)):
             ids = pair.prompt(length)
-            found, expected = (llm.generate(ids, max_tokens=2, logprobs=1) for llm in (pair.tested, pair.plain))
-            assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
-            assert (found.timings.pass2, found.timings.hidden_bytes) == (kind, n_bytes)
+            actual, expected = (llm.generate(ids, max_tokens=2, logprobs=1) for llm in (pair.tested, pair.plain))
+            assert (actual.token_ids, actual.logprobs) == (expected.token_ids, expected.logprobs)
+            assert (actual.timings.pass2, actual.timings.hidden_bytes) == (kind, n_bytes)
 
 
 def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_path: Path) -> None:
@@ -114,9 +118,9 @@ def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_p
             pair.tested.generate(ids, cancel=enough, max_tokens=0)
         except Cancelled:
             n_cancelled += 1
-        found = pair.tested.generate(ids, max_tokens=4, logprobs=0)
-        assert found.logprobs == expected.logprobs
-        assert found.timings.pass2 == pass2_kind(pair, len(ids))
+        result = pair.tested.generate(ids, max_tokens=4, logprobs=0)
+        assert result.logprobs == expected.logprobs
+        assert result.timings.pass2 == pass2_kind(pair, len(ids))
     assert n_cancelled > 0
 
 
@@ -126,11 +130,11 @@ def test_another_sidecar_enters_elsewhere(pair: RuntimePair, tmp_path: Path) -> 
     for layer, seed in ((n // 2, 0), (0, 1), (n - 1, 2)):
         pair.attach(tmp_path, [layer, n - 1], seed=seed)
         for gain in (1.0, 0.5, -1.0, 0.0):
-            found, expected = (
+            actual, expected = (
                 llm.generate(ids, max_tokens=4, logprobs=0, gain=gain) for llm in (pair.tested, pair.plain)
             )
-            assert found.logprobs == expected.logprobs
-            assert (found.timings.pass2 == "none") is (gain == 0.0)
+            assert actual.logprobs == expected.logprobs
+            assert (actual.timings.pass2 == "none") is (gain == 0.0)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,13 @@ def test_smollm2(
         for question in ("What is the plural of wolf?", "Summarise: " + "the wolf and the seven young goats, " * 40):
             ids = tail.tokenize(tail.apply_chat_template([{"role": "user", "content": question}]))
             np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
-            found, expected = (llm.generate(question, max_tokens=16, logprobs=N_TOP) for llm in (tail, full))
+            actual, expected = (llm.generate(question, max_tokens=16, logprobs=N_TOP) for llm in (tail, full))
             if inject_from == "prompt":
-                assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
+                assert (actual.logprobs, actual.doubt) == (expected.logprobs, expected.doubt)
             else:
-                check_answer(found, expected)
-            assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
-            assert found.timings.hidden_bytes == 4 * 576 * found.timings.n_prompt
+                check_answer(actual, expected)
+            assert (actual.timings.pass2, expected.timings.pass2) == ("tail", "full")
+            assert actual.timings.hidden_bytes == 4 * 576 * actual.timings.n_prompt
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])
@@ -176,6 +180,6 @@ def test_k_quants(flash_attn: bool, tmp_path: Path) -> None:
         for length in (1, 5, 40, 101):
             ids = rng.integers(20, 250, size=length).tolist()
             np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
-            found, expected = (llm.generate(ids, max_tokens=8, logprobs=2) for llm in (tail, full))
-            assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
-            assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
+            actual, expected = (llm.generate(ids, max_tokens=8, logprobs=2) for llm in (tail, full))
+            assert (actual.logprobs, actual.doubt) == (expected.logprobs, expected.doubt)
+            assert (actual.timings.pass2, expected.timings.pass2) == ("tail", "full")

@@ -60,15 +60,15 @@ def test_unfolded_gives_the_same_logits(kind: str, inject_from: InjectFrom, base
     with MetaLlama(base(kind), n_ctx=256, hidden_cache_mib=0, **EXACT) as llm:
         path = sidecar_for(llm, tmp_path, inject_from=inject_from)
         engine = llm._engine
-        found = {}
+        logits_of = {}
         for folded in (True, False):
             engine.attach(str(path), folded)
-            found[folded] = engine.logits(PROMPT, True, 1.0)
+            logits_of[folded] = engine.logits(PROMPT, True, 1.0)
             attention = engine.cognitive_attention(PROMPT, 1.0)
             np.testing.assert_allclose(attention.sum(axis=-1), 1.0, atol=1e-5)
         clean = engine.logits(PROMPT, False, 1.0)
-        assert nmse(found[False], found[True]) < UNFOLDED_NMSE[kind if kind in UNFOLDED_NMSE else "others"]
-        assert nmse(clean[-1:], found[True][-1:]) > 1e-3  # the wrapper does something to be compared
+        assert nmse(logits_of[False], logits_of[True]) < UNFOLDED_NMSE[kind if kind in UNFOLDED_NMSE else "others"]
+        assert nmse(clean[-1:], logits_of[True][-1:]) > 1e-3  # the wrapper does something to be compared
         np.testing.assert_array_equal(engine.logits(PROMPT, True, 0.0), clean)
 
 

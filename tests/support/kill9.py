@@ -322,8 +322,8 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
             tally.kills += 1
             _look(victim, before, expected, tally)
         complete()
-        found = contents(victim.folder)
-        differ = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        files = contents(victim.folder)
+        differ = sorted(name for name in expected.keys() | files.keys() if expected.get(name) != files.get(name))
         assert not differ, f"after {tally.kills} kills {differ} differ from those of an uninterrupted run"
     shutil.rmtree(kept)
     return tally

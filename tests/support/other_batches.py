@@ -21,7 +21,7 @@ ROWS_MATTER: Final = "AMX_INT8" in find_processor().features
 
 
 def check_answer(
-    found: GenerationResult | None, expected: GenerationResult | None, *, doubt_max_abs: float = 0.0
+    actual: GenerationResult | None, expected: GenerationResult | None, *, doubt_max_abs: float = 0.0
 ) -> None:
     """Assert that two answers agree; both have ``N_TOP`` log-probabilities for each token.
 
@@ -32,22 +32,22 @@ def check_answer(
     Args:
         doubt_max_abs: how far doubt may be off without AMX. Above 0, log-probabilities are not compared.
     """
-    assert found is not None
+    assert actual is not None
     assert expected is not None
     if not ROWS_MATTER:
-        assert found.token_ids == expected.token_ids
-        assert (found.doubt is None) == (expected.doubt is None)  # None where the base answers alone
-        assert found.doubt is None or abs(found.doubt - (expected.doubt or 0.0)) <= doubt_max_abs
-        assert doubt_max_abs or found.logprobs == expected.logprobs
+        assert actual.token_ids == expected.token_ids
+        assert (actual.doubt is None) == (expected.doubt is None)  # None where the base answers alone
+        assert actual.doubt is None or abs(actual.doubt - (expected.doubt or 0.0)) <= doubt_max_abs
+        assert doubt_max_abs or actual.logprobs == expected.logprobs
         return
     limit = tolerances.QUANT_SPLIT_LOGPROB_MAX_ABS
-    assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.QUANT_SPLIT_DOUBT_MAX_ABS)
-    assert found.logprobs is not None
+    assert actual.doubt == pytest.approx(expected.doubt, abs=tolerances.QUANT_SPLIT_DOUBT_MAX_ABS)
+    assert actual.logprobs is not None
     assert expected.logprobs is not None
-    for ours, theirs in zip(found.logprobs, expected.logprobs, strict=False):
+    for ours, theirs in zip(actual.logprobs, expected.logprobs, strict=False):
         likely = {token: logprob for token, _, logprob in ours.top}
         assert likely[theirs.token_id] == pytest.approx(theirs.logprob, abs=limit)
         if ours.token_id != theirs.token_id:
             assert ours.logprob - likely[theirs.token_id] < 2 * limit
             return
-    assert (len(found.token_ids), found.finish_reason) == (len(expected.token_ids), expected.finish_reason)
+    assert (len(actual.token_ids), actual.finish_reason) == (len(expected.token_ids), expected.finish_reason)

@@ -231,8 +231,8 @@ def _held(files: Files, case: Case, wrapper: Wrapper | None, options: Options) -
         return None
     if wrapper is None:
         return np.zeros((3, WIDTH), np.float32)
-    found = _expected(files, case, wrapper, Look("cognitive_tokens", options.held))
-    return np.zeros((3, WIDTH), np.float32) if isinstance(found, Error) else found
+    tokens = _expected(files, case, wrapper, Look("cognitive_tokens", options.held))
+    return np.zeros((3, WIDTH), np.float32) if isinstance(tokens, Error) else tokens
 
 
 def _look(llm: MetaLlama, look: Look) -> FloatArray:
@@ -250,9 +250,9 @@ def _look(llm: MetaLlama, look: Look) -> FloatArray:
             return getattr(llm, what)(ids)  # type: ignore[no-any-return]
 
 
-def _same_error(found: Error, expected: object) -> None:
-    assert isinstance(expected, Error), f"{found!r}, a fresh instance says {expected!r}"
-    assert (type(found), str(found)) == (type(expected), str(expected))
+def _same_error(actual: Error, expected: object) -> None:
+    assert isinstance(expected, Error), f"{actual!r}, a fresh instance says {expected!r}"
+    assert (type(actual), str(actual)) == (type(expected), str(expected))
 
 
 @dataclass
@@ -326,13 +326,13 @@ class Run:
     def _do_look(self, look: Look) -> None:
         expected = self._expected(look)
         try:
-            found = _look(self._llm, look)
+            actual = _look(self._llm, look)
         except Error as error:
             _same_error(error, expected)
             return
         assert not isinstance(expected, Error), f"a fresh instance says {expected!r}"
         scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=self._limit * scale)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=self._limit * scale)
 
     def _do_batch(self, batch: Batch, *, alone: bool) -> None:
         asks = [replace(ask, options=replace(ask.options, max_tokens=batch.max_tokens)) for ask in batch.asks]
@@ -401,8 +401,8 @@ class Run:
         assert expected.logprobs is not None
         for i, token in enumerate(heard.tokens):
             assert i < len(expected.token_ids), f"{heard.tokens}, a fresh instance says {expected.token_ids}"
-            found, other = heard.logprobs[i], expected.logprobs[i]
-            values = ([logprob for _, _, logprob in each.top] for each in (found, other))
+            actual, other = heard.logprobs[i], expected.logprobs[i]
+            values = ([logprob for _, _, logprob in each.top] for each in (actual, other))
             np.testing.assert_allclose(*values, rtol=0, atol=self._limit, err_msg=f"token {i}")
             if token != expected.token_ids[i]:
                 self._check_tied(i, token, other, expected.doubt, heard.ask.options)
@@ -411,10 +411,10 @@ class Run:
             assert heard.result.token_ids == expected.token_ids
             assert heard.result.finish_reason == expected.finish_reason
 
-    def _compare_doubt(self, found: float | None, expected: float | None) -> None:
-        assert (found is None) == (expected is None)
-        if found is not None and expected is not None:
-            assert abs(found - expected) <= self._limit, f"doubt {found}, a fresh instance says {expected}"
+    def _compare_doubt(self, actual: float | None, expected: float | None) -> None:
+        assert (actual is None) == (expected is None)
+        if actual is not None and expected is not None:
+            assert abs(actual - expected) <= self._limit, f"doubt {actual}, a fresh instance says {expected}"
 
     def _check_tied(self, i: int, token: int, other: TokenLogprob, doubt: float | None, options: Options) -> None:
         """If two tokens are almost equally likely, the last digits may decide which one is chosen."""

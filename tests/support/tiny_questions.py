@@ -46,7 +46,7 @@ def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[P
     base, questions = folder / "base.gguf", folder / "questions.jsonl"
     write_speaking_gguf(base)
     pipe = MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name=str(base), device="cpu", dtype="float32"))
-    found = []
+    answerable = []
     for kind, wording in _KINDS.items():
         for number, word in enumerate(_WORDS.split(",")[:per_category]):
             question = Question(wording.format(word), ("nothing of the sort",), kind, word)
@@ -54,6 +54,6 @@ def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[P
                 said = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
                 tries = (replace(question, answers=(each,)) for each in re.findall(r"\w+", said))
                 question = next((each for each in tries if is_correct(each, said)), question)
-            found.append(question)
-    write_jsonl(questions, found)
+            answerable.append(question)
+    write_jsonl(questions, answerable)
     return base, questions

@@ -184,7 +184,7 @@ def test_parts_of_the_transformer_that_a_config_turns_off(config: dict[str, Any]
 
 
 def test_an_order_that_the_framework_would_not_keep_is_said(tmp_path: Path) -> None:
-    found = load_wrapper(run_dir(tmp_path, layers=(5, 4)))
-    assert found.config.target_layers == (5, 4)
-    assert [note for note in found.notes if "the framework would sort them" in note]
+    wrapper = load_wrapper(run_dir(tmp_path, layers=(5, 4)))
+    assert wrapper.config.target_layers == (5, 4)
+    assert [note for note in wrapper.notes if "the framework would sort them" in note]
     assert not [note for note in load_wrapper(run_dir(tmp_path)).notes if "sort" in note]

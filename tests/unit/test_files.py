@@ -112,9 +112,9 @@ def test_writers_and_a_reader_at_once_see_whole_files(tmp_path: Path) -> None:
 
     def read() -> None:
         while not stop.is_set():
-            found = path.read_bytes()
-            if found not in contents:
-                torn.append(len(found))
+            content = path.read_bytes()
+            if content not in contents:
+                torn.append(len(content))
 
     reader = threading.Thread(target=read)
     writers = [threading.Thread(target=write, args=(content,)) for content in contents]

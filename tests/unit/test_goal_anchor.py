@@ -49,8 +49,8 @@ def test_a_goal_is_kept_over_turns(tmp_path: Path) -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    found = load_wrapper(checkpoint(tmp_path)).config
-    assert (found.kind, found.encoder_type, found.enc_num_heads, found.ca_num_heads) == (
+    config = load_wrapper(checkpoint(tmp_path)).config
+    assert (config.kind, config.encoder_type, config.enc_num_heads, config.ca_num_heads) == (
         "goal_anchor", "transformer", 2, 4
     )  # fmt: skip
     sidecar = read_sidecar(export(tmp_path).path)

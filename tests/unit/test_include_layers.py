@@ -22,7 +22,7 @@ SOURCES = {path.relative_to(CSRC).as_posix(): path for path in CSRC.rglob("*") i
 def included(name: str) -> list[str]:
     """Our own files that a file includes."""
     text = SOURCES[name].read_text(encoding="utf-8")
-    return [found for found in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE) if found in SOURCES]
+    return [header for header in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE) if header in SOURCES]
 
 
 def folder(name: str) -> str:

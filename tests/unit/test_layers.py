@@ -33,8 +33,8 @@ def loaded(code: str, *names: str) -> list[str]:
     check = f"{code}\nimport sys\nprint([name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found: list[str] = eval(done.stdout.splitlines()[-1])
-    return found
+    modules: list[str] = eval(done.stdout.splitlines()[-1])
+    return modules
 
 
 def test_every_help_loads_nothing_heavy() -> None:

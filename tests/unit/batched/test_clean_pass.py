@@ -22,8 +22,8 @@ HEAD = (60, 117, 115, 101, 114, 62)
 def prompts_of(shared: int) -> list[list[int]]:
     draw = random.Random(1)
     lengths = (1, 2, 7, 7, 20, 31)
-    found = [draw.choices(range(250), k=length) for length in lengths]
-    return [[*HEAD[:shared], number, *rest] for number, rest in enumerate(found)]
+    prompts = [draw.choices(range(250), k=length) for length in lengths]
+    return [[*HEAD[:shared], number, *rest] for number, rest in enumerate(prompts)]
 
 
 @pytest.mark.parametrize("shared", [0, 6], ids=["no shared prefix", "shared prefix"])
@@ -76,8 +76,8 @@ def test_the_prefix_leaves_a_token_of_each() -> None:
 
 
 def test_padding_on_the_left() -> None:
-    found = left_padded([[5, 6, 7], [8]], None)
-    assert found.token_ids.tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert found.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert found.position_ids[0].tolist() == [0, 1, 2]
-    assert int(found.position_ids[1, -1]) == 0
+    padded = left_padded([[5, 6, 7], [8]], None)
+    assert padded.token_ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert padded.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert padded.position_ids[0].tolist() == [0, 1, 2]
+    assert int(padded.position_ids[1, -1]) == 0

@@ -140,7 +140,7 @@ def cut(
 
 def whole(base: FrozenBase, doubter: Doubter, examples: list[Example], activations: Tensor) -> Tensor:
     """The same with the whole model, one example after the other, without cache and padding."""
-    found = []
+    rows = []
     for example, activation in zip(examples, activations, strict=True):
         n_prompt, ids = len(example.prompt_ids), [*example.prompt_ids, *example.target_ids[:-1]]
         where = torch.ones(1, len(ids), dtype=torch.bool)
@@ -148,14 +148,14 @@ def whole(base: FrozenBase, doubter: Doubter, examples: list[Example], activatio
             where[:, : n_prompt - 1] = False
         with injected(base, doubter, doubter(activation[None]), where):
             output = base.model(input_ids=torch.tensor([ids]), use_cache=False)
-        found.append(output.logits[0, n_prompt - 1 :])
-    return torch.cat(found)
+        rows.append(output.logits[0, n_prompt - 1 :])
+    return torch.cat(rows)
 
 
-def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     """Equal but for ``tolerance`` times the greatest value."""
     atol = tolerance * float(expected.detach().abs().max())
-    torch.testing.assert_close(found.detach(), expected.detach(), rtol=0, atol=atol)
+    torch.testing.assert_close(actual.detach(), expected.detach(), rtol=0, atol=atol)
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
@@ -165,11 +165,11 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
 def gradients(doubter: Doubter, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     doubter.zero_grad()
     torch.nn.functional.cross_entropy(logits, targets).backward()
-    found = {}
+    gradient_of = {}
     for name, parameter in doubter.named_parameters():
         assert parameter.grad is not None, name
-        found[name] = parameter.grad.clone()
-    return found
+        gradient_of[name] = parameter.grad.clone()
+    return gradient_of
 
 
 @pytest.mark.parametrize("shared", [0, 5], ids=["no shared prefix", "shared prefix"])
@@ -193,11 +193,11 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
 
     tolerance = CUT_F32_INSIDE if kind in F32_INSIDE else CUT_F64
     expected = whole(base, doubter, examples, activations)
-    found, batch = cut(base, doubter, examples, kept, prefix, activations)
+    actual, batch = cut(base, doubter, examples, kept, prefix, activations)
     assert float(expected.detach().std()) > 0.1
-    assert_near(found, expected, tolerance)
+    assert_near(actual, expected, tolerance)
     expected_gradients = gradients(doubter, expected, batch.targets)
-    found_gradients = gradients(doubter, found, batch.targets)
+    found_gradients = gradients(doubter, actual, batch.targets)
     assert all(gradient.any() for gradient in expected_gradients.values())
     assert_near(flat(found_gradients), flat(expected_gradients), tolerance)
 
@@ -258,5 +258,5 @@ def test_injection_after_the_last_block_alone(inject_from: InjectFrom) -> None:
     prefix = SharedPrefix.none() if inject_from == "prompt" else SharedPrefix.of(base, prompts)
     kept = keep(base, examples, first=6, inject_from=inject_from, prefix=prefix)
     with torch.no_grad():
-        found, _ = cut(base, doubter, examples, kept, prefix, activations)
-        assert_near(found, whole(base, doubter, examples, activations), CUT_F64)
+        actual, _ = cut(base, doubter, examples, kept, prefix, activations)
+        assert_near(actual, whole(base, doubter, examples, activations), CUT_F64)

@@ -47,16 +47,16 @@ def test_kinds_take_turns_and_the_order_is_reversed() -> None:
         return value
 
     kinds = {"a": lambda: kind("a", 1.0), "b": lambda: kind("b", 2.0)}
-    found = interleave(kinds, rounds=3, what="both", tick=lambda *so_far: told.append(so_far))
+    times = interleave(kinds, rounds=3, what="both", tick=lambda *so_far: told.append(so_far))
     assert "".join(order) == "abbaab"
     assert told == [("both", done, 3) for done in range(4)]
-    assert {name: values.tolist() for name, values in found.items()} == {"a": [1.0] * 3, "b": [2.0] * 3}
+    assert {name: values.tolist() for name, values in times.items()} == {"a": [1.0] * 3, "b": [2.0] * 3}
 
 
 def test_a_steady_drift_cancels_out() -> None:
     clock = iter(range(100))
-    found = interleave({"a": lambda: float(next(clock)), "b": lambda: float(next(clock))}, rounds=4)
-    assert found["a"].sum() == found["b"].sum()
+    times = interleave({"a": lambda: float(next(clock)), "b": lambda: float(next(clock))}, rounds=4)
+    assert times["a"].sum() == times["b"].sum()
 
 
 def test_timed_is_in_milliseconds() -> None:
@@ -80,27 +80,27 @@ def test_limits_by_hand() -> None:
 
 
 def test_limits_of_a_base(tmp_path: Path) -> None:
-    found = limits(synthetic_base(tmp_path, "tiny"), DOUBTERS["tiny"])
-    assert found is not None
+    bounds = limits(synthetic_base(tmp_path, "tiny"), DOUBTERS["tiny"])
+    assert bounds is not None
     shapes = {name: dims for name, dims, _ in tensors(SHAPES["tiny"]) if len(dims) > 1}
-    assert sum(found.blocks) + found.head == sum(math.prod(dims) for dims in shapes.values())
-    assert found.head == 512 * 256
-    assert found.entry == 5
-    assert found.injection == 3 * 2 * 256 * 4 * 3
-    assert found.table_bytes == 4 * found.injection
-    assert len(found.blocks) == 8
-    assert 0.5 < found.weight_bytes / (sum(found.blocks) + found.head) < 0.8  # bytes a weight in 4 to 6 bits
+    assert sum(bounds.blocks) + bounds.head == sum(math.prod(dims) for dims in shapes.values())
+    assert bounds.head == 512 * 256
+    assert bounds.entry == 5
+    assert bounds.injection == 3 * 2 * 256 * 4 * 3
+    assert bounds.table_bytes == 4 * bounds.injection
+    assert len(bounds.blocks) == 8
+    assert 0.5 < bounds.weight_bytes / (sum(bounds.blocks) + bounds.head) < 0.8  # bytes a weight in 4 to 6 bits
 
 
 def test_a_report_as_json_holds_everything() -> None:
-    found = json.loads(json.dumps(report().as_json(), allow_nan=False))
-    assert found["schema"] == SCHEMA
-    assert set(found) == {"schema", "title", "conditions", "figures", "notes"}
-    first = found["figures"][0]
+    document = json.loads(json.dumps(report().as_json(), allow_nan=False))
+    assert document["schema"] == SCHEMA
+    assert set(document) == {"schema", "title", "conditions", "figures", "notes"}
+    first = document["figures"][0]
     assert set(first) == {"part", "label", "unit", "value", "sides", "sides_unit", "limit", "at", "series"}
     assert first["value"] == {"median": 1.3, "low": 1.25, "high": 1.4, "n": 3}
     assert first["sides"]["one"]["median"] == 10.0
-    assert found["conditions"]["machine"]["cpu_count"] >= 1
+    assert document["conditions"]["machine"]["cpu_count"] >= 1
 
 
 def test_a_report_as_markdown() -> None:

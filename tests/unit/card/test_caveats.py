@@ -83,9 +83,9 @@ def test_no_evaluation_is_passed_over() -> None:
 
 def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
     ahead, behind = results_of(drawn_samples(60)), results_of(drawn_samples(60), **RUNTIME)
-    for results, found in ((ahead, 0.01), (behind, 0.6)):
+    for results, p_value in ((ahead, 0.01), (behind, 0.6)):
         for row in results["baselines"]:
-            row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": found}
+            row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": p_value}
             row["selective_accuracy"] |= {"value": 0.1}
     shown = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
     (told,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
@@ -116,10 +116,10 @@ def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
 def test_what_it_warns_of(path: str, value: object, words: str) -> None:
     def change(results: dict[str, Any]) -> None:
         *steps, last = path.split(".")
-        found: Any = results
+        parent: Any = results
         for step in steps:
-            found = found[int(step) if step.isdigit() else step]
-        found[last] = value
+            parent = parent[int(step) if step.isdigit() else step]
+        parent[last] = value
 
     (said,) = caveats([evaluation(change)])  # and of nothing else
     assert words in said

@@ -44,8 +44,8 @@ def sections(card: str) -> list[str]:
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
-    return found
+    metadata: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+    return metadata
 
 
 def cells(card: str) -> list[list[list[str]]]:
@@ -104,15 +104,15 @@ def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
 
 def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
     card = written(run, license_id="Apache-2.0")
-    found = front_matter(card)
-    assert found["base_model"] == "owner/Tiny-1B"
-    assert found["base_model_relation"] == "adapter"
-    assert (found["license"], found["library_name"], found["pipeline_tag"]) == (
+    metadata = front_matter(card)
+    assert metadata["base_model"] == "owner/Tiny-1B"
+    assert metadata["base_model_relation"] == "adapter"
+    assert (metadata["license"], metadata["library_name"], metadata["pipeline_tag"]) == (
         "apache-2.0",
         "metadeploy",
         "text-generation",
     )
-    assert {"meta-spider", "gguf", "selective-prediction", "abstention", "calibration"} <= set(found["tags"])
+    assert {"meta-spider", "gguf", "selective-prediction", "abstention", "calibration"} <= set(metadata["tags"])
     data = ModelCard(card).data  # raises where the model-index is not as the hub has it
     assert data.model_name == "Doubter for Tiny-1B"
     results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
@@ -160,16 +160,16 @@ def test_results_of_an_older_version_lack_some_rows_and_nothing_else(run: RunDir
     assert sections(lacking) == sections(whole) == SECTIONS
 
 
-def figures_of(found: Any) -> Iterator[float]:
+def figures_of(value: Any) -> Iterator[float]:
     """Every number in a JSON document."""
-    if isinstance(found, dict):
-        for each in found.values():
+    if isinstance(value, dict):
+        for each in value.values():
             yield from figures_of(each)
-    elif isinstance(found, list):
-        for each in found:
+    elif isinstance(value, list):
+        for each in value:
             yield from figures_of(each)
-    elif isinstance(found, (int, float)) and not isinstance(found, bool):
-        yield found
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
 
 
 def spelt(figure: float) -> set[str]:
@@ -199,9 +199,9 @@ def test_every_figure_is_in_a_results_file(
     known |= {percent(row["coverage"], 0) for row in results["least_doubted"]}
     shown = section(card, "Results") + section(card, "What it cannot do")
     shown = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", shown))
-    found = FIGURE.findall(shown)
-    assert len(found) > 30
-    assert [figure for figure in found if figure not in known] == []
+    figures = FIGURE.findall(shown)
+    assert len(figures) > 30
+    assert [figure for figure in figures if figure not in known] == []
     for result in front_matter(card)["model-index"][0]["results"]:
         for metric in result["metrics"]:
             assert f"{metric['value']:g}" in known
@@ -359,7 +359,7 @@ def test_means_over_seeds(run: RunDir) -> None:
     assert "| linear probe |" in means
     cells_of_means = [f"{row['mean']:.1%}" for row in combined["least_doubted"]]
     assert f"| right of the answered | {' | '.join(cells_of_means)} |" in means
-    older = {name: found for name, found in combined.items() if name != "least_doubted"}
+    older = {name: value for name, value in combined.items() if name != "least_doubted"}
     (run.path / "eval" / "results_seeds.json").write_text(json.dumps(older), encoding="utf-8")
     assert "right of the answered" not in written(run).split("### Means")[1]
 
@@ -437,20 +437,20 @@ def replaced(run: RunDir, change: Callable[[dict[str, Any]], object]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
-        (lambda found: found.pop("metrics"), r"results_1\.json': lack metrics, expected version 1"),
-        (lambda found: found.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
-        (lambda found: found.update(mcnemar={}), r"cannot be read \(TypeError"),
-        (lambda found: found["threshold"].pop("value"), r"cannot be read \(LookupError: .*value"),
-        (lambda found: found["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
-        (lambda found: found.update(metrics=[]), r"cannot be read \(TypeError"),
-        (lambda found: found.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
+        (lambda results: results.update(schema=2), r"results_1\.json': are of another kind, expected version 1"),
+        (lambda results: results.pop("metrics"), r"results_1\.json': lack metrics, expected version 1"),
+        (lambda results: results.pop("mcnemar"), r"results_1\.json': lack mcnemar, expected version 1"),
+        (lambda results: results.update(mcnemar={}), r"cannot be read \(TypeError"),
+        (lambda results: results["threshold"].pop("value"), r"cannot be read \(LookupError: .*value"),
+        (lambda results: results["metrics"].pop("auroc"), r"cannot be read \(KeyError: 'auroc'\)"),
+        (lambda results: results.update(metrics=[]), r"cannot be read \(TypeError"),
+        (lambda results: results.update(baselines=[{"name": "x"}]), r"cannot be read \(KeyError"),
         (
-            lambda found: found["config"]["wrapper"].update(name="other.pt", sha256="1" * 64),
+            lambda results: results["config"]["wrapper"].update(name="other.pt", sha256="1" * 64),
             r"another other\.pt than what is in the run directory",
         ),
         (
-            lambda found: found["config"]["wrapper"].update(sha256="0" * 64),
+            lambda results: results["config"]["wrapper"].update(sha256="0" * 64),
             r"another doubter_checkpoint\.pt than what is in the run directory \(hint: run metadeploy eval again",
         ),
     ],
@@ -486,12 +486,12 @@ def test_a_missing_package_is_named(run: RunDir, package: str, monkeypatch: pyte
 
 
 def test_other_questions_have_no_split(run: RunDir) -> None:
-    replaced(run, lambda found: found["config"].update(questions="/data/mine.jsonl"))
+    replaced(run, lambda results: results["config"].update(questions="/data/mine.jsonl"))
     card = written(run)
     assert "### mine (PyTorch, bfloat16)" in card
     assert "It was not measured on other kinds" not in card
     assert "/data" not in card
-    replaced(run, lambda found: found["config"].update(questions="facts", source="/data/another copy.jsonl"))
+    replaced(run, lambda results: results["config"].update(questions="facts", source="/data/another copy.jsonl"))
     assert "### facts (PyTorch, bfloat16)" in written(run)
     (run.path / "eval" / "results_1.json").unlink()
     assert "It was not measured on other kinds" in written(run)

@@ -70,12 +70,12 @@ def test_loads(encoder: EncoderType, version: str | None, tmp_path: Path) -> Non
     config, tensors = wrapper(encoder)
     config = replace(config, base_model="org/base", answer_suffix="!", chat_template_kwargs={"enable_thinking": False})
     path = save_checkpoint(tmp_path, config, tensors, format_version=version, ca_dtype=torch.bfloat16)
-    found = load_wrapper(path)
-    assert found.config == replace(config, prompt_format="auto")
-    assert set(found.tensors) == set(tensors)
-    assert found.tensors["ca.1.k_proj.weight"].dtype == torch.bfloat16
+    loaded = load_wrapper(path)
+    assert loaded.config == replace(config, prompt_format="auto")
+    assert set(loaded.tensors) == set(tensors)
+    assert loaded.tensors["ca.1.k_proj.weight"].dtype == torch.bfloat16
     torch.testing.assert_close(
-        found.tensors["enc.output_norm.weight"], tensors["enc.output_norm.weight"], rtol=0, atol=0
+        loaded.tensors["enc.output_norm.weight"], tensors["enc.output_norm.weight"], rtol=0, atol=0
     )
 
 
@@ -88,9 +88,9 @@ def test_a_run_directory_and_either_kind_of_layer_key(tmp_path: Path) -> None:
 
 def test_layers_from_a_1_1_checkpoint_alone(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, *wrapper(), format_version="1.1", run_json=False)
-    found = load_wrapper(path)
-    assert found.config.target_layers == (3, 1)
-    assert found.config.base_block_count is None
+    loaded = load_wrapper(path)
+    assert loaded.config.target_layers == (3, 1)
+    assert loaded.config.base_block_count is None
 
 
 def test_layers_from_flags_alone(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_layers_from_flags_alone(tmp_path: Path) -> None:
         3,
         2,
     )
-    found = load_wrapper(path, target_layers="late:4")
-    assert (found.config.target_layers, found.config.base_block_count) == ((2, 3), 4)
+    loaded = load_wrapper(path, target_layers="late:4")
+    assert (loaded.config.target_layers, loaded.config.base_block_count) == ((2, 3), 4)
     assert load_wrapper(path, target_layers="late", num_layers=4).config.target_layers == (2, 3)
     message = refusal(path)
     assert "nothing says which 2 layers the encoder reads" in message
@@ -129,8 +129,8 @@ def test_run_json_elsewhere_and_unknown_keys(tmp_path: Path) -> None:
 def test_our_own_settings_from_run_json_or_the_checkpoint(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, *wrapper())
     manifest(tmp_path, inject_from="last_prompt_token", refusal_text="No idea.")
-    found = load_wrapper(path).config
-    assert (found.inject_from, found.refusal_text) == ("last_prompt_token", "No idea.")
+    config = load_wrapper(path).config
+    assert (config.inject_from, config.refusal_text) == ("last_prompt_token", "No idea.")
     change(path, lambda contents: contents["config"].update(inject_from="prompt"))
     assert "inject_from is 'last_prompt_token' in run.json, but 'prompt' in the checkpoint" in refusal(path)
 
@@ -138,10 +138,10 @@ def test_our_own_settings_from_run_json_or_the_checkpoint(tmp_path: Path) -> Non
 def test_the_refusals_tokens_and_bias(tmp_path: Path) -> None:
     config, tensors = wrapper()
     path = save_checkpoint(tmp_path, replace(config, refusal_token_ids=(57, 5248, 0), refusal_bias=-0.75), tensors)
-    found = load_wrapper(path).config
-    assert (found.refusal_token_ids, found.refusal_bias) == ((57, 5248, 0), -0.75)
+    loaded = load_wrapper(path).config
+    assert (loaded.refusal_token_ids, loaded.refusal_bias) == ((57, 5248, 0), -0.75)
     manifest(tmp_path, refusal_token_ids=[57, 5248, 0], refusal_bias=-0.75)
-    assert load_wrapper(path).config == found
+    assert load_wrapper(path).config == loaded
     manifest(tmp_path, refusal_token_ids=[57], refusal_bias=0.25)
     message = refusal(path)
     assert "refusal_token_ids is [57] in run.json, but [57, 5248, 0] in the checkpoint" in message
@@ -149,8 +149,8 @@ def test_the_refusals_tokens_and_bias(tmp_path: Path) -> None:
     # run.json alone says as much
     path = save_checkpoint(tmp_path, config, tensors)
     manifest(tmp_path, refusal_token_ids=[3], refusal_bias=1)
-    found = load_wrapper(path).config
-    assert (found.refusal_token_ids, found.refusal_bias) == ((3,), 1.0)
+    loaded = load_wrapper(path).config
+    assert (loaded.refusal_token_ids, loaded.refusal_bias) == ((3,), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_scalars_without_a_dimension(tmp_path: Path) -> None:
         contents["ca_state"]["1"]["gate"] = contents["ca_state"]["1"]["gate"].reshape(())
         contents["encoder_state"]["layer_gates.0"] = contents["encoder_state"]["layer_gates.0"].reshape(())
 
-    found = load_wrapper(change(path, squeeze))
-    assert found.tensors["ca.1.gate"].shape == found.tensors["enc.layer_gates.0"].shape == (1,)
+    loaded = load_wrapper(change(path, squeeze))
+    assert loaded.tensors["ca.1.gate"].shape == loaded.tensors["enc.layer_gates.0"].shape == (1,)
 
 
 def test_plain_containers_and_the_format_before_1_6(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_safetensors(names: str, tmp_path: Path) -> None:
     path = tmp_path / "doubter.safetensors"
     metadata = {"config": json.dumps(heads), "target_layers": "[3, 1]", "model_name": "org/base", "num_layers": "4"}
     save_file(renamed, path, metadata)
-    found = load_wrapper(path)
-    assert found.config == replace(config, base_model="org/base")
-    torch.testing.assert_close(found.tensors, tensors, rtol=0, atol=0)
+    loaded = load_wrapper(path)
+    assert loaded.config == replace(config, base_model="org/base")
+    torch.testing.assert_close(loaded.tensors, tensors, rtol=0, atol=0)
     save_file(renamed, path)
     assert load_wrapper(tmp_path, target_layers="3,1", num_layers=4).config.ca_num_heads == 4
 
@@ -228,24 +228,24 @@ def test_safetensors(names: str, tmp_path: Path) -> None:
 def test_heads_left_out_are_the_frameworks_defaults_and_said(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, *wrapper("multi_token"))
     change(path, lambda contents: [contents["config"].pop(key) for key in ("ca_num_heads", "transformer_num_heads")])
-    found = load_wrapper(path)
-    assert (found.config.ca_num_heads, found.config.enc_num_heads) == (4, 8)
-    assert [note for note in found.notes if "framework's default of 4 heads" in note]
-    assert [note for note in found.notes if "framework's default of 8 heads for the multi_token encoder" in note]
+    loaded = load_wrapper(path)
+    assert (loaded.config.ca_num_heads, loaded.config.enc_num_heads) == (4, 8)
+    assert [note for note in loaded.notes if "framework's default of 4 heads" in note]
+    assert [note for note in loaded.notes if "framework's default of 8 heads for the multi_token encoder" in note]
 
 
 @pytest.mark.parametrize("folder", [SHIPPED, REFERENCE], ids=["as trained here", "as the framework writes it"])
 def test_real_ones(folder: Path) -> None:
     if not folder.is_dir():
         pytest.skip("the reference data are not beside this checkout")
-    found = load_wrapper(folder)
-    assert found.config.num_cognitive_tokens == 10
-    assert found.config.target_layers == found.config.cross_attn_layers == tuple(range(20, 30))
-    assert (found.config.hidden_dim, found.config.base_block_count) == (576, 30)
-    assert found.config.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    loaded = load_wrapper(folder)
+    assert loaded.config.num_cognitive_tokens == 10
+    assert loaded.config.target_layers == loaded.config.cross_attn_layers == tuple(range(20, 30))
+    assert (loaded.config.hidden_dim, loaded.config.base_block_count) == (576, 30)
+    assert loaded.config.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     trap = "num_cognitive_tokens 32 in the checkpoint means nothing for a selective encoder; the tensors have 10"
-    assert found.notes == ((trap,) if folder == REFERENCE else ())
-    assert found.config.inject_from == ("prompt" if folder == REFERENCE else "last_prompt_token")
+    assert loaded.notes == ((trap,) if folder == REFERENCE else ())
+    assert loaded.config.inject_from == ("prompt" if folder == REFERENCE else "last_prompt_token")
 
 
 # -- files that are something else
@@ -350,10 +350,10 @@ def test_the_advice_given_works(name: str, place: str, tmp_path: Path, monkeypat
     exec(recipe)
     plain = tmp_path / "doubter_checkpoint_plain.pt"
     assert load_wrapper(plain).config.hidden_dim == 32
-    found = torch.load(plain, weights_only=True)
-    assert (found if place == "top level" else found["config"])["novelty"] == expected
+    content = torch.load(plain, weights_only=True)
+    assert (content if place == "top level" else content["config"])["novelty"] == expected
     for part in ("encoder_state", "ca_state"):
-        torch.testing.assert_close(found[part], dict(contents[part]), rtol=0, atol=0)
+        torch.testing.assert_close(content[part], dict(contents[part]), rtol=0, atol=0)
 
 
 def test_the_advice_given_works_as_a_script(tmp_path: Path) -> None:

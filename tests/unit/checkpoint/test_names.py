@@ -61,11 +61,11 @@ def refusal(path: Path) -> str:
 )
 def test_names_of_a_wrapped_model(encoder: EncoderType, rename: Rename, removed: str, tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "wrapped", encoder, rename)
-    found = load_wrapper(path)
+    wrapper = load_wrapper(path)
     plain = load_wrapper(checkpoint(tmp_path / "plain", encoder, str))
-    assert found.config == plain.config
-    torch.testing.assert_close(found.tensors, plain.tensors, rtol=0, atol=0)
-    assert [note for note in found.notes if removed in note and "left out" in note]
+    assert wrapper.config == plain.config
+    torch.testing.assert_close(wrapper.tensors, plain.tensors, rtol=0, atol=0)
+    assert [note for note in wrapper.notes if removed in note and "left out" in note]
     assert not [note for note in plain.notes if "left out" in note]
 
 

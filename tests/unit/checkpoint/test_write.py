@@ -47,23 +47,23 @@ def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str
         name: tensor.bfloat16().float() if name.startswith("ca.") else tensor
         for name, tensor in doubter.state_dict().items()
     }
-    found = Doubter.from_checkpoint(path)
-    assert isinstance(found, Doubter)
-    assert found.state_dict().keys() == stored.keys()
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in found.state_dict().items())
+    loaded = Doubter.from_checkpoint(path)
+    assert isinstance(loaded, Doubter)
+    assert loaded.state_dict().keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
     activations = some_activations(2, doubter)
     doubter.requires_grad_(False).eval()  # as a loaded one is: PyTorch's attention computes the same way then
-    assert torch.equal(found(activations), doubter(activations))
+    assert torch.equal(loaded(activations), doubter(activations))
 
 
 def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
     """What a reader of format 1.1 looks for, in types that need no code of ours."""
     path = tmp_path / "doubter_checkpoint.pt"
-    found: dict[str, dict[str, Any]] = {}
+    contents: dict[str, dict[str, Any]] = {}
     for encoder_type in ENCODERS:
         fresh_doubter(base, encoder_type=encoder_type).save_checkpoint(path)
-        found[encoder_type] = torch.load(path, weights_only=True)
-    for encoder_type, content in found.items():
+        contents[encoder_type] = torch.load(path, weights_only=True)
+    for encoder_type, content in contents.items():
         assert content["format_version"] == "1.1"
         assert (content["target_layers"], content["cross_attn_layers"]) == ([1, 3, 5], [3, 5])
         shared = {"encoder_type": encoder_type, "ca_bottleneck_dim": 16, "ca_num_heads": 2, "encoder_bottleneck": 16}
@@ -79,7 +79,7 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
         "transformer_num_blocks": 2,
         "transformer_num_heads": 2,
         "transformer_ffn_expansion": 4,
-    }.items() <= found["transformer"]["config"].items()
+    }.items() <= contents["transformer"]["config"].items()
 
 
 #: The keys of the framework's DoubterConfig that concern the wrapper. The framework refuses unknown keys.

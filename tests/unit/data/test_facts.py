@@ -104,8 +104,8 @@ def test_what_is_about_one_country_has_one_entity(
     questions: list[Question], texts: tuple[str, ...], entity: str
 ) -> None:
     # which phrasings are drawn is left to chance; the entity is not
-    found = [question.entity for question in questions if question.question in texts]
-    assert set(found) <= {entity}
+    entities = [question.entity for question in questions if question.question in texts]
+    assert set(entities) <= {entity}
     about = [question for question in questions if question.entity == entity]
     assert {"capital", "currency", "language", "demonym", "continent"} <= {question.category for question in about}
 
@@ -126,9 +126,11 @@ def test_opposites_and_their_inflections_share_an_entity(questions: list[Questio
 def answers(questions: list[Question], category: str, subject: str) -> set[str]:
     texts = {phrasing.format(subject) for phrasing in CATEGORIES[category].phrasings}
     texts = {text[0].upper() + text[1:] for text in texts}
-    found = {question.answers for question in questions if question.category == category and question.question in texts}
-    assert len(found) == 1, f"{category} of {subject}: {found}"
-    return set(found.pop())
+    distinct = {
+        question.answers for question in questions if question.category == category and question.question in texts
+    }
+    assert len(distinct) == 1, f"{category} of {subject}: {distinct}"
+    return set(distinct.pop())
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,12 @@ PAIRS = [pair(True, True), pair(True, None), pair(False, None), pair(False, None
 
 
 def test_scores() -> None:
-    found = score(PAIRS)
-    assert found.base_accuracy == Share(2, 5)
-    assert found.coverage == Share(2, 5)
-    assert found.selective_accuracy == Share(1, 2)
-    assert found.errors_declined == Share(2, 3)
-    assert found.right_declined == Share(1, 2)
+    scores = score(PAIRS)
+    assert scores.base_accuracy == Share(2, 5)
+    assert scores.coverage == Share(2, 5)
+    assert scores.selective_accuracy == Share(1, 2)
+    assert scores.errors_declined == Share(2, 3)
+    assert scores.right_declined == Share(1, 2)
 
 
 class FakeLlama:
@@ -95,9 +95,9 @@ class FakeLlama:
 @pytest.mark.parametrize("gain", [1.0, 0.0])
 def test_both_are_asked(gain: float) -> None:
     question = Question("The capital of France is", ("Paris",), "capital")
-    (found,) = ask(FakeLlama(), [question], gain=gain)  # type: ignore[arg-type]
-    assert found.base == Answer("The capital of France is Paris.", True, False)
-    assert found.doubter == (Answer(REFUSAL, False, True) if gain else found.base)
+    (answered,) = ask(FakeLlama(), [question], gain=gain)  # type: ignore[arg-type]
+    assert answered.base == Answer("The capital of France is Paris.", True, False)
+    assert answered.doubter == (Answer(REFUSAL, False, True) if gain else answered.base)
 
 
 # -- the command; the models are left out here, tests/integration/test_demo.py has them
@@ -140,8 +140,8 @@ def test_another_base() -> None:
     shown = run("-n", "5", "--base", QWEN2_5_CODER.key)
     assert "metadeploy demo --base qwen2.5-coder-0.5b --all asks 300" in shown
     assert QWEN2_5_CODER.remark in shown
-    found = json.loads(run("--json", "--base", QWEN2_5_CODER.key))
-    assert found["base"]["name"] == "Qwen2.5-Coder-0.5B-Instruct"
+    document = json.loads(run("--json", "--base", QWEN2_5_CODER.key))
+    assert document["base"]["name"] == "Qwen2.5-Coder-0.5B-Instruct"
 
 
 def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
@@ -155,15 +155,15 @@ def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
 
 @pytest.mark.usefixtures("no_models")
 def test_json_is_all_there_is() -> None:
-    found = json.loads(run("--json"))
-    assert found["scores"]["coverage"] == {
+    document = json.loads(run("--json"))
+    assert document["scores"]["coverage"] == {
         "hits": 2,
         "total": 5,
         "value": 0.4,
         "interval": list(Share(2, 5).interval or ()),
     }
-    assert found["questions"][1]["doubter"] == {"text": REFUSAL, "right": False, "declined": True, "doubt": None}
-    assert found["questions"][1]["accepted"] == ["here", "there"]
+    assert document["questions"][1]["doubter"] == {"text": REFUSAL, "right": False, "declined": True, "doubt": None}
+    assert document["questions"][1]["accepted"] == ["here", "there"]
 
 
 @pytest.mark.parametrize(

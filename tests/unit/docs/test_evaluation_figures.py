@@ -35,8 +35,8 @@ METRICS: Final = (
 
 
 def results(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def number(value: float, *, is_share: bool) -> str:
@@ -78,8 +78,8 @@ def two_of(one: str, other: str, keys: Sequence[str]) -> Iterator[str]:
     for key, title, is_share in METRICS:
         if key in keys:
             cells = [
-                f"{number(found[key]['value'], is_share=is_share)} ({span(found[key], is_share=is_share)})"
-                for found in (left, right)
+                f"{number(metric[key]['value'], is_share=is_share)} ({span(metric[key], is_share=is_share)})"
+                for metric in (left, right)
             ]
             yield line(plain(title), *cells)
 
@@ -91,19 +91,19 @@ def every_position() -> Iterator[str]:
 
 def runtime() -> Iterator[str]:
     """The compiled runtime, by itself."""
-    found = results("runtime")["metrics"]
+    metrics = results("runtime")["metrics"]
     for key, title, is_share in METRICS:
         if key in ("coverage", "selective_accuracy", "over_refusal_rate", "kept_rate", "auroc", "macro_auroc"):
-            cells = (number(found[key]["value"], is_share=is_share), span(found[key], is_share=is_share))
+            cells = (number(metrics[key]["value"], is_share=is_share), span(metrics[key], is_share=is_share))
             yield line(plain(title), *cells)
 
 
 def unseen_kinds() -> Iterator[str]:
-    found = results("unseen-kinds")["metrics"]
+    metrics = results("unseen-kinds")["metrics"]
     for key, title, is_share in METRICS:
         if key in ("base_accuracy", "coverage", "selective_accuracy", "over_refusal_rate", "auroc", "macro_auroc"):
-            cells = (number(found[key]["value"], is_share=is_share), span(found[key], is_share=is_share))
-            yield line(plain(title), *cells, f"{found[key]['n']:,}")
+            cells = (number(metrics[key]["value"], is_share=is_share), span(metrics[key], is_share=is_share))
+            yield line(plain(title), *cells, f"{metrics[key]['n']:,}")
 
 
 TABLES: Final = {table.__name__: table for table in (main_table, least_doubted, every_position, runtime, unseen_kinds)}

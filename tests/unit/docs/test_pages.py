@@ -65,7 +65,7 @@ def test_flags_and_variables_of_the_usage_page_exist() -> None:
 
 def test_every_error_can_be_caught_by_its_name_and_is_told() -> None:
     kinds = {
-        name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.Error)
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.Error)
     }
     assert kinds == set(errors.__all__)
     assert kinds <= set(metadeploy.__all__)

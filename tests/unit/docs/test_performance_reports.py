@@ -16,19 +16,19 @@ PAGE: Final = (DOCS / "performance-reports.md").read_text(encoding="utf-8")
 REPORTS: Final = sorted((DOCS / "results").glob("performance-*.json"))
 
 
-def figure(found: dict[str, Any]) -> Figure:
-    sides = {name: Spread(**side) for name, side in found["sides"].items()}
-    limit = tuple(found["limit"]) if found["limit"] else None
-    return Figure(**{**found, "value": Spread(**found["value"]), "sides": sides, "limit": limit})
+def figure(fields: dict[str, Any]) -> Figure:
+    sides = {name: Spread(**side) for name, side in fields["sides"].items()}
+    limit = tuple(fields["limit"]) if fields["limit"] else None
+    return Figure(**{**fields, "value": Spread(**fields["value"]), "sides": sides, "limit": limit})
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 def test_a_table_is_its_report(path: Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    del found["schema"]
-    figures = tuple(figure(each) for each in found.pop("figures"))
-    notes = tuple(found.pop("notes"))
-    report = Report(**found, figures=figures, notes=notes)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["schema"]
+    figures = tuple(figure(each) for each in content.pop("figures"))
+    notes = tuple(content.pop("notes"))
+    report = Report(**content, figures=figures, notes=notes)
     assert markdown(report) in PAGE
 
 

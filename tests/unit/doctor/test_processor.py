@@ -57,10 +57,10 @@ def cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_intel_on_linux(cpuinfo: Path) -> None:
     """Four threads on two cores."""
     cpuinfo.write_text("".join(INTEL.format(n=n, core=n // 2) for n in range(4)))
-    found = find_processor()
-    assert found.name == "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
-    assert found.cores == 2
-    assert found.features == (
+    machine = find_processor()
+    assert machine.name == "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
+    assert machine.cores == 2
+    assert machine.features == (
         *("SSE3", "SSSE3", "SSE4.1", "SSE4.2", "AVX", "F16C", "FMA", "BMI2", "AVX2", "AVX_VNNI", "AVX512F", "AVX512CD"),
         *("AVX512BW", "AVX512DQ", "AVX512VL", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16", "AVX512_FP16"),
         *("AMX_TILE", "AMX_INT8", "AMX_BF16"),
@@ -69,18 +69,18 @@ def test_intel_on_linux(cpuinfo: Path) -> None:
 
 def test_arm_on_linux(cpuinfo: Path) -> None:
     cpuinfo.write_text(ARM)
-    found = find_processor()
-    assert (found.name, found.cores) == ("what uname says", None)
-    assert found.features == ("NEON", "FP16_VA", "DOTPROD", "MATMUL_INT8", "SVE")
+    machine = find_processor()
+    assert (machine.name, machine.cores) == ("what uname says", None)
+    assert machine.features == ("NEON", "FP16_VA", "DOTPROD", "MATMUL_INT8", "SVE")
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "flags\n", "processor: 0\n\nodd line\n"])
 def test_a_system_that_says_nothing(content: str | None, cpuinfo: Path) -> None:
     if content is not None:
         cpuinfo.write_text(content)
-    found = find_processor()
-    assert (found.name, found.features, found.cores) == ("what uname says", (), None)
-    assert found.logical >= found.usable >= 1
+    machine = find_processor()
+    assert (machine.name, machine.features, machine.cores) == ("what uname says", (), None)
+    assert machine.logical >= machine.usable >= 1
 
 
 def test_macos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +88,9 @@ def test_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         processor.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, APPLE, "")
     )
-    found = find_processor()
-    assert (found.name, found.cores) == ("Apple M4", 10)
-    assert found.features == ("NEON", "FP16_VA", "DOTPROD", "MATMUL_INT8")
+    machine = find_processor()
+    assert (machine.name, machine.cores) == ("Apple M4", 10)
+    assert machine.features == ("NEON", "FP16_VA", "DOTPROD", "MATMUL_INT8")
 
 
 def test_macos_without_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,9 @@ def test_macos_without_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="Linux")
 def test_this_machine() -> None:
-    found = find_processor()
-    assert found.name != "unknown"
-    assert found.features
+    machine = find_processor()
+    assert machine.name != "unknown"
+    assert machine.features
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
@@ -121,12 +121,14 @@ def test_usable_cpus_follow_the_affinity() -> None:
 
 
 def test_what_code_needs_and_a_processor_lacks() -> None:
-    found = Processor(name="", architecture="x86_64", features=("AVX", "AVX2", "AVX512F"), cores=1, logical=1, usable=1)
+    machine = Processor(
+        name="", architecture="x86_64", features=("AVX", "AVX2", "AVX512F"), cores=1, logical=1, usable=1
+    )
     compiled = {"AVX": "1", "AVX512": "1", "AVX512_VNNI": "1", "AMX_INT8": "1", "LLAMAFILE": "1", "OPENMP": "1"}
-    assert found.lacks(compiled) == ["AVX512_VNNI"]  # ggml works without AMX if the system lacks it
+    assert machine.lacks(compiled) == ["AVX512_VNNI"]  # ggml works without AMX if the system lacks it
 
 
 @pytest.mark.parametrize(("usable", "expected"), [(1, 2), (2, 2), (3, 3), (64, 4)])
 def test_several_threads(usable: int, expected: int) -> None:
-    found = Processor(name="", architecture="", features=(), cores=None, logical=64, usable=usable)
-    assert several_threads(found) == expected
+    machine = Processor(name="", architecture="", features=(), cores=None, logical=64, usable=usable)
+    assert several_threads(machine) == expected

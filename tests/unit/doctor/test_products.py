@@ -36,13 +36,13 @@ def silent(name: str, done: int, total: int) -> None:
 
 def checked(fault: Fault = lambda _, product: product) -> Checked:
     """The result for a core with a fault, in this process, with a few widths."""
-    found = Checked()
+    outcome = Checked()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "WIDTHS", FEW_WIDTHS)
         for line in child.steps(FakeCore(fault), ORDER):
             if "error" in line:
-                found.take(line)
-    return found
+                outcome.take(line)
+    return outcome
 
 
 def test_what_is_multiplied() -> None:
@@ -52,11 +52,11 @@ def test_what_is_multiplied() -> None:
         # the fake AMX takes no others, like Intel's
         both = weight.type.name == "Q8_0" and weight.outputs % 32 == 0
         assert [place.buffer_type for place in weight.places] == (["CPU", "AMX"] if both else ["CPU"])
-    found = [
+    multiplied = [
         product for weight in weights for place in weight.places for product in list_products(weight, place, THREADS)
     ]
     for name in ("F32", "Q8_0"):
-        ours = [product for product in found if product.type.name == name]
+        ours = [product for product in multiplied if product.type.name == name]
         assert {product.rows for product in ours if product.sequences == 1} == set(ROWS) == {1, 8, 31, 32, 33, 64, 512}
         assert {(product.sequences, product.rows) for product in ours if product.sequences > 1} == set(SEQUENCES)
         assert {product.threads for product in ours} == set(THREADS)
@@ -64,7 +64,7 @@ def test_what_is_multiplied() -> None:
         for width in WIDTHS:
             for rows in ROWS:
                 assert any((product.width, product.rows) == (width, rows) for product in ours), (width, rows)
-    assert len(set(found)) == len(found)
+    assert len(set(multiplied)) == len(multiplied)
 
 
 def test_rows_are_multiples_of_the_types_block() -> None:
@@ -76,9 +76,13 @@ def test_rows_are_multiples_of_the_types_block() -> None:
 
 
 def test_a_right_core() -> None:
-    found = checked()
-    assert [(tally.type, tally.place) for tally in found.tallies] == [("F32", "CPU"), ("Q8_0", "CPU"), ("Q8_0", "AMX")]
-    for tally in found.tallies:
+    outcome = checked()
+    assert [(tally.type, tally.place) for tally in outcome.tallies] == [
+        ("F32", "CPU"),
+        ("Q8_0", "CPU"),
+        ("Q8_0", "AMX"),
+    ]
+    for tally in outcome.tallies:
         assert tally.right > 40
         assert (tally.wrong, tally.left) == ([], 0)
         assert tally.worst < 1e-10
@@ -153,8 +157,8 @@ def test_wrong_kernels_show(fault: Fault, spoils: Callable[[Call], bool]) -> Non
         n_spoiled += spoils(call)
         return fault(call, product)
 
-    found = checked(counted)
-    assert [len(tally.wrong) for tally in found.tallies] == [0, 0, n_spoiled]
+    outcome = checked(counted)
+    assert [len(tally.wrong) for tally in outcome.tallies] == [0, 0, n_spoiled]
     assert n_spoiled > 0
 
 
@@ -184,7 +188,7 @@ def test_a_probe_that_leaves_and_one_that_refuses() -> None:
 
     for tally in checked(fault).tallies:
         assert tally.left > 0
-        assert {found for _, found in tally.wrong} == {"writes outside its result"}
+        assert {reason for _, reason in tally.wrong} == {"writes outside its result"}
         assert all(" 31 rows, " in what for what, _ in tally.wrong)
 
 
@@ -228,12 +232,12 @@ def test_rounding_to_8_bits_stays_far_below_the_limit(block: int, expected: floa
 def test_a_child_that_dies_is_a_finding(what: str, how: str, said: str) -> None:
     """The next child continues after the weights that killed it."""
     told: list[tuple[int, int]] = []
-    found = run_child(THREADS, tick=lambda _, done, total: told.append((done, total)), command=command(what))
-    (death,) = found.deaths
+    outcome = run_child(THREADS, tick=lambda _, done, total: told.append((done, total)), command=command(what))
+    (death,) = outcome.deaths
     assert (death.how, death.said, death.type, death.place) == (how, said, "Q8_0", "AMX")
     assert death.step == "Q8_0, width 576, 64 outputs, 32 rows, 1 thread, buffer AMX"
     right = {(tally.type, tally.place): tally for tally in checked().tallies}
-    for tally in found.tallies:
+    for tally in outcome.tallies:
         whole = right[tally.type, tally.place].right
         assert tally.wrong == []
         assert 0 < tally.right < whole if tally.place == "AMX" else tally.right == whole
@@ -242,11 +246,11 @@ def test_a_child_that_dies_is_a_finding(what: str, how: str, said: str) -> None:
 
 
 def test_a_child_that_runs_to_its_end() -> None:
-    found = run_child(THREADS, tick=silent, command=command("right"))
-    assert found.deaths == []
-    assert found.build is not None
-    assert [device["name"] for device in found.devices] == ["CPU"]
-    assert all(tally.right > 0 and not tally.wrong for tally in found.tallies)
+    outcome = run_child(THREADS, tick=silent, command=command("right"))
+    assert outcome.deaths == []
+    assert outcome.build is not None
+    assert [device["name"] for device in outcome.devices] == ["CPU"]
+    assert all(tally.right > 0 and not tally.wrong for tally in outcome.tallies)
 
 
 @pytest.mark.parametrize(
@@ -258,12 +262,12 @@ def test_a_child_that_runs_to_its_end() -> None:
     ],
 )
 def test_a_core_that_does_not_load(what: str, how: str, said: str) -> None:
-    found = run_child(THREADS, tick=silent, command=command(what))
-    (death,) = found.deaths
+    outcome = run_child(THREADS, tick=silent, command=command(what))
+    (death,) = outcome.deaths
     assert (death.how, death.said, death.step, death.type) == (how, said, "", None)
-    assert (found.build, found.tallies) == (None, [])
+    assert (outcome.build, outcome.tallies) == (None, [])
 
 
 def test_a_child_that_hangs_is_killed() -> None:
-    found = run_child(THREADS, tick=silent, command=command("hang"), patience=3.0)
-    assert found.deaths[-1].how == "gave no sign of life for 3 seconds"
+    outcome = run_child(THREADS, tick=silent, command=command("hang"), patience=3.0)
+    assert outcome.deaths[-1].how == "gave no sign of life for 3 seconds"

@@ -159,9 +159,11 @@ def test_a_processor_whose_features_nobody_lists() -> None:
 
 
 def test_the_json_has_stable_keys() -> None:
-    found = json.loads(json.dumps(report(checked=checked(tallies=[WRONG], deaths=[DIED])).as_json(), allow_nan=False))
-    assert (found["schema"], found["ok"]) == (1, False)
-    assert found["products"] == {
+    document = json.loads(
+        json.dumps(report(checked=checked(tallies=[WRONG], deaths=[DIED])).as_json(), allow_nan=False)
+    )
+    assert (document["schema"], document["ok"]) == (1, False)
+    assert document["products"] == {
         "right": 290,
         "wrong": 2,
         "left": 0,
@@ -181,14 +183,14 @@ def test_the_json_has_stable_keys() -> None:
         ],
         "deaths": [{"how": "killed by SIGSEGV", "step": DIED.step, "said": "", "type": "Q4_1", "place": "AMX"}],
     }
-    assert found["processor"]["usable"] == 3
-    assert found["programs"] == [{"path": "/bin/llama-meta-generate", "build": BUILD["id"], "fault": ""}]
+    assert document["processor"]["usable"] == 3
+    assert document["programs"] == [{"path": "/bin/llama-meta-generate", "build": BUILD["id"], "fault": ""}]
     sidecar = {"name": "sidecar", "path": "/cache/sidecar.gguf", "state": "absent", "fault": ""}
-    assert found["demo"][1] == {"demo": "smollm2-135m", **sidecar}
-    assert set(found["findings"][0]) == {"check", "what", "next_step"}
+    assert document["demo"][1] == {"demo": "smollm2-135m", **sidecar}
+    assert set(document["findings"][0]) == {"check", "what", "next_step"}
     told = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     section = told[told.index("## When something looks wrong") :].partition("\n## ")[0]
-    assert [key for key in found if f"`{key}`" not in section] == []
+    assert [key for key in document if f"`{key}`" not in section] == []
 
 
 # --- the command ---
@@ -196,8 +198,8 @@ def test_the_json_has_stable_keys() -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def invoke(found: Report, *arguments: str) -> Any:
-        monkeypatch.setattr(doctor, "examine", lambda tick: found)
+    def invoke(diagnosis: Report, *arguments: str) -> Any:
+        monkeypatch.setattr(doctor, "examine", lambda tick: diagnosis)
         return CliRunner().invoke(app, ["doctor", *arguments])
 
     return invoke
@@ -233,8 +235,8 @@ def test_what_it_prints_of_a_fault(run: Callable[..., Any]) -> None:
 
 
 def test_json_and_nothing_else(run: Callable[..., Any]) -> None:
-    for found, code in ((report(), 0), (report(programs=()), 1), (report(checked=NOT_LOADED), 1)):
-        result = run(found, "--json")
+    for outcome, code in ((report(), 0), (report(programs=()), 1), (report(checked=NOT_LOADED), 1)):
+        result = run(outcome, "--json")
         assert result.exit_code == code
         assert json.loads(result.stdout)["ok"] is (code == 0)
 
@@ -257,8 +259,8 @@ def test_the_core_is_not_loaded_into_the_doctor_itself(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         f"from metadeploy.doctor import examine\n"
-        f"found = examine(command={command('import')!r})\n"
-        "assert found.findings[0].check == 'core', found.findings\n"
+        f"report = examine(command={command('import')!r})\n"
+        "assert report.findings[0].check == 'core', report.findings\n"
         "print([name for name in ('metadeploy._core', 'torch') if name in sys.modules])\n"
     )
     environment = {**os.environ, assets.CACHE_VARIABLE: str(tmp_path)}
@@ -310,15 +312,15 @@ def test_programs_tell_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_programs_that_do_not(body: str, fault: str, scripts: Path) -> None:
     write_program(scripts, body)
-    (found,) = find_programs()
-    assert found.build is None
-    assert fault in found.fault
+    (listed,) = find_programs()
+    assert listed.build is None
+    assert fault in listed.fault
 
 
 def test_a_program_that_cannot_be_started(scripts: Path) -> None:
     (scripts / program.PROGRAM).write_bytes(b"\0")
-    (found,) = find_programs()
-    assert found.fault.startswith("cannot be started: ")
+    (listed,) = find_programs()
+    assert listed.fault.startswith("cannot be started: ")
 
 
 # --- the demo's files ---
@@ -352,8 +354,8 @@ def test_absent_files_are_no_fault(cache: Path) -> None:
 )
 def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str, cache: Path) -> None:
     assets.SMOLLM2.base_file.write_bytes(content)
-    (name, found, said), _ = states()
-    assert (name, found) == ("base", state)
+    (name, reported_state, said), _ = states()
+    assert (name, reported_state) == ("base", state)
     assert said.startswith(fault)
 
 

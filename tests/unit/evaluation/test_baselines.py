@@ -45,18 +45,18 @@ def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
 def test_the_probe_finds_the_layer_that_knows() -> None:
     test = collected(2, 300)
     done: list[tuple[int, int]] = []
-    found = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
-    assert found is not None
-    assert found.layer == 5
+    result = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
+    assert result is not None
+    assert result.layer == 5
     assert done == [(1, 3), (2, 3), (3, 3)]
     right = np.array([each.correct for each in test.records])
-    reached = auroc(found.doubt, right)
+    reached = auroc(result.doubt, right)
     assert reached is not None
     # two classes four standard deviations apart: the normal distribution's Φ(4 / √2)
     assert reached == pytest.approx(0.9977, abs=0.01)
-    assert found.val_auroc == pytest.approx(0.9977, abs=0.01)
-    assert ((found.doubt >= 0) & (found.doubt <= 1)).all()
-    assert found.doubt[~right].mean() > found.doubt[right].mean() + 0.2
+    assert result.val_auroc == pytest.approx(0.9977, abs=0.01)
+    assert ((result.doubt >= 0) & (result.doubt <= 1)).all()
+    assert result.doubt[~right].mean() > result.doubt[right].mean() + 0.2
 
 
 def of_one_layer(right: np.ndarray, activations: np.ndarray) -> Collected:
@@ -89,32 +89,32 @@ def test_the_penalty_is_chosen_from_hardly_learning_to_free() -> None:
     assert strong.strength <= 0.01
     # classes 2.5 standard deviations apart in the difference: Φ(2.5 / √2)
     assert weak.val_auroc == pytest.approx(0.9615, abs=0.03)
-    for found in (weak, strong):
-        assert found.val_auroc == max(found.val_aurocs) == found.val_aurocs[STRENGTHS.index(found.strength)]
+    for result in (weak, strong):
+        assert result.val_auroc == max(result.val_aurocs) == result.val_aurocs[STRENGTHS.index(result.strength)]
 
 
 def test_the_probe_is_the_regression_of_the_library() -> None:
     """Whatever way it is fitted: against L-BFGS from nothing, run to its end."""
     train, val, test = collected(0, 600), collected(1, 300), collected(2, 300)
-    found, again = (linear_probe(train, val, test.activations) for _ in range(2))
-    assert found is not None and again is not None
-    assert found.converged
-    assert found.doubt.tobytes() == again.doubt.tobytes()
-    place = train.layers.index(found.layer)
+    result, again = (linear_probe(train, val, test.activations) for _ in range(2))
+    assert result is not None and again is not None
+    assert result.converged
+    assert result.doubt.tobytes() == again.doubt.tobytes()
+    place = train.layers.index(result.layer)
     seen, asked = (part.activations[:, place].double().numpy() for part in (train, test))
     scaler = StandardScaler().fit(seen)
-    regression = LogisticRegression(C=found.strength, tol=1e-8, max_iter=10_000)
+    regression = LogisticRegression(C=result.strength, tol=1e-8, max_iter=10_000)
     regression.fit(scaler.transform(seen), [not each.correct for each in train.records])
-    np.testing.assert_allclose(found.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
+    np.testing.assert_allclose(result.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
 
 
 def test_a_fit_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_MOST_STEPS", 1)
     test = collected(2, 300)
     with pytest.warns(ConvergenceWarning):
-        found = linear_probe(collected(0, 600), collected(1, 300), test.activations)
-    assert found is not None
-    assert not found.converged
+        result = linear_probe(collected(0, 600), collected(1, 300), test.activations)
+    assert result is not None
+    assert not result.converged
 
 
 @pytest.mark.parametrize("right", [True, False])

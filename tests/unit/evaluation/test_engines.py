@@ -59,9 +59,9 @@ def prompts(pipeline: MetaSpiderPipeline) -> list[str]:
 
 
 def in_order(engine: Engine, questions: Sequence[Question], gains: Sequence[float]) -> list[Answered]:
-    found = sorted(engine.ask(questions, gains=gains), key=lambda answered: answered.index)
-    assert [answered.index for answered in found] == list(range(len(questions)))
-    return found
+    answers = sorted(engine.ask(questions, gains=gains), key=lambda answered: answered.index)
+    assert [answered.index for answered in answers] == list(range(len(questions)))
+    return answers
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
@@ -145,9 +145,9 @@ def test_choices_are_read_to_their_end(run: RunDir, llm: MetaLlama) -> None:
         lambda limits: TorchEngine(pipeline, limits=limits),
         lambda limits: RuntimeEngine(llm, limits=limits),
     ):
-        found = in_order(engine(limits), mixed, GAINS)
+        answers = in_order(engine(limits), mixed, GAINS)
         of_all, of_none = in_order(engine(whole), plain, GAINS), in_order(engine(limits), plain, GAINS)
-        for n, answered in enumerate(found):
+        for n, answered in enumerate(answers):
             expected = (of_all if n % 2 else of_none)[n]
             assert answered.base.text == expected.base.text
             assert answered.base.complete == expected.base.complete

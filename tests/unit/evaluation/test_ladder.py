@@ -109,9 +109,9 @@ def test_all_faults_of_the_settings_are_told() -> None:
 def test_cosine() -> None:
     ours = np.array([[1, 0], [3, 4], [0, 0]], dtype=np.float32)
     theirs = np.array([[5, 0], [4, 3], [1, 1]], dtype=np.float32)
-    found = Cosine.of(ours, theirs)
-    assert found.mean == pytest.approx((1 + 0.96 + 0) / 3)
-    assert found.least == 0
+    cosine = Cosine.of(ours, theirs)
+    assert cosine.mean == pytest.approx((1 + 0.96 + 0) / 3)
+    assert cosine.least == 0
     assert Cosine.of(ours[:1], -theirs[:1]) == Cosine(-1.0, -1.0)
 
 
@@ -124,24 +124,24 @@ def test_against_the_reference() -> None:
     """Question 0 as PyTorch; 3 and 7 differ, one each way; 4 is declined by both."""
     samples = rung(0.1, 0.6, 0.7, 0.4)
     samples = (*samples[:3], replace(samples[3], rates=Rates(90.0, 8.0), activations=Cosine(0.5, 0.1)))
-    found = against_reference(samples, REFERENCE)
+    agreement = against_reference(samples, REFERENCE)
     low, high = wilson_interval(2, 4) or (None, None)
-    assert found["decisions"] == {
+    assert agreement["decisions"] == {
         "agree": {"value": 0.5, "low": low, "high": high, "n": 4},
         "declines_instead": 1,
         "answers_instead": 1,
     }
-    assert found["activations"] == {"mean": pytest.approx(0.8), "least": 0.1}
-    assert found["cognitive_tokens"] == {"mean": pytest.approx(0.7), "least": -0.1}
-    assert found["doubt_difference"] == {"mean": pytest.approx((0 + 0.4 + 0.2 + 0.5) / 4), "greatest": 0.5}
-    assert found["speed"]["base"]["decode"] == {"median": 10, "low": 10, "high": 10, "n": 4}
-    assert found["speed"]["doubter"]["prompt"] == {"median": 50, "low": 50, "high": 60, "n": 4}
-    assert found["speed"]["doubter"]["decode"] == {"median": 8, "low": 8, "high": 8, "n": 1}
+    assert agreement["activations"] == {"mean": pytest.approx(0.8), "least": 0.1}
+    assert agreement["cognitive_tokens"] == {"mean": pytest.approx(0.7), "least": -0.1}
+    assert agreement["doubt_difference"] == {"mean": pytest.approx((0 + 0.4 + 0.2 + 0.5) / 4), "greatest": 0.5}
+    assert agreement["speed"]["base"]["decode"] == {"median": 10, "low": 10, "high": 10, "n": 4}
+    assert agreement["speed"]["doubter"]["prompt"] == {"median": 50, "low": 50, "high": 60, "n": 4}
+    assert agreement["speed"]["doubter"]["decode"] == {"median": 8, "low": 8, "high": 8, "n": 1}
 
 
 def test_outcome() -> None:
-    found = outcome(REFERENCE)
-    values = {name: row["value"] for name, row in found["metrics"].items()}
+    result = outcome(REFERENCE)
+    values = {name: row["value"] for name, row in result["metrics"].items()}
     assert values["base_accuracy"] == 0.75
     assert values["coverage"] == 0.5
     assert values["selective_accuracy"] == 0.5
@@ -149,7 +149,7 @@ def test_outcome() -> None:
     assert values["over_refusal_rate"] == pytest.approx(1 / 3)
     assert values["same_words_rate"] == 0
     assert outcome([replace(REFERENCE[0], answer="Eins. "), *REFERENCE])["metrics"]["same_words_rate"]["value"] == 1 / 3
-    assert found["auroc"] == 1
+    assert result["auroc"] == 1
     assert outcome([sample(0, 0.9), sample(1, 0.8)])["metrics"]["selective_accuracy"] == {
         "value": None, "low": None, "high": None, "n": 0
     }  # fmt: skip
@@ -218,13 +218,13 @@ def test_the_types_that_were_really_used(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    found = described_file(tmp_path / "mixed.gguf")
-    assert found["matrices"] == {"Q4_K": 2, "Q5_0": 2, "Q6_K": 1}
+    description = described_file(tmp_path / "mixed.gguf")
+    assert description["matrices"] == {"Q4_K": 2, "Q5_0": 2, "Q6_K": 1}
     n_weights = 8 * 256 + 2 * 8 * 32 + 4 * 512
-    assert found["weights"] == pytest.approx(
+    assert description["weights"] == pytest.approx(
         {"Q4_K": 8 * 256 / n_weights, "Q5_0": 512 / n_weights, "Q6_K": 2048 / n_weights}
     )
-    assert found["no_k_type"] == 2
+    assert description["no_k_type"] == 2
 
 
 Folder = Callable[..., WorkFolder]

@@ -45,9 +45,9 @@ def sample(index: int, base: bool, doubt: float, right: bool | None = None, **fi
 
 
 def test_the_least_doubted_of_many_and_of_none() -> None:
-    found = least_doubted(Samples(tuple(sample(index, index < 15, index / 60) for index in range(60))))
-    assert [row["n"] for row in found] == [3, 6, 9, 12, 15, 18, 24, 30]
-    assert [row["value"] for row in found] == pytest.approx([1] * 5 + [15 / 18, 15 / 24, 15 / 30])
+    accuracy = least_doubted(Samples(tuple(sample(index, index < 15, index / 60) for index in range(60))))
+    assert [row["n"] for row in accuracy] == [3, 6, 9, 12, 15, 18, 24, 30]
+    assert [row["value"] for row in accuracy] == pytest.approx([1] * 5 + [15 / 18, 15 / 24, 15 / 30])
     assert [row["value"] for row in least_doubted(Samples(()))] == [None] * 8
 
 
@@ -110,9 +110,9 @@ def samples() -> Samples:
 
 def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     scores = baseline_scores(samples, {"probe": np.linspace(0, 1, 8)})
-    found = judge(samples, threshold=0.5, refusal_text=REFUSAL, scores=scores, n_bootstrap=50)
-    values = {name: row["value"] for name, row in found["metrics"].items()}
-    assert found["n"] == 8
+    judged = judge(samples, threshold=0.5, refusal_text=REFUSAL, scores=scores, n_bootstrap=50)
+    values = {name: row["value"] for name, row in judged["metrics"].items()}
+    assert judged["n"] == 8
     assert values["base_accuracy"] == 4 / 8
     assert values["coverage"] == 4 / 8
     assert values["selective_accuracy"] == 3 / 4  # 0, 1 and 4 of 0, 1, 2, 4
@@ -120,9 +120,9 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     assert values["smart_refusal_rate"] == 3 / 4
     assert values["kept_rate"] == 2 / 3
     assert values["same_words_rate"] == 1 / 3  # 0 of 0, 1, 2
-    assert found["categories"]["b"]["same_words_rate"] == 0
+    assert judged["categories"]["b"]["same_words_rate"] == 0
     assert values["auroc"] == 15 / 16  # only 4 is doubted less than a right answer, the one of 3
-    right = {row["coverage"]: (row["value"], row["n"]) for row in found["least_doubted"]}
+    right = {row["coverage"]: (row["value"], row["n"]) for row in judged["least_doubted"]}
     assert list(right) == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]
     # by doubt 0, 1, 2, 4, 3, 5, 6, 7, of which 2 is wrong; of a third answer 0.4, and of a fourth 0.2
     assert right[0.05] == (1, 1)
@@ -130,9 +130,9 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     assert right[0.3] == (pytest.approx(2 / 2.4), 3)
     assert right[0.4] == (pytest.approx(2.2 / 3.2), 4)
     assert right[0.5] == (3 / 4, 4)
-    assert found["refusals"] == {"at_threshold": 0.5, "declined": 4, "word_for_word": 3}
-    assert found["gains"] == []
-    rows = {row["name"]: row for row in found["baselines"]}
+    assert judged["refusals"] == {"at_threshold": 0.5, "declined": 4, "word_for_word": 3}
+    assert judged["gains"] == []
+    rows = {row["name"]: row for row in judged["baselines"]}
     assert list(rows) == [
         "mean log-probability",
         "first token's log-probability",
@@ -150,20 +150,20 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     assert by_telling["coverage"]["value"] == 5 / 8
     assert by_telling["selective_accuracy"]["value"] == 3 / 5
     assert by_telling["doubter"]["selective_accuracy"]["value"] == 4 / 5  # 3 comes to what it answers at 4
-    json.dumps(found, allow_nan=False)
+    json.dumps(judged, allow_nan=False)
 
 
 def test_the_threshold_moves_what_is_declined(samples: Samples) -> None:
-    def found(threshold: float) -> dict[str, Any]:
+    def metrics_at(threshold: float) -> dict[str, Any]:
         result = judge(samples, threshold=threshold, refusal_text=REFUSAL, scores={}, n_bootstrap=10)
         assert result["baselines"] == []
         return {name: row["value"] for name, row in result["metrics"].items()}
 
-    assert found(0.25)["coverage"] == 2 / 8
-    assert found(0.25)["selective_accuracy"] == 1
-    assert found(1.0)["coverage"] == 1
-    assert found(0.0)["coverage"] == 0
-    assert found(0.0)["selective_accuracy"] is None
+    assert metrics_at(0.25)["coverage"] == 2 / 8
+    assert metrics_at(0.25)["selective_accuracy"] == 1
+    assert metrics_at(1.0)["coverage"] == 1
+    assert metrics_at(0.0)["coverage"] == 0
+    assert metrics_at(0.0)["selective_accuracy"] is None
 
 
 def test_the_gain_as_a_dial() -> None:
@@ -287,8 +287,8 @@ def test_one_by_one_fewer_are_swept() -> None:
 def test_an_empty_answer_is_the_least_likely_one() -> None:
     """It is always wrong, and has no tokens whose likelihood could say so."""
     empty = {"base_answer": "", "base_logprob": None, "base_first_logprob": None}
-    found = Samples((sample(0, True, 0.1), sample(7, False, 0.2), sample(1, False, 0.3, **empty)))
-    for score in baseline_scores(found, {}).values():
+    drawn = Samples((sample(0, True, 0.1), sample(7, False, 0.2), sample(1, False, 0.3, **empty)))
+    for score in baseline_scores(drawn, {}).values():
         assert score.argmax() == 2
     nothing = Samples((sample(0, False, 0.1, **empty),))
     assert all(np.isfinite(score).all() for score in baseline_scores(nothing, {}).values())

@@ -49,11 +49,11 @@ def test_brier_as_scikit_learn_has_it(rows: list[tuple[float, bool]]) -> None:
 def test_ranges_and_extremes(rows: list[tuple[float, bool]], bins: int) -> None:
     doubt = np.array([value for value, _ in rows])
     correct = np.array([right for _, right in rows])
-    found = metrics.ece(doubt, correct, bins=bins)
-    assert found is not None
-    assert 0 <= found <= 1 + 1e-12
+    error = metrics.ece(doubt, correct, bins=bins)
+    assert error is not None
+    assert 0 <= error <= 1 + 1e-12
     # splitting bins can only reveal more miscalibration
-    assert found >= abs(doubt.mean() - (~correct).mean()) - 1e-9
+    assert error >= abs(doubt.mean() - (~correct).mean()) - 1e-9
     assert metrics.ece(~correct, correct, bins=bins) == metrics.brier(~correct, correct) == 0
     assert metrics.ece(correct, correct, bins=bins) == metrics.brier(correct, correct) == 1
     rate = np.full(len(rows), (~correct).mean())

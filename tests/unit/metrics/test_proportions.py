@@ -44,48 +44,51 @@ def test_by_hand() -> None:
 
 
 def test_corrections_by_hand() -> None:
-    found = metrics.corrections(BASE, ANSWERED, CORRECT)
-    assert found == metrics.Corrections(corrected=Share(1, 6), broken=Share(1, 4))  # 4 of 4 … 9; 2 of 0 … 3
-    assert found.net == 0
+    result = metrics.corrections(BASE, ANSWERED, CORRECT)
+    assert result == metrics.Corrections(corrected=Share(1, 6), broken=Share(1, 4))  # 4 of 4 … 9; 2 of 0 … 3
+    assert result.net == 0
     assert metrics.corrections(BASE, ANSWERED, ANSWERED).net == 2  # 4 and 9, and nothing broken
 
 
 def test_abstention_by_hand() -> None:
-    found = metrics.abstention(BASE, ANSWERED)
-    assert (found.precision, found.recall) == (Share(4, 5), Share(4, 6))
-    assert found.f1 == pytest.approx(2 * 4 / (5 + 6))
+    result = metrics.abstention(BASE, ANSWERED)
+    assert (result.precision, result.recall) == (Share(4, 5), Share(4, 6))
+    assert result.f1 == pytest.approx(2 * 4 / (5 + 6))
 
 
 @given(questions)
 def test_abstention_as_scikit_learn_has_it(rows: list[Row]) -> None:
     base, answered, *_ = columns(rows)
-    found = metrics.abstention(base, answered)
-    if found.precision.total:
-        assert found.precision.value == pytest.approx(precision_score(~base, ~answered, zero_division=0))
-    if found.recall.total:
-        assert found.recall.value == pytest.approx(recall_score(~base, ~answered, zero_division=0))
-    if found.f1 is None:
+    result = metrics.abstention(base, answered)
+    if result.precision.total:
+        assert result.precision.value == pytest.approx(precision_score(~base, ~answered, zero_division=0))
+    if result.recall.total:
+        assert result.recall.value == pytest.approx(recall_score(~base, ~answered, zero_division=0))
+    if result.f1 is None:
         assert base.all() and answered.all()
     else:
-        assert found.f1 == pytest.approx(f1_score(~base, ~answered, zero_division=0))
+        assert result.f1 == pytest.approx(f1_score(~base, ~answered, zero_division=0))
 
 
 @given(questions)
 def test_shares_fit_together(rows: list[Row]) -> None:
     base, answered, correct, same = columns(rows)
-    found = metrics.shares(base, answered, correct, same)
-    for share in found.values():
+    proportions = metrics.shares(base, answered, correct, same)
+    for share in proportions.values():
         assert 0 <= share.hits <= share.total <= len(rows)
         assert (share.value is None) == (share.total == 0) == (share.interval is None)
-    assert found["coverage"].hits + found["refusal_rate"].hits == len(rows)
-    assert found["smart_refusal_rate"].hits + found["over_refusal_rate"].hits == found["refusal_rate"].hits
+    assert proportions["coverage"].hits + proportions["refusal_rate"].hits == len(rows)
+    assert (
+        proportions["smart_refusal_rate"].hits + proportions["over_refusal_rate"].hits
+        == proportions["refusal_rate"].hits
+    )
     # what is right of the answered was right before or has been corrected
-    assert found["selective_accuracy"].hits == found["kept_rate"].hits + found["corrected_rate"].hits
-    assert found["kept_rate"].total - found["kept_rate"].hits == found["broken_rate"].hits
+    assert proportions["selective_accuracy"].hits == proportions["kept_rate"].hits + proportions["corrected_rate"].hits
+    assert proportions["kept_rate"].total - proportions["kept_rate"].hits == proportions["broken_rate"].hits
     # what is still said in the same words is still right
-    assert found["same_words_rate"].total == found["kept_rate"].total
-    assert found["same_words_rate"].hits <= found["kept_rate"].hits
-    assert metrics.same_words_rate(base, answered, same | ~answered) == found["same_words_rate"]
+    assert proportions["same_words_rate"].total == proportions["kept_rate"].total
+    assert proportions["same_words_rate"].hits <= proportions["kept_rate"].hits
+    assert metrics.same_words_rate(base, answered, same | ~answered) == proportions["same_words_rate"]
 
 
 def test_declining_everything_does_not_win() -> None:

@@ -130,9 +130,9 @@ def test_auroc_and_auprc_as_scikit_learn_has_them(rows: list[tuple[int, bool]]) 
 @given(scored, st.floats(0.01, 1))
 def test_selective_accuracy_at_lies_on_the_curve(rows: list[tuple[int, bool]], coverage: float) -> None:
     doubt, correct = split(rows)
-    found = metrics.selective_accuracy_at(doubt, correct, coverage=coverage)
-    assert found is not None
-    assert -1e-12 <= found <= 1 + 1e-12
+    accuracy = metrics.selective_accuracy_at(doubt, correct, coverage=coverage)
+    assert accuracy is not None
+    assert -1e-12 <= accuracy <= 1 + 1e-12
     assert metrics.selective_accuracy_at(doubt, correct, coverage=1) == pytest.approx(correct.mean())
     curve = metrics.risk_coverage(doubt, correct)
     for at, expected in zip(curve.coverage, curve.selective_accuracy, strict=True):

@@ -23,10 +23,10 @@ def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[N
 
 
 def test_mcnemar_by_hand() -> None:
-    found = metrics.mcnemar(*pairs(50, 2, 8, 40))
-    assert (found.only_first, found.only_second) == (2, 8)
+    result = metrics.mcnemar(*pairs(50, 2, 8, 40))
+    assert (result.only_first, result.only_second) == (2, 8)
     # at most 2 of 10 coins, on either side; statsmodels' mcnemar(exact=True) has the same
-    assert found.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # 0.109375
+    assert result.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # 0.109375
     assert metrics.mcnemar(*pairs(1, 14, 24, 1)).p_value == pytest.approx(0.14330665429588407)  # statsmodels
     assert metrics.mcnemar(*pairs(0, 6, 0, 0)).p_value == pytest.approx(2 / 2**6)
 
@@ -35,20 +35,20 @@ def test_mcnemar_by_hand() -> None:
 def test_mcnemar_is_symmetric_and_ignores_what_agrees(counts: tuple[int, int, int, int]) -> None:
     both, one, other, neither = counts
     first, second = pairs(both, one, other, neither)
-    found = metrics.mcnemar(first, second)
-    assert found.p_value == metrics.mcnemar(second, first).p_value == metrics.mcnemar(*pairs(0, one, other, 0)).p_value
-    assert 0 < found.p_value <= 1
+    result = metrics.mcnemar(first, second)
+    assert result.p_value == metrics.mcnemar(second, first).p_value == metrics.mcnemar(*pairs(0, one, other, 0)).p_value
+    assert 0 < result.p_value <= 1
     if one == other:
-        assert found.p_value == pytest.approx(1)
+        assert result.p_value == pytest.approx(1)
 
 
 def test_bootstrap_interval_of_a_mean() -> None:
     values = np.random.default_rng(1).random(1000) < 0.3
-    found = metrics.bootstrap_interval(lambda at: float(values[at].mean()), 1000, n_resamples=4000)
+    interval = metrics.bootstrap_interval(lambda at: float(values[at].mean()), 1000, n_resamples=4000)
     spread = 1.96 * values.std() / np.sqrt(1000)  # the normal approximation, good at this n
-    assert found == pytest.approx((values.mean() - spread, values.mean() + spread), abs=0.003)
+    assert interval == pytest.approx((values.mean() - spread, values.mean() + spread), abs=0.003)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=2).confidence_interval
-    assert found == pytest.approx(tuple(theirs), abs=0.003)
+    assert interval == pytest.approx(tuple(theirs), abs=0.003)
 
 
 def test_bootstrap_draws_whole_questions_and_the_same_for_a_seed() -> None:
@@ -134,7 +134,7 @@ def test_cluster_bootstrap_of_a_share_as_scipy_has_it() -> None:
     sizes = rng.integers(1, 9, 300)
     entity = np.arange(300).repeat(sizes)
     hits = rng.random(len(entity)) < rng.random(300).repeat(sizes)  # alike within an entity
-    (found,) = metrics.share_intervals(
+    (interval,) = metrics.share_intervals(
         lambda at: [metrics.coverage(hits[at])], len(hits), entity=entity, n_resamples=4000
     )
     sums = np.bincount(entity, weights=hits)
@@ -146,10 +146,10 @@ def test_cluster_bootstrap_of_a_share_as_scipy_has_it() -> None:
         method="percentile",
         rng=1,
     ).confidence_interval
-    assert found == pytest.approx(tuple(theirs), abs=0.004)
+    assert interval == pytest.approx(tuple(theirs), abs=0.004)
     wilson = metrics.coverage(hits).interval
-    assert found is not None and wilson is not None
-    assert found.high - found.low > 1.3 * (wilson.high - wilson.low)
+    assert interval is not None and wilson is not None
+    assert interval.high - interval.low > 1.3 * (wilson.high - wilson.low)
 
 
 def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
@@ -233,9 +233,9 @@ def test_matched_coverage_by_hand() -> None:
     second = np.array([0.9, 0.2, 0.8, 0.1, 0.3, 0.7])  # answers 1 3 4
     first_right = np.array([True, True, False, True, True, True])
     second_right = np.array([True, False, True, True, True, True])
-    found = metrics.matched_coverage(first, first_right, second, second_right, n_answered=3)
-    assert (found.first, found.second) == (Share(2, 3), Share(2, 3))
-    assert (found.test.only_first, found.test.only_second) == (2, 2)  # 0 1 against 3 4
+    result = metrics.matched_coverage(first, first_right, second, second_right, n_answered=3)
+    assert (result.first, result.second) == (Share(2, 3), Share(2, 3))
+    assert (result.test.only_first, result.test.only_second) == (2, 2)  # 0 1 against 3 4
     everything = metrics.matched_coverage(first, first_right, second, second_right, n_answered=6)
     assert (everything.test.only_first, everything.test.only_second) == (1, 1)  # 1 against 2
     nothing = metrics.matched_coverage(first, first_right, second, second_right, n_answered=0)
@@ -246,9 +246,9 @@ def test_matched_coverage_breaks_ties_by_the_same_lot_for_both() -> None:
     right = np.arange(200) % 3 == 0
     constant = np.zeros(200)
     for seed in range(5):
-        found = metrics.matched_coverage(constant, right, constant, right, n_answered=60, seed=seed)
-        assert found.first == found.second
-        assert found.test.only_first == found.test.only_second == 0
+        result = metrics.matched_coverage(constant, right, constant, right, n_answered=60, seed=seed)
+        assert result.first == result.second
+        assert result.test.only_first == result.test.only_second == 0
     # by lot, and not by the order of the questions
     ordered = np.arange(200) < 60
     hits = [
@@ -265,9 +265,9 @@ def test_a_better_score_wins_at_matched_coverage() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(1000) < 0.3
     good, poor = (~right + rng.normal(0, spread, 1000) for spread in (0.5, 3.0))
-    found = metrics.matched_coverage(good, right, poor, right, n_answered=200)
-    assert (found.first.value or 0) > (found.second.value or 0)
-    assert found.test.p_value < 1e-6
+    result = metrics.matched_coverage(good, right, poor, right, n_answered=200)
+    assert (result.first.value or 0) > (result.second.value or 0)
+    assert result.test.p_value < 1e-6
 
 
 @pytest.mark.parametrize("n_answered", [-1, 4])
@@ -280,15 +280,15 @@ def test_auroc_difference() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(600) < 0.4
     good, fair = (~right + rng.normal(0, spread, 600) for spread in (0.6, 1.5))
-    found = metrics.auroc_difference(good, fair, right, n_resamples=400)
+    result = metrics.auroc_difference(good, fair, right, n_resamples=400)
     back = metrics.auroc_difference(fair, good, right, n_resamples=400)
-    assert found is not None and back is not None
-    assert found.interval is not None and back.interval is not None
-    assert found.value == pytest.approx((metrics.auroc(good, right) or 0) - (metrics.auroc(fair, right) or 0))
-    assert found.interval.low > 0
-    assert found.p_value == pytest.approx(2 / 401)  # no draw on the other side
-    assert back.value == -found.value
-    assert back.interval == pytest.approx((-found.interval.high, -found.interval.low))
+    assert result is not None and back is not None
+    assert result.interval is not None and back.interval is not None
+    assert result.value == pytest.approx((metrics.auroc(good, right) or 0) - (metrics.auroc(fair, right) or 0))
+    assert result.interval.low > 0
+    assert result.p_value == pytest.approx(2 / 401)  # no draw on the other side
+    assert back.value == -result.value
+    assert back.interval == pytest.approx((-result.interval.high, -result.interval.low))
 
 
 def test_auroc_difference_of_nothing() -> None:
@@ -324,26 +324,26 @@ def test_auroc_difference_draws_whole_entities() -> None:
 def test_paired_p_values_are_uniform_where_there_is_no_difference() -> None:
     """Two scores equally good: small p values come about as often as they say."""
     rng = np.random.default_rng(0)
-    found = []
+    p_values = []
     for _ in range(60):
         right = rng.random(120) < 0.5
         one, other = (~right + rng.normal(0, 1, 120) for _ in range(2))
         difference = metrics.auroc_difference(one, other, right, n_resamples=100)
         assert difference is not None
-        found.append(difference.p_value)
-    assert sum(p < 0.1 for p in found if p is not None) <= 15  # 6 expected
-    assert sum(p > 0.5 for p in found if p is not None) >= 15  # 30 expected
+        p_values.append(difference.p_value)
+    assert sum(p < 0.1 for p in p_values if p is not None) <= 15  # 6 expected
+    assert sum(p > 0.5 for p in p_values if p is not None) >= 15  # 30 expected
 
 
 def test_seed_mean_by_hand() -> None:
-    found = metrics.seed_mean([0.80, 0.84, 0.82])
-    assert found is not None and found.interval is not None
+    result = metrics.seed_mean([0.80, 0.84, 0.82])
+    assert result is not None and result.interval is not None
     # s = 0.02, and t(0.975; 2) = 4.302653 from the tables
     spread = 4.302653 * 0.02 / np.sqrt(3)
-    assert (found.mean, found.n) == (pytest.approx(0.82), 3)
-    assert found.interval == pytest.approx((0.82 - spread, 0.82 + spread), abs=1e-7)
+    assert (result.mean, result.n) == (pytest.approx(0.82), 3)
+    assert result.interval == pytest.approx((0.82 - spread, 0.82 + spread), abs=1e-7)
     theirs = stats.ttest_1samp([0.80, 0.84, 0.82], 0).confidence_interval()
-    assert found.interval == pytest.approx((theirs.low, theirs.high))
+    assert result.interval == pytest.approx((theirs.low, theirs.high))
 
 
 def test_seed_mean_of_few() -> None:

@@ -42,20 +42,20 @@ def strict(report: dict[str, Any]) -> dict[str, Any]:
 def test_values_are_those_of_the_metrics() -> None:
     run = a_run()
     report = strict(metrics.summarise(**run, n_bootstrap=50))
-    found = report["metrics"]
+    values = report["metrics"]
     base, answered, correct, same, doubt, category = run.values()
     low, high = metrics.bootstrap_interval(lambda at: answered[at].mean(), N, n_resamples=50)
-    assert found["coverage"] == {"value": answered.mean(), "low": low, "high": high, "n": N}
-    assert found["selective_accuracy"]["value"] == pytest.approx(correct[answered].mean())
-    assert found["selective_accuracy"]["n"] == answered.sum()
-    assert found["same_words_rate"]["value"] == pytest.approx(same[answered & base].mean())
-    assert found["same_words_rate"]["n"] == found["kept_rate"]["n"] == (answered & base).sum()
-    assert found["abstention_f1"]["value"] == metrics.abstention(base, answered).f1
+    assert values["coverage"] == {"value": answered.mean(), "low": low, "high": high, "n": N}
+    assert values["selective_accuracy"]["value"] == pytest.approx(correct[answered].mean())
+    assert values["selective_accuracy"]["n"] == answered.sum()
+    assert values["same_words_rate"]["value"] == pytest.approx(same[answered & base].mean())
+    assert values["same_words_rate"]["n"] == values["kept_rate"]["n"] == (answered & base).sum()
+    assert values["abstention_f1"]["value"] == metrics.abstention(base, answered).f1
     for name in ("auroc", "auprc", "aurc", "e_aurc", "prr", "ece", "brier"):
-        assert found[name]["value"] == getattr(metrics, name)(doubt, base), name
-    assert found["macro_auroc"]["value"] == pytest.approx(metrics.macro_auroc(doubt, base, category))
-    assert found["pooled_auroc"]["value"] == pytest.approx(metrics.pooled_auroc(doubt, base, category))
-    for name, entry in found.items():
+        assert values[name]["value"] == getattr(metrics, name)(doubt, base), name
+    assert values["macro_auroc"]["value"] == pytest.approx(metrics.macro_auroc(doubt, base, category))
+    assert values["pooled_auroc"]["value"] == pytest.approx(metrics.pooled_auroc(doubt, base, category))
+    for name, entry in values.items():
         assert entry["low"] <= entry["value"] <= entry["high"], name
         assert entry["low"] < entry["high"], name
     assert report["n"] == N

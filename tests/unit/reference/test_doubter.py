@@ -72,13 +72,13 @@ def test_encoder_agrees_with_numpy(encoder_type: str, data: st.DataObject) -> No
     activations = np.random.default_rng(0).normal(size=(len(config.target_layers), config.hidden_dim)) * 3
     expected = encode(config, tensors, activations)
     assert expected.shape == (config.num_cognitive_tokens, config.hidden_dim)
-    found = Doubter.from_tensors(config, tensors)(torch.from_numpy(activations).float()).numpy()
+    actual = Doubter.from_tensors(config, tensors)(torch.from_numpy(activations).float()).numpy()
     exact = Doubter.from_tensors(config, tensors).double()(torch.from_numpy(activations)).numpy()
     np.testing.assert_allclose(exact, expected, rtol=0, atol=F64_MAX_ABS)
     # a LayerNorm over few values may divide by a very small spread: float32 is judged where that does not happen
     if config.hidden_dim >= 16 and config.encoder_dim >= 8:
-        np.testing.assert_allclose(found, expected, rtol=0, atol=F32_MAX_ABS)
-        assert ((found - expected) ** 2).mean() <= F32_NMSE * (expected**2).mean()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=F32_MAX_ABS)
+        assert ((actual - expected) ** 2).mean() <= F32_NMSE * (expected**2).mean()
 
 
 @pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
@@ -102,8 +102,8 @@ def test_cross_attention_agrees_with_numpy(data: st.DataObject, gain: float, n_p
     tokens = rng.normal(size=(config.num_cognitive_tokens, config.hidden_dim))
     expected = numpy_reference.cross_attention(as_numpy(tensors, "ca.0."), hidden, tokens, config.ca_num_heads, gain)
     layer = Doubter.from_tensors(config, tensors).double().cross_attention(0)
-    found = layer(torch.from_numpy(hidden), torch.from_numpy(tokens), gain=gain).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=F64_MAX_ABS)
+    actual = layer(torch.from_numpy(hidden), torch.from_numpy(tokens), gain=gain).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=F64_MAX_ABS)
 
 
 def test_cross_attention_by_hand() -> None:
@@ -149,9 +149,9 @@ def test_ca_testcase() -> None:
     layer = BottleneckCrossAttention(hidden_dim=64, bottleneck_dim=16, num_heads=4, num_tokens=len(tokens))
     layer.load_state_dict(state, strict=True)
     with torch.no_grad():
-        found = layer(hidden, tokens)
+        actual = layer(hidden, tokens)
     assert (expected - hidden).abs().max() > 100 * CA_TESTCASE_MAX_ABS  # else the residual alone would pass
-    torch.testing.assert_close(found, expected, rtol=0, atol=CA_TESTCASE_MAX_ABS)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=CA_TESTCASE_MAX_ABS)
 
 
 def test_state_dict_has_the_sidecar_names() -> None:

@@ -102,9 +102,9 @@ def test_bfloat16_cross_attention_of_a_checkpoint(tmp_path: Path) -> None:
     config, tensors = wrapper()
     doubter = Doubter.from_checkpoint(save_checkpoint(tmp_path, config, tensors, ca_dtype=torch.bfloat16))
     assert isinstance(doubter, Doubter)
-    found = doubter.state_dict()["ca.3.k_proj.weight"]
-    assert found.dtype == torch.float32
-    assert torch.equal(found, tensors["ca.3.k_proj.weight"].bfloat16().float())
+    weight = doubter.state_dict()["ca.3.k_proj.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, tensors["ca.3.k_proj.weight"].bfloat16().float())
 
 
 # --- layers that the files do not tell ---

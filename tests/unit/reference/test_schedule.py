@@ -93,13 +93,13 @@ def test_decay_is_a_gain_for_each_token(inject_from: str) -> None:
 @pytest.mark.parametrize("window", [0, 1, 5])
 def test_window_ends_the_injection(window: int, inject_from: str) -> None:
     pipe = pipeline(inject_from=inject_from)
-    found = answer(pipe, schedule=InjectionSchedule(window=window))
-    assert found == answer_by_hand(pipe, lambda t: 1.0 if t <= window else 0.0, of_prompt(pipe))
+    ids = answer(pipe, schedule=InjectionSchedule(window=window))
+    assert ids == answer_by_hand(pipe, lambda t: 1.0 if t <= window else 0.0, of_prompt(pipe))
     static = answer(pipe)
-    assert found[: window + 1] == static[: window + 1]
-    assert found != static
+    assert ids[: window + 1] == static[: window + 1]
+    assert ids != static
     if inject_from == "prompt":  # what was injected stays in the cache: it is not the base that goes on
-        assert found[1:] != pipe.generate_ids([*PROMPT, found[0]], N - 1, inject=False, stop_ids=())
+        assert ids[1:] != pipe.generate_ids([*PROMPT, ids[0]], N - 1, inject=False, stop_ids=())
     assert answer(pipe, schedule=InjectionSchedule(window=N)) == static
 
 
@@ -139,9 +139,9 @@ def test_one_pass_over_everything_says_the_same(kind: str, inject_from: str) -> 
         changed = (logits - static).abs().amax(dim=-1) > 0.01  # visible, so that what follows can fail
         first = len(PROMPT) if schedule.decay else len(PROMPT) + 1  # at t = 1, or as soon as tokens are renewed
         assert changed.tolist().index(True) == first
-        found = answer(pipe, schedule=schedule)
-        logits = pipe.logits([*PROMPT, *found], n_prompt=len(PROMPT), schedule=schedule)[len(PROMPT) - 1 : -1]
-        assert logits.argmax(dim=-1).tolist() == found
+        ids = answer(pipe, schedule=schedule)
+        logits = pipe.logits([*PROMPT, *ids], n_prompt=len(PROMPT), schedule=schedule)[len(PROMPT) - 1 : -1]
+        assert logits.argmax(dim=-1).tolist() == ids
 
 
 def test_without_a_cache_earlier_tokens_are_injected_as_they_were() -> None:

@@ -98,12 +98,12 @@ MESSAGES: list[Message] = [{"role": "user", "content": "Capital of France?"}]
 
 
 def test_chat_completion() -> None:
-    found = Scripted(abstained=True).create_chat_completion(MESSAGES)
-    assert found["object"] == "chat.completion"
-    assert found["id"].startswith("chatcmpl-")
-    assert isinstance(found["created"], int)
-    assert found["model"] == "base.gguf"
-    assert found["choices"] == [
+    completion = Scripted(abstained=True).create_chat_completion(MESSAGES)
+    assert completion["object"] == "chat.completion"
+    assert completion["id"].startswith("chatcmpl-")
+    assert isinstance(completion["created"], int)
+    assert completion["model"] == "base.gguf"
+    assert completion["choices"] == [
         {
             "index": 0,
             "message": {"role": "assistant", "content": "Paris!"},
@@ -113,15 +113,15 @@ def test_chat_completion() -> None:
             "doubt": DOUBT,
         }
     ]
-    assert found["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    assert found["timings"]["pass2_ms"] == 3.0
-    json.dumps(found)
+    assert completion["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert completion["timings"]["pass2_ms"] == 3.0
+    json.dumps(completion)
 
 
 def test_chat_completion_logprobs() -> None:
-    found = Scripted().create_chat_completion(MESSAGES, logprobs=True, top_logprobs=2, model="mine")
-    assert found["model"] == "mine"
-    entries = found["choices"][0]["logprobs"]["content"]
+    completion = Scripted().create_chat_completion(MESSAGES, logprobs=True, top_logprobs=2, model="mine")
+    assert completion["model"] == "mine"
+    entries = completion["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in entries] == list(PIECES)
     assert entries[1] == {
         "token": "is",
@@ -155,10 +155,10 @@ def test_chat_completion_chunks() -> None:
 
 def test_completion() -> None:
     scripted = Scripted()
-    found = scripted.create_completion("Q: capital? A: ", echo=True, logprobs=2)
-    assert found["object"] == "text_completion"
-    assert found["id"].startswith("cmpl-")
-    choice = found["choices"][0]
+    completion = scripted.create_completion("Q: capital? A: ", echo=True, logprobs=2)
+    assert completion["object"] == "text_completion"
+    assert completion["id"].startswith("cmpl-")
+    choice = completion["choices"][0]
     assert choice["doubt"] == DOUBT
     assert choice["text"] == "Q: capital? A: Paris!"
     assert choice["logprobs"]["tokens"] == list(PIECES)
@@ -217,8 +217,8 @@ def test_logprobs_only_where_asked_for() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_ids_differ_between_answers(stream: bool) -> None:
     def one() -> str:
-        found = Scripted().create_chat_completion(MESSAGES, stream=stream)
-        return str(next(iter(found))["id"] if stream else found["id"])
+        completion = Scripted().create_chat_completion(MESSAGES, stream=stream)
+        return str(next(iter(completion))["id"] if stream else completion["id"])
 
     assert one() != one()
 
@@ -233,9 +233,9 @@ def test_none_is_the_default() -> None:
         plain, asked = Scripted(), Scripted()
         prompt: Any = MESSAGES if call is Scripted.create_chat_completion else "Q"
         call(plain, prompt)  # type: ignore[operator]
-        found = call(asked, prompt, **options, **more)  # type: ignore[operator]
+        result = call(asked, prompt, **options, **more)  # type: ignore[operator]
         assert asked.asked == plain.asked
-        assert found["choices"][0]["finish_reason"] == "stop"
+        assert result["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(

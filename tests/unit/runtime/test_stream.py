@@ -352,12 +352,12 @@ def test_more_calls_than_the_pool_has_threads(lock: InstanceLock) -> None:
     async def main() -> list[object]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         stream = counting(lock)
-        found = [await asyncio.to_thread(next, stream)]
+        chunks = [await asyncio.to_thread(next, stream)]
         calls = [asyncio.create_task(asyncio.to_thread(use, lock)) for _ in range(6)]
         await asyncio.sleep(0)
         while (item := await asyncio.to_thread(next, stream, None)) is not None:
-            found.append(item)
-        return [found, *await asyncio.gather(*calls)]
+            chunks.append(item)
+        return [chunks, *await asyncio.gather(*calls)]
 
     assert asyncio.run(asyncio.wait_for(main(), LIMIT_S)) == [[0, 1, 2, 3, 4], *["done"] * 6]
 

@@ -38,9 +38,9 @@ def base(folder: Path, *, architecture: str = "qwen35", **numbers: int) -> Path:
 
 
 def test_a_base_that_fits(tmp_path: Path) -> None:
-    found = check_base(base(tmp_path, context_length=8192), CONFIG)
-    assert (found.architecture, found.hidden_dim, found.block_count) == ("qwen35", 2560, 32)
-    assert (found.name, found.context_length, found.has_seam) == ("A base", 8192, True)
+    checked = check_base(base(tmp_path, context_length=8192), CONFIG)
+    assert (checked.architecture, checked.hidden_dim, checked.block_count) == ("qwen35", 2560, 32)
+    assert (checked.name, checked.context_length, checked.has_seam) == ("A base", 8192, True)
 
 
 def test_blocks_for_prediction_of_several_tokens_do_not_count(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def graph_owners() -> dict[str, str | None]:
 
 def graphs_with_seam() -> set[str]:
     """Classes whose graph calls build_cvec, in the constructor or another method; a mention in a comment is no call."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in (SOURCE / "models").glob("*.cpp"):
         current: str | None = None
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -122,8 +122,8 @@ def graphs_with_seam() -> set[str]:
             elif line.startswith("}"):
                 current = None
             elif current and "build_cvec(" in line.split("//")[0]:
-                found.add(current)
-    return found
+                names.add(current)
+    return names
 
 
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="vendor/llama.cpp is not unpacked")

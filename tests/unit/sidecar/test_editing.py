@@ -110,9 +110,9 @@ def test_tensors_of_every_kind_stay(encoder: EncoderType, outtype: str, tmp_path
         edit_sidecar(path, values={"name": "n" * length})
         assert tensor_part(path) == tensors
         assert read_gguf(path).data_offset % 32 == 0
-    found = read_sidecar(path).tensors
-    assert list(found) == list(values)
-    assert all(np.array_equal(found[name], array) for name, array in values.items())
+    stored = read_sidecar(path).tensors
+    assert list(stored) == list(values)
+    assert all(np.array_equal(stored[name], array) for name, array in values.items())
     assert [tensor.name for tensor in GGUFReader(path).tensors] == list(values)
 
 
@@ -388,8 +388,8 @@ def test_unset(path: Path) -> None:
     report = edit_sidecar(path, unset=["refusal_bias", "general.license", "base_model"])
     assert {change.after for change in report.changes} == {None}
     assert len(report.changes) == 6
-    found = plain(path)
-    assert not [key for key in found if "base_model" in key or "bias" in key or "license" in key]
+    values = plain(path)
+    assert not [key for key in values if "base_model" in key or "bias" in key or "license" in key]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -35,9 +35,9 @@ def test_fault_of_a_transformer(name: str, tmp_path: Path) -> None:
 def test_a_transformer_without_the_keys_of_its_shape_is_only_odd(tmp_path: Path) -> None:
     """Our older files lack these keys. The framework writes them only for goal anchors."""
     names = ("encoder_dim", "encoder_num_blocks", "encoder_ffn_expansion", "use_layer_pos_embeddings")
-    found = read(file("transformer").without(*(f"meta_spider.{name}" for name in names)), tmp_path)
-    assert found.config == wrapper("transformer")[0]
-    assert sum("and the framework's reader needs it" in oddity for oddity in found.oddities) == 3  # 48 is not n × 32
+    loaded = read(file("transformer").without(*(f"meta_spider.{name}" for name in names)), tmp_path)
+    assert loaded.config == wrapper("transformer")[0]
+    assert sum("and the framework's reader needs it" in oddity for oddity in loaded.oddities) == 3  # 48 is not n × 32
 
 
 def test_keys_of_a_transformer_mean_nothing_for_others(tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_fault(name: str, tmp_path: Path) -> None:
 
 
 def test_the_handmade_file_itself_is_fine(tmp_path: Path) -> None:
-    found = read(file(), tmp_path)
-    assert found.config.target_layers == (3, 1)
-    assert found.config.refusal_text == DEFAULT_REFUSAL_TEXT
-    assert found.config.inject_from == "prompt"
+    loaded = read(file(), tmp_path)
+    assert loaded.config.target_layers == (3, 1)
+    assert loaded.config.refusal_text == DEFAULT_REFUSAL_TEXT
+    assert loaded.config.inject_from == "prompt"
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -87,19 +87,19 @@ def test_a_flood_of_missing_tensors_is_summed_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["meta_spider", "daimon"])
 def test_files_of_the_framework_load(encoder: EncoderType, prefix: str, tmp_path: Path) -> None:
     config, arrays = wrapper(encoder)
-    found = read(sidecar(config, arrays, prefix=prefix), tmp_path)
-    assert found.config == config
+    loaded = read(sidecar(config, arrays, prefix=prefix), tmp_path)
+    assert loaded.config == config
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found.tensors[name], array)
-    assert found.oddities == ("key 'general.name' is absent", "key 'general.type' is absent")
+        np.testing.assert_array_equal(loaded.tensors[name], array)
+    assert loaded.oddities == ("key 'general.name' is absent", "key 'general.type' is absent")
 
 
 def test_wrong_number_of_cognitive_tokens_is_only_odd(tmp_path: Path) -> None:
-    found = read(file().with_key("meta_spider.num_cognitive_tokens", "u32", 32), tmp_path)
-    assert found.config.num_cognitive_tokens == 2
+    loaded = read(file().with_key("meta_spider.num_cognitive_tokens", "u32", 32), tmp_path)
+    assert loaded.config.num_cognitive_tokens == 2
     assert (
         "key 'meta_spider.num_cognitive_tokens' is 32, but the tensors have 2 cognitive tokens (2 it is)"
-        in found.oddities
+        in loaded.oddities
     )
 
 
@@ -112,11 +112,11 @@ def test_keys_that_the_tensors_tell_may_be_absent(tmp_path: Path) -> None:
         "cross_attn_layers",
         "enc_num_heads",
     )
-    found = read(file().without(*(f"meta_spider.{name}" for name in names), "meta_spider.gate_activation"), tmp_path)
+    loaded = read(file().without(*(f"meta_spider.{name}" for name in names), "meta_spider.gate_activation"), tmp_path)
     config, _ = wrapper()
-    assert found.config.hidden_dim == config.hidden_dim
-    assert found.config.cross_attn_layers == config.cross_attn_layers
-    assert sum("is absent; the tensors" in oddity for oddity in found.oddities) == 5
+    assert loaded.config.hidden_dim == config.hidden_dim
+    assert loaded.config.cross_attn_layers == config.cross_attn_layers
+    assert sum("is absent; the tensors" in oddity for oddity in loaded.oddities) == 5
 
 
 def test_heads_of_an_encoder_that_has_them_are_required(tmp_path: Path) -> None:
@@ -127,45 +127,45 @@ def test_heads_of_an_encoder_that_has_them_are_required(tmp_path: Path) -> None:
 def test_empty_list_is_absent(tmp_path: Path) -> None:
     config, arrays = wrapper()
     encoder_only = {name: array for name, array in arrays.items() if name.startswith("enc.")}
-    found = read(sidecar(config, encoder_only).without("meta_spider.cross_attn_layers"), tmp_path)
-    assert found.config.cross_attn_layers == ()
-    assert "there are no cross-attention layers: this wrapper injects nothing" in found.oddities
+    loaded = read(sidecar(config, encoder_only).without("meta_spider.cross_attn_layers"), tmp_path)
+    assert loaded.config.cross_attn_layers == ()
+    assert "there are no cross-attention layers: this wrapper injects nothing" in loaded.oddities
 
 
 @pytest.mark.parametrize("prefix", ["meta_spider", "daimon"])
 def test_goal_anchor_loads(prefix: str, tmp_path: Path) -> None:
-    found = read(file("transformer", prefix).with_key(f"{prefix}.kind", "str", "goal_anchor"), tmp_path)
-    assert found.config.kind == "goal_anchor"
-    assert "is of kind 'goal_anchor', not a doubter" in found.oddities
+    loaded = read(file("transformer", prefix).with_key(f"{prefix}.kind", "str", "goal_anchor"), tmp_path)
+    assert loaded.config.kind == "goal_anchor"
+    assert "is of kind 'goal_anchor', not a doubter" in loaded.oddities
 
 
 def test_tensors_of_others_are_odd_and_ignored(tmp_path: Path) -> None:
     gguf = file()
     gguf.tensors.append(Tensor("enc.telemetry", (18,), bytes(18), type=Q4_0 + 22))  # I8
-    found = read(gguf, tmp_path)
-    assert "tensor 'enc.telemetry' is not part of this kind of wrapper; ignored" in found.oddities
+    loaded = read(gguf, tmp_path)
+    assert "tensor 'enc.telemetry' is not part of this kind of wrapper; ignored" in loaded.oddities
 
 
 def test_layers_out_of_order_are_odd(tmp_path: Path) -> None:
-    found = read(file().with_key("meta_spider.cross_attn_layers", "[i32]", [2, 1]), tmp_path)
-    assert found.config.cross_attn_layers == (1, 2)
-    assert "key 'meta_spider.cross_attn_layers' is not in ascending order: [2, 1]" in found.oddities
+    loaded = read(file().with_key("meta_spider.cross_attn_layers", "[i32]", [2, 1]), tmp_path)
+    assert loaded.config.cross_attn_layers == (1, 2)
+    assert "key 'meta_spider.cross_attn_layers' is not in ascending order: [2, 1]" in loaded.oddities
 
 
 def test_tensors_are_a_mapping_and_say_what_is_not_there(tmp_path: Path) -> None:
-    found = read(file(), tmp_path)
-    assert len(found.tensors) == len(list(found.tensors))
-    assert "ca.1.gate" in found.tensors
+    loaded = read(file(), tmp_path)
+    assert len(loaded.tensors) == len(list(loaded.tensors))
+    assert "ca.1.gate" in loaded.tensors
     with pytest.raises(KeyError):
-        found.tensors["ca.99.gate"]
+        loaded.tensors["ca.99.gate"]
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the reference data are not beside this checkout")
 def test_incomplete_sidecar_of_the_framework() -> None:
-    found = examine(REFERENCE)
-    assert found.config is None
-    assert "has no encoder tensors (enc.*)" in found.faults
-    assert found.dims.cross_attn_layers == (0,)
+    examined = examine(REFERENCE)
+    assert examined.config is None
+    assert "has no encoder tensors (enc.*)" in examined.faults
+    assert examined.dims.cross_attn_layers == (0,)
 
 
 def test_what_is_kept_and_not_followed_is_odd(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_is_kept_and_not_followed_is_odd(tmp_path: Path) -> None:
         file().with_key("meta_spider.refusal_txt", "str", "No.").with_key("meta_spider.prompt_format", "str", "alpaca")
     )
     path.write_bytes(gguf.build())
-    found = examine(path)
-    assert found.faults == ()
-    assert "key 'meta_spider.refusal_txt' is not part of this format; ignored" in found.oddities
-    assert any("prompt_format' is 'alpaca', which is kept and not followed" in oddity for oddity in found.oddities)
+    examined = examine(path)
+    assert examined.faults == ()
+    assert "key 'meta_spider.refusal_txt' is not part of this format; ignored" in examined.oddities
+    assert any("prompt_format' is 'alpaca', which is kept and not followed" in oddity for oddity in examined.oddities)

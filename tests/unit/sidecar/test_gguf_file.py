@@ -128,11 +128,11 @@ def test_values_of_every_type(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = tmp_path / "values.gguf"
     path.write_bytes(Gguf(keys, [WEIGHT], version=2).build())
-    found = read_gguf(path).metadata
-    assert [(key, found[key].type, found[key].value) for key in found] == [
+    metadata = read_gguf(path).metadata
+    assert [(key, metadata[key].type, metadata[key].value) for key in metadata] == [
         (key, kind, bool(content) if kind == "bool" else content) for key, kind, content in keys
     ]
-    assert found["h"].value is True
+    assert metadata["h"].value is True
 
 
 def test_unknown_tensor_types_do_not_hinder_reading_metadata(tmp_path: Path) -> None:

@@ -89,20 +89,20 @@ def test_inference_undoes_prediction(drawn: tuple[WrapperConfig, dict[str, objec
     made, options = drawn
     dims = dims_of(made, **options)  # type: ignore[arg-type]
     shapes = expected_tensors(dims)
-    found = infer(shapes)
-    used = {dim[-1] for shape in templates_of(found).values() for dim in shape if dim != "1"}
-    assert found.sizes == {symbol: size for symbol, size in dims.sizes.items() if symbol in used}
-    assert replace(found, sizes={}) == replace(dims, sizes={})
-    assert found.n_target == len(made.target_layers)
-    assert shape_faults(found, shapes) == ([], [])
+    inferred = infer(shapes)
+    used = {dim[-1] for shape in templates_of(inferred).values() for dim in shape if dim != "1"}
+    assert inferred.sizes == {symbol: size for symbol, size in dims.sizes.items() if symbol in used}
+    assert replace(inferred, sizes={}) == replace(dims, sizes={})
+    assert inferred.n_target == len(made.target_layers)
+    assert shape_faults(inferred, shapes) == ([], [])
 
 
-def templates_of(found: object) -> dict[str, tuple[str, ...]]:
+def templates_of(dims: object) -> dict[str, tuple[str, ...]]:
     return templates(
-        found.encoder_type,  # type: ignore[attr-defined]
-        prenorm_projector=found.prenorm_projector,  # type: ignore[attr-defined]
-        shared_projector=found.shared_projector,  # type: ignore[attr-defined]
-        layer_pos_embed=found.layer_pos_embed,  # type: ignore[attr-defined]
+        dims.encoder_type,  # type: ignore[attr-defined]
+        prenorm_projector=dims.prenorm_projector,  # type: ignore[attr-defined]
+        shared_projector=dims.shared_projector,  # type: ignore[attr-defined]
+        layer_pos_embed=dims.layer_pos_embed,  # type: ignore[attr-defined]
     )
 
 
@@ -122,9 +122,14 @@ def test_the_odd_tensor_out_is_the_one_named(
 
 
 def test_nothing_told_nothing_found() -> None:
-    found = infer({})
-    assert (found.encoder_type, found.sizes, found.n_target, found.cross_attn_layers) == (None, {}, None, ())
-    assert expected_tensors(found) == {}
+    inferred = infer({})
+    assert (inferred.encoder_type, inferred.sizes, inferred.n_target, inferred.cross_attn_layers) == (
+        None,
+        {},
+        None,
+        (),
+    )
+    assert expected_tensors(inferred) == {}
 
 
 def test_sizes_that_nothing_tells_are_shown_as_unknown() -> None:
@@ -133,8 +138,8 @@ def test_sizes_that_nothing_tells_are_shown_as_unknown() -> None:
 
 
 def test_hostile_indices_do_not_enumerate_millions() -> None:
-    found = infer({"enc.layer_projectors.99999999.0.bias": (4,), "enc.layer_gates.0": (1,)})
-    assert found.n_projectors == 1
+    inferred = infer({"enc.layer_projectors.99999999.0.bias": (4,), "enc.layer_gates.0": (1,)})
+    assert inferred.n_projectors == 1
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_overflow_is_an_error(kind: str, least: float) -> None:
 
 def test_q8_0_of_zeros_and_of_nearly_nothing() -> None:
     for values in (np.zeros((2, 32), np.float32), np.full((2, 32), 1e-45, np.float32)):
-        found = dequantise(quantise(values, "Q8_0").reshape(-1), "Q8_0", values.shape)
-        np.testing.assert_allclose(found, values, atol=1e-7)
+        restored = dequantise(quantise(values, "Q8_0").reshape(-1), "Q8_0", values.shape)
+        np.testing.assert_allclose(restored, values, atol=1e-7)
 
 
 def test_sizes_are_ggmls() -> None:

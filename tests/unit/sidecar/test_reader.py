@@ -102,17 +102,17 @@ def read(path):
 
 thread = threading.Thread(target=truncate)
 thread.start()
-found = set()
+outcomes = set()
 for call in (_core.read_sidecar, read):
     for _ in range(60):
         try:
             call(path)
-            found.add("read")
+            outcomes.add("read")
         except SidecarError:
-            found.add("refused")
+            outcomes.add("refused")
 done.set()
 thread.join()
-assert "refused" in found, found
+assert "refused" in outcomes, outcomes
 read(path)
 _core.read_sidecar(path)
 """

@@ -37,12 +37,12 @@ def core() -> Iterator[CoreReader]:
 
 
 def test_bounds_are_the_same_in_both_languages(repo_root: Path) -> None:
-    found = {}
+    constants = {}
     for header in ("sidecar/rules.h", "parse_json.h"):
         text = (repo_root / "csrc" / header).read_text(encoding="utf-8")
         for name, value in re.findall(r"inline constexpr \w+ (MAX_\w+) = ([^;]+);", text):
-            found[name] = eval(value.replace("INT32_MAX", str(2**31 - 1)).replace("100.0f", "100.0"))
-    assert found == BOUNDS | {"MAX_JSON_DEPTH": MAX_JSON_DEPTH}
+            constants[name] = eval(value.replace("INT32_MAX", str(2**31 - 1)).replace("100.0f", "100.0"))
+    assert constants == BOUNDS | {"MAX_JSON_DEPTH": MAX_JSON_DEPTH}
 
 
 def test_bounds_are_documented(repo_root: Path) -> None:

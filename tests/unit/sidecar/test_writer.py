@@ -75,14 +75,14 @@ def test_round_trip(made: tuple[WrapperConfig, Arrays], outtype: OutType, tmp_pa
     assert report.n_parameters == sum(array.size for array in arrays.values())
     assert sum(report.tensor_types.values()) == len(arrays)
     for name, array in arrays.items():
-        found = sidecar.tensors[name]
-        assert (found.dtype, found.shape) == (np.float32, array.shape)
+        stored = sidecar.tensors[name]
+        assert (stored.dtype, stored.shape) == (np.float32, array.shape)
         if outtype == "f32" or not is_matrix(name, array.shape):
-            np.testing.assert_array_equal(found, array)
+            np.testing.assert_array_equal(stored, array)
         else:
             scale = np.abs(array).max(axis=-1, keepdims=True) if outtype == "q8_0" else np.abs(array)
             # one part in a million for the float32 arithmetic; 1e-7 for what is subnormal in F16
-            assert (np.abs(found - array) <= ROUNDING[outtype] * scale * (1 + 1e-6) + 1e-7).all(), name
+            assert (np.abs(stored - array) <= ROUNDING[outtype] * scale * (1 + 1e-6) + 1e-7).all(), name
 
 
 def test_every_setting_survives(tmp_path: Path) -> None:

@@ -36,20 +36,24 @@ def test_by_hand() -> None:
     margins = np.array([-3.0, -1.0, 0.0, 2.0, 5.0])
     right = np.array([True, True, False, True, False])
     # one of three right answers may be declined: those at -3 and -1 are given, and the line lies above -1
-    found = calibrate(margins, right, over_refusal(0.35))
-    assert found.bias == 0.5
-    assert (found.coverage, found.selective_accuracy, found.over_refusal) == (0.4, 1.0, pytest.approx(1 / 3))
+    calibration = calibrate(margins, right, over_refusal(0.35))
+    assert calibration.bias == 0.5
+    assert (calibration.coverage, calibration.selective_accuracy, calibration.over_refusal) == (
+        0.4,
+        1.0,
+        pytest.approx(1 / 3),
+    )
     # three of five: the line lies between 0 and 2
-    found = calibrate(margins, right, coverage(0.6))
-    assert found.bias == -1.0
-    assert (found.coverage, found.selective_accuracy) == (0.6, pytest.approx(2 / 3))
+    calibration = calibrate(margins, right, coverage(0.6))
+    assert calibration.bias == -1.0
+    assert (calibration.coverage, calibration.selective_accuracy) == (0.6, pytest.approx(2 / 3))
 
 
 @pytest.mark.parametrize(("share", "n", "declined"), [(0.29, 100, 29), (0.57, 100, 57), (0.07, 200, 14), (0.35, 20, 7)])
 def test_shares_that_binary_floats_miss_by_one(share: float, n: int, declined: int) -> None:
     """0.29 · 100 is 28.999999999999996 in floats, but 29 of 100 may be declined."""
-    found = calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), over_refusal(share))
-    assert found.over_refusal == declined / n
+    calibration = calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), over_refusal(share))
+    assert calibration.over_refusal == declined / n
     assert calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), coverage(share)).coverage == declined / n
 
 
@@ -70,11 +74,11 @@ def test_no_more_is_declined_of_the_right_than_allowed(questions: list[tuple[flo
         with pytest.raises(RunDirError, match="the base has no validation question right"):
             calibrate(margins, right, over_refusal(share))
         return
-    found = calibrate(margins, right, over_refusal(share))
-    assert found.over_refusal is not None
-    assert found.over_refusal <= share + 1e-12
+    calibration = calibrate(margins, right, over_refusal(share))
+    assert calibration.over_refusal is not None
+    assert calibration.over_refusal <= share + 1e-12
     # and no lower line would do: one more step down declines too many
-    below = margins[margins + found.bias < 0]
+    below = margins[margins + calibration.bias < 0]
     if len(below):
         declined = (margins >= below.max())[right].mean()
         assert declined > share or not right[margins == below.max()].any()
@@ -83,22 +87,22 @@ def test_no_more_is_declined_of_the_right_than_allowed(questions: list[tuple[flo
 @given(QUESTIONS, st.floats(0, 1))
 def test_coverage_is_the_nearest_that_ties_allow(questions: list[tuple[float, bool]], share: float) -> None:
     margins, right = arrays(questions)
-    found = round(calibrate(margins, right, coverage(share)).coverage * len(margins))
+    n_answered = round(calibrate(margins, right, coverage(share)).coverage * len(margins))
     reachable = [int((margins < line).sum()) for line in (*np.unique(margins), math.inf)]
     wanted = math.floor(Fraction(repr(share)) * len(margins) + Fraction(1, 2))  # halves are rounded up
-    assert found in reachable
-    assert abs(found - wanted) == min(abs(each - wanted) for each in reachable)
+    assert n_answered in reachable
+    assert abs(n_answered - wanted) == min(abs(each - wanted) for each in reachable)
 
 
 @given(QUESTIONS, st.floats(0, 1))
 def test_what_is_reported_is_what_the_bias_does(questions: list[tuple[float, bool]], share: float) -> None:
     margins, right = arrays(questions)
-    found = calibrate(margins, right, coverage(share))
-    answered = margins + found.bias < 0
-    assert found.coverage == answered.mean()
-    assert found.selective_accuracy == (right[answered].mean() if answered.any() else None)
-    assert found.over_refusal == ((~answered)[right].mean() if right.any() else None)
-    assert found.summary().keys() == {"coverage", "selective_accuracy", "over_refusal"}
+    calibration = calibrate(margins, right, coverage(share))
+    answered = margins + calibration.bias < 0
+    assert calibration.coverage == answered.mean()
+    assert calibration.selective_accuracy == (right[answered].mean() if answered.any() else None)
+    assert calibration.over_refusal == ((~answered)[right].mean() if right.any() else None)
+    assert calibration.summary().keys() == {"coverage", "selective_accuracy", "over_refusal"}
 
 
 def test_nothing_to_draw_the_line_on() -> None:

@@ -54,8 +54,8 @@ def collected(settings: CollectSettings, tmp_path_factory: pytest.TempPathFactor
 
 
 def files(run: RunDir) -> dict[str, bytes]:
-    found = (path for path in run.path.rglob("*") if path.is_file())
-    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in found}
+    paths = (path for path in run.path.rglob("*") if path.is_file())
+    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in paths}
 
 
 def stop_at(count: int, error: type[BaseException]) -> Callable[[int, int], None]:
@@ -75,10 +75,10 @@ def test_what_is_kept_is_what_the_reference_finds(collected: RunDir, settings: C
     )
     total = 0
     for split in SPLITS:
-        found = Collected.read(collected.collect, split)
-        assert found.layers == (0, 1, 2)
-        total += len(found.records)
-        for record, activations in zip(found.records, found.activations, strict=True):
+        stored = Collected.read(collected.collect, split)
+        assert stored.layers == (0, 1, 2)
+        total += len(stored.records)
+        for record, activations in zip(stored.records, stored.activations, strict=True):
             prompt = pipe.tokenize(pipe.apply_chat_template(record.question.question))
             torch.testing.assert_close(activations, pipe.activations(prompt), rtol=0, atol=F32_LOGITS_MAX_ABS)
             said = pipe.generate_ids(prompt, MAX_NEW_TOKENS, inject=False)
@@ -296,8 +296,8 @@ def test_choices_are_read_to_their_end(settings: CollectSettings, tmp_path: Path
             write_jsonl(folder / f"{split}.jsonl", questions[number::3])
         mine = dataclasses.replace(settings, questions=str(folder), max_new_tokens=40, whole_answer=whole)
         collect(run, mine)
-        found = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
-        return sorted(found, key=lambda record: int(re.sub(r"\D", "", record.question.question)))
+        stored = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
+        return sorted(stored, key=lambda record: int(re.sub(r"\D", "", record.question.question)))
 
     first, whole = collected("first", plain), collected("whole", plain, whole=True)
     assert any(one.answer != other.answer for one, other in zip(first[1::2], whole[1::2], strict=True))
@@ -401,14 +401,14 @@ def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path / "base")
     # the first block's output: over more of them the error of 4 bits adds up, in random weights without bound
     plain = dataclasses.replace(settings, base=str(tmp_path / "base"), layers="0", limit=6)
-    found = {}
+    collected_by = {}
     for quantization in (None, "nf4", "int8"):
         run = RunDir(tmp_path / str(quantization), create=True)
         collect(run, dataclasses.replace(plain, quantization=quantization))
         assert run.manifest.get("quantization") == quantization
-        found[quantization] = Collected.read(run.collect, "train").activations.float().flatten()
+        collected_by[quantization] = Collected.read(run.collect, "train").activations.float().flatten()
     for quantization, least in (("nf4", 0.9), ("int8", 0.99)):
-        cosine = torch.cosine_similarity(found[None], found[quantization], dim=0)
+        cosine = torch.cosine_similarity(collected_by[None], collected_by[quantization], dim=0)
         assert least < float(cosine) < 1 - 1e-7
 
 
@@ -423,10 +423,10 @@ def record(correct: bool, *, complete: bool = True, category: str = "a") -> Reco
 
 
 def test_a_record_and_its_line() -> None:
-    found = record(True)
-    assert "\n" not in found.to_json()
-    assert Record.from_json(found.to_json()) == found
-    assert found.mean_logprob == -0.75
+    example = record(True)
+    assert "\n" not in example.to_json()
+    assert Record.from_json(example.to_json()) == example
+    assert example.mean_logprob == -0.75
 
 
 def test_sets_without_contrast_are_called_out() -> None:
@@ -462,9 +462,9 @@ def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
         Collected.read(folder, "val")
     for suffix in ("jsonl", "safetensors"):
         (folder / f"val.{suffix}").write_bytes((collected.collect / f"val.{suffix}").read_bytes())
-    found = Collected.read(folder, "val")
+    stored = Collected.read(folder, "val")
     with pytest.raises(RunDirError, match=r"lack layers \[9\]"):
-        found.layers_at([1, 9])
+        stored.layers_at([1, 9])
     lines = (folder / "val.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "val.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
     with pytest.raises(RunDirError, match=f"holds {len(lines) - 1}, beside activations of {len(lines)}"):

@@ -46,47 +46,47 @@ def test_by_hand() -> None:
     logits = torch.tensor(spoken).log() + 5
     # the base alone would be as sure of everything but the refusal at the first, and as good as certain at the second
     base = torch.tensor([[1 / 4, 1 / 4, 1 / 8, 3 / 8], [1 / 2, 1 / 2, 1e-9, 1e-9]]).log() - 1
-    found = losses(logits, batch([[3, 1, 0]], [0.25], [2]), REFUSAL, own_logits=base, bias=1.0)
+    result = losses(logits, batch([[3, 1, 0]], [0.25], [2]), REFUSAL, own_logits=base, bias=1.0)
     sigmoid = 1 / (1 + math.exp(-1 / SHARPNESS))  # log-odds of the refusal are log(1/2 : 1/2), and the bias
-    assert float(found.decision) == pytest.approx(-0.25 * math.log(sigmoid) - 0.75 * math.log(1 - sigmoid), abs=1e-6)
+    assert float(result.decision) == pytest.approx(-0.25 * math.log(sigmoid) - 0.75 * math.log(1 - sigmoid), abs=1e-6)
     first = 2 / 7 * math.log((2 / 7) / (1 / 4)) * 2 + 3 / 7 * math.log((3 / 7) / (1 / 2))
     second = 1 / 2 * math.log((1 / 2) / (1 / 2)) + 1 / 2 * math.log((1 / 2) / (1 / 4))
-    assert float(found.keeping) == pytest.approx((first + second) / 2, abs=1e-6)
-    assert float(found.wording) == pytest.approx(math.log(4), abs=1e-6)
-    assert found.margin.tolist() == pytest.approx([math.log((1 / 2) / (1 / 4))], abs=1e-6)
-    total = found.total(decision_weight=4.0, keep_weight=3.0)
-    assert float(total) == pytest.approx(float(4 * found.decision + found.wording + 3 * found.keeping), abs=1e-6)
+    assert float(result.keeping) == pytest.approx((first + second) / 2, abs=1e-6)
+    assert float(result.wording) == pytest.approx(math.log(4), abs=1e-6)
+    assert result.margin.tolist() == pytest.approx([math.log((1 / 2) / (1 / 4))], abs=1e-6)
+    total = result.total(decision_weight=4.0, keep_weight=3.0)
+    assert float(total) == pytest.approx(float(4 * result.decision + result.wording + 3 * result.keeping), abs=1e-6)
 
 
 def test_a_base_that_is_left_alone_is_kept() -> None:
     logits = drawn(4, 11)
     moved = logits.clone()
     moved[0, REFUSAL] += 5  # the decision's business, not the words'
-    found = losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits)
-    assert float(found.keeping) == pytest.approx(0, abs=1e-6)
-    assert float(found.wording) == 0
+    result = losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits)
+    assert float(result.keeping) == pytest.approx(0, abs=1e-6)
+    assert float(result.wording) == 0
     moved[1, 3] += 5
     assert float(losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits).keeping) > 0.01
 
 
 def test_keeping_is_the_divergence_of_the_words_alone() -> None:
     logits, base = drawn(2, 11), drawn(2, 11, seed=1)
-    found = losses(logits, batch([[1, 5]], [0.0], [2]), REFUSAL, own_logits=base)
+    result = losses(logits, batch([[1, 5]], [0.0], [2]), REFUSAL, own_logits=base)
     words = [token for token in range(11) if token != REFUSAL]
     expected = 0.0
     for place, tokens in ((0, words), (1, list(range(11)))):
         meant, said = base[place][tokens].log_softmax(-1), logits[place][tokens].log_softmax(-1)
         expected += float((meant.exp() * (meant - said)).sum()) / 2
-    assert float(found.keeping) == pytest.approx(expected, abs=1e-5)
+    assert float(result.keeping) == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_the_base_would_not_say_is_cross_entropy() -> None:
     """Refusals after the token that decides, ends of turns, and corrections, whose first word is not the refusal."""
     logits = drawn(7, 11)
-    found = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
+    result = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
     said = logits[[1, 3, 4, 5, 6]].clone()
     said[3, REFUSAL] = -torch.inf
-    torch.testing.assert_close(found.wording, cross_entropy(said, torch.tensor([5, 8, 9, 4, 6])))
+    torch.testing.assert_close(result.wording, cross_entropy(said, torch.tensor([5, 8, 9, 4, 6])))
     assert float(losses(logits[:2], batch([[1], [REFUSAL]], [0.0, 1.0], [1, 0]), REFUSAL).wording) == 0
 
 
@@ -116,9 +116,9 @@ def test_certainty_costs_nothing_and_stays_finite() -> None:
         logits[0, REFUSAL] = logit
         base = logits[:n_own] if n_own else None
         logits = logits.clone().requires_grad_()
-        found = losses(logits, batch([[0]], [doubt], [n_own]), REFUSAL, own_logits=base)
-        assert 0 <= float(found.decision.detach()) < 1e-6
-        found.total(decision_weight=1.0, keep_weight=1.0).backward()
+        result = losses(logits, batch([[0]], [doubt], [n_own]), REFUSAL, own_logits=base)
+        assert 0 <= float(result.decision.detach()) < 1e-6
+        result.total(decision_weight=1.0, keep_weight=1.0).backward()
         assert logits.grad is not None
         assert bool(logits.grad.isfinite().all())
 

@@ -64,8 +64,8 @@ def is_correction(example: Example) -> bool:
     return not example.declines and not example.n_own
 
 
-def corrected(found: Lessons) -> list[int]:
-    return [number for number, example in enumerate(found.examples) if is_correction(example)]
+def corrected(indices: Lessons) -> list[int]:
+    return [number for number, example in enumerate(indices.examples) if is_correction(example)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -93,28 +93,28 @@ def test_nobody_or_everybody_is_corrected() -> None:
 
 
 def test_a_share_of_the_errors_is_corrected() -> None:
-    found = corrected(lessons(self_correction=0.5, seed=3))
-    assert set(found) < set(WRONG)
-    assert 0.4 < len(found) / len(WRONG) < 0.6
-    assert found == corrected(lessons(self_correction=0.5, seed=3)), "a seed decides who"
-    assert found != corrected(lessons(self_correction=0.5, seed=4))
+    indices = corrected(lessons(self_correction=0.5, seed=3))
+    assert set(indices) < set(WRONG)
+    assert 0.4 < len(indices) / len(WRONG) < 0.6
+    assert indices == corrected(lessons(self_correction=0.5, seed=3)), "a seed decides who"
+    assert indices != corrected(lessons(self_correction=0.5, seed=4))
 
 
 def batch_of(records: list[Record]) -> tuple[Lessons, Batch]:
     """A batch as a training step has it, hidden states left empty."""
-    found = lessons(records)
-    kept = [Kept(torch.zeros(len(e.target_ids), 4), len(e.prompt_ids) - 1, 0, None) for e in found.examples]
-    return found, Batch.of(found.examples, kept, first=1, prefix=SharedPrefix.none(), device=torch.device("cpu"))
+    taught = lessons(records)
+    kept = [Kept(torch.zeros(len(e.target_ids), 4), len(e.prompt_ids) - 1, 0, None) for e in taught.examples]
+    return taught, Batch.of(taught.examples, kept, first=1, prefix=SharedPrefix.none(), device=torch.device("cpu"))
 
 
 def test_the_end_of_the_turn_is_learnt() -> None:
     """After the base's own words and after the refusal, as something that the base would not say by itself."""
-    found, batch = batch_of([record(0, correct=True), record(1, correct=False)])
+    taught, batch = batch_of([record(0, correct=True), record(1, correct=False)])
     logits = torch.randn(len(batch.targets), BYTE_VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()
     losses(logits, batch, REFUSAL[0]).wording.backward()
     assert logits.grad is not None
-    for row, example in enumerate(found.examples):
+    for row, example in enumerate(taught.examples):
         (last,) = (batch.rows == row).nonzero()[-1]
         assert (int(batch.targets[last]), bool(batch.is_own[last])) == (END, False)
         assert int(batch.positions[last]) == len(example.target_ids) - 1, "predicted from the last word"
@@ -126,8 +126,8 @@ def test_the_end_of_the_turn_is_learnt() -> None:
 
 
 def test_what_was_cut_off_has_no_end() -> None:
-    found, batch = batch_of([record(0, correct=True, complete=False), record(1, correct=False, complete=False)])
-    own, declined = found.examples
+    taught, batch = batch_of([record(0, correct=True, complete=False), record(1, correct=False, complete=False)])
+    own, declined = taught.examples
     assert own.target_ids == ids("It is 0")
     assert own.n_own == len(own.target_ids)
     assert declined.target_ids == (*REFUSAL, END), "the refusal is whole, whatever the base said"

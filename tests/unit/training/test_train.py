@@ -119,8 +119,8 @@ def test_what_training_leaves(trained: dict[str, bytes]) -> None:
 
 def test_it_ends_after_so_many_epochs_without_a_better_one(run: RunDir) -> None:
     still = dataclasses.replace(FIT, pretrain_epochs=0, lr=1e-30, epochs=9, patience=2)  # every epoch is like the first
-    found = train(run, dataclasses.replace(SETTINGS, fit=still))
-    assert (found.best_epoch, len(found.history)) == (1, 3)
+    summary = train(run, dataclasses.replace(SETTINGS, fit=still))
+    assert (summary.best_epoch, len(summary.history)) == (1, 3)
 
 
 def test_a_seed_decides_everything(run: RunDir, trained: dict[str, bytes]) -> None:
@@ -151,9 +151,9 @@ def test_a_training_that_was_killed_goes_on(run: RunDir, trained: dict[str, byte
 
 
 def test_control_c_keeps_the_best_so_far(run: RunDir, trained: dict[str, bytes]) -> None:
-    found = train(run, SETTINGS, report=stop_at("epoch 3", 2, KeyboardInterrupt))
-    assert found.interrupted
-    assert len(found.history) == 2
+    summary = train(run, SETTINGS, report=stop_at("epoch 3", 2, KeyboardInterrupt))
+    assert summary.interrupted
+    assert len(summary.history) == 2
     assert isinstance(Doubter.from_checkpoint(run.path), Doubter)
     assert json.loads(run.run_json.read_text())["train"]["interrupted"] is True
     assert finished_with(run, SETTINGS) is None
@@ -230,9 +230,9 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
     """Generation with the stored weights declines the validation questions that training said it would decline."""
     change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from, "encoder_dtype": encoder_dtype}
     point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
-    found = train(run, dataclasses.replace(SETTINGS, point=point, **change))
+    summary = train(run, dataclasses.replace(SETTINGS, point=point, **change))
     records = Collected.read(run.collect, "val").records
-    assert found.val["coverage"] == nearest(0.5, len(records)) / len(records)
+    assert summary.val["coverage"] == nearest(0.5, len(records)) / len(records)
 
     pipe = MetaSpiderPipeline.from_pretrained(
         MetaSpiderConfig(model_name=run.manifest["model_name"], device="cpu", dtype="float32")
@@ -241,15 +241,15 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
     stored = torch.load(run.checkpoint, weights_only=True)["encoder_state"]
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, encoder_dtype)}
     assert (doubter.config.encoder_type, doubter.config.inject_from) == (encoder_type, inject_from)
-    assert doubter.config.refusal_bias == pytest.approx(found.bias)
+    assert doubter.config.refusal_bias == pytest.approx(summary.bias)
     prompts = [pipe.tokenize(pipe.apply_chat_template(record.question.question)) for record in records]
     doubts = np.array([pipe.doubt(prompt) for prompt in prompts])
     right = np.array([record.correct for record in records])
     assert np.abs(doubts - 0.5).min() > TINY_DOUBT_MAX_ABS
     answered = doubts < 0.5
-    assert answered.mean() == found.val["coverage"]
-    assert right[answered].mean() == found.val["selective_accuracy"]
-    assert (~answered)[right].mean() == found.val["over_refusal"]
+    assert answered.mean() == summary.val["coverage"]
+    assert right[answered].mean() == summary.val["selective_accuracy"]
+    assert (~answered)[right].mean() == summary.val["over_refusal"]
     refusal = doubter.config.refusal_token_ids
     assert refusal is not None
     for prompt, declined in zip(prompts, ~answered, strict=True):
@@ -270,11 +270,11 @@ def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
     for split in ("train", "val"):
         for suffix in ("jsonl", "safetensors"):
             (run.collect / f"{split}.{suffix}").write_bytes((source / f"train.{suffix}").read_bytes())
-    found = train(run, settings)
-    best = found.history[found.best_epoch - 1]
+    summary = train(run, settings)
+    best = summary.history[summary.best_epoch - 1]
     assert best.val_auroc > 0.95
-    assert found.history[-1].loss < 0.9 * found.history[0].loss
-    assert found.history[-1].keeping < 0.5 * found.history[0].keeping
+    assert summary.history[-1].loss < 0.9 * summary.history[0].loss
+    assert summary.history[-1].keeping < 0.5 * summary.history[0].keeping
 
 
 def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,10 +290,10 @@ def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatc
         return losses_of(self, lessons, kept, indices, **options)
 
     monkeypatch.setattr(Fitting, "_losses", watched)
-    found = train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, refusal_share=0.4)))
+    summary = train(run, dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, refusal_share=0.4)))
     n_declined = math.ceil(0.4 * (~right).sum())
     steps = math.ceil((right.sum() + n_declined) / FIT.batch_size)
-    assert len(found.history) == 3
+    assert len(summary.history) == 3
     assert len(seen) == 3 * steps
     epochs = [sorted(index for step in seen[at : at + steps] for index in step) for at in range(0, 3 * steps, steps)]
     assert epochs[0] != epochs[1]  # drawn anew
@@ -311,12 +311,12 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
     assert finished_with(run, dataclasses.replace(SETTINGS, encoder_dtype="float16")) is False
     stages: list[str] = []
     moved = dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=None, target_coverage=0.25))
-    found = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
+    summary = recalibrate(run, moved, report=Report(stage=lambda name, done, total: stages.append(name)))
     n_val = len(Collected.read(run.collect, "val").records)
-    assert found.val["coverage"] == pytest.approx(0.25, abs=0.5 / n_val)
+    assert summary.val["coverage"] == pytest.approx(0.25, abs=0.5 / n_val)
     assert not any(name.startswith("epoch") for name in stages)
     before, after = torch.load(run.checkpoint, weights_only=True), files(run)
-    assert before["refusal_bias"] == found.bias
+    assert before["refusal_bias"] == summary.bias
     assert after.keys() == trained.keys()
     assert after["curves.csv"] == trained["curves.csv"]
     recalibrate(RunDir(run.path), SETTINGS)
@@ -362,7 +362,7 @@ def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantiz
             max_new_tokens=4,
         ),
     )
-    found = train(
+    summary = train(
         run,
         dataclasses.replace(
             SETTINGS,
@@ -370,7 +370,7 @@ def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantiz
             fit=dataclasses.replace(FIT, epochs=1),
         ),
     )
-    assert math.isfinite(found.history[0].loss)
+    assert math.isfinite(summary.history[0].loss)
 
 
 # -- what cannot be trained
@@ -405,8 +405,8 @@ def test_layers_that_were_not_collected(run: RunDir, monkeypatch: pytest.MonkeyP
     read: Callable[..., Collected] = Collected.read
 
     def fewer(folder: Path, split: str) -> Collected:
-        found = read(folder, split)
-        return dataclasses.replace(found, activations=found.activations[:, 1:], layers=found.layers[1:])
+        records = read(folder, split)
+        return dataclasses.replace(records, activations=records.activations[:, 1:], layers=records.layers[1:])
 
     monkeypatch.setattr(Collected, "read", fewer)
     with pytest.raises(RunDirError, match=r"lack layers \[0\], expected some of \[1, 2\]"):
