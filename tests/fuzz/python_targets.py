@@ -107,7 +107,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
     key = rng.choice(list(value))
     kind = rng.randrange(7)
     if kind == 0:
-        return {name: each for name, each in value.items() if name != key}
+        return {name: entry for name, entry in value.items() if name != key}
     if kind == 1:
         return value | {rng.choice(("x", "", "schema", key + "s")): value[key]}
     return value | {key: mutate_value(value[key], rng)}
@@ -319,7 +319,11 @@ def _records(folder: Path) -> Target:
 
     def read(_: Path) -> object:
         collected = Collected.read(folder, "train")
-        return collected.others(["place"]), collected.layers_at([3]), [each.mean_logprob for each in collected.records]
+        return (
+            collected.others(["place"]),
+            collected.layers_at([3]),
+            [record.mean_logprob for record in collected.records],
+        )
 
     seed = (folder / "train.jsonl").read_bytes()
     return Target("records", (seed,), mutate_lines, _reader(folder / "train.jsonl", read))

@@ -85,7 +85,7 @@ def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
     ],
 )
 def test_wrong_use_is_told(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
-    resolved = [str(folder) if each == "RUN" else each for each in arguments]
+    resolved = [str(folder) if argument == "RUN" else argument for argument in arguments]
     stdout, stderr = card(*resolved, code=code)
     assert stdout == ""
     assert message in stderr

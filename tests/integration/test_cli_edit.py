@@ -71,8 +71,8 @@ def test_wrong_usage(sidecar: Path) -> None:
         (("--set", "refusal_text=No."), "has one word in its first sentence"),
         (("--unset", "target_layers"), "'target_layers' cannot be edited"),
     ):
-        said = run("edit", sidecar, *arguments, code=2)
-        assert fault in " ".join(said.stderr.replace("│", " ").split()), said.stderr
+        message = run("edit", sidecar, *arguments, code=2)
+        assert fault in " ".join(message.stderr.replace("│", " ").split()), message.stderr
     assert sidecar.read_bytes() == old
 
 
@@ -87,8 +87,8 @@ def test_errors(sidecar: Path, tmp_path: Path) -> None:
         ((sidecar, "--set", "name=x", "--base", sidecar), "sidecar.gguf"),
         ((sidecar, "--set", "refusal_bias=1000"), "as edited: refusal_bias is 1000"),
     ):
-        said = run("edit", *arguments, code=1)
-        assert (said.stdout, said.stderr[:7], fault in said.stderr) == ("", "error: ", True), said.stderr
+        message = run("edit", *arguments, code=1)
+        assert (message.stdout, message.stderr[:7], fault in message.stderr) == ("", "error: ", True), message.stderr
     assert (sidecar.read_bytes(), (tmp_path / "other.gguf").read_bytes()) == (old, b"precious")
     run("edit", sidecar, "--set", "name=x", "-o", tmp_path / "other.gguf", "--force")
     assert read_sidecar(tmp_path / "other.gguf").tensors.keys() == read_sidecar(sidecar).tensors.keys()

@@ -52,10 +52,10 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         monkeypatch.setenv("COLUMNS", "150")
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capfd.readouterr()
-        assert (ended.value.code or 0) == code, said.err
-        assert "Traceback" not in said.err
-        return said.err if code else said.out
+        captured = capfd.readouterr()
+        assert (ended.value.code or 0) == code, captured.err
+        assert "Traceback" not in captured.err
+        return captured.err if code else captured.out
 
     return call
 
@@ -109,7 +109,7 @@ def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
     other = json.loads(evaluate(run, *QUICK, "--json", "--engine", "runtime", "--threads", "1"))
     assert other["config"]["engine"] == "runtime"
     assert other["samples"]["file"] == "samples_runtime_base_test.jsonl"
-    ours, theirs = (Samples.read(run / "eval" / each["samples"]["file"]) for each in (one, other))
+    ours, theirs = (Samples.read(run / "eval" / results["samples"]["file"]) for results in (one, other))
     # the runtime's cache is F16, which may move a choice between two words that are nearly as likely
     same = [a.base_answer == b.base_answer and a.answer == b.answer for a, b in zip(ours, theirs, strict=True)]
     assert sum(same) >= 0.9 * N_TEST
@@ -170,8 +170,8 @@ def test_an_interrupted_evaluation_goes_on(
     whole = path.read_bytes()
     path.unlink()
     monkeypatch.setattr(sampling, "_Chunk", Counted)
-    said = evaluate(run, *QUICK, code=130)
-    assert said.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
+    message = evaluate(run, *QUICK, code=130)
+    assert message.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
     assert not path.exists()
     evaluate(run, *QUICK)
     assert asked == [8, 8, 0, 8, 8, 8, 2]
@@ -193,7 +193,7 @@ def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
 def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
-    path.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
+    path.write_text("".join(json.dumps(question) + "\n" for question in asked), encoding="utf-8")
     results = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
     assert results["n"] == 4
     assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", results["samples"]["file"])
@@ -242,7 +242,7 @@ def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval,
     mine = tmp_path / "mine" / "test.jsonl"  # named as the run's own split is
     mine.parent.mkdir()
     asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(3)]
-    mine.write_text("".join(json.dumps(each) + "\n" for each in asked), encoding="utf-8")
+    mine.write_text("".join(json.dumps(question) + "\n" for question in asked), encoding="utf-8")
     other = shutil.copy(run / "doubter_sidecar.gguf", tmp_path / "other.gguf")
     base = shutil.copy(read(run / "run.json")["model_name"], tmp_path / "elsewhere.gguf")
     for option, value in (("--questions", mine), ("--limit", "5"), ("--sidecar", other), ("--base", base)):
@@ -266,9 +266,9 @@ def test_what_was_left_out_is_kept_from_the_baselines(run: Path, evaluate: Eval)
 def test_a_sidecar_of_an_older_checkpoint_is_refused(run: Path, evaluate: Eval) -> None:
     checkpoint = torch.load(run / "doubter_checkpoint.pt", weights_only=True)
     torch.save({**checkpoint, "calibrated": "anew"}, run / "doubter_checkpoint.pt")
-    said = evaluate(run, *QUICK, "--engine", "runtime", code=1)
-    assert "was made of another checkpoint" in said
-    assert "(hint: run metadeploy export --force)" in said
+    message = evaluate(run, *QUICK, "--engine", "runtime", code=1)
+    assert "was made of another checkpoint" in message
+    assert "(hint: run metadeploy export --force)" in message
 
 
 def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     text = evaluate(run, twin, *QUICK, "--output", tmp_path / "mean.json")
     assert "mean of 2 runs" in text
     combined = read(tmp_path / "mean.json")
-    assert [each["run"] for each in combined["runs"]] == ["run", "twin"]
+    assert [row["run"] for row in combined["runs"]] == ["run", "twin"]
     coverage = combined["metrics"]["coverage"]
     assert coverage["low"] == coverage["mean"] == coverage["high"]  # the same run twice
     printed = json.loads(evaluate(run, twin, *QUICK, "--json"))
@@ -294,8 +294,8 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
         "eval/samples_torch_float32_test.jsonl",
     ):
         before = (run / name).read_bytes()
-        said = evaluate(run, twin, *QUICK, "--output", run / name, code=1)
-        assert f"means '{run / name}': is the same file as the input '{run / name}'" in said
+        message = evaluate(run, twin, *QUICK, "--output", run / name, code=1)
+        assert f"means '{run / name}': is the same file as the input '{run / name}'" in message
         assert name == own or (run / name).read_bytes() == before
 
 
@@ -313,8 +313,8 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
     write_speaking_gguf(base, seed=4)
     RunDir(run).update({"model_name": str(base)})
     for engine in ("torch", "runtime"):
-        said = evaluate(run, *QUICK, "--engine", engine, code=1)
-        assert "has another content than when the questions were collected" in said
+        message = evaluate(run, *QUICK, "--engine", engine, code=1)
+        assert "has another content than when the questions were collected" in message
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,9 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
     ],
 )
 def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
-    resolved = [str(run / "collect" / "test.jsonl") if each == "QUESTIONS" else each for each in arguments]
-    said = " ".join(evaluate(run, *resolved, code=code).replace("│", " ").split())
-    assert message in said
+    resolved = [str(run / "collect" / "test.jsonl") if argument == "QUESTIONS" else argument for argument in arguments]
+    output = " ".join(evaluate(run, *resolved, code=code).replace("│", " ").split())
+    assert message in output
     assert not (run / "eval").exists()
 
 

@@ -249,7 +249,7 @@ def test_one_that_the_framework_wrote(tmp_path: Path) -> None:
 
 def test_what_people_read() -> None:
     layers = [(), (4,), (1, 2), (21, 22, 23, 30), (3, 1, 2)]
-    assert [ranges(each) for each in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
+    assert [ranges(layer) for layer in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
     assert [byte_size(size) for size in (0, 999, 1000, 9_126_976, 2_740_000_000)] == [
         "0 B",
         "999 B",

@@ -59,10 +59,10 @@ def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         monkeypatch.setenv("COLUMNS", "150")
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capfd.readouterr()
-        assert (ended.value.code or 0) == code, said.err
-        assert "Traceback" not in said.err
-        return said.out, said.err
+        captured = capfd.readouterr()
+        assert (ended.value.code or 0) == code, captured.err
+        assert "Traceback" not in captured.err
+        return captured.out, captured.err
 
     return call
 
@@ -124,8 +124,8 @@ def test_another_refusal_text(run: Path, climb: Climb) -> None:
     assert read(run / "ladder" / "results.json")["config"]["refusal_text"] == "I do not have that, sorry."
     assert after[0] == pytest.approx(after[1], abs=0.02)
     assert all(one != other for one, other in zip(before[1], after[1], strict=True))
-    _, said = climb(run, *options, "--refusal-text", "No.", code=2)
-    assert "in its first sentence" in " ".join(said.split())
+    _, message = climb(run, *options, "--refusal-text", "No.", code=2)
+    assert "in its first sentence" in " ".join(message.split())
 
 
 def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
@@ -140,12 +140,12 @@ def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
     with MetaLlama(run / "base.gguf", run / "doubter_sidecar.gguf", **{**EXACT, "n_threads": 1}) as llm:
         for name in ("rung_F32_f32.json", "rung_pytorch.json"):
             for sample in read(run / "ladder" / name)["samples"]:
-                for said, inject in ((sample["base_answer"], False), (sample["answer"], True)):
-                    if said is None:  # declined
+                for answer, inject in ((sample["base_answer"], False), (sample["answer"], True)):
+                    if answer is None:  # declined
                         continue
                     whole = llm.generate(sample["question"], max_tokens=MAX_NEW_TOKENS, inject=inject).text.strip()
-                    assert said == (first_sentence(whole) if sample["index"] % 2 else whole)
-                    n_longer += said != first_sentence(whole)
+                    assert answer == (first_sentence(whole) if sample["index"] % 2 else whole)
+                    n_longer += answer != first_sentence(whole)
     assert n_longer
 
 
@@ -163,9 +163,9 @@ def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
     assert row["metrics"] == results["reference"]["metrics"]
     assert row["auroc"] == results["reference"]["auroc"]
     assert 0.2 < row["metrics"]["coverage"]["value"] < 0.8
-    ours, theirs = (read(run / "ladder" / each["samples"])["samples"] for each in (row, results["reference"]))
-    for said in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
-        assert [sample[said] for sample in ours] == [sample[said] for sample in theirs]
+    ours, theirs = (read(run / "ladder" / document["samples"])["samples"] for document in (row, results["reference"]))
+    for field in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
+        assert [sample[field] for sample in ours] == [sample[field] for sample in theirs]
 
 
 def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
@@ -184,8 +184,8 @@ def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
                 n_declined += 1
                 assert (sample["answer"], sample["answer_correct"]) == (None, False)
             else:
-                said = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
-                assert sample["answer"] == first_sentence(said)
+                text = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
+                assert sample["answer"] == first_sentence(text)
             # the encoder beside the model is the encoder in it
             tokens = encoder.encode(llm.activations(question))
             np.testing.assert_array_equal(tokens, llm.cognitive_tokens(question))
@@ -234,8 +234,8 @@ def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pyt
         return ask(self, *arguments, **more)
 
     monkeypatch.setattr(BaseInRuntime, "ask", counted)
-    _, said = climb(run, *options, code=130)
-    assert "interrupted: the same command goes on with the first type that is not finished" in said
+    _, message = climb(run, *options, code=130)
+    assert "interrupted: the same command goes on with the first type that is not finished" in message
     folder = run / "ladder"
     assert not (folder / "results.json").exists()
     kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
@@ -251,9 +251,9 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
     """And PyTorch computes with the very weights that the file has."""
     base = run / "small.gguf"
     _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
-    printed, said = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
+    printed, message = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
     warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantising them again loses more"
-    assert warning in said
+    assert warning in message
     results = json.loads(printed)
     assert results["notes"][0].startswith(warning)
     exact, same = results["rungs"]
@@ -276,8 +276,8 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
     ],
 )
 def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
-    _, said = climb(run, *arguments, code=code)
-    assert message in " ".join(said.replace("│", " ").split())
+    _, output = climb(run, *arguments, code=code)
+    assert message in " ".join(output.replace("│", " ").split())
     assert not (run / "ladder").exists()
 
 

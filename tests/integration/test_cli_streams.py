@@ -21,7 +21,7 @@ from support.tiny_run import write_tiny_run
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and devices as POSIX has them")
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = [each.name for each in app.registered_commands if each.name is not None]
+COMMANDS = [command.name for command in app.registered_commands if command.name is not None]
 FULL = "error: standard output: cannot be written: No space left on device\n"
 CLOSED = "error: standard output is closed, expected somewhere to print to (hint: >/dev/null)\n"
 
@@ -84,9 +84,9 @@ def full_stdout(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
             monkeypatch.setattr(sys, "argv", ["metadeploy", *map(str, arguments)])
             with pytest.raises(SystemExit) as ended:
                 main()
-        said = capfd.readouterr().err.splitlines()
-        assert (ended.value.code, said[-1:]) == (1, [FULL.strip()]), said
-        assert sum(line.startswith("error: ") for line in said) == 1
+        stderr_lines = capfd.readouterr().err.splitlines()
+        assert (ended.value.code, stderr_lines[-1:]) == (1, [FULL.strip()]), stderr_lines
+        assert sum(line.startswith("error: ") for line in stderr_lines) == 1
 
     return call
 
@@ -125,7 +125,7 @@ def test_the_demo_fails_where_it_cannot_be_shown(full_stdout: Callable[..., None
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "SIDECAR"], ["inspect", "SIDECAR", "--json"]])
 def test_a_reader_that_has_gone_is_no_error(arguments: list[str], sidecar: Path) -> None:
-    resolved = [str(sidecar) if each == "SIDECAR" else each for each in arguments]
+    resolved = [str(sidecar) if argument == "SIDECAR" else argument for argument in arguments]
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -163,7 +163,7 @@ ENCODINGS = (
 )
 
 
-@pytest.mark.parametrize("environment", ENCODINGS, ids=lambda each: ",".join(f"{k}={v}" for k, v in each.items()))
+@pytest.mark.parametrize("environment", ENCODINGS, ids=lambda values: ",".join(f"{k}={v}" for k, v in values.items()))
 def test_json_is_utf8_in_every_locale(environment: dict[str, str], sidecar: Path, tmp_path: Path) -> None:
     """File names in UTF-8 are printed unchanged, others in a form from which Python can find the file."""
     for name in ("üñ語😀.gguf", os.fsdecode(b"\xff\xfc.gguf")):

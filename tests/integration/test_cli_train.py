@@ -48,9 +48,9 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     assert "Converting" not in result.stderr, "nothing but what was asked for where there is no terminal"
 
     summary = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
-    assert [each["split"] for each in summary["splits"]] == ["train", "val", "test"]
-    assert sum(each["n"] for each in summary["splits"]) == 60
-    assert {each["category"] for each in summary["categories"]} == {"colour", "weight", "place"}
+    assert [row["split"] for row in summary["splits"]] == ["train", "val", "test"]
+    assert sum(row["n"] for row in summary["splits"]) == 60
+    assert {row["category"] for row in summary["categories"]} == {"colour", "weight", "place"}
     assert summary["layers"] == [0, 1, 2]
 
     result = run("train", folder, *SHORT)
@@ -96,15 +96,15 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
     arguments = ("collect", folder, "--base", tiny[0], "--questions", "mmlu", *COLLECT, "--json")
     result = run(*arguments, "--source", source)
     assert result.stderr.count("warning: the questions have choices") == 1
-    rows_of_file = json.loads(result.stdout)
-    assert (rows_of_file["questions"], sum(each["n"] for each in rows_of_file["splits"])) == ("mmlu", 30)
-    assert {each["category"] for each in rows_of_file["categories"]} == {"sums 0", "sums 1"}
+    summary = json.loads(result.stdout)
+    assert (summary["questions"], sum(row["n"] for row in summary["splits"])) == ("mmlu", 30)
+    assert {row["category"] for row in summary["categories"]} == {"sums 0", "sums 1"}
     lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
     asked = {json.loads(line)["question"]["question"] for line in lines}
     assert asked == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
 
-    assert json.loads(run(*arguments, "--source", source).stdout) == rows_of_file, "the same fits"
+    assert json.loads(run(*arguments, "--source", source).stdout) == summary, "the same fits"
     refused = run(*arguments, "--source", other, code=1).stderr
     assert f'was collected with source "{source}", asked for "{other}"' in " ".join(refused.split())
     source.write_bytes(other.read_bytes())
@@ -196,7 +196,7 @@ def test_errors_are_clean(
     tiny: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     paths = {"RUN": str(tmp_path / "run"), "QUESTIONS": str(tiny[1])}
-    resolved = [paths.get(each, each) for each in arguments]
+    resolved = [paths.get(argument, argument) for argument in arguments]
     result = run(*resolved, code=code)
     assert result.stdout == ""
     assert message in result.stderr
@@ -213,7 +213,7 @@ def test_every_setting_is_an_option() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for command, settings in (("collect", (CollectSettings,)), ("train", (TrainSettings, FitSettings))):
         options = {parameter.name for parameter in commands[command].params}
-        named = {field.name for each in settings for field in fields(each)}
+        named = {field.name for cls in settings for field in fields(cls)}
         assert named - options <= {"point", "fit"}
     defaults = {parameter.name: parameter.default for parameter in commands["train"].params}
     assert defaults["inject_from"] == "last-token"

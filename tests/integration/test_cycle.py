@@ -109,12 +109,12 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
     assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
     results = read(made / "eval" / "results_torch_float32_test.json")
     card = ModelCard.load(made / "README.md")
-    shown = {(each.dataset_config, each.metric_type): each.metric_value for each in card.data.eval_results}
+    shown = {(entry.dataset_config, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
     assert shown["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
     assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in shown
     assert str(tmp_path) not in card.content
 
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, ROOT / "examples" / "unseen_kinds.py", made, "--folds", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -122,7 +122,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
+    assert output.returncode == 0, output.stderr
     unseen = read(folder / "runs" / "seed-7-unseen" / "results.json")
     assert unseen["n"] == manifest["test_size"]
     assert unseen["categories"].keys() == results["categories"].keys()
@@ -130,7 +130,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
     for number in range(2):
         left_out = read(folder / "runs" / "seed-7-unseen" / f"fold-{number}" / "run.json")["train"]["leave_out"]
         assert left_out == sorted(results["categories"])[number::2]
-    assert f"all {unseen['n']}: " in told.stdout
+    assert f"all {unseen['n']}: " in output.stdout
 
 
 def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:

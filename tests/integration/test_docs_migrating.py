@@ -21,7 +21,7 @@ from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
-COMMANDS = [each.name for each in app.registered_commands if each.name is not None]
+COMMANDS = [command.name for command in app.registered_commands if command.name is not None]
 FLAG = re.compile(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*")
 #: Commands of the framework, which has a script of the same name; the page says so.
 NOT_OURS = {"validate"}
@@ -95,7 +95,7 @@ def test_flags_by_themselves() -> None:
         if right.startswith("the same"):
             for text in spans(left):
                 if text.startswith("-"):
-                    assert any(not known_flags(text, each) for each in ("export", "collect", "train")), text
+                    assert any(not known_flags(text, command) for command in ("export", "collect", "train")), text
                     seen += 1
     assert seen > 15
 
@@ -175,9 +175,9 @@ def test_python_names_and_arguments() -> None:
 def test_the_rest_of_the_table_of_python() -> None:
     fields = inspect.signature(MetaSpiderConfig).parameters
     (listed,) = re.findall(r"`MetaSpiderConfig` has the fields ([^.]+)\.", section("Python"))
-    said = spans(listed)
-    assert len(said) == 6
-    assert set(said) <= set(fields)
+    mentioned = spans(listed)
+    assert len(mentioned) == 6
+    assert set(mentioned) <= set(fields)
     assert not {"hidden_dim", "num_layers"} & set(fields)
     for method in ("from_pretrained", "attach", "detach", "set_gain", "generate"):
         assert hasattr(MetaSpiderPipeline, method)

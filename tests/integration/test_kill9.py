@@ -94,7 +94,7 @@ def climbed(made: Path, folder: Path) -> Victim:
 VICTIMS: tuple[Callable[[Path, Path], Victim], ...] = (exported, edited, collected, trained, evaluated, climbed)
 
 
-@pytest.mark.parametrize("victim", VICTIMS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.__name__)
 def test_commands(victim: Callable[[Path, Path], Victim], made: Path, run: Forked, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "run"))
     tally = kill_again_and_again(run, victim(made, folder), KILLS, random.Random(victim.__name__))

@@ -229,8 +229,8 @@ def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
 def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_path: Path) -> None:
     """Many files say how their authors sample; llama.cpp takes that for all that no flag says."""
     sampled = tmp_path / "sampled.gguf"
-    said = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
-    write_tiny_gguf(sampled, seed=3, sampling=said | {"sequence": "penalties;temperature"})
+    settings = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
+    write_tiny_gguf(sampled, seed=3, sampling=settings | {"sequence": "penalties;temperature"})
     prompt = ("-p", "hello", "-n", "40", "--ignore-eos")
     for flags in ((), ("--no-meta",), ("--temp", "0.9", "-s", "1"), ("--repeat-penalty", "1.3")):
         result = replace(tiny, model=sampled)(*prompt, *flags)

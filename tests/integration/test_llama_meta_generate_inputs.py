@@ -14,10 +14,10 @@ from metadeploy.sidecar import read_sidecar, write_sidecar
 from support.program import Program, Run, TinyCase
 
 
-def refused(run: Run, *said: str, status: int = 1) -> None:
+def refused(run: Run, *messages: str, status: int = 1) -> None:
     """The program ends before any answer, with one message."""
     assert (run.returncode, run.stdout) == (status, ""), run.stderr
-    for text in said:
+    for text in messages:
         assert text in run.stderr
 
 
@@ -110,7 +110,7 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fault"),
     [
         ("What?\n".encode("utf-16"), "is UTF-16 or UTF-32"),
         ("What?\n".encode("utf-16-le"), "has a NUL in every other byte, as UTF-16 has"),
@@ -122,12 +122,12 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
     ],
     ids=str,
 )
-def test_other_encodings_are_refused(content: bytes, said: str, tiny: Program, tmp_path: Path) -> None:
+def test_other_encodings_are_refused(content: bytes, fault: str, tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_bytes(content)
-    refused(tiny("--prompts", file), f"prompts file '{file}'", said, "expected")
-    refused(tiny("-f", file), f"prompt file '{file}'", said)
-    refused(tiny(stdin=content), "the prompt on stdin", said)
+    refused(tiny("--prompts", file), f"prompts file '{file}'", fault, "expected")
+    refused(tiny("-f", file), f"prompt file '{file}'", fault)
+    refused(tiny(stdin=content), "the prompt on stdin", fault)
 
 
 def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
 
 def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
-    for line, said in (
+    for line, message in (
         ('{"prompt": "b", "goal": "be brief"}', 'line 2 has the key "goal", which looks like an option'),
         ('{"prompt": "b", "temperature": 1}', 'the key "temperature"'),
         ('{"prompt": "b", "max_tokens": 1}', 'the key "max_tokens"'),
@@ -159,14 +159,14 @@ def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> Non
         ("a text", "line 2 is not a JSON object"),
     ):
         file.write_text(f'{{"prompt": "a"}}\n{line}\n', encoding="utf-8")
-        refused(tiny("--prompts", file), f"prompts file '{file}'", said)
+        refused(tiny("--prompts", file), f"prompts file '{file}'", message)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "said"),
+    ("flag", "value", "message"),
     [
         ("--temp", "nan", "--temp is 'nan', expected a number from 0 to 1000000"),
         ("--temp", "0,7", "--temp is '0,7'"),
@@ -195,12 +195,12 @@ def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> Non
         ("--mirostat", "3", "--mirostat is '3'"),
     ],
 )
-def test_numbers_of_llama_cpps_flags(flag: str, value: str, said: str, tiny: Program) -> None:
-    refused(tiny("-p", "x", flag, value), said, status=2)
+def test_numbers_of_llama_cpps_flags(flag: str, value: str, message: str, tiny: Program) -> None:
+    refused(tiny("-p", "x", flag, value), message, status=2)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("LLAMA_ARG_TEMPERATURE", "0,7", "LLAMA_ARG_TEMPERATURE is '0,7', expected a number from 0"),
         ("LLAMA_ARG_TEMPERATURE", "1e-40", "LLAMA_ARG_TEMPERATURE is '1e-40', expected 0 or a number that is not"),
@@ -212,8 +212,8 @@ def test_numbers_of_llama_cpps_flags(flag: str, value: str, said: str, tiny: Pro
         ("META_RAW", "2", "META_RAW is '2', expected 1 or 0"),
     ],
 )
-def test_numbers_of_variables(name: str, value: str, said: str, tiny: Program) -> None:
-    refused(tiny("-p", "x", env={name: value}), said, status=2)
+def test_numbers_of_variables(name: str, value: str, message: str, tiny: Program) -> None:
+    refused(tiny("-p", "x", env={name: value}), message, status=2)
 
 
 def test_temperatures_that_are_none(tiny: Program) -> None:
@@ -298,7 +298,7 @@ def test_flags_with_underscores(tiny: Program) -> None:
 
 
 def test_help_says_all_of_it(tiny: Program) -> None:
-    said = tiny.bare("--help").stdout
+    help_text = tiny.bare("--help").stdout
     for part in (
         "META_ANCHOR",
         "META_DYNAMIC",
@@ -308,4 +308,4 @@ def test_help_says_all_of_it(tiny: Program) -> None:
         "JSON array",
         "--no-escape",
     ):
-        assert part in said
+        assert part in help_text

@@ -75,8 +75,8 @@ def test_results_that_cannot_be_printed_are_an_error(prompts: Path, tiny: Progra
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_that_cannot_be_printed_is_an_error(flag: str, tiny: Program) -> None:
     run = redirected(tiny, (flag,), ">/dev/full")
-    said = run.stderr.splitlines()[-1]
-    assert (run.returncode, said.startswith("error: standard output cannot be written: ")) == (1, True), run
+    message = run.stderr.splitlines()[-1]
+    assert (run.returncode, message.startswith("error: standard output cannot be written: ")) == (1, True), run
     run = redirected(tiny, (flag,), ">&-")
     assert (run.returncode, run.stderr.splitlines()[-1]) == (
         1,
@@ -86,7 +86,7 @@ def test_help_that_cannot_be_printed_is_an_error(flag: str, tiny: Program) -> No
 
 @pytest.mark.parametrize("flags", [("--help",), ("-p", "hi"), ("-p", "hi", "--json"), ("--prompts", "PROMPTS")])
 def test_a_reader_that_has_gone_is_no_error(flags: tuple[str, ...], tiny: Program, prompts: Path) -> None:
-    resolved = [str(prompts) if each == "PROMPTS" else each for each in flags]
+    resolved = [str(prompts) if argument == "PROMPTS" else argument for argument in flags]
     reading, writing = os.pipe()
     os.close(reading)
     try:

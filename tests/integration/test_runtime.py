@@ -207,9 +207,9 @@ def test_one_layer_at_a_time(llm: MetaLlama) -> None:
     """llama.cpp keeps the graph of the call before, whose rows are gone; one for other rows must not pass for it."""
     ids = llm.tokenize(PROMPT)
     for options in ({"inject": False}, {"gain": 0.0}, {}):
-        each = [llm.layer_outputs(ids, [il], **options) for il in range(llm.n_layer)]  # type: ignore[arg-type]
+        by_layer = [llm.layer_outputs(ids, [il], **options) for il in range(llm.n_layer)]  # type: ignore[arg-type]
         together = llm.layer_outputs(ids, list(range(llm.n_layer)), **options)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(np.concatenate(each), together)
+        np.testing.assert_array_equal(np.concatenate(by_layer), together)
 
 
 def test_without_a_sidecar_there_is_nothing_to_show(llm: MetaLlama) -> None:

@@ -154,12 +154,12 @@ def test_the_gain_of_the_instance(llm: MetaLlama) -> None:
 
 
 def test_options_of_one_request(llm: MetaLlama) -> None:
-    for request, said in (
+    for request, message in (
         (Request(prompt=PROMPT, gain="1"), "gain is '1'"),  # type: ignore[arg-type]
         (Request(prompt=PROMPT, cancel=True), "cancel is True"),  # type: ignore[arg-type]
         (Request(prompt=PROMPT, schedule=3), "schedule is 3"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(TypeError, match=said):
+        with pytest.raises(TypeError, match=message):
             list(llm.generate_batch([request]))
     for prompts in (b"one", {"prompt": "one"}):
         with pytest.raises(TypeError, match=r"prompts is of type .*, expected several prompts"):
@@ -170,7 +170,7 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "kind", "said"),
+    ("prompt", "kind", "message"),
     [
         (b"hello", TypeError, "the prompt is of type bytes, expected str, messages or token ids"),
         (bytearray(b"hello"), TypeError, "of type bytearray"),
@@ -194,9 +194,9 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_prompts_that_are_none(prompt: Any, kind: type[Exception], said: str, llm: MetaLlama) -> None:
+def test_prompts_that_are_none(prompt: Any, kind: type[Exception], message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.activations, llm.doubt):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             call(prompt)
 
 
@@ -226,7 +226,7 @@ def test_calls_that_take_texts_and_ids(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         (
             [{"role": "user", "content": None}],
@@ -250,9 +250,9 @@ def test_calls_that_take_texts_and_ids(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_messages_that_are_none(messages: Any, said: str, llm: MetaLlama) -> None:
+def test_messages_that_are_none(messages: Any, message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.apply_chat_template, llm.tokenize_chat):
-        with pytest.raises(Error, match=said):
+        with pytest.raises(Error, match=message):
             call(messages)
 
 

@@ -118,8 +118,8 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
         fragile = tmp_path / "fragile.gguf"
         attach_fragile(tiny_case, fragile, SOUND, llm, alone)
         prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(5)]
-        said = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
-        sizes = [first_element(alone, [*prompts[0], *said[:t]]) for t in range(len(said))]
+        ids = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
+        sizes = [first_element(alone, [*prompts[0], *ids[:t]]) for t in range(len(ids))]
         limit = 1.05 * max(*sizes[:3], *(first_element(alone, prompt) for prompt in prompts))
         n_said = next(t for t, size in enumerate(sizes) if size > limit)
         attach_fragile(tiny_case, fragile, limit, llm, alone)
@@ -133,12 +133,12 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
                 assert type(answer.error) is DecodeError
                 assert "what it makes of a prompt is not finite" in str(answer.error)
                 assert 0 < len(heard[1]) < 15  # the others are still running
-        assert heard.pop(0) == list(said[:n_said])
+        assert heard.pop(0) == list(ids[:n_said])
         assert 3 <= n_said < 15
         for i, tokens in heard.items():
             assert tuple(tokens) == alone.generate(prompts[i], max_tokens=15).token_ids
         again = llm.generate(prompts[0], max_tokens=n_said, schedule=every)
-        assert again.token_ids == said[:n_said]
+        assert again.token_ids == ids[:n_said]
 
 
 # --- what is injected ------------------------------------------------------------------------------------------------
@@ -254,21 +254,21 @@ def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, frag
 def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
     """The caller has received all text before the error."""
     with Fragile(tmp_path, token=END_OF_TURN).load() as llm:
-        prompt, said, at = next(
-            (prompt, said, i)
+        prompt, token_ids, at = next(
+            (prompt, token_ids, i)
             for prompt in (f"question {n}" for n in range(50))
-            for said in [llm.generate(prompt, max_tokens=9, gain=-1e5).token_ids]
-            for i in range(2, len(said))
-            if said[i] not in (*said[:i], *llm.tokenize(prompt))
+            for token_ids in [llm.generate(prompt, max_tokens=9, gain=-1e5).token_ids]
+            for i in range(2, len(token_ids))
+            if token_ids[i] not in (*token_ids[:i], *llm.tokenize(prompt))
         )
-    with Fragile(tmp_path, token=said[at]).load(n_parallel=n_parallel) as llm:
+    with Fragile(tmp_path, token=token_ids[at]).load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base = llm.logits(ids, inject=False)
         heard: list[int] = []
         with pytest.raises(DecodeError, match=OVERFLOWS):
             for chunk in llm.stream(prompt, max_tokens=9, gain=-1e5):
                 heard += chunk.token_ids
-        assert heard == list(said[: at + 1])
+        assert heard == list(token_ids[: at + 1])
         np.testing.assert_array_equal(llm.logits(ids, inject=False), base)
 
 
@@ -289,7 +289,7 @@ def test_others_on_their_way(fragile: Fragile) -> None:
                 assert answer.result is not None
                 expected = alone.generate(request.prompt, max_tokens=20, gain=1.0, logprobs=5)
                 for entry, other in zip(answer.result.logprobs or (), expected.logprobs or (), strict=True):
-                    values = ([logprob for _, _, logprob in each.top] for each in (entry, other))
+                    values = ([logprob for _, _, logprob in side.top] for side in (entry, other))
                     np.testing.assert_allclose(*values, rtol=0, atol=tolerances.BATCH_MAX_ABS["gemma"])
 
 

@@ -113,7 +113,7 @@ def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, train
     with MetaLlama(base_gguf, trained_sidecar, n_threads=1, n_ubatch=8) as other:
         for question in QUESTIONS:
             assert nmse(other.activations(question), llm.activations(question)) < FLASH_ATTN_NMSE
-            answers = [each.generate(question, max_tokens=12) for each in (llm, other)]
+            answers = [instance.generate(question, max_tokens=12) for instance in (llm, other)]
             assert answers[0].abstained == answers[1].abstained
 
 

@@ -152,10 +152,10 @@ def test_on_an_error_the_old_sidecar_stays(llm: MetaLlama, tiny_case: TinyCase, 
 
 def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path) -> None:
     config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(1,), cross_attn_layers=(1,))
-    told = tmp_path / "told.gguf"
+    path = tmp_path / "told.gguf"
     settings = {"answer_suffix": " Be brief.", "refusal_text": "No idea at all, sorry."}
-    write_sidecar(told, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
-    llm.attach(told)
+    write_sidecar(path, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    llm.attach(path)
     assert llm.refusal_text == "No idea at all, sorry."
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert llm.apply_chat_template(messages) == "a Be brief.b"  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_streams_of_every_shape_are_read_after_they_were_computed_ahead(llm: Met
     messages = [{"role": "user", "content": PROMPT}]
 
     def chat() -> list[object]:
-        return [each["choices"] for each in llm.create_chat_completion(messages, stream=True, max_tokens=9)]  # type: ignore[call-overload]
+        return [chunk["choices"] for chunk in llm.create_chat_completion(messages, stream=True, max_tokens=9)]  # type: ignore[call-overload]
 
     expected = [chunk.text for chunk in llm.stream(PROMPT, max_tokens=9)], chat()
     chunks = llm.stream(PROMPT, max_tokens=9)
@@ -57,7 +57,7 @@ def test_streams_of_every_shape_are_read_after_they_were_computed_ahead(llm: Met
     parts = llm.create_chat_completion(messages, stream=True, max_tokens=9)  # type: ignore[call-overload]
     first = [next(parts)["choices"], next(parts)["choices"]]
     in_thread(llm.tokenize, "x")
-    assert first + [each["choices"] for each in parts] == expected[1]
+    assert first + [chunk["choices"] for chunk in parts] == expected[1]
     in_thread(parts.close)
 
 
@@ -74,7 +74,7 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
         answer, _ = next(steps)
         in_thread(llm.tokenize, "x")
         answer.close()  # drops even the chunks that are already computed
-        assert answer.index not in {each.index for each, _ in steps}
+        assert answer.index not in {step.index for step, _ in steps}
 
 
 def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:

@@ -132,8 +132,8 @@ def test_the_templates_tell_thinking_from_silence() -> None:
     def rendered(more: str, **variables: object) -> str:
         return jinja2.Environment().from_string(more).render(messages=ONE, **variables)
 
-    told = [more for more in THINKING.values() if rendered(more) != rendered(more, enable_thinking=True)]
-    assert len(told) >= 3
+    distinguished = [more for more in THINKING.values() if rendered(more) != rendered(more, enable_thinking=True)]
+    assert len(distinguished) >= 3
 
 
 #: Templates that do not support some conversations, or that change their text.
@@ -163,7 +163,7 @@ def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: A
 
 
 @pytest.mark.parametrize(
-    ("template", "messages", "said"),
+    ("template", "messages", "fault"),
     [
         ("gemma{{ '' }}", ONE, "leaves out message 0 (role user)"),
         ("What is{{ '' }}", [{"role": "user", "content": "What is"}], "leaves out message 0"),  # there by chance
@@ -175,13 +175,13 @@ def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: A
     ],
 )
 def test_what_does_not_arrive_is_refused(
-    template: str, messages: list[dict[str, str]], said: str, model: TinyModel, tokenizer: Any
+    template: str, messages: list[dict[str, str]], fault: str, model: TinyModel, tokenizer: Any
 ) -> None:
     for render in (
         lambda: reference(tokenizer, template, messages, {}),
         lambda: load(model, template).apply_chat_template(messages),  # type: ignore[arg-type]
     ):
-        with pytest.raises(Error, match=re.escape(said)):
+        with pytest.raises(Error, match=re.escape(fault)):
             render()
 
 

@@ -107,14 +107,14 @@ def test_a_file_that_says_its_trigger(exported: Path, llm: MetaLlama, tmp_path: 
     source = read_sidecar(exported)
     tensors = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     file = sidecar(source.config, tensors, prefix="daimon").with_key("daimon.kind", "str", "goal_anchor")
-    said = tmp_path / "said.gguf"
-    said.write_bytes(file.with_key("daimon.trigger", "str", "always").build())
-    loaded = read_sidecar(said)
+    path = tmp_path / "said.gguf"
+    path.write_bytes(file.with_key("daimon.trigger", "str", "always").build())
+    loaded = read_sidecar(path)
     assert loaded.metadata["daimon.trigger"] == "always"
     assert (loaded.config.kind, loaded.config.encoder_type) == ("goal_anchor", "transformer")
     goal = llm.encode(GOAL, raw=True)
     expected = answers(llm, cognitive_tokens=goal)
-    llm.attach(said)
+    llm.attach(path)
     try:
         np.testing.assert_array_equal(llm.encode(GOAL, raw=True), goal)
         assert answers(llm, cognitive_tokens=goal) == expected

@@ -85,7 +85,9 @@ def _run(argv: list[str], folder: str, log: str, die_at: int | None, patches: di
 
     def count(event: str, arguments: Sequence[Any]) -> None:
         nonlocal n_events
-        if event in _EVENTS and any(str(each).startswith(folder) for each in arguments if isinstance(each, str)):
+        if event in _EVENTS and any(
+            str(argument).startswith(folder) for argument in arguments if isinstance(argument, str)
+        ):
             n_events += 1
             os.pwrite(counter, str(n_events).encode(), 0)
             if n_events == die_at:
@@ -145,8 +147,8 @@ class Forked:
             os.kill(child, signal.SIGKILL)
         code, seconds = json.loads(self._server.stdout.readline())
         events = Path(f"{self._log}.events").read_text(encoding="ascii")
-        said = self._log.read_text(encoding="utf-8", errors="replace")
-        return Ended(code, seconds, int(events or 0), said)
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        return Ended(code, seconds, int(events or 0), log)
 
 
 @contextmanager
@@ -229,8 +231,8 @@ _TIMES = frozenset({"created", "timings", "speed", "rates", "base_rates"})
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(each) for key, each in value.items() if key not in _TIMES}
-    return [_without_times(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_times(entry) for key, entry in value.items() if key not in _TIMES}
+    return [_without_times(entry) for entry in value] if isinstance(value, list) else value
 
 
 def content(path: Path) -> Any:

@@ -344,8 +344,8 @@ class Run:
                 self._stream_batch(heard, batch)
         except Cancelled:
             assert batch.cancel is not None or (alone and asks[0].cancel is not None)
-        for each in heard:
-            self._compare(each)
+        for record in heard:
+            self._compare(record)
 
     def _stream(self, heard: Heard) -> None:
         ask = heard.ask
@@ -369,26 +369,26 @@ class Run:
 
     def _stream_batch(self, heard: Sequence[Heard], batch: Batch) -> None:
         requests = []
-        for each in heard:
-            held = _held(self._files, self._plain, self._wrapper, each.ask.options)
-            keywords = each.ask.options.keywords(held)
-            requests.append(Request(prompt=each.ask.prompt.tokens(), cancel=countdown(each.ask.cancel), **keywords))
+        for record in heard:
+            held = _held(self._files, self._plain, self._wrapper, record.ask.options)
+            keywords = record.ask.options.keywords(held)
+            requests.append(Request(prompt=record.ask.prompt.tokens(), cancel=countdown(record.ask.cancel), **keywords))
         n_chunks = [0] * len(heard)
         steps = self._llm.stream_batch(
             requests, max_tokens=batch.max_tokens, logprobs=N_TOP, cancel=countdown(batch.cancel)
         )
         for answer, chunk in steps:
-            each = heard[answer.index]
+            record = heard[answer.index]
             if chunk is None:
                 assert answer.error is not None
                 if isinstance(answer.error, Cancelled):
-                    assert each.ask.cancel is not None
+                    assert record.ask.cancel is not None
                 else:
-                    _same_error(answer.error, self._expected(each.ask))
+                    _same_error(answer.error, self._expected(record.ask))
                 continue
-            each.add(chunk)
+            record.add(chunk)
             n_chunks[answer.index] += 1
-            if each.ask.chunks is not None and n_chunks[answer.index] >= each.ask.chunks:
+            if record.ask.chunks is not None and n_chunks[answer.index] >= record.ask.chunks:
                 answer.close()
 
     def _compare(self, heard: Heard) -> None:
@@ -402,7 +402,7 @@ class Run:
         for i, token in enumerate(heard.tokens):
             assert i < len(expected.token_ids), f"{heard.tokens}, a fresh instance says {expected.token_ids}"
             actual, other = heard.logprobs[i], expected.logprobs[i]
-            values = ([logprob for _, _, logprob in each.top] for each in (actual, other))
+            values = ([logprob for _, _, logprob in entry.top] for entry in (actual, other))
             np.testing.assert_allclose(*values, rtol=0, atol=self._limit, err_msg=f"token {i}")
             if token != expected.token_ids[i]:
                 self._check_tied(i, token, other, expected.doubt, heard.ask.options)
@@ -421,7 +421,7 @@ class Run:
         threshold = 0.5 if options.doubt_threshold is None else options.doubt_threshold
         if i == 0 and doubt is not None and abs(doubt - threshold) <= self._limit:
             return
-        logprobs = {each: logprob for each, _, logprob in other.top}
+        logprobs = {token_id: logprob for token_id, _, logprob in other.top}
         gap = abs(logprobs.get(token, -np.inf) - other.logprob)
         assert gap <= 2 * self._limit, f"token {i} is {token}, a fresh instance says {other}"
 

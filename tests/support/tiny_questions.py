@@ -51,9 +51,9 @@ def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[P
         for number, word in enumerate(_WORDS.split(",")[:per_category]):
             question = Question(wording.format(word), ("nothing of the sort",), kind, word)
             if number % 2:
-                said = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
-                tries = (replace(question, answers=(each,)) for each in re.findall(r"\w+", said))
-                question = next((each for each in tries if is_correct(each, said)), question)
+                answer = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
+                tries = (replace(question, answers=(accepted,)) for accepted in re.findall(r"\w+", answer))
+                question = next((candidate for candidate in tries if is_correct(candidate, answer)), question)
             answerable.append(question)
     write_jsonl(questions, answerable)
     return base, questions

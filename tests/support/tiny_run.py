@@ -87,9 +87,9 @@ def _questions(llm: MetaLlama, split: str) -> Iterator[Question]:
             text = wording.format(f"{subject} ({split})")
             answers = ("nothing of the sort",)
             if number % 2:
-                said = llm.generate(text, max_tokens=MAX_NEW_TOKENS).text
-                words = [(word,) for word in re.findall(r"\w+", said)]
-                answers = next((word for word in words if is_correct(Question(text, word, kind), said)), answers)
+                answer = llm.generate(text, max_tokens=MAX_NEW_TOKENS).text
+                words = [(word,) for word in re.findall(r"\w+", answer)]
+                answers = next((word for word in words if is_correct(Question(text, word, kind), answer)), answers)
             yield Question(text, answers, kind, f"{subject} {split}")
 
 

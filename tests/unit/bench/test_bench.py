@@ -40,16 +40,16 @@ def report() -> Report:
 
 def test_kinds_take_turns_and_the_order_is_reversed() -> None:
     order: list[str] = []
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
 
     def kind(name: str, value: float) -> float:
         order.append(name)
         return value
 
     kinds = {"a": lambda: kind("a", 1.0), "b": lambda: kind("b", 2.0)}
-    times = interleave(kinds, rounds=3, what="both", tick=lambda *so_far: told.append(so_far))
+    times = interleave(kinds, rounds=3, what="both", tick=lambda *so_far: progress.append(so_far))
     assert "".join(order) == "abbaab"
-    assert told == [("both", done, 3) for done in range(4)]
+    assert progress == [("both", done, 3) for done in range(4)]
     assert {name: values.tolist() for name, values in times.items()} == {"a": [1.0] * 3, "b": [2.0] * 3}
 
 

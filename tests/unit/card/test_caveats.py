@@ -88,8 +88,8 @@ def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
             row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": p_value}
             row["selective_accuracy"] |= {"value": 0.1}
     shown = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
-    (told,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
-    assert told.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
+    (sentence,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
+    assert sentence.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
     assert shown.count("60 questions are few") == 1
     assert "Figures here are of the first of the evaluations above" in shown
 
@@ -121,5 +121,5 @@ def test_what_it_warns_of(path: str, value: object, words: str) -> None:
             parent = parent[int(step) if step.isdigit() else step]
         parent[last] = value
 
-    (said,) = caveats([evaluation(change)])  # and of nothing else
-    assert words in said
+    (caveat,) = caveats([evaluation(change)])  # and of nothing else
+    assert words in caveat

@@ -116,12 +116,12 @@ def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
     data = ModelCard(card).data  # raises where the model-index is not as the hub has it
     assert data.model_name == "Doubter for Tiny-1B"
     results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
-    values = {each.metric_type: each for each in data.eval_results if each.dataset_config == "PyTorch, bfloat16"}
+    values = {entry.metric_type: entry for entry in data.eval_results if entry.dataset_config == "PyTorch, bfloat16"}
     for name in ("coverage", "selective_accuracy", "over_refusal_rate", "auroc"):
         row = results["metrics"][name]
         assert values[name].metric_value == pytest.approx(row["value"], abs=5e-5)
         assert values[name].metric_name.endswith(f"(n = {row['n']})")
-    assert {each.dataset_split for each in data.eval_results} == {"test"}
+    assert {entry.dataset_split for entry in data.eval_results} == {"test"}
 
 
 def test_every_metric_has_its_row(run: RunDir) -> None:
@@ -137,10 +137,10 @@ def test_every_metric_has_its_row(run: RunDir) -> None:
     ]
     assert least_doubted[0][1:] == ["5%", "10%", "15%", "20%", "25%", "30%", "40%", "50%"]
     assert least_doubted[1][1:] == [f"{row['value']:.1%}" for row in results["least_doubted"]]
-    assert [name for name, *_ in baselines[1:]] == [each["name"] for each in results["baselines"]]
-    probe, told = baselines[3], baselines[4]
+    assert [name for name, *_ in baselines[1:]] == [entry["name"] for entry in results["baselines"]]
+    probe, prompted = baselines[3], baselines[4]
     assert probe[3] == "same"
-    assert told[1:4] == ["–", "–", f"{results['baselines'][3]['coverage']['value']:.1%}"]
+    assert prompted[1:4] == ["–", "–", f"{results['baselines'][3]['coverage']['value']:.1%}"]
     assert {name for name, *_ in categories[1:]} == {"capital", "plural"}
     assert (f"McNemar test, p {p_value(results['mcnemar']['p_value'])}") in written(run)
 
@@ -163,11 +163,11 @@ def test_results_of_an_older_version_lack_some_rows_and_nothing_else(run: RunDir
 def figures_of(value: Any) -> Iterator[float]:
     """Every number in a JSON document."""
     if isinstance(value, dict):
-        for each in value.values():
-            yield from figures_of(each)
+        for member in value.values():
+            yield from figures_of(member)
     elif isinstance(value, list):
-        for each in value:
-            yield from figures_of(each)
+        for member in value:
+            yield from figures_of(member)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield value
 
@@ -220,7 +220,7 @@ def test_without_results_it_says_so(tmp_path: Path) -> None:
     )
     assert "Nothing has been measured yet" in card
     assert "model-index" not in front_matter(card)
-    assert sections(card) == [each for each in SECTIONS if each != "How to read this"]
+    assert sections(card) == [section for section in SECTIONS if section != "How to read this"]
     assert "|" not in section(card, "Results")
     assert ModelCard(card).data.eval_results is None
 
@@ -346,7 +346,7 @@ def section_only(card: str, title: str) -> str:
 
 def test_means_over_seeds(run: RunDir) -> None:
     results = [results_of(drawn_samples(60, seed=seed), run=f"seed|{seed}") for seed in range(3)]
-    combined = over_runs([{**each, "samples": {"file": "s", "fingerprint": "f"}} for each in results])
+    combined = over_runs([{**result, "samples": {"file": "s", "fingerprint": "f"}} for result in results])
     (run.path / "eval" / "results_seeds.json").write_text(json.dumps(combined), encoding="utf-8")
     report = write_card(run)
     assert report.n_results == 3

@@ -38,7 +38,7 @@ def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str
     )
     path = tmp_path / "doubter_checkpoint.pt"
     doubter.save_checkpoint(path)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
     wrapper = load_wrapper(path)
     unused = {"enc_num_heads": 2} if encoder_type == "selective" else {}

@@ -40,7 +40,7 @@ def row(epoch: int, auroc: float) -> Epoch:
 
 
 def test_durations() -> None:
-    assert [duration(each) for each in (0, 5.4, 59.6, 750, 3723)] == ["0:00", "0:05", "1:00", "12:30", "1:02:03"]
+    assert [duration(seconds) for seconds in (0, 5.4, 59.6, 750, 3723)] == ["0:00", "0:05", "1:00", "12:30", "1:02:03"]
 
 
 def test_time_left_is_by_the_pace_of_this_run(clock: Clock) -> None:
@@ -114,5 +114,5 @@ def test_all_epochs_take_at_most(clock: Clock) -> None:
 
 def test_which_epoch_is_the_best_so_far() -> None:
     pace = _Pace(FitSettings(epochs=4))
-    told = [(1, 0.6), (2, 0.8), (3, 0.8), (4, 0.7)]
-    assert [pace.add(row(*each)) for each in told] == [True, True, False, False]
+    epochs = [(1, 0.6), (2, 0.8), (3, 0.8), (4, 0.7)]
+    assert [pace.add(row(*epoch)) for epoch in epochs] == [True, True, False, False]

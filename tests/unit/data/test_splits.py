@@ -15,11 +15,11 @@ from metadeploy.data.splits import FRACTIONS, SPLITS
 from metadeploy.errors import Error
 
 
-def made(entities: int, *, category: str = "c", each: int = 2, start: int = 0) -> list[Question]:
+def made(entities: int, *, category: str = "c", n_wordings: int = 2, start: int = 0) -> list[Question]:
     return [
         Question(f"What is {category} {entity} in wording {turn}?", ("x",), category, f"e:{entity}")
         for entity in range(start, start + entities)
-        for turn in range(each)
+        for turn in range(n_wordings)
     ]
 
 
@@ -64,7 +64,7 @@ def test_one_wording_of_two_entities_and_questions_without_one_stay_together() -
     questions += [Question(f"Bare {number}?", ("x",), "c") for number in range(60)]
     questions += [Question(f"BARE {number}", ("y",), "d") for number in range(60)]
     parts = split(questions, seed=0)
-    homes = {question.question: part for part, each in parts.items() for question in each}
+    homes = {question.question: part for part, members in parts.items() for question in members}
     for number in range(60):
         assert homes[f"Which {number}?"] == homes[f"which  {number}"]
         assert homes[f"Bare {number}?"] == homes[f"BARE {number}"]
@@ -115,7 +115,7 @@ def test_leaks(one: Question, other: Question, leaks: str | None) -> None:
 
 
 def test_many_leaks_are_counted() -> None:
-    questions = made(30, each=1)
+    questions = made(30, n_wordings=1)
     with pytest.raises(Error, match="and 50 more"):
         check_leakage({"train": questions, "test": questions})
 

@@ -35,10 +35,10 @@ def test_the_shipped_questions_are_complete() -> None:
 def test_questions_are_spread_over_the_kinds(count: int) -> None:
     chosen = pick(QUESTIONS, count, seed=5)
     assert len(set(chosen)) == count
-    each = Counter(question.category for question in chosen)
+    counts = Counter(question.category for question in chosen)
     available = Counter(question.category for question in QUESTIONS)
-    most = max(each.values())
-    assert all(each[kind] >= min(most - 1, available[kind]) for kind in available)
+    most = max(counts.values())
+    assert all(counts[kind] >= min(most - 1, available[kind]) for kind in available)
 
 
 def test_a_seed_always_draws_the_same_questions() -> None:

@@ -57,10 +57,10 @@ def test_flags_and_variables_of_the_usage_page_exist() -> None:
     usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
     section = usage[usage.index("| flag |") : usage.index("Flags win")]
-    told = set(re.findall(r"`(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|REFUSAL|HIDDEN|PREFIX)\w*)", section))
+    documented = set(re.findall(r"`(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|REFUSAL|HIDDEN|PREFIX)\w*)", section))
     known = set(re.findall(r'"(--[\w-]+|META_[A-Z]+|LLAMA_ARG_(?:META|DOUBT|REFUSAL|HIDDEN|PREFIX)\w*)"', code))
-    assert told <= known
-    assert {name for name in known if not name.startswith("--")} <= told
+    assert documented <= known
+    assert {name for name in known if not name.startswith("--")} <= documented
 
 
 def test_every_error_can_be_caught_by_its_name_and_is_told() -> None:
@@ -71,16 +71,18 @@ def test_every_error_can_be_caught_by_its_name_and_is_told() -> None:
     assert kinds <= set(metadeploy.__all__)
     assert all(getattr(metadeploy, name) is getattr(errors, name) for name in kinds)
     usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
-    (told,) = re.findall(r"Errors are subclasses of `metadeploy\.Error`: (.*?)\.\n", usage, re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", told)) == kinds - {"Error"}
+    (listed,) = re.findall(r"Errors are subclasses of `metadeploy\.Error`: (.*?)\.\n", usage, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == kinds - {"Error"}
 
 
 def test_every_benchmark_is_in_the_docs_and_exists() -> None:
-    told = {name for page in PAGES for name in re.findall(r"benchmarks/(\w+\.py)", page.read_text(encoding="utf-8"))}
+    documented = {
+        name for page in PAGES for name in re.findall(r"benchmarks/(\w+\.py)", page.read_text(encoding="utf-8"))
+    }
     scripts = {
         path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
     }
-    assert told == scripts
+    assert documented == scripts
 
 
 def test_the_api_page_has_every_public_name() -> None:

@@ -26,7 +26,7 @@ def figure(fields: dict[str, Any]) -> Figure:
 def test_a_table_is_its_report(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["schema"]
-    figures = tuple(figure(each) for each in content.pop("figures"))
+    figures = tuple(figure(row) for row in content.pop("figures"))
     notes = tuple(content.pop("notes"))
     report = Report(**content, figures=figures, notes=notes)
     assert markdown(report) in PAGE

@@ -221,7 +221,7 @@ def test_rounding_to_8_bits_stays_far_below_the_limit(block: int, expected: floa
 
 
 @pytest.mark.parametrize(
-    ("what", "how", "said"),
+    ("what", "how", "message"),
     [
         ("SIGSEGV", "killed by SIGSEGV", ""),
         ("assertion", "killed by SIGABRT", "GGML_ASSERT(x) failed"),
@@ -229,20 +229,20 @@ def test_rounding_to_8_bits_stays_far_below_the_limit(block: int, expected: floa
         ("garbage", "killed by SIGSEGV", ""),
     ],
 )
-def test_a_child_that_dies_is_a_finding(what: str, how: str, said: str) -> None:
+def test_a_child_that_dies_is_a_finding(what: str, how: str, message: str) -> None:
     """The next child continues after the weights that killed it."""
-    told: list[tuple[int, int]] = []
-    outcome = run_child(THREADS, tick=lambda _, done, total: told.append((done, total)), command=command(what))
+    progress: list[tuple[int, int]] = []
+    outcome = run_child(THREADS, tick=lambda _, done, total: progress.append((done, total)), command=command(what))
     (death,) = outcome.deaths
-    assert (death.how, death.said, death.type, death.place) == (how, said, "Q8_0", "AMX")
+    assert (death.how, death.said, death.type, death.place) == (how, message, "Q8_0", "AMX")
     assert death.step == "Q8_0, width 576, 64 outputs, 32 rows, 1 thread, buffer AMX"
     right = {(tally.type, tally.place): tally for tally in checked().tallies}
     for tally in outcome.tallies:
         whole = right[tally.type, tally.place].right
         assert tally.wrong == []
         assert 0 < tally.right < whole if tally.place == "AMX" else tally.right == whole
-    assert told[-1][0] == told[-1][1] > 0
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert progress[-1][0] == progress[-1][1] > 0
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
 
 
 def test_a_child_that_runs_to_its_end() -> None:
@@ -254,17 +254,17 @@ def test_a_child_that_runs_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "how", "said"),
+    ("what", "how", "message"),
     [
         ("import", "killed by SIGILL", ""),
         ("missing", "ended with exit code 1", "ImportError: cannot import name '_core' from 'metadeploy'"),
         ("devices", "killed by SIGBUS", ""),
     ],
 )
-def test_a_core_that_does_not_load(what: str, how: str, said: str) -> None:
+def test_a_core_that_does_not_load(what: str, how: str, message: str) -> None:
     outcome = run_child(THREADS, tick=silent, command=command(what))
     (death,) = outcome.deaths
-    assert (death.how, death.said, death.step, death.type) == (how, said, "", None)
+    assert (death.how, death.said, death.step, death.type) == (how, message, "", None)
     assert (outcome.build, outcome.tallies) == (None, [])
 
 

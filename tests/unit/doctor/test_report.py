@@ -188,8 +188,8 @@ def test_the_json_has_stable_keys() -> None:
     sidecar = {"name": "sidecar", "path": "/cache/sidecar.gguf", "state": "absent", "fault": ""}
     assert document["demo"][1] == {"demo": "smollm2-135m", **sidecar}
     assert set(document["findings"][0]) == {"check", "what", "next_step"}
-    told = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
-    section = told[told.index("## When something looks wrong") :].partition("\n## ")[0]
+    usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    section = usage[usage.index("## When something looks wrong") :].partition("\n## ")[0]
     assert [key for key in document if f"`{key}`" not in section] == []
 
 
@@ -354,9 +354,9 @@ def test_absent_files_are_no_fault(cache: Path) -> None:
 )
 def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str, cache: Path) -> None:
     assets.SMOLLM2.base_file.write_bytes(content)
-    (name, reported_state, said), _ = states()
+    (name, reported_state, message), _ = states()
     assert (name, reported_state) == ("base", state)
-    assert said.startswith(fault)
+    assert message.startswith(fault)
 
 
 def test_other_demos_are_looked_at_if_they_are_there(cache: Path) -> None:

@@ -39,7 +39,7 @@ def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
         activations[:, layer, 2] += strength * (right - 0.5)
     activations[:, :, 6] *= 100  # an outlier of a channel, as models have them
     tensor = torch.from_numpy(activations).to(torch.bfloat16)
-    return Collected([record(bool(each)) for each in right], tensor, (3, 5, 8))
+    return Collected([record(bool(is_right)) for is_right in right], tensor, (3, 5, 8))
 
 
 def test_the_probe_finds_the_layer_that_knows() -> None:
@@ -49,7 +49,7 @@ def test_the_probe_finds_the_layer_that_knows() -> None:
     assert result is not None
     assert result.layer == 5
     assert done == [(1, 3), (2, 3), (3, 3)]
-    right = np.array([each.correct for each in test.records])
+    right = np.array([record.correct for record in test.records])
     reached = auroc(result.doubt, right)
     assert reached is not None
     # two classes four standard deviations apart: the normal distribution's Φ(4 / √2)
@@ -60,7 +60,7 @@ def test_the_probe_finds_the_layer_that_knows() -> None:
 
 
 def of_one_layer(right: np.ndarray, activations: np.ndarray) -> Collected:
-    return Collected([record(bool(each)) for each in right], torch.from_numpy(activations[:, None]), (4,))
+    return Collected([record(bool(is_right)) for is_right in right], torch.from_numpy(activations[:, None]), (4,))
 
 
 def hidden(seed: int, n: int) -> Collected:
@@ -104,7 +104,7 @@ def test_the_probe_is_the_regression_of_the_library() -> None:
     seen, asked = (part.activations[:, place].double().numpy() for part in (train, test))
     scaler = StandardScaler().fit(seen)
     regression = LogisticRegression(C=result.strength, tol=1e-8, max_iter=10_000)
-    regression.fit(scaler.transform(seen), [not each.correct for each in train.records])
+    regression.fit(scaler.transform(seen), [not record.correct for record in train.records])
     np.testing.assert_allclose(result.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
 
 
@@ -180,7 +180,7 @@ def test_a_comparison_draws_whole_entities() -> None:
     base = (draw.random(40) < 0.5).tolist()
     ours, theirs = (draw.random(40) + ~np.array(base) * weight for weight in (0.6, 0.3))
     once = samples(ours.tolist(), base)
-    twice = Samples(tuple(replace(each, entity=f"e{each.index}") for each in once for _ in range(2)))
+    twice = Samples(tuple(replace(sample, entity=f"e{sample.index}") for sample in once for _ in range(2)))
     row = Comparison(samples=once, n_bootstrap=200).score("other", theirs, n_answered=15)
     double = Comparison(samples=twice, n_bootstrap=200).score("other", theirs.repeat(2), n_answered=30)
     for name in ("auroc", "macro_auroc"):
@@ -189,7 +189,7 @@ def test_a_comparison_draws_whole_entities() -> None:
     for part, other in ((double, row), (double["doubter"], row["doubter"])):
         assert part["selective_accuracy"] == pytest.approx({**other["selective_accuracy"], "n": 30})
     # as if they were 80, the interval is narrower
-    independent = Samples(tuple(replace(each, entity="") for each in twice))
+    independent = Samples(tuple(replace(sample, entity="") for sample in twice))
     narrower = Comparison(samples=independent, n_bootstrap=200).score("other", theirs.repeat(2), n_answered=30)
     assert width(narrower["auroc"]) < 0.9 * width(double["auroc"])
     assert width(narrower["doubter"]["auroc_difference"]) < 0.9 * width(double["doubter"]["auroc_difference"])

@@ -137,7 +137,9 @@ def test_choices_are_read_to_their_end(run: RunDir, llm: MetaLlama) -> None:
     from metadeploy.training.records import Collected
 
     plain = [record.question for record in Collected.read(run.collect, "val").records[:12]]
-    mixed = [dataclasses.replace(each, choices=("x", "y")) if n % 2 else each for n, each in enumerate(plain)]
+    mixed = [
+        dataclasses.replace(question, choices=("x", "y")) if n % 2 else question for n, question in enumerate(plain)
+    ]
     limits = AnswerLimits(max_new_tokens=3 * MAX_NEW_TOKENS)
     whole = dataclasses.replace(limits, whole_answer=True)
     pipeline = loaded_torch(run)
@@ -152,8 +154,8 @@ def test_choices_are_read_to_their_end(run: RunDir, llm: MetaLlama) -> None:
             assert answered.base.text == expected.base.text
             assert answered.base.complete == expected.base.complete
             assert len(answered.base.logprobs) == len(expected.base.logprobs)
-            assert [each.text for each in answered.replies] == [each.text for each in expected.replies]
-        assert [each.base.text for each in of_all[1::2]] != [each.base.text for each in of_none[1::2]]
+            assert [reply.text for reply in answered.replies] == [reply.text for reply in expected.replies]
+        assert [row.base.text for row in of_all[1::2]] != [row.base.text for row in of_none[1::2]]
 
 
 @pytest.fixture(scope="module", params=["prompt", "last_prompt_token"])

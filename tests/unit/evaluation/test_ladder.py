@@ -53,8 +53,8 @@ def rung(*doubts: float) -> tuple[LadderSample, ...]:
         "rates": Rates(50.0, None),
     }
     return tuple(
-        replace(each, doubt=doubt, answer=None if doubt >= 0.5 else "Zwei.", answer_correct=doubt < 0.5, **measured)
-        for each, doubt in zip(REFERENCE, doubts, strict=True)
+        replace(sample, doubt=doubt, answer=None if doubt >= 0.5 else "Zwei.", answer_correct=doubt < 0.5, **measured)
+        for sample, doubt in zip(REFERENCE, doubts, strict=True)
     )
 
 
@@ -63,7 +63,7 @@ def rung(*doubts: float) -> tuple[LadderSample, ...]:
 
 def test_rungs_go_base_by_base() -> None:
     settings = LadderSettings(base=Path("b.gguf"), types=("F32", "Q8_0", "Q4_K_M"), sidecar_types=("q8_0", "f32"))
-    names = [each.name for each in settings.rungs]
+    names = [rung.name for rung in settings.rungs]
     assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
     alone = LadderSettings(base=Path("b.gguf"), types=("Q8_0", "Q2_K"), sidecar_types=("f16",))
     assert alone.rungs == (Rung("Q8_0", "f32"), Rung("Q8_0", "f16"), Rung("Q2_K", "f32"))
@@ -84,8 +84,8 @@ def test_the_command_offers_what_the_settings_do() -> None:
 def test_the_types_are_those_of_the_core(tmp_path: Path) -> None:
     with pytest.raises(Error) as refused:
         _core.quantize("absent", str(tmp_path / "out"), "Q9")
-    told = str(refused.value).removeprefix("file type is 'Q9', expected one of ")
-    assert sorted(ALL_TYPES) == sorted(told.split(", "))
+    listed = str(refused.value).removeprefix("file type is 'Q9', expected one of ")
+    assert sorted(ALL_TYPES) == sorted(listed.split(", "))
 
 
 def test_all_faults_of_the_settings_are_told() -> None:
@@ -156,7 +156,7 @@ def test_outcome() -> None:
 
 
 def test_a_doubt_of_one_half_declines() -> None:
-    assert [each.declined for each in REFERENCE] == [False, False, True, True]
+    assert [sample.declined for sample in REFERENCE] == [False, False, True, True]
 
 
 def test_other_questions_are_refused() -> None:

@@ -53,8 +53,8 @@ def test_the_least_doubted_of_many_and_of_none() -> None:
 
 def test_questions_about_one_entity_are_drawn_together(samples: Samples) -> None:
     """The same questions three times, as being about one thing each, tell no more than once."""
-    swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
-    thrice = [Sample(**{**vars(each), "entity": f"e{each.index}"}) for each in swept for _ in range(3)]
+    swept = [Sample(**{**vars(sample), "gains": (at_2(sample.doubt, True),)}) for sample in samples]
+    thrice = [Sample(**{**vars(sample), "entity": f"e{sample.index}"}) for sample in swept for _ in range(3)]
     once, more = (
         judge(
             Samples(tuple(rows)),
@@ -223,7 +223,7 @@ def test_a_mean_leaves_out_what_is_undefined(samples: Samples) -> None:
 
 
 def test_the_tables_say_it(samples: Samples) -> None:
-    swept = [Sample(**{**vars(each), "gains": (at_2(each.doubt, True),)}) for each in samples]
+    swept = [Sample(**{**vars(sample), "gains": (at_2(sample.doubt, True),)}) for sample in samples]
     run = results(Samples(tuple(swept)), "a")
     text = printed(*tables(run))
     for part in ("50.0%", "75.0%", "told that it may decline", "gain (8 questions)"):
@@ -243,8 +243,8 @@ def test_the_tables_say_it(samples: Samples) -> None:
 def printed(*what: Any) -> str:
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        for each in what:
-            console.print(each, soft_wrap=isinstance(each, str))
+        for part in what:
+            console.print(part, soft_wrap=isinstance(part, str))
     return captured.get()
 
 

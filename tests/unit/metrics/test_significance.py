@@ -98,9 +98,9 @@ def test_a_draw_has_an_entity_with_all_of_its_questions(entity: list[str]) -> No
     about = clusters(len(entity), entity)
     for at in draws(len(entity), entity):
         times = np.bincount(at, minlength=len(entity))
-        for each in set(about.tolist()):
-            assert len(set(times[about == each].tolist())) == 1, "all of its questions, each as often"
-        firsts = [about.tolist().index(each) for each in set(about.tolist())]
+        for name in set(about.tolist()):
+            assert len(set(times[about == name].tolist())) == 1, "all of its questions, each as often"
+        firsts = [about.tolist().index(name) for name in set(about.tolist())]
         assert times[firsts].sum() == len(firsts), "as many entities as there are"
 
 

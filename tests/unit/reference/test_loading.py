@@ -119,9 +119,9 @@ def test_pending_wrapper_takes_the_pipelines_layers(base: Path, tmp_path: Path) 
         config = MetaSpiderConfig(model_name=model_name, device="cpu", target_layers=target, cross_attn_layers=cross)
         doubter = MetaSpiderPipeline.from_pretrained(config).attach(pending)
         assert (doubter.config.target_layers, doubter.config.cross_attn_layers) == (tuple(TARGET), tuple(CROSS))
-    told = Doubter.from_checkpoint(path, target_layers=[1, 0])
-    assert isinstance(told, Doubter)
-    assert told.config.target_layers == (1, 0)
+    completed = Doubter.from_checkpoint(path, target_layers=[1, 0])
+    assert isinstance(completed, Doubter)
+    assert completed.config.target_layers == (1, 0)
 
 
 def test_pending_wrapper_takes_the_bases_depth(pipe: MetaSpiderPipeline, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_pending_wrapper_takes_the_bases_depth(pipe: MetaSpiderPipeline, tmp_pat
     pending = Doubter.from_checkpoint(path)
     assert isinstance(pending, PendingDoubter)
     assert pipe.attach(pending).config.target_layers == (4, 5)
-    told = Doubter.from_checkpoint(path, num_layers=6)
-    assert isinstance(told, Doubter)
+    completed = Doubter.from_checkpoint(path, num_layers=6)
+    assert isinstance(completed, Doubter)
 
 
 def test_pending_wrapper_without_any_layers(pipe: MetaSpiderPipeline, tmp_path: Path) -> None:

@@ -50,13 +50,13 @@ def answer_by_hand(
     doubter = pipe.doubter
     assert doubter is not None
     from_last = doubter.config.inject_from == "last_prompt_token"
-    said: list[int] = []
+    answer_ids: list[int] = []
     cache = None
 
     def hook(layer: int) -> Callable[[Any, Any, Any], Any]:
         def inject(_module: Any, _inputs: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
-            injected = doubter.cross_attention(layer)(hidden, tokens, gain=gain_at(len(said)))
+            injected = doubter.cross_attention(layer)(hidden, tokens, gain=gain_at(len(answer_ids)))
             if from_last:
                 injected[:, :-1] = hidden[:, :-1]
             return (injected, *output[1:]) if isinstance(output, tuple) else injected
@@ -64,20 +64,20 @@ def answer_by_hand(
         return inject
 
     for _ in range(N):
-        tokens = tokens_at(said)
+        tokens = tokens_at(answer_ids)
         hooks = [model.model.layers[i].register_forward_hook(hook(i)) for i in doubter.config.cross_attn_layers]
         with torch.no_grad():
-            output = model(torch.tensor([said[-1:] or PROMPT]), past_key_values=cache, use_cache=True)
+            output = model(torch.tensor([answer_ids[-1:] or PROMPT]), past_key_values=cache, use_cache=True)
         for handle in hooks:
             handle.remove()
         cache = output.past_key_values
-        said.append(int(output.logits[0, -1].argmax()))
-    return said
+        answer_ids.append(int(output.logits[0, -1].argmax()))
+    return answer_ids
 
 
 def of_prompt(pipe: MetaSpiderPipeline) -> Callable[[list[int]], Tensor]:
     tokens = pipe.cognitive_tokens(PROMPT)
-    return lambda said: tokens
+    return lambda answer_ids: tokens
 
 
 @pytest.mark.parametrize("inject_from", INJECT_FROM)
@@ -108,8 +108,10 @@ def test_window_ends_the_injection(window: int, inject_from: str) -> None:
 def test_refresh_encodes_the_newest_token_before_it_is_injected(every: int, inject_from: str) -> None:
     pipe = pipeline(inject_from=inject_from)
 
-    def tokens_at(said: list[int]) -> Tensor:
-        return pipe.cognitive_tokens([*PROMPT, *said[: len(said) // every * every]])  # a clean pass over everything
+    def tokens_at(answer_ids: list[int]) -> Tensor:
+        return pipe.cognitive_tokens(
+            [*PROMPT, *answer_ids[: len(answer_ids) // every * every]]
+        )  # a clean pass over everything
 
     always = Refresh(threshold=1.1, min_interval=every)
     overdue = Refresh(threshold=-1.1, min_interval=1, max_interval=every)
@@ -262,11 +264,11 @@ def test_given_tokens_are_held(inject_from: str) -> None:
     goal = pipe.encode(GOAL)
     assert torch.equal(goal, pipe.cognitive_tokens(GOAL))
     held = answer(pipe, cognitive_tokens=goal)
-    assert held == answer_by_hand(pipe, lambda t: 1.0, lambda said: goal)
+    assert held == answer_by_hand(pipe, lambda t: 1.0, lambda answer_ids: goal)
     assert held != answer(pipe)
     assert answer(pipe, cognitive_tokens=pipe.encode(PROMPT)) == answer(pipe)
     fading = InjectionSchedule(decay=Decay(tau=2.0))
-    by_hand = answer_by_hand(pipe, lambda t: 0.7 * (0.3 + 0.7 * math.exp(-t / 2)), lambda said: goal)
+    by_hand = answer_by_hand(pipe, lambda t: 0.7 * (0.3 + 0.7 * math.exp(-t / 2)), lambda answer_ids: goal)
     assert answer(pipe, cognitive_tokens=goal, gain=0.7, schedule=fading) == by_hand
     logits = pipe.logits([*PROMPT, *held], n_prompt=len(PROMPT), cognitive_tokens=goal)
     assert logits[len(PROMPT) - 1 : -1].argmax(dim=-1).tolist() == held
@@ -293,8 +295,8 @@ def test_texts_messages_and_ids_are_encoded_as_generate_takes_them() -> None:
     assert torch.equal(pipe.encode(text), pipe.cognitive_tokens(wrapped))
     assert torch.equal(pipe.encode(messages), pipe.cognitive_tokens(wrapped))
     assert torch.equal(pipe.encode(text, raw=True), pipe.cognitive_tokens(pipe.tokenize(text, add_special=True)))
-    said = pipe.generate(text, max_new_tokens=5)
-    assert pipe.generate(wrapped, max_new_tokens=5) == pipe.generate(messages, max_new_tokens=5) == said
+    answer_text = pipe.generate(text, max_new_tokens=5)
+    assert pipe.generate(wrapped, max_new_tokens=5) == pipe.generate(messages, max_new_tokens=5) == answer_text
     with pytest.raises(Error, match="expected a str with raw=True"):
         pipe.encode(messages, raw=True)
     with pytest.raises(Error, match="is no conversation"):

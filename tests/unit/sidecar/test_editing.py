@@ -91,9 +91,11 @@ def test_each_key(key: str, in_place: bool, path: Path, tmp_path: Path) -> None:
     assert changed == {change.key for change in report.changes}
     follow = {"refusal_text": {"refusal_token_ids", "refusal_bias"}}.get(key, set())
     if key == "base_model":
-        assert changed == {f"general.base_model.{each}" for each in ("count", "0.name", "0.organization", "0.repo_url")}
+        assert changed == {
+            f"general.base_model.{suffix}" for suffix in ("count", "0.name", "0.organization", "0.repo_url")
+        }
     else:
-        named = {EDITABLE[each].key.format(prefix="meta_spider") for each in {key} | follow}
+        named = {EDITABLE[name].key.format(prefix="meta_spider") for name in {key} | follow}
         assert changed == named
     assert tensor_part(target) == tensors
     assert sorted(_core.read_sidecar(str(target))[1]) == sorted(read_sidecar(target).tensors)
@@ -136,8 +138,8 @@ def test_files_of_the_framework(prefix: str, tmp_path: Path) -> None:
     tensors_before, keys_before = tensor_part(path), plain(path)
     edit_sidecar(path, values={"refusal_text": OTHER, f"{prefix}.refusal_bias": "0.25", "license": "MIT"})
     assert tensor_part(path) == tensors_before
-    said = {f"{prefix}.refusal_text": OTHER, f"{prefix}.refusal_bias": 0.25, "general.license": "MIT"}
-    assert plain(path) == keys_before | said
+    edits = {f"{prefix}.refusal_text": OTHER, f"{prefix}.refusal_bias": 0.25, "general.license": "MIT"}
+    assert plain(path) == keys_before | edits
     assert read_gguf(path).version == 2
     assert read_sidecar(path).config.refusal_text == OTHER
     assert _core.read_sidecar(str(path))[0]["refusal_text"] == OTHER

@@ -60,7 +60,7 @@ def zeros(name: str, *shape: int) -> Tensor:
 
 
 def replaced(gguf: Gguf, tensor: Tensor) -> Gguf:
-    gguf.tensors = [each for each in gguf.tensors if each.name != tensor.name] + [tensor]
+    gguf.tensors = [existing for existing in gguf.tensors if existing.name != tensor.name] + [tensor]
     return gguf
 
 

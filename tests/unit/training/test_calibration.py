@@ -91,7 +91,7 @@ def test_coverage_is_the_nearest_that_ties_allow(questions: list[tuple[float, bo
     reachable = [int((margins < line).sum()) for line in (*np.unique(margins), math.inf)]
     wanted = math.floor(Fraction(repr(share)) * len(margins) + Fraction(1, 2))  # halves are rounded up
     assert n_answered in reachable
-    assert abs(n_answered - wanted) == min(abs(each - wanted) for each in reachable)
+    assert abs(n_answered - wanted) == min(abs(count - wanted) for count in reachable)
 
 
 @given(QUESTIONS, st.floats(0, 1))

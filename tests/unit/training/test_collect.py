@@ -81,9 +81,9 @@ def test_what_is_kept_is_what_the_reference_finds(collected: RunDir, settings: C
         for record, activations in zip(stored.records, stored.activations, strict=True):
             prompt = pipe.tokenize(pipe.apply_chat_template(record.question.question))
             torch.testing.assert_close(activations, pipe.activations(prompt), rtol=0, atol=F32_LOGITS_MAX_ABS)
-            said = pipe.generate_ids(prompt, MAX_NEW_TOKENS, inject=False)
-            assert list(record.answer_ids) == said[: len(record.answer_ids)]
-            text = pipe.tokenizer.decode(said, skip_special_tokens=True)
+            answer_ids = pipe.generate_ids(prompt, MAX_NEW_TOKENS, inject=False)
+            assert list(record.answer_ids) == answer_ids[: len(record.answer_ids)]
+            text = pipe.tokenizer.decode(answer_ids, skip_special_tokens=True)
             assert text.strip().startswith(record.answer)
             assert len(record.logprobs) == len(record.answer_ids)
             assert all(value <= 0 for value in record.logprobs)
@@ -109,22 +109,22 @@ def test_an_interrupted_run_goes_on(
     run = RunDir(tmp_path / "run", create=True)
     with pytest.raises(error):
         collect(run, settings, progress=stop_at(count, error))
-    told: list[int] = []
-    collect(RunDir(run.path), settings, progress=lambda done, total: told.append(done))
+    progress: list[int] = []
+    collect(RunDir(run.path), settings, progress=lambda done, total: progress.append(done))
     sizes = [collected.manifest[f"{split}_size"] for split in SPLITS]
     # whole chunks of what was done before are not done again
-    assert told[0] >= max(0, count - 7 - 3 * 8)
-    assert told[0] in {sum(sizes[:i]) + at for i, size in enumerate(sizes) for at in (*range(0, size, 8), size)}
-    assert told[-1] == 60
+    assert progress[0] >= max(0, count - 7 - 3 * 8)
+    assert progress[0] in {sum(sizes[:i]) + at for i, size in enumerate(sizes) for at in (*range(0, size, 8), size)}
+    assert progress[-1] == 60
     assert files(run) == files(collected)
 
 
 def test_nothing_is_done_twice(collected: RunDir, settings: CollectSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(collected)
     monkeypatch.setattr(module, "load_base", None)  # not even loaded
-    told: list[tuple[int, int]] = []
-    collect(RunDir(collected.path), settings, progress=lambda *step: told.append(step))
-    assert told == [(60, 60)]
+    progress: list[tuple[int, int]] = []
+    collect(RunDir(collected.path), settings, progress=lambda *step: progress.append(step))
+    assert progress == [(60, 60)]
     assert files(collected) == before
 
 
@@ -196,8 +196,8 @@ def test_runs_that_do_not_say_what_their_base_was_go_on(
     collected: RunDir, settings: CollectSettings, tmp_path: Path
 ) -> None:
     run = RunDir(shutil.copytree(collected.path, tmp_path / "run"))
-    said = {key: value for key, value in run.manifest["collect"].items() if key != "base_sha256"}
-    run.update({"collect": said})
+    recorded = {key: value for key, value in run.manifest["collect"].items() if key != "base_sha256"}
+    run.update({"collect": recorded})
     assert collect(run, settings) == collect(collected, settings)
     run.refuse_other_base()
 
@@ -240,12 +240,12 @@ def test_restart_deletes_what_collect_wrote(settings: CollectSettings, tmp_path:
         with pytest.raises(Error):
             collect(run, dataclasses.replace(settings, **change), restart=True)
         assert files(run) == before
-    told: list[int] = []
+    progress: list[int] = []
     other = dataclasses.replace(settings, layers="2")
-    collect(run, other, restart=True, progress=lambda done, total: told.append(done))
+    collect(run, other, restart=True, progress=lambda done, total: progress.append(done))
     assert (run.collect / "notes.txt").read_text() == "mine"
     assert RunDir(tmp_path).manifest["mine"] == 1
-    assert told[0] == 0
+    assert progress[0] == 0
     assert Collected.read(run.collect, "val").activations.shape[1:] == (1, 32)
 
 
@@ -274,8 +274,11 @@ def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path
     (tmp_path / "last words").mkdir()
     for split in SPLITS:  # the accepted answer is what the base says last, after its first sentence
         heard = Collected.read(run.collect, split).records
-        said = [("nothing", *re.findall(r"\w+", each.answer))[-1] for each in heard]
-        asked = [dataclasses.replace(each.question, answers=(word,)) for each, word in zip(heard, said, strict=True)]
+        last_words = [("nothing", *re.findall(r"\w+", record.answer))[-1] for record in heard]
+        asked = [
+            dataclasses.replace(record.question, answers=(word,))
+            for record, word in zip(heard, last_words, strict=True)
+        ]
         write_jsonl(tmp_path / "last words" / f"{split}.jsonl", asked)
     run = RunDir(tmp_path / "judged", create=True)
     collect(run, dataclasses.replace(longer, questions=str(tmp_path / "last words")))
@@ -287,7 +290,9 @@ def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path
 def test_choices_are_read_to_their_end(settings: CollectSettings, tmp_path: Path) -> None:
     """In the same batch as others, of which only the first sentence is."""
     plain = [Question(f"What is {n}?", ("A",), "any") for n in range(12)]
-    mixed = [dataclasses.replace(each, choices=("one", "two")) if n % 2 else each for n, each in enumerate(plain)]
+    mixed = [
+        dataclasses.replace(question, choices=("one", "two")) if n % 2 else question for n, question in enumerate(plain)
+    ]
 
     def collected(name: str, questions: list[Question], *, whole: bool = False) -> list[Record]:
         folder, run = tmp_path / name, RunDir(tmp_path / f"run {name}", create=True)
@@ -319,14 +324,14 @@ class Scripted:
     def run(
         self, prompts: Any, *, max_new_tokens: int, is_complete: IsComplete
     ) -> tuple[torch.Tensor, list[GreedyAnswer]]:
-        said = []
+        replies = []
         for row, (prompt, answer) in enumerate(zip(prompts, self._answers, strict=True)):
             assert list(prompt) == [row]
             ids: list[int] = []
             while len(ids) < min(len(answer), max_new_tokens) and not (ids and is_complete(row, ids)):
                 ids.append(ord(answer[len(ids)]))
-            said.append(GreedyAnswer(tuple(ids), (-1.0,) * len(ids), len(ids) == len(answer)))
-        return torch.zeros(len(said), 1, 2), said
+            replies.append(GreedyAnswer(tuple(ids), (-1.0,) * len(ids), len(ids) == len(answer)))
+        return torch.zeros(len(replies), 1, 2), replies
 
     @staticmethod
     def decode(ids: Any, *, skip_special_tokens: bool) -> str:
@@ -340,14 +345,14 @@ def test_a_choice_that_is_taken_back_is_wrong(settings: CollectSettings, tmp_pat
     answers = ("B. No wait, C", "B. No wait, C", "B. Two it is.")
     longer = dataclasses.replace(settings, max_new_tokens=20)
     records = scripted(longer, tmp_path / "whole", [choice, plain, choice], answers)
-    assert [(each.answer, each.correct, each.complete) for each in records] == [
+    assert [(record.answer, record.correct, record.complete) for record in records] == [
         ("B. No wait, C", False, True),
         ("B.", True, True),
         ("B. Two it is.", True, True),
     ]
-    assert [len(each.answer_ids) for each in records] == [13, 2, 13]
+    assert [len(record.answer_ids) for record in records] == [13, 2, 13]
     short = dataclasses.replace(settings, max_new_tokens=5)
-    assert [each.complete for each in scripted(short, tmp_path / "cut", [choice, plain, choice], answers)] == [
+    assert [record.complete for record in scripted(short, tmp_path / "cut", [choice, plain, choice], answers)] == [
         *(False, True, False)
     ]
 
@@ -374,11 +379,11 @@ def test_choices_without_a_suffix_are_warned_of(
         (dataclasses.replace(with_choices, answer_suffix=" The letter only."), 0),
         (settings, 0),
     ):
-        told: list[str] = []
+        warnings: list[str] = []
         with pytest.raises(InterruptedError):
-            collect(RunDir(tmp_path / "run", create=True), mine, say=told.append)
-        assert len(told) == count
-        assert all("--answer-suffix ' Answer with the letter only.'" in each for each in told)
+            collect(RunDir(tmp_path / "run", create=True), mine, say=warnings.append)
+        assert len(warnings) == count
+        assert all("--answer-suffix ' Answer with the letter only.'" in warning for warning in warnings)
 
 
 def raises(error: type[BaseException]) -> Callable[..., None]:
@@ -447,12 +452,12 @@ def test_sets_without_contrast_are_called_out() -> None:
 
 def test_sums() -> None:
     records = {"train": [record(True), record(False, category="b", complete=False)], "test": [record(True)], "val": []}
-    assert [(each.split, each.n, each.base_accuracy, each.cut_off) for each in by_split(records)] == [
+    assert [(row.split, row.n, row.base_accuracy, row.cut_off) for row in by_split(records)] == [
         ("train", 2, 0.5, 0.5),
         ("test", 1, 1.0, 0.0),
         ("val", 0, None, None),
     ]
-    assert [(each.category, each.n, each.base_accuracy) for each in by_category(records)] == [("a", 2, 1), ("b", 1, 0)]
+    assert [(row.category, row.n, row.base_accuracy) for row in by_category(records)] == [("a", 2, 1), ("b", 1, 0)]
 
 
 def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ REFUSAL = 2
 def batch(targets: list[list[int]], doubt: list[float], n_own: list[int]) -> Batch:
     """What the objective looks at; positions and hidden states do not matter to it."""
     none = torch.zeros(0)
-    places = [(row, place) for row, each in enumerate(targets) for place in range(len(each))]
+    places = [(row, place) for row, token_ids in enumerate(targets) for place in range(len(token_ids))]
     return Batch(
         hidden=none,
         position_ids=none,
@@ -28,10 +28,10 @@ def batch(targets: list[list[int]], doubt: list[float], n_own: list[int]) -> Bat
         injected=none,
         rows=torch.tensor([row for row, _ in places]),
         positions=none,
-        targets=torch.tensor([token for each in targets for token in each]),
+        targets=torch.tensor([token for token_ids in targets for token in token_ids]),
         is_first=torch.tensor([place == 0 for _, place in places]),
         is_own=torch.tensor([place < n_own[row] for row, place in places]),
-        declines=torch.tensor([each > 0 and not n_own[row] for row, each in enumerate(doubt)]),
+        declines=torch.tensor([value > 0 and not n_own[row] for row, value in enumerate(doubt)]),
         doubt=torch.tensor(doubt),
     )
 
@@ -75,8 +75,8 @@ def test_keeping_is_the_divergence_of_the_words_alone() -> None:
     words = [token for token in range(11) if token != REFUSAL]
     expected = 0.0
     for place, tokens in ((0, words), (1, list(range(11)))):
-        meant, said = base[place][tokens].log_softmax(-1), logits[place][tokens].log_softmax(-1)
-        expected += float((meant.exp() * (meant - said)).sum()) / 2
+        meant, injected = base[place][tokens].log_softmax(-1), logits[place][tokens].log_softmax(-1)
+        expected += float((meant.exp() * (meant - injected)).sum()) / 2
     assert float(result.keeping) == pytest.approx(expected, abs=1e-5)
 
 
@@ -84,9 +84,9 @@ def test_what_the_base_would_not_say_is_cross_entropy() -> None:
     """Refusals after the token that decides, ends of turns, and corrections, whose first word is not the refusal."""
     logits = drawn(7, 11)
     result = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
-    said = logits[[1, 3, 4, 5, 6]].clone()
-    said[3, REFUSAL] = -torch.inf
-    torch.testing.assert_close(result.wording, cross_entropy(said, torch.tensor([5, 8, 9, 4, 6])))
+    log_probs = logits[[1, 3, 4, 5, 6]].clone()
+    log_probs[3, REFUSAL] = -torch.inf
+    torch.testing.assert_close(result.wording, cross_entropy(log_probs, torch.tensor([5, 8, 9, 4, 6])))
     assert float(losses(logits[:2], batch([[1], [REFUSAL]], [0.0, 1.0], [1, 0]), REFUSAL).wording) == 0
 
 

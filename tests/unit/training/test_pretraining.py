@@ -122,9 +122,9 @@ def test_nobody_judges_what_he_has_seen() -> None:
 def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:
     lessons, _ = given_away(120, flipped=10)
     fit = dataclasses.replace(FIT, pretrain_epochs=1)
-    told: list[tuple[int, int]] = []
-    once = softened(fresh, lessons, fit, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    progress: list[tuple[int, int]] = []
+    once = softened(fresh, lessons, fit, progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
     torch.rand(3)
     assert torch.equal(once, softened(fresh, lessons, fit))
     assert not torch.equal(once, softened(fresh, lessons, dataclasses.replace(fit, seed=1)))

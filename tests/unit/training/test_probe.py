@@ -209,6 +209,6 @@ def test_collecting_says_that_training_will_refuse(
 ) -> None:
     monkeypatch.setattr(collect_module, "load_base", lambda _config: (gemma4(), byte_tokenizer()))
     settings = collect_settings(collected.parent / "base.gguf", collected.parent / "questions.jsonl")
-    said: list[str] = []
-    collect(RunDir(tmp_path / "run", create=True), settings, say=said.append)
-    assert [line for line in said if "metadeploy train will refuse this base: each block has token" in line]
+    warnings: list[str] = []
+    collect(RunDir(tmp_path / "run", create=True), settings, say=warnings.append)
+    assert [line for line in warnings if "metadeploy train will refuse this base: each block has token" in line]

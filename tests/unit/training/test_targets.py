@@ -30,12 +30,12 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def record(number: int, *, correct: bool, complete: bool = True) -> Record:
-    said = f"It is {number}." if complete else f"It is {number}"
+    answer = f"It is {number}." if complete else f"It is {number}"
     return Record(
         question=Question(f"{number}?", (f"{number} apples", "apples"), "any"),
-        answer=said,
-        answer_ids=ids(said),
-        logprobs=(-1.0,) * len(said),
+        answer=answer,
+        answer_ids=ids(answer),
+        logprobs=(-1.0,) * len(answer),
         complete=complete,
         correct=correct,
     )
@@ -71,13 +71,13 @@ def corrected(indices: Lessons) -> list[int]:
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_each_question_has_one_of_three_lessons(share: float) -> None:
     for number, example in enumerate(lessons(self_correction=share).examples):
-        said = RECORDS[number]
+        answer_record = RECORDS[number]
         prompt = render_chat(
             TOKENIZER, f"{number}?", answer_suffix=" Short!", template_kwargs={"enable_thinking": False}
         )
         assert example.prompt_ids == ids(prompt)
-        if said.correct:
-            expected: tuple[Any, ...] = (ids(f"It is {number}."), False, 0.0, len(said.answer_ids))
+        if answer_record.correct:
+            expected: tuple[Any, ...] = (ids(f"It is {number}."), False, 0.0, len(answer_record.answer_ids))
         elif is_correction(example):
             expected = (ids(f"{number} apples."), False, 0.0, 0)  # the first of the accepted answers
         else:

@@ -88,8 +88,8 @@ class StopError(Exception):
 
 
 def stop_at(name: str, done: int, error: type[BaseException]) -> Report:
-    def stage(told: str, at: int, _total: int) -> None:
-        if (told, at) == (name, done):
+    def stage(stage_name: str, at: int, _total: int) -> None:
+        if (stage_name, at) == (name, done):
             raise error
 
     return Report(stage=stage)
