@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ on a tiny base: that they run, and say what they have measured."""
+"""The scripts in benchmarks/ run on a tiny base and report their measurements."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Script = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repo_root: Path) -> Script:
-    """A script in this process: the report that it writes."""
-    monkeypatch.setenv("PYTHONPATH", str(repo_root))  # for what it starts
+    """Run a script in this process and return the report that it writes."""
+    monkeypatch.setenv("PYTHONPATH", str(repo_root))  # for its child processes
 
     def call(module: ModuleType, *arguments: str | Path) -> dict[str, Any]:
         output = tmp_path / "report.json"

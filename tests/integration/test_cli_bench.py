@@ -1,4 +1,4 @@
-"""`metadeploy bench` as a user runs it, in its short form."""
+"""`metadeploy bench --quick` on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bench = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
-    """The command in this process: what it prints to stdout, and to stderr."""
+    """Run the command in this process and return its stdout and stderr."""
 
     def call(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()

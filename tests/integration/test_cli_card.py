@@ -1,4 +1,4 @@
-"""`metadeploy card` as people type it."""
+"""`metadeploy card` on the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.card_run import drawn_samples, results_of, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-#: As if it were installed without the extras of training.
+#: Runs the command as if the extras for training were not installed.
 NO_TORCH = "import sys; sys.modules['torch'] = None; from metadeploy.cli import main; main()"
 
 
@@ -40,7 +40,7 @@ def test_a_card(folder: Path) -> None:
         "note: the base is a file, not a hub id: the card does not link it (--base-model owner/name)",
         "note: no license is named (--license MIT)",
     ]
-    # unedited, it is written anew
+    # a card without edits is replaced
     stdout, stderr = card(folder, "--license", "MIT", "--name", "My Doubter", "--base-model", "owner/Tiny-1B")
     assert stderr == ""
     model_card = ModelCard.load(folder / "README.md")

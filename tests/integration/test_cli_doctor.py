@@ -34,7 +34,7 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
-    """With the demo's base in the cache and no sidecar beside it."""
+    """The cache holds the demo's base and no sidecar."""
     (tmp_path / base_gguf.name).symlink_to(base_gguf)
     done = run("--json", cache=tmp_path)
     document = json.loads(done.stdout)
@@ -111,7 +111,7 @@ def test_a_version_that_cannot_be_printed_is_an_error(llama_meta_generate: Path)
 
 @pytest.mark.parametrize("name", TYPES)
 def test_types_are_those_of_gguf(name: str) -> None:
-    """The core and the package gguf (NumPy) dequantise the doctor's weights alike."""
+    """The core and the package gguf (NumPy) dequantize the doctor's weights to the same values."""
     drawn = draw(_core, WeightType(**TYPES[name]))
     width = drawn.weights.shape[1]
     ours = _core.dequantize_rows(name, drawn.data.tobytes(), width)
@@ -119,7 +119,7 @@ def test_types_are_those_of_gguf(name: str) -> None:
     assert np.isfinite(ours).all()
     assert 0.01 < np.abs(ours).mean() < 10
     kind = gguf.GGMLQuantizationType.__members__.get(name)
-    if kind is None or name == "Q1_0":  # newer than the package: the doctor takes the core's
+    if kind is None or name == "Q1_0":  # newer than the package: the doctor uses the core's table
         assert name in ("Q1_0", "Q2_0")
         return
     assert TYPES[name]["block"] == gguf.GGML_QUANT_SIZES[kind][0]

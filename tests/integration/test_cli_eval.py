@@ -38,13 +38,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
-    """A run directory of the test's own."""
+    """A run directory for one test."""
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 @pytest.fixture
 def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Eval:
-    """The command in this process: what it prints to stdout, or to stderr where it fails."""
+    """Run the command in this process and return its stdout, or its stderr if it fails."""
 
     def call(*arguments: str | Path, code: int = 0) -> str:
         capfd.readouterr()
@@ -97,7 +97,7 @@ def test_torch_from_questions_to_plots(run: Path, evaluate: Eval) -> None:
     assert results["config"]["base"]["name"] == "base.gguf"
     assert len(results["config"]["wrapper"]["sha256"]) == 64
     assert results["environment"]["metadeploy"] == __version__ != "unknown"
-    assert str(run.parent) not in json.dumps(results)  # nothing of this machine's folders
+    assert str(run.parent) not in json.dumps(results)  # no folder of this machine
     for name in (*results["plots"], results["samples"]["file"]):
         assert (run / "eval" / name).stat().st_size > 1000
     assert len(results["plots"]) == 4
@@ -110,7 +110,7 @@ def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
     assert other["config"]["engine"] == "runtime"
     assert other["samples"]["file"] == "samples_runtime_base_test.jsonl"
     ours, theirs = (Samples.read(run / "eval" / results["samples"]["file"]) for results in (one, other))
-    # the runtime's cache is F16, which may move a choice between two words that are nearly as likely
+    # the runtime's cache is F16, which may change the choice between two almost equally likely words
     same = [a.base_answer == b.base_answer and a.answer == b.answer for a, b in zip(ours, theirs, strict=True)]
     assert sum(same) >= 0.9 * N_TEST
     assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
@@ -152,7 +152,7 @@ def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeyp
 def test_an_interrupted_evaluation_goes_on(
     number: signal.Signals, run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the second of six chunks; then the same bytes as without it."""
+    """It is interrupted after the second of six chunks and then resumed. The files have the same bytes."""
     monkeypatch.setattr(sampling, "CHUNK", 8)
     asked: list[int] = []
     chunk = sampling._Chunk
@@ -181,7 +181,7 @@ def test_an_interrupted_evaluation_goes_on(
 def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
     options = (*QUICK, "--no-baselines", "--gains", "none", "--json")
     by_coverage = json.loads(evaluate(run, *options, "--target-coverage", "0.25"))
-    assert by_coverage["threshold"]["val"]["coverage"] == pytest.approx(11 / 42)  # 10.5: half a question counts as one
+    assert by_coverage["threshold"]["val"]["coverage"] == pytest.approx(11 / 42)  # 10.5 questions are rounded up
     assert by_coverage["baselines"] == by_coverage["gains"] == []
     bounded = json.loads(evaluate(run, *options, "--max-over-refusal", "0.2"))
     assert 0 < bounded["threshold"]["val"]["over_refusal"] <= 0.2
@@ -199,7 +199,7 @@ def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", results["samples"]["file"])
     assert "left_out" in results["trained_baselines"]["linear probe"]
     assert [row["name"] for row in results["baselines"]][2:] == ["category alone", "told that it may decline"]
-    assert not any(name.startswith("doubt") for name in results["plots"])  # no right answer, no histogram
+    assert not any(name.startswith("doubt") for name in results["plots"])  # no histogram without a right answer
 
 
 def test_a_local_copy_of_a_public_set(
@@ -239,7 +239,7 @@ def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval,
     options = ("--no-baselines", "--gains", "none", "--bootstrap", "5")
     evaluate(run, *options)
     before = {path: path.read_bytes() for path in (run / "eval").iterdir()}
-    mine = tmp_path / "mine" / "test.jsonl"  # named as the run's own split is
+    mine = tmp_path / "mine" / "test.jsonl"  # the same name as one of the run's splits
     mine.parent.mkdir()
     asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(3)]
     mine.write_text("".join(json.dumps(question) + "\n" for question in asked), encoding="utf-8")
@@ -252,7 +252,7 @@ def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval,
 
 
 def test_what_was_left_out_is_kept_from_the_baselines(run: Path, evaluate: Eval) -> None:
-    """So that they know as little of it as the wrapper does."""
+    """The baselines must know as little about these questions as the wrapper does."""
     kinds = {record.question.category for record in Collected.read(run / "collect", "train").records}
     kind, *_ = sorted(kinds)
     opened = RunDir(run)
@@ -278,11 +278,11 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     combined = read(tmp_path / "mean.json")
     assert [row["run"] for row in combined["runs"]] == ["run", "twin"]
     coverage = combined["metrics"]["coverage"]
-    assert coverage["low"] == coverage["mean"] == coverage["high"]  # the same run twice
+    assert coverage["low"] == coverage["mean"] == coverage["high"]  # the same run is given twice
     printed = json.loads(evaluate(run, twin, *QUICK, "--json"))
     assert printed["metrics"] == combined["metrics"]
     assert len(printed["results"]) == 2
-    # a run's results may include means, which are replaced
+    # a run's folder may hold means, which are replaced
     for _ in range(2):
         evaluate(run, twin, *QUICK, "--output", run / "eval" / "results_seeds.json")
     own = "eval/results_torch_float32_test.json"
@@ -300,7 +300,7 @@ def test_means_over_runs(run: Path, evaluate: Eval, tmp_path: Path) -> None:
 
 
 def test_another_run_json_asks_again(run: Path, evaluate: Eval) -> None:
-    """The file has the suffix and the template variables with which a checkpoint is prompted."""
+    """The file holds the answer suffix and the template variables, which are part of the prompt."""
     options = ("--no-baselines", "--gains", "none", "--bootstrap", "5", "--limit", "5", "--json")
     fingerprints = [json.loads(evaluate(run, *options))["samples"]["fingerprint"] for _ in range(2)]
     RunDir(run).update({"answer_suffix": " Be brief."})

@@ -1,4 +1,4 @@
-"""`metadeploy export` and `metadeploy inspect` as people type them, in a process of their own."""
+"""`metadeploy export` and `metadeploy inspect` on the command line, each in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`metadeploy ladder` on a tiny run directory, from a base to table and plot."""
+"""`metadeploy ladder` on a tiny run directory, from a base to the table and the plot."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def run(made: Made, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A run directory of the test's own."""
+    """A run directory for one test."""
     return Path(shutil.copytree(made(getattr(request, "param", "last_prompt_token")), tmp_path / "run"))
 
 
 @pytest.fixture
 def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Climb:
-    """The command in this process: what it prints to stdout, and to stderr."""
+    """Run the command in this process and return its stdout and stderr."""
 
     def call(run: Path, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()
@@ -81,9 +81,9 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert (results["schema"], results["n"], results["notes"]) == (2, N_TEST, [])
     names = [row["name"] for row in results["rungs"]]
     assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
-    assert str(run.parent) not in json.dumps(results)  # nothing of this machine's folders
+    assert str(run.parent) not in json.dumps(results)  # no folder of this machine
     files = [results["rungs"][place]["files"] for place in (0, 1, 3)]
-    assert files[0]["base"]["name"] == "base.gguf"  # not copied: it is F32
+    assert files[0]["base"]["name"] == "base.gguf"  # the F32 base is used in place, without a copy
     assert len(files[0]["base"]["sha256"]) == len(files[0]["sidecar"]["sha256"]) == 64
     assert files[1]["base"] == files[0]["base"]
     assert files[1]["sidecar"]["size"] < files[0]["sidecar"]["size"]
@@ -92,7 +92,7 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert sum(files[2]["base"]["weights"].values()) == pytest.approx(1)
     assert files[2]["base"]["no_k_type"] == sum(files[2]["base"]["matrices"].values())
     nearness = [row["activations"]["mean"] for row in results["rungs"]]
-    assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar moves no activation
+    assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar changes none
     tokens = [row["cognitive_tokens"]["mean"] for row in results["rungs"]]
     assert 1.0001 > tokens[0] > tokens[1] > tokens[3] > 0
     for row in results["rungs"]:
@@ -129,7 +129,7 @@ def test_another_refusal_text(run: Path, climb: Climb) -> None:
 
 
 def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
-    """By PyTorch and by the runtime; of the others only the first sentence is."""
+    """PyTorch and the runtime both read them to the end. Of other answers, they read only the first sentence."""
     path = run / "collect" / "test.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for record in records[::2]:
@@ -186,7 +186,7 @@ def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
             else:
                 text = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
                 assert sample["answer"] == first_sentence(text)
-            # the encoder beside the model is the encoder in it
+            # the encoder computes the same outside the model and inside
             tokens = encoder.encode(llm.activations(question))
             np.testing.assert_array_equal(tokens, llm.cognitive_tokens(question))
     assert 0 < n_declined < 10
@@ -222,7 +222,7 @@ def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
 
 
 def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the third of four rungs; then only the last two are asked."""
+    """Ctrl-C comes in the third of four rungs. The next run computes only the last two."""
     options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
     asked: list[str] = []
     ask = BaseInRuntime.ask
@@ -248,7 +248,7 @@ def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pyt
 
 
 def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And PyTorch computes with the very weights that the file has."""
+    """PyTorch computes with exactly the weights in the file."""
     base = run / "small.gguf"
     _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
     printed, message = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")

@@ -37,7 +37,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(
     arguments: Sequence[str | Path], redirection: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """The command with a shell redirection."""
+    """Run the command with a shell redirection."""
     return subprocess.run(
         ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "metadeploy", *map(str, arguments)],
         capture_output=True,
@@ -188,7 +188,7 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
     run = shell(["inspect", path], PYTHONIOENCODING=encoding)
     assert run.returncode == 0, run.stderr
     assert b"/" + shown + b".gguf" in run.stdout
-    # our own decoration has ASCII replacements
+    # metadeploy's own symbols have ASCII replacements
     bar = "█" if encoding == "utf-8" else "#"
     assert re.search(rb" ca\.2\.gate +\+0\.\d{4}  " + bar.encode() * 10, run.stdout)
     broken = tmp_path / os.fsdecode(b"\xff.gguf")
@@ -201,7 +201,7 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
 
 
 def test_what_a_locale_cannot_name_is_told(tmp_path: Path) -> None:
-    """run.json names the base in UTF-8; a process whose file names are ASCII cannot open it, and says so."""
+    """run.json names the base in UTF-8. A process with ASCII file names cannot open it and reports this."""
     run = write_tiny_run(tmp_path / "made").path
     base = tmp_path / "bäse.gguf"
     base.write_bytes((run / "base.gguf").read_bytes())

@@ -1,4 +1,4 @@
-"""`metadeploy collect` and `metadeploy train` as people type them: the whole cycle on a tiny base."""
+"""`metadeploy collect` and `metadeploy train` on the command line: the whole cycle on a tiny base."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     assert (sidecar.config.inject_from, sidecar.config.cross_attn_layers) == ("last_prompt_token", (1, 2))
     assert json.loads(run("inspect", folder / "doubter_sidecar.gguf", "--json").stdout)["valid"]
 
-    # again, with another line: nothing is learnt
+    # again with another operating point: no training step is run
     result = run("train", folder, *SHORT, "--target-coverage", "0.5", "--json")
     assert "only the operating point is calibrated" in result.stderr
     moved = json.loads(result.stdout)
-    assert moved["val"]["coverage"] == pytest.approx(0.5, abs=0.1)  # as near as a few questions allow
+    assert moved["val"]["coverage"] == pytest.approx(0.5, abs=0.1)  # as close as the few questions allow
     assert len(moved["history"]) == 2
     refused = run("train", folder, *SHORT, "--lr", "0.1", code=1)
     assert "holds a trained Doubter that had other settings, or other questions (hint:" in refused.stderr
@@ -161,7 +161,7 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
 def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = tiny
     folder = tmp_path / "run"
-    questions = tmp_path / "questions.jsonl"  # so many that it cannot be over before the signal comes
+    questions = tmp_path / "questions.jsonl"  # enough questions that the run cannot end before the signal arrives
     write_jsonl(questions, [Question(f"{n} + 1?", (str(n + 1),), "sum", f"number:{n}") for n in range(2000)])
     arguments = ("collect", folder, "--base", base, "--questions", questions, *COLLECT)
     process = started(*arguments, "--batch-size", "1")

@@ -1,4 +1,4 @@
-"""The whole cycle in miniature: the example from an empty folder, with a tiny random base."""
+"""The whole cycle in miniature: the example runs in an empty folder with a tiny random base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_command(path: Path, text: str) -> None:
 
 
 def commands_folder(folder: Path) -> Path:
-    """A folder for PATH with `metadeploy`, as installed or else of this checkout, and the `python` of these tests."""
+    """A folder for PATH with `metadeploy` (installed, or from this checkout) and the `python` that runs these tests."""
     folder.mkdir()
     write_python(folder)
     installed = Path(sysconfig.get_path("scripts"), "metadeploy")
@@ -45,7 +45,7 @@ def commands_folder(folder: Path) -> Path:
 
 
 def write_python(folder: Path) -> None:
-    """The interpreter is not a link: through a link, Python would not find the packages of a virtual environment."""
+    """Write a script, not a link: through a link, Python would not find the packages of a virtual environment."""
     write_command(folder / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
 
@@ -161,7 +161,7 @@ def checking_commands(folder: Path) -> Path:
 
 
 def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
-    """The example with its own recipe."""
+    """The example runs with its own settings."""
     commands = checking_commands(tmp_path / "bin")
     (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
     result = run(tmp_path, commands, "3", "4", METADEPLOY_CACHE=str(tmp_path))
@@ -188,7 +188,7 @@ def test_the_recipe_for_qwen_is_the_same_with_another_base(tmp_path: Path) -> No
     commands = checking_commands(tmp_path / "bin")
     base = tmp_path / "qwen.gguf"
     base.touch()
-    (tmp_path / "questions").mkdir()  # drawn already
+    (tmp_path / "questions").mkdir()  # the questions exist already
     given = {"BASE": str(base), "METADEPLOY_CACHE": str(tmp_path / "none")}
     lines = run(tmp_path, commands, "5", script=QWEN_SCRIPT, **given).stdout.splitlines()
     assert lines[0] == f"collect run_dir=runs/seed-5 base={base} questions=questions"

@@ -1,4 +1,4 @@
-"""`metadeploy demo` as people type it, with the real model; offline, so the base has to be on this machine."""
+"""`metadeploy demo` on the command line with the real model. It runs offline: the base must be on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_TORCH = "import sys; sys.modules['torch'] = None; from metadeploy.cli import 
 
 @pytest.fixture(scope="module")
 def cache(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that holds the base and nothing else."""
+    """A cache folder that holds only the base."""
     folder = tmp_path_factory.mktemp("cache")
     try:
         (folder / base_gguf.name).hardlink_to(base_gguf)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
 COMMANDS = [command.name for command in app.registered_commands if command.name is not None]
 FLAG = re.compile(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*")
-#: Commands of the framework, which has a script of the same name; the page says so.
+#: Commands of the framework. Its script has the same name, as the page explains.
 NOT_OURS = {"validate"}
 
 
@@ -40,7 +40,7 @@ def section(title: str) -> str:
 
 
 def rows(title: str) -> list[tuple[str, ...]]:
-    """Cells of a section's table, without its head."""
+    """Return the cells of a section's table without the header."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]) for line in lines[2:]]
 
@@ -50,7 +50,7 @@ def spans(text: str) -> list[str]:
 
 
 def ours() -> Iterator[str]:
-    """The page's text about this project, without the parts about the framework."""
+    """Return the page's text about this project, without the parts about the framework."""
     theirs = {cell for title in ("Commands", "Python", "Figures") for cell, *_ in rows(title)}
     for line in PAGE.splitlines():
         if line.startswith("    metadeploy "):
@@ -65,7 +65,7 @@ def ours() -> Iterator[str]:
 
 
 def known_flags(text: str, command: str) -> list[str]:
-    """Flags in a command line that its help does not know."""
+    """Return the flags in a command line that the command's help does not list."""
     words = re.sub(r"\"[^\"]*\"|'[^']*'", "", text)
     return [flag for flag in FLAG.findall(words) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", help_of(command))]
 
@@ -133,7 +133,7 @@ def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
 
 
 def _callable(node: ast.expr) -> Any:
-    """The object that a name in the right column of the Python table stands for."""
+    """Return the object that a name in the right column of the Python table refers to."""
     text = ast.unparse(node)
     names = {
         "MetaLlama": metadeploy.MetaLlama,

@@ -1,4 +1,4 @@
-"""What an install puts on the machine; runs against the installed distribution, editable or not."""
+"""The files and entry points of the installed distribution, editable or not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def program(distribution: importlib.metadata.Distribution) -> Path:
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run away from the checkout, whose folder ``metadeploy/`` would go before the installed package."""
+    """Run outside the checkout, whose folder ``metadeploy/`` would hide the installed package."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

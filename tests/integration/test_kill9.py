@@ -107,7 +107,7 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 
 def test_results_of_prompts(tiny: Program, tmp_path: Path) -> None:
-    """Keep nothing from one prompt for the next, so that every run computes the same for a prompt."""
+    """Nothing is cached between prompts, so that every run computes the same for a prompt."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     prompts.write_text("".join(f"question {n}?\n" for n in range(100)), encoding="utf-8")
     flags = ("--prompts", prompts, "-o", output, "-n", "8", "--prefix-cache", "0")

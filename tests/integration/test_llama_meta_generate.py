@@ -1,4 +1,4 @@
-"""llama-meta-generate as a user runs it, with one prompt; files of prompts have a module of their own."""
+"""llama-meta-generate with one prompt. Another module tests files of prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.program import REFUSAL, Program, TinyCase
 
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
-#: The base tells stories for ever.
+#: The base continues this prompt endlessly.
 STORY = "<|im_start|>user\nTell me a very long story.<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -81,7 +81,7 @@ def test_what_is_kept_for_the_next_prompt_is_an_option(tiny: Program) -> None:
         answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
         return answer["base"]["timings"]["n_reused"], answer["timings"]["n_reused"]
 
-    assert reused() == (0, 5)  # the wrapper begins with what the base has computed
+    assert reused() == (0, 5)  # the wrapper's prompt reuses the base's K/V cache
     assert reused("--prefix-cache", "0") == reused(env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 0)
     assert reused("--prefix-cache", "1", env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 5)
     assert "5 tokens (5 reused)" in tiny("-p", "hello", "-n", "1", "-v", "--compare").stderr
@@ -98,7 +98,7 @@ def test_sizes_in_mib(flag: str, tiny: Program) -> None:
 def test_json_says_whether_it_abstained(doubter: Program) -> None:
     answer = json.loads(doubter("-p", QUESTION, "--json").stdout)
     assert (answer["text"], answer["abstained"], answer["finish_reason"]) == (REFUSAL, True, "stop")
-    # cut off inside the sentence, it is the same refusal
+    # a refusal that is cut off inside the sentence still counts
     assert json.loads(doubter("-p", QUESTION, "--json", "-n", "5").stdout)["abstained"] is True
 
 
@@ -125,7 +125,7 @@ def test_the_doubt_threshold_decides(doubter: Program) -> None:
         answer = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
         assert answer["abstained"] is abstained, threshold
         assert answer["doubt"] == as_shipped["doubt"]
-    # in the environment it is a setting, which the base alone has no use for
+    # as a variable it is a default, which the base alone ignores
     environment = {"LLAMA_ARG_DOUBT_THRESHOLD": "1"}
     assert json.loads(doubter(*question, env=environment).stdout)["abstained"] is False
     assert json.loads(doubter(*question, "--doubt-threshold", "0", env=environment).stdout)["abstained"] is True
@@ -148,7 +148,7 @@ def test_raw_bypasses_the_template(doubter: Program) -> None:
     templated = json.loads(doubter("-p", QUESTION, "--json", "-n", "1").stdout)
     raw = json.loads(doubter("-p", QUESTION, "--json", "-n", "1", "--raw").stdout)
     assert raw["timings"]["n_prompt"] < templated["timings"]["n_prompt"]
-    # a text that is the template's own output is the same prompt
+    # a text equal to the template's output is the same prompt
     text = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
@@ -165,7 +165,7 @@ def test_where_the_prompt_comes_from(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("hello there\n", encoding="utf-8")
     assert tiny("-f", file, "-n", "30").stdout == expected
-    # -p goes before stdin, which is not read
+    # -p takes precedence, and stdin is not read
     assert tiny("-p", "hello there", "-n", "30", stdin="another").stdout == expected
 
 
@@ -173,7 +173,7 @@ def test_system_prompt(doubter: Program, tiny: Program) -> None:
     def n_prompt(*flags: str) -> int:
         return int(json.loads(doubter("-p", QUESTION, "-n", "0", "--json", *flags).stdout)["timings"]["n_prompt"])
 
-    # SmolLM2's template brings a system prompt of its own where none is given
+    # SmolLM2's template adds its own system prompt if none is given
     assert n_prompt("-sys", "Hi") < n_prompt()
     assert n_prompt("-sys", "Answer in one word, without any explanation, and only if you are sure of it.") > n_prompt()
     run = tiny("-p", "hello", "-sys", "Hi", "--raw")
@@ -182,7 +182,7 @@ def test_system_prompt(doubter: Program, tiny: Program) -> None:
 
 
 def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
-    """Every flag that users know, in one call; each must parse, and together they must answer."""
+    """One call uses all common flags of llama.cpp: each must parse, and together they must give an answer."""
     run = tiny(
         *("-sys", "s", "-n", "5", "-c", "128", "-b", "64", "-ub", "32", "-t", "1", "-tb", "1", "-ngl", "0"),
         *("--temp", "0.7", "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01", "-s", "1", "--jinja", "-v"),
@@ -194,7 +194,7 @@ def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_messages_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
-    """On stderr from the level of -lv on, and in a file as well; the answer is the same and alone on stdout."""
+    """Messages up to the level of -lv go to stderr and to a file. Only the answer is on stdout, and it is the same."""
     log = tmp_path / "log.txt"
     quiet = tiny("-p", "hello", "-n", "5")
     for more in ((), ("--log-file", log, "--log-timestamps")):
@@ -206,7 +206,7 @@ def test_messages_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_memory_of_several_nodes(tiny: Program) -> None:
-    """--numa is llama.cpp's to set up, once, before anything is loaded; the answer does not depend on it."""
+    """llama.cpp applies --numa once, before anything is loaded. The answer does not depend on it."""
     quiet = tiny("-p", "hello", "-n", "5")
     run = tiny("-p", "hello", "-n", "5", "--numa", "distribute")
     assert (run.returncode, run.stdout) == (0, quiet.stdout)
@@ -227,7 +227,7 @@ def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
 
 
 def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_path: Path) -> None:
-    """Many files say how their authors sample; llama.cpp takes that for all that no flag says."""
+    """Many files recommend sampling settings. llama.cpp would use them for every flag that is not given."""
     sampled = tmp_path / "sampled.gguf"
     settings = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
     write_tiny_gguf(sampled, seed=3, sampling=settings | {"sequence": "penalties;temperature"})
@@ -244,7 +244,7 @@ def test_length_of_the_answer(tiny: Program) -> None:
 
     assert finish("-n", "0") == (0, "length")
     assert finish("-n", "7") == (7, "length")
-    # until the context is full: 5 tokens of the prompt are in it, and the last answer token need not be
+    # until the context is full: it holds the prompt's 5 tokens, but need not hold the last token of the answer
     assert finish("-n", "-1", "-c", "256") == (252, "length")
     assert finish("-c", "256") == (252, "length")
 
@@ -279,13 +279,13 @@ def test_flags_win_over_the_environment(tiny: Program, tmp_path: Path) -> None:
     run = tiny("-p", "hello", "-n", "12", "--meta-gain", "1", env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout == tiny("-p", "hello", "-n", "12").stdout
-    # a prompt on the command line is one prompt, whatever files the environment names
+    # a prompt on the command line overrides files that the environment names
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("hello", encoding="utf-8")
     files = {"META_PROMPTS": "/no/such/file", "META_OUT": "/no/such/folder/x", "LLAMA_ARG_N_PARALLEL": "4"}
     for flags in (("-p", "hello"), ("-f", prompt), ("-bf", prompt)):
         assert tiny(*flags, "-n", "12", env=files | {"META_PROMPT": "another"}).stdout == run.stdout
-    # and a flag that needs the wrapper, or contradicts another mode, is meant
+    # but a flag that needs the wrapper or contradicts another mode is an error
     both = tiny("-p", "hello", "-n", "12", "--compare")
     assert tiny("-p", "hello", "-n", "12", "--compare", env={"META_BASE": "1"}).stdout == both.stdout
     goal, refresh = ("--meta-goal", "be brief"), ("--meta-refresh", "0.5,3,20")
@@ -467,7 +467,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    """Press Ctrl-C; the process must end soon."""
+    """Press Ctrl-C. The process must end soon."""
     process.send_signal(signal.SIGINT)
     rest, stderr = process.communicate(timeout=10)
     return process.returncode, rest, stderr

@@ -1,4 +1,4 @@
-"""Inputs that llama-meta-generate could misread: templates, encodings, numbers, variables."""
+"""Inputs that llama-meta-generate could misread: templates, encodings, numbers and variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.program import Program, Run, TinyCase
 
 
 def refused(run: Run, *messages: str, status: int = 1) -> None:
-    """The program ends before any answer, with one message."""
+    """Assert that the program ends before any answer, with one message."""
     assert (run.returncode, run.stdout) == (status, ""), run.stderr
     for text in messages:
         assert text in run.stderr
@@ -282,7 +282,7 @@ def test_a_goal_anchor_needs_a_goal(tiny: Program, tiny_case: TinyCase, tmp_path
     assert program("-p", "hello", "-n", "2", env={"META_ANCHOR": "be brief"}).returncode == 0
 
 
-# --- files in place of others ----------------------------------------------------------------------------------------
+# --- the wrong file ---------------------------------------------------------------------------------------------------
 
 
 def test_files_in_place_of_others(tiny: Program, tiny_case: TinyCase, tmp_path: Path) -> None:

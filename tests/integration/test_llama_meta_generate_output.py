@@ -26,7 +26,7 @@ SHORT = ("-n", "4")
 
 
 def redirected(program: Program, flags: Sequence[str | Path], redirection: str) -> Run:
-    """The program with a shell redirection."""
+    """Run the program with a shell redirection."""
     shell = Program(Path("/bin/bash"), program.model, program.meta)
     command = [program.path, "-m", program.model, "--meta", program.meta, "-t", "1", *flags]
     return shell.bare("-c", f'"$@" {redirection}', "bash", *command)

@@ -1,4 +1,4 @@
-"""llama-meta-generate with files of prompts: one model load, results in order, resumable."""
+"""llama-meta-generate with files of prompts: the model is loaded once, results are in order, and runs can resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
         (2, "three, the last"),
     ]
     for result in results:
-        # exactly what the prompt alone gives: nothing of the one before is left
+        # exactly the answer to the prompt alone: the one before leaves no trace
         alone = json.loads(tiny("-p", result["prompt"], "-n", "9", "--json").stdout)
         assert result["text"] == alone["text"]
         keys = ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain", "run"]
@@ -94,7 +94,7 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
     assert [result["prompt"] for result in results] == ["one", "two\nlines", "three"]
     # this template joins the contents
     assert results[2]["text"] == json.loads(tiny("-p", "be brief three", "-n", "9", "--json").stdout)["text"]
-    # the system prompt of the command line is for conversations that bring none
+    # the command line's system prompt applies to conversations without one
     with_system = lines_of(tiny("--prompts", prompts, "-n", "9", "-sys", "be brief ").stdout)
     assert with_system[2] | {"timings": 0, "run": 0} == results[2] | {"timings": 0, "run": 0}
 
@@ -209,7 +209,7 @@ def test_gains_of_single_prompts(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
-    """Short and long prompts, one that fails, and more of them than sequences; results in order all the same."""
+    """There are short and long prompts, one that fails, and more prompts than sequences. Results stay in order."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     lines = ["one", "a longer prompt, " * 8, "x" * 300, "four", "What is the capital of France?", "six", "x" * 256]
     prompts.write_text("\n".join(lines), encoding="utf-8")
@@ -260,7 +260,7 @@ def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
         assert run.returncode == 0
         written = output.read_text(encoding="utf-8")
         assert without_times(written) == without_times(whole)
-        # what was there is there still, byte for byte
+        # the earlier results are still there, byte for byte
         assert written.startswith(first if kept else "")
         assert ("1 of 3 results are there already" in run.stderr) == bool(kept)
     # nothing to do
@@ -281,7 +281,7 @@ def test_a_failed_result_that_is_there_already_is_still_a_failure(tiny: Program,
     for kept, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
         output.write_text(kept, encoding="utf-8")
         run = tiny(*flags)
-        assert run.returncode == 1  # that of the second prompt, whenever it was asked
+        assert run.returncode == 1  # the second prompt's error, whenever it was asked
         assert (f"{n_failed} of them failed; to ask again, delete the file" in run.stderr) == bool(n_failed)
         assert without_times(output.read_text(encoding="utf-8")) == without_times(whole)
 
@@ -317,7 +317,7 @@ def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
     assert stderr.endswith(b"interrupted\n")
-    # what was answered is there, whole
+    # the finished answers are there and complete
     kept = output.read_text(encoding="utf-8")
     assert 0 < len(lines_of(kept)) < 40
     prompts.write_text(
@@ -339,7 +339,7 @@ def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, t
         "META_OUT": str(output),
         "META_NGEN": "5",
     }
-    for _ in range(2):  # the second run writes the file anew
+    for _ in range(2):  # the second run replaces the file
         run = tiny.without_meta(env=environment)
         assert (run.returncode, run.stdout) == (0, "")
         answers = output.read_bytes().split(b"\0")
@@ -347,7 +347,7 @@ def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, t
         for prompt, answer in zip(("one", "two\nlines", "three"), answers[:3], strict=True):
             expected = tiny("-p", prompt, "-n", "5").stdout.encode(errors="surrogateescape")
             assert answer + b"\n" == expected
-    # without META_OUT the same goes to stdout
+    # without META_OUT, the same output goes to stdout
     del environment["META_OUT"]
     assert tiny.without_meta(env=environment).stdout.encode(errors="surrogateescape") == b"\0".join(answers)
 

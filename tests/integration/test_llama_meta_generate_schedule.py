@@ -1,4 +1,4 @@
-"""Modes over time of llama-meta-generate."""
+"""Modes over time in llama-meta-generate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERDUE = Refresh(threshold=-1.1, min_interval=1, max_interval=3)
 
 
 def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
-    """As Python's; the JSON says what was asked for."""
+    """The answers are Python's, and the JSON shows the requested schedule."""
     schedules = {
         ("--meta-decay", "0.0,2.5"): InjectionSchedule(decay=Decay(floor=0.0, tau=2.5)),
         ("--meta-window", "3"): InjectionSchedule(window=3),
@@ -57,7 +57,7 @@ def test_the_context_of_an_answer_is_as_long_beside_a_clean_one(tiny: Program, t
 
     assert n_ctx() == n_ctx(*refresh) == n_ctx(env=wanted) == 1024
     assert n_ctx("-c", "512", *refresh) == 512
-    # where nothing may be fitted to memory, sequences share what the base was trained with; the base alone has one
+    # without fitting to memory, the sequences share the base's training context; the base alone has one sequence
     assert n_ctx("-fit", "off", *refresh) == 512
     assert n_ctx("-fit", "off", "--no-meta", env=wanted) == 1024
 
@@ -91,7 +91,7 @@ def test_goal(tiny: Program, tiny_case: TinyCase) -> None:
 def test_many_at_once(
     flags: list[str], schedule: InjectionSchedule, tiny: Program, tiny_case: TinyCase, tmp_path: Path
 ) -> None:
-    """Each is answered as it is alone, whether two answers grow at a time or three."""
+    """Each answer is the same as alone, with two answers at a time or three."""
     prompts = ["hello", "a longer prompt " * 4 + "and on", "What is xenon?", "x", "The fifth, and the last"]
     path = tmp_path / "prompts.txt"
     path.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A refusal text in place of the sidecar's own: in Python, in the program, and in the file."""
+"""Another refusal text than the sidecar's: in Python, in the program, and in the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar, write_sidecar
 from support.program import Program, TinyCase
 
 PROMPT = "What is it?"
-#: Its first byte differs from that of the default text, and so does its first token for the tiny base.
+#: Its first byte, and so its first token for the tiny base, differs from the default text's.
 OTHER = "We don't have enough information to answer that reliably."
 #: An answer counts as declined if it begins with the first words of this text, at least three.
 FEW_WORDS = ("No.", "", "  ", "I cannot.", "No idea. I'm not confident enough.", "... --- !!!")
@@ -32,7 +32,7 @@ def calibrated(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def renamed(tiny_case: TinyCase, calibrated: Path) -> Path:
-    """The same with the other text in the file, and therefore without tokens and a bias."""
+    """The same sidecar with the other text in the file, and therefore without tokens and a bias."""
     source = read_sidecar(tiny_case.sidecar)
     path = calibrated.with_name("renamed.gguf")
     write_sidecar(path, replace(source.config, refusal_text=OTHER), source.tensors)
@@ -80,7 +80,7 @@ def test_it_is_as_if_the_file_said_it(load: Callable[..., MetaLlama], calibrated
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
     llm.attach(calibrated, refusal_text=None)
     assert (llm.refusal_text, answer(llm)) == (DEFAULT_REFUSAL_TEXT, own)
-    # the wrapper's own text: its tokens and its bias stay
+    # with the wrapper's own text, its tokens and bias stay
     llm.attach(calibrated, refusal_text=DEFAULT_REFUSAL_TEXT)
     assert answer(llm) == own
 

@@ -1,4 +1,4 @@
-"""MetaLlama.generate_batch and stream_batch with a tiny random base: what comes when, options, errors, and ends."""
+"""MetaLlama.generate_batch and stream_batch with a tiny random base: order, options, errors, and ends of answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_one_sequence_answers_one_after_the_other(llm: MetaLlama) -> None:
 
 
 def test_in_order_of_completion(tiny_case: TinyCase) -> None:
-    """The first prompt has 26 micro-batches to go; the others, one of which fails, are through by then."""
+    """The first prompt needs 26 micro-batches. The others, one of which fails, end before it does."""
     prompts = ["b" * 200, "a", "c", []]
     with tiny_case.load(n_parallel=3, n_ubatch=16) as many:
         in_order = [answer.index for answer in many.generate_batch(prompts, max_tokens=3, order="input")]
@@ -126,13 +126,13 @@ def test_prompts_are_taken_as_sequences_become_free(many: MetaLlama) -> None:
     answers = many.generate_batch(endless(), max_tokens=2, order="completion")
     first = result_of(next(answers))
     assert first.timings.n_generated == 2
-    assert len(taken) <= 6  # three that run, and three in their places
+    assert len(taken) <= 6  # three answers that run, and three that follow in their sequences
     del answers  # half-way
     assert many.tokenize("free again")
 
 
 def test_conversations_by_turns_keep_a_sequence_each(many: MetaLlama, llm: MetaLlama) -> None:
-    """They begin with the same few words, which is less than what either has to lose."""
+    """They share their first few words. Reusing these would cost each conversation more of its own cache."""
     chats = [f"You are kind. {name} {'asks a long question; ' * 2}" for name in ("Ada", "Bob", "Cleo")]
     before: dict[int, int] = {}
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_each_sequence_has_a_context_of_its_own(tiny_case: TinyCase) -> None:
         for answer, prompt in zip(fitting, prompts, strict=False):
             result = result_of(answer)
             assert result.finish_reason == "length"
-            assert result.timings.n_prompt + result.timings.n_generated == 257  # the last token need not be in it
+            assert result.timings.n_prompt + result.timings.n_generated == 257  # the last one need not fit
             assert result.token_ids == one.generate(prompt, max_tokens=None).token_ids
     assert too_long.result is None
     assert isinstance(too_long.error, ContextOverflowError)
@@ -257,7 +257,7 @@ def test_closing_the_model(tiny_case: TinyCase) -> None:
 
 
 def test_with_another_sidecar(many: MetaLlama, llm: MetaLlama, tmp_path: Path, tiny_case: TinyCase) -> None:
-    """What is there for each sequence is made anew."""
+    """The tables and taps of every sequence are created again."""
     before = [result_of(answer).token_ids for answer in many.generate_batch(PROMPTS, max_tokens=8)]
     many.detach()
     base = [result_of(answer) for answer in many.generate_batch(PROMPTS, max_tokens=8)]

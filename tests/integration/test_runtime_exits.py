@@ -127,7 +127,7 @@ def cancel():
     return False
 daemon(lambda: llm.generate("x", max_tokens=None, cancel=cancel))
 """,
-    # objects that live until the exit
+    # objects that exist until the exit
     "an open stream": """
 llm = load()
 stream = llm.stream("x", max_tokens=5)

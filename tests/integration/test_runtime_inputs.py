@@ -1,4 +1,4 @@
-"""Inputs that MetaLlama could misread: options, prompts, messages, token ids, templates."""
+"""Inputs that MetaLlama could misread: options, prompts, messages, token ids and templates."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-30, 1e-7])
 def test_a_temperature_that_is_none(temperature: float, llm: MetaLlama) -> None:
-    """Logits divided by it would be infinite, and every token would then be the last one of the vocabulary."""
+    """The logits, divided by it, would be infinite, and every token would be the vocabulary's last one."""
     greedy = llm.generate(PROMPT, max_tokens=12)
     result = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
     assert result.token_ids == greedy.token_ids

@@ -21,7 +21,7 @@ from support.tiny_archs import F32, NUM_LAYERS, WIDTH, write_tiny_arch
 
 PROMPT = "What is the capital of France?"
 END_OF_TURN = 258
-#: on a busy machine, several threads would wait for one another
+#: one thread: on a busy machine, several would wait for one another
 ONE_THREAD = {**EXACT, "n_threads": 1}
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
         assert again.token_ids == ids[:n_said]
 
 
-# --- what is injected ------------------------------------------------------------------------------------------------
+# --- injections that overflow the base -------------------------------------------------------------------------------
 
 
 CALLS: dict[str, Callable[[MetaLlama], object]] = {
@@ -239,7 +239,7 @@ OVERFLOWS = r"sidecar\.gguf': at gain -?1e\+05 the base overflows: its logits ar
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, fragile: Fragile) -> None:
-    """NaN shows even in masked cells. The next prompt is shorter, so old cells stay next to its own."""
+    """NaN spreads even from masked cells. The next prompt is shorter, so old cells stay next to its own."""
     with fragile.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base, expected = llm.logits(ids, inject=False), llm.generate("hi", max_tokens=9)
@@ -273,7 +273,7 @@ def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
 
 
 def test_others_on_their_way(fragile: Fragile) -> None:
-    """The memory of other requests stays, whatever stage they are at."""
+    """The memory of other requests stays, at every stage of theirs."""
     with fragile.load() as alone, fragile.load(n_parallel=3, n_ubatch=16) as llm:
         good = [Request(prompt=[20 + (i * n) % 200 for i in range(n)], gain=1.0) for n in (90, 7, 120, 33)]
         bad = [Request(prompt=[40 + i for i in range(n)], gain=1e5) for n in (5, 40)]

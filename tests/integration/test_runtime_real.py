@@ -1,4 +1,4 @@
-"""MetaLlama with SmolLM2-135M and the trained Doubter: what needs a model that takes its time, or knows something."""
+"""MetaLlama with SmolLM2-135M and the trained Doubter: tests that need a slow model, or one that knows facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tolerances import FLASH_ATTN_NMSE, QUANT_SPLIT_NMSE
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
 #: Seconds of work for one thread.
 LONG_PROMPT = "A long story about a small town by the sea. " * 300
-#: The base goes on with this for ever.
+#: The base continues this prompt endlessly.
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,"
 
 
@@ -44,7 +44,7 @@ def test_it_declines(llm: MetaLlama) -> None:
     base = llm.generate(QUESTION, inject=False, max_tokens=12)
     assert base.abstained is False
     assert base.text not in ("", REFUSAL)
-    # cut off inside the sentence it is the same refusal
+    # a refusal that is cut off inside the sentence still counts
     assert llm.generate(QUESTION, max_tokens=5).abstained is True
     known = llm.generate("The capital of France is", raw=True, max_tokens=4)
     assert (known.text.split()[0].strip("."), known.abstained) == ("Paris", False)
@@ -73,7 +73,7 @@ def test_unicode(llm: MetaLlama) -> None:
     chunks = list(llm.stream("Repeat: 😀 首都 😀 首都 😀 首都 😀", raw=True, inject=False, max_tokens=24))
     assert chunks[-1].result is not None
     assert "".join(chunk.text for chunk in chunks) == chunks[-1].result.text
-    # characters of several tokens are shown whole
+    # a character of several tokens appears as a whole
     assert not any("\ufffd" in chunk.text for chunk in chunks[:-1])
 
 
@@ -109,7 +109,7 @@ def test_batch_sizes_do_not_change_the_answer(
 
 
 def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, trained_sidecar: Path) -> None:
-    """It sums in another order and type for a few tokens than for many; what the Doubter says stays the same."""
+    """For a few tokens it sums in another order and type than for many. The decision stays the same."""
     with MetaLlama(base_gguf, trained_sidecar, n_threads=1, n_ubatch=8) as other:
         for question in QUESTIONS:
             assert nmse(other.activations(question), llm.activations(question)) < FLASH_ATTN_NMSE
@@ -118,7 +118,7 @@ def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, train
 
 
 def test_other_threads_run_meanwhile(llm: MetaLlama) -> None:
-    """A thread that asks for the GIL all the time gets it while the model computes."""
+    """A thread that keeps asking for the GIL gets it while the model computes."""
     stop = threading.Event()
     gaps: list[float] = []
 
@@ -139,7 +139,7 @@ def test_other_threads_run_meanwhile(llm: MetaLlama) -> None:
         stop.set()
         thread.join()
     elapsed = time.perf_counter() - started
-    # held for the whole prompt, there would be one gap as long as that
+    # if the GIL were held for the whole prompt, one gap would be that long
     assert max(gaps) < elapsed / 3
     assert len(gaps) > 20
 

@@ -1,4 +1,4 @@
-"""Schedules and given cognitive tokens in MetaLlama's calls, with a tiny random base: options, errors and ends."""
+"""Schedules and given cognitive tokens in MetaLlama's calls with a tiny random base: options, errors, and ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def two(shared_two: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
 
 @pytest.fixture
 def goal_anchor(tiny_case: TinyCase, tmp_path: Path) -> Path:
-    """The tiny wrapper as one that declines nothing, with a bias that means nothing then."""
+    """The tiny wrapper as a goal anchor, which declines nothing and ignores its bias."""
     source = read_sidecar(tiny_case.sidecar)
     path = tmp_path / "goal.gguf"
     write_sidecar(path, replace(source.config, kind="goal_anchor"), source.tensors)
@@ -96,7 +96,7 @@ def test_what_contradicts_itself_is_refused(two: MetaLlama, llm: MetaLlama) -> N
         two.generate(PROMPT, cognitive_tokens=goal[:, 1:])
     with pytest.raises(ModelMismatchError, match=r"have shape \[96\], expected \[3, 32\]"):
         two.generate(PROMPT, cognitive_tokens=goal.ravel())
-    for factor in (np.nan, np.inf, 1e30):  # what overflows would stay in memory, and spoil what comes after
+    for factor in (np.nan, np.inf, 1e30):  # an overflow would stay in memory and spoil later answers
         with pytest.raises(ModelMismatchError, match="huge or not finite"):
             two.generate(PROMPT, cognitive_tokens=goal * factor)
         with pytest.raises(Error, match=r"the gain is .* expected a number such as 1\.0"):
@@ -127,7 +127,7 @@ def test_one_that_is_refused_leaves_the_others(two: MetaLlama) -> None:
 
 
 def micro_batches(messages: list[str]) -> list[list[int]]:
-    """Tokens of the micro-batches of each batch, from what llama.cpp says where LLAMA_BATCH_DEBUG is set."""
+    """Return the tokens of each batch's micro-batches, from llama.cpp's log with LLAMA_BATCH_DEBUG."""
     groups: list[list[int]] = []
     in_micro_batch = False
     for message in messages:
@@ -142,7 +142,7 @@ def micro_batches(messages: list[str]) -> list[list[int]]:
 def test_a_clean_context_gets_its_tokens_together(
     tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refreshed token costs what any other does. Where it is to be compared, the clean context catches up before."""
+    """The clean context is not evaluated at every token. It catches up in one batch before each comparison."""
     monkeypatch.setenv("LLAMA_BATCH_DEBUG", "1")
     logged = caplog.at_level(logging.DEBUG, logger="metadeploy.llama_cpp")
     with logged, tiny_case.load(n_parallel=4, prefix_cache_mib=0) as llm:
@@ -176,7 +176,7 @@ def test_closing_a_refreshed_answer_frees_both_of_its_sequences(two: MetaLlama) 
 
 
 def test_up_to_the_end_of_the_context(tiny_case: TinyCase) -> None:
-    """The clean context has as many tokens as the injected one, and no more are looked at than are evaluated."""
+    """The clean context has as many tokens as the injected one, and only evaluated tokens are compared."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=2, n_ctx=256) as llm:
         result = llm.generate([65] * 240, max_tokens=None, schedule=every)

@@ -1,4 +1,4 @@
-"""MetaLlama with a tiny random base: what one call leaves for the next, instances, threads, logging, imports."""
+"""MetaLlama with a tiny random base: state between calls, instances, threads, logging and imports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_injection_from_the_last_prompt_token_on(prompt: str, llm: MetaLlama, tm
     llm.attach(late)
     ids = llm.tokenize(prompt)
     clean, injected = llm.logits(ids, inject=False), llm.logits(ids)
-    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt before its last token stays clean
+    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt without its last token stays clean
     assert np.abs(injected[-1] - clean[-1]).max() > 0.1
     first = llm.generate(prompt, max_tokens=10, logprobs=0)
     assert first.logprobs is not None
@@ -178,7 +178,7 @@ def test_two_instances(llm: MetaLlama, tiny_case: TinyCase) -> None:
             assert chunk.result is not None
             assert chunk.result.token_ids == expected
         assert bare.generate(PROMPT, max_tokens=15).token_ids == base
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # they are closed, this one is not
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # those are closed, this one is open
 
 
 def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
@@ -212,7 +212,7 @@ def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
             call()
     assert list(stream)[-1].result is not None
     assert llm.tokenize("x")
-    # one that is dropped half-way lets go as well
+    # a stream that is dropped halfway also releases the instance
     stream = llm.stream(PROMPT, max_tokens=5)
     next(stream)
     del stream
@@ -250,7 +250,7 @@ def test_cancelling(llm: MetaLlama) -> None:
         return len(asked) >= 5
 
     with pytest.raises(Cancelled):
-        # one question at least for each of some hundred tokens
+        # at least one call of cancel for each of some hundred tokens
         llm.generate(PROMPT, max_tokens=200, cancel=after_five, temperature=3.0, seed=3)
 
     def fails() -> bool:
@@ -295,7 +295,7 @@ print(sorted({{"torch", "transformers", "safetensors", "gguf"}} & set(sys.module
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_script_of_a_user(verbose: bool, tiny_case: TinyCase) -> None:
-    """Running needs NumPy alone, nothing but the answer is printed, and the interpreter ends in peace."""
+    """Running needs only NumPy, prints only the answer, and the interpreter exits cleanly."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(verbose=verbose), str(tiny_case.base), str(tiny_case.sidecar)],
         capture_output=True,

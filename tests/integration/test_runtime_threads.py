@@ -73,7 +73,7 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
         steps = llm.stream_batch(prompts, max_tokens=6)
         answer, _ = next(steps)
         in_thread(llm.tokenize, "x")
-        answer.close()  # drops even the chunks that are already computed
+        answer.close()  # this drops even chunks that are already computed
         assert answer.index not in {step.index for step, _ in steps}
 
 

@@ -1,8 +1,8 @@
-"""Many prompts at once: each is answered as it is alone, whatever its neighbours are, and whatever becomes of them.
+"""Many prompts at once: each gets the same answer as alone, whatever the other prompts are and however they end.
 
-What a prompt computes, and so its doubt and the first token, is the same to the bit. A later token goes through
-products of one row alone and of several among others, which differ in their last digits; apart from that nothing may.
-K/V cache in F32, flash attention off (``EXACT``) but for the real model.
+The passes over a prompt, and so its doubt and first token, are bit-identical. A later token goes through
+products of one row or of several, which differ in their last digits. Nothing else may differ.
+K/V cache in F32, flash attention off (``EXACT``), except for the real model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pair(
 
 @pytest.fixture
 def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
-    """With injection in the upper half."""
+    """Attach a wrapper that injects into the upper half of the blocks."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
     return pair
 
@@ -56,7 +56,7 @@ def requests(pair: RuntimePair) -> list[Request]:
 def same_answer(
     pair: RuntimePair, actual: GenerationResult | None, request: Request, *, reuses: bool = False
 ) -> GenerationResult:
-    """That of the base that answers one prompt at a time; with ``reuses``, parts of its prompt may be there already."""
+    """Assert that an answer equals that of the base with one sequence; ``reuses``: its prompt may be cached in part."""
     expected = pair.plain.generate(request.prompt, gain=request.gain, max_tokens=12, logprobs=0)
     assert actual is not None
     assert (actual.token_ids, actual.text, actual.finish_reason, actual.gain) == (
@@ -83,7 +83,7 @@ def limit_of(pair: RuntimePair) -> float:
 def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     asked = requests(pair)
-    for _ in range(2):  # the second time in sequences that others have left something in, which nobody goes on from
+    for _ in range(2):  # the second time, the sequences hold tokens of other prompts, which nothing may reuse
         answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
         assert [answer.index for answer in answers] == list(range(len(asked)))
         for answer, request in zip(answers, asked, strict=True):
@@ -97,7 +97,7 @@ def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, t
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
-    """Three conversations by turns, all in flight: others come first and other gains hold in each turn."""
+    """Three conversations at once: their order and their gains change in each turn."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     stateful = pair.kind in STATEFUL
     prompts, before = [pair.prompt(length) for length in (9, 13, 60)], [0, 0, 0]
@@ -111,13 +111,13 @@ def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: Runti
             assert times.n_reused == (reusable(pair, kept, kept) if turn else 0)
             assert times.pass2 == pass2_kind(pair, times.n_prompt, inject_from=inject_from)
         prompts = [*prompts[1:], prompts[0]]
-        # a state is kept before the last token where only that one is injected into
+        # if only the last token is injected into, a state is stored before it
         before = [len(prompt) - (stateful and inject_from == "last_prompt_token") for prompt in prompts]
         prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in prompts]
 
 
 def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> None:
-    """To the bit: the graph of a micro-batch of one sequence is that of a context for one."""
+    """The results are bit-identical: the graph of a micro-batch with one sequence equals that of a context for one."""
     for length in (1, 40, 100):
         ids = attached.prompt(length)
         np.testing.assert_array_equal(attached.tested.logits(ids), attached.plain.logits(ids))
@@ -131,7 +131,7 @@ def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> 
 
 
 def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
-    """Too long, empty, of unknown tokens, a gain that is none, and one that is closed after two tokens."""
+    """One is too long, one empty, one has unknown tokens, one an invalid gain, and one is closed after two tokens."""
     good = requests(attached)
     bad = [
         Request(prompt=attached.prompt(600)),
@@ -164,7 +164,7 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
 
 
 def test_what_others_computed_serves_nobody_else(attached: RuntimePair) -> None:
-    """The same prompts in other company and in other sequences, with the base between them."""
+    """The same prompts run among other prompts and in other sequences, with the base between them."""
     asked = requests(attached)
     for order in ([7, 6, 5, 4, 3, 2, 1, 0], [4, 4, 4, 0, 0, 1]):
         answers = attached.tested.generate_batch([asked[i] for i in order], max_tokens=12, logprobs=0)
@@ -181,7 +181,7 @@ def test_what_others_computed_serves_nobody_else(attached: RuntimePair) -> None:
 
 
 def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """16 micro-batches for its passes, and a token of the other one after each."""
+    """Its passes take 16 micro-batches, with a token of the other answer after each."""
     with runtime_pair("llama", tmp_path, tiny, tested={"n_parallel": 2}, plain={}, n_ubatch=32) as pair:
         pair.attach(tmp_path, [0])
         short, long = pair.prompt(4), pair.prompt(256)
@@ -196,7 +196,7 @@ def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel]
 
 @pytest.mark.parametrize("n_steps", [0, 3, 12])
 def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair) -> None:
-    """When it has not begun, in pass 1 (8 steps) or in pass 2; neighbours and what comes into its place go on."""
+    """It ends before it begins, in pass 1 (8 steps), or in pass 2. The others and its successor continue."""
     asked = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
     calls = itertools.count()
     ended = Request(prompt=attached.prompt(250), cancel=lambda: next(calls) >= n_steps)
@@ -212,7 +212,7 @@ def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair)
 
 @pytest.mark.parametrize("kind", ["llama", *STATEFUL])
 def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """One to three at once, drawn from a few, so that all or a part of each is there already, in this place or that."""
+    """One to three of a few prompts run at once, so that all or part of each is cached in some sequence."""
     options = {"tested": {"n_parallel": 4}, "plain": {"prefix_cache_mib": 0}}
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=16) as pair:
         pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
@@ -236,7 +236,7 @@ def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str],
 def test_a_long_prompt_does_not_hold_other_prompts_up(
     kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
 ) -> None:
-    """One that comes in the middle of the long one's second pass is through before it."""
+    """A prompt that arrives in the middle of the long one's second pass ends before it."""
     options = {"tested": {"n_parallel": 2}, "plain": {"prefix_cache_mib": 0}}
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=32, n_ctx=640) as pair:
         pair.attach(tmp_path, [0])
@@ -256,7 +256,7 @@ def test_a_long_prompt_does_not_hold_other_prompts_up(
 
 
 def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """Eight sequences share a MiB of hidden states, 512 rows each, and one of keys and values, some 85 tokens each."""
+    """Eight sequences share 1 MiB of hidden states, 512 rows each, and 1 MiB of K/V cache, some 85 tokens each."""
     options = {
         "tested": {"n_parallel": 8, "hidden_cache_mib": 1, "prefix_cache_mib": 1},
         "plain": {"prefix_cache_mib": 0},
@@ -279,7 +279,7 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, questions: list[Question]) -> None:
-    """The real base as it is shipped (Q4_1). No prompt shares a batch, so that its doubt and first token are exact.
+    """The real base in its shipped type (Q4_1). No two prompts share a batch, so doubts and first tokens are exact.
 
     Later tokens are computed together: whether one row and several have the same bits depends on the processor.
     """
@@ -300,9 +300,9 @@ def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, quest
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_prompts_in_k_quants(flash_attn: bool, tmp_path: Path) -> None:
-    """Some kernels round a row among several in another way than one alone, and Q4_K's do: later tokens may differ.
+    """Some kernels, such as Q4_K's, round a single row in another way than one of several: later tokens may differ.
 
-    No prompt shares a batch with another, so that its doubt and its first token do not.
+    No two prompts share a batch, so their doubts and first tokens do not differ.
     """
     base, sidecar = write_k_quants(tmp_path)
     rng = np.random.default_rng(0)

@@ -198,7 +198,7 @@ def test_roles_of_a_template(model: TinyModel, tokenizer: Any) -> None:
 
 
 def test_variables_that_are_arguments_of_transformers() -> None:
-    """Training would tokenise them differently."""
+    """Training would tokenize them differently."""
     from metadeploy.training.settings import _NO_VARIABLES
 
     arguments = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"self", "kwargs"}

@@ -34,7 +34,7 @@ def test_tiny_models(
     tmp_path: Path,
     report: Callable[[str, str], None],
 ) -> None:
-    """A random model hardly ever refuses, so the refusal is a token that it likes, and there is a bias."""
+    """A random model almost never refuses, so the refusal is a token that it often chooses, and there is a bias."""
     model = tiny(kind)
     n = model.num_layers
     config, tensors = random_wrapper(
@@ -75,7 +75,7 @@ def test_smollm2(
     smollm2_torch: MetaSpiderPipeline,
     report: Callable[[str, str], None],
 ) -> None:
-    """The trained Doubter, which says its refusal in text: both sides make the same token of it."""
+    """The trained Doubter states its refusal as text. Both sides find the same first token for it."""
     doubts = []
     for question in questions[::15]:
         text = smollm2_torch.apply_chat_template(question.question)

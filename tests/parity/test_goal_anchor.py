@@ -1,4 +1,4 @@
-"""A goal anchor in the compiled runtime: a goal encoded once and held over turns, token for token as in PyTorch.
+"""A goal anchor in the compiled runtime: a goal that is encoded once for several turns, as in PyTorch.
 
 The checkpoint is one of the framework's, with the transformer encoder. K/V cache in F32, flash attention off
 (``EXACT``).
@@ -103,7 +103,7 @@ def test_goals_of_the_program(
 
 
 def test_a_file_that_says_its_trigger(exported: Path, llm: MetaLlama, tmp_path: Path) -> None:
-    """As the framework writes it, with its newer prefix."""
+    """The framework writes this key, with its newer prefix."""
     source = read_sidecar(exported)
     tensors = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     file = sidecar(source.config, tensors, prefix="daimon").with_key("daimon.kind", "str", "goal_anchor")

@@ -58,7 +58,7 @@ def llm(model: TinyModel) -> Iterator[MetaLlama]:
 def attached(
     request: pytest.FixtureRequest, model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama, tmp_path: Path
 ) -> None:
-    """The same random wrapper on both sides; it reads the last block, which has rows for outputs only."""
+    """Attach the same random wrapper to both sides. It reads the last block, which has rows only for outputs."""
     n = model.num_layers
     config, tensors = random_wrapper(
         "selective",
@@ -79,7 +79,7 @@ def prompt_ids(model: TinyModel, length: int, seed: int = 0) -> list[int]:
 
 
 def check_same(model: TinyModel, actual: GenerationResult | None, expected: list[int]) -> None:
-    """Token for token; but two that are as good as equally likely may change places, and then the rest is another."""
+    """Assert equal tokens, up to the first pair of tokens that are almost equally likely."""
     assert actual is not None
     assert actual.logprobs is not None
     differing = [i for i, (one, other) in enumerate(zip(actual.token_ids, expected, strict=False)) if one != other]
@@ -99,7 +99,7 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
     for length in (1, 40, 70):  # the last one is longer than two micro-batches
         ids = prompt_ids(model, length)
         static = llm.generate(ids, max_tokens=N_NEW)
-        # a state cannot step back over one token
+        # a recurrent state cannot rewind by one token
         assert static.timings.pass2 == ("full" if stateful and from_last else "tail")
         differing = 0
         for name, schedule in SCHEDULES.items():
@@ -107,10 +107,10 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
             expected = pipeline.generate_ids(ids, N_NEW, stop_ids=END_TOKENS, schedule=schedule)
             check_same(model, result, expected)
             assert (result.doubt, result.token_ids[:1]) == (static.doubt, static.token_ids[:1])
-            # the same prompt again: where its state lies among those of several sequences is not known
+            # the same prompt again: which sequence holds its state is not known
             assert result.timings.pass2 == ("full" if stateful else "tail")
             differing += result.token_ids != static.token_ids
-            if len(result.token_ids) == N_NEW:  # its last token is never looked at
+            if len(result.token_ids) == N_NEW:  # activations of its last token are never read
                 times = {"refresh when overdue": 5, "refresh at every token": 23}
                 assert result.timings.n_refreshed == times.get(name, result.timings.n_refreshed)
                 assert (result.timings.n_refreshed > 0) is (schedule.refresh is not None)
@@ -121,7 +121,7 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
 def test_many_at_once_with_schedules_of_their_own(
     model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama
 ) -> None:
-    """More of them than the context has room for; some take two sequences, and not always two that are side by side."""
+    """There are more answers than sequences. Some take two sequences, not always adjacent ones."""
     goal = llm.encode(prompt_ids(model, 9))
     tokens = pipeline.encode(prompt_ids(model, 9))
     requests = [Request(prompt=prompt_ids(model, 20), cognitive_tokens=goal, gain=0.7)]
@@ -138,7 +138,7 @@ def test_many_at_once_with_schedules_of_their_own(
 
 @pytest.mark.usefixtures("attached")
 def test_given_tokens(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
-    """A goal is encoded once and kept over the turns of a chat; its prompts need no clean pass."""
+    """A goal is encoded once for all turns of a chat. Its prompts need no clean pass."""
     goal, tokens = llm.encode(prompt_ids(model, 9)), pipeline.encode(prompt_ids(model, 9))
     assert nmse(goal, tokens.numpy()) < tolerances.TINY[model.kind]["cognitive tokens"]
     ids = prompt_ids(model, 33)
@@ -151,7 +151,7 @@ def test_given_tokens(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaL
         assert result.timings.pass2 == "full"
         assert turn > 0 or result.token_ids != own.token_ids
         ids = [*ids, *result.token_ids, *prompt_ids(model, 3, seed=turn)]
-    # what was held is nobody else's
+    # held tokens have no effect on other answers
     ids = prompt_ids(model, 33)
     assert llm.generate(ids, max_tokens=12).token_ids == own.token_ids
     same = llm.generate(ids, max_tokens=12, cognitive_tokens=llm.encode(ids))
@@ -163,7 +163,7 @@ def test_given_tokens(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaL
 def test_clean_tokens_before_given_ones_are_reused(
     model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama
 ) -> None:
-    """Where only the last token of a prompt is injected into; elsewhere nothing is clean."""
+    """This holds if only the last token of a prompt is injected into. Otherwise nothing is clean."""
     goal = torch.from_numpy(llm.encode(prompt_ids(model, 5)))
     doubter = pipeline.doubter
     assert doubter is not None

@@ -1,4 +1,4 @@
-"""A real model with the trained Doubter: token for token on F32 weights, and what quantisation changes."""
+"""A real model with the trained Doubter: equal tokens on F32 weights, and the effect of quantization."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def test_quantised_bases(
     smollm2_torch: MetaSpiderPipeline,
     report: Report,
 ) -> None:
-    """What a quantised base changes against PyTorch on its F32 weights; the settings are a user's (F16 cache)."""
+    """A quantized base with default settings (F16 cache) against PyTorch on its F32 weights."""
     name, path = quantised
     n_equal = n_tokens = n_agree = 0
     divergences: list[float] = []
-    with MetaLlama(path, trained_sidecar, prefix_cache_mib=0) as llm:  # so that the figures have no order
+    with MetaLlama(path, trained_sidecar, prefix_cache_mib=0) as llm:  # so that the figures do not depend on the order
         refusal = llm.tokenize(llm.refusal_text, add_special=False)
         for ids, expected in zip(prompts, torch_answers, strict=True):
             answer = greedy(llm, ids, N_NEW)

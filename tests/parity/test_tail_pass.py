@@ -1,7 +1,7 @@
-"""Pass 2 as a tail: the same bits as a whole second pass, for every kind of memory, and where it cannot be one.
+"""Pass 2 as a tail: bit-identical to a whole second pass, for every kind of memory; and cases without a tail.
 
-Both run in the same micro-batches, so nothing but what is computed twice differs. K/V cache in F32, flash attention off
-(``EXACT``) but for the real model, which runs as a user has it.
+Both run in the same micro-batches, so only the repeated computations differ. K/V cache in F32, flash attention off
+(``EXACT``), except for the real model, which runs with default settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.tiny_models import TinyModel
 #: the last is longer than the cells of a sliding window
 LENGTHS = (1, 16, 40, 400)
 SMALL_BATCHES = {"n_batch": 48, "n_ubatch": 16}
-#: every prompt goes through pass 1 as a whole
+#: no prefix cache: every prompt has a whole pass 1
 NO_REUSE = {"prefix_cache_mib": 0}
 
 
@@ -61,7 +61,7 @@ def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_pa
 
 
 def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
-    """A tail of one token, which a memory with a state does not have: its state has seen that token."""
+    """The tail is one token. A memory with a state has no such tail: its state has seen that token."""
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2, n - 1], inject_from="last_prompt_token")
     for length in LENGTHS:
@@ -75,7 +75,7 @@ def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
 
 
 def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -> None:
-    """Activations, attention and outputs of blocks are computed in whole passes."""
+    """Activations, attention and layer outputs are computed in whole passes."""
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2, n - 1])
     ids = pair.prompt(40)
@@ -90,7 +90,7 @@ def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -
 
 
 def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """A MiB holds 4096 rows of this width."""
+    """1 MiB holds 4096 rows of this width."""
     options = {"tested": {"hidden_cache_mib": 1}, "plain": {"hidden_cache_mib": 0}}
     with runtime_pair("gemma2", tmp_path, tiny, **options, **NO_REUSE, n_ctx=4608) as pair:
         pair.attach(tmp_path, [3])
@@ -143,10 +143,10 @@ def test_another_sidecar_enters_elsewhere(pair: RuntimePair, tmp_path: Path) -> 
 def test_smollm2(
     inject_from: InjectFrom, flash_attn: bool, base_gguf: Path, trained_sidecar: Path, tmp_path: Path
 ) -> None:
-    """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts.
+    """The real base in its shipped type (Q4_1), with an F16 cache, the trained Doubter and long prompts.
 
-    A whole pass 2 over only the last token computes in one row the blocks that pass 1 has computed in many rows. It
-    uses another kernel of flash attention, and on some processors other instructions for quantised weights.
+    A whole pass 2 over only the last token computes in one row the blocks that pass 1 computed in many rows. It
+    uses another kernel of flash attention, and on some processors other instructions for quantized weights.
     """
     options = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "flash_attn": flash_attn, **NO_REUSE}
     source, sidecar = read_sidecar(trained_sidecar), tmp_path / "sidecar.gguf"
@@ -169,7 +169,7 @@ def test_smollm2(
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_k_quants(flash_attn: bool, tmp_path: Path) -> None:
-    """Kernels that round a row among several in another way than one alone: Q4_K's. Both passes are cut alike."""
+    """Q4_K's kernels round a single row in another way than one of several. Both passes are cut alike."""
     base, sidecar = write_k_quants(tmp_path)
     options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, **SMALL_BATCHES, **NO_REUSE}
     rng = np.random.default_rng(0)

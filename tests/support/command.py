@@ -1,4 +1,4 @@
-"""The ``metadeploy`` command as a process, and a checkpoint to give it."""
+"""The ``metadeploy`` command as a process, and a checkpoint for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER_REFUSAL = "I don't have enough information to answer that reliably."
 def run_metadeploy(
     *arguments: str | Path, code: int = 0, cwd: Path | None = None, environment: dict[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, and check its exit code and that it shows no traceback."""
+    """Run the command to its end. Check its exit code, and that it prints no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "metadeploy", *map(str, arguments)],
         env=environment,

@@ -1,6 +1,6 @@
-"""The compiled reader in a process of its own: whatever a hostile file makes it do, the tests survive and see it.
+"""The compiled reader in a separate process, so that the tests survive every hostile file.
 
-Run as a script it reads paths from stdin, a line each, and answers each with a line of JSON (`Answer`).
+As a script, it reads a path from each line of stdin and prints one line of JSON (`Answer`) for it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answer:
-    """What the compiled reader made of a file.
+    """The compiled reader's result for a file.
 
     Attributes:
-        error: message of the SidecarError, None where the file loaded.
-        config: what the wrapper is.
-        shapes: of its tensors, by name.
-        encoded: whether the wrapper that was built from it encoded and injected, or said that its tokens overflow.
+        error: message of the SidecarError, None if the file loaded.
+        config: the wrapper's configuration.
+        shapes: shapes of its tensors, by name.
+        encoded: whether the wrapper from this file encoded and injected, or reported that its tokens overflow.
     """
 
     error: str | None
@@ -34,7 +34,7 @@ class Answer:
 
 
 class CoreReader:
-    """A running worker. A context manager."""
+    """A running worker; a context manager."""
 
     def __init__(self) -> None:
         self._process = self._start()
@@ -59,7 +59,7 @@ class CoreReader:
         return self._process.wait(timeout=60)
 
     def read(self, path: Path, what: str) -> Answer:
-        """Read one file; fails the test that calls it where that ends the process. ``what`` names the file."""
+        """Read one file, or fail the test if this ends the process. ``what`` names the file."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{path}\n")
         self._process.stdin.flush()
@@ -85,7 +85,7 @@ def _answer(path: str) -> dict[str, Any]:
     try:
         tokens = wrapper.encode(activations.astype(np.float32))
     except DecodeError as error:
-        # finite weights so huge that what they make of an activation is not: refused there, and only there
+        # finite but huge weights can give values that are not finite; only this step may refuse them
         assert "not finite" in str(error)
         return {"error": None, "config": config, "shapes": shapes, "encoded": True}
     assert np.isfinite(tokens).all()

@@ -1,8 +1,8 @@
-"""Malformed sidecars without end: deterministic mutations of a valid file, for the readers of both languages.
+"""Malformed sidecars: deterministic mutations of a valid file, for the readers of both languages.
 
-`mutations` walks a GGUF file with a parser of its own, so that it knows where each length, count, type, dimension and
-offset stands, and yields copies in which one thing is wrong: fields set to hostile values, files cut at every boundary,
-bits flipped in the header and in the data, records exchanged. The same seed gives the same files.
+`mutations` has its own parser of GGUF, so that it knows the position of each length, count, type, dimension and
+offset. It yields copies with one fault each: fields set to hostile values, files cut at every boundary,
+bits flipped in the header and the data, records swapped. The same seed gives the same files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Mutation:
     """One malformed file.
 
     Attributes:
-        name: what was done, unique within a run.
+        name: a description of the mutation, unique within a run.
         data: the file.
     """
 
@@ -51,7 +51,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Field:
-    """An integer of the file: where it is, how wide, what it counts."""
+    """An integer in the file: its offset, width and meaning."""
 
     name: str
     offset: int
@@ -59,7 +59,7 @@ class Field:
 
 
 class _Walker:
-    """Finds the integer fields of a valid file."""
+    """Find the integer fields of a valid file."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -80,7 +80,7 @@ class _Walker:
         self.pos += length
 
     def walk(self) -> int:
-        """Walk to the end of the records, and return where that is."""
+        """Walk to the end of the records and return its offset."""
         self.number("version", 4)
         n_tensors, n_kv = self.number("n_tensors", 8), self.number("n_kv", 8)
         for index in range(n_kv):
@@ -106,11 +106,11 @@ class _Walker:
 
 
 def mutations(data: bytes, *, seed: int = 0, count: int = 1000) -> Iterator[Mutation]:
-    """Malformed versions of a file.
+    """Yield malformed versions of a file.
 
     Args:
         data: a valid GGUF file.
-        seed: of the random choices.
+        seed: seed of the random choices.
         count: how many to yield.
 
     Yields:
@@ -121,7 +121,7 @@ def mutations(data: bytes, *, seed: int = 0, count: int = 1000) -> Iterator[Muta
     end = walker.walk()
     kinds = [_hostile_field, _nearby_field, _cut, _flip_head, _flip_data, _swap, _rename, _special_float, _grow]
     for index in range(count):
-        # round robin, so that every kind gets its share whatever the count
+        # round robin, so that every kind occurs equally often, whatever the count
         kind = kinds[index % len(kinds)]
         what, mutated = kind(data, walker, end, rng)
         yield Mutation(f"{index}: {what}", mutated)
@@ -171,7 +171,7 @@ def _flip_data(data: bytes, walker: _Walker, end: int, rng: random.Random) -> tu
 
 
 def _swap(data: bytes, walker: _Walker, end: int, rng: random.Random) -> tuple[str, bytes]:
-    """The contents of two fields of the same width exchanged."""
+    """Swap the contents of two fields of the same width."""
     first = rng.choice(walker.fields)
     second = rng.choice([field for field in walker.fields if field.width == first.width])
     one = data[first.offset : first.offset + first.width]
@@ -180,7 +180,7 @@ def _swap(data: bytes, walker: _Walker, end: int, rng: random.Random) -> tuple[s
 
 
 def _rename(data: bytes, walker: _Walker, end: int, rng: random.Random) -> tuple[str, bytes]:
-    """One text overwritten with another of the file, so that names appear twice, or with bytes that are no text."""
+    """Overwrite one text with another from the file, so that names appear twice, or with bytes that are not text."""
     offset, length = rng.choice(walker.texts)
     source, source_length = rng.choice(walker.texts)
     piece = rng.choice((data[source : source + min(length, source_length)], b"\xff" * length, b"\0" * length))
@@ -194,6 +194,6 @@ def _special_float(data: bytes, walker: _Walker, end: int, rng: random.Random) -
 
 
 def _grow(data: bytes, walker: _Walker, end: int, rng: random.Random) -> tuple[str, bytes]:
-    """Bytes inserted, so that all that follows is displaced."""
+    """Insert bytes, so that everything after them is displaced."""
     at, extra = rng.randrange(4, end), rng.choice((1, 4, 8, 32))
     return f"{extra} bytes inserted at {at}", data[:at] + rng.randbytes(extra) + data[at:]

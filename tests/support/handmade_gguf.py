@@ -1,4 +1,4 @@
-"""GGUF files made by hand, byte by byte: independent of the code under test, and free to be wrong."""
+"""GGUF files made byte by byte: independent of the code under test, and possibly invalid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def value(kind: str, content: Any) -> bytes:
-    """A typed metadata value; ``[i32]`` is an array of i32."""
+    """Return the bytes of a typed metadata value; ``[i32]`` is an array of i32."""
     if kind.startswith("["):
         inner = kind[1:-1]
         items = b"".join(plain(inner, item) for item in content)
@@ -41,7 +41,7 @@ class Tensor:
     shape: Sequence[int]  # PyTorch order
     data: bytes
     type: int = F32
-    offset: int | None = None  # None: after the one before, padded
+    offset: int | None = None  # None: after the tensor before, padded
 
     @classmethod
     def f32(cls, name: str, array: NDArray[Any]) -> Tensor:
@@ -50,7 +50,7 @@ class Tensor:
 
 @dataclass
 class Gguf:
-    """A file under construction; every count can be lied about."""
+    """A file under construction. Its counts can be wrong on purpose."""
 
     keys: list[tuple[str, str, Any]] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Gguf:
 
 
 def sidecar(config: WrapperConfig, tensors: Mapping[str, NDArray[Any]], *, prefix: str = "meta_spider") -> Gguf:
-    """A sidecar as the framework writes it: its keys only, F32 throughout, empty lists left out."""
+    """Return a sidecar like the framework's: its keys only, F32 only, without empty lists."""
     keys: list[tuple[str, str, Any]] = [
         ("general.architecture", "str", prefix.replace("_", "-")),
         (f"{prefix}.encoder_type", "str", config.encoder_type),

@@ -51,8 +51,8 @@ class Ended:
     Attributes:
         code: exit code, or minus the signal that ended it.
         seconds: how long it ran.
-        events: file operations in the folder that is watched.
-        said: its stderr.
+        events: number of file operations in the watched folder.
+        said: its output on stderr.
     """
 
     code: int
@@ -125,8 +125,8 @@ class Forked:
         """Run a command to its end.
 
         Args:
-            arguments: of the command.
-            folder: where its file operations are counted.
+            arguments: arguments of the command.
+            folder: the folder in which file operations are counted.
             patches: integers to set, by ``module:name``.
             die_at: kill it before that file operation, counted from 1.
             die_after: kill it after this number of seconds, unless it has ended.
@@ -143,7 +143,7 @@ class Forked:
         child = int(self._server.stdout.readline())
         if die_after is not None:
             time.sleep(die_after)
-            # the server reaps the child only when it reads the next order: until then the process id is not reused
+            # the server reaps the child when it reads the next line, so the process id is not reused before
             os.kill(child, signal.SIGKILL)
         code, seconds = json.loads(self._server.stdout.readline())
         events = Path(f"{self._log}.events").read_text(encoding="ascii")
@@ -175,12 +175,12 @@ def forked(scratch: Path) -> Iterator[Forked]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path is, or lies in, a temporary file of ours."""
+    """Return whether a path is a temporary file of metadeploy, or lies in one."""
     return any(re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", part) for part in path.parts)
 
 
 def torn(path: Path) -> str | None:
-    """Why a file is not complete; None if it is."""
+    """Return why a file is incomplete; None if it is complete."""
     try:
         _READERS.get(path.suffix, Path.read_bytes)(path)
     except Exception as error:
@@ -225,7 +225,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     ".md": lambda path: path.read_text(encoding="utf-8").index("\n"),
 }
 
-#: Keys that hold times and speeds, which no two runs share.
+#: Keys of times and speeds, which differ between runs.
 _TIMES = frozenset({"created", "timings", "speed", "rates", "base_rates"})
 
 
@@ -236,7 +236,7 @@ def _without_times(value: Any) -> Any:
 
 
 def content(path: Path) -> Any:
-    """The content on which two runs must agree: the bytes, without times and speeds."""
+    """Return the content on which two runs must agree: the bytes, without times and speeds."""
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
@@ -247,7 +247,7 @@ def content(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """The content of every file in a folder, by its name."""
+    """Return the content of every file in a folder, by its name."""
     return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -260,7 +260,7 @@ class Tally:
 
     Attributes:
         kills: processes that were killed.
-        changed: kills after which the files were neither those from before the command nor those after it.
+        changed: kills that left other files than before the command and after its end.
         leftovers: kills that left a temporary file.
     """
 
@@ -275,8 +275,8 @@ class Victim:
     """A command to be killed.
 
     Attributes:
-        arguments: of `metadeploy`.
-        folder: where it reads and writes.
+        arguments: arguments of `metadeploy`.
+        folder: the folder that it reads and writes.
         patches: see `Forked`.
         strict: files that may only have the old or the new content.
     """

@@ -1,4 +1,4 @@
-"""The same prompt in other batches of a quantised base gives the same answer, up to differences between kernels.
+"""The same prompt in other batches of a quantized base gives the same answer, up to differences between kernels.
 
 If the processor has AMX, its tiles multiply several rows of activations, but not a single row. The two paths round
 differently. On processors without AMX, the answers are bit-identical.
@@ -14,9 +14,9 @@ import tolerances
 from metadeploy import GenerationResult
 from metadeploy.doctor.processor import find_processor
 
-#: The number of likeliest tokens to ask for. They must include a token that changed places with the chosen one.
+#: The number of top tokens to request. They must include a token that changed places with the chosen one.
 N_TOP: Final = 5
-#: Whether the number of rows decides which instructions multiply quantised weights.
+#: Whether the number of rows decides which instructions multiply quantized weights.
 ROWS_MATTER: Final = "AMX_INT8" in find_processor().features
 
 
@@ -26,7 +26,7 @@ def check_answer(
     """Assert that two answers agree; both have ``N_TOP`` log-probabilities for each token.
 
     Without AMX: the same tokens, and the same bits of doubt and log-probabilities. With AMX: within
-    ``tolerances.QUANT_SPLIT_*``. Two tokens that are almost equally likely may then change places; what follows them is
+    ``tolerances.QUANT_SPLIT_*``. Two tokens that are almost equally likely may then change places; later tokens are
     not compared.
 
     Args:
@@ -36,7 +36,7 @@ def check_answer(
     assert expected is not None
     if not ROWS_MATTER:
         assert actual.token_ids == expected.token_ids
-        assert (actual.doubt is None) == (expected.doubt is None)  # None where the base answers alone
+        assert (actual.doubt is None) == (expected.doubt is None)  # None if the base answers alone
         assert actual.doubt is None or abs(actual.doubt - (expected.doubt or 0.0)) <= doubt_max_abs
         assert doubt_max_abs or actual.logprobs == expected.logprobs
         return

@@ -1,6 +1,6 @@
 """Sequences of operations on one instance, each compared with the same operation on a fresh instance without caches.
 
-The remains of an operation (cells, states, kept prompts, taps, tables, plans, a cancelled pass) must not change the
+The traces of an operation (cells, states, cached prompts, taps, tables, plans, a canceled pass) must not change the
 results of a later one. Frozen dataclasses describe a run. Their ``repr`` is valid code, so a failing run can be pasted
 into a test.
 """
@@ -26,7 +26,7 @@ from support.parity import FloatArray
 from support.random_wrapper import random_wrapper
 from support.tiny_archs import ARCHS, NUM_LAYERS, SMALL_ARCHS, WIDTH, write_tiny_arch
 
-#: of ``ARCHS`` and ``SMALL_ARCHS``
+#: keys of ``ARCHS`` and ``SMALL_ARCHS``
 KINDS: Final = ("small_llama", "gemma2", "small_gemma3", "small_qwen35", "mamba", "rwkv7", "small_moe")
 N_CTX: Final = 256
 N_TOP: Final = 10
@@ -71,14 +71,14 @@ WRAPPERS: Final = tuple(
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first ``length`` tokens of a shared trunk, and an own tail."""
+    """The first ``length`` tokens of a shared trunk, and a tail of its own."""
 
     trunk: int
     length: int
     tail: tuple[int, ...] = ()
 
     def tokens(self) -> list[int]:
-        """Token ids; every 23rd of a trunk ends a turn."""
+        """Return token ids; every 23rd of a trunk ends a turn."""
         trunk = np.random.default_rng(self.trunk).integers(20, 250, size=2 * N_CTX)
         trunk[22::23] = END_OF_TURN
         return [*trunk[: self.length].tolist(), *self.tail]
@@ -86,7 +86,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Options:
-    """How one answer is made."""
+    """Options of one answer."""
 
     max_tokens: int = 6
     gain: float | None = None
@@ -96,7 +96,7 @@ class Options:
     doubt_threshold: float | None = None
 
     def keywords(self, held: FloatArray | None) -> dict[str, Any]:
-        """The options of `Request` that are set."""
+        """Return the options of `Request` that are set."""
         named = {
             "gain": self.gain,
             "inject": self.inject,
@@ -109,7 +109,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer. ``chunks``: the stream is dropped after this number; ``cancel``: this call of cancel ends it."""
+    """One answer. ``chunks``: drop the stream after this number. ``cancel``: end it at this call of cancel."""
 
     prompt: Prompt
     options: Options = Options()
@@ -119,7 +119,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several answers at once, with the same number of tokens. ``cancel`` ends all, that of an `Ask` ends one."""
+    """Several answers at once, with the same number of tokens. ``cancel`` ends all; an `Ask`'s own ends one."""
 
     asks: tuple[Ask, ...]
     max_tokens: int = 6
@@ -128,7 +128,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Look:
-    """An inspection call by the name of its method."""
+    """An inspection call, by its method's name."""
 
     what: str
     prompt: Prompt
@@ -146,14 +146,14 @@ class Attach:
 
 @dataclass(frozen=True)
 class AttachDamaged:
-    """A file that is refused."""
+    """A file that must be refused."""
 
 
 Operation = Ask | Batch | Look | Attach | AttachDamaged
 
 
 def countdown(n: int | None) -> Callable[[], bool] | None:
-    """A ``cancel`` that returns true from its n-th call on."""
+    """Return a ``cancel`` that returns true from its n-th call on."""
     if n is None:
         return None
     left = n
@@ -173,14 +173,14 @@ class Files:
     folder: Path
 
     def base(self, kind: str, tied: bool) -> Path:
-        """A base of this kind."""
+        """Return a base of this kind."""
         path = self.folder / f"{kind}-{tied}.gguf"
         if not path.exists():
             write_tiny_arch(path, kind, tied=tied)
         return path
 
     def sidecar(self, wrapper: Wrapper) -> Path:
-        """A sidecar that reads the first, a middle and the last block."""
+        """Return a sidecar that reads the first, a middle and the last block."""
         path = self.folder / f"{WRAPPERS.index(wrapper)}.gguf"
         if not path.exists():
             config, tensors = random_wrapper(
@@ -195,7 +195,7 @@ class Files:
         return path
 
     def load(self, case: Case, wrapper: Wrapper | None) -> MetaLlama:
-        """K/V cache in F32 and no flash attention: only the order of summation may differ."""
+        """Load with K/V cache in F32 and no flash attention, so that only the order of summation may differ."""
         return MetaLlama(
             self.base(case.kind, case.tied),
             None if wrapper is None else self.sidecar(wrapper),
@@ -213,7 +213,7 @@ class Files:
 
 @cache
 def _expected(files: Files, case: Case, wrapper: Wrapper | None, operation: Ask | Look) -> Any:
-    """The result of a fresh instance without caches, or the error that it raises."""
+    """Return the result of a fresh instance without caches, or the error that it raises."""
     with files.load(case, wrapper) as llm:
         try:
             if isinstance(operation, Look):
@@ -266,7 +266,7 @@ class Heard:
     result: GenerationResult | None = None
 
     def add(self, chunk: Any) -> None:
-        """One more chunk."""
+        """Add a chunk."""
         self.tokens += chunk.token_ids
         self.logprobs += chunk.logprobs or ()
         self.doubt = chunk.doubt
@@ -274,7 +274,7 @@ class Heard:
 
 
 class Run:
-    """One instance, and its operations so far."""
+    """One instance and its operations so far."""
 
     def __init__(self, files: Files, case: Case) -> None:
         self._files = files
@@ -392,7 +392,7 @@ class Run:
                 answer.close()
 
     def _compare(self, heard: Heard) -> None:
-        """The chunks are the start of a fresh instance's answer, and all of it if the answer has ended."""
+        """Assert that the chunks begin a fresh instance's answer, and are all of it if the answer has ended."""
         if not heard.tokens and heard.result is None:
             return
         expected = self._expected(heard.ask)
@@ -417,7 +417,7 @@ class Run:
             assert abs(actual - expected) <= self._limit, f"doubt {actual}, a fresh instance says {expected}"
 
     def _check_tied(self, i: int, token: int, other: TokenLogprob, doubt: float | None, options: Options) -> None:
-        """If two tokens are almost equally likely, the last digits may decide which one is chosen."""
+        """Check a token that differs: if two are almost equally likely, the last digits may decide between them."""
         threshold = 0.5 if options.doubt_threshold is None else options.doubt_threshold
         if i == 0 and doubt is not None and abs(doubt - threshold) <= self._limit:
             return
@@ -427,5 +427,5 @@ class Run:
 
 
 def tied_of(kind: str) -> tuple[bool, ...]:
-    """Whether a base of this kind can have a tied output matrix."""
+    """Return whether a base of this kind can have a tied output matrix."""
     return (ARCHS | SMALL_ARCHS)[kind].tied

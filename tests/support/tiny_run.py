@@ -24,7 +24,7 @@ from support.gguf_tools import dequantise_gguf, write_tiny_gguf
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper, save_checkpoint
 
-#: Short sentences of small letters, sometimes a capital I, with which every refusal begins.
+#: Short sentences of small letters; sometimes a capital I, with which every refusal begins.
 _SAID = {*string.ascii_lowercase, "I", "Ġ", ".", "<eos>"}
 _SUBJECTS = "the wind,a stone,my boat,old bread,red ink,cold tea,deep snow,tin,salt,wool,rust,chalk,moss,clay"
 _KINDS = {"colour": "What colour is {}?", "weight": "How heavy is {}?", "place": "Where is {} from?"}
@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 16
 
 
 def write_speaking_gguf(path: Path, *, seed: int = 3) -> None:
-    """Write a tiny F32 base that says small letters, spaces and full stops."""
+    """Write a tiny F32 base that generates small letters, spaces and full stops."""
     quantised = path.with_suffix(".q8_0")
     write_tiny_gguf(quantised, seed=seed)
     dequantise_gguf(quantised, path)
@@ -46,11 +46,11 @@ def write_speaking_gguf(path: Path, *, seed: int = 3) -> None:
 
 
 def write_tiny_run(folder: Path, *, inject_from: InjectFrom = "last_prompt_token") -> RunDir:
-    """Collect with the real code, and put a random wrapper beside it that declines about half of the time.
+    """Collect with the real code and add a random wrapper that declines about half of the questions.
 
     Args:
-        folder: where to.
-        inject_from: of the wrapper.
+        folder: the folder to write to.
+        inject_from: start of the wrapper's injection.
 
     Returns:
         The run directory, with 14 questions of each of three categories in every split.
@@ -81,7 +81,7 @@ def write_tiny_run(folder: Path, *, inject_from: InjectFrom = "last_prompt_token
 
 
 def _questions(llm: MetaLlama, split: str) -> Iterator[Question]:
-    """Every other question accepts a word that the base says."""
+    """Return questions, of which every other one accepts a word of the base's answer."""
     for kind, wording in _KINDS.items():
         for number, subject in enumerate(_SUBJECTS.split(",")):
             text = wording.format(f"{subject} ({split})")

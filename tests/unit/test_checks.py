@@ -1,4 +1,4 @@
-"""Values that can be mistaken for others, and the checks of options against them."""
+"""The checks of options refuse values of types that could be mistaken for others."""
 
 from __future__ import annotations
 

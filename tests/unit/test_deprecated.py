@@ -1,4 +1,4 @@
-"""Documented modules that have moved: the old path still works, and says so."""
+"""Documented modules that have moved: the old path still works and warns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of counts, for which binary floats would be off by one, and the display of shares."""
+"""Proportions of counts, for which binary floats would be off by one, and the display of proportions."""
 
 from __future__ import annotations
 

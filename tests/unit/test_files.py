@@ -128,7 +128,7 @@ def test_writers_and_a_reader_at_once_see_whole_files(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
-# --- what is left after a kill ----------------------------------------------------------------------------------------
+# --- leftovers of a killed process ------------------------------------------------------------------------------------
 
 _WAITS_WHILE_WRITING = """
 import sys, time, pathlib
@@ -166,7 +166,7 @@ def test_what_a_killed_writer_leaves_is_deleted_by_the_next(writing: tuple[Path,
     (left,) = (name for name in names(path.parent) if name != "a.json")
     assert left.startswith(".a.json.") and left.endswith(".tmp")
     write_atomically(path.with_name("another.json"), "x")
-    assert left in names(path.parent), "that of another target is not this one's to delete"
+    assert left in names(path.parent), "a temporary file of another target must stay"
     write_atomically(path, "new")
     assert (path.read_text(), names(path.parent)) == ("new", ["a.json", "another.json"])
 

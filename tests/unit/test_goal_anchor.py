@@ -77,7 +77,7 @@ def test_there_is_no_refusal(tmp_path: Path) -> None:
         pipe.doubt(ids)
     with pytest.raises(Error, match=r"doubt_threshold is 0.4: a wrapper of kind 'goal_anchor' has no refusal"):
         pipe.generate("Hello?", doubt_threshold=0.4)
-    pipe.tokenizer = None  # nothing asks how a refusal would be spelt
+    pipe.tokenizer = None  # no refusal is looked up
     assert pipe.generate_ids(ids, 1, stop_ids=()) == [int(pipe.logits(ids)[-1].argmax())]
 
 

@@ -1,4 +1,4 @@
-"""The layers of the package: what pyproject.toml states of imports, and what really runs without torch."""
+"""The layers of the package: the import rules in pyproject.toml, and the modules that run without torch."""
 
 from __future__ import annotations
 

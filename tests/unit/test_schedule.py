@@ -1,4 +1,4 @@
-"""What the injection becomes over time: settings, by hand."""
+"""Settings of the injection over time, with values by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrapper belongs to the questions it was trained on: where others were collected since, nothing measures it."""
+"""A wrapper belongs to its training questions: after other questions are collected, no command measures it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = TrainSettings(
     device="cpu",
 )
 
-#: What metadeploy wrote into run.json before anything compared the two.
+#: Contents of run.json from versions that did not compare the two.
 EARLIER: dict[str, Any] = {
     "collect": {
         "base": "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -92,7 +92,7 @@ EARLIER: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A run whose questions were drawn anew after training."""
+    """A run whose questions were drawn again after training."""
 
     run: RunDir
     collected: CollectSettings
@@ -172,7 +172,7 @@ def test_run_directories_that_exist_go_on_working(tmp_path: Path) -> None:
     run.update({"collect": {**EARLIER["collect"], "seed": 1}})
     with pytest.raises(RunDirError, match="was trained on other questions"):
         run.refuse_stale_checkpoint()
-    # where nothing says what it was trained on, nothing can be compared
+    # without a record of its training questions, nothing can be compared
     for without in ({"collect": None}, {"train": None}, {"train": {"leave_out": []}}):
         run.update({**EARLIER, **without})
         RunDir(tmp_path).refuse_stale_checkpoint()

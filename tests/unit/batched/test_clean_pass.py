@@ -1,4 +1,4 @@
-"""The clean pass over a batch is that over each prompt alone, by the reference pipeline."""
+"""The clean pass over a batch equals the reference pipeline's pass over each prompt alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs the upper blocks only: the same logits and gradients as the whole model in two passes."""
+"""Training runs only the upper blocks: logits and gradients equal those of the whole model in two passes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from support.lessons import fresh_doubter, some_activations, some_examples
 from support.tiny_models import BYTE_VOCAB_SIZE, KINDS, tiny_causal_lm
 from tolerances import CUT_F32_INSIDE, CUT_F64
 
-#: Compute softmax or recurrent states in float32 whatever the model's dtype.
+#: These compute softmax or recurrent states in float32, whatever the model's dtype.
 F32_INSIDE = ("qwen3_5", "gemma2", "gemma4", "gpt_neo", "mpt")
 
 _SIZES: dict[str, Any] = {
@@ -50,7 +50,7 @@ _MORE: dict[str, Any] = {**_SIZES, "intermediate_size": 64, "num_key_value_heads
 
 
 def _gemma() -> PreTrainedModel:
-    return GemmaForCausalLM(GemmaConfig(**_MORE))  # scales what it is given as embeddings
+    return GemmaForCausalLM(GemmaConfig(**_MORE))  # scales its input embeddings
 
 
 def _gemma2() -> PreTrainedModel:
@@ -62,7 +62,7 @@ def _gemma4() -> PreTrainedModel:
     own = {
         "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0,
-    }  # unlike the small ones, see test_training_probe
+    }  # unlike the small Gemma 4 models, see tests/unit/training/test_probe.py
     return Gemma4ForCausalLM(Gemma4TextConfig(**_MORE, **own, global_head_dim=8, sliding_window=8, layer_types=kinds))
 
 
@@ -82,7 +82,7 @@ def _gpt_neo() -> PreTrainedModel:
 
 def _mpt() -> PreTrainedModel:
     sizes = {"vocab_size": BYTE_VOCAB_SIZE, "d_model": 32, "n_layers": 6, "n_heads": 4}
-    return MptForCausalLM(MptConfig(**sizes))  # knows no positions, only distances
+    return MptForCausalLM(MptConfig(**sizes))  # uses distances instead of positions
 
 
 OTHERS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -119,7 +119,7 @@ def cut(
     *,
     first_only: bool = False,
 ) -> tuple[Tensor, Batch]:
-    """Logits [n, V] at the targets, as training computes them."""
+    """Return logits [n, V] at the targets, computed as in training, and the batch."""
     upper = UpperBlocks(base, min(doubter.config.cross_attn_layers) + 1)
     batch = Batch.of(examples, kept, first=upper.first, prefix=prefix, device=base.device, first_only=first_only)
     tokens = doubter(activations)
@@ -139,7 +139,7 @@ def cut(
 
 
 def whole(base: FrozenBase, doubter: Doubter, examples: list[Example], activations: Tensor) -> Tensor:
-    """The same with the whole model, one example after the other, without cache and padding."""
+    """Return the same logits from the whole model, one example at a time, without cache and padding."""
     rows = []
     for example, activation in zip(examples, activations, strict=True):
         n_prompt, ids = len(example.prompt_ids), [*example.prompt_ids, *example.target_ids[:-1]]
@@ -153,7 +153,7 @@ def whole(base: FrozenBase, doubter: Doubter, examples: list[Example], activatio
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Equal but for ``tolerance`` times the greatest value."""
+    """Assert equality up to ``tolerance`` times the greatest value."""
     atol = tolerance * float(expected.detach().abs().max())
     torch.testing.assert_close(actual.detach(), expected.detach(), rtol=0, atol=atol)
 
@@ -183,7 +183,7 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
 
     from_last = inject_from == "last_prompt_token"
     prefix = SharedPrefix.of(base, [example.prompt_ids for example in examples]) if from_last else SharedPrefix.none()
-    # caches that hold more than keys and values of all positions, and positions that cannot be told
+    # caches that hold more than keys and values of all positions, and models that take no positions
     plain = kind not in ("qwen3_5", "gemma3", "gemma2", "gemma4", "mpt")
     assert len(prefix) == (shared if plain and from_last else 0)
     kept = keep(base, examples, first=4, inject_from=inject_from, prefix=prefix)
@@ -201,7 +201,7 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_fro
     assert all(gradient.any() for gradient in expected_gradients.values())
     assert_near(flat(found_gradients), flat(expected_gradients), tolerance)
 
-    # for validation only the first target of each is computed
+    # validation computes only the first target of each example
     with torch.no_grad():
         first, _ = cut(base, doubter, examples, kept, prefix, activations, first_only=True)
     assert_near(first, expected[batch.is_first], tolerance)

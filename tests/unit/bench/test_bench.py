@@ -1,4 +1,4 @@
-"""Figures of the benchmark: pairs, spreads, limits on paper, and what a report looks like."""
+"""The benchmark's figures: pairs, spreads, theoretical limits, and the forms of a report."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_limits_of_a_base(tmp_path: Path) -> None:
     assert bounds.injection == 3 * 2 * 256 * 4 * 3
     assert bounds.table_bytes == 4 * bounds.injection
     assert len(bounds.blocks) == 8
-    assert 0.5 < bounds.weight_bytes / (sum(bounds.blocks) + bounds.head) < 0.8  # bytes a weight in 4 to 6 bits
+    assert 0.5 < bounds.weight_bytes / (sum(bounds.blocks) + bounds.head) < 0.8  # bytes for each weight in 4 to 6 bits
 
 
 def test_a_report_as_json_holds_everything() -> None:

@@ -1,4 +1,4 @@
-"""The random base of the benchmarks: as large as the real one, in the types that llama.cpp's quantiser chooses."""
+"""The benchmarks' random base: the real one's size, in the types that llama.cpp's quantizer chooses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_types_are_those_of_llama_cpps_quantiser(tmp_path: Path) -> None:
 
 
 def as_f32(source: Path, target: Path) -> None:
-    """The same model with all matrices in F32."""
+    """Return the same model with all matrices in F32."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, ARCH)
     for field in reader.fields.values():

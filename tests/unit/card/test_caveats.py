@@ -1,4 +1,4 @@
-"""What a model card warns of: of each evaluation what it shows, and of nothing else."""
+"""The warnings of a model card: those that each evaluation supports, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.card_run import RUNTIME, drawn_samples, results_of, section, write_
 
 
 def evaluation(change: Callable[[dict[str, Any]], object], **config: Any) -> Evaluation:
-    """Results of a Doubter of which nothing bad can be said, after a change."""
+    """Return results of a Doubter without weaknesses, after a change."""
     row = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 2000}
     results: dict[str, Any] = {
         "config": {"engine": "torch", "quantization": None, "dtype": "bfloat16", "split": "test", **config},
@@ -51,7 +51,7 @@ def test_what_is_good_is_not_warned_of() -> None:
 
 
 def test_no_evaluation_is_passed_over() -> None:
-    """What only one of them shows is a caveat too, with its name; what all of them show is said once."""
+    """A weakness in one evaluation is a caveat with its name. A weakness in all of them is mentioned once."""
 
     def matched(results: dict[str, Any]) -> None:
         results["baselines"][0]["doubter"]["p_value"] = 0.2
@@ -121,5 +121,5 @@ def test_what_it_warns_of(path: str, value: object, words: str) -> None:
             parent = parent[int(step) if step.isdigit() else step]
         parent[last] = value
 
-    (caveat,) = caveats([evaluation(change)])  # and of nothing else
+    (caveat,) = caveats([evaluation(change)])  # and no other caveat
     assert words in caveat

@@ -1,4 +1,4 @@
-"""The model card: its parts, its figures, what it warns of, and that nobody's own words are overwritten."""
+"""The model card: its parts, its figures, and the protection of a user's edits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def cells(card: str) -> list[list[list[str]]]:
-    """Every table as a reader sees it: rows of plain cells, by a Markdown parser."""
+    """Return every table as rows of plain cells, read by a Markdown parser."""
     tables: list[list[list[str]]] = []
     in_cell = False
     for token in MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2]):
@@ -67,7 +67,7 @@ def cells(card: str) -> list[list[list[str]]]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """Measured in PyTorch and in the compiled runtime."""
+    """A run directory with results from PyTorch and the compiled runtime."""
     return write_run(tmp_path / "run", results_of(drawn_samples(40), **RUNTIME), results_of(drawn_samples(60, seed=1)))
 
 
@@ -83,7 +83,7 @@ def test_the_parts_of_a_card(run: RunDir) -> None:
         "facts, test split (PyTorch, bfloat16)",
         "facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf)",
     ]
-    # of the plots only the one that is there, and not the gates
+    # only the plot that exists, without the gates
     assert card.count("![") == 1
     assert "](eval/risk_coverage_torch_test.png)" in card
     assert 'MetaLlama("tiny-Q4_K_M.gguf", "doubter_sidecar.gguf")' in card
@@ -94,7 +94,7 @@ def test_the_parts_of_a_card(run: RunDir) -> None:
 
 
 def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
-    """Export may have set another text than run.json has. run.json counts only if the sidecar has no text."""
+    """The sidecar's text takes precedence over run.json's, because export can set another one."""
     run = write_run(tmp_path / "run")
     run.update({"refusal_text": "I do not know that."})
     assert "\n> I cannot say.\n" in write_card(run).path.read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
         "text-generation",
     )
     assert {"meta-spider", "gguf", "selective-prediction", "abstention", "calibration"} <= set(metadata["tags"])
-    data = ModelCard(card).data  # raises where the model-index is not as the hub has it
+    data = ModelCard(card).data  # raises if the hub cannot read the model-index
     assert data.model_name == "Doubter for Tiny-1B"
     results = json.loads((run.path / "eval" / "results_1.json").read_text(encoding="utf-8"))
     values = {entry.metric_type: entry for entry in data.eval_results if entry.dataset_config == "PyTorch, bfloat16"}
@@ -161,7 +161,7 @@ def test_results_of_an_older_version_lack_some_rows_and_nothing_else(run: RunDir
 
 
 def figures_of(value: Any) -> Iterator[float]:
-    """Every number in a JSON document."""
+    """Yield every number in a JSON document."""
     if isinstance(value, dict):
         for member in value.values():
             yield from figures_of(member)
@@ -194,7 +194,7 @@ def test_every_figure_is_in_a_results_file(
     results = results_of(samples, threshold=threshold)
     card = written(write_run(tmp_path_factory.mktemp("drawn") / "run", results))
     known = {text for figure in figures_of(results) for text in spelt(figure)}
-    # words of the card, and not figures: the level of the intervals, the threshold that is always shipped
+    # fixed numbers in the card's text: the level of the intervals and the default threshold
     known |= {"95", "0.001", "0.5", "0.8", "1"}
     known |= {percent(row["coverage"], 0) for row in results["least_doubted"]}
     shown = section(card, "Results") + section(card, "What it cannot do")
@@ -232,7 +232,7 @@ def test_a_sidecar_of_an_older_checkpoint_makes_no_card(run: RunDir) -> None:
 
 
 def test_a_run_directory_of_the_framework(tmp_path: Path) -> None:
-    """No training keys, no sidecar, no collected questions, layers by name, a base from a file."""
+    """It has no training keys, no sidecar and no collected questions; layers are a preset, and the base is a file."""
     (tmp_path / "doubter_checkpoint.pt").write_bytes(b"x")
     RunDir(tmp_path, create=True).update({"model_name": "/models/base x.gguf", "target_layers": "late"})
     report = write_card(RunDir(tmp_path), name="Mine")
@@ -280,7 +280,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
 @settings(max_examples=200)
 def test_any_text_survives(text: str) -> None:
-    """Escaped in a line, or as code in a cell of a table."""
+    """It is escaped in a line, and is code in a table's cell."""
     parser = MarkdownIt("commonmark").enable("table")
     plain = " ".join(text.split())
     (inline,) = parser.parseInline(f"x{escape(text)}x")

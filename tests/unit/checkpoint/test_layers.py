@@ -1,4 +1,4 @@
-"""Layer lists as people write them."""
+"""Layer lists in all spellings that users may write."""
 
 from __future__ import annotations
 

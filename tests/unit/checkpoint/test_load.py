@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused and why, and that nothing inside is ever executed."""
+"""Loading checkpoints: valid and refused files, and that nothing inside is ever executed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.random_wrapper import random_wrapper, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "metadeploy" / "demo" / "data" / "smollm2_doubter"
-#: As the framework writes them: format 1.0, with a config that says 32 tokens of a wrapper that has 10.
+#: Real checkpoints of the framework: format 1.0, with a config that states 32 tokens for a wrapper with 10.
 REFERENCE = ROOT.parent / "shared" / "reference" / "smollm2_doubter"
 CA_ONLY = ROOT.parent / "shared" / "reference" / "ca_testcase" / "ca_doubter.pt"
 ENCODERS: tuple[EncoderType, ...] = ("selective", "multi_token", "transformer")
@@ -43,7 +43,7 @@ def wrapper(encoder: EncoderType = "selective", **options: Any) -> tuple[Wrapper
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
-    """The checkpoint again, after an edit of its contents."""
+    """Edit the contents of a checkpoint and return its path."""
     contents = torch.load(path, weights_only=True)
     edit(contents)
     torch.save(contents, path)
@@ -61,7 +61,7 @@ def refusal(path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-# -- what is read
+# -- valid checkpoints
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -146,7 +146,7 @@ def test_the_refusals_tokens_and_bias(tmp_path: Path) -> None:
     message = refusal(path)
     assert "refusal_token_ids is [57] in run.json, but [57, 5248, 0] in the checkpoint" in message
     assert "refusal_bias is 0.25 in run.json, but -0.75 in the checkpoint" in message
-    # run.json alone says as much
+    # run.json alone is enough
     path = save_checkpoint(tmp_path, config, tensors)
     manifest(tmp_path, refusal_token_ids=[3], refusal_bias=1)
     loaded = load_wrapper(path).config
@@ -248,11 +248,11 @@ def test_real_ones(folder: Path) -> None:
     assert loaded.config.inject_from == ("prompt" if folder == REFERENCE else "last_prompt_token")
 
 
-# -- files that are something else
+# -- files that are no checkpoints
 
 
 class Config:
-    """A configuration that is an object, as some trainers pickle it."""
+    """A configuration object, which some trainers pickle."""
 
     encoder_type = "selective"
 
@@ -295,7 +295,7 @@ class Mode(enum.Enum):
 
 @dataclass
 class Trained:
-    """Some trainers keep their results this way."""
+    """Some trainers store their results in such a class."""
 
     epochs: Any
     where: Path
@@ -307,7 +307,7 @@ class Slotted:
     rate: Any
 
 
-#: Values that weights_only refuses, and the recipe's replacements.
+#: Values that weights_only refuses, and their replacements by the code in the message.
 REFUSED: dict[str, tuple[Any, Any]] = {
     "float64": (np.float64(1e-3), 1e-3),
     "float32": (np.float32(0.5), 0.5),

@@ -20,7 +20,7 @@ ENCODERS: tuple[EncoderType, ...] = ("selective", "multi_token", "transformer")
 
 
 def checkpoint(folder: Path, encoder: EncoderType, rename: Rename, rename_ca: Rename | None = None) -> Path:
-    """A checkpoint with other names for the tensors of the encoder and of each cross-attention."""
+    """Write a checkpoint with other names for the tensors of the encoder and of each cross-attention."""
     config, tensors = random_wrapper(
         encoder, hidden_dim=32, target_layers=(1, 3), cross_attn_layers=(1, 2), num_layers=4
     )

@@ -52,12 +52,12 @@ def test_a_checkpoint_gives_the_wrapper_back(base: FrozenBase, encoder_type: str
     assert loaded.state_dict().keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
     activations = some_activations(2, doubter)
-    doubter.requires_grad_(False).eval()  # as a loaded one is: PyTorch's attention computes the same way then
+    doubter.requires_grad_(False).eval()  # like a loaded wrapper, so that PyTorch's attention takes the same path
     assert torch.equal(loaded(activations), doubter(activations))
 
 
 def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
-    """What a reader of format 1.1 looks for, in types that need no code of ours."""
+    """The file has the keys of format 1.1, in types that need no code of this project."""
     path = tmp_path / "doubter_checkpoint.pt"
     contents: dict[str, dict[str, Any]] = {}
     for encoder_type in ENCODERS:
@@ -69,7 +69,7 @@ def test_the_frameworks_keys(base: FrozenBase, tmp_path: Path) -> None:
         shared = {"encoder_type": encoder_type, "ca_bottleneck_dim": 16, "ca_num_heads": 2, "encoder_bottleneck": 16}
         assert shared.items() <= content["config"].items()
         assert {tensor.dtype for tensor in content["encoder_state"].values()} == {torch.float32}
-        # as text: the framework compares them with the names of its modules, and loads none if they differ
+        # the keys are text: the framework compares them with its modules' names and loads nothing if they differ
         assert list(content["ca_state"]) == ["3", "5"]
         assert {tensor.dtype for tensor in content["ca_state"]["3"].values()} == {torch.bfloat16}
         assert "output_norm.weight" in content["encoder_state"]

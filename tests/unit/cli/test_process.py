@@ -1,4 +1,4 @@
-"""What the commands set of the process before PyTorch is loaded."""
+"""Process settings that commands make before they load PyTorch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_nothing_heavy_is_imported() -> None:
     assert in_process("prepare(); import sys; print('torch' in sys.modules)") == "False"
 
 
-#: Page faults of taking and giving back 64 MiB ten times.
+#: Prints the page faults of allocating and freeing 64 MiB ten times.
 FAULTS = """
 {before}
 import resource

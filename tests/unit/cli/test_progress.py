@@ -1,4 +1,4 @@
-"""Progress of collect and train: honest times, lines where there is no terminal."""
+"""Progress of collect and train: correct times, and plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_durations() -> None:
 
 def test_time_left_is_by_the_pace_of_this_run(clock: Clock) -> None:
     progress = StageProgress(console=plain(), clock=clock)
-    progress.stage("questions", 600, 1000)  # an earlier run's
+    progress.stage("questions", 600, 1000)  # from an earlier run
     assert progress.left is None
     clock.now += 0.5
     progress.stage("questions", 650, 1000)
@@ -97,18 +97,18 @@ def test_all_epochs_take_at_most(clock: Clock) -> None:
     assert pace.whole(progress) is None, "how long an epoch takes is not known yet"
 
     for row_ in (row(1, 0.5), row(2, 0.6)):
-        pace.add(row_)  # of an earlier run: how long they took is not known either
+        pace.add(row_)  # from an earlier run, whose duration is not known either
     progress.stage("epoch 3", 0, 40)
     clock.now += 10
     progress.stage("epoch 3", 10, 40)
-    # 30 s of this one, and two more of 40 s
+    # 30 s left of this epoch, and two more of 40 s
     assert pace.whole(progress) == "at most 1:50 in all"
     clock.now += 40
     pace.add(row(3, 0.7), seconds=progress.elapsed)
     progress.stage("epoch 4", 0, 40)
     clock.now += 2
     progress.stage("epoch 4", 2, 40)
-    # 38 s of this one, and one more of 50 s with its validation
+    # 38 s left of this epoch, and one more of 50 s with its validation
     assert pace.whole(progress) == "at most 1:28 in all"
 
 

@@ -1,4 +1,4 @@
-"""When an answer counts as right: the hard cases."""
+"""Hard cases of the rule that decides whether an answer is right."""
 
 from __future__ import annotations
 

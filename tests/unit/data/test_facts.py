@@ -1,4 +1,4 @@
-"""The built-in questions: how many, how even, reproducible, and with answers that are right."""
+"""The built-in questions: their number and balance, reproducibility, and correct answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_size_and_evenness(questions: list[Question]) -> None:
     sizes = Counter(question.category for question in questions)
     assert set(sizes) == set(CATEGORIES)
     assert max(sizes.values()) <= 0.15 * len(questions)
-    # what has few entities is left small
+    # categories with few entities stay small
     assert sum(size >= 190 for size in sizes.values()) >= 0.8 * len(sizes)
     assert min(sizes.values()) >= 80
 
@@ -78,7 +78,7 @@ def test_each_accepted_answer_is_right_in_a_sentence(questions: list[Question]) 
 
 
 def test_repeating_the_question_is_wrong(questions: list[Question]) -> None:
-    # a choice between numbers names its answer, and may
+    # a question that offers two numbers may contain its answer
     given_away = [question.question for question in questions if is_correct(question, question.question)]
     assert not given_away
 
@@ -103,7 +103,7 @@ def test_splits_of_it(questions: list[Question]) -> None:
 def test_what_is_about_one_country_has_one_entity(
     questions: list[Question], texts: tuple[str, ...], entity: str
 ) -> None:
-    # which phrasings are drawn is left to chance; the entity is not
+    # phrasings are drawn at random, the entity is fixed
     entities = [question.entity for question in questions if question.question in texts]
     assert set(entities) <= {entity}
     about = [question for question in questions if question.entity == entity]
@@ -194,7 +194,7 @@ def test_arithmetic_is_right(questions: list[Question]) -> None:
     ],
 )
 def test_numbers_are_of_every_size(questions: list[Question], category: str, least: tuple[int, int, int]) -> None:
-    """Contrast: small numbers, which a small model knows, beside large ones."""
+    """Small numbers, which a small model knows, occur beside large ones."""
     digits = Counter(min(len(question.answers[0]), 3) for question in questions if question.category == category)
     assert all(digits[length] >= number for length, number in enumerate(least, start=1)), digits
 

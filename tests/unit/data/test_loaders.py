@@ -1,4 +1,4 @@
-"""Public question sets, from small local files of their schema; the hub is never asked."""
+"""Public question sets, loaded from small local files with their schema, without network access."""
 
 from __future__ import annotations
 

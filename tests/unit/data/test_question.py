@@ -1,4 +1,4 @@
-"""Files of questions: what is written is read back, and every malformed line is named."""
+"""Files of questions: they are read back unchanged, and errors name every malformed line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits: nothing in two parts, every category in each, and where an entity lands does not depend on the others."""
+"""Splits: no question in two parts, every category in each, and each entity's part independent of the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_parts_have_their_shares_and_keep_the_order() -> None:
     parts = split(questions, seed=0)
     assert tuple(parts) == SPLITS
     for part, share in zip(SPLITS, FRACTIONS, strict=True):
-        # a binomial share: four standard deviations of 4000 draws are 0.03 at most
+        # a binomial proportion: four standard deviations of 4000 draws are 0.03 at most
         assert len(parts[part]) / len(questions) == pytest.approx(share, abs=0.03)
         assert parts[part] == [question for question in questions if question in set(parts[part])]
     assert Counter(chain.from_iterable(parts.values())) == Counter(questions)

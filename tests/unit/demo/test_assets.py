@@ -1,4 +1,4 @@
-"""The files that come with the demo, and the bases that it can fetch."""
+"""The files that ship with the demo, and the bases that it can fetch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metadeploy.demo.questions import load_questions
 
 
 def test_what_is_shipped_is_small() -> None:
-    """Every file that the demo brings along, the trained Doubter above all, has at most 8 MiB."""
+    """Every shipped file, also the trained Doubter, has at most 8 MiB."""
     shipped = {
         path: path.stat().st_size for path in (Path(assets.__file__).parent / "data").rglob("*") if path.is_file()
     }

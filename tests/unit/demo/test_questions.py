@@ -1,4 +1,4 @@
-"""The demo's questions, its scores, and what it prints of them."""
+"""The demo's questions, scores and output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_seed_always_draws_the_same_questions() -> None:
 def test_shares() -> None:
     two_of_three = Share(2, 3)
     assert two_of_three.value == pytest.approx(2 / 3)
-    # Wilson's interval as R's prop.test(2, 3, correct = FALSE) has it
+    # Wilson's interval from R's prop.test(2, 3, correct = FALSE)
     assert two_of_three.interval == pytest.approx((0.2076596, 0.9385081), abs=1e-4)
     assert Share(0, 0).value is None
     assert Share(0, 0).interval is None
@@ -59,7 +59,7 @@ def test_shares() -> None:
 
 
 def pair(base: bool, doubter: bool | None, category: str = "capital") -> Pair:
-    """A pair of answers; None: the Doubter declines."""
+    """Return a pair of answers; None: the Doubter declines."""
     return Pair(
         Question("Where [b]is[/b] it?", ("here", "there"), category),
         Answer("It is here." if base else "It is not", base, False),
@@ -80,7 +80,7 @@ def test_scores() -> None:
 
 
 class FakeLlama:
-    """Answers 'Paris' alone, and declines with its wrapper unless that is turned off."""
+    """Answers 'Paris' without the wrapper, and declines with it unless its gain is 0."""
 
     def generate(
         self, prompt: str, *, max_tokens: int, inject: bool = True, gain: float | None = None
@@ -100,7 +100,7 @@ def test_both_are_asked(gain: float) -> None:
     assert answered.doubter == (Answer(REFUSAL, False, True) if gain else answered.base)
 
 
-# -- the command; the models are left out here, tests/integration/test_demo.py has them
+# -- the command, without the models; tests/integration/test_demo.py runs it with them
 
 
 @pytest.fixture

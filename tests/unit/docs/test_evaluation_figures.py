@@ -1,4 +1,4 @@
-"""The figures of docs/evaluation.md are those of the results files beside it, row by row."""
+"""Every row of figures in docs/evaluation.md matches the results files beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 DOCS: Final = Path(__file__).parents[3] / "docs"
 PAGE: Final = (DOCS / "evaluation.md").read_text(encoding="utf-8")
 
-#: Of the tables, how a metric is called there; the third says whether it is a share.
+#: A metric's label in the tables, its key in the results, and whether it is a proportion.
 METRICS: Final = (
     ("base_accuracy", "base accuracy", True),
     ("coverage", "coverage", True),
@@ -57,7 +57,7 @@ def plain(title: str) -> str:
 
 
 def main_table() -> Iterator[str]:
-    """Three trainings, and the first of them."""
+    """Return the rows for the mean of three trainings and for the first of them."""
     means, first = results("seeds")["metrics"], results("seed-0")["metrics"]
     for key, title, is_share in METRICS:
         mean = number(means[key]["mean"], is_share=is_share)
@@ -73,7 +73,7 @@ def least_doubted() -> Iterator[str]:
 
 
 def two_of(one: str, other: str, keys: Sequence[str]) -> Iterator[str]:
-    """Two evaluations of the same questions beside each other, with intervals."""
+    """Return the rows for two evaluations of the same questions side by side, with intervals."""
     left, right = results(one)["metrics"], results(other)["metrics"]
     for key, title, is_share in METRICS:
         if key in keys:
@@ -90,7 +90,7 @@ def every_position() -> Iterator[str]:
 
 
 def runtime() -> Iterator[str]:
-    """The compiled runtime, by itself."""
+    """Return the rows for the compiled runtime."""
     metrics = results("runtime")["metrics"]
     for key, title, is_share in METRICS:
         if key in ("coverage", "selective_accuracy", "over_refusal_rate", "kept_rate", "auroc", "macro_auroc"):
@@ -116,9 +116,9 @@ def test_a_table_has_the_figures_of_its_results(name: str) -> None:
 
 
 def test_results_are_of_the_shipped_doubter() -> None:
-    """The results name the hash of the measured file, so that another training cannot keep these figures.
+    """The results name the hash of the measured file, so that these figures cannot outlive a new training.
 
-    The file has been saved again since, for the framework. Its tensors are the measured ones.
+    The file was saved again later, for the framework, with the same tensors.
     """
     path = Path(str(files("metadeploy.demo") / "data" / "smollm2_doubter" / "doubter_checkpoint.pt"))
     shipped = results("shipped")
@@ -128,7 +128,7 @@ def test_results_are_of_the_shipped_doubter() -> None:
 
 
 def tensors_sha256(checkpoint: Path) -> str:
-    """The hash of the tensors alone: their names in order, types, shapes and bytes."""
+    """Return a hash of only the tensors: their names in order, types, shapes and bytes."""
     content = torch.load(checkpoint, weights_only=True)
     layers = sorted(content["ca_state"], key=int)
     parts = [("encoder", content["encoder_state"]), *((f"layer {n}", content["ca_state"][n]) for n in layers)]
@@ -141,7 +141,7 @@ def tensors_sha256(checkpoint: Path) -> str:
 
 
 def test_the_second_doubter() -> None:
-    """The counts of `metadeploy demo --base qwen2.5-coder-0.5b --all`."""
+    """The page has the counts of `metadeploy demo --base qwen2.5-coder-0.5b --all`."""
     measured = results("demo-qwen2.5-coder-0.5b")
     titles = {
         "base_accuracy": "base accuracy",
@@ -160,7 +160,7 @@ def test_the_second_doubter() -> None:
 
 
 def test_the_readme_has_the_counts_of_the_demo() -> None:
-    """The counts of `metadeploy demo --all`."""
+    """The README has the counts of `metadeploy demo --all`."""
     page = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     scores = results("demo-smollm2-135m")["scores"]
 

@@ -1,4 +1,4 @@
-"""What README and docs say of the repository: commands, files and links that exist."""
+"""Commands, files and links in README and docs exist."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_architecture_names_files_that_exist() -> None:
 
 
 def test_flags_and_variables_of_the_usage_page_exist() -> None:
-    """Ours; those of llama.cpp are its own business."""
+    """Only metadeploy's flags are checked, not those of llama.cpp."""
     usage = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
     section = usage[usage.index("| flag |") : usage.index("Flags win")]

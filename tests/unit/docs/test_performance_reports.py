@@ -1,4 +1,4 @@
-"""docs/performance-reports.md copies the reports in docs/results to the letter."""
+"""docs/performance-reports.md repeats the reports in docs/results exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/sidecar-format.md says what the code does: every key, and every tensor with its shape."""
+"""docs/sidecar-format.md matches the code: every key, and every tensor with its shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = {value for name, value in vars(keys).items() if name.isupper() and "{pref
 
 
 def rows(start: str) -> dict[str, str]:
-    """First two columns of all table rows whose first one begins so."""
+    """Return the first two columns of all table rows that begin with a text."""
     return {name: second for name, second in ROW.findall(DOC) if name.startswith(start)}
 
 
@@ -48,7 +48,7 @@ def test_types_and_general_keys_are_those_written(tmp_path: Path) -> None:
         for name, kind in (rows("{prefix}.") | rows("general.")).items()
     }
     assert documented.pop("general.alignment") == "u32"
-    assert documented.pop("meta_spider.trigger") == "str"  # read, and never written
+    assert documented.pop("meta_spider.trigger") == "str"  # only read, never written
     assert written == documented
 
 

@@ -1,4 +1,4 @@
-"""Reading the processor's features from operating systems."""
+"""The processor's features, as operating systems report them."""
 
 from __future__ import annotations
 

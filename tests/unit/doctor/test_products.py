@@ -1,4 +1,4 @@
-"""Matrix products of the doctor: the products that it computes, its detection of wrong kernels, and a dying child."""
+"""The doctor's matrix products: their shapes, the detection of wrong kernels, and a child that dies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_is_multiplied() -> None:
     weights = list_weights(FakeCore())
     assert {weight.width for weight in weights} == set(WIDTHS) == {32, 64, 96, 256, 576, 896, 1024, 4096}
     for weight in weights:
-        # the fake AMX takes no others, like Intel's
+        # the fake AMX accepts no other products, like Intel's
         both = weight.type.name == "Q8_0" and weight.outputs % 32 == 0
         assert [place.buffer_type for place in weight.places] == (["CPU", "AMX"] if both else ["CPU"])
     multiplied = [

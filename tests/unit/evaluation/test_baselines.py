@@ -1,4 +1,4 @@
-"""The baselines on data where the answer is known."""
+"""The baselines on data with known results."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def record(correct: bool, category: str = "a") -> Record:
 
 
 def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
-    """Layers 3, 5, 8: layer 5 has the verdict in one direction among noise, the others only a hint of it."""
+    """Return layers 3, 5, 8: in layer 5, one direction encodes the label under noise; the others have only a hint."""
     draw = np.random.default_rng(seed)
     right = draw.random(n) < 0.4 if correct is None else np.full(n, correct)
     activations = draw.normal(size=(n, 3, 8))
     for layer, strength in enumerate((0.2, 4.0, 0.4)):
         activations[:, layer, 2] += strength * (right - 0.5)
-    activations[:, :, 6] *= 100  # an outlier of a channel, as models have them
+    activations[:, :, 6] *= 100  # a channel with outliers, as in real models
     tensor = torch.from_numpy(activations).to(torch.bfloat16)
     return Collected([record(bool(is_right)) for is_right in right], tensor, (3, 5, 8))
 
@@ -64,7 +64,7 @@ def of_one_layer(right: np.ndarray, activations: np.ndarray) -> Collected:
 
 
 def hidden(seed: int, n: int) -> Collected:
-    """The verdict is the small difference of two channels that are nearly the same: large weights find it."""
+    """The label is the small difference of two almost equal channels. Large weights find it."""
     draw = np.random.default_rng(seed)
     right = draw.random(n) < 0.5
     channels = np.repeat(draw.normal(size=(n, 1)), 2, axis=1)
@@ -73,14 +73,14 @@ def hidden(seed: int, n: int) -> Collected:
 
 
 def drowned(seed: int, n: int) -> Collected:
-    """A hint of the verdict in each of 200 noisy channels, for a few questions: small weights find it."""
+    """Each of 200 noisy channels has a hint of the label, for a few questions. Small weights find it."""
     draw = np.random.default_rng(seed)
     right = draw.random(n) < 0.5
     return of_one_layer(right, draw.normal(size=(n, 200)) + 0.2 * (right[:, None] - 0.5))
 
 
 def test_the_penalty_is_chosen_from_hardly_learning_to_free() -> None:
-    """Neither end of the grid is where every choice ends."""
+    """The choice depends on the data: it is neither always the lowest nor always the highest penalty."""
     test = hidden(2, 300)
     weak = linear_probe(hidden(0, 600), hidden(1, 300), test.activations)
     strong = linear_probe(drowned(0, 60), drowned(1, 300), drowned(2, 300).activations)
@@ -94,7 +94,7 @@ def test_the_penalty_is_chosen_from_hardly_learning_to_free() -> None:
 
 
 def test_the_probe_is_the_regression_of_the_library() -> None:
-    """Whatever way it is fitted: against L-BFGS from nothing, run to its end."""
+    """It equals the fit by L-BFGS from zero, run to convergence."""
     train, val, test = collected(0, 600), collected(1, 300), collected(2, 300)
     result, again = (linear_probe(train, val, test.activations) for _ in range(2))
     assert result is not None and again is not None
@@ -128,7 +128,7 @@ def test_the_category_alone() -> None:
     train = ["a", "a", "a", "a", "b", "b"]
     right = [True, True, True, False, False, False]
     doubts = category_doubt(train, right, ["b", "a", "unseen", "a"])
-    assert doubts.tolist() == [1.0, 0.25, 0.5, 0.25]  # 3 of all 6 for what was not seen
+    assert doubts.tolist() == [1.0, 0.25, 0.5, 0.25]  # an unseen category gets the overall rate, 3 of 6
 
 
 def samples(doubts: list[float], base: list[bool], answers: list[bool] | None = None) -> Samples:
@@ -169,13 +169,13 @@ def test_a_perfect_doubter_against_its_opposite() -> None:
     doubter = row["doubter"]
     assert doubter["selective_accuracy"]["value"] == 1
     assert (doubter["only_doubter"], doubter["only_baseline"]) == (8, 0)
-    assert doubter["p_value"] == pytest.approx(2 / 2**8)  # eight coins on one side
+    assert doubter["p_value"] == pytest.approx(2 / 2**8)  # eight coin tosses on one side
     assert doubter["auroc_difference"]["value"] == 1
     assert doubter["auroc_difference"]["p_value"] == pytest.approx(2 / 51)
 
 
 def test_a_comparison_draws_whole_entities() -> None:
-    """The same 40 questions twice, and each pair about one thing: as sure as of 40, and not as of 80."""
+    """40 questions occur twice, each pair about one entity. The interval is that of 40 questions, not of 80."""
     draw = np.random.default_rng(0)
     base = (draw.random(40) < 0.5).tolist()
     ours, theirs = (draw.random(40) + ~np.array(base) * weight for weight in (0.6, 0.3))
@@ -188,7 +188,7 @@ def test_a_comparison_draws_whole_entities() -> None:
     assert double["doubter"]["auroc_difference"] == pytest.approx(row["doubter"]["auroc_difference"])
     for part, other in ((double, row), (double["doubter"], row["doubter"])):
         assert part["selective_accuracy"] == pytest.approx({**other["selective_accuracy"], "n": 30})
-    # as if they were 80, the interval is narrower
+    # if they counted as 80, the interval would be narrower
     independent = Samples(tuple(replace(sample, entity="") for sample in twice))
     narrower = Comparison(samples=independent, n_bootstrap=200).score("other", theirs.repeat(2), n_answered=30)
     assert width(narrower["auroc"]) < 0.9 * width(double["auroc"])
@@ -208,7 +208,7 @@ def test_a_score_without_errors_has_no_auroc() -> None:
 
 
 def test_a_point_is_compared_at_its_own_coverage() -> None:
-    # it answers 4 of 6, two of them rightly; the Doubter's four least doubted are right but for one
+    # it answers 4 of 6, two of them correctly; of the Doubter's four least doubted answers, three are right
     doubter = samples([0.1, 0.2, 0.3, 0.4, 0.8, 0.9], [True] * 3 + [False] * 3)
     declined = np.array([False, True, False, False, False, True])
     correct = np.array([True, False, True, False, False, False])

@@ -1,4 +1,4 @@
-"""The two engines: PyTorch in batches says what the reference says one by one, and the runtime says the same."""
+"""The two engines: batches in PyTorch give the reference's answers, and the runtime gives the same."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def in_order(engine: Engine, questions: Sequence[Question], gains: Sequence[floa
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3_5", "gemma3"])  # plain cache, recurrent memory, sliding window
+@pytest.mark.parametrize("kind", ["llama", "qwen3_5", "gemma3"])  # K/V cache, recurrent memory, sliding window
 def test_batches_say_what_the_reference_says(kind: str, inject_from: InjectFrom) -> None:
     pipeline = tiny_pipeline(kind, inject_from)
     limits = AnswerLimits(max_new_tokens=12, whole_answer=True)
@@ -100,7 +100,7 @@ def test_gain_0_is_the_base() -> None:
 
 
 def test_answers_end_with_their_first_sentence(run: RunDir) -> None:
-    """As they were collected: the same text, and the same mean log-probability."""
+    """The text and the mean log-probability equal those from collecting."""
     from metadeploy.training.records import Collected
 
     records = Collected.read(run.collect, "test").records
@@ -133,7 +133,7 @@ def test_the_engines_agree(run: RunDir, llm: MetaLlama) -> None:
 
 
 def test_choices_are_read_to_their_end(run: RunDir, llm: MetaLlama) -> None:
-    """In the same batch as others, of which only the first sentence is."""
+    """Other answers in the same batch are read to the end of their first sentence."""
     from metadeploy.training.records import Collected
 
     plain = [record.question for record in Collected.read(run.collect, "val").records[:12]]

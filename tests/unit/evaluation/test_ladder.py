@@ -1,4 +1,4 @@
-"""The parts of the quantisation ladder: figures by hand, files that are made once, tables."""
+"""The parts of the quantization ladder: figures by hand, files that are made once, and tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sample(index: int, doubt: float, *, base: bool = True, right: bool = True, *
     )
 
 
-#: Answers the first two questions, one of them rightly; declines two, of which the base has one right.
+#: Answers the first two questions, one of them correctly. Declines two, of which the base gets one right.
 REFERENCE = (sample(0, 0.1), sample(3, 0.2, right=False), sample(4, 0.5), sample(7, 0.9, base=False))
 
 
@@ -117,11 +117,11 @@ def test_cosine() -> None:
 
 def test_rates() -> None:
     assert _rates(20, 1.0, [3.0, 3.5, 4.0]) == Rates(10.0, 2.0)
-    assert _rates(20, 1.0, [3.0]) == Rates(10.0, None)  # one token says nothing of decoding
+    assert _rates(20, 1.0, [3.0]) == Rates(10.0, None)  # one token gives no decoding speed
 
 
 def test_against_the_reference() -> None:
-    """Question 0 as PyTorch; 3 and 7 differ, one each way; 4 is declined by both."""
+    """Question 0 is as in PyTorch, 3 and 7 differ in opposite ways, and both decline 4."""
     samples = rung(0.1, 0.6, 0.7, 0.4)
     samples = (*samples[:3], replace(samples[3], rates=Rates(90.0, 8.0), activations=Cosine(0.5, 0.1)))
     agreement = against_reference(samples, REFERENCE)
@@ -183,7 +183,7 @@ def test_a_rung_is_read_back(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bases(tmp_path: Path) -> tuple[Path, Path]:
-    """The same tiny model in F32 and in Q8_0."""
+    """One tiny model in F32 and in Q8_0."""
     write_tiny_gguf(tmp_path / "q8.gguf")
     dequantise_gguf(tmp_path / "q8.gguf", tmp_path / "f32.gguf")
     return tmp_path / "f32.gguf", tmp_path / "q8.gguf"
@@ -199,7 +199,7 @@ def test_what_a_base_is_made_of(bases: tuple[Path, Path]) -> None:
 
 
 def test_the_types_that_were_really_used(tmp_path: Path) -> None:
-    """Of a Q4_K_M that has rows of 32, for which there is no K type, and rows of 256, for which there is."""
+    """In a Q4_K_M file, rows of 32 have no K type, and rows of 256 have one."""
     writer = gguf.GGUFWriter(tmp_path / "mixed.gguf", arch="llama")
     kinds = gguf.GGMLQuantizationType
     for name, kind, shape in (

@@ -1,4 +1,4 @@
-"""Asking in chunks: what is asked for, what a sample holds, and what an interruption costs."""
+"""Asking questions in chunks: the requests, the content of a sample, and the cost of an interruption."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFUSAL = "I'm not confident enough to answer this question accurately."
 
 
 class FakeEngine:
-    """Knows the even numbers; declines where it was told that it may and the number is odd."""
+    """Knows the even numbers; declines odd ones if the prompt allows it to decline."""
 
     refusal_text = REFUSAL
 
@@ -97,13 +97,13 @@ def test_every_question_is_asked_once(tmp_path: Path) -> None:
     expected = [(f"{place} ?", others if place % 3 else swept) for place in range(10)]
     expected += [(told_question(f"{place} ?", REFUSAL), ()) for place in range(10)]
     assert sorted(engine.asked) == sorted(expected)
-    # 2 for the base and its Doubter, 1 for the base that was told, 2 more for 4 swept ones
+    # 2 for the base and its Doubter, 1 for the base that may decline, 2 more for 4 swept questions
     assert done[-1] == (10 * 3 + 4 * 2, 38)
     assert [at for at, _ in done] == sorted({at for at, _ in done})
 
 
 class Wavering(FakeEngine):
-    """Chooses, and says another letter after it."""
+    """Chooses a letter, then names another one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dies_after", [0, 7, 8, 9, 17])
 def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> None:
-    """At most the chunk is lost in which it stopped: 4 questions, asked twice each."""
+    """At most one chunk is lost: 4 questions, each asked twice."""
     path, whole = tmp_path / "samples.jsonl", tmp_path / "whole.jsonl"
     gather(FakeEngine(), plan(10), whole)
     with pytest.raises(KeyboardInterrupt):
@@ -147,7 +147,7 @@ def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> N
     gather(engine, plan(10), path, progress=lambda at, _: done.append(at))
     assert path.read_bytes() == whole.read_bytes()
     assert len(engine.asked) == 20 - dies_after // 8 * 8
-    assert set(tmp_path.iterdir()) == {path, whole}  # nothing is left beside them
+    assert set(tmp_path.iterdir()) == {path, whole}  # no other file is left
 
 
 def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
     gather(FakeEngine(), plan(10), path)
     whole = path.read_bytes()
     path.unlink()
-    path.with_name(".samples.jsonl.partial").write_bytes(whole[:-30])  # inside the tenth line: two chunks are whole
+    path.with_name(".samples.jsonl.partial").write_bytes(whole[:-30])  # inside the tenth line: two chunks are complete
     engine = FakeEngine()
     gather(engine, plan(10), path)
     assert path.read_bytes() == whole
@@ -228,7 +228,7 @@ def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
     gather(FakeEngine(), plan(6), path)
     with pytest.raises(KeyboardInterrupt):
         gather(FakeEngine(dies_after=9), plan(6, "two"), path)
-    assert {sample.fingerprint for sample in Samples.read(path)} == {"one"}  # until the others are complete
+    assert {sample.fingerprint for sample in Samples.read(path)} == {"one"}  # until the other lines are complete
     engine = FakeEngine()
     assert {sample.fingerprint for sample in gather(engine, plan(6, "three"), path)} == {"three"}
     assert len(engine.asked) == 12

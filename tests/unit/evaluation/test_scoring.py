@@ -1,4 +1,4 @@
-"""From hand-made samples to results, means over runs and tables, and the settings that cannot be meant."""
+"""Results, means over runs and tables from hand-made samples, and invalid settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSAL = "I cannot say."
 
 
 def sample(index: int, base: bool, doubt: float, right: bool | None = None, **fields: Any) -> Sample:
-    """A sample whose log-probability is minus its number."""
+    """Return a sample whose log-probability is minus its number."""
     declined = REFUSAL if doubt >= 0.5 else None
     return Sample(
         **{
@@ -52,7 +52,7 @@ def test_the_least_doubted_of_many_and_of_none() -> None:
 
 
 def test_questions_about_one_entity_are_drawn_together(samples: Samples) -> None:
-    """The same questions three times, as being about one thing each, tell no more than once."""
+    """If each question occurs three times as one entity, the intervals do not change."""
     swept = [Sample(**{**vars(sample), "gains": (at_2(sample.doubt, True),)}) for sample in samples]
     thrice = [Sample(**{**vars(sample), "entity": f"e{sample.index}"}) for sample in swept for _ in range(3)]
     once, more = (
@@ -90,9 +90,9 @@ def told(declined: bool, correct: bool) -> ToldAnswer:
 
 @pytest.fixture
 def samples() -> Samples:
-    """Eight questions: the base has 0, 1, 2, 3 right. Below 0.5 the Doubter answers 0, 1, 2, 4 and mends 4.
+    """Eight questions: the base gets 0, 1, 2, 3 right. Below 0.5 the Doubter answers 0, 1, 2, 4 and corrects 4.
 
-    It says the same as the base to 0 but for a space, to 1 it is right in other words, and 3 it declines.
+    Its answer to 0 differs from the base's by a space, to 1 it is right in other words, and it declines 3.
     """
     return Samples(
         (
@@ -149,7 +149,7 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     by_telling = rows["told that it may decline"]
     assert by_telling["coverage"]["value"] == 5 / 8
     assert by_telling["selective_accuracy"]["value"] == 3 / 5
-    assert by_telling["doubter"]["selective_accuracy"]["value"] == 4 / 5  # 3 comes to what it answers at 4
+    assert by_telling["doubter"]["selective_accuracy"]["value"] == 4 / 5  # at this coverage it also answers 3
     json.dumps(judged, allow_nan=False)
 
 
@@ -187,7 +187,7 @@ def at_2(doubt: float, right: bool) -> AtGain:
 
 
 def results(samples: Samples, name: str, threshold: float = 0.5) -> dict[str, Any]:
-    """As the runner puts them together, with what the tables read."""
+    """Return results in the runner's form, with the entries that the tables read."""
     scores = baseline_scores(samples, {})
     return {
         "config": {"run": name},
@@ -207,7 +207,7 @@ def test_means_over_runs(samples: Samples) -> None:
     assert (coverage["mean"], coverage["n"]) == (0.5, 3)
     assert coverage["high"] - coverage["mean"] == pytest.approx(4.302653 * 0.25 / 3**0.5)
     assert combined["metrics"]["base_accuracy"]["low"] == combined["metrics"]["base_accuracy"]["high"] == 0.5
-    half = combined["least_doubted"][-1]  # at no threshold, so it is the same for all three
+    half = combined["least_doubted"][-1]  # it does not depend on the threshold, so it is the same for all three
     assert half == {"coverage": 0.5, "mean": 0.75, "low": 0.75, "high": 0.75, "n": 3}
     baseline = combined["baselines"]["mean log-probability"]
     assert baseline["auroc"]["mean"] == 1
@@ -285,7 +285,7 @@ def test_one_by_one_fewer_are_swept() -> None:
 
 
 def test_an_empty_answer_is_the_least_likely_one() -> None:
-    """It is always wrong, and has no tokens whose likelihood could say so."""
+    """It is always wrong, and has no tokens with a likelihood."""
     empty = {"base_answer": "", "base_logprob": None, "base_first_logprob": None}
     drawn = Samples((sample(0, True, 0.1), sample(7, False, 0.2), sample(1, False, 0.3, **empty)))
     for score in baseline_scores(drawn, {}).values():

@@ -28,7 +28,7 @@ def test_ece_by_hand() -> None:
 
 
 def test_bins_hold_their_lower_edge_and_the_last_one_both() -> None:
-    # 0.5 shares the upper of two bins with 1.0, so an error and a right answer even out; 0.49 is alone
+    # 0.5 is in the upper of two bins with 1.0, so an error and a right answer cancel out; 0.49 is alone
     assert metrics.ece([0.5, 1.0], [False, True], bins=2) == pytest.approx(abs(1.5 - 1) / 2)
     assert metrics.ece([0.49, 1.0], [False, True], bins=2) == pytest.approx((abs(0.49 - 1) + abs(1 - 0)) / 2)
 

@@ -1,4 +1,4 @@
-"""Metrics that are shares of questions, on one case worked by hand."""
+"""Metrics that are proportions of questions, on one case worked by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = tuple[bool, bool, bool, bool]
 
 
 def columns(rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The same words have the same verdict; where it declines, there may be any."""
+    """Return the columns. Equal texts have equal labels; a declined question may have any."""
     base, answered, correct, same = np.array(rows, dtype=bool).reshape(-1, 4).T
     return base, answered, answered & np.where(same, base, correct), same
 
@@ -36,7 +36,7 @@ def test_by_hand() -> None:
     assert metrics.coverage(ANSWERED) == Share(5, 10)  # 0 1 2 4 9
     assert metrics.selective_accuracy(ANSWERED, CORRECT) == Share(3, 5)  # 0 1 4
     assert metrics.refusal_rate(ANSWERED) == Share(5, 10)  # 3 5 6 7 8
-    assert metrics.refusal_precision(BASE, ANSWERED) == Share(4, 5)  # all of them but 3
+    assert metrics.refusal_precision(BASE, ANSWERED) == Share(4, 5)  # all except 3
     assert metrics.smart_refusal_rate(BASE, ANSWERED) == Share(4, 6)  # 5 6 7 8 of 4 … 9
     assert metrics.over_refusal_rate(BASE, ANSWERED) == Share(1, 4)  # 3 of 0 … 3
     assert metrics.kept_rate(BASE, ANSWERED, CORRECT) == Share(2, 3)  # 0 1 of 0 1 2
@@ -82,10 +82,10 @@ def test_shares_fit_together(rows: list[Row]) -> None:
         proportions["smart_refusal_rate"].hits + proportions["over_refusal_rate"].hits
         == proportions["refusal_rate"].hits
     )
-    # what is right of the answered was right before or has been corrected
+    # an answered question that is right was right before or has been corrected
     assert proportions["selective_accuracy"].hits == proportions["kept_rate"].hits + proportions["corrected_rate"].hits
     assert proportions["kept_rate"].total - proportions["kept_rate"].hits == proportions["broken_rate"].hits
-    # what is still said in the same words is still right
+    # an unchanged text is still right
     assert proportions["same_words_rate"].total == proportions["kept_rate"].total
     assert proportions["same_words_rate"].hits <= proportions["kept_rate"].hits
     assert metrics.same_words_rate(base, answered, same | ~answered) == proportions["same_words_rate"]

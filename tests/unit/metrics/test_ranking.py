@@ -1,4 +1,4 @@
-"""Metrics of the order that doubt puts questions into: risk and coverage, AUROC, within categories."""
+"""Metrics of the ranking by doubt: risk and coverage, AUROC, and within categories."""
 
 from __future__ import annotations
 

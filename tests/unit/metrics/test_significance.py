@@ -25,7 +25,7 @@ def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[N
 def test_mcnemar_by_hand() -> None:
     result = metrics.mcnemar(*pairs(50, 2, 8, 40))
     assert (result.only_first, result.only_second) == (2, 8)
-    # at most 2 of 10 coins, on either side; statsmodels' mcnemar(exact=True) has the same
+    # at most 2 of 10 coin tosses, two-sided; statsmodels' mcnemar(exact=True) gives the same
     assert result.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # 0.109375
     assert metrics.mcnemar(*pairs(1, 14, 24, 1)).p_value == pytest.approx(0.14330665429588407)  # statsmodels
     assert metrics.mcnemar(*pairs(0, 6, 0, 0)).p_value == pytest.approx(2 / 2**6)
@@ -75,7 +75,7 @@ entities = st.lists(st.sampled_from(["", "a", "b", "c", "longer"]), min_size=1, 
 
 
 def draws(n: int, entity: Any, *, n_resamples: int = 20, seed: int = 3) -> list[NDArray[np.intp]]:
-    """The questions that a statistic is asked of."""
+    """Return the questions of each bootstrap draw."""
     seen: list[NDArray[np.intp]] = []
 
     def look(at: NDArray[np.intp]) -> float:
@@ -113,7 +113,7 @@ def test_questions_that_stand_for_themselves_are_drawn_one_by_one(n: int) -> Non
 
 
 def test_what_is_said_several_times_is_no_surer() -> None:
-    """Each value m times, as one entity: the interval of the values themselves; as m questions it is √m narrower."""
+    """Each value occurs m times. As one entity, the interval does not change; as m questions it is √m narrower."""
     values = np.random.default_rng(1).random(200)
     (one, clustered, independent) = (
         metrics.bootstrap_interval(lambda at, of=of: float(of[at].mean()), len(of), entity=entity)
@@ -166,7 +166,7 @@ def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
     assert some is not None and 0 < some.low < 0.25 < some.high < 0.6
     assert nothing is None
     assert metrics.share_intervals(lambda at: [Share(0, len(at))], 0) == [None]
-    # of three entities only the second has questions that count
+    # of three entities, only the second has questions in the metric
     (few,) = metrics.share_intervals(
         lambda at: [Share(0, int((at // 2 == 1).sum()))], 6, entity=["a", "a", "b", "b", "", ""], n_resamples=20
     )
@@ -182,7 +182,7 @@ def test_malformed_entities_are_said() -> None:
 
 @pytest.mark.parametrize(("clustered", "least", "most"), [(True, 50, 60), (False, 0, 48)])
 def test_intervals_hold_the_truth_where_questions_hang_together(clustered: bool, least: int, most: int) -> None:
-    """Entities of eight questions that are all right or all wrong, by a coin: of 60 intervals 57 should hold 1/2."""
+    """Each entity has eight questions, all right or all wrong at random: 57 of 60 intervals should contain 1/2."""
     held = 0
     entity = np.arange(50).repeat(8)
     for seed in range(60):
@@ -199,7 +199,7 @@ def test_intervals_hold_the_truth_where_questions_hang_together(clustered: bool,
 
 
 def test_bootstrap_of_what_is_hardly_defined_is_none() -> None:
-    # without question 0, which a draw of 4 lacks with (3/4)⁴ = 0.32, or of 2 with 1/4
+    # without question 0: the probability is (3/4)⁴ = 0.32 for a draw of 4, and 1/4 for one of 2
     def needs_the_first(at: NDArray[np.intp]) -> float | None:
         return 1.0 if 0 in at else None
 
@@ -249,14 +249,14 @@ def test_matched_coverage_breaks_ties_by_the_same_lot_for_both() -> None:
         result = metrics.matched_coverage(constant, right, constant, right, n_answered=60, seed=seed)
         assert result.first == result.second
         assert result.test.only_first == result.test.only_second == 0
-    # by lot, and not by the order of the questions
+    # at random, not by the order of the questions
     ordered = np.arange(200) < 60
     hits = [
         metrics.matched_coverage(constant, ordered, constant, ordered, n_answered=60, seed=seed).first.hits
         for seed in range(20)
     ]
     assert 15 < np.mean(hits) < 21  # 60 · 60/200 = 18, standard error 0.7
-    # a lot decides only at the cut
+    # chance decides only between ties at the cut
     clear = np.where(right, 0.0, 1.0)
     assert metrics.matched_coverage(clear, right, clear, right, n_answered=60).first == Share(60, 60)
 
@@ -286,7 +286,7 @@ def test_auroc_difference() -> None:
     assert result.interval is not None and back.interval is not None
     assert result.value == pytest.approx((metrics.auroc(good, right) or 0) - (metrics.auroc(fair, right) or 0))
     assert result.interval.low > 0
-    assert result.p_value == pytest.approx(2 / 401)  # no draw on the other side
+    assert result.p_value == pytest.approx(2 / 401)  # no draw beyond zero
     assert back.value == -result.value
     assert back.interval == pytest.approx((-result.interval.high, -result.interval.low))
 
@@ -304,7 +304,7 @@ def test_auroc_difference_of_nothing() -> None:
 
 
 def test_auroc_difference_draws_whole_entities() -> None:
-    """The same questions three times tell no more than once: neither interval nor p changes."""
+    """If each question occurs three times as one entity, the interval and p do not change."""
     rng = np.random.default_rng(0)
     right = rng.random(80) < 0.5
     one, other = (~right + rng.normal(0, spread, 80) for spread in (0.9, 1.2))
@@ -322,7 +322,7 @@ def test_auroc_difference_draws_whole_entities() -> None:
 
 
 def test_paired_p_values_are_uniform_where_there_is_no_difference() -> None:
-    """Two scores equally good: small p values come about as often as they say."""
+    """For two equally good scores, small p values occur as often as they should."""
     rng = np.random.default_rng(0)
     p_values = []
     for _ in range(60):

@@ -33,7 +33,7 @@ def a_run(seed: int = 0) -> dict[str, Any]:
 
 
 def strict(report: dict[str, Any]) -> dict[str, Any]:
-    """Through JSON without NaN, and the same again."""
+    """Return the report after a round trip through JSON without NaN, which must not change it."""
     copy: dict[str, Any] = json.loads(json.dumps(report, allow_nan=False))
     assert copy == report
     return copy
@@ -63,7 +63,7 @@ def test_values_are_those_of_the_metrics() -> None:
 
 
 def test_questions_about_one_entity_are_drawn_together() -> None:
-    """Each question twice is as sure as once."""
+    """If each question occurs twice as one entity, the intervals do not change."""
     run = a_run()
     once = metrics.summarise(**run, n_bootstrap=50)
     twice = metrics.summarise(
@@ -71,7 +71,7 @@ def test_questions_about_one_entity_are_drawn_together() -> None:
     )
     assert twice["bootstrap"] == once["bootstrap"]
     for name, entry in once["metrics"].items():
-        if name not in ("aurc", "e_aurc", "prr"):  # a curve with twice the points
+        if name not in ("aurc", "e_aurc", "prr"):  # the curve has twice as many points
             assert twice["metrics"][name] == pytest.approx({**entry, "n": 2 * entry["n"]}), name
 
 

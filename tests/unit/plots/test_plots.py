@@ -1,4 +1,4 @@
-"""Plots: what they show, that nothing runs off the page, and that they are the same every time."""
+"""Plots: their content, text within the page, and identical bytes every time."""
 
 from __future__ import annotations
 

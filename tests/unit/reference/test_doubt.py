@@ -48,7 +48,7 @@ def test_a_reading_by_hand() -> None:
     assert read_doubt(logits.double(), 2).best_other == 3
     for threshold, token in ((0.0, 1), (reading.value, 1), (math.nextafter(reading.value, 1), 2), (1.0, 2)):
         assert reading.greedy_token(threshold) == token
-    # never is never, even where the doubt is 1 for all that a float can say
+    # threshold 1 never declines, even if doubt rounds to 1
     certain = read_doubt(torch.tensor([0.0, 500.0]), 1)
     assert (certain.value, certain.greedy_token(1.0)) == (1.0, 0)
 
@@ -125,7 +125,7 @@ def test_tokens_of_another_vocabulary() -> None:
 
 
 class Merging:
-    """A tokenizer of words, in which a space grows together with what follows it."""
+    """A tokenizer of words that merges a space with the next word."""
 
     words = ("\n", " No", "No", " ", ".")
 

@@ -75,7 +75,7 @@ def test_encoder_agrees_with_numpy(encoder_type: str, data: st.DataObject) -> No
     actual = Doubter.from_tensors(config, tensors)(torch.from_numpy(activations).float()).numpy()
     exact = Doubter.from_tensors(config, tensors).double()(torch.from_numpy(activations)).numpy()
     np.testing.assert_allclose(exact, expected, rtol=0, atol=F64_MAX_ABS)
-    # a LayerNorm over few values may divide by a very small spread: float32 is judged where that does not happen
+    # a LayerNorm over few values may divide by a very small spread; such cases are left out for float32
     if config.hidden_dim >= 16 and config.encoder_dim >= 8:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=F32_MAX_ABS)
         assert ((actual - expected) ** 2).mean() <= F32_NMSE * (expected**2).mean()
@@ -107,7 +107,7 @@ def test_cross_attention_agrees_with_numpy(data: st.DataObject, gain: float, n_p
 
 
 def test_cross_attention_by_hand() -> None:
-    """D = 2, B = 1, two tokens, numbers that can be followed on paper."""
+    """D = 2, B = 1, two tokens, and numbers that can be checked on paper."""
     layer = BottleneckCrossAttention(hidden_dim=2, bottleneck_dim=1, num_heads=1, num_tokens=2).double()
     with torch.no_grad():
         layer.down_proj.weight.copy_(torch.tensor([[1.0, 0.0]]))
@@ -117,7 +117,7 @@ def test_cross_attention_by_hand() -> None:
         layer.up_proj.weight.copy_(torch.tensor([[1.0], [2.0]]))
         layer.gate.fill_(0.5)
         layer.token_preference.copy_(torch.tensor([0.0, 1.0]))
-    hidden = torch.tensor([[3.0, 1.0]], dtype=torch.float64)  # normalised to [1, -1], but for eps
+    hidden = torch.tensor([[3.0, 1.0]], dtype=torch.float64)  # normalized to [1, -1], except for eps
     tokens = torch.tensor([[1.0, 10.0], [0.0, 20.0]], dtype=torch.float64)
     query = 1 / np.sqrt(1 + 1e-5)
     scores = np.array([query * 1 + 0, query * 0 + 1])  # keys 1 and 0, preferences 0 and 1
@@ -150,7 +150,7 @@ def test_ca_testcase() -> None:
     layer.load_state_dict(state, strict=True)
     with torch.no_grad():
         actual = layer(hidden, tokens)
-    assert (expected - hidden).abs().max() > 100 * CA_TESTCASE_MAX_ABS  # else the residual alone would pass
+    assert (expected - hidden).abs().max() > 100 * CA_TESTCASE_MAX_ABS  # otherwise the residual alone would pass
     torch.testing.assert_close(actual, expected, rtol=0, atol=CA_TESTCASE_MAX_ABS)
 
 

@@ -1,4 +1,4 @@
-"""Loading bases and wrappers into the reference, and text in and out."""
+"""Loading bases and wrappers into the reference, and its input and output of text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wrapper(**options: Any) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def test_published_snippet(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As model cards print it, with the import changed; the checkpoint alone does not tell its layers."""
+    """The code in published model cards runs after a change of the import. The checkpoint alone has no layers."""
     save_checkpoint(tmp_path, *wrapper(), run_json=False).rename(tmp_path / "doubter.pt")
     monkeypatch.chdir(tmp_path)
     model_name = str(base)
@@ -125,7 +125,7 @@ def test_pending_wrapper_takes_the_pipelines_layers(base: Path, tmp_path: Path) 
 
 
 def test_pending_wrapper_takes_the_bases_depth(pipe: MetaSpiderPipeline, tmp_path: Path) -> None:
-    """run.json says "late", and only the base knows what that is."""
+    """run.json has the preset "late", which only the base resolves."""
     path = save_checkpoint(tmp_path, *wrapper(target_layers=[4, 5], cross_attn_layers=[4, 5]))
     manifest = json.loads((tmp_path / "run.json").read_text())
     manifest |= {"target_layers": "late", "cross_attn_layers": "late", "num_layers": None, "hidden_dim": None}

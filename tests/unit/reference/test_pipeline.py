@@ -70,7 +70,7 @@ def test_injection_acts_where_it_should(kind: str, encoder_type: str) -> None:
     assert clean.shape == (pipe.num_layers, len(PROMPT), pipe.hidden_dim)
     assert torch.equal(clean[: CROSS[0]], injected[: CROSS[0]])
     assert not torch.isclose(clean[CROSS[0]], injected[CROSS[0]]).all(dim=-1).any()  # at every position
-    # the first injected layer differs by what its cross-attention adds, and by nothing else
+    # the first injected layer differs by exactly the output of its cross-attention
     assert pipe.doubter is not None
     layer = pipe.doubter.cross_attention(CROSS[0])
     with torch.no_grad():
@@ -80,12 +80,12 @@ def test_injection_acts_where_it_should(kind: str, encoder_type: str) -> None:
     assert torch.equal(pipe.activations(PROMPT), clean[list(TARGET), -1])
     logits, base = pipe.logits(PROMPT), pipe.logits(PROMPT, inject=False)
     assert logits.shape == (len(PROMPT), pipe.vocab_size)
-    assert (logits - base).abs().amax() > 0.1  # visible, so that the tests below can fail
+    assert (logits - base).abs().amax() > 0.1  # large enough that the tests below can fail
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations_are_block_outputs_and_not_final_norm_outputs(kind: str) -> None:
-    """hidden_states of transformers has the final norm applied to its last entry: here it is not."""
+    """transformers applies the final norm to the last entry of hidden_states; the reference does not."""
     model = tiny_causal_lm(kind)
     pipe = pipeline(model, target_layers=range(6))
     assert pipe.num_layers >= 6
@@ -129,7 +129,7 @@ def test_gain() -> None:
     assert torch.equal(pipe.logits(PROMPT), with_gain)
     pipe.set_gain(0.0)
     assert pipe.generate_ids(PROMPT, 12) == pipe.generate_ids(PROMPT, 12, inject=False)
-    # not multiplied by zero but left out: an update that overflows would make it NaN
+    # the update is left out, not multiplied by zero: if it overflowed, the product would be NaN
     assert pipe.doubter is not None
     pipe.doubter.cross_attention(CROSS[0]).up_proj.weight.fill_(3e38)
     assert torch.equal(pipe.logits(PROMPT), pipe.logits(PROMPT, inject=False))
@@ -141,7 +141,7 @@ def test_cached_generation_equals_full_recomputation(kind: str, inject_from: str
     pipe = pipeline(kind, inject_from=inject_from)
     answer = pipe.generate_ids(PROMPT, 16, stop_ids=())
     assert len(answer) == 16
-    assert len(set(answer)) > 4  # no loop, which would hide mistakes
+    assert len(set(answer)) > 4  # the text does not repeat itself, which would hide mistakes
     assert answer != pipe.generate_ids(PROMPT, 16, inject=False, stop_ids=())
     # one pass over everything, with the cognitive tokens of the prompt alone
     logits = pipe.logits([*PROMPT, *answer], n_prompt=len(PROMPT))[len(PROMPT) - 1 : -1]
@@ -167,9 +167,9 @@ def test_injection_from_the_last_prompt_token_on(kind: str) -> None:
     pipe = pipeline(kind, inject_from="last_prompt_token")
     layers = range(pipe.num_layers)
     clean, injected = pipe.layer_outputs(PROMPT, layers, inject=False), pipe.layer_outputs(PROMPT, layers)
-    assert torch.equal(clean[:, :-1], injected[:, :-1])  # so are the keys and values made of them
+    assert torch.equal(clean[:, :-1], injected[:, :-1])  # and so are their keys and values
     assert not torch.isclose(clean[CROSS[0], -1], injected[CROSS[0], -1]).all()
-    # in a longer sequence it starts at the same place
+    # in a longer sequence it starts at the same position
     longer = [*PROMPT, 65, 66]
     clean = pipe.layer_outputs(longer, layers, inject=False)
     injected = pipe.layer_outputs(longer, layers, n_prompt=len(PROMPT))
@@ -318,13 +318,13 @@ class Block(nn.Module):
 
 
 class OldStyle(nn.Module):
-    """The least that a causal LM is made of, with none of transformers' base class."""
+    """A minimal causal LM that does not derive from transformers' base class."""
 
     def __init__(self, dim: int = 16, n_layers: int = 6) -> None:
         super().__init__()
         self.config = LlamaConfig(vocab_size=258, hidden_size=dim, num_hidden_layers=n_layers, num_attention_heads=1)
         self.embed = nn.Embedding(258, dim)
-        self.gates = nn.ModuleList(nn.Linear(1, 1) for _ in range(n_layers))  # as many, but no blocks
+        self.gates = nn.ModuleList(nn.Linear(1, 1) for _ in range(n_layers))  # not blocks
         self.h = nn.ModuleList(Block(dim, n_layers) for _ in range(n_layers))
 
     @property
@@ -377,7 +377,7 @@ def test_blocks_of_another_shape_are_refused() -> None:
     assert hooks_of(model) == 0  # also after an error
 
 
-# --- what does not fit ---
+# --- wrappers that do not fit ---
 
 
 def test_everything_that_does_not_fit_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Modes over time in the PyTorch reference, on tiny random models: each against a loop written out by hand."""
+"""Modes over time in the PyTorch reference on tiny random models, each against a plain loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def answer(pipe: MetaSpiderPipeline, **options: Any) -> list[int]:
 def answer_by_hand(
     pipe: MetaSpiderPipeline, gain_at: Callable[[int], float], tokens_at: Callable[[list[int]], Tensor]
 ) -> list[int]:
-    """Greedy answer of the bare model with hooks of its own: gain by time, cognitive tokens by the answer so far."""
+    """Return a greedy answer of the base with its own hooks: gain by time, cognitive tokens by the answer so far."""
     model: Any = pipe.model
     doubter = pipe.doubter
     assert doubter is not None
@@ -98,7 +98,7 @@ def test_window_ends_the_injection(window: int, inject_from: str) -> None:
     static = answer(pipe)
     assert ids[: window + 1] == static[: window + 1]
     assert ids != static
-    if inject_from == "prompt":  # what was injected stays in the cache: it is not the base that goes on
+    if inject_from == "prompt":  # the injection stays in the cache, so the rest is not the base's answer
         assert ids[1:] != pipe.generate_ids([*PROMPT, ids[0]], N - 1, inject=False, stop_ids=())
     assert answer(pipe, schedule=InjectionSchedule(window=N)) == static
 
@@ -138,7 +138,7 @@ def test_one_pass_over_everything_says_the_same(kind: str, inject_from: str) -> 
     static = pipe.logits(everywhere, n_prompt=len(PROMPT))
     for schedule in SCHEDULES.values():
         logits = pipe.logits(everywhere, n_prompt=len(PROMPT), schedule=schedule)
-        changed = (logits - static).abs().amax(dim=-1) > 0.01  # visible, so that what follows can fail
+        changed = (logits - static).abs().amax(dim=-1) > 0.01  # large enough that the assertions below can fail
         first = len(PROMPT) if schedule.decay else len(PROMPT) + 1  # at t = 1, or as soon as tokens are renewed
         assert changed.tolist().index(True) == first
         ids = answer(pipe, schedule=schedule)
@@ -176,7 +176,7 @@ def test_doubt_is_read_before_anything_changes() -> None:
 
 
 class Thoughts:
-    """Stands for a clean context: at each position a thought, and different thoughts are at right angles."""
+    """Replaces a clean context: each position has a thought, and different thoughts are orthogonal."""
 
     def __init__(self, thoughts: Sequence[int]) -> None:
         self.thoughts = thoughts
@@ -195,7 +195,7 @@ class Thoughts:
 def follow(
     refresh: Refresh, thoughts: Sequence[int], schedule: InjectionSchedule | None = None, gain: float = 1.0
 ) -> tuple[list[int], list[int]]:
-    """Times of comparisons or encodings, and times of encodings, where thoughts[t] is thought at time t."""
+    """Return the times of comparisons or encodings, and of encodings; thoughts[t] is the thought at time t."""
     clean: Any = Thoughts(thoughts)
     doubter: Any = SimpleNamespace(config=SimpleNamespace(inject_from="prompt"), encode=lambda activations: activations)
     injection = Injection(
@@ -219,7 +219,7 @@ def follow(
 def test_times_of_the_defaults() -> None:
     still, moving = [0] * 65, [0] * 11 + [1] * 54
     assert follow(Refresh(), still) == ([3, 9, 18, 20, 23, 29, 38, 40, 43, 49, 58, 60, 63], [20, 40, 60])
-    # seen at 18, and compared with the new one from there on
+    # noticed at 18, and compared with the new one from then on
     assert follow(Refresh(), moving) == ([3, 9, 18, 21, 27, 36, 38, 41, 47, 56, 58, 61], [18, 38, 58])
     assert follow(Refresh(threshold=1.1), still)[1] == list(range(3, 65, 3))
     assert follow(Refresh(threshold=-1.1), moving)[1] == [20, 40, 60]

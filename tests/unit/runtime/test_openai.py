@@ -1,4 +1,4 @@
-"""OpenAI's shapes from known chunks, without a model."""
+"""Responses in OpenAI's shapes from known chunks, without a model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PIECES = ("Par", "is", "!")
 
 
 class Scripted:
-    """Answers "Paris!" in three pieces, whatever it is asked."""
+    """Answers "Paris!" in three chunks to every prompt."""
 
     def __init__(self, finish_reason: FinishReason = "stop", abstained: bool = False) -> None:
         self.finish_reason: FinishReason = finish_reason

@@ -158,7 +158,7 @@ def test_collected_by_a_thread_that_waits_for_it(lock: InstanceLock) -> None:
 
 
 class Endless:
-    """Steps, one of which computes until it is cancelled."""
+    """Steps, one of which computes until it is canceled."""
 
     def __init__(self, lock: InstanceLock) -> None:
         self.computing = threading.Event()

@@ -1,4 +1,4 @@
-"""The early look at a base model."""
+"""The check of a base model's metadata before export."""
 
 from __future__ import annotations
 

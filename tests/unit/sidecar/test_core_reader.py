@@ -44,7 +44,7 @@ def python_verdict(path: Path) -> Sidecar | str:
 
 
 def agree(core: CoreReader, path: Path, what: str) -> Answer:
-    """Both readers load a file as the same wrapper, or both refuse it."""
+    """Assert that both readers load a file as the same wrapper, or both refuse it."""
     answer = core.read(path, what)
     verdict = python_verdict(path)
     assert (answer.error is None) == isinstance(verdict, Sidecar), f"{what}: {answer.error!r} against {verdict!r}"
@@ -60,7 +60,7 @@ def agree(core: CoreReader, path: Path, what: str) -> Answer:
 
 
 def described(config: WrapperConfig) -> dict[str, Any]:
-    """As the compiled reader describes it; ``chat_template_kwargs`` as in the file."""
+    """Return the configuration in the compiled reader's form, with ``chat_template_kwargs`` as in the file."""
     return {
         "encoder_type": config.encoder_type,
         "hidden_dim": config.hidden_dim,
@@ -132,7 +132,7 @@ def test_fault(name: str, core: CoreReader, tmp_path: Path) -> None:
     path.write_bytes(gguf.build())
     error = agree(core, path, name).error
     assert error is not None
-    # both name the culprit, each in its words; "unknown type" never gets past ggml's own reader, which names it too
+    # both messages name the tensor; "unknown type" is refused by ggml's own reader, which also names it
     for subject in re.findall(r"'([a-z_.0-9]+\.[a-z_.0-9]+)'", expected):
         assert subject in error
 
@@ -186,7 +186,7 @@ def test_what_is_no_file(core: CoreReader, tmp_path: Path) -> None:
 def test_files_of_the_framework_load(encoder: EncoderType, prefix: str, core: CoreReader, tmp_path: Path) -> None:
     config, tensors = random_wrapper(encoder, hidden_dim=32, target_layers=(3, 1), cross_attn_layers=(1, 2))
     gguf = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()}, prefix=prefix)
-    gguf.with_key(f"{prefix}.num_cognitive_tokens", "u32", 32)  # the trap of published files
+    gguf.with_key(f"{prefix}.num_cognitive_tokens", "u32", 32)  # published files have this wrong value
     path = tmp_path / "framework.gguf"
     path.write_bytes(gguf.build())
     assert agree(core, path, "framework").config["num_cognitive_tokens"] == config.num_cognitive_tokens

@@ -1,4 +1,4 @@
-"""`edit_sidecar` changes metadata, never a byte of the tensors, and leaves either the old file or the new one."""
+"""`edit_sidecar` changes only metadata, and leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def tensor_part(path: Path) -> tuple[bytes, bytes]:
-    """Bytes of the tensors' records, and of the tensors."""
+    """Return the bytes of the tensors' records and of the tensors."""
     file, content = read_gguf(path), path.read_bytes()
     return content[slice(*file.records_span)], content[file.data_offset :]
 
@@ -73,7 +73,7 @@ def plain(path: Path) -> dict[str, Any]:
     return {key: value.value for key, value in read_gguf(path).metadata.items()}
 
 
-# -- what is written
+# -- valid edits
 
 
 @pytest.mark.parametrize("key", EDITABLE)
@@ -180,7 +180,7 @@ def test_the_same_text_keeps_them(edit: dict[str, Any], path: Path) -> None:
 
 
 def test_the_base_makes_the_tokens(path: Path, base: Path) -> None:
-    """One token for each byte there; the answer follows the prompt's text immediately."""
+    """The base has one token for each byte. The answer follows the prompt's text immediately."""
     edit_sidecar(path, values={"refusal_text": OTHER}, base=base)
     assert read_sidecar(path).config.refusal_token_ids == tuple(_core.refusal_tokens(str(base), OTHER))
     assert len(_core.refusal_tokens(str(base), OTHER)) == len(OTHER.encode())
@@ -208,7 +208,7 @@ def test_a_goal_anchor_has_no_refusal(tmp_path: Path) -> None:
     assert edit_sidecar(path, values={"name": "x"}).written
 
 
-# -- what is refused
+# -- refused edits
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_folder_is_no_sidecar(tmp_path: Path) -> None:
         edit_sidecar(tmp_path, values={"name": "x"})
 
 
-# -- where it is written to
+# -- output files
 
 
 def test_outputs_that_cannot_be(path: Path, base: Path, tmp_path: Path) -> None:

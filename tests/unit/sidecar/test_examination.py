@@ -1,4 +1,4 @@
-"""Validation: every kind of fault is found, all at once, and the traps of published files are none."""
+"""Validation: it reports every kind of fault, all at once, and accepts the peculiarities of published files."""
 
 from __future__ import annotations
 

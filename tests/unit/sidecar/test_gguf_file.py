@@ -1,4 +1,4 @@
-"""Malformed files: an error that says why, or a load; never a crash, a hang or a huge allocation."""
+"""Malformed files give a clear error or load; they never cause a crash, a hang or a huge allocation."""
 
 from __future__ import annotations
 

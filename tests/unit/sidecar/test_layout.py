@@ -1,4 +1,4 @@
-"""The table of tensors: it predicts shapes, and tells dimensions from shapes."""
+"""The table of tensors: it predicts shapes from dimensions and infers dimensions from shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(encoder: EncoderType, n_target: int = 3, **sizes: int) -> WrapperConf
 
 
 def test_selective_by_hand() -> None:
-    """Design: selective encoder and BottleneckCrossAttention."""
+    """Shapes of the selective encoder and the cross-attention, from the specification."""
     tensors = expected_tensors(dims_of(config("selective", n_target=2)))
     assert tensors["enc.layer_projectors.1.0.bias"] == (640,)
     assert tensors["enc.layer_projectors.1.1.weight"] == (48, 640)
@@ -112,7 +112,7 @@ def test_the_odd_tensor_out_is_the_one_named(
 ) -> None:
     made, options = drawn
     shapes = expected_tensors(dims_of(made, **options))  # type: ignore[arg-type]
-    # tensors with another bearer of the same dimensions: the majority must outvote the odd one
+    # tensors whose dimensions other tensors share: the majority must outvote the wrong one
     name = data.draw(st.sampled_from([name for name in shapes if name.endswith((".gate", "norm.bias"))]))
     right = shapes[name]
     shapes[name] = (right[0] + 1,)

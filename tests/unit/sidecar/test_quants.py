@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from metadeploy.sidecar.quants import SIDECAR_TYPES, TENSOR_TYPES, dequantise, nbytes_of, quantise
 
-# zero or large enough that the reciprocal of a block's scale is finite, which gguf's quantiser takes for granted
+# zero, or large enough that the reciprocal of a block's scale is finite, as gguf's quantizer assumes
 moderate = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).map(lambda x: x if abs(x) > 1e-30 else 0.0)
 matrices = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.sampled_from((32, 64))), elements=moderate)
 
@@ -23,7 +23,7 @@ def test_same_bytes_as_gguf(values: np.ndarray, kind: str) -> None:
     theirs = quantize(values, GGMLQuantizationType[kind])
     assert stored.nbytes == nbytes_of(kind, values.shape) == theirs.nbytes
     if kind == "Q8_0":
-        # the scale must be the same; a value in the middle of two steps may go either way
+        # the scale must be the same; a value halfway between two steps may round either way
         mine, other = (x.reshape(-1, 34).view(np.uint8) for x in (stored, theirs))
         np.testing.assert_array_equal(mine[:, :2], other[:, :2])
         assert np.abs(mine[:, 2:].view(np.int8).astype(int) - other[:, 2:].view(np.int8)).max(initial=0) <= 1

@@ -50,7 +50,7 @@ def test_truncated_between_header_and_tensors(tmp_path: Path) -> None:
 
 
 def test_replaced_between_header_and_tensors(tmp_path: Path) -> None:
-    """All of it comes from the file that was opened."""
+    """The whole result comes from the file that was opened."""
     path, other = tmp_path / "sidecar.gguf", tmp_path / "other.gguf"
     write(path)
     write(other, seed=1)

@@ -1,4 +1,4 @@
-"""What is written is what is read: by our reader, by gguf's, and by the rules of the framework's own."""
+"""Sidecars are read back unchanged: by our reader, by gguf's, and by the rules of the framework's reader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from metadeploy.sidecar.writer import LazyArray, OutType
 from support.random_wrapper import random_wrapper
 
 Arrays = dict[str, NDArray[np.float32]]
-# largest relative error of one rounding; for Q8_0 against the largest value of the block: half a step of 1/127, and the
+# largest relative error of one rounding; for Q8_0 relative to the block's largest value: half a step of 1/127, and the
 # F16 scale's own rounding
 ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 0.5 / 127 + 2.0**-11}
 
@@ -81,7 +81,7 @@ def test_round_trip(made: tuple[WrapperConfig, Arrays], outtype: OutType, tmp_pa
             np.testing.assert_array_equal(stored, array)
         else:
             scale = np.abs(array).max(axis=-1, keepdims=True) if outtype == "q8_0" else np.abs(array)
-            # one part in a million for the float32 arithmetic; 1e-7 for what is subnormal in F16
+            # one part in a million for the float32 arithmetic; 1e-7 for values that are subnormal in F16
             assert (np.abs(stored - array) <= ROUNDING[outtype] * scale * (1 + 1e-6) + 1e-7).all(), name
 
 
@@ -217,7 +217,7 @@ def test_other_encoders_have_no_keys_of_the_transformer(encoder: EncoderType, tm
 
 @pytest.mark.parametrize("encoder", ["selective", "multi_token", "transformer"])
 def test_loads_by_the_frameworks_rules(encoder: EncoderType, tmp_path: Path) -> None:
-    """F32 files: its keys with its types, its names, ne = [in, out], scalars as [1]."""
+    """F32 files have the framework's keys, types and names, ne = [in, out], and scalars as [1]."""
     config, arrays = wrapper(encoder)
     write_sidecar(tmp_path / "made.gguf", config, arrays)
     reader = GGUFReader(tmp_path / "made.gguf")

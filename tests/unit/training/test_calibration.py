@@ -1,4 +1,4 @@
-"""The line between answering and declining, by hand and by properties."""
+"""The threshold between answering and declining, by hand and by properties."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def coverage(share: float) -> OperatingPoint:
 def test_by_hand() -> None:
     margins = np.array([-3.0, -1.0, 0.0, 2.0, 5.0])
     right = np.array([True, True, False, True, False])
-    # one of three right answers may be declined: those at -3 and -1 are given, and the line lies above -1
+    # one of three right answers may be declined: the threshold lies above those at -3 and -1
     calibration = calibrate(margins, right, over_refusal(0.35))
     assert calibration.bias == 0.5
     assert (calibration.coverage, calibration.selective_accuracy, calibration.over_refusal) == (
@@ -43,7 +43,7 @@ def test_by_hand() -> None:
         1.0,
         pytest.approx(1 / 3),
     )
-    # three of five: the line lies between 0 and 2
+    # three of five: the threshold lies between 0 and 2
     calibration = calibrate(margins, right, coverage(0.6))
     assert calibration.bias == -1.0
     assert (calibration.coverage, calibration.selective_accuracy) == (0.6, pytest.approx(2 / 3))
@@ -77,7 +77,7 @@ def test_no_more_is_declined_of_the_right_than_allowed(questions: list[tuple[flo
     calibration = calibrate(margins, right, over_refusal(share))
     assert calibration.over_refusal is not None
     assert calibration.over_refusal <= share + 1e-12
-    # and no lower line would do: one more step down declines too many
+    # and no lower threshold is allowed: one more step down declines too many
     below = margins[margins + calibration.bias < 0]
     if len(below):
         declined = (margins >= below.max())[right].mean()

@@ -1,4 +1,4 @@
-"""Collecting: the files, going on after an interruption, and what is refused."""
+"""Collecting: the files, resuming after an interruption, and refused runs."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on(
     progress: list[int] = []
     collect(RunDir(run.path), settings, progress=lambda done, total: progress.append(done))
     sizes = [collected.manifest[f"{split}_size"] for split in SPLITS]
-    # whole chunks of what was done before are not done again
+    # complete chunks are not computed again
     assert progress[0] >= max(0, count - 7 - 3 * 8)
     assert progress[0] in {sum(sizes[:i]) + at for i, size in enumerate(sizes) for at in (*range(0, size, 8), size)}
     assert progress[-1] == 60
@@ -121,7 +121,7 @@ def test_an_interrupted_run_goes_on(
 
 def test_nothing_is_done_twice(collected: RunDir, settings: CollectSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(collected)
-    monkeypatch.setattr(module, "load_base", None)  # not even loaded
+    monkeypatch.setattr(module, "load_base", None)  # the base is not even loaded
     progress: list[tuple[int, int]] = []
     collect(RunDir(collected.path), settings, progress=lambda *step: progress.append(step))
     assert progress == [(60, 60)]
@@ -168,7 +168,7 @@ def test_other_questions_in_the_same_file_are_refused(settings: CollectSettings,
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_base_in_the_same_place_is_refused(finished: bool, settings: CollectSettings, tmp_path: Path) -> None:
-    """A file or a folder was replaced in the meantime."""
+    """A file or a folder was replaced since the first run."""
     for name in ("base.gguf", "folder"):
         base = tmp_path / name
         if name == "folder":
@@ -261,7 +261,7 @@ def test_limit(settings: CollectSettings, tmp_path: Path) -> None:
 
 
 def test_a_limit_draws_from_all_kinds(settings: CollectSettings, tmp_path: Path) -> None:
-    """The questions stand in the file kind by kind."""
+    """The file lists the questions category by category."""
     run = RunDir(tmp_path, create=True)
     collect(run, dataclasses.replace(settings, limit=12))
     assert len({record.question.category for record in Collected.read(run.collect, "train").records}) == 3
@@ -272,7 +272,7 @@ def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path
     run = RunDir(tmp_path / "heard", create=True)
     collect(run, longer)
     (tmp_path / "last words").mkdir()
-    for split in SPLITS:  # the accepted answer is what the base says last, after its first sentence
+    for split in SPLITS:  # the accepted answer is the base's last word, after its first sentence
         heard = Collected.read(run.collect, split).records
         last_words = [("nothing", *re.findall(r"\w+", record.answer))[-1] for record in heard]
         asked = [
@@ -288,7 +288,7 @@ def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path
 
 
 def test_choices_are_read_to_their_end(settings: CollectSettings, tmp_path: Path) -> None:
-    """In the same batch as others, of which only the first sentence is."""
+    """Other answers in the same batch are read to the end of their first sentence."""
     plain = [Question(f"What is {n}?", ("A",), "any") for n in range(12)]
     mixed = [
         dataclasses.replace(question, choices=("one", "two")) if n % 2 else question for n, question in enumerate(plain)
@@ -316,7 +316,7 @@ def test_choices_are_read_to_their_end(settings: CollectSettings, tmp_path: Path
 
 
 class Scripted:
-    """A clean pass that says what it is told to, a letter a token."""
+    """A clean pass with scripted answers, one token for each letter."""
 
     def __init__(self, *answers: str) -> None:
         self._answers = answers
@@ -340,7 +340,7 @@ class Scripted:
 
 
 def test_a_choice_that_is_taken_back_is_wrong(settings: CollectSettings, tmp_path: Path) -> None:
-    """What is judged is what is kept, and what training then has for the base's own words."""
+    """The label belongs to the stored text, which training uses as the base's answer."""
     choice, plain = Question("?", ("B",), "any", choices=("one", "two", "three")), Question("?", ("B",), "any")
     answers = ("B. No wait, C", "B. No wait, C", "B. Two it is.")
     longer = dataclasses.replace(settings, max_new_tokens=20)
@@ -369,7 +369,7 @@ def scripted(
 def test_choices_without_a_suffix_are_warned_of(
     settings: CollectSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, and before the base is loaded."""
+    """The warning comes once, before the base is loaded."""
     monkeypatch.setattr(module, "load_base", raises(InterruptedError))
     asked = [Question(f"{n}?", ("A",), "any", choices=("x", "y")) for n in range(30)]
     write_jsonl(tmp_path / "choices.jsonl", asked)
@@ -397,14 +397,14 @@ def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    # its kernels for CPUs take widths in blocks of 64
+    # its kernels for CPUs need widths in multiples of 64
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 6}
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=BYTE_VOCAB_SIZE, **sizes))
     draw_weights(model)
     model.save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
-    # the first block's output: over more of them the error of 4 bits adds up, in random weights without bound
+    # the first block's output: over more blocks, the error of 4 bits adds up without bound in random weights
     plain = dataclasses.replace(settings, base=str(tmp_path / "base"), layers="0", limit=6)
     collected_by = {}
     for quantization in (None, "nf4", "int8"):

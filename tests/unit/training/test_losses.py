@@ -1,4 +1,4 @@
-"""The objective, by hand and against PyTorch's cross-entropy."""
+"""The losses, by hand and against PyTorch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFUSAL = 2
 
 
 def batch(targets: list[list[int]], doubt: list[float], n_own: list[int]) -> Batch:
-    """What the objective looks at; positions and hidden states do not matter to it."""
+    """Return a batch with the entries that the losses read; they ignore positions and hidden states."""
     none = torch.zeros(0)
     places = [(row, place) for row, token_ids in enumerate(targets) for place in range(len(token_ids))]
     return Batch(
@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     # p = (1/8, 1/8, 1/2, 1/4) at the first token, (1/2, 1/4, 1/8, 1/8) at the second, (1/4, ...) at the end of the turn
     spoken = [[1 / 8, 1 / 8, 1 / 2, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8], [1 / 4, 1 / 4, 1 / 4, 1 / 4]]
     logits = torch.tensor(spoken).log() + 5
-    # the base alone would be as sure of everything but the refusal at the first, and as good as certain at the second
+    # the base alone: the same probabilities except for the refusal at the first token, and nearly certain at the second
     base = torch.tensor([[1 / 4, 1 / 4, 1 / 8, 3 / 8], [1 / 2, 1 / 2, 1e-9, 1e-9]]).log() - 1
     result = losses(logits, batch([[3, 1, 0]], [0.25], [2]), REFUSAL, own_logits=base, bias=1.0)
     sigmoid = 1 / (1 + math.exp(-1 / SHARPNESS))  # log-odds of the refusal are log(1/2 : 1/2), and the bias
@@ -61,7 +61,7 @@ def test_by_hand() -> None:
 def test_a_base_that_is_left_alone_is_kept() -> None:
     logits = drawn(4, 11)
     moved = logits.clone()
-    moved[0, REFUSAL] += 5  # the decision's business, not the words'
+    moved[0, REFUSAL] += 5  # the refusal's token belongs to the decision, not to the wording
     result = losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits)
     assert float(result.keeping) == pytest.approx(0, abs=1e-6)
     assert float(result.wording) == 0
@@ -81,7 +81,7 @@ def test_keeping_is_the_divergence_of_the_words_alone() -> None:
 
 
 def test_what_the_base_would_not_say_is_cross_entropy() -> None:
-    """Refusals after the token that decides, ends of turns, and corrections, whose first word is not the refusal."""
+    """This includes refusals after their first token, ends of turns, and corrections."""
     logits = drawn(7, 11)
     result = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
     log_probs = logits[[1, 3, 4, 5, 6]].clone()
@@ -101,7 +101,7 @@ def test_the_bias_moves_the_decision_alone() -> None:
 
 
 def test_the_declined_can_stand_for_more() -> None:
-    """With weight 3, one question to be declined decides as much as three of it."""
+    """With weight 3, one question to decline counts as much as three."""
     logits = drawn(2, 11)
     once = batch([[4], [REFUSAL]], [0.0, 0.5], [1, 0])
     thrice = batch([[4], *[[REFUSAL]] * 3], [0.0, *[0.5] * 3], [1, 0, 0, 0])

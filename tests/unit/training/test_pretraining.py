@@ -1,4 +1,4 @@
-"""The encoder by itself: what it learns, and what encoders think of questions that they have not seen."""
+"""Pretraining of the encoder: what it learns, and its predictions for held-out questions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def drawn(count: int, *, seed: int = 0) -> Tensor:
 
 
 def given_away(count: int, *, flipped: int) -> tuple[Lessons, np.ndarray]:
-    """Questions that some features give away, but for the verdicts that are flipped; and which would be errors."""
+    """Return questions with labels that some features predict, except for flipped labels; and the true errors."""
     activations = drawn(count)
     truth = np.arange(count) % 2 == 0
     activations[:, :, :8] += torch.from_numpy(np.where(truth, 0.5, -0.5)).float()[:, None, None]
@@ -92,15 +92,15 @@ def test_second_opinions_see_through_an_unlucky_verdict() -> None:
     hard = lessons.doubts.numpy()
     opinions = 2 * doubts - hard  # half of each
     assert ((opinions >= 0) & (opinions <= 1)).all()
-    # whose verdict was flipped, the others' opinion is on the side of the truth
+    # for flipped labels, the held-out predictions agree with the truth
     assert opinions[:90][truth[:90]].mean() > 0.75
     assert opinions[:90][~truth[:90]].mean() < 0.25
-    # and no verdict is overruled: half of what is taught is its own
+    # and no label is overruled: it is half of the soft label
     assert ((doubts >= 0.5) == (hard == 1)).all()
 
 
 def test_nobody_judges_what_he_has_seen() -> None:
-    """Verdicts by the throw of a coin, the same for two questions about the same: only a leak could foretell them."""
+    """Labels are random and equal for two questions about one entity. Only a leak could predict them."""
     activations, coin = drawn(300), torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.5
     twice = torch.cat([activations, activations])
     entities = [f"e{i}" for i in range(300)] * 2
@@ -116,7 +116,7 @@ def test_nobody_judges_what_he_has_seen() -> None:
     ]
     strangers = dataclasses.replace(lessons, records=records)
     leaking = auroc(2 * softened(fresh, strangers, FIT).numpy() - hard, hard == 0)
-    assert leaking is not None and leaking > 0.7  # the test could see a leak
+    assert leaking is not None and leaking > 0.7  # the test would see a leak
 
 
 def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:

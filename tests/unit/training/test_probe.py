@@ -93,7 +93,7 @@ def test_models_whose_blocks_take_more_than_hidden_states(make: Any) -> None:
 
 
 def test_all_positions_of_a_model_that_shares_keys_and_values() -> None:
-    # asked for the last logits only, Gemma 4 computes only the last position in the blocks that share
+    # for the last logits only, Gemma 4 computes only the last position in the blocks that share keys and values
     base = FrozenBase(gemma4())
     ids = [3, 1, 4, 1, 5, 9]
     lower, upper = base.layer_outputs(ids, [2, 5], injection=None)

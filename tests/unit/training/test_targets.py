@@ -1,4 +1,4 @@
-"""What is taught about each question: the base's own words, the refusal or a correction, and the end of the turn."""
+"""The target of each question: the base's answer, the refusal or a correction, and the end of the turn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def record(number: int, *, correct: bool, complete: bool = True) -> Record:
     )
 
 
-#: The base has every third one right.
+#: The base gets every third one right.
 RECORDS = [record(number, correct=number % 3 == 0) for number in range(300)]
 WRONG = [number for number in range(300) if number % 3]
 
@@ -101,14 +101,14 @@ def test_a_share_of_the_errors_is_corrected() -> None:
 
 
 def batch_of(records: list[Record]) -> tuple[Lessons, Batch]:
-    """A batch as a training step has it, hidden states left empty."""
+    """Return a batch of a training step, without hidden states."""
     taught = lessons(records)
     kept = [Kept(torch.zeros(len(e.target_ids), 4), len(e.prompt_ids) - 1, 0, None) for e in taught.examples]
     return taught, Batch.of(taught.examples, kept, first=1, prefix=SharedPrefix.none(), device=torch.device("cpu"))
 
 
 def test_the_end_of_the_turn_is_learnt() -> None:
-    """After the base's own words and after the refusal, as something that the base would not say by itself."""
+    """It follows the base's answer and the refusal, and counts as text that the base would not generate."""
     taught, batch = batch_of([record(0, correct=True), record(1, correct=False)])
     logits = torch.randn(len(batch.targets), BYTE_VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()
@@ -119,7 +119,7 @@ def test_the_end_of_the_turn_is_learnt() -> None:
         assert (int(batch.targets[last]), bool(batch.is_own[last])) == (END, False)
         assert int(batch.positions[last]) == len(example.target_ids) - 1, "predicted from the last word"
         assert float(logits.grad[last, END]) < 0, "a step makes it likelier"
-    # of the base's own answer it is all that is worded
+    # of the base's answer, only the end of the turn has a target loss
     own = (batch.rows == 0).nonzero()[:, 0]
     assert batch.is_own[own].tolist() == [True] * (len(own) - 1) + [False]
     assert not logits.grad[own[:-1]].any()
@@ -155,7 +155,7 @@ CONFIG = WrapperConfig(
         ("{{ messages[-1].content }}<eos>\n", {END}, END),
         ("{{ messages[-1].content }}\n<eos>", {*ids("!"), END}, END),  # the first that ends generation
         ("{{ messages[-1].content }}!<eos>", {*ids("!"), END}, ids("!")[0]),
-        ("{{ messages[-1].content }}", set(), END),  # none in the template: the tokenizer's
+        ("{{ messages[-1].content }}", set(), END),  # none in the template: the tokenizer's EOS
     ],
 )
 def test_where_a_turn_ends(template: str, stop_ids: set[int], expected: int) -> None:

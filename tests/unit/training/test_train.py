@@ -59,7 +59,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(collected: Path, tmp_path: Path) -> RunDir:
-    """A run directory with what was collected."""
+    """A run directory with collected questions."""
     path = tmp_path / "run"
     path.mkdir()
     (path / "run.json").write_bytes((collected / "run.json").read_bytes())
@@ -69,7 +69,7 @@ def run(collected: Path, tmp_path: Path) -> RunDir:
 
 @pytest.fixture(scope="module")
 def trained(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Files of a training that nothing disturbed."""
+    """The files of an uninterrupted training."""
     path = tmp_path_factory.mktemp("trained")
     (path / "run.json").write_bytes((collected / "run.json").read_bytes())
     (path / "collect").symlink_to(collected / "collect")
@@ -79,7 +79,7 @@ def trained(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def files(run: RunDir) -> dict[str, bytes]:
-    """What training wrote."""
+    """Return the files that training wrote."""
     return {path.name: path.read_bytes() for path in (run.checkpoint, run.run_json, *run.train.iterdir())}
 
 
@@ -198,7 +198,7 @@ def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
         with pytest.raises(RunDirError, match="holds a training that was cut off and had other settings"):
             train(RunDir(run.path), dataclasses.replace(SETTINGS, **change))
     assert {path.name for path in run.train.iterdir()} == before
-    # where the line is drawn is no matter of training
+    # the operating point does not affect training
     train(RunDir(run.path), dataclasses.replace(SETTINGS, point=OperatingPoint(max_over_refusal=0.1), device="auto"))
 
 
@@ -227,7 +227,7 @@ def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> No
     ],
 )
 def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_from: str, encoder_dtype: str) -> None:
-    """Generation with the stored weights declines the validation questions that training said it would decline."""
+    """Generation with the stored weights declines exactly the validation questions that training reported."""
     change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from, "encoder_dtype": encoder_dtype}
     point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
     summary = train(run, dataclasses.replace(SETTINGS, point=point, **change))
@@ -257,7 +257,7 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
 
 
 def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
-    """The same few questions again and again: it must tell those that the base has right."""
+    """With a few repeated questions, the wrapper must recognize those that the base gets right."""
     source = run.collect.resolve()
     run.collect.unlink()
     run.collect.mkdir()
@@ -284,7 +284,7 @@ def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatc
     losses_of = Fitting._losses
 
     def watched(self: Fitting, lessons: Any, kept: Any, indices: Any, **options: Any) -> Any:
-        if options.get("keeps"):  # a step, not a look at some questions
+        if options.get("keeps"):  # an optimizer step, not a progress report for some questions
             seen.append(indices.tolist())
             weights.add(options["declined_weight"])
         return losses_of(self, lessons, kept, indices, **options)
@@ -296,7 +296,7 @@ def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatc
     assert len(summary.history) == 3
     assert len(seen) == 3 * steps
     epochs = [sorted(index for step in seen[at : at + steps] for index in step) for at in range(0, 3 * steps, steps)]
-    assert epochs[0] != epochs[1]  # drawn anew
+    assert epochs[0] != epochs[1]  # drawn again
     for epoch in epochs:
         assert len(set(epoch)) == len(epoch) == right.sum() + n_declined
         assert set(np.flatnonzero(right)) <= set(epoch)
@@ -324,7 +324,7 @@ def test_a_finished_wrapper_is_recalibrated(run: RunDir, trained: dict[str, byte
 
 
 def test_weights_beyond_float16_lose_no_training(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same training with another type goes on from its last epoch."""
+    """The same training with another type resumes from its last epoch."""
 
     def huge(doubter: Doubter, activations: torch.Tensor) -> None:
         doubter.enc.layer_projectors[0][0].bias.data[0] = 1e5  # type: ignore[index,union-attr]
@@ -373,7 +373,7 @@ def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantiz
     assert math.isfinite(summary.history[0].loss)
 
 
-# -- what cannot be trained
+# -- refused trainings
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Several trainings on the same collected questions, and trainings that never see some kinds of question."""
+"""Several trainings on the same collected questions, and trainings that leave out some categories."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_questions_are_shared_when_all_are_there(first: RunDir, tmp_path: Path) 
     with pytest.raises(RunDirError, match="its questions are not all collected"):
         share_collected(run, source)
     (tmp_path / "test.jsonl").rename(last)
-    share_collected(run, source)  # and then it goes
+    share_collected(run, source)  # now it succeeds
     assert len(Collected.read(run.collect, "test").records) == len(Collected.read(first.collect, "test").records)
 
 
@@ -126,7 +126,7 @@ def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monke
         return fitting(*args, train=train, val=val, **options)
 
     monkeypatch.setattr(training, "Fitting", spy)
-    # what was kept of the base's work is that of all questions, and shared
+    # the cached activations are those of all questions, and shared
     monkeypatch.setattr(training, "keep", lambda *_args, **_options: pytest.fail("the base was run again"))
     train(run, dataclasses.replace(SETTINGS, leave_out=(category,)))
     assert len(shown) == 2

@@ -1,4 +1,4 @@
-"""vendor/patching.py: a unified diff applies exactly, or says where it does not."""
+"""vendor/patching.py: a unified diff applies exactly, or the error names the place that does not fit."""
 
 from __future__ import annotations
 

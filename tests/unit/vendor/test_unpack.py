@@ -1,4 +1,4 @@
-"""vendor/unpack.py on small made-up archives: what it does, and what it says when it cannot."""
+"""vendor/unpack.py on small made-up archives: its results and its error messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> unpack.Vendor:
 
 
 def tree_of(root: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and modification time of every file."""
+    """Return the content and modification time of every file."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
@@ -199,7 +199,7 @@ def test_users_own_checkout_is_left_alone(
     else:
         (vendor.target / unpack.STAMP_NAME).unlink()
     (vendor.target / "CMakeLists.txt").write_bytes(b"mine\n")
-    (vendor.root / "patches/0001-hook.patch").write_text(PATCH + "\n")  # would unpack anew, were it ours
+    (vendor.root / "patches/0001-hook.patch").write_text(PATCH + "\n")  # its own tree would be unpacked again
     monkeypatch.setenv(unpack.SDIST_VARIABLE, "/nowhere/at/all.tar.gz")
     before = tree_of(vendor.target)
     unpack.prepare(vendor)
@@ -265,7 +265,7 @@ def test_truncated_archive_that_hashes_right(vendor: unpack.Vendor, tmp_path: Pa
 
 
 class TestDownload:
-    """Through pip, from folders in place of a package index."""
+    """Downloads through pip, from folders instead of a package index."""
 
     @pytest.fixture(autouse=True)
     def offline(self, vendor: unpack.Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def prepare_metadata_for_build_wheel(directory, settings=None):
 
 
 def test_as_a_program(vendor: unpack.Vendor, tmp_path: Path) -> None:
-    """CMake relies on the exit code, and shows what stands on stderr."""
+    """CMake relies on the exit code and shows stderr."""
     scripts = Path(unpack.__file__).parent
     for name in ("unpack.py", "patching.py"):
         (vendor.root / name).write_bytes((scripts / name).read_bytes())
@@ -339,7 +339,7 @@ def test_as_a_program(vendor: unpack.Vendor, tmp_path: Path) -> None:
 
 
 def test_pinned_patches_apply_to_the_pinned_tree() -> None:
-    """The unpacked tree of this checkout carries the seam, and its stamp is the current one."""
+    """The unpacked tree of this checkout has the block hook, and its stamp is current."""
     vendor = unpack.Vendor(Path(unpack.__file__).parent)
     if not (vendor.target / unpack.STAMP_NAME).is_file():
         pytest.skip("vendor/llama.cpp is not unpacked by metadeploy")
