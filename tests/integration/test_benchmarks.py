@@ -92,7 +92,7 @@ def test_scaling(script: Script, tiny_case: TinyCase, tmp_path: Path) -> None:
     assert plot.stat().st_size > 5000
 
 
-def test_scaling_of_what_cannot_be(script: Script) -> None:
+def test_scaling_refuses_impossible_sizes(script: Script) -> None:
     with pytest.raises(SystemExit, match="error: scaling: parts are speed, expected some of prompt, layers"):
         script(scaling, "--parts", "speed")
     with pytest.raises(SystemExit, match="error: give both --base and --sidecar"):

@@ -99,7 +99,7 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "{base}", "--sidecar", "{sidecar}", "-o", "x.svg", "--plot", "./x.svg"], 1, "is also the plot's"),
     ],
 )
-def test_what_cannot_be(
+def test_impossible_options(
     arguments: list[str], code: int, message: str, bench: Bench, tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

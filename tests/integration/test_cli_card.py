@@ -52,7 +52,7 @@ def test_a_card(folder: Path) -> None:
     assert model_card.text.strip().startswith("# My Doubter\n")
 
 
-def test_what_was_edited_stays(folder: Path) -> None:
+def test_an_edited_card_is_not_replaced(folder: Path) -> None:
     (folder / "README.md").write_text("mine\n", encoding="utf-8")
     stdout, stderr = card(folder, code=1)
     assert stdout == ""
@@ -63,7 +63,7 @@ def test_what_was_edited_stays(folder: Path) -> None:
     assert (folder / "README.md").read_bytes() == (folder / "other.md").read_bytes()
 
 
-def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
+def test_its_inputs_are_not_overwritten(folder: Path) -> None:
     for name in (
         "run.json",
         "doubter_checkpoint.pt",
@@ -84,7 +84,7 @@ def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
         (("RUN", "-o", "RUN"), 2, "is a directory"),
     ],
 )
-def test_wrong_use_is_told(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_usage_errors(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
     resolved = [str(folder) if argument == "RUN" else argument for argument in arguments]
     stdout, stderr = card(*resolved, code=code)
     assert stdout == ""

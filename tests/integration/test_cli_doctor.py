@@ -58,7 +58,7 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
         assert group["limit"] <= 1e-3
 
 
-def test_what_it_prints(tmp_path: Path) -> None:
+def test_text_output(tmp_path: Path) -> None:
     """The cache is empty."""
     done = run(cache=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -86,7 +86,7 @@ def test_the_core_knows_its_build() -> None:
     assert not any(str(ROOT) in str(value) for value in info.values())
 
 
-def test_the_program_tells_its_build(llama_meta_generate: Path) -> None:
+def test_the_program_prints_its_build(llama_meta_generate: Path) -> None:
     done = subprocess.run([llama_meta_generate, "--version"], capture_output=True, encoding="utf-8", timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     build = _core.build_info()
@@ -110,7 +110,7 @@ def test_a_version_that_cannot_be_printed_is_an_error(llama_meta_generate: Path)
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_types_are_those_of_gguf(name: str) -> None:
+def test_types_match_gguf(name: str) -> None:
     """The core and the package gguf (NumPy) dequantize the doctor's weights to the same values."""
     drawn = draw(_core, WeightType(**TYPES[name]))
     width = drawn.weights.shape[1]
@@ -127,7 +127,7 @@ def test_types_are_those_of_gguf(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"])
-def test_quantising(name: str) -> None:
+def test_quantizing(name: str) -> None:
     """The values are close to the original ones: the error is 1/10,000 with 8 bits and some hundredths with 4 bits."""
     values = np.random.default_rng(0).standard_normal((3, 512), np.float32)
     rounded = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
@@ -158,7 +158,7 @@ def cpu() -> int:
     return names.index(("CPU", "CPU"))
 
 
-def test_what_would_end_the_process_is_an_error() -> None:
+def test_calls_that_would_abort_the_process_raise() -> None:
     probe = _core.MatmulProbe(cpu())
     row = np.zeros((1, 64), np.float32)
     calls = {

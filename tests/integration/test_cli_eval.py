@@ -119,7 +119,7 @@ def test_both_engines_find_the_same(run: Path, evaluate: Eval) -> None:
 
 
 @pytest.mark.parametrize("engine", ["torch", "runtime"])
-def test_another_refusal_text_is_asked_for_by_itself(engine: str, run: Path, evaluate: Eval) -> None:
+def test_another_refusal_text_gets_its_own_answers(engine: str, run: Path, evaluate: Eval) -> None:
     """The bias belongs to the wrapper's own text and is dropped. Doubt then differs, so no earlier answer is reused."""
     options = ("--engine", engine, "--no-baselines", "--gains", "none", "--limit", "8", "--bootstrap", "20", "--json")
     own = json.loads(evaluate(run, *options))
@@ -133,7 +133,7 @@ def test_another_refusal_text_is_asked_for_by_itself(engine: str, run: Path, eva
     assert "in its first sentence" in " ".join(evaluate(run, "--refusal-text", "No.", code=2).split())
 
 
-def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_threshold_reuses_all_answers(run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(run, *QUICK)
     samples = (run / "eval" / "samples_torch_float32_test.jsonl").read_bytes()
 
@@ -149,7 +149,7 @@ def test_another_threshold_asks_nothing_again(run: Path, evaluate: Eval, monkeyp
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT and SIGTERM are POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_evaluation_goes_on(
+def test_an_interrupted_evaluation_resumes(
     number: signal.Signals, run: Path, evaluate: Eval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is interrupted after the second of six chunks and then resumed. The files have the same bytes."""
@@ -251,7 +251,7 @@ def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval,
     assert len(list((run / "eval").glob("results_*.json"))) == 5
 
 
-def test_what_was_left_out_is_kept_from_the_baselines(run: Path, evaluate: Eval) -> None:
+def test_the_baselines_also_leave_out_categories(run: Path, evaluate: Eval) -> None:
     """The baselines must know as little about these questions as the wrapper does."""
     kinds = {record.question.category for record in Collected.read(run / "collect", "train").records}
     kind, *_ = sorted(kinds)
@@ -332,14 +332,14 @@ def test_a_base_that_was_replaced_is_refused(run: Path, evaluate: Eval, tmp_path
         (("--questions", "QUESTIONS", "--source", "mmlu.jsonl"), 1, "expected only with mmlu, triviaqa, gsm8k"),
     ],
 )
-def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
+def test_usage_errors(arguments: tuple[str, ...], code: int, message: str, run: Path, evaluate: Eval) -> None:
     resolved = [str(run / "collect" / "test.jsonl") if argument == "QUESTIONS" else argument for argument in arguments]
     output = " ".join(evaluate(run, *resolved, code=code).replace("│", " ").split())
     assert message in output
     assert not (run / "eval").exists()
 
 
-def test_what_is_missing_is_told(run: Path, evaluate: Eval, tmp_path: Path) -> None:
+def test_missing_files_are_reported(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     assert "has no run.json, expected one (hint: start with metadeploy collect)" in evaluate(tmp_path, code=1)
     (run / "doubter_sidecar.gguf").unlink()
     assert "(hint: run metadeploy export first)" in evaluate(run, "--engine", "runtime", code=1)

@@ -247,7 +247,7 @@ def test_one_that_the_framework_wrote(tmp_path: Path) -> None:
     assert read_sidecar(tmp_path / "sidecar.gguf").oddities == ()
 
 
-def test_what_people_read() -> None:
+def test_text_output() -> None:
     layers = [(), (4,), (1, 2), (21, 22, 23, 30), (3, 1, 2)]
     assert [ranges(layer) for layer in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
     assert [byte_size(size) for size in (0, 999, 1000, 9_126_976, 2_740_000_000)] == [

@@ -168,7 +168,7 @@ def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
         assert [sample[field] for sample in ours] == [sample[field] for sample in theirs]
 
 
-def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
+def test_samples_match_the_runtime(run: Path, climb: Climb) -> None:
     work = run / "quantised"
     climb(run, "--types", "Q8_0", "--sidecar-types", "none", "--limit", "10", "--work-dir", work)
     (base,) = work.glob("base-*-Q8_0.gguf")
@@ -212,7 +212,7 @@ def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch
     assert len(asked) == 1
 
 
-def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
+def test_other_settings_start_again(run: Path, climb: Climb) -> None:
     options = ("--types", "F16", "--sidecar-types", "none", "--json")
     few, more = (json.loads(climb(run, *options, "--limit", limit)[0]) for limit in ("5", "10"))
     assert (few["n"], more["n"]) == (5, 10)
@@ -221,7 +221,7 @@ def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
     assert as_usual["rungs"][0]["doubt_difference"] != more["rungs"][0]["doubt_difference"]
 
 
-def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_ladder_resumes(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C comes in the third of four rungs. The next run computes only the last two."""
     options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
     asked: list[str] = []
@@ -247,7 +247,7 @@ def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pyt
     assert not (folder / "work").exists()
 
 
-def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantized_bases_give_a_warning(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch computes with exactly the weights in the file."""
     base = run / "small.gguf"
     _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
@@ -275,13 +275,13 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
         (("--device", "abacus"), 1, "device is 'abacus', expected one that this PyTorch can use"),
     ],
 )
-def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
+def test_usage_errors(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
     _, output = climb(run, *arguments, code=code)
     assert message in " ".join(output.replace("│", " ").split())
     assert not (run / "ladder").exists()
 
 
-def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+def test_unsuitable_bases_are_refused(run: Path, climb: Climb, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     assert f"base model '{broken}'" in climb(run, "--base", broken, code=1)[1]
@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> N
     assert not (run / "ladder").exists()
 
 
-def test_what_is_missing_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+def test_missing_files_are_reported(run: Path, climb: Climb, tmp_path: Path) -> None:
     assert "has no run.json, expected one (hint: start with metadeploy collect)" in climb(tmp_path, code=1)[1]
     shutil.move(run / "doubter_checkpoint.pt", tmp_path / "kept.pt")
     assert "doubter_checkpoint.pt': is not there, expected one (hint: run metadeploy train" in climb(run, code=1)[1]

@@ -17,7 +17,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint_with_refusal(tmp_path / "run")
 
 
-def test_the_framework_spells_it_otherwise(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_frameworks_other_spellings(checkpoint: Path, tmp_path: Path) -> None:
     for number, arguments in enumerate(
         (
             (checkpoint.parent,),

@@ -67,7 +67,7 @@ def test_results_that_cannot_be_printed_are_an_error(more: list[str], sidecar: P
     assert (run.returncode, run.stderr.decode()) == (1, FULL)
 
 
-def test_nothing_is_done_that_could_not_be_shown(tmp_path: Path) -> None:
+def test_no_work_is_done_without_a_writable_output(tmp_path: Path) -> None:
     for name in COMMANDS:
         run = shell([name, tmp_path / "run", "--no-such-flag"], ">&-")
         assert (run.returncode, run.stderr.decode()) == (1, CLOSED), name
@@ -91,9 +91,7 @@ def full_stdout(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     return call
 
 
-def test_every_command_fails_where_its_results_cannot_be_printed(
-    full_stdout: Callable[..., None], tmp_path: Path
-) -> None:
+def test_every_command_fails_if_it_cannot_print_its_results(full_stdout: Callable[..., None], tmp_path: Path) -> None:
     """The command still writes its files: a line that cannot be printed does not cost hours of work."""
     run = write_tiny_run(tmp_path / "made").path
     base, folder = run / "base.gguf", tmp_path / "run"
@@ -115,7 +113,7 @@ def test_every_command_fails_where_its_results_cannot_be_printed(
     assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["figures"]
 
 
-def test_the_demo_fails_where_it_cannot_be_shown(full_stdout: Callable[..., None], base_gguf: Path) -> None:
+def test_the_demo_fails_if_it_cannot_print(full_stdout: Callable[..., None], base_gguf: Path) -> None:
     full_stdout("demo", "-n", "1")
     full_stdout("demo", "-n", "1", "--json")
 
@@ -200,7 +198,7 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
     assert absent.stderr.startswith(b"error: sidecar '") and b"does not exist" in absent.stderr
 
 
-def test_what_a_locale_cannot_name_is_told(tmp_path: Path) -> None:
+def test_a_file_name_outside_the_locale_is_an_error(tmp_path: Path) -> None:
     """run.json names the base in UTF-8. A process with ASCII file names cannot open it and reports this."""
     run = write_tiny_run(tmp_path / "made").path
     base = tmp_path / "bäse.gguf"

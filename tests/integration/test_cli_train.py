@@ -128,7 +128,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT and SIGTERM are POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_keeps_the_best_and_goes_on(
+def test_an_interrupted_training_keeps_the_best_epoch_and_resumes(
     tiny: tuple[Path, Path], tmp_path: Path, number: signal.Signals
 ) -> None:
     base, questions = tiny

@@ -57,14 +57,14 @@ def test_base_and_doubter_answer_real_questions(first: dict[str, Any], cache: Pa
     assert not any(entry["base"]["declined"] for entry in first["questions"])
 
 
-def test_the_second_time_needs_no_torch_and_says_the_same(first: dict[str, Any], cache: Path) -> None:
+def test_the_second_run_needs_no_torch_and_prints_the_same(first: dict[str, Any], cache: Path) -> None:
     sidecar = Path(first["sidecar"]["path"])
     written = sidecar.stat().st_mtime_ns
     assert json.loads(run(cache, "-n", "3", "--seed", "9", "--json", start=("-c", NO_TORCH))) == first
     assert sidecar.stat().st_mtime_ns == written
 
 
-def test_an_outdated_sidecar_is_made_anew(first: dict[str, Any], cache: Path) -> None:
+def test_an_outdated_sidecar_is_exported_again(first: dict[str, Any], cache: Path) -> None:
     sidecar = Path(first["sidecar"]["path"])
     whole = sidecar.read_bytes()
     sidecar.write_bytes(whole[:-100])

@@ -100,7 +100,7 @@ def test_flags_by_themselves() -> None:
     assert seen > 15
 
 
-def test_what_is_said_of_which_command_has_which_flag() -> None:
+def test_statements_about_flags_of_commands() -> None:
     for flag in ("--encoder-type", "--cross-attn-layers"):
         assert not known_flags(flag, "train")
         assert known_flags(flag, "collect") == [flag]

@@ -64,7 +64,7 @@ def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     assert (base["timings"]["pass2"], base["timings"]["hidden_bytes"]) == ("none", 0)
 
 
-def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
+def test_the_hidden_cache_is_an_option(tiny: Program) -> None:
     def pass2(*flags: str, env: dict[str, str] | None = None) -> tuple[str, str, int]:
         answer = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
         return answer["text"], answer["timings"]["pass2"], answer["timings"]["hidden_bytes"]
@@ -76,7 +76,7 @@ def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
     assert "pass 2 (full)" in tiny("-p", "hello", "-n", "1", "-v", "--hidden-cache", "0").stderr
 
 
-def test_what_is_kept_for_the_next_prompt_is_an_option(tiny: Program) -> None:
+def test_the_prefix_cache_is_an_option(tiny: Program) -> None:
     def reused(*flags: str, env: dict[str, str] | None = None) -> tuple[int, int]:
         answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
         return answer["base"]["timings"]["n_reused"], answer["timings"]["n_reused"]
@@ -158,7 +158,7 @@ def test_raw_bypasses_the_template(doubter: Program) -> None:
     assert written["text"] == templated["text"]
 
 
-def test_where_the_prompt_comes_from(tiny: Program, tmp_path: Path) -> None:
+def test_sources_of_the_prompt(tiny: Program, tmp_path: Path) -> None:
     expected = tiny("-p", "hello there", "-n", "30").stdout
     assert tiny("-n", "30", stdin="hello there\n").stdout == expected
     assert tiny("-n", "30", stdin="hello there\r\n").stdout == expected
@@ -226,7 +226,7 @@ def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
     assert answer(*hot, "-s", "1") != answer(*hot, "-s", "2")
 
 
-def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_path: Path) -> None:
+def test_the_models_sampling_settings_have_no_effect(tiny: Program, tmp_path: Path) -> None:
     """Many files recommend sampling settings. llama.cpp would use them for every flag that is not given."""
     sampled = tmp_path / "sampled.gguf"
     settings = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
@@ -384,7 +384,7 @@ def test_wrong_usage(flags: list[str], expected: str, tiny: Program) -> None:
     assert run.stderr.endswith("try: llama-meta-generate --help\n")
 
 
-def test_what_is_missing_is_wrong_usage(tiny: Program, tiny_case: TinyCase) -> None:
+def test_missing_arguments_are_usage_errors(tiny: Program, tiny_case: TinyCase) -> None:
     for run, expected in (
         (tiny.bare("--meta", tiny_case.sidecar, "-p", "x"), "--model is required"),
         (tiny.without_meta("-p", "x"), "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta"),
@@ -508,7 +508,7 @@ def test_interrupt_while_waiting_for_stdin(tiny: Program) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
-def test_nothing_is_lost_without_notice(tiny: Program, tmp_path: Path) -> None:
+def test_lost_output_is_an_error(tiny: Program, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\n", encoding="utf-8")
     run = tiny("--prompts", prompts, "-o", "/dev/full", "-n", "3")

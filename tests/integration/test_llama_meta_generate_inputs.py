@@ -38,7 +38,7 @@ def test_templates_of_llama_cpp_by_name(name: str, tiny: Program) -> None:
     assert prompt_length(tiny("-p", "a long question", "-n", "0", "--json", env=environment)) == prompt_length(run)
 
 
-def test_texts_that_are_no_template(tiny: Program, tmp_path: Path) -> None:
+def test_texts_that_are_not_templates(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}", encoding="utf-8")
     for text in ("chatlm", "Gemma", "You are a helpful assistant.", "{ messages }"):
@@ -148,7 +148,7 @@ def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
         assert (noted in run.stderr) == ("answers" in text)
 
 
-def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> None:
+def test_invalid_keys_in_a_file_of_prompts(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     for line, message in (
         ('{"prompt": "b", "goal": "be brief"}', 'line 2 has the key "goal", which looks like an option'),
@@ -216,7 +216,7 @@ def test_numbers_of_variables(name: str, value: str, message: str, tiny: Program
     refused(tiny("-p", "x", env={name: value}), message, status=2)
 
 
-def test_temperatures_that_are_none(tiny: Program) -> None:
+def test_invalid_temperatures(tiny: Program) -> None:
     greedy = tiny("-p", "hello", "-n", "20").stdout
     for value in ("0", "1e-40", "1e-46", "1e-7", "1e-400"):
         assert tiny("-p", "hello", "-n", "20", "--temp", value, "-s", "1").stdout == greedy, value
@@ -263,7 +263,7 @@ def test_layers_of_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
         refused(tiny(*asked, env={"META_LAYERS": layers}), "META_LAYERS", status=2)
 
 
-def test_a_prompt_of_the_environment_is_taken_as_it_is(tiny: Program) -> None:
+def test_a_prompt_from_the_environment_is_used_unchanged(tiny: Program) -> None:
     for text in ("a\\nb", 'print("a\\t\\n")', "\\x41"):
         answer = json.loads(tiny("-n", "1", "--json", env={"META_PROMPT": text}).stdout)
         assert (answer["prompt"], answer["timings"]["n_prompt"]) == (text, len(text))

@@ -201,7 +201,7 @@ def others(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) -> Tin
         (("--override-kv", "general.name=str:x"), "--override-kv was [], is "),
     ],
 )
-def test_results_of_other_settings_are_not_gone_on_with(
+def test_results_of_other_settings_are_not_resumed(
     flags: tuple[str, ...], fault: str, prompts: Path, tiny: Program, tmp_path: Path
 ) -> None:
     output = tmp_path / "results.jsonl"
@@ -215,7 +215,7 @@ def test_results_of_other_settings_are_not_gone_on_with(
     assert "move the file away or give another --output, or give the same settings" in run.stderr
 
 
-def test_results_of_another_model_are_not_gone_on_with(
+def test_results_of_another_model_are_not_resumed(
     prompts: Path, tiny: Program, tiny_case: TinyCase, others: TinyCase, tmp_path: Path
 ) -> None:
     """Files are identified by their content: their names and sizes do not matter."""
@@ -234,7 +234,7 @@ def test_results_of_another_model_are_not_gone_on_with(
     assert output.read_bytes() == before
 
 
-def test_what_does_not_change_answers_may_change(prompts: Path, tiny: Program, tmp_path: Path) -> None:
+def test_options_that_do_not_change_answers_may_change(prompts: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
     kept = output.read_bytes().splitlines(keepends=True)[0]
@@ -249,7 +249,7 @@ def test_what_does_not_change_answers_may_change(prompts: Path, tiny: Program, t
 
 
 @pytest.mark.parametrize("change", [{"gain": 0.5}, {"messages": [{"role": "user", "content": "two"}]}, {"id": 7}])
-def test_what_a_prompt_brings_of_its_own_counts(change: dict[str, Any], tiny: Program, tmp_path: Path) -> None:
+def test_changed_prompts_are_not_resumed(change: dict[str, Any], tiny: Program, tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     prompts.write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
@@ -261,7 +261,7 @@ def test_what_a_prompt_brings_of_its_own_counts(change: dict[str, Any], tiny: Pr
     assert f"output file '{output}', line 2 " in run.stderr
 
 
-def test_results_of_an_older_version_are_not_gone_on_with(prompts: Path, tiny: Program, tmp_path: Path) -> None:
+def test_results_of_an_older_version_are_not_resumed(prompts: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     output.write_text('{"index": 0, "prompt": "one", "text": "t", "gain": 1.0}\n', encoding="utf-8")
     before = output.read_bytes()

@@ -100,7 +100,7 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_parallel", ["1", "3"])
-def test_what_a_sampler_throws_is_the_error_of_its_prompt_alone(n_parallel: str, tiny: Program, tmp_path: Path) -> None:
+def test_a_samplers_exception_fails_only_its_prompt(n_parallel: str, tiny: Program, tmp_path: Path) -> None:
     """llama.cpp's grammars throw errors of their own. Here no token may follow if the first letter is a to m."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo words\nthree\nfour\nfive\nsix\n", encoding="utf-8")
@@ -208,7 +208,7 @@ def test_gains_of_single_prompts(tiny: Program, tmp_path: Path) -> None:
 # --- several at once -------------------------------------------------------------------------------------------------
 
 
-def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
+def test_several_at_once_give_the_same_answers(tiny: Program, tmp_path: Path) -> None:
     """There are short and long prompts, one that fails, and more prompts than sequences. Results stay in order."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     lines = ["one", "a longer prompt, " * 8, "x" * 300, "four", "What is the capital of France?", "six", "x" * 256]
@@ -229,7 +229,7 @@ def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
         assert "7/7 answered" in together.stderr
 
 
-def test_several_at_once_go_on_where_they_were(plain: Path, tiny: Program, tmp_path: Path) -> None:
+def test_several_at_once_resume(plain: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", plain, "-o", output, "-n", "9").returncode == 0
     whole = output.read_text(encoding="utf-8")

@@ -68,7 +68,9 @@ def load(tiny_case: TinyCase) -> Iterator[Callable[..., MetaLlama]]:
         llm.close()
 
 
-def test_it_is_as_if_the_file_said_it(load: Callable[..., MetaLlama], calibrated: Path, renamed: Path) -> None:
+def test_the_option_acts_like_the_text_in_the_file(
+    load: Callable[..., MetaLlama], calibrated: Path, renamed: Path
+) -> None:
     expected = answer(load(renamed))
     llm = load(calibrated, refusal_text=OTHER)
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
@@ -106,7 +108,7 @@ def test_texts_that_cannot_be_a_refusal(
     assert answer(llm) == before, "the old one stays"
 
 
-def test_what_is_no_text(load: Callable[..., MetaLlama], calibrated: Path) -> None:
+def test_values_that_are_not_text(load: Callable[..., MetaLlama], calibrated: Path) -> None:
     llm = load(None)
     for wrong in (3, b"We do not know that.", ["We do not know that."], True):
         with pytest.raises(TypeError, match=r"refusal_text is .*, expected a text"):

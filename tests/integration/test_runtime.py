@@ -69,7 +69,7 @@ def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
         )
 
 
-def test_a_template_that_is_none(tiny_case: TinyCase) -> None:
+def test_invalid_templates(tiny_case: TinyCase) -> None:
     with pytest.raises(Error, match=r"chat template: not valid Jinja \(give another"):
         tiny_case.load(chat_template="{{")
 
@@ -142,7 +142,7 @@ def test_logprobs_are_a_distribution(llm: MetaLlama) -> None:
     assert [item.top for item in few] == [item.top[:2] for item in result.logprobs]
 
 
-def test_logprobs_are_those_of_the_logits(llm: MetaLlama) -> None:
+def test_logprobs_match_the_logits(llm: MetaLlama) -> None:
     ids = llm.tokenize(PROMPT)
     for inject in (False, True):
         result = llm.generate(PROMPT, max_tokens=10, logprobs=0, inject=inject)
@@ -175,7 +175,7 @@ def test_tokens_round_trip(llm: MetaLlama) -> None:
 # --- activations, logits and layer outputs ---------------------------------------------------------------------------
 
 
-def test_shapes_of_what_is_computed(llm: MetaLlama) -> None:
+def test_shapes_of_results(llm: MetaLlama) -> None:
     ids = llm.tokenize(PROMPT)
     n = len(ids)
     for array, shape in (

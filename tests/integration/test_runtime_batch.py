@@ -35,7 +35,7 @@ def result_of(answer: BatchAnswer) -> GenerationResult:
     return answer.result
 
 
-def test_answers_are_those_of_one_at_a_time(many: MetaLlama, llm: MetaLlama) -> None:
+def test_answers_match_one_at_a_time(many: MetaLlama, llm: MetaLlama) -> None:
     options = {"max_tokens": 20, "logprobs": 2, "stop": ["e"], "repeat_penalty": 1.3, "doubt_threshold": 0.7}
     answers = list(many.generate_batch(PROMPTS, **options))  # type: ignore[arg-type]
     assert [answer.index for answer in answers] == list(range(len(PROMPTS)))
@@ -131,7 +131,7 @@ def test_prompts_are_taken_as_sequences_become_free(many: MetaLlama) -> None:
     assert many.tokenize("free again")
 
 
-def test_conversations_by_turns_keep_a_sequence_each(many: MetaLlama, llm: MetaLlama) -> None:
+def test_alternating_conversations_keep_their_sequences(many: MetaLlama, llm: MetaLlama) -> None:
     """They share their first few words. Reusing these would cost each conversation more of its own cache."""
     chats = [f"You are kind. {name} {'asks a long question; ' * 2}" for name in ("Ada", "Bob", "Cleo")]
     before: dict[int, int] = {}
@@ -166,7 +166,7 @@ def test_each_sequence_has_a_context_of_its_own(tiny_case: TinyCase) -> None:
     assert isinstance(too_long.error, ContextOverflowError)
 
 
-def test_an_error_is_that_of_its_prompt_alone(many: MetaLlama) -> None:
+def test_an_error_affects_only_its_prompt(many: MetaLlama) -> None:
     prompts = ["one", "", [{"role": "user"}], [999_999], "five"]
     answers = list(many.generate_batch(prompts, max_tokens=4))  # type: ignore[arg-type]
     assert [answer.error is None for answer in answers] == [True, False, False, False, True]
@@ -213,7 +213,7 @@ def test_more_sequences_than_a_micro_batch_has_tokens(tiny_case: TinyCase, llm: 
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_ends_all(many: MetaLlama) -> None:
+def test_canceling_ends_all(many: MetaLlama) -> None:
     asked: list[None] = []
 
     def enough() -> bool:
@@ -236,7 +236,7 @@ def test_ctrl_c(many: MetaLlama) -> None:
     assert many.tokenize("free")
 
 
-def test_a_second_call_waits_or_is_told(many: MetaLlama) -> None:
+def test_a_second_call_waits_or_is_an_error(many: MetaLlama) -> None:
     steps = many.stream_batch(PROMPTS, max_tokens=5)
     next(steps)
     with pytest.raises(Error, match="busy with a stream of the same thread"):

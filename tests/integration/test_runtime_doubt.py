@@ -148,7 +148,7 @@ def test_a_bias_is_a_threshold(llm: MetaLlama, tiny_case: TinyCase, variant: Var
                 assert result.token_ids == expected
 
 
-def test_with_dice_the_odds_move_by_the_bias(llm: MetaLlama, refusal: int) -> None:
+def test_sampled_odds_shift_by_the_bias(llm: MetaLlama, refusal: int) -> None:
     """At temperature 1, the proportion of refusals equals the softmax probability with the refusal's logit shifted."""
     logits = llm.logits(llm.tokenize("hello"))[-1].astype(np.float64)
     threshold = 0.01
@@ -253,7 +253,7 @@ def spaced(tiny_case: TinyCase, tmp_path: Path) -> Iterator[MetaLlama]:
         yield llm
 
 
-def test_the_refusal_is_tokenised_as_it_stands_after_the_prompt(spaced: MetaLlama) -> None:
+def test_the_refusal_is_tokenized_after_the_prompt(spaced: MetaLlama) -> None:
     assert spaced.tokenize("I", add_special=False) == [SPACED_WORD]  # with the space before every text
     assert spaced.tokenize("a:I", add_special=False)[-2:] == [WORD + 4, WORD]
     # without that space after a colon or a line break, with it after a control token

@@ -197,7 +197,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_process_ends_in_peace(case: str, tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_the_process_exits_cleanly(case: str, tiny_case: TinyCase, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(HEAD.format(before=BEFORE.get(case, "")) + CASES[case], encoding="utf-8")
     for _ in range(REPEAT):

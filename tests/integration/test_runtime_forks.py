@@ -98,7 +98,7 @@ assert llm.generate("hello", max_tokens=3).text == expected
     )
 
 
-def test_a_child_drops_what_it_has_and_ends(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_a_child_drops_its_objects_and_ends(tiny_case: TinyCase, tmp_path: Path) -> None:
     run(
         """
 llm = load()

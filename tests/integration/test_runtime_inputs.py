@@ -139,7 +139,7 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-30, 1e-7])
-def test_a_temperature_that_is_none(temperature: float, llm: MetaLlama) -> None:
+def test_tiny_temperatures_are_greedy(temperature: float, llm: MetaLlama) -> None:
     """The logits, divided by it, would be infinite, and every token would be the vocabulary's last one."""
     greedy = llm.generate(PROMPT, max_tokens=12)
     result = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
@@ -194,7 +194,7 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_prompts_that_are_none(prompt: Any, kind: type[Exception], message: str, llm: MetaLlama) -> None:
+def test_invalid_prompts(prompt: Any, kind: type[Exception], message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.activations, llm.doubt):
         with pytest.raises(kind, match=message):
             call(prompt)
@@ -250,7 +250,7 @@ def test_calls_that_take_texts_and_ids(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_messages_that_are_none(messages: Any, message: str, llm: MetaLlama) -> None:
+def test_invalid_messages(messages: Any, message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.apply_chat_template, llm.tokenize_chat):
         with pytest.raises(Error, match=message):
             call(messages)

@@ -49,7 +49,7 @@ def test_weights_whose_product_overflows(llm: MetaLlama, tiny_case: TinyCase, tm
     assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
 
 
-def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_overflowing_tables_affect_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
     """The base alone, in the sequence with unusable tables, shares batches with a sequence that gets injections."""
     fragile = scaled(tiny_case, tmp_path / "fragile.gguf", v_proj=1e34, up_proj=1e-34)
     with tiny_case.load(n_parallel=2) as llm, tiny_case.load() as alone:
@@ -163,7 +163,9 @@ def raise_errors(llm: MetaLlama, requests: list[Request]) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_an_injection_that_makes_every_base_overflow(
+    n_parallel: int, name: str, tiny_case: TinyCase, tmp_path: Path
+) -> None:
     """The weights and the gain are finite, but their product makes the base overflow."""
     with tiny_case.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize(PROMPT)
@@ -179,7 +181,7 @@ def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_ca
         assert llm.generate(PROMPT, max_tokens=9).token_ids == expected
 
 
-def test_a_refresh_that_would(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_a_refresh_that_makes_every_base_overflow(tiny_case: TinyCase, tmp_path: Path) -> None:
     """Refreshed cognitive tokens are checked like those of the prompt."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=2) as llm:
@@ -251,7 +253,7 @@ def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, frag
 
 
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
+def test_an_answer_that_makes_this_base_overflow(n_parallel: int, tmp_path: Path) -> None:
     """The caller has received all text before the error."""
     with Fragile(tmp_path, token=END_OF_TURN).load() as llm:
         prompt, token_ids, at = next(
@@ -272,7 +274,7 @@ def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(llm.logits(ids, inject=False), base)
 
 
-def test_others_on_their_way(fragile: Fragile) -> None:
+def test_requests_in_progress(fragile: Fragile) -> None:
     """The memory of other requests stays, at every stage of theirs."""
     with fragile.load() as alone, fragile.load(n_parallel=3, n_ubatch=16) as llm:
         good = [Request(prompt=[20 + (i * n) % 200 for i in range(n)], gain=1.0) for n in (90, 7, 120, 33)]
@@ -295,7 +297,7 @@ def test_others_on_their_way(fragile: Fragile) -> None:
 
 @pytest.mark.parametrize("n_steps", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_one_that_is_cancelled_before_its_logits_come(n_parallel: int, n_steps: int, fragile: Fragile) -> None:
+def test_a_request_that_is_canceled_before_its_logits(n_parallel: int, n_steps: int, fragile: Fragile) -> None:
     """No check has shown yet whether the first half of the prompt is finite after the injection."""
     with fragile.load(n_parallel=n_parallel, n_ubatch=16) as llm:
         ids = llm.tokenize("hi")

@@ -151,12 +151,12 @@ def raised_soon(call: Callable[[], object], error: type[BaseException], *, withi
     assert time.perf_counter() - started < within, "the call went on to its end"
 
 
-def test_cancelling_during_a_long_prompt(llm: MetaLlama) -> None:
+def test_canceling_during_a_long_prompt(llm: MetaLlama) -> None:
     started = time.perf_counter()
     raised_soon(lambda: llm.generate(LONG_PROMPT, cancel=lambda: time.perf_counter() - started > 0.3), Cancelled)
 
 
-def test_cancelling_during_the_answer(llm: MetaLlama) -> None:
+def test_canceling_during_the_answer(llm: MetaLlama) -> None:
     started = time.perf_counter()
     raised_soon(
         lambda: llm.generate(
@@ -184,7 +184,7 @@ def test_ctrl_c(what: str, delay: float, llm: MetaLlama) -> None:
         timer.cancel()
 
 
-def test_close_ends_what_another_thread_streams(base_gguf: Path, trained_sidecar: Path) -> None:
+def test_close_ends_another_threads_stream(base_gguf: Path, trained_sidecar: Path) -> None:
     llm = MetaLlama(base_gguf, trained_sidecar, n_threads=1)
     begun, tokens = threading.Event(), []
 

@@ -67,7 +67,7 @@ def test_every_call_takes_them(two: MetaLlama) -> None:
         assert chat["timings"]["n_refreshed"] == (9 if options.get("schedule") is REFRESHING else 0)
 
 
-def test_encode_is_what_the_prompt_would_be_encoded_to(two: MetaLlama) -> None:
+def test_encode_matches_the_tokens_of_the_prompt(two: MetaLlama) -> None:
     tokens = two.encode(PROMPT)
     assert tokens.shape == (3, two.n_embd)
     np.testing.assert_array_equal(tokens, two.cognitive_tokens(PROMPT))
@@ -84,7 +84,7 @@ def test_gain_zero_is_the_base(two: MetaLlama) -> None:
         assert (result.token_ids, result.timings.n_refreshed, result.timings.pass2) == (base.token_ids, 0, "none")
 
 
-def test_what_contradicts_itself_is_refused(two: MetaLlama, llm: MetaLlama) -> None:
+def test_contradictory_options_are_refused(two: MetaLlama, llm: MetaLlama) -> None:
     goal = two.encode("x")
     with pytest.raises(Error, match="are given and stay as they are, but the schedule refreshes them"):
         two.generate(PROMPT, cognitive_tokens=goal, schedule=REFRESHING)

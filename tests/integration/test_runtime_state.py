@@ -57,7 +57,7 @@ def test_gain(llm: MetaLlama, tiny_case: TinyCase) -> None:
         llm.generate(PROMPT, gain=float("nan"))
 
 
-def test_nothing_of_one_prompt_stays_for_the_next(llm: MetaLlama) -> None:
+def test_one_prompt_does_not_affect_the_next(llm: MetaLlama) -> None:
     prompts = ["one", "a longer second prompt", "x" * 100, "one"]
     first = [llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts]
     again = [llm.generate(prompt, max_tokens=15).token_ids for prompt in reversed(prompts)]
@@ -150,7 +150,7 @@ def test_on_an_error_the_old_sidecar_stays(llm: MetaLlama, tiny_case: TinyCase, 
     assert llm.generate(PROMPT, max_tokens=15).token_ids == base
 
 
-def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path) -> None:
+def test_a_sidecars_prompt_settings_apply(llm: MetaLlama, tmp_path: Path) -> None:
     config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(1,), cross_attn_layers=(1,))
     path = tmp_path / "told.gguf"
     settings = {"answer_suffix": " Be brief.", "refusal_text": "No idea at all, sorry."}
@@ -242,7 +242,7 @@ def test_closing(tiny_case: TinyCase) -> None:
         other.generate(PROMPT)
 
 
-def test_cancelling(llm: MetaLlama) -> None:
+def test_canceling(llm: MetaLlama) -> None:
     asked = []
 
     def after_five() -> bool:

@@ -167,6 +167,6 @@ def check(files: Files, case: Case, operations: list[Operation]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @SETTINGS
 @given(data=st.data())
-def test_what_an_operation_leaves_does_not_show_in_the_next(kind: str, files: Files, data: st.DataObject) -> None:
+def test_no_operation_affects_the_next_one(kind: str, files: Files, data: st.DataObject) -> None:
     case, operations = data.draw(runs(kind))
     check(files, case, operations)

@@ -96,7 +96,7 @@ def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, t
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+def test_each_conversation_reuses_its_own_cache(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     """Three conversations at once: their order and their gains change in each turn."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     stateful = pair.kind in STATEFUL
@@ -163,7 +163,7 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
         same_answer(attached, result, asked[index], reuses=True)
 
 
-def test_what_others_computed_serves_nobody_else(attached: RuntimePair) -> None:
+def test_no_prompt_reuses_the_cache_of_another(attached: RuntimePair) -> None:
     """The same prompts run among other prompts and in other sequences, with the base between them."""
     asked = requests(attached)
     for order in ([7, 6, 5, 4, 3, 2, 1, 0], [4, 4, 4, 0, 0, 1]):
@@ -211,7 +211,7 @@ def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair)
 
 
 @pytest.mark.parametrize("kind", ["llama", *STATEFUL])
-def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+def test_repeated_prompts_beside_any_others(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
     """One to three of a few prompts run at once, so that all or part of each is cached in some sequence."""
     options = {"tested": {"n_parallel": 4}, "plain": {"prefix_cache_mib": 0}}
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=16) as pair:
@@ -255,7 +255,7 @@ def test_a_long_prompt_does_not_hold_other_prompts_up(
             assert results[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
     """Eight sequences share 1 MiB of hidden states, 512 rows each, and 1 MiB of K/V cache, some 85 tokens each."""
     options = {
         "tested": {"n_parallel": 8, "hidden_cache_mib": 1, "prefix_cache_mib": 1},

@@ -113,7 +113,7 @@ def load(model: TinyModel, template: str, **more: Any) -> MetaLlama:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_training_saw(name: str, model: TinyModel, tokenizer: Any, sidecars: list[Path]) -> None:
+def test_prompts_match_training(name: str, model: TinyModel, tokenizer: Any, sidecars: list[Path]) -> None:
     template = TEMPLATES[name]
     with load(model, template) as llm:
         for sidecar, kwargs in zip(sidecars, KWARGS, strict=True):
@@ -125,7 +125,7 @@ def test_what_training_saw(name: str, model: TinyModel, tokenizer: Any, sidecars
                 assert llm.tokenize_chat(messages) == ids  # type: ignore[arg-type]
 
 
-def test_the_templates_tell_thinking_from_silence() -> None:
+def test_the_templates_distinguish_thinking_on_and_off() -> None:
     """Otherwise, the test above would prove little."""
     import jinja2
 
@@ -150,7 +150,7 @@ PLACES: Final = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: Any) -> None:
+def test_templates_that_change_messages(name: str, model: TinyModel, tokenizer: Any) -> None:
     quoted = [{"role": "user", "content": 'Say "so"\tand\nnot \\ more, 首都 😀.'}]
     short = [{"role": "user", "content": "a"}]
     thoughtful = [*ONE, {"role": "assistant", "content": "<think>Hm.</think>Wolves."}, *ONE]
@@ -174,7 +174,7 @@ def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: A
         (_BODY, [{"role": "usr", "content": QUESTION}], "has the role 'usr', which the chat template does not know"),
     ],
 )
-def test_what_does_not_arrive_is_refused(
+def test_messages_that_the_template_drops_are_refused(
     template: str, messages: list[dict[str, str]], fault: str, model: TinyModel, tokenizer: Any
 ) -> None:
     for render in (
@@ -210,9 +210,7 @@ def test_variables_that_are_arguments_of_transformers() -> None:
 
 @pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize("adds", [True, False])
-def test_bos_is_where_training_had_it(
-    writes: bool, adds: bool, model: TinyModel, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_bos_matches_training(writes: bool, adds: bool, model: TinyModel, tokenizer: Any, tmp_path: Path) -> None:
     """A template's text gets no extra BOS, even if the tokenizer puts BOS before plain text."""
     base = tmp_path / "base.gguf"
     set_add_bos(model.path_gguf, base, adds)

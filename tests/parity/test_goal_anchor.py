@@ -66,7 +66,7 @@ def answers(llm: MetaLlama, **options: Any) -> list[list[int]]:
     return [list(llm.generate(turn, max_tokens=N_NEW, **options).token_ids) for turn in TURNS]
 
 
-def test_a_goal_is_kept_over_turns(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
+def test_a_goal_is_held_over_turns(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
     goal, expected_goal = llm.encode(GOAL, raw=True), pipeline.encode(GOAL, raw=True)
     assert nmse(goal, expected_goal.numpy()) < tolerances.TINY[model.kind]["cognitive tokens"]
     prompts = [pipeline.tokenize(pipeline.apply_chat_template(turn)) for turn in TURNS]

@@ -112,7 +112,7 @@ def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair:
         ids = [*ids, *result.token_ids, *pair.prompt(3, seed=turn)]
 
 
-def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
+def test_common_prefix_with_the_last_prompt(attached: RuntimePair) -> None:
     """A long common prefix with other endings, a prefix of the last prompt, and a prompt that shares little."""
     common = attached.prompt(12)
     remembered = Remembered(attached)
@@ -123,7 +123,7 @@ def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
     ask(attached, ids, n_reused=remembered.of(ids))
 
 
-def test_a_prompt_that_shares_next_to_nothing(pair: RuntimePair, tmp_path: Path) -> None:
+def test_a_prompt_that_shares_few_tokens(pair: RuntimePair, tmp_path: Path) -> None:
     """Restoring a long prompt's state costs more than computing the few shared tokens."""
     pair.attach(tmp_path, [pair.num_layers - 1])
     ids = pair.prompt(100)
@@ -133,7 +133,7 @@ def test_a_prompt_that_shares_next_to_nothing(pair: RuntimePair, tmp_path: Path)
         ask(pair, [31], n_reused=0)
 
 
-def test_a_beginning_that_many_prompts_share(attached: RuntimePair) -> None:
+def test_a_prefix_that_many_prompts_share(attached: RuntimePair) -> None:
     """For example a system prompt. A memory that cannot rewind finds a stored state from the third prompt on."""
     common = attached.prompt(14)
     remembered = Remembered(attached)
@@ -147,7 +147,7 @@ def test_a_beginning_that_many_prompts_share(attached: RuntimePair) -> None:
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 @pytest.mark.parametrize("suffix", ["", " In one word."])
-def test_a_chat_that_is_put_otherwise_as_it_goes_on(
+def test_a_chat_whose_history_is_rendered_differently(
     suffix: str, inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path
 ) -> None:
     """An empty thought or a suffix at the end of the prompt is missing from the history one turn later.
@@ -169,7 +169,7 @@ def test_a_chat_that_is_put_otherwise_as_it_goes_on(
         history = [*history, *question, end, *answer, end]
 
 
-def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
+def test_only_clean_tokens_are_reused(attached: RuntimePair) -> None:
     """The same prompt with other gains: pass 1 is reused, and everything else is computed for the gain."""
     ids = attached.prompt(14)
     first = ask(attached, ids, n_reused=0)
@@ -185,7 +185,7 @@ def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-def test_nothing_of_held_tokens_is_reused(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+def test_given_cognitive_tokens_are_not_reused(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     """The same prompt with given cognitive tokens, alternating with its own tokens, and with other gains.
 
     If only the last token is injected into, the tokens before it are clean and reused. Otherwise, a held goal has no
@@ -212,7 +212,7 @@ def test_nothing_of_held_tokens_is_reused(inject_from: InjectFrom, pair: Runtime
         assert np.abs(np.subtract(one, other)).max() > 5 * limit(pair)
 
 
-def test_what_is_put_back_lies_where_it_was(attached: RuntimePair) -> None:
+def test_restored_cells_keep_their_positions(attached: RuntimePair) -> None:
     """Restored cells are bit-identical, whatever was in memory before: a tail reuses cells that it does not write."""
     lengths = (14,) if attached.kind in WINDOWED else (14, 100)
     for length in lengths:
@@ -235,7 +235,7 @@ def test_other_cognitive_tokens(attached: RuntimePair) -> None:
         ask(attached, [*common, token], n_reused=15)
 
 
-def test_another_sidecar_begins_anew(pair: RuntimePair, tmp_path: Path) -> None:
+def test_another_sidecar_clears_the_cache(pair: RuntimePair, tmp_path: Path) -> None:
     ids = pair.prompt(14)
     for layer, seed in ((1, 0), (pair.num_layers - 1, 1), (0, 2)):
         pair.attach(tmp_path, [layer], seed=seed)
@@ -247,7 +247,7 @@ def test_another_sidecar_begins_anew(pair: RuntimePair, tmp_path: Path) -> None:
     ask(pair, ids, n_reused=reusable(pair, 14, 13))
 
 
-def test_looking_inside_begins_anew(attached: RuntimePair) -> None:
+def test_inspection_clears_the_cache(attached: RuntimePair) -> None:
     ids = attached.prompt(14)
     for look in (
         lambda llm: llm.logits(attached.prompt(9)),
@@ -260,7 +260,7 @@ def test_looking_inside_begins_anew(attached: RuntimePair) -> None:
     ask(attached, ids, n_reused=14)  # those are of a clean pass
 
 
-def test_a_pass_that_is_cancelled_is_not_reused(attached: RuntimePair) -> None:
+def test_a_canceled_pass_is_not_reused(attached: RuntimePair) -> None:
     common = attached.prompt(14)
     ask(attached, common, n_reused=0)
     with pytest.raises(Cancelled):
@@ -269,7 +269,7 @@ def test_a_pass_that_is_cancelled_is_not_reused(attached: RuntimePair) -> None:
     ask(attached, common, n_reused=14)
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
     """1 MiB holds some 680 tokens: 6 layers, keys and values of 32 in F32."""
     with runtime_pair("llama", tmp_path, tiny, tested={"prefix_cache_mib": 1}, plain=WITHOUT, n_ctx=2048) as pair:
         pair.attach(tmp_path, [3])
@@ -279,7 +279,7 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
             ask(pair, ids, n_reused=n_reused)
 
 
-def test_a_prompt_beyond_the_kept_hidden_states(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+def test_a_prompt_longer_than_the_cached_hidden_states(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
     """Its clean pass is reused and its pass 2 is a whole one, also for a shorter prompt whose rows are missing."""
     options = {"tested": {"hidden_cache_mib": 1}, "plain": WITHOUT}
     with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=4608, n_ubatch=512) as pair:

@@ -123,7 +123,7 @@ def test_long_intervals(pair: RuntimePair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
-def test_batches_that_are_smaller_than_what_the_clean_contexts_lack(
+def test_batches_smaller_than_the_clean_contexts_backlog(
     kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
 ) -> None:
     small, large = {"n_parallel": 4, "n_batch": 4}, {"n_parallel": 2}

@@ -91,7 +91,7 @@ def quantised(
     return request.param, path
 
 
-def test_quantised_bases(
+def test_quantized_bases(
     quantised: tuple[str, Path],
     prompts: list[list[int]],
     torch_answers: list[list[int]],

@@ -40,7 +40,7 @@ def pair(
 
 
 @pytest.mark.parametrize("lowest", ["first", "second", "middle", "last"])
-def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Path) -> None:
+def test_logits_match_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Path) -> None:
     n = pair.num_layers
     layer = {"first": 0, "second": 1, "middle": n // 2, "last": n - 1}[lowest]
     pair.attach(tmp_path, [layer, n - 1])
@@ -74,7 +74,7 @@ def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
         assert result.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
 
 
-def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -> None:
+def test_inspection_does_not_change_answers(pair: RuntimePair, tmp_path: Path) -> None:
     """Activations, attention and layer outputs are computed in whole passes."""
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2, n - 1])
@@ -89,7 +89,7 @@ def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -
         assert pair.tested.generate(ids, max_tokens=4, logprobs=0).logprobs == expected.logprobs
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
     """1 MiB holds 4096 rows of this width."""
     options = {"tested": {"hidden_cache_mib": 1}, "plain": {"hidden_cache_mib": 0}}
     with runtime_pair("gemma2", tmp_path, tiny, **options, **NO_REUSE, n_ctx=4608) as pair:
@@ -101,7 +101,7 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
             assert (actual.timings.pass2, actual.timings.hidden_bytes) == (kind, n_bytes)
 
 
-def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_path: Path) -> None:
+def test_a_canceled_pass_leaves_no_trace(pair: RuntimePair, tmp_path: Path) -> None:
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2])
     ids = pair.prompt(400)

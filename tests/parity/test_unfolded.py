@@ -83,7 +83,7 @@ def test_unfolded_is_for_one_sequence(base: Base, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inject", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
-def test_steps_are_those_of_an_answer(kind: str, inject: bool, base: Base, tmp_path: Path) -> None:
+def test_steps_match_an_answer(kind: str, inject: bool, base: Base, tmp_path: Path) -> None:
     prompts = [PROMPT, PROMPT[:9]]
     with MetaLlama(base(kind), n_parallel=2, n_ctx=256, **EXACT) as llm:
         llm.attach(sidecar_for(llm, tmp_path))

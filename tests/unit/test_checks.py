@@ -81,7 +81,7 @@ def test_rules(rule: Rule, good: list[Any], wrong_type: list[Any], out_of_range:
     assert check("it", good[0], rule.or_none()) == check("it", good[0], rule)
 
 
-def test_what_a_message_says() -> None:
+def test_messages_of_failed_checks() -> None:
     rules = {"top_p": number(0, 1), "n": whole_number(0).or_none(), "stop": texts()}
     assert faults(rules, {"top_p": 2, "n": -1, "stop": 5}) == [
         "top_p is 2, expected 0 to 1",

@@ -71,7 +71,7 @@ def test_a_goal_anchor_as_the_framework_leaves_it(tmp_path: Path) -> None:
     assert export(tmp_path).config.target_layers == LATE
 
 
-def test_the_base_resolves_what_nothing_else_does(tmp_path: Path) -> None:
+def test_the_base_resolves_presets(tmp_path: Path) -> None:
     path = run_dir(tmp_path, version="1.0", **BOTH_LATE)
     assert "target_layers in run.json is 'late', but the base's number of layers is unknown" in refusal(path)
     assert isinstance(Doubter.from_checkpoint(path), PendingDoubter)
@@ -86,7 +86,7 @@ def test_a_preset_of_layers_that_the_tensors_name(tmp_path: Path) -> None:
     assert isinstance(Doubter.from_checkpoint(path), Doubter)
 
 
-def test_what_run_json_says_goes_before_the_base(tmp_path: Path) -> None:
+def test_run_json_takes_precedence_over_the_base(tmp_path: Path) -> None:
     path = run_dir(tmp_path, version="1.0", num_layers=6, **BOTH_LATE)
     with pytest.raises(ModelMismatchError, match="has 9 layers, the wrapper was trained on 6"):
         export(path, base=base(tmp_path, n_layers=9))
@@ -158,7 +158,7 @@ def test_two_places_that_disagree(key: str, one: Any, two: Any, tmp_path: Path) 
         ({"pool": "concat_last_mean"}, "pool is 'concat_last_mean' in the checkpoint, expected 'last'"),
     ],
 )
-def test_what_the_runtime_does_not_do(config: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_features_that_the_runtime_lacks(config: dict[str, Any], fault: str, tmp_path: Path) -> None:
     path = run_dir(tmp_path)
     assert load_wrapper(edited(path, config={"pool": "last"})).config.target_layers == LATE
     assert fault in refusal(edited(path, config=config))
@@ -183,7 +183,7 @@ def test_parts_of_the_transformer_that_a_config_turns_off(config: dict[str, Any]
     assert fault in refusal(edited(path, config=config))
 
 
-def test_an_order_that_the_framework_would_not_keep_is_said(tmp_path: Path) -> None:
+def test_an_order_that_the_framework_ignores_gives_a_warning(tmp_path: Path) -> None:
     wrapper = load_wrapper(run_dir(tmp_path, layers=(5, 4)))
     assert wrapper.config.target_layers == (5, 4)
     assert [note for note in wrapper.notes if "the framework would sort them" in note]

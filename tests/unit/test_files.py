@@ -158,7 +158,7 @@ def writing(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
             process.kill()
 
 
-def test_what_a_killed_writer_leaves_is_deleted_by_the_next(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
+def test_the_next_writer_deletes_leftovers_of_a_killed_one(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
     path, process = writing
     process.kill()
     process.wait()
@@ -171,7 +171,7 @@ def test_what_a_killed_writer_leaves_is_deleted_by_the_next(writing: tuple[Path,
     assert (path.read_text(), names(path.parent)) == ("new", ["a.json", "another.json"])
 
 
-def test_what_is_being_written_is_left_alone(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
+def test_files_in_progress_are_left_alone(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
     path, process = writing
     before = names(path.parent)
     write_atomically(path, "new")
@@ -305,7 +305,7 @@ def test_names_as_long_as_names_can_be(tmp_path: Path) -> None:
 # --- inputs and content -----------------------------------------------------------------------------------------------
 
 
-def test_an_input_is_recognised_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_is_recognized_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, link, hard_link = tmp_path / "in", tmp_path / "link", tmp_path / "hard"
     path.write_text("x")
     link.symlink_to(path)
@@ -319,13 +319,13 @@ def test_an_input_is_recognised_by_any_name(tmp_path: Path, monkeypatch: pytest.
     refuse_overwriting(tmp_path / "new", tmp_path / "new")
 
 
-def test_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
+def test_a_digest_depends_on_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than is read at once
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == content_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folder_has_a_digest_of_what_is_in_it(tmp_path: Path) -> None:
+def test_a_folder_has_a_digest_of_its_content(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -56,7 +56,7 @@ def test_every_help_loads_nothing_heavy() -> None:
         "metadeploy.training.settings",
     ],
 )
-def test_what_runs_beside_the_runtime_needs_no_torch(module: str) -> None:
+def test_modules_beside_the_runtime_need_no_torch(module: str) -> None:
     assert loaded(f"import {module}", "torch", "transformers") == []
 
 

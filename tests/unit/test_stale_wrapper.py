@@ -137,7 +137,7 @@ def test_a_wrapper_of_earlier_questions_is_refused(made: Made, command: Callable
     assert set(made.run.path.rglob("*")) == before
 
 
-def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path) -> None:
+def test_a_new_training_or_the_old_questions_fit_again(made: Made, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", create=True)
     share_collected(run, made.run)
     train(run, SETTINGS)
@@ -154,7 +154,7 @@ def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path)
     RunDir(run.path).refuse_stale_checkpoint()
 
 
-def test_whose_questions_changed_does_not_concern_those_who_share_them(made: Made, tmp_path: Path) -> None:
+def test_runs_that_share_questions_are_independent(made: Made, tmp_path: Path) -> None:
     source, run = RunDir(tmp_path / "source", create=True), RunDir(tmp_path / "run", create=True)
     share_collected(source, made.run)
     share_collected(run, source)
@@ -165,7 +165,7 @@ def test_whose_questions_changed_does_not_concern_those_who_share_them(made: Mad
     RunDir(run.path).refuse_stale_checkpoint()
 
 
-def test_run_directories_that_exist_go_on_working(tmp_path: Path) -> None:
+def test_older_run_directories_still_work(tmp_path: Path) -> None:
     run = RunDir(tmp_path, create=True)
     run.update(EARLIER)
     run.refuse_stale_checkpoint()

@@ -64,6 +64,6 @@ def test_results_name_the_version_and_answers_stay_valid(uninstalled: None) -> N
     assert loading.asked_with(environment) == {"metadeploy": None, "torch": environment["torch"]}
 
 
-def test_another_installed_version_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_installed_version_invalidates_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "version", lambda name: f"7.8 of {name}")
     assert loading.asked_with(loading.environment("torch"))["metadeploy"] == "7.8 of metadeploy"

@@ -57,7 +57,7 @@ def test_a_batch_is_each_alone(kind: str, shared: int) -> None:
     assert sum(len(module._forward_hooks) for module in model.modules()) == 0
 
 
-def test_a_prefix_is_used_again_and_again() -> None:
+def test_a_prefix_is_reused() -> None:
     base, prompts = FrozenBase(tiny_causal_lm("llama")), prompts_of(6)
     clean_pass = CleanPass(base, layers=LAYERS, stop_ids=set(), prefix=SharedPrefix.of(base, prompts))
     first = clean_pass.run(prompts[:3], max_new_tokens=4, is_complete=lambda *_: False)

@@ -175,7 +175,7 @@ def gradients(doubter: Doubter, logits: Tensor, targets: Tensor) -> dict[str, Te
 @pytest.mark.parametrize("shared", [0, 5], ids=["no shared prefix", "shared prefix"])
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 @pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
-def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, inject_from: InjectFrom, shared: int) -> None:
+def test_logits_and_gradients_match_the_whole_model(kind: str, inject_from: InjectFrom, shared: int) -> None:
     base = base_of(kind)
     doubter = fresh_doubter(base, inject_from=inject_from).double().requires_grad_(True)
     examples = some_examples(7, vocab_size=BYTE_VOCAB_SIZE, shared=shared)

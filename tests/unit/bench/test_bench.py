@@ -63,7 +63,7 @@ def test_timed_is_in_milliseconds() -> None:
     assert 10 <= timed(lambda: time.sleep(0.01)) < 1000
 
 
-def test_a_ratio_is_that_of_the_pairs_and_not_of_the_medians() -> None:
+def test_a_ratio_is_the_median_of_pairs() -> None:
     sides = {"two": np.array([2.0, 30.0, 4.0]), "one": np.array([1.0, 10.0, 4.0])}
     figure = Figure.ratio("prompt", "p", sides, unit="ms")
     assert figure.value == Spread(median=2.0, low=1.5, high=2.5, n=3)

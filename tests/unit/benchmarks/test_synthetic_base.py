@@ -54,7 +54,7 @@ def as_f32(source: Path, target: Path) -> None:
     writer.close()
 
 
-def test_weights_have_mean_0_and_keep_the_size_of_what_goes_in(tmp_path: Path) -> None:
+def test_weights_have_mean_0_and_preserve_scale(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(synthetic_base(tmp_path, "tiny"))
     seen = set()
     for tensor in reader.tensors:
@@ -75,7 +75,7 @@ def test_it_decodes_with_its_doubter(tmp_path: Path) -> None:
     assert np.abs(logits[True] - logits[False]).max() > 1e-3
 
 
-def test_nothing_is_left_of_a_base_that_could_not_be_written(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reshape"):
         write_base(tmp_path / "base.gguf", replace(SHAPES["tiny"], n_embd=300))
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_the_checkpoint_is_as_large_as_the_published_one() -> None:
     assert (4 * count["enc."] + 2 * count["ca."]) / 2**20 == pytest.approx(112, rel=0.01)
 
 
-def test_export_takes_the_checkpoint_for_what_it_is(tmp_path: Path) -> None:
+def test_export_reads_the_checkpoint(tmp_path: Path) -> None:
     config = replace(DOUBTERS["tiny"], inject_from="last_prompt_token")
     sidecar = read_sidecar(synthetic_doubter(tmp_path, "tiny", "last_prompt_token"))
     assert replace(sidecar.config, checkpoint_sha256=None) == config

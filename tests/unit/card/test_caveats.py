@@ -46,7 +46,7 @@ def nothing(_results: dict[str, Any]) -> None:
     """No change."""
 
 
-def test_what_is_good_is_not_warned_of() -> None:
+def test_no_caveats_for_good_results() -> None:
     assert list(caveats([evaluation(nothing), in_llama_cpp(nothing)])) == []
 
 
@@ -81,7 +81,7 @@ def test_no_evaluation_is_passed_over() -> None:
     ]
 
 
-def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
+def test_a_caveat_of_the_runtime_only(tmp_path: Path) -> None:
     ahead, behind = results_of(drawn_samples(60)), results_of(drawn_samples(60), **RUNTIME)
     for results, p_value in ((ahead, 0.01), (behind, 0.6)):
         for row in results["baselines"]:
@@ -113,7 +113,7 @@ def test_a_card_warns_of_what_only_the_runtime_shows(tmp_path: Path) -> None:
         ("metrics.ece.value", 0.2, "(calibration error 0.200)"),
     ],
 )
-def test_what_it_warns_of(path: str, value: object, words: str) -> None:
+def test_caveats(path: str, value: object, words: str) -> None:
     def change(results: dict[str, Any]) -> None:
         *steps, last = path.split(".")
         parent: Any = results

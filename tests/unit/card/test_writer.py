@@ -93,7 +93,7 @@ def test_the_parts_of_a_card(run: RunDir) -> None:
     assert not list(run.path.glob(".*"))
 
 
-def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
+def test_the_refusal_comes_from_the_sidecar(tmp_path: Path) -> None:
     """The sidecar's text takes precedence over run.json's, because export can set another one."""
     run = write_run(tmp_path / "run")
     run.update({"refusal_text": "I do not know that."})
@@ -102,7 +102,7 @@ def test_the_refusal_is_what_the_sidecar_says(tmp_path: Path) -> None:
     assert "\n> I do not know that.\n" in write_card(run, force=True).path.read_text(encoding="utf-8")
 
 
-def test_the_front_matter_is_what_the_hub_reads(run: RunDir) -> None:
+def test_the_hub_can_read_the_front_matter(run: RunDir) -> None:
     card = written(run, license_id="Apache-2.0")
     metadata = front_matter(card)
     assert metadata["base_model"] == "owner/Tiny-1B"
@@ -291,7 +291,7 @@ def test_any_text_survives(text: str) -> None:
         assert [span.content for span in spans] == [plain]
 
 
-def test_figures_are_spelt_for_people() -> None:
+def test_formats_of_figures() -> None:
     assert (percent(0.5812), percent(None), number(0.81), number(None)) == ("58.1%", "–", "0.810", "–")
     assert (p_value(0.0004), p_value(0.05), p_value(None)) == ("< 0.001", "0.050", "–")
     assert interval({"low": 0.1, "high": 0.25}, is_share=True) == "10.0% to 25.0%"

@@ -225,7 +225,7 @@ def test_safetensors(names: str, tmp_path: Path) -> None:
     assert load_wrapper(tmp_path, target_layers="3,1", num_layers=4).config.ca_num_heads == 4
 
 
-def test_heads_left_out_are_the_frameworks_defaults_and_said(tmp_path: Path) -> None:
+def test_missing_heads_are_the_frameworks_defaults_with_a_warning(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, *wrapper("multi_token"))
     change(path, lambda contents: [contents["config"].pop(key) for key in ("ca_num_heads", "transformer_num_heads")])
     loaded = load_wrapper(path)
@@ -563,7 +563,7 @@ def test_wrong_number_of_target_layers(tmp_path: Path) -> None:
     assert "target_layers [1, 2, 3] in run.json are 3, but the tensors are for 2 layers" in refusal(path)
 
 
-def test_names_of_safetensors_that_mean_nothing(tmp_path: Path) -> None:
+def test_unknown_names_of_safetensors(tmp_path: Path) -> None:
     save_file(
         {"model.x": torch.zeros(1), "enc.a": torch.zeros(1), "encoder_state.a": torch.ones(1)},
         tmp_path / "x.safetensors",

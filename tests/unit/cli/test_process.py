@@ -52,7 +52,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or "musl" in os.confstr_names, reason="the allocator is glibc's")
-def test_large_blocks_are_kept() -> None:
+def test_large_blocks_are_reused() -> None:
     pages = 2**26 // os.sysconf("SC_PAGE_SIZE")
     prepared = int(in_process(FAULTS.format(before="prepare()")))
     assert prepared < pages / 10

@@ -226,7 +226,7 @@ def test_of_numbers_in_the_question_the_first_one_counts(text: str, expected: bo
         ("12", "It is not 13 but 12.", True),
     ],
 )
-def test_what_is_denied_does_not_count(answer: str, text: str, expected: bool) -> None:
+def test_a_negated_answer_does_not_count(answer: str, text: str, expected: bool) -> None:
     assert right(answer, text) is expected
 
 
@@ -304,7 +304,7 @@ WORD = st.text(string.ascii_lowercase, min_size=2, max_size=10)
 
 
 @given(word=WORD, before=WORD, after=WORD)
-def test_a_word_is_found_whole_only(word: str, before: str, after: str) -> None:
+def test_only_whole_words_match(word: str, before: str, after: str) -> None:
     assert right(word, f"{before.upper()}: {word.upper()}, {after}") or before in ("not", "nor", "never", "neither")
     assert not right(word, f"{before}{word}{after}")
     assert not right(word, f"{before}-{word}") or word in before

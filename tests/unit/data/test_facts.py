@@ -100,7 +100,7 @@ def test_splits_of_it(questions: list[Question]) -> None:
         (("What do you call a person from France?", "Name an official language of France."), "country:FR"),
     ],
 )
-def test_what_is_about_one_country_has_one_entity(
+def test_questions_about_one_country_have_one_entity(
     questions: list[Question], texts: tuple[str, ...], entity: str
 ) -> None:
     # phrasings are drawn at random, the entity is fixed
@@ -217,7 +217,7 @@ def test_spread_takes_from_every_band() -> None:
     assert set(spread(many[:5], 30, seed=0)) == set(many[:5])
 
 
-def test_a_category_leaves_out_what_gives_itself_away() -> None:
+def test_a_category_leaves_out_questions_that_contain_their_answer() -> None:
     facts = [Fact("Mexico", ("Mexico City",), "a"), Fact("Mexico City", ("Mexico",), "b"), Fact("Peru", ("Lima",), "c")]
     category = Category("t", "t", ("the one for {}?", "{}, which one?"), lambda _seed: facts, repeats=2)
     asked = category.questions(0)

@@ -113,7 +113,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
         load("gsm8k", local(tmp_path, *([{**GSM8K, "answer": "none"}] * 15)))
 
 
-def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+def test_sets_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(Error, match="no such set, expected one of mmlu, triviaqa, gsm8k"):
         load("arc")
     with pytest.raises(Error, match="no such file or folder"):
@@ -127,7 +127,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         load("mmlu", tmp_path, split="nonsense")
 
 
-def test_without_a_network_the_hub_is_an_error_that_says_what_to_do() -> None:
+def test_without_a_network_the_error_gives_the_next_step() -> None:
     with pytest.raises(Error, match=r"cais/mmlu': cannot be loaded: .*a local copy can be given instead"):
         load("mmlu")
 

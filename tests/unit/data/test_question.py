@@ -58,7 +58,7 @@ def questions(draw: st.DrawFn) -> Question:
 
 
 @given(st.lists(questions(), min_size=1, max_size=4))
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, wanted: list[Question]) -> None:
+def test_questions_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, wanted: list[Question]) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "q.jsonl"
     write_jsonl(path, wanted)
     assert read_jsonl(path) == wanted
@@ -128,7 +128,7 @@ def test_nesting_without_end_is_a_malformed_line(tmp_path: Path) -> None:
         read_jsonl(written(tmp_path, "[" * 200_000))
 
 
-def test_files_that_hold_nothing_to_read(tmp_path: Path) -> None:
+def test_files_without_questions(tmp_path: Path) -> None:
     with pytest.raises(Error, match="cannot be read"):
         read_jsonl(tmp_path / "absent.jsonl")
     with pytest.raises(Error, match="cannot be read"):

@@ -34,7 +34,7 @@ def test_parts_have_their_shares_and_keep_the_order() -> None:
     assert Counter(chain.from_iterable(parts.values())) == Counter(questions)
 
 
-def test_where_an_entity_lands_does_not_depend_on_the_others() -> None:
+def test_an_entitys_part_does_not_depend_on_the_others() -> None:
     before = split(made(300), seed=3)
     after = split(made(400, start=100) + made(300), seed=3)
     for part in SPLITS:
@@ -120,7 +120,7 @@ def test_many_leaks_are_counted() -> None:
         check_leakage({"train": questions, "test": questions})
 
 
-def test_a_file_is_split_and_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_file_is_split_and_a_folder_is_already_split(tmp_path: Path) -> None:
     questions = made(200)
     write_jsonl(tmp_path / "all.jsonl", questions)
     parts = load_set(tmp_path / "all.jsonl", seed=7)

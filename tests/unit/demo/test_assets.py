@@ -13,7 +13,7 @@ from metadeploy.demo import assets
 from metadeploy.demo.questions import load_questions
 
 
-def test_what_is_shipped_is_small() -> None:
+def test_shipped_files_are_small() -> None:
     """Every shipped file, also the trained Doubter, has at most 8 MiB."""
     shipped = {
         path: path.stat().st_size for path in (Path(assets.__file__).parent / "data").rglob("*") if path.is_file()

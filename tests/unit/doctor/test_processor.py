@@ -75,7 +75,7 @@ def test_arm_on_linux(cpuinfo: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "flags\n", "processor: 0\n\nodd line\n"])
-def test_a_system_that_says_nothing(content: str | None, cpuinfo: Path) -> None:
+def test_a_system_without_information(content: str | None, cpuinfo: Path) -> None:
     if content is not None:
         cpuinfo.write_text(content)
     machine = find_processor()
@@ -120,7 +120,7 @@ def test_usable_cpus_follow_the_affinity() -> None:
     assert usable_cpus() == len(before)
 
 
-def test_what_code_needs_and_a_processor_lacks() -> None:
+def test_instructions_that_a_processor_lacks() -> None:
     machine = Processor(
         name="", architecture="x86_64", features=("AVX", "AVX2", "AVX512F"), cores=1, logical=1, usable=1
     )

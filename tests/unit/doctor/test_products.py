@@ -45,7 +45,7 @@ def checked(fault: Fault = lambda _, product: product) -> Checked:
     return outcome
 
 
-def test_what_is_multiplied() -> None:
+def test_products_of_the_doctor() -> None:
     weights = list_weights(FakeCore())
     assert {weight.width for weight in weights} == set(WIDTHS) == {32, 64, 96, 256, 576, 896, 1024, 4096}
     for weight in weights:

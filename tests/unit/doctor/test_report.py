@@ -152,7 +152,7 @@ def test_each_fault_has_a_next_step(changes: dict[str, Any], check: str, what: s
     assert "`" in finding.next_step, "a command to type"
 
 
-def test_a_processor_whose_features_nobody_lists() -> None:
+def test_a_processor_with_unknown_features() -> None:
     """The doctor cannot judge it and reports nothing."""
     unknown = replace(PROCESSOR, features=())
     assert report(processor=unknown, checked=built(features={"CPU": {"AVX512": "1"}})).findings == []
@@ -205,7 +205,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return invoke
 
 
-def test_what_it_prints(run: Callable[..., Any]) -> None:
+def test_text_output(run: Callable[..., Any]) -> None:
     result = run(report())
     assert result.exit_code == 0
     for text in (
@@ -225,7 +225,7 @@ def test_what_it_prints(run: Callable[..., Any]) -> None:
     assert "CUDA" not in result.stdout
 
 
-def test_what_it_prints_of_a_fault(run: Callable[..., Any]) -> None:
+def test_text_output_of_a_fault(run: Callable[..., Any]) -> None:
     result = run(report(checked=checked(deaths=[DIED])))
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
@@ -247,7 +247,7 @@ def test_a_core_that_does_not_load_can_be_shown(run: Callable[..., Any]) -> None
     assert "FAULT      the compiled core does not load: killed by SIGILL" in result.stdout
 
 
-def test_the_help_teaches() -> None:
+def test_the_help_explains_the_checks() -> None:
     result = CliRunner().invoke(app, ["doctor", "--help"], env={"COLUMNS": "120"})
     assert result.exit_code == 0
     for text in ("--json", "Exit code 0", "next step", "jq .findings"):
@@ -290,7 +290,7 @@ def write_program(folder: Path, body: str) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-ins are shell scripts")
-def test_programs_tell_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_programs_report_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert find_programs() == []
     ours = write_program(scripts, '[ "$1" = --version ] && echo "metadeploy 0.1.0 (build 00ff)" && echo more')
     assert find_programs() == [Program(ours, "00ff")]
@@ -310,7 +310,7 @@ def test_programs_tell_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatc
         ("kill -s ILL $$", "was killed by SIGILL"),
     ],
 )
-def test_programs_that_do_not(body: str, fault: str, scripts: Path) -> None:
+def test_programs_without_build_information(body: str, fault: str, scripts: Path) -> None:
     write_program(scripts, body)
     (listed,) = find_programs()
     assert listed.build is None
@@ -352,7 +352,7 @@ def test_absent_files_are_no_fault(cache: Path) -> None:
         (b"abce", "damaged", "has sha256 "),
     ],
 )
-def test_the_base_is_looked_at_as_a_whole(content: bytes, state: str, fault: str, cache: Path) -> None:
+def test_the_whole_base_is_checked(content: bytes, state: str, fault: str, cache: Path) -> None:
     assets.SMOLLM2.base_file.write_bytes(content)
     (name, reported_state, message), _ = states()
     assert (name, reported_state) == ("base", state)
@@ -366,7 +366,7 @@ def test_other_demos_are_looked_at_if_they_are_there(cache: Path) -> None:
     assert fault.next_step == "`metadeploy demo --base qwen2.5-coder-0.5b -n 1` makes it again"
 
 
-def test_the_sidecar_is_that_of_the_shipped_checkpoint(cache: Path, trained_sidecar: Path) -> None:
+def test_the_sidecar_matches_the_shipped_checkpoint(cache: Path, trained_sidecar: Path) -> None:
     whole = trained_sidecar.read_bytes()
     path = assets.SMOLLM2.sidecar_file
     path.write_bytes(whole)

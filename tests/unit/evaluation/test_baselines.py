@@ -79,7 +79,7 @@ def drowned(seed: int, n: int) -> Collected:
     return of_one_layer(right, draw.normal(size=(n, 200)) + 0.2 * (right[:, None] - 0.5))
 
 
-def test_the_penalty_is_chosen_from_hardly_learning_to_free() -> None:
+def test_the_penalty_depends_on_the_data() -> None:
     """The choice depends on the data: it is neither always the lowest nor always the highest penalty."""
     test = hidden(2, 300)
     weak = linear_probe(hidden(0, 600), hidden(1, 300), test.activations)
@@ -108,7 +108,7 @@ def test_the_probe_is_the_regression_of_the_library() -> None:
     np.testing.assert_allclose(result.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
 
 
-def test_a_fit_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_without_convergence_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_MOST_STEPS", 1)
     test = collected(2, 300)
     with pytest.warns(ConvergenceWarning):

@@ -66,7 +66,7 @@ def in_order(engine: Engine, questions: Sequence[Question], gains: Sequence[floa
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5", "gemma3"])  # K/V cache, recurrent memory, sliding window
-def test_batches_say_what_the_reference_says(kind: str, inject_from: InjectFrom) -> None:
+def test_batches_match_the_reference(kind: str, inject_from: InjectFrom) -> None:
     pipeline = tiny_pipeline(kind, inject_from)
     limits = AnswerLimits(max_new_tokens=12, whole_answer=True)
     engine = TorchEngine(pipeline, limits=limits, batch_size=3)

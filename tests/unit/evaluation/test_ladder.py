@@ -70,25 +70,25 @@ def test_rungs_go_base_by_base() -> None:
     assert LadderSettings(base=Path("b.gguf"), types=("F16",), sidecar_types=()).rungs == (Rung("F16", "f32"),)
 
 
-def test_types_as_people_write_them() -> None:
+def test_spellings_of_types() -> None:
     assert parse_types(" q8_0, Q4_K_M,Q8_0,") == ("Q8_0", "Q4_K_M")
     assert parse_sidecar_types("F16,q8_0") == ("f16", "q8_0")
     assert parse_types("none") == parse_sidecar_types("None") == ()
 
 
-def test_the_command_offers_what_the_settings_do() -> None:
+def test_the_command_offers_all_types_of_the_settings() -> None:
     assert parse_types(command._TYPES) == TYPES
     assert parse_sidecar_types(command._SIDECAR_TYPES) == SIDECAR_TYPES
 
 
-def test_the_types_are_those_of_the_core(tmp_path: Path) -> None:
+def test_the_types_match_the_core(tmp_path: Path) -> None:
     with pytest.raises(Error) as refused:
         _core.quantize("absent", str(tmp_path / "out"), "Q9")
     listed = str(refused.value).removeprefix("file type is 'Q9', expected one of ")
     assert sorted(ALL_TYPES) == sorted(listed.split(", "))
 
 
-def test_all_faults_of_the_settings_are_told() -> None:
+def test_all_faults_of_the_settings_are_named() -> None:
     with pytest.raises(Error) as refused:
         LadderSettings(base=Path("b.gguf"), types=("F33",), sidecar_types=("q4_0",), limit=0, threads=0)  # type: ignore[arg-type]
     for part in (
@@ -189,7 +189,7 @@ def bases(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "f32.gguf", tmp_path / "q8.gguf"
 
 
-def test_what_a_base_is_made_of(bases: tuple[Path, Path]) -> None:
+def test_types_and_weights_of_a_base(bases: tuple[Path, Path]) -> None:
     exact, quantised = bases
     assert matrix_types(exact) == {"F32": 23}
     assert quantised_note(exact, matrix_types(exact)) is None
@@ -240,7 +240,7 @@ def folder(tmp_path: Path) -> Folder:
     return make
 
 
-def test_a_base_is_quantised_once(bases: tuple[Path, Path], folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_is_quantized_once(bases: tuple[Path, Path], folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     quantize = _core.quantize
 
@@ -264,7 +264,7 @@ def test_a_base_is_quantised_once(bases: tuple[Path, Path], folder: Folder, monk
     assert not work.path.exists()
 
 
-def test_a_folder_of_the_users_is_kept(bases: tuple[Path, Path], folder: Folder) -> None:
+def test_a_users_folder_stays(bases: tuple[Path, Path], folder: Folder) -> None:
     work = folder(bases[0], keep=True)
     path = work.base("F16")
     work.release("F16")
@@ -272,7 +272,7 @@ def test_a_folder_of_the_users_is_kept(bases: tuple[Path, Path], folder: Folder)
     assert path.exists()
 
 
-def test_quantised_weights_are_dequantised_exactly(bases: tuple[Path, Path], folder: Folder) -> None:
+def test_quantized_weights_are_dequantized_exactly(bases: tuple[Path, Path], folder: Folder) -> None:
     from metadeploy.sidecar.gguf_file import read_gguf
 
     exact, ours = (read_gguf(path, role="base model") for path in (bases[0], folder(bases[1]).base("F32")))
@@ -281,7 +281,7 @@ def test_quantised_weights_are_dequantised_exactly(bases: tuple[Path, Path], fol
         assert np.array_equal(exact.f32(name), ours.f32(name)), name
 
 
-def test_what_llama_cpp_cannot_quantise_is_told(bases: tuple[Path, Path], folder: Folder) -> None:
+def test_a_base_that_llama_cpp_cannot_quantize_is_an_error(bases: tuple[Path, Path], folder: Folder) -> None:
     work = folder(bases[0])
     bases[0].write_bytes(b"GGUF" + bytes(20))
     with pytest.raises(ModelLoadError, match=r"base model '.*f32.gguf': model '.*' cannot be quantised to Q8_0"):

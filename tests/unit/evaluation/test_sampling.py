@@ -58,7 +58,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 4)
 
 
-def test_a_sample_holds_what_was_said(tmp_path: Path) -> None:
+def test_content_of_a_sample(tmp_path: Path) -> None:
     samples = gather(FakeEngine(), plan(2), tmp_path / "samples.jsonl")
     known, unknown = samples
     assert known == Sample(
@@ -116,7 +116,7 @@ class Wavering(FakeEngine):
             yield Answered(index, BaseAnswer("B. No wait, C", (-1.0,), True), tuple(replies))
 
 
-def test_a_choice_is_judged_as_a_whole(tmp_path: Path) -> None:
+def test_a_choice_is_labeled_as_a_whole(tmp_path: Path) -> None:
     choices = ("one", "two", "three")
     questions = [(place, Question(f"{place}?", ("B",), "any", choices=choices)) for place in range(2)]
     engine = Wavering()
@@ -127,7 +127,7 @@ def test_a_choice_is_judged_as_a_whole(tmp_path: Path) -> None:
     assert engine.choices == [choices] * 4, "the base that is told that it may decline is asked for a choice too"
 
 
-def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
+def test_without_the_prompted_baseline(tmp_path: Path) -> None:
     engine = FakeEngine()
     samples = gather(engine, plan(3, told=False), tmp_path / "samples.jsonl")
     assert len(engine.asked) == 3
@@ -135,7 +135,7 @@ def test_without_the_baseline_nothing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dies_after", [0, 7, 8, 9, 17])
-def test_an_interrupted_evaluation_goes_on(dies_after: int, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_resumes(dies_after: int, tmp_path: Path) -> None:
     """At most one chunk is lost: 4 questions, each asked twice."""
     path, whole = tmp_path / "samples.jsonl", tmp_path / "whole.jsonl"
     gather(FakeEngine(), plan(10), whole)
@@ -162,7 +162,7 @@ def test_a_line_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
     assert len(engine.asked) == 4
 
 
-def test_what_is_whole_survives_a_kill_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_lines_survive_an_immediate_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next run must not empty the file before it has written the old content again."""
     path = tmp_path / "samples.jsonl"
     with pytest.raises(KeyboardInterrupt):
@@ -213,7 +213,7 @@ def test_lines_of_another_plan_are_not_taken_for_this_one(name: str, tmp_path: P
     assert path.read_bytes() == whole
 
 
-def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_stored_answers_are_reused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     samples = gather(FakeEngine(), plan(6), path)
     engine = FakeEngine()
@@ -235,7 +235,7 @@ def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"index": 1}', "3", "[]", "{", '{"told": null, "accepted": 1, "gains": []}'])
-def test_a_file_that_is_none_is_named(line: str, tmp_path: Path) -> None:
+def test_a_file_without_questions_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': line 1.*hint: delete"):
@@ -247,5 +247,5 @@ def test_a_file_that_is_none_is_named(line: str, tmp_path: Path) -> None:
     ("doubt", "threshold", "expected"),
     [(0.5, 0.5, True), (0.49, 0.5, False), (0.0, 0.0, True), (1.0, 1.0, False), (0.999, 1.0, False)],
 )
-def test_where_it_declines(doubt: float, threshold: float, expected: bool) -> None:
+def test_declined_answers(doubt: float, threshold: float, expected: bool) -> None:
     assert declines(doubt, threshold) is expected

@@ -153,7 +153,7 @@ def test_the_results_of_hand_made_samples(samples: Samples) -> None:
     json.dumps(judged, allow_nan=False)
 
 
-def test_the_threshold_moves_what_is_declined(samples: Samples) -> None:
+def test_the_threshold_changes_the_declined_questions(samples: Samples) -> None:
     def metrics_at(threshold: float) -> dict[str, Any]:
         result = judge(samples, threshold=threshold, refusal_text=REFUSAL, scores={}, n_bootstrap=10)
         assert result["baselines"] == []
@@ -217,12 +217,12 @@ def test_means_over_runs(samples: Samples) -> None:
     json.dumps(combined, allow_nan=False)
 
 
-def test_a_mean_leaves_out_what_is_undefined(samples: Samples) -> None:
+def test_a_mean_leaves_out_undefined_values(samples: Samples) -> None:
     combined = over_runs([results(samples, "a", 0.0), results(samples, "b", 0.5)])
     assert combined["metrics"]["selective_accuracy"] == {"mean": 3 / 4, "low": None, "high": None, "n": 1}
 
 
-def test_the_tables_say_it(samples: Samples) -> None:
+def test_the_tables_show_the_results(samples: Samples) -> None:
     swept = [Sample(**{**vars(sample), "gains": (at_2(sample.doubt, True),)}) for sample in samples]
     run = results(Samples(tuple(swept)), "a")
     text = printed(*tables(run))
@@ -248,7 +248,7 @@ def printed(*what: Any) -> str:
     return captured.get()
 
 
-def test_settings_that_cannot_be_meant_are_all_named() -> None:
+def test_all_invalid_settings_are_named() -> None:
     with pytest.raises(Error) as caught:
         EvalSettings(
             engine="runtime",
@@ -271,7 +271,7 @@ def test_settings_that_cannot_be_meant_are_all_named() -> None:
         assert part in message
 
 
-def test_gains_as_people_write_them() -> None:
+def test_spellings_of_gains() -> None:
     assert parse_gains("0, 0.5,1,0.5") == (0.0, 0.5, 1.0)
     assert parse_gains("none") == ()
     with pytest.raises(ValueError, match="could not convert"):

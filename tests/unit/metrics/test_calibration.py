@@ -38,7 +38,7 @@ def test_brier_by_hand() -> None:
 
 
 @given(probable)
-def test_brier_as_scikit_learn_has_it(rows: list[tuple[float, bool]]) -> None:
+def test_brier_matches_scikit_learn(rows: list[tuple[float, bool]]) -> None:
     doubt = [value for value, _ in rows]
     wrong = [not right for _, right in rows]
     theirs = brier_score_loss(wrong, doubt, pos_label=True)

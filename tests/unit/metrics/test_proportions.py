@@ -57,7 +57,7 @@ def test_abstention_by_hand() -> None:
 
 
 @given(questions)
-def test_abstention_as_scikit_learn_has_it(rows: list[Row]) -> None:
+def test_abstention_matches_scikit_learn(rows: list[Row]) -> None:
     base, answered, *_ = columns(rows)
     result = metrics.abstention(base, answered)
     if result.precision.total:
@@ -71,7 +71,7 @@ def test_abstention_as_scikit_learn_has_it(rows: list[Row]) -> None:
 
 
 @given(questions)
-def test_shares_fit_together(rows: list[Row]) -> None:
+def test_proportions_are_consistent(rows: list[Row]) -> None:
     base, answered, correct, same = columns(rows)
     proportions = metrics.shares(base, answered, correct, same)
     for share in proportions.values():
@@ -99,7 +99,7 @@ def test_declining_everything_does_not_win() -> None:
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_as_scipy_has_it(case: tuple[int, int]) -> None:
+def test_wilson_matches_scipy(case: tuple[int, int]) -> None:
     hits, total = case
     theirs = binomtest(hits, total).proportion_ci(method="wilson")
     assert wilson_interval(hits, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
@@ -114,7 +114,7 @@ def test_wilson_as_scipy_has_it(case: tuple[int, int]) -> None:
         ([[True], [], [True]], r"'answered': .*inhomogeneous.*, expected one entry a question"),
     ],
 )
-def test_malformed_input_is_said(answered: list[object], message: str) -> None:
+def test_malformed_input_is_an_error(answered: list[object], message: str) -> None:
     with pytest.raises(Error, match=message) as caught:
         metrics.selective_accuracy(answered, [True, False, True])
     assert isinstance(caught.value, ValueError)

@@ -120,7 +120,7 @@ def test_ranges_and_best_and_worst(rows: list[tuple[int, bool]]) -> None:
 
 
 @given(scored)
-def test_auroc_and_auprc_as_scikit_learn_has_them(rows: list[tuple[int, bool]]) -> None:
+def test_auroc_and_auprc_match_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     doubt, correct = split(rows)
     if correct.any() and not correct.all():
         assert metrics.auroc(doubt, correct) == pytest.approx(roc_auc_score(~correct, doubt))
@@ -165,7 +165,7 @@ def test_knowing_the_category_alone_is_no_information_within() -> None:
 
 
 @given(in_categories, st.integers(1, 3))
-def test_within_categories_as_scikit_learn_has_it(rows: list[tuple[int, bool, str]], min_each: int) -> None:
+def test_within_categories_matches_scikit_learn(rows: list[tuple[int, bool, str]], min_each: int) -> None:
     doubt, correct = split([(level, right) for level, right, _ in rows])
     category = np.array([name for _, _, name in rows])
     areas, weights = [], []
@@ -206,7 +206,7 @@ def test_no_questions_have_no_value() -> None:
         ([0.1, 0.2], "'correct': 4 entries, expected 2 as 'doubt' has"),
     ],
 )
-def test_malformed_doubt_is_said(doubt: list[object], message: str) -> None:
+def test_malformed_doubt_is_an_error(doubt: list[object], message: str) -> None:
     for metric in RANKINGS:
         with pytest.raises(Error, match=message):
             metric(doubt, CORRECT)
@@ -220,13 +220,13 @@ def test_malformed_doubt_is_said(doubt: list[object], message: str) -> None:
         (["a", "b"], "'category': 2 entries, expected 4 as 'doubt' has"),
     ],
 )
-def test_malformed_categories_are_said(category: list[object], message: str) -> None:
+def test_malformed_categories_are_an_error(category: list[object], message: str) -> None:
     for metric in (metrics.macro_auroc, metrics.pooled_auroc):
         with pytest.raises(Error, match=message):
             metric(DOUBT, CORRECT, category)
 
 
-def test_arguments_out_of_range_are_said() -> None:
+def test_arguments_out_of_range_are_errors() -> None:
     for coverage in (0.0, 1.01, float("nan")):
         with pytest.raises(Error, match=r"coverage is .*, expected above 0 and at most 1"):
             metrics.selective_accuracy_at(DOUBT, CORRECT, coverage=coverage)

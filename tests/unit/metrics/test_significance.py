@@ -32,7 +32,7 @@ def test_mcnemar_by_hand() -> None:
 
 
 @given(st.tuples(*[st.integers(0, 30)] * 4))
-def test_mcnemar_is_symmetric_and_ignores_what_agrees(counts: tuple[int, int, int, int]) -> None:
+def test_mcnemar_is_symmetric_and_ignores_agreement(counts: tuple[int, int, int, int]) -> None:
     both, one, other, neither = counts
     first, second = pairs(both, one, other, neither)
     result = metrics.mcnemar(first, second)
@@ -112,7 +112,7 @@ def test_questions_that_stand_for_themselves_are_drawn_one_by_one(n: int) -> Non
         np.testing.assert_array_equal(draws(n, entity), expected)
 
 
-def test_what_is_said_several_times_is_no_surer() -> None:
+def test_repeated_values_do_not_narrow_the_interval() -> None:
     """Each value occurs m times. As one entity, the interval does not change; as m questions it is √m narrower."""
     values = np.random.default_rng(1).random(200)
     (one, clustered, independent) = (
@@ -128,7 +128,7 @@ def test_what_is_said_several_times_is_no_surer() -> None:
     assert one.high - one.low == pytest.approx(2 * (independent.high - independent.low), rel=0.1)
 
 
-def test_cluster_bootstrap_of_a_share_as_scipy_has_it() -> None:
+def test_cluster_bootstrap_of_a_proportion_matches_scipy() -> None:
     """SciPy draws pairs of hits and sizes, one for each entity."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 9, 300)
@@ -152,7 +152,7 @@ def test_cluster_bootstrap_of_a_share_as_scipy_has_it() -> None:
     assert interval.high - interval.low > 1.3 * (wilson.high - wilson.low)
 
 
-def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
+def test_a_proportion_of_one_or_zero_keeps_wilsons_interval() -> None:
     hits = np.zeros(40, dtype=bool)
     none, every, some, nothing = metrics.share_intervals(
         lambda at: [Share(0, len(at)), Share(len(at), len(at)), Share(int((at < 10).sum()), len(at)), Share(0, 0)],
@@ -173,7 +173,7 @@ def test_a_share_of_all_or_none_keeps_wilsons_interval() -> None:
     assert few == Share(0, 1).interval
 
 
-def test_malformed_entities_are_said() -> None:
+def test_malformed_entities_are_an_error() -> None:
     with pytest.raises(Error, match=r"'entity': 2 entries, expected 3 \(one a question\)"):
         metrics.bootstrap_interval(lambda at: 0.0, 3, entity=["a", "b"])
     with pytest.raises(Error, match="'entity': elements are float64, expected text or whole numbers"):
@@ -181,7 +181,7 @@ def test_malformed_entities_are_said() -> None:
 
 
 @pytest.mark.parametrize(("clustered", "least", "most"), [(True, 50, 60), (False, 0, 48)])
-def test_intervals_hold_the_truth_where_questions_hang_together(clustered: bool, least: int, most: int) -> None:
+def test_intervals_cover_the_truth_with_clustered_questions(clustered: bool, least: int, most: int) -> None:
     """Each entity has eight questions, all right or all wrong at random: 57 of 60 intervals should contain 1/2."""
     held = 0
     entity = np.arange(50).repeat(8)
@@ -198,7 +198,7 @@ def test_intervals_hold_the_truth_where_questions_hang_together(clustered: bool,
     assert least <= held <= most
 
 
-def test_bootstrap_of_what_is_hardly_defined_is_none() -> None:
+def test_bootstrap_of_a_rarely_defined_metric_is_none() -> None:
     # without question 0: the probability is (3/4)⁴ = 0.32 for a draw of 4, and 1/4 for one of 2
     def needs_the_first(at: NDArray[np.intp]) -> float | None:
         return 1.0 if 0 in at else None
@@ -210,7 +210,7 @@ def test_bootstrap_of_what_is_hardly_defined_is_none() -> None:
         metrics.bootstrap_interval(lambda at: 1.0, 4, n_resamples=0)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     """The AUROC of doubt uniform on [0, 1], where P(wrong) = doubt, is 5/6 in the limit."""
     held = 0
     for seed in range(40):
@@ -291,7 +291,7 @@ def test_auroc_difference() -> None:
     assert back.interval == pytest.approx((-result.interval.high, -result.interval.low))
 
 
-def test_auroc_difference_of_nothing() -> None:
+def test_auroc_difference_without_questions() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(100) < 0.4
     doubt = rng.random(100)
@@ -321,7 +321,7 @@ def test_auroc_difference_draws_whole_entities() -> None:
     assert alone.p_value < once.p_value
 
 
-def test_paired_p_values_are_uniform_where_there_is_no_difference() -> None:
+def test_paired_p_values_are_uniform_without_a_difference() -> None:
     """For two equally good scores, small p values occur as often as they should."""
     rng = np.random.default_rng(0)
     p_values = []

@@ -39,7 +39,7 @@ def strict(report: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def test_values_are_those_of_the_metrics() -> None:
+def test_values_match_the_metrics() -> None:
     run = a_run()
     report = strict(metrics.summarise(**run, n_bootstrap=50))
     values = report["metrics"]
@@ -75,7 +75,7 @@ def test_questions_about_one_entity_are_drawn_together() -> None:
             assert twice["metrics"][name] == pytest.approx({**entry, "n": 2 * entry["n"]}), name
 
 
-def test_a_share_of_nothing_but_hits_has_wilsons_interval() -> None:
+def test_a_proportion_of_one_has_wilsons_interval() -> None:
     run = a_run()
     twice = {name: column.repeat(2) for name, column in {**run, "correct": run["answered"]}.items()}
     entry = metrics.summarise(**twice, entity=np.arange(N).repeat(2), n_bootstrap=50)["metrics"]["selective_accuracy"]
@@ -150,7 +150,7 @@ ALL = np.ones(4, dtype=bool)
         (NONE, NONE, "macro_auroc pooled_auroc"),
     ],
 )
-def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarray, undefined: str) -> None:
+def test_undefined_values_are_null(base_correct: np.ndarray, answered: np.ndarray, undefined: str) -> None:
     n = len(answered)
     correct = answered & base_correct
     report = strict(metrics.summarise(base_correct, answered, correct, correct, np.linspace(0, 1, n), ["x"] * n))
@@ -177,7 +177,7 @@ def test_what_is_undefined_is_null(base_correct: np.ndarray, answered: np.ndarra
         ({"n_bootstrap": 0}, "n_resamples is 0, expected at least 1"),
     ],
 )
-def test_malformed_input_is_said(change: dict[str, Any], message: str) -> None:
+def test_malformed_input_is_an_error(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Error, match=message):
         metrics.summarise(**(a_run() | change))
 

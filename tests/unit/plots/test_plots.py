@@ -231,13 +231,13 @@ def test_ladder(drawn: Callable[[Draw], Figure]) -> None:
         (lambda path: plots.ladder([], path, n=1), "no rungs, expected at least one"),
     ],
 )
-def test_nothing_to_draw_is_said(plot: Draw, message: str, tmp_path: Path) -> None:
+def test_empty_plots_are_errors(plot: Draw, message: str, tmp_path: Path) -> None:
     with pytest.raises(Error, match=message):
         plot(tmp_path / "plot.png")
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_cannot_be_written_are_said(tmp_path: Path) -> None:
+def test_unwritable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(Error, match=r"suffix is '.jpg', expected .png or .svg"):
         plots.category_bars(CATEGORIES, tmp_path / "plot.jpg")
     (tmp_path / "file").touch()

@@ -141,7 +141,7 @@ class Merging:
         return {"input_ids": ids}
 
 
-def test_what_token_a_refusal_begins_with() -> None:
+def test_the_first_token_of_a_refusal() -> None:
     config, _ = random_wrapper("selective", hidden_dim=8, target_layers=(0,), cross_attn_layers=(0,))
     for refusal, last, expected in (("No.", 0, 2), (" No.", 0, 1), ("No.", 3, 2), ("No.", 4, 2)):
         assert refusal_token(Merging(), replace(config, refusal_text=refusal), last_prompt_token=last) == expected

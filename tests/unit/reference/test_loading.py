@@ -203,7 +203,7 @@ def test_unusable_device(base: Path) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4"])
-def test_quantisation_needs_bitsandbytes(base: Path, quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_needs_bitsandbytes(base: Path, quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hide("bitsandbytes", monkeypatch)
     config = MetaSpiderConfig(model_name=str(base), device="cpu", quantization=quantization)
     with pytest.raises(
@@ -241,7 +241,7 @@ def test_missing_torch_names_the_command() -> None:
     assert "pip install 'metadeploy[reference]'" in done.stderr
 
 
-def test_gguf_base_and_its_dequantised_copy(tmp_path: Path) -> None:
+def test_gguf_base_and_its_dequantized_copy(tmp_path: Path) -> None:
     """Both load as the same model: the copy keeps everything but the type of the weights."""
     pytest.importorskip("accelerate", reason="transformers needs it to load GGUF files")
     original, copy = tmp_path / "tiny.gguf", tmp_path / "tiny-f32.gguf"

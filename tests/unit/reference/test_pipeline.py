@@ -101,7 +101,7 @@ def test_activations_are_block_outputs_and_not_final_norm_outputs(kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_base_stays_as_it_is(kind: str) -> None:
+def test_base_is_unchanged(kind: str) -> None:
     model = tiny_causal_lm(kind)
     weights = {name: parameter.clone() for name, parameter in model.state_dict().items()}
     before = base_logits(model, PROMPT)

@@ -132,7 +132,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("inject_from", INJECT_FROM)
-def test_one_pass_over_everything_says_the_same(kind: str, inject_from: str) -> None:
+def test_one_pass_over_everything_gives_the_same_tokens(kind: str, inject_from: str) -> None:
     pipe = pipeline(kind, inject_from=inject_from)
     everywhere = [*PROMPT, *answer(pipe)]
     static = pipe.logits(everywhere, n_prompt=len(PROMPT))
@@ -232,7 +232,7 @@ def test_times_of_the_defaults() -> None:
     least=st.integers(1, 7),
     more=st.integers(0, 20),
 )
-def test_times_are_those_of_the_definition(thoughts: list[int], least: int, more: int) -> None:
+def test_times_match_the_definition(thoughts: list[int], least: int, more: int) -> None:
     most = least + more
     asked, encoded, start = [], [], 0
     while start < len(thoughts):
@@ -303,7 +303,7 @@ def test_texts_messages_and_ids_are_encoded_as_generate_takes_them() -> None:
         pipe.encode([])
 
 
-def test_what_contradicts_itself_is_refused() -> None:
+def test_contradictory_options_are_refused() -> None:
     pipe = pipeline()
     goal = pipe.encode(GOAL)
     refreshing = InjectionSchedule(refresh=Refresh())

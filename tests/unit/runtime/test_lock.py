@@ -57,7 +57,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_queue() -> None:
         pass
 
 
-def test_nobody_is_starved_by_a_thread_that_calls_again_and_again() -> None:
+def test_no_thread_starves_beside_one_that_keeps_calling() -> None:
     lock, done = InstanceLock(), threading.Event()
 
     def often() -> None:

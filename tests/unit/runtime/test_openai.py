@@ -204,7 +204,7 @@ def test_every_option_arrives() -> None:
         assert {key: scripted.asked[key] for key in options} == options
 
 
-def test_logprobs_only_where_asked_for() -> None:
+def test_logprobs_only_if_requested() -> None:
     scripted = Scripted()
     with pytest.raises(ValueError, match="top_logprobs is 3, expected logprobs=True with it"):
         scripted.create_chat_completion(MESSAGES, top_logprobs=3)
@@ -256,7 +256,7 @@ def test_options_of_a_chat(options: dict[str, Any]) -> None:
         Scripted().create_chat_completion(MESSAGES, **options)
 
 
-def test_what_is_no_chat_and_no_text() -> None:
+def test_prompts_that_are_neither_chat_nor_text() -> None:
     for wrong in ("hello", b"hello", {"role": "user", "content": "x"}, None):
         with pytest.raises(TypeError, match=r"messages is .*, expected a list of messages"):
             Scripted().create_chat_completion(wrong)

@@ -113,7 +113,7 @@ def test_with_ends_it(lock: InstanceLock) -> None:
     assert is_free(lock)
 
 
-def test_what_is_not_wanted_any_more_is_left_out_even_where_it_is_computed(lock: InstanceLock) -> None:
+def test_dropped_items_are_left_out_even_if_computed(lock: InstanceLock) -> None:
     unwanted: set[int] = set()
     stream = counting(lock).wanting(lambda item: item not in unwanted)
     assert next(stream) == 0
@@ -229,7 +229,7 @@ def test_closed_while_it_waits_for_its_first_turn(lock: InstanceLock) -> None:
 # --- calls that have to wait -----------------------------------------------------------------------------------------
 
 
-def test_a_call_computes_what_is_left(lock: InstanceLock) -> None:
+def test_a_call_computes_the_rest_of_a_stream(lock: InstanceLock) -> None:
     """The reader may be waiting for the calling thread, or it may never read again."""
     stream = counting(lock)
     assert next(stream) == 0
@@ -238,7 +238,7 @@ def test_a_call_computes_what_is_left(lock: InstanceLock) -> None:
     assert list(stream) == [1, 2, 3, 4]
 
 
-def test_what_is_computed_ahead_fails_for_its_reader(lock: InstanceLock) -> None:
+def test_errors_of_computing_ahead_reach_the_reader(lock: InstanceLock) -> None:
     def fails(_: CancelCallback) -> Generator[int]:
         yield 0
         yield 1
@@ -267,7 +267,7 @@ def test_ctrl_c_in_a_thread_that_computes_ahead_is_its_own(lock: InstanceLock) -
     assert is_free(lock)
 
 
-def test_a_call_waits_where_it_must_not_compute(lock: InstanceLock) -> None:
+def test_a_call_waits_if_it_must_not_compute(lock: InstanceLock) -> None:
     stream = counting(lock, ahead=False)
     assert next(stream) == 0
     waiting = run_in_thread(use, lock)
@@ -276,7 +276,7 @@ def test_a_call_waits_where_it_must_not_compute(lock: InstanceLock) -> None:
     assert waiting.result() == "done"
 
 
-def test_the_thread_that_reads_on_is_the_one_that_would_wait_for_itself(lock: InstanceLock) -> None:
+def test_a_reader_that_calls_would_wait_for_itself(lock: InstanceLock) -> None:
     stream = counting(lock)
     assert in_thread(next, stream) == 0
     for _ in stream:
@@ -322,7 +322,7 @@ def test_jobs_of_one_thread_of_a_pool(lock: InstanceLock, ahead: bool) -> None:
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_jobs_that_are_told_apart_by_their_contexts(lock: InstanceLock, ahead: bool) -> None:
+def test_jobs_with_different_contexts(lock: InstanceLock, ahead: bool) -> None:
     """The pools of anyio (starlette, FastAPI) and trio work this way."""
     jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
     done: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -392,7 +392,7 @@ def test_tasks_of_one_event_loop(lock: InstanceLock) -> None:
     assert is_free(lock)
 
 
-def test_a_task_that_is_cancelled(lock: InstanceLock) -> None:
+def test_a_canceled_task(lock: InstanceLock) -> None:
     """The read that it awaited continues in its thread, and its result is dropped there."""
 
     async def main() -> None:

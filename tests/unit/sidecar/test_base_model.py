@@ -127,7 +127,7 @@ def graphs_with_seam() -> set[str]:
 
 
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="vendor/llama.cpp is not unpacked")
-def test_the_lists_are_those_of_the_pinned_source() -> None:
+def test_the_lists_match_the_pinned_source() -> None:
     owners, seams = graph_owners(), graphs_with_seam()
     assert {name for name, owner in owners.items() if owner in seams} == SEAM_ARCHITECTURES
     assert {name for name, owner in owners.items() if owner not in seams} == SEAMLESS_ARCHITECTURES

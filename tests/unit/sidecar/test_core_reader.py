@@ -176,7 +176,7 @@ def test_all_faults_at_once(core: CoreReader, tmp_path: Path) -> None:
     assert f": {len(error.splitlines()) - 1} faults\n" in error
 
 
-def test_what_is_no_file(core: CoreReader, tmp_path: Path) -> None:
+def test_paths_that_are_no_files(core: CoreReader, tmp_path: Path) -> None:
     for path, expected in ((tmp_path, "is a directory"), (tmp_path / "absent.gguf", "does not exist")):
         assert expected in str(agree(core, path, str(path)).error)
 
@@ -201,7 +201,7 @@ def test_refusal_in_tokens(kind: str, content: list[int], core: CoreReader, tmp_
     assert (answer.config["refusal_token_ids"], answer.config["refusal_bias"]) == (content, -100.0)
 
 
-def test_keys_that_the_tensors_tell_may_be_absent(core: CoreReader, tmp_path: Path) -> None:
+def test_keys_that_follow_from_the_tensors_may_be_absent(core: CoreReader, tmp_path: Path) -> None:
     names = ("encoder_type", "hidden_dim", "bottleneck_dim", "num_cognitive_tokens", "cross_attn_layers")
     path = tmp_path / "bare.gguf"
     path.write_bytes(file().without(*(f"meta_spider.{name}" for name in names)).build())

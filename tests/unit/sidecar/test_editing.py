@@ -172,7 +172,7 @@ def test_tokens_and_bias_go_with_their_text(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", [{"values": {"refusal_text": DEFAULT_REFUSAL_TEXT}}, {"unset": ["refusal_text"]}])
-def test_the_same_text_keeps_them(edit: dict[str, Any], path: Path) -> None:
+def test_the_same_text_keeps_tokens_and_bias(edit: dict[str, Any], path: Path) -> None:
     """A file without the key has the default text."""
     edit_sidecar(path, **edit)
     config = read_sidecar(path).config

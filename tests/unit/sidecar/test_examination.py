@@ -40,7 +40,7 @@ def test_a_transformer_without_the_keys_of_its_shape_is_only_odd(tmp_path: Path)
     assert sum("and the framework's reader needs it" in oddity for oddity in loaded.oddities) == 3  # 48 is not n × 32
 
 
-def test_keys_of_a_transformer_mean_nothing_for_others(tmp_path: Path) -> None:
+def test_other_encoders_ignore_keys_of_a_transformer(tmp_path: Path) -> None:
     assert read(file().with_key("meta_spider.encoder_num_blocks", "u32", 7), tmp_path).config == wrapper()[0]
 
 
@@ -103,7 +103,7 @@ def test_wrong_number_of_cognitive_tokens_is_only_odd(tmp_path: Path) -> None:
     )
 
 
-def test_keys_that_the_tensors_tell_may_be_absent(tmp_path: Path) -> None:
+def test_keys_that_follow_from_the_tensors_may_be_absent(tmp_path: Path) -> None:
     names = (
         "encoder_type",
         "hidden_dim",
@@ -152,7 +152,7 @@ def test_layers_out_of_order_are_odd(tmp_path: Path) -> None:
     assert "key 'meta_spider.cross_attn_layers' is not in ascending order: [2, 1]" in loaded.oddities
 
 
-def test_tensors_are_a_mapping_and_say_what_is_not_there(tmp_path: Path) -> None:
+def test_tensors_are_a_mapping(tmp_path: Path) -> None:
     loaded = read(file(), tmp_path)
     assert len(loaded.tensors) == len(list(loaded.tensors))
     assert "ca.1.gate" in loaded.tensors
@@ -168,7 +168,7 @@ def test_incomplete_sidecar_of_the_framework() -> None:
     assert examined.dims.cross_attn_layers == (0,)
 
 
-def test_what_is_kept_and_not_followed_is_odd(tmp_path: Path) -> None:
+def test_keys_without_effect_are_odd(tmp_path: Path) -> None:
     path = tmp_path / "odd.gguf"
     gguf = (
         file().with_key("meta_spider.refusal_txt", "str", "No.").with_key("meta_spider.prompt_format", "str", "alpaca")

@@ -121,7 +121,7 @@ def test_the_odd_tensor_out_is_the_one_named(
     assert extras == []
 
 
-def test_nothing_told_nothing_found() -> None:
+def test_inference_from_no_tensors() -> None:
     inferred = infer({})
     assert (inferred.encoder_type, inferred.sizes, inferred.n_target, inferred.cross_attn_layers) == (
         None,
@@ -132,7 +132,7 @@ def test_nothing_told_nothing_found() -> None:
     assert expected_tensors(inferred) == {}
 
 
-def test_sizes_that_nothing_tells_are_shown_as_unknown() -> None:
+def test_sizes_without_a_tensor_are_unknown() -> None:
     faults, _ = shape_faults(infer({"ca.3.gate": (1,)}, encoder_type="selective"), {"ca.3.gate": (1,)})
     assert "tensor 'ca.3.down_proj.weight' is missing, expected shape [?, ?]" in faults
 

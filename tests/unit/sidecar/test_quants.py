@@ -32,7 +32,7 @@ def test_same_bytes_as_gguf(values: np.ndarray, kind: str) -> None:
 
 
 @given(matrices, st.sampled_from(SIDECAR_TYPES))
-def test_what_is_stored_is_a_fixed_point(values: np.ndarray, kind: str) -> None:
+def test_stored_values_are_a_fixed_point(values: np.ndarray, kind: str) -> None:
     once = dequantise(quantise(values, kind).view(np.uint8).reshape(-1), kind, values.shape)
     twice = dequantise(quantise(once, kind).view(np.uint8).reshape(-1), kind, values.shape)
     if kind == "Q8_0":
@@ -68,7 +68,7 @@ def test_overflow_is_an_error(kind: str, least: float) -> None:
     assert np.isfinite(dequantise(quantise(values, kind).view(np.uint8).reshape(-1), kind, values.shape)).all()
 
 
-def test_q8_0_of_zeros_and_of_nearly_nothing() -> None:
+def test_q8_0_of_zeros_and_tiny_values() -> None:
     for values in (np.zeros((2, 32), np.float32), np.full((2, 32), 1e-45, np.float32)):
         restored = dequantise(quantise(values, "Q8_0").reshape(-1), "Q8_0", values.shape)
         np.testing.assert_allclose(restored, values, atol=1e-7)
@@ -82,7 +82,7 @@ def test_sizes_are_ggmls() -> None:
     assert nbytes_of("type 77", (4,)) is None
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_impossible_conversions_are_errors() -> None:
     with pytest.raises(ValueError, match="rows of 33 elements cannot be Q8_0, expected a multiple of 32"):
         nbytes_of("Q8_0", (2, 33))
     with pytest.raises(ValueError, match="type Q4_K cannot be read"):

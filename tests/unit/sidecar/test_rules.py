@@ -155,7 +155,7 @@ def test_counts_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path)
         assert len(message) < 1000
 
 
-def test_what_is_at_its_bound_loads(core: CoreReader, tmp_path: Path) -> None:
+def test_values_at_their_bounds_load(core: CoreReader, tmp_path: Path) -> None:
     gguf = file().with_key("x.text", "str", "a" * 2**20).with_key("x.array", "[u8]", [1] * 2**20)
     gguf.with_key("k" * 65535, "u8", 0)
     path = tmp_path / "large.gguf"

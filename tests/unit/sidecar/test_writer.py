@@ -139,7 +139,7 @@ def test_base_model_never_shows_directories(base: str, name: str, organization: 
     ("outtype", "file_type", "quantised"),
     [("f32", 0, False), ("f16", 1, False), ("bf16", 32, False), ("q8_0", 7, True)],
 )
-def test_file_type_and_quantisation_version(outtype: OutType, file_type: int, quantised: bool, tmp_path: Path) -> None:
+def test_file_type_and_quantization_version(outtype: OutType, file_type: int, quantised: bool, tmp_path: Path) -> None:
     config, arrays = wrapper("transformer", ffn_dim=64)
     report = write_sidecar(tmp_path / "made.gguf", config, arrays, outtype=outtype)
     metadata = read_sidecar(tmp_path / "made.gguf").metadata
@@ -149,7 +149,7 @@ def test_file_type_and_quantisation_version(outtype: OutType, file_type: int, qu
     assert set(report.tensor_types) <= small
 
 
-def test_q8_0_falls_back_where_rows_do_not_divide(tmp_path: Path) -> None:
+def test_q8_0_falls_back_if_rows_do_not_divide(tmp_path: Path) -> None:
     config, arrays = wrapper("selective", bottleneck_dim=20)  # rows of 20 in q_proj and up_proj
     report = write_sidecar(tmp_path / "made.gguf", config, arrays, outtype="q8_0")
     assert report.tensor_types["F16"] == 4
@@ -196,7 +196,7 @@ def test_the_frameworks_reader_finds_the_shape_of_a_transformer(n_blocks: int, e
     assert read_sidecar(tmp_path / "made.gguf").config == config
 
 
-def test_an_expansion_that_is_no_whole_number_is_left_out(tmp_path: Path) -> None:
+def test_a_fractional_expansion_is_left_out(tmp_path: Path) -> None:
     config, arrays = wrapper("transformer", ffn_dim=48)  # 1.5 times the encoder's width
     write_sidecar(tmp_path / "made.gguf", config, arrays)
     sidecar = read_sidecar(tmp_path / "made.gguf")
@@ -366,7 +366,9 @@ for _ in range(200_000):
         ({"refusal_token_ids": (1, 2.0)}, "refusal_token_ids is [1, 2.0], expected whole numbers"),
     ],
 )
-def test_what_a_reader_would_refuse_is_not_written(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_wrappers_that_a_reader_would_refuse_are_not_written(
+    changes: dict[str, Any], fault: str, tmp_path: Path
+) -> None:
     config, arrays = wrapper("selective")
     path = tmp_path / "made.gguf"
     with pytest.raises(SidecarError) as caught:
@@ -378,7 +380,7 @@ def test_what_a_reader_would_refuse_is_not_written(changes: dict[str, Any], faul
 
 
 @pytest.mark.parametrize("field", ["name", "version", "license", "description"])
-def test_nor_are_such_descriptions(field: str, tmp_path: Path) -> None:
+def test_descriptions_that_a_reader_would_refuse_are_not_written(field: str, tmp_path: Path) -> None:
     config, arrays = wrapper("selective")
     for value in ("a\0b", "\ud83d", "x" * (2**20 + 1), 5):
         with pytest.raises(SidecarError):

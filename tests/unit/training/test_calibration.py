@@ -50,7 +50,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("share", "n", "declined"), [(0.29, 100, 29), (0.57, 100, 57), (0.07, 200, 14), (0.35, 20, 7)])
-def test_shares_that_binary_floats_miss_by_one(share: float, n: int, declined: int) -> None:
+def test_proportions_that_binary_floats_miss_by_one(share: float, n: int, declined: int) -> None:
     """0.29 · 100 is 28.999999999999996 in floats, but 29 of 100 may be declined."""
     calibration = calibrate(np.arange(n, dtype=np.float64), np.ones(n, dtype=bool), over_refusal(share))
     assert calibration.over_refusal == declined / n
@@ -68,7 +68,7 @@ def test_the_ends() -> None:
 
 
 @given(QUESTIONS, st.floats(0, 1))
-def test_no_more_is_declined_of_the_right_than_allowed(questions: list[tuple[float, bool]], share: float) -> None:
+def test_over_refusal_stays_within_its_limit(questions: list[tuple[float, bool]], share: float) -> None:
     margins, right = arrays(questions)
     if not right.any():
         with pytest.raises(RunDirError, match="the base has no validation question right"):
@@ -95,7 +95,7 @@ def test_coverage_is_the_nearest_that_ties_allow(questions: list[tuple[float, bo
 
 
 @given(QUESTIONS, st.floats(0, 1))
-def test_what_is_reported_is_what_the_bias_does(questions: list[tuple[float, bool]], share: float) -> None:
+def test_reported_values_match_the_bias(questions: list[tuple[float, bool]], share: float) -> None:
     margins, right = arrays(questions)
     calibration = calibrate(margins, right, coverage(share))
     answered = margins + calibration.bias < 0
@@ -105,7 +105,7 @@ def test_what_is_reported_is_what_the_bias_does(questions: list[tuple[float, boo
     assert calibration.summary().keys() == {"coverage", "selective_accuracy", "over_refusal"}
 
 
-def test_nothing_to_draw_the_line_on() -> None:
+def test_calibration_without_questions() -> None:
     with pytest.raises(RunDirError, match="there are no validation questions"):
         calibrate(np.zeros(0), np.zeros(0, dtype=bool), coverage(0.5))
 
@@ -119,6 +119,6 @@ def test_nothing_to_draw_the_line_on() -> None:
         ({"max_over_refusal": None, "target_coverage": math.nan}, "--target-coverage is nan"),
     ],
 )
-def test_points_that_mean_nothing(point: dict[str, float | None], message: str) -> None:
+def test_invalid_operating_points(point: dict[str, float | None], message: str) -> None:
     with pytest.raises(RunDirError, match=message):
         OperatingPoint(**point)

@@ -66,7 +66,7 @@ def stop_at(count: int, error: type[BaseException]) -> Callable[[int, int], None
     return progress
 
 
-def test_what_is_kept_is_what_the_reference_finds(collected: RunDir, settings: CollectSettings) -> None:
+def test_collected_records_match_the_reference(collected: RunDir, settings: CollectSettings) -> None:
     pipe = MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name=settings.base, device="cpu", dtype="float32"))
     pipe.attach(
         Doubter.from_tensors(
@@ -103,7 +103,7 @@ def test_the_manifest(collected: RunDir, settings: CollectSettings) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("count", [0, 5, 20, 44])
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     collected: RunDir, settings: CollectSettings, tmp_path: Path, count: int, error: type[BaseException]
 ) -> None:
     run = RunDir(tmp_path / "run", create=True)
@@ -119,7 +119,9 @@ def test_an_interrupted_run_goes_on(
     assert files(run) == files(collected)
 
 
-def test_nothing_is_done_twice(collected: RunDir, settings: CollectSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_repeated(
+    collected: RunDir, settings: CollectSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files(collected)
     monkeypatch.setattr(module, "load_base", None)  # the base is not even loaded
     progress: list[tuple[int, int]] = []
@@ -128,7 +130,7 @@ def test_nothing_is_done_twice(collected: RunDir, settings: CollectSettings, mon
     assert files(collected) == before
 
 
-def test_batches_and_device_change_nothing_that_is_asked_for(collected: RunDir, settings: CollectSettings) -> None:
+def test_batch_size_and_device_may_change(collected: RunDir, settings: CollectSettings) -> None:
     again = dataclasses.replace(settings, batch_size=7, device="auto", layers="0-2")
     collect(RunDir(collected.path), again)
 
@@ -145,7 +147,7 @@ def test_batches_and_device_change_nothing_that_is_asked_for(collected: RunDir, 
         ({"seed": 1, "whole_answer": True}, "2 faults"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_mismatches_are_refused(
     collected: RunDir, settings: CollectSettings, change: dict[str, Any], message: str
 ) -> None:
     before = files(collected)
@@ -192,9 +194,7 @@ def test_another_base_in_the_same_place_is_refused(finished: bool, settings: Col
         assert files(run) == before
 
 
-def test_runs_that_do_not_say_what_their_base_was_go_on(
-    collected: RunDir, settings: CollectSettings, tmp_path: Path
-) -> None:
+def test_runs_without_a_recorded_base_resume(collected: RunDir, settings: CollectSettings, tmp_path: Path) -> None:
     run = RunDir(shutil.copytree(collected.path, tmp_path / "run"))
     recorded = {key: value for key, value in run.manifest["collect"].items() if key != "base_sha256"}
     run.update({"collect": recorded})
@@ -203,7 +203,7 @@ def test_runs_that_do_not_say_what_their_base_was_go_on(
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "."])
-def test_questions_do_not_lie_where_answers_go(name: str, settings: CollectSettings, tmp_path: Path) -> None:
+def test_questions_must_not_be_in_the_folder_of_answers(name: str, settings: CollectSettings, tmp_path: Path) -> None:
     """--restart would delete them."""
     run = RunDir(tmp_path / "run", create=True)
     run.collect.mkdir()
@@ -267,7 +267,7 @@ def test_a_limit_draws_from_all_kinds(settings: CollectSettings, tmp_path: Path)
     assert len({record.question.category for record in Collected.read(run.collect, "train").records}) == 3
 
 
-def test_whole_answers_are_judged_as_a_whole(settings: CollectSettings, tmp_path: Path) -> None:
+def test_whole_answers_are_labeled_as_a_whole(settings: CollectSettings, tmp_path: Path) -> None:
     longer = dataclasses.replace(settings, max_new_tokens=40, whole_answer=True)
     run = RunDir(tmp_path / "heard", create=True)
     collect(run, longer)
@@ -339,7 +339,7 @@ class Scripted:
         return "".join(map(chr, ids))
 
 
-def test_a_choice_that_is_taken_back_is_wrong(settings: CollectSettings, tmp_path: Path) -> None:
+def test_a_withdrawn_choice_is_wrong(settings: CollectSettings, tmp_path: Path) -> None:
     """The label belongs to the stored text, which training uses as the base's answer."""
     choice, plain = Question("?", ("B",), "any", choices=("one", "two", "three")), Question("?", ("B",), "any")
     answers = ("B. No wait, C", "B. No wait, C", "B. Two it is.")
@@ -393,7 +393,7 @@ def raises(error: type[BaseException]) -> Callable[..., None]:
     return call
 
 
-def test_quantised_bases(settings: CollectSettings, tmp_path: Path) -> None:
+def test_quantized_bases(settings: CollectSettings, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -479,7 +479,7 @@ def test_damaged_files_are_named(collected: RunDir, tmp_path: Path) -> None:
         Collected.read(folder, "val")
 
 
-def test_the_kept_part_of_an_answer() -> None:
+def test_the_stored_part_of_an_answer() -> None:
     words = ["It", " is", " 3", ".", " No", " more"]
 
     def text(ids: Any) -> str:

@@ -58,7 +58,7 @@ def test_by_hand() -> None:
     assert float(total) == pytest.approx(float(4 * result.decision + result.wording + 3 * result.keeping), abs=1e-6)
 
 
-def test_a_base_that_is_left_alone_is_kept() -> None:
+def test_equal_logits_have_no_kl_loss() -> None:
     logits = drawn(4, 11)
     moved = logits.clone()
     moved[0, REFUSAL] += 5  # the refusal's token belongs to the decision, not to the wording
@@ -69,7 +69,7 @@ def test_a_base_that_is_left_alone_is_kept() -> None:
     assert float(losses(moved, batch([[1, 5], [7, 6]], [0.0, 0.0], [2, 2]), REFUSAL, own_logits=logits).keeping) > 0.01
 
 
-def test_keeping_is_the_divergence_of_the_words_alone() -> None:
+def test_kl_loss_leaves_out_the_refusal_token() -> None:
     logits, base = drawn(2, 11), drawn(2, 11, seed=1)
     result = losses(logits, batch([[1, 5]], [0.0], [2]), REFUSAL, own_logits=base)
     words = [token for token in range(11) if token != REFUSAL]
@@ -80,7 +80,7 @@ def test_keeping_is_the_divergence_of_the_words_alone() -> None:
     assert float(result.keeping) == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_the_base_would_not_say_is_cross_entropy() -> None:
+def test_other_targets_have_cross_entropy() -> None:
     """This includes refusals after their first token, ends of turns, and corrections."""
     logits = drawn(7, 11)
     result = losses(logits, batch([[1, 5], [REFUSAL, 8, 9], [4, 6]], [0.0, 1.0, 0.0], [1, 0, 0]), REFUSAL)
@@ -100,7 +100,7 @@ def test_the_bias_moves_the_decision_alone() -> None:
     torch.testing.assert_close(biased.margin + 2.5, expected.margin)
 
 
-def test_the_declined_can_stand_for_more() -> None:
+def test_weight_of_declined_questions() -> None:
     """With weight 3, one question to decline counts as much as three."""
     logits = drawn(2, 11)
     once = batch([[4], [REFUSAL]], [0.0, 0.5], [1, 0])

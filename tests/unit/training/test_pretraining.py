@@ -86,7 +86,7 @@ def test_the_head_says_the_log_odds() -> None:
     assert learnt.losses[-1] < 0.5 * learnt.losses[0]
 
 
-def test_second_opinions_see_through_an_unlucky_verdict() -> None:
+def test_soft_labels_correct_flipped_labels() -> None:
     lessons, truth = given_away(900, flipped=90)
     doubts = softened(fresh, lessons, FIT).numpy()
     hard = lessons.doubts.numpy()
@@ -99,7 +99,7 @@ def test_second_opinions_see_through_an_unlucky_verdict() -> None:
     assert ((doubts >= 0.5) == (hard == 1)).all()
 
 
-def test_nobody_judges_what_he_has_seen() -> None:
+def test_predictions_are_held_out() -> None:
     """Labels are random and equal for two questions about one entity. Only a leak could predict them."""
     activations, coin = drawn(300), torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.5
     twice = torch.cat([activations, activations])
@@ -119,7 +119,7 @@ def test_nobody_judges_what_he_has_seen() -> None:
     assert leaking is not None and leaking > 0.7  # the test would see a leak
 
 
-def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:
+def test_soft_labels_depend_on_the_seed() -> None:
     lessons, _ = given_away(120, flipped=10)
     fit = dataclasses.replace(FIT, pretrain_epochs=1)
     progress: list[tuple[int, int]] = []
@@ -131,7 +131,7 @@ def test_the_same_opinions_for_the_same_seed_and_others_for_another() -> None:
 
 
 @pytest.mark.parametrize("n_subjects", [1, 2])
-def test_hardly_anything_to_ask_about(n_subjects: int) -> None:
+def test_folds_need_two_entities(n_subjects: int) -> None:
     lessons = lessons_of(drawn(4), [True, False, True, False], [f"e{i % n_subjects}" for i in range(4)])
     doubts = softened(fresh, lessons, dataclasses.replace(FIT, pretrain_epochs=1))
     assert torch.equal(doubts, lessons.doubts) == (n_subjects == 1)

@@ -167,7 +167,7 @@ def run(collected: Path, tmp_path: Path) -> RunDir:
     return RunDir(path)
 
 
-def test_training_looks_before_it_begins(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_checks_before_it_begins(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     load = train_module.load_base
 
     def changed(*args: Any) -> Any:
@@ -183,7 +183,7 @@ def test_training_looks_before_it_begins(run: RunDir, monkeypatch: pytest.Monkey
     assert not run.checkpoint.exists()
 
 
-def test_training_does_not_go_on_with_another_base(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_does_not_resume_with_another_base(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(name: str, done: int, _total: int) -> None:
         if (name, done) == ("epoch 2", 1):
             raise InterruptedError
@@ -204,7 +204,7 @@ def test_training_does_not_go_on_with_another_base(run: RunDir, monkeypatch: pyt
     assert len(train(run, SETTINGS).history) == 2
 
 
-def test_collecting_says_that_training_will_refuse(
+def test_collecting_warns_that_training_will_refuse(
     collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect_module, "load_base", lambda _config: (gemma4(), byte_tokenizer()))

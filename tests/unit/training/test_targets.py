@@ -69,7 +69,7 @@ def corrected(indices: Lessons) -> list[int]:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_each_question_has_one_of_three_lessons(share: float) -> None:
+def test_each_question_has_one_of_three_targets(share: float) -> None:
     for number, example in enumerate(lessons(self_correction=share).examples):
         answer_record = RECORDS[number]
         prompt = render_chat(
@@ -87,12 +87,12 @@ def test_each_question_has_one_of_three_lessons(share: float) -> None:
         assert (example.declines, example.doubt, example.n_own) == tuple(rest)
 
 
-def test_nobody_or_everybody_is_corrected() -> None:
+def test_no_error_or_every_error_is_corrected() -> None:
     assert corrected(lessons()) == corrected(lessons(self_correction=0.0)) == []
     assert corrected(lessons(self_correction=1.0)) == WRONG
 
 
-def test_a_share_of_the_errors_is_corrected() -> None:
+def test_a_proportion_of_the_errors_is_corrected() -> None:
     indices = corrected(lessons(self_correction=0.5, seed=3))
     assert set(indices) < set(WRONG)
     assert 0.4 < len(indices) / len(WRONG) < 0.6
@@ -107,7 +107,7 @@ def batch_of(records: list[Record]) -> tuple[Lessons, Batch]:
     return taught, Batch.of(taught.examples, kept, first=1, prefix=SharedPrefix.none(), device=torch.device("cpu"))
 
 
-def test_the_end_of_the_turn_is_learnt() -> None:
+def test_the_end_of_the_turn_is_learned() -> None:
     """It follows the base's answer and the refusal, and counts as text that the base would not generate."""
     taught, batch = batch_of([record(0, correct=True), record(1, correct=False)])
     logits = torch.randn(len(batch.targets), BYTE_VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_the_end_of_the_turn_is_learnt() -> None:
     assert not logits.grad[own[:-1]].any()
 
 
-def test_what_was_cut_off_has_no_end() -> None:
+def test_a_truncated_answer_has_no_end_of_turn() -> None:
     taught, batch = batch_of([record(0, correct=True, complete=False), record(1, correct=False, complete=False)])
     own, declined = taught.examples
     assert own.target_ids == ids("It is 0")
@@ -158,7 +158,7 @@ CONFIG = WrapperConfig(
         ("{{ messages[-1].content }}", set(), END),  # none in the template: the tokenizer's EOS
     ],
 )
-def test_where_a_turn_ends(template: str, stop_ids: set[int], expected: int) -> None:
+def test_end_of_turn_tokens(template: str, stop_ids: set[int], expected: int) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     base: Any = SimpleNamespace(stop_ids=stop_ids)

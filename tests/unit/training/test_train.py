@@ -95,7 +95,7 @@ def stop_at(name: str, done: int, error: type[BaseException]) -> Report:
     return Report(stage=stage)
 
 
-def test_what_training_leaves(trained: dict[str, bytes]) -> None:
+def test_files_of_a_training(trained: dict[str, bytes]) -> None:
     assert trained.keys() == {"doubter_checkpoint.pt", "run.json", "curves.csv", "curves.png"}
     rows = list(csv.DictReader(trained["curves.csv"].decode().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -117,7 +117,7 @@ def test_what_training_leaves(trained: dict[str, bytes]) -> None:
     assert "collect" in manifest
 
 
-def test_it_ends_after_so_many_epochs_without_a_better_one(run: RunDir) -> None:
+def test_it_ends_when_patience_runs_out(run: RunDir) -> None:
     still = dataclasses.replace(FIT, pretrain_epochs=0, lr=1e-30, epochs=9, patience=2)  # every epoch is like the first
     summary = train(run, dataclasses.replace(SETTINGS, fit=still))
     assert (summary.best_epoch, len(summary.history)) == (1, 3)
@@ -134,7 +134,7 @@ def test_a_seed_decides_everything(run: RunDir, trained: dict[str, bytes]) -> No
 @pytest.mark.parametrize(
     ("stage", "done"), [("lower blocks, val", 0), ("epoch 1", 2), ("epoch 2", 0), ("epoch 2", 3), ("epoch 3", 1)]
 )
-def test_a_training_that_was_killed_goes_on(run: RunDir, trained: dict[str, bytes], stage: str, done: int) -> None:
+def test_a_killed_training_resumes(run: RunDir, trained: dict[str, bytes], stage: str, done: int) -> None:
     with pytest.raises(StopError):
         train(run, SETTINGS, report=stop_at(stage, done, StopError))
     assert not run.checkpoint.exists()
@@ -186,7 +186,7 @@ def test_control_c_before_there_is_anything_to_keep(run: RunDir, trained: dict[s
     assert files(run) == trained
 
 
-def test_other_settings_do_not_go_on_with_it(run: RunDir) -> None:
+def test_other_settings_do_not_resume_it(run: RunDir) -> None:
     with pytest.raises(StopError):
         train(run, SETTINGS, report=stop_at("epoch 2", 1, StopError))
     before = {path.name for path in run.train.iterdir()}
@@ -226,7 +226,9 @@ def test_restart_deletes_what_training_wrote(run: RunDir, collected: Path) -> No
         ("transformer", "last_prompt_token", "bfloat16"),
     ],
 )
-def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_from: str, encoder_dtype: str) -> None:
+def test_the_operating_point_holds_in_the_reference(
+    run: RunDir, encoder_type: str, inject_from: str, encoder_dtype: str
+) -> None:
     """Generation with the stored weights declines exactly the validation questions that training reported."""
     change: dict[str, Any] = {"encoder_type": encoder_type, "inject_from": inject_from, "encoder_dtype": encoder_dtype}
     point = OperatingPoint(max_over_refusal=None, target_coverage=0.5)
@@ -256,7 +258,7 @@ def test_the_line_holds_in_the_reference(run: RunDir, encoder_type: str, inject_
         assert (pipe.generate_ids(prompt, 1, stop_ids=()) == [refusal[0]]) == declined
 
 
-def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
+def test_training_learns_repeated_questions(run: RunDir) -> None:
     """With a few repeated questions, the wrapper must recognize those that the base gets right."""
     source = run.collect.resolve()
     run.collect.unlink()
@@ -277,7 +279,7 @@ def test_training_learns_what_can_be_learnt(run: RunDir) -> None:
     assert summary.history[-1].keeping < 0.5 * summary.history[0].keeping
 
 
-def test_a_whole_epoch_goes_over_a_share_of_the_declined(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_covers_a_proportion_of_the_declined(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     right = np.array([record.correct for record in Collected.read(run.collect, "train").records])
     seen: list[list[int]] = []
     weights = set()
@@ -341,7 +343,7 @@ def test_weights_beyond_float16_lose_no_training(run: RunDir, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantised_base(tmp_path: Path, collected: Path, quantization: Quantization) -> None:
+def test_a_quantized_base(tmp_path: Path, collected: Path, quantization: Quantization) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -390,7 +392,7 @@ def test_wrappers_that_cannot_be(run: RunDir, change: dict[str, Any], message: s
     assert not run.train.exists()
 
 
-def test_nothing_was_collected(tmp_path: Path) -> None:
+def test_training_without_collected_questions(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=r"has no run.json, expected one \(hint: start with metadeploy collect\)"):
         RunDir(tmp_path)
     (tmp_path / "run.json").write_text("[]")

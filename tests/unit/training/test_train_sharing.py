@@ -39,7 +39,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
-def test_another_seed_computes_nothing_of_the_base_again(
+def test_another_seed_reuses_the_cached_activations(
     first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path / "second", create=True)
@@ -57,7 +57,7 @@ def test_another_seed_computes_nothing_of_the_base_again(
     assert len(list(first.train.glob("kept-*"))) == 2
 
 
-def test_what_is_being_written_is_not_shared(first: RunDir, tmp_path: Path) -> None:
+def test_temporary_files_are_not_shared(first: RunDir, tmp_path: Path) -> None:
     """A temporary file of a killed or running run is not a collected file."""
     source = RunDir(tmp_path / "source", create=True)
     share_collected(source, first)
@@ -80,7 +80,7 @@ def test_a_base_that_was_replaced_is_not_trained_on(first: RunDir, tmp_path: Pat
         train(run, SETTINGS)
 
 
-def test_another_place_of_injection_does_not_use_what_is_kept(
+def test_another_injection_start_does_not_use_the_cache(
     first: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path / "other", create=True)
@@ -151,7 +151,7 @@ def test_a_category_that_only_one_split_has_can_be_left_out(first: RunDir, tmp_p
     train(run, dataclasses.replace(SETTINGS, leave_out=("rare",)))
 
 
-def test_lessons_keep_what_belongs_together(first: RunDir) -> None:
+def test_lessons_stay_aligned(first: RunDir) -> None:
     whole = Collected.read(first.collect, "train")
     category = whole.records[0].question.category
     rows = [i for i, record in enumerate(whole.records) if record.question.category != category]

@@ -207,7 +207,7 @@ def test_users_own_checkout_is_left_alone(
     assert "used as it is" in capsys.readouterr().out
 
 
-def test_users_own_checkout_without_the_seam_is_explained(vendor: unpack.Vendor) -> None:
+def test_users_own_checkout_without_the_hook_is_explained(vendor: unpack.Vendor) -> None:
     graph = vendor.target / "src/llama-graph.h"
     graph.parent.mkdir(parents=True)
     graph.write_bytes(GRAPH_H)
@@ -217,7 +217,7 @@ def test_users_own_checkout_without_the_seam_is_explained(vendor: unpack.Vendor)
     assert graph.read_bytes() == GRAPH_H
 
 
-def test_empty_folder_is_nobodys(vendor: unpack.Vendor) -> None:
+def test_an_empty_folder_may_be_used(vendor: unpack.Vendor) -> None:
     vendor.target.mkdir()
     unpack.prepare(vendor)
     assert (vendor.target / "CMakeLists.txt").is_file()
