@@ -235,7 +235,7 @@ def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"index": 1}', "3", "[]", "{", '{"told": null, "accepted": 1, "gains": []}'])
-def test_a_file_without_questions_is_named(line: str, tmp_path: Path) -> None:
+def test_a_malformed_file_is_named_and_replaced(line: str, tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(RunDirError, match=r"samples '.*samples\.jsonl': line 1.*hint: delete"):
