@@ -36,10 +36,10 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
     """The cache holds the demo's base and no sidecar."""
     (tmp_path / base_gguf.name).symlink_to(base_gguf)
-    done = run("--json", cache=tmp_path)
-    document = json.loads(done.stdout)
+    result = run("--json", cache=tmp_path)
+    document = json.loads(result.stdout)
     assert document["findings"] == []
-    assert done.returncode == 0
+    assert result.returncode == 0
     assert document["ok"] is True
     assert [(file["name"], file["state"]) for file in document["demo"]] == [("base", "whole"), ("sidecar", "absent")]
     assert document["version"] == document["build"]["version"] == own_version()
@@ -60,10 +60,10 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
 
 def test_text_output(tmp_path: Path) -> None:
     """The cache is empty."""
-    done = run(cache=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(cache=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     for text in ("processor", "features", "everything is right", "`metadeploy demo -n 1` makes it"):
-        assert text in done.stdout
+        assert text in result.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
@@ -87,23 +87,23 @@ def test_the_core_knows_its_build() -> None:
 
 
 def test_the_program_prints_its_build(llama_meta_generate: Path) -> None:
-    done = subprocess.run([llama_meta_generate, "--version"], capture_output=True, encoding="utf-8", timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run([llama_meta_generate, "--version"], capture_output=True, encoding="utf-8", timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
     build = _core.build_info()
-    first, *lines = done.stdout.splitlines()
+    first, *lines = result.stdout.splitlines()
     assert first == f"metadeploy {build['version']} (build {build['id']})"
     assert all(patch in lines[0] for patch in build["patches"])
     assert build["compiler"] in lines[1]
     assert "GGML_NATIVE" in lines[2] or not build["options"]["GGML_NATIVE"]
-    assert all(name in done.stdout for name in build["features"]["CPU"])
+    assert all(name in result.stdout for name in build["features"]["CPU"])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 def test_a_version_that_cannot_be_printed_is_an_error(llama_meta_generate: Path) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([llama_meta_generate, "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60)
-    assert done.returncode == 1
-    assert b"stdout cannot be written" in done.stderr
+        result = subprocess.run([llama_meta_generate, "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == 1
+    assert b"stdout cannot be written" in result.stderr
 
 
 # --- the compiled products ---

@@ -29,10 +29,10 @@ def sidecar(checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_in_place_and_into_a_new_file(sidecar: Path, tmp_path: Path) -> None:
     old, new = sidecar.read_bytes(), tmp_path / "new.gguf"
-    shown = run("edit", sidecar, "--set", "name=N = [bold]x[/bold]", "--set", f"refusal_text={OTHER}", "-o", new)
+    output = run("edit", sidecar, "--set", "name=N = [bold]x[/bold]", "--set", f"refusal_text={OTHER}", "-o", new)
     assert sidecar.read_bytes() == old
     for part in ("general.name", "N = [bold]x[/bold]", OTHER, "meta_spider.refusal_bias", str(new), sha256(new)):
-        assert part in shown.stdout
+        assert part in output.stdout
     config = read_sidecar(new).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
     assert OTHER in run("inspect", new).stdout
@@ -99,5 +99,5 @@ def test_help_names_every_key() -> None:
     keys = command._KEYS.split("With another")[0]
     listed = [name.strip() for line in keys.splitlines() for name in line.split("[dim]")[0].split(",")]
     assert [name for name in listed if name and " " not in name and "[" not in name] == list(EDITABLE)
-    shown = run("edit", "--help").stdout
-    assert all(name in shown for name in EDITABLE)
+    output = run("edit", "--help").stdout
+    assert all(name in output for name in EDITABLE)

@@ -154,15 +154,15 @@ def test_an_interrupted_evaluation_resumes(
 ) -> None:
     """It is interrupted after the second of six chunks and then resumed. The files have the same bytes."""
     monkeypatch.setattr(sampling, "CHUNK", 8)
-    asked: list[int] = []
+    counts: list[int] = []
     chunk = sampling._Chunk
 
     class Counted(chunk):  # type: ignore[misc,valid-type]
         def samples(self) -> Any:
-            if len(asked) == 2:
-                asked.append(0)
+            if len(counts) == 2:
+                counts.append(0)
                 os.kill(os.getpid(), number)
-            asked.append(len(self._questions))
+            counts.append(len(self._questions))
             return super().samples()
 
     path = run / "eval" / "samples_torch_float32_test.jsonl"
@@ -174,7 +174,7 @@ def test_an_interrupted_evaluation_resumes(
     assert message.endswith("interrupted: the same command goes on, at most 8 questions earlier\n")
     assert not path.exists()
     evaluate(run, *QUICK)
-    assert asked == [8, 8, 0, 8, 8, 8, 2]
+    assert counts == [8, 8, 0, 8, 8, 8, 2]
     assert path.read_bytes() == whole
 
 
@@ -192,8 +192,8 @@ def test_a_threshold_chosen_on_val(run: Path, evaluate: Eval) -> None:
 
 def test_other_questions(run: Path, evaluate: Eval, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
-    asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
-    path.write_text("".join(json.dumps(question) + "\n" for question in asked), encoding="utf-8")
+    rows = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(5)]
+    path.write_text("".join(json.dumps(question) + "\n" for question in rows), encoding="utf-8")
     results = json.loads(evaluate(run, *QUICK, "--questions", path, "--limit", "4", "--json"))
     assert results["n"] == 4
     assert re.fullmatch(r"samples_torch_float32_mine-[0-9a-f]{8}-4\.jsonl", results["samples"]["file"])
@@ -216,8 +216,8 @@ def test_a_local_copy_of_a_public_set(
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         results = json.loads(evaluate(run, *options, "--source", source))
         assert (results["config"]["questions"], results["config"]["source"]) == ("gsm8k", str(source))
-        asked = {sample.question for sample in Samples.read(run / "eval" / results["samples"]["file"])}
-        assert asked == {question.question for question in load_set("gsm8k", source=source)["test"]}
+        questions = {sample.question for sample in Samples.read(run / "eval" / results["samples"]["file"])}
+        assert questions == {question.question for question in load_set("gsm8k", source=source)["test"]}
         samples.add(results["samples"]["file"])
     assert all(re.fullmatch(r"samples_torch_float32_gsm8k-test-[0-9a-f]{8}\.jsonl", name) for name in samples)
     assert len(samples) == 2, "other questions of the same name leave the results of these"
@@ -241,8 +241,8 @@ def test_results_of_something_else_leave_the_runs_own(run: Path, evaluate: Eval,
     before = {path: path.read_bytes() for path in (run / "eval").iterdir()}
     mine = tmp_path / "mine" / "test.jsonl"  # the same name as one of the run's splits
     mine.parent.mkdir()
-    asked = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(3)]
-    mine.write_text("".join(json.dumps(question) + "\n" for question in asked), encoding="utf-8")
+    rows = [{"question": f"Who is {n}?", "answers": ["x"], "category": "new"} for n in range(3)]
+    mine.write_text("".join(json.dumps(question) + "\n" for question in rows), encoding="utf-8")
     other = shutil.copy(run / "doubter_sidecar.gguf", tmp_path / "other.gguf")
     base = shutil.copy(read(run / "run.json")["model_name"], tmp_path / "elsewhere.gguf")
     for option, value in (("--questions", mine), ("--limit", "5"), ("--sidecar", other), ("--base", base)):
@@ -259,8 +259,8 @@ def test_the_baselines_also_leave_out_categories(run: Path, evaluate: Eval) -> N
     opened.update({"train": {**opened.manifest.get("train", {}), "leave_out": [kind]}})
     results = json.loads(evaluate(run, "--gains", "none", "--bootstrap", "5", "--target-coverage", "0.5", "--json"))
     assert results["trained_baselines"]["category alone"]["categories"] == len(kinds) - 1
-    (asked,) = (run / "eval").glob("calibration_*.jsonl")
-    assert kind not in {sample.category for sample in Samples.read(asked)}
+    (path,) = (run / "eval").glob("calibration_*.jsonl")
+    assert kind not in {sample.category for sample in Samples.read(path)}
 
 
 def test_a_sidecar_of_an_older_checkpoint_is_refused(run: Path, evaluate: Eval) -> None:

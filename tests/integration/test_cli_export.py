@@ -74,10 +74,10 @@ def test_export_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
         f"next: llama-meta-generate -m {tmp_path / 'base.gguf'} --meta {target} -p",
     ):
         assert part in result.stdout
-    shown = run("inspect", target).stdout
+    output = run("inspect", target).stdout
     for part in ("valid", "meta_spider.encoder_type", "ca.3.gate", "█", "enc.queries", "[5, 32]", "F16", "total"):
-        assert part in shown
-    assert f"{DEFAULT_REFUSAL_TEXT}  (calibrated bias -0.5)" in shown
+        assert part in output
+    assert f"{DEFAULT_REFUSAL_TEXT}  (calibrated bias -0.5)" in output
 
 
 def test_export_json_is_all_there_is(checkpoint: Path, tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_help_teaches_and_is_fast() -> None:
 
 
 def test_inspect_of_a_base(tmp_path: Path) -> None:
-    shown = run("inspect", base(tmp_path)).stdout
-    assert "a base model, not a sidecar" in shown
-    assert "llama: a sidecar can run beside it" in shown
+    output = run("inspect", base(tmp_path)).stdout
+    assert "a base model, not a sidecar" in output
+    assert "llama: a sidecar can run beside it" in output
     inspected = json.loads(run("inspect", base(tmp_path), "--json").stdout)
     expected: dict[str, Any] = {"kind": "base model", "hidden_dim": 64, "block_count": 6, "takes_sidecar": True}
     assert expected.items() <= inspected.items()
@@ -198,10 +198,10 @@ def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
     path.write_bytes(Gguf([("general.architecture", "str", "daimon"), ("daimon.x", "f32", float("nan"))]).build())
     result = run("inspect", path, code=1)
     assert re.fullmatch(rf"error: sidecar '{path}': cannot be used, \d+ faults? listed above\n", result.stderr)
-    shown = result.stdout
-    assert "NOT usable" in shown
-    assert "has no encoder tensors (enc.*)" in shown
-    assert "key 'general.name' is absent" in shown
+    text = result.stdout
+    assert "NOT usable" in text
+    assert "has no encoder tensors (enc.*)" in text
+    assert "key 'general.name' is absent" in text
     output = run("inspect", path, "--json", code=1)
     assert json.loads(output.stdout)["metadata"]["daimon.x"] == "nan"
     assert output.stderr == result.stderr

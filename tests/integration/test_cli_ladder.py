@@ -195,21 +195,21 @@ def test_samples_match_the_runtime(run: Path, climb: Climb) -> None:
 def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--sidecar-types", "none", "--limit", "6", "--json")
     first = json.loads(climb(run, *options, "--types", "F16")[0])
-    asked: list[str] = []
+    calls: list[str] = []
     ask = BaseInRuntime.ask
 
     def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
-        asked.append(self._name)
+        calls.append(self._name)
         return ask(self, *arguments, **more)
 
     monkeypatch.setattr(BaseInRuntime, "ask", counted)
     more = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert more["rungs"][0] == first["rungs"][0]
-    assert [name[-9:] for name in asked] == ["Q8_0.gguf"]
+    assert [name[-9:] for name in calls] == ["Q8_0.gguf"]
     monkeypatch.setattr(runner, "ask_pytorch", None)
     again = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert again["rungs"] == more["rungs"]
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_other_settings_start_again(run: Path, climb: Climb) -> None:
@@ -224,12 +224,12 @@ def test_other_settings_start_again(run: Path, climb: Climb) -> None:
 def test_an_interrupted_ladder_resumes(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C comes in the third of four rungs. The next run computes only the last two."""
     options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
-    asked: list[str] = []
+    calls: list[str] = []
     ask = BaseInRuntime.ask
 
     def counted(self: BaseInRuntime, *arguments: Any, **more: Any) -> Any:
-        asked.append(self._name[-12:])
-        if len(asked) == 3:
+        calls.append(self._name[-12:])
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return ask(self, *arguments, **more)
 
@@ -238,12 +238,12 @@ def test_an_interrupted_ladder_resumes(run: Path, climb: Climb, monkeypatch: pyt
     assert "interrupted: the same command goes on with the first type that is not finished" in message
     folder = run / "ladder"
     assert not (folder / "results.json").exists()
-    kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
-    assert sorted(kept) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
+    before = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
+    assert sorted(before) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
     monkeypatch.setattr(runner, "ask_pytorch", None)
     climb(run, *options)
-    assert asked == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
-    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    assert calls == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
+    assert before == {name: (folder / name).read_bytes() for name in before}
     assert not (folder / "work").exists()
 
 

@@ -52,8 +52,8 @@ def test_one_checkpoint_in_one_way(checkpoint: Path, tmp_path: Path) -> None:
 def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
     """The checkpoint's tokens and bias belong to its own text."""
     target = tmp_path / "out.gguf"
-    shown = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
-    assert OTHER in shown
+    output = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
+    assert OTHER in output
     config = read_sidecar(target).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
     run("export", checkpoint, "-o", target, "--force", "--refusal-text", DEFAULT_REFUSAL_TEXT)

@@ -100,8 +100,8 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
     assert (summary["questions"], sum(row["n"] for row in summary["splits"])) == ("mmlu", 30)
     assert {row["category"] for row in summary["categories"]} == {"sums 0", "sums 1"}
     lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
-    asked = {json.loads(line)["question"]["question"] for line in lines}
-    assert asked == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
+    questions = {json.loads(line)["question"]["question"] for line in lines}
+    assert questions == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
 
     assert json.loads(run(*arguments, "--source", source).stdout) == summary, "the same fits"
@@ -222,9 +222,9 @@ def test_every_setting_is_an_option() -> None:
 
 def test_help_is_instant_and_teaches() -> None:
     for command in ("collect", "train"):
-        shown = run(command, "--help").stdout
-        assert "Examples" in shown
-        assert f"metadeploy {command} runs/a" in shown
+        output = run(command, "--help").stdout
+        assert "Examples" in output
+        assert f"metadeploy {command} runs/a" in output
     code = "import sys, metadeploy.cli; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

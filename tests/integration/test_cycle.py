@@ -98,24 +98,24 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
         EVAL=EVAL,
         EVAL_RUNTIME=EVAL,
     )
-    made = folder / "runs" / "seed-7"
-    manifest = read(made / "run.json")
+    run_folder = folder / "runs" / "seed-7"
+    manifest = read(run_folder / "run.json")
     assert manifest["train"]["fit"]["seed"] == 7
     ours, theirs = (
-        Samples.read(made / "eval" / f"samples_{tag}_test.jsonl")
+        Samples.read(run_folder / "eval" / f"samples_{tag}_test.jsonl")
         for tag in ("torch_float32", "runtime_SmolLM2-135M-Instruct.Q4_1")
     )
     assert len(ours) == len(theirs) == manifest["test_size"]
     assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
-    results = read(made / "eval" / "results_torch_float32_test.json")
-    card = ModelCard.load(made / "README.md")
-    shown = {(entry.dataset_config, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
-    assert shown["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
-    assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in shown
+    results = read(run_folder / "eval" / "results_torch_float32_test.json")
+    card = ModelCard.load(run_folder / "README.md")
+    values = {(entry.dataset_config, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
+    assert values["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
+    assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in values
     assert str(tmp_path) not in card.content
 
     output = subprocess.run(
-        [sys.executable, ROOT / "examples" / "unseen_kinds.py", made, "--folds", "2"],
+        [sys.executable, ROOT / "examples" / "unseen_kinds.py", run_folder, "--folds", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -116,7 +116,7 @@ def test_statements_about_flags_of_commands() -> None:
 
 
 def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
-    shown = subprocess.run([llama_meta_generate, "--help"], capture_output=True, encoding="utf-8", timeout=60).stdout
+    output = subprocess.run([llama_meta_generate, "--help"], capture_output=True, encoding="utf-8", timeout=60).stdout
     code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
     table = rows("The program's variables")
     assert len(table) > 8
@@ -124,12 +124,12 @@ def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
         for name in re.findall(r"META_\w+", variables):
             assert re.search(rf'"{name}"', code), name
         for flag in FLAG.findall(flags):
-            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", shown), flag
+            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", output), flag
     (_, without_flag) = next((flags, note) for variables, flags, note in table if "META_LAYERS" in variables)
     assert "contradicts" in without_flag
     for name in re.findall(r"`(META_(?!DYNAMIC)\w+)`", section("The program's variables").rpartition("|\n")[2]):
         assert f'"{name}"' not in code, f"{name} does something"
-    assert "--refusal-text" in shown
+    assert "--refusal-text" in output
 
 
 def _callable(node: ast.expr) -> Any:

@@ -87,14 +87,14 @@ def test_reference_snippet(folder: Path) -> None:
 
 
 def test_quickstart(folder: Path) -> None:
-    shown = run(folder, str(ROOT / "examples" / "quickstart.py"), "base.gguf", "doubter_sidecar.gguf")
-    assert "Doubter  The plural of wolf is wolves.\n" in shown
-    assert shown.count("[declined]") == 1
+    output = run(folder, str(ROOT / "examples" / "quickstart.py"), "base.gguf", "doubter_sidecar.gguf")
+    assert "Doubter  The plural of wolf is wolves.\n" in output
+    assert output.count("[declined]") == 1
 
 
 def test_attention(folder: Path) -> None:
     question = "What is the plural of wolf?"
-    shown = run(folder, str(ROOT / "examples" / "attention.py"), question, "base.gguf", "doubter_sidecar.gguf")
-    rows = re.findall(r"^layer (\d+)  gate [+-]\d\.\d{3}  \|(.{20})\|$", shown, re.MULTILINE)
+    output = run(folder, str(ROOT / "examples" / "attention.py"), question, "base.gguf", "doubter_sidecar.gguf")
+    rows = re.findall(r"^layer (\d+)  gate [+-]\d\.\d{3}  \|(.{20})\|$", output, re.MULTILINE)
     assert [int(layer) for layer, _ in rows] == list(range(20, 30))
     assert any("█" in cells for _, cells in rows)

@@ -55,28 +55,28 @@ def test_files_of_templates(tiny: Program, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
     file = tmp_path / "template.jinja"
     file.write_text(template, encoding="utf-8-sig")  # with a byte-order mark, as from editors on Windows
-    asked = ("-p", "abc", "-n", "0", "--json")
-    assert prompt_length(tiny(*asked, "--chat-template-file", file)) == len("[abc]")
-    assert prompt_length(tiny(*asked, env={"LLAMA_ARG_CHAT_TEMPLATE_FILE": str(file)})) == len("[abc]")
-    assert prompt_length(tiny(*asked, "--chat-template", template)) == len("[abc]")
+    flags = ("-p", "abc", "-n", "0", "--json")
+    assert prompt_length(tiny(*flags, "--chat-template-file", file)) == len("[abc]")
+    assert prompt_length(tiny(*flags, env={"LLAMA_ARG_CHAT_TEMPLATE_FILE": str(file)})) == len("[abc]")
+    assert prompt_length(tiny(*flags, "--chat-template", template)) == len("[abc]")
     refused(
-        tiny(*asked, "--chat-template-file", file, "--chat-template", template), "give either the text or", status=2
+        tiny(*flags, "--chat-template-file", file, "--chat-template", template), "give either the text or", status=2
     )
     file.write_bytes(template.encode("utf-16"))
-    refused(tiny(*asked, "--chat-template-file", file), f"chat template file '{file}' is UTF-16")
+    refused(tiny(*flags, "--chat-template-file", file), f"chat template file '{file}' is UTF-16")
     file.write_text(" \n", encoding="utf-8")
-    refused(tiny(*asked, "--chat-template-file", file), f"chat template file '{file}' is empty")
-    refused(tiny(*asked, "--chat-template-file", tmp_path), "is a directory, expected a file")
-    refused(tiny(*asked, "--chat-template-file", tmp_path / "absent"), "cannot be opened")
+    refused(tiny(*flags, "--chat-template-file", file), f"chat template file '{file}' is empty")
+    refused(tiny(*flags, "--chat-template-file", tmp_path), "is a directory, expected a file")
+    refused(tiny(*flags, "--chat-template-file", tmp_path / "absent"), "cannot be opened")
 
 
 def test_llama_cpp_sets_no_variables_by_itself(tiny: Program) -> None:
     """By default, llama.cpp's parser keeps reasoning in the history and enables thinking."""
     body = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    asked = ("-p", "abc", "-n", "0", "--json", "--chat-template")
+    arguments = ("-p", "abc", "-n", "0", "--json", "--chat-template")
 
     def extra(text: str, *flags: str) -> int:
-        return prompt_length(tiny(*asked, body + text, *flags)) - len("abc")
+        return prompt_length(tiny(*arguments, body + text, *flags)) - len("abc")
 
     for name in ("enable_thinking", "clear_thinking", "preserve_thinking", "preserve_reasoning", "datetime"):
         assert extra("{% if " + name + " is defined %}!{% endif %}") == 0, name
@@ -227,10 +227,10 @@ def test_invalid_temperatures(tiny: Program) -> None:
 
 
 def test_a_goal_and_a_refresh_of_the_environment(tiny: Program) -> None:
-    asked = ("-p", "hello", "-n", "20", "--json")
+    arguments = ("-p", "hello", "-n", "20", "--json")
 
     def said(*flags: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-        run = tiny(*asked, *flags, env=env)
+        run = tiny(*arguments, *flags, env=env)
         assert run.returncode == 0, run.stderr
         return {key: value for key, value in json.loads(run.stdout).items() if key != "timings"}
 
@@ -245,22 +245,22 @@ def test_a_goal_and_a_refresh_of_the_environment(tiny: Program) -> None:
     assert said("--meta-goal", "be brief", env=dynamic) == said("--meta-goal", "be brief")
     assert said("--no-meta", env=dynamic | {"META_ANCHOR": "x"} | {"META_DYNAMIC": "0"}) == said("--no-meta")
     refused(
-        tiny(*asked, env={"META_DYNAMIC": "1", "META_THRESHOLD": "high"}), "META_THRESHOLD", "'high,3,20'", status=2
+        tiny(*arguments, env={"META_DYNAMIC": "1", "META_THRESHOLD": "high"}), "META_THRESHOLD", "'high,3,20'", status=2
     )
 
 
 def test_layers_of_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
-    asked = ("-p", "hello", "-n", "2")
+    flags = ("-p", "hello", "-n", "2")
     for layers in ("0-2", "0,1,2", "2, 1, 0", "all", "1,2", "1-2"):  # layers of reads or of injections
-        assert tiny(*asked, env={"META_LAYERS": layers}).returncode == 0, layers
+        assert tiny(*flags, env={"META_LAYERS": layers}).returncode == 0, layers
     for layers in ("2", "0-5", "late"):
         refused(
-            tiny(*asked, env={"META_LAYERS": layers}),
+            tiny(*flags, env={"META_LAYERS": layers}),
             f"META_LAYERS is '{layers}', but sidecar '{tiny_case.sidecar}' reads layers 0,1,2 and injects after 1,2",
         )
-    assert tiny(*asked, "--no-meta", env={"META_LAYERS": "7"}).returncode == 0
+    assert tiny(*flags, "--no-meta", env={"META_LAYERS": "7"}).returncode == 0
     for layers in ("upper", "3-1", "1,,2", "-1", "1.5"):
-        refused(tiny(*asked, env={"META_LAYERS": layers}), "META_LAYERS", status=2)
+        refused(tiny(*flags, env={"META_LAYERS": layers}), "META_LAYERS", status=2)
 
 
 def test_a_prompt_from_the_environment_is_used_unchanged(tiny: Program) -> None:

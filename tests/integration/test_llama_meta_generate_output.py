@@ -206,10 +206,10 @@ def test_results_of_other_settings_are_not_resumed(
 ) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
-    kept = output.read_bytes().splitlines(keepends=True)[0]
-    output.write_bytes(kept)
+    first_line = output.read_bytes().splitlines(keepends=True)[0]
+    output.write_bytes(first_line)
     run = tiny("--prompts", prompts, "-o", output, *(() if "-n" in flags else SHORT), *flags)
-    assert (run.returncode, run.stdout, output.read_bytes()) == (1, "", kept)
+    assert (run.returncode, run.stdout, output.read_bytes()) == (1, "", first_line)
     assert f"error: output file '{output}' holds results of other settings" in run.stderr
     assert fault in run.stderr.replace("\n  - ", ": ")
     assert "move the file away or give another --output, or give the same settings" in run.stderr
@@ -237,9 +237,9 @@ def test_results_of_another_model_are_not_resumed(
 def test_options_that_do_not_change_answers_may_change(prompts: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
-    kept = output.read_bytes().splitlines(keepends=True)[0]
+    first_line = output.read_bytes().splitlines(keepends=True)[0]
     for flags in (("-np", "2"), ("-t", "2"), ("--prefix-cache", "0"), ("-ub", "64"), ("-v",), ("--json",)):
-        output.write_bytes(kept)
+        output.write_bytes(first_line)
         run = tiny("--prompts", prompts, "-o", output, *SHORT, *flags)
         assert (run.returncode, len(results(output))) == (0, 2), run.stderr
     # a longer list of prompts continues the file too

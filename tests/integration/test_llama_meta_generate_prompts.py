@@ -254,15 +254,15 @@ def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
     assert (run.returncode, run.stdout) == (0, "")
     whole = output.read_text(encoding="utf-8")
     first, second, third = whole.splitlines(keepends=True)
-    for kept in (first, first + second[:40], first + "{", ""):
-        output.write_text(kept, encoding="utf-8")
+    for existing in (first, first + second[:40], first + "{", ""):
+        output.write_text(existing, encoding="utf-8")
         run = tiny("--prompts", plain, "-o", output, "-n", "9")
         assert run.returncode == 0
         written = output.read_text(encoding="utf-8")
         assert without_times(written) == without_times(whole)
         # the earlier results are still there, byte for byte
-        assert written.startswith(first if kept else "")
-        assert ("1 of 3 results are there already" in run.stderr) == bool(kept)
+        assert written.startswith(first if existing else "")
+        assert ("1 of 3 results are there already" in run.stderr) == bool(existing)
     # nothing to do
     run = tiny("--prompts", plain, "-o", output, "-n", "9")
     assert run.returncode == 0
@@ -278,8 +278,8 @@ def test_a_failed_result_that_is_there_already_is_still_a_failure(tiny: Program,
     assert tiny(*flags).returncode == 1
     whole = output.read_text(encoding="utf-8")
     first, second, _ = whole.splitlines(keepends=True)
-    for kept, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
-        output.write_text(kept, encoding="utf-8")
+    for existing, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
+        output.write_text(existing, encoding="utf-8")
         run = tiny(*flags)
         assert run.returncode == 1  # the second prompt's error, whenever it was asked
         assert (f"{n_failed} of them failed; to ask again, delete the file" in run.stderr) == bool(n_failed)
@@ -318,13 +318,13 @@ def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert stderr.endswith(b"interrupted\n")
     # the finished answers are there and complete
-    kept = output.read_text(encoding="utf-8")
-    assert 0 < len(lines_of(kept)) < 40
+    partial = output.read_text(encoding="utf-8")
+    assert 0 < len(lines_of(partial)) < 40
     prompts.write_text(
-        "".join(f"Tell me a story about {n}\n" for n in range(len(lines_of(kept)) + 1)), encoding="utf-8"
+        "".join(f"Tell me a story about {n}\n" for n in range(len(lines_of(partial)) + 1)), encoding="utf-8"
     )
     assert doubter(*flags).returncode == 0
-    assert output.read_text(encoding="utf-8").startswith(kept)
+    assert output.read_text(encoding="utf-8").startswith(partial)
 
 
 # --- the framework's scripts -----------------------------------------------------------------------------------------

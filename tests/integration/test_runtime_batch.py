@@ -214,11 +214,11 @@ def test_more_sequences_than_a_micro_batch_has_tokens(tiny_case: TinyCase, llm: 
 
 
 def test_canceling_ends_all(many: MetaLlama) -> None:
-    asked: list[None] = []
+    calls: list[None] = []
 
     def enough() -> bool:
-        asked.append(None)
-        return len(asked) > 3
+        calls.append(None)
+        return len(calls) > 3
 
     with pytest.raises(Cancelled):
         list(many.generate_batch(PROMPTS * 10, max_tokens=200, cancel=enough))

@@ -45,14 +45,14 @@ def refused(call):
 def run(script: str, tiny_case: TinyCase, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(HEAD + script, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", str(path), str(tiny_case.base), str(tiny_case.sidecar)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_every_call_in_a_child_is_an_error(tiny_case: TinyCase, tmp_path: Path) -> None:

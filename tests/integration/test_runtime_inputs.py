@@ -272,16 +272,16 @@ def test_messages_as_openai_has_them(llm: MetaLlama) -> None:
 
 
 def test_chat_templates_by_name_by_text_and_by_path(tiny_case: TinyCase, tmp_path: Path) -> None:
-    asked: Any = [{"role": "user", "content": "What is the plural of wolf?"}]
+    messages: Any = [{"role": "user", "content": "What is the plural of wolf?"}]
     with tiny_case.load(chat_template="gemma") as llm:
-        assert llm.apply_chat_template(asked) == (
+        assert llm.apply_chat_template(messages) == (
             "<start_of_turn>user\nWhat is the plural of wolf?<end_of_turn>\n<start_of_turn>model\n"
         )
-        assert llm.generate(asked, max_tokens=1).timings.n_prompt == len(llm.tokenize_chat(asked))
+        assert llm.generate(messages, max_tokens=1).timings.n_prompt == len(llm.tokenize_chat(messages))
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}", encoding="utf-8-sig")
     with tiny_case.load(chat_template=file) as llm:
-        assert llm.apply_chat_template(asked) == "[What is the plural of wolf?]"
+        assert llm.apply_chat_template(messages) == "[What is the plural of wolf?]"
     with pytest.raises(Error, match=r"is the path of a file, expected its content or a name"):
         tiny_case.load(chat_template=str(file))
     for name in ("chatlm", "Chat ML", "template.jinja", "{question}"):

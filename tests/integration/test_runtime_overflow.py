@@ -99,14 +99,14 @@ def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: 
         *good, last, bad = sorted(prompts, key=lambda prompt: first_element(alone, prompt))
         limit = (first_element(alone, last) + first_element(alone, bad)) / 2
         attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [last, bad, *good[:3]]
-        answers = list(llm.generate_batch(asked, max_tokens=15))
-        broken = answers.pop(asked.index(bad))
-        asked.remove(bad)
+        batch = [last, bad, *good[:3]]
+        answers = list(llm.generate_batch(batch, max_tokens=15))
+        broken = answers.pop(batch.index(bad))
+        batch.remove(bad)
         assert broken.result is None
         assert type(broken.error) is DecodeError
         assert "what it makes of a prompt is not finite" in str(broken.error)
-        for answer, prompt in zip(answers, asked, strict=True):
+        for answer, prompt in zip(answers, batch, strict=True):
             assert answer.result is not None
             assert answer.result.token_ids == alone.generate(prompt, max_tokens=15).token_ids
 
@@ -123,19 +123,19 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
         limit = 1.05 * max(*sizes[:3], *(first_element(alone, prompt) for prompt in prompts))
         n_said = next(t for t, size in enumerate(sizes) if size > limit)
         attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
-        heard: dict[int, list[int]] = {i: [] for i in range(len(asked))}
-        for answer, chunk in llm.stream_batch(asked, max_tokens=15):
+        batch = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
+        received: dict[int, list[int]] = {i: [] for i in range(len(batch))}
+        for answer, chunk in llm.stream_batch(batch, max_tokens=15):
             if chunk is not None:
-                heard[answer.index] += chunk.token_ids
+                received[answer.index] += chunk.token_ids
             else:
                 assert answer.index == 0
                 assert type(answer.error) is DecodeError
                 assert "what it makes of a prompt is not finite" in str(answer.error)
-                assert 0 < len(heard[1]) < 15  # the others are still running
-        assert heard.pop(0) == list(ids[:n_said])
+                assert 0 < len(received[1]) < 15  # the others are still running
+        assert received.pop(0) == list(ids[:n_said])
         assert 3 <= n_said < 15
-        for i, tokens in heard.items():
+        for i, tokens in received.items():
             assert tuple(tokens) == alone.generate(prompts[i], max_tokens=15).token_ids
         again = llm.generate(prompts[0], max_tokens=n_said, schedule=every)
         assert again.token_ids == ids[:n_said]
@@ -266,11 +266,11 @@ def test_an_answer_that_makes_this_base_overflow(n_parallel: int, tmp_path: Path
     with Fragile(tmp_path, token=token_ids[at]).load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base = llm.logits(ids, inject=False)
-        heard: list[int] = []
+        received: list[int] = []
         with pytest.raises(DecodeError, match=OVERFLOWS):
             for chunk in llm.stream(prompt, max_tokens=9, gain=-1e5):
-                heard += chunk.token_ids
-        assert heard == list(token_ids[: at + 1])
+                received += chunk.token_ids
+        assert received == list(token_ids[: at + 1])
         np.testing.assert_array_equal(llm.logits(ids, inject=False), base)
 
 
@@ -280,11 +280,11 @@ def test_requests_in_progress(fragile: Fragile) -> None:
         good = [Request(prompt=[20 + (i * n) % 200 for i in range(n)], gain=1.0) for n in (90, 7, 120, 33)]
         bad = [Request(prompt=[40 + i for i in range(n)], gain=1e5) for n in (5, 40)]
         for order in permutations(range(4), 2):
-            asked = list(good)
+            batch = list(good)
             for at, request in zip(order, bad, strict=True):
-                asked.insert(at, request)
-            for answer in llm.generate_batch(asked, max_tokens=20, logprobs=5):
-                request = asked[answer.index]
+                batch.insert(at, request)
+            for answer in llm.generate_batch(batch, max_tokens=20, logprobs=5):
+                request = batch[answer.index]
                 if request in bad:
                     assert type(answer.error) is DecodeError
                     continue

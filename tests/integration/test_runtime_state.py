@@ -243,11 +243,11 @@ def test_closing(tiny_case: TinyCase) -> None:
 
 
 def test_canceling(llm: MetaLlama) -> None:
-    asked = []
+    calls = []
 
     def after_five() -> bool:
-        asked.append(None)
-        return len(asked) >= 5
+        calls.append(None)
+        return len(calls) >= 5
 
     with pytest.raises(Cancelled):
         # at least one call of cancel for each of some hundred tokens

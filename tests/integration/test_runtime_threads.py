@@ -78,11 +78,11 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
 
 
 def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     def prompts() -> object:
         for n in range(5):
-            asked.append(threading.get_ident())
+            requested.append(threading.get_ident())
             yield f"{PROMPT} {n}"
 
     with tiny_case.load(n_parallel=2) as llm:
@@ -92,7 +92,7 @@ def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:
         until(lambda: len(llm._lock._queue) == 1)
         assert len(list(answers)) == 4
         assert waiting.result()
-        assert set(asked) == {threading.get_ident()}  # no other thread calls it
+        assert set(requested) == {threading.get_ident()}  # no other thread calls it
 
 
 def test_the_model_is_closed_while_other_threads_use_it(tiny_case: TinyCase) -> None:
@@ -258,11 +258,11 @@ assert not problems, problems
 def test_everything_at_once(tiny_case: TinyCase, tmp_path: Path) -> None:
     script = tmp_path / "everything.py"
     script.write_text(EVERYTHING, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script), str(tiny_case.base), str(tiny_case.sidecar), "25"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

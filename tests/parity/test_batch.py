@@ -82,11 +82,11 @@ def limit_of(pair: RuntimePair) -> float:
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
-    asked = requests(pair)
+    batch = requests(pair)
     for _ in range(2):  # the second time, the sequences hold tokens of other prompts, which nothing may reuse
-        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-        assert [answer.index for answer in answers] == list(range(len(asked)))
-        for answer, request in zip(answers, asked, strict=True):
+        answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+        assert [answer.index for answer in answers] == list(range(len(batch)))
+        for answer, request in zip(answers, batch, strict=True):
             expected = same_answer(pair, answer.result, request)
             assert answer.result is not None
             times = answer.result.timings
@@ -102,13 +102,13 @@ def test_each_conversation_reuses_its_own_cache(inject_from: InjectFrom, pair: R
     stateful = pair.kind in STATEFUL
     prompts, before = [pair.prompt(length) for length in (9, 13, 60)], [0, 0, 0]
     for turn, gains in enumerate([(1.0, 0.5, 2.0), (-1.0, 1.0, 0.5), (0.7, -0.5, 1.0)]):
-        asked = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
-        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-        for answer, request, kept in zip(answers, asked, before, strict=True):
+        batch = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
+        answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+        for answer, request, n_cached in zip(answers, batch, before, strict=True):
             same_answer(pair, answer.result, request, reuses=turn > 0)
             assert answer.result is not None
             times = answer.result.timings
-            assert times.n_reused == (reusable(pair, kept, kept) if turn else 0)
+            assert times.n_reused == (reusable(pair, n_cached, n_cached) if turn else 0)
             assert times.pass2 == pass2_kind(pair, times.n_prompt, inject_from=inject_from)
         prompts = [*prompts[1:], prompts[0]]
         # if only the last token is injected into, a state is stored before it
@@ -139,12 +139,12 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
         Request(prompt=[attached.tested.n_vocab]),
         Request(prompt=attached.prompt(4), gain=float("nan")),
     ]
-    asked = [good[0], bad[0], good[1], good[4], bad[1], good[7], bad[2], bad[3], good[2]]
+    batch = [good[0], bad[0], good[1], good[4], bad[1], good[7], bad[2], bad[3], good[2]]
     closed = 3
     results: dict[int, GenerationResult] = {}
     errors = {}
     n_chunks = 0
-    for answer, chunk in attached.tested.stream_batch(asked, max_tokens=12, logprobs=0):
+    for answer, chunk in attached.tested.stream_batch(batch, max_tokens=12, logprobs=0):
         if chunk is None:
             errors[answer.index] = answer.error
         elif chunk.result is not None:
@@ -160,23 +160,23 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
         assert text in str(errors[index])
     assert sorted(results) == [0, 2, 5, 8]
     for index, result in results.items():
-        same_answer(attached, result, asked[index], reuses=True)
+        same_answer(attached, result, batch[index], reuses=True)
 
 
 def test_no_prompt_reuses_the_cache_of_another(attached: RuntimePair) -> None:
     """The same prompts run among other prompts and in other sequences, with the base between them."""
-    asked = requests(attached)
+    batch = requests(attached)
     for order in ([7, 6, 5, 4, 3, 2, 1, 0], [4, 4, 4, 0, 0, 1]):
-        answers = attached.tested.generate_batch([asked[i] for i in order], max_tokens=12, logprobs=0)
+        answers = attached.tested.generate_batch([batch[i] for i in order], max_tokens=12, logprobs=0)
         for answer, i in zip(answers, order, strict=True):
-            same_answer(attached, answer.result, asked[i], reuses=True)
-    mixed = [Request(prompt=asked[1].prompt, inject=inject) for inject in (True, False, True)]
+            same_answer(attached, answer.result, batch[i], reuses=True)
+    mixed = [Request(prompt=batch[1].prompt, inject=inject) for inject in (True, False, True)]
     one, base, other = (answer.result for answer in attached.tested.generate_batch(mixed, max_tokens=12))
     assert one is not None
     assert base is not None
     assert other is not None
     assert one.token_ids == other.token_ids
-    assert base.token_ids == attached.plain.generate(asked[1].prompt, max_tokens=12, inject=False).token_ids
+    assert base.token_ids == attached.plain.generate(batch[1].prompt, max_tokens=12, inject=False).token_ids
     assert (base.doubt, base.gain, base.timings.pass2) == (None, 0.0, "none")
 
 
@@ -197,16 +197,16 @@ def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel]
 @pytest.mark.parametrize("n_steps", [0, 3, 12])
 def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair) -> None:
     """It ends before it begins, in pass 1 (8 steps), or in pass 2. The others and its successor continue."""
-    asked = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
+    batch = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
     calls = itertools.count()
     ended = Request(prompt=attached.prompt(250), cancel=lambda: next(calls) >= n_steps)
     one, other, cancelled, last = attached.tested.generate_batch(
-        [*asked[:2], ended, asked[2]], max_tokens=12, logprobs=0
+        [*batch[:2], ended, batch[2]], max_tokens=12, logprobs=0
     )
     assert isinstance(cancelled.error, Cancelled)
     assert cancelled.result is None
     assert next(calls) == n_steps + 1
-    for answer, request in zip((one, other, last), asked, strict=True):
+    for answer, request in zip((one, other, last), batch, strict=True):
         same_answer(attached, answer.result, request, reuses=True)
 
 
@@ -222,9 +222,9 @@ def test_repeated_prompts_beside_any_others(kind: str, tiny: Callable[[str], Tin
         n_whole = 0
         for _ in range(40):
             chosen = [pool[i] for i in rng.integers(0, len(pool), size=rng.integers(1, 4))]
-            asked = [Request(prompt=ids, gain=float(rng.choice([1.0, 0.5]))) for ids in chosen]
+            batch = [Request(prompt=ids, gain=float(rng.choice([1.0, 0.5]))) for ids in chosen]
             for answer, request in zip(
-                pair.tested.generate_batch(asked, max_tokens=12, logprobs=0), asked, strict=True
+                pair.tested.generate_batch(batch, max_tokens=12, logprobs=0), batch, strict=True
             ):
                 same_answer(pair, answer.result, request, reuses=True)
                 assert answer.result is not None
@@ -241,16 +241,16 @@ def test_a_long_prompt_does_not_hold_other_prompts_up(
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=32, n_ctx=640) as pair:
         pair.attach(tmp_path, [0])
         # the first one's answer ends after 24 steps, when 16 were pass 1 of the second one, and 16 will be pass 2
-        asked = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
+        batch = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
         results: dict[int, GenerationResult] = {}
         first: list[int] = []
-        for answer, chunk in pair.tested.stream_batch(asked, max_tokens=24, logprobs=0):
+        for answer, chunk in pair.tested.stream_batch(batch, max_tokens=24, logprobs=0):
             assert chunk is not None
             first += [answer.index] if answer.index not in first else []
             if chunk.result is not None:
                 results[answer.index] = chunk.result
         assert first == [0, 2, 1]
-        for index, request in enumerate(asked):
+        for index, request in enumerate(batch):
             assert results[index].timings.pass2 == "tail"
             assert results[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
@@ -264,10 +264,10 @@ def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path)
     with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=768) as pair:
         pair.attach(tmp_path, [3])
         prompts = [pair.prompt(length) for length in (40, 509, 513, 70, 100)]
-        for turn, kept in enumerate([(0, 0, 0, 0, 0), (40, 0, 0, 70, 0), (43, 0, 0, 73, 0)]):
-            asked = [Request(prompt=prompt) for prompt in prompts]
-            answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-            for answer, request, n_reused in zip(answers, asked, kept, strict=True):
+        for turn, n_cached in enumerate([(0, 0, 0, 0, 0), (40, 0, 0, 70, 0), (43, 0, 0, 73, 0)]):
+            batch = [Request(prompt=prompt) for prompt in prompts]
+            answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+            for answer, request, n_reused in zip(answers, batch, n_cached, strict=True):
                 same_answer(pair, answer.result, request, reuses=n_reused > 0)
                 assert answer.result is not None
                 times = answer.result.timings
@@ -283,16 +283,16 @@ def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, quest
 
     Later tokens are computed together: whether one row and several have the same bits depends on the processor.
     """
-    asked = [question.question for question in questions[:24]]
+    texts = [question.question for question in questions[:24]]
     options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_parallel=6, **options) as many,
         MetaLlama(base_gguf, trained_sidecar, **options) as one,
     ):
-        answers = many.generate_batch(asked, max_tokens=8, logprobs=N_TOP)
+        answers = many.generate_batch(texts, max_tokens=8, logprobs=N_TOP)
         results = [answer.result for answer in answers if answer.result is not None]
-        expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in asked]
-    assert [result.timings.pass2 for result in results] == ["tail"] * len(asked)
+        expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in texts]
+    assert [result.timings.pass2 for result in results] == ["tail"] * len(texts)
     for ours, theirs in zip(results, expected, strict=True):
         assert (ours.doubt, (ours.logprobs or [])[:1]) == (theirs.doubt, (theirs.logprobs or [])[:1])
         check_answer(ours, theirs)
@@ -306,11 +306,11 @@ def test_prompts_in_k_quants(flash_attn: bool, tmp_path: Path) -> None:
     """
     base, sidecar = write_k_quants(tmp_path)
     rng = np.random.default_rng(0)
-    asked = [rng.integers(20, 250, size=length).tolist() for length in (5, 40, 1, 17, 100, 9, 33, 4)]
+    prompts = [rng.integers(20, 250, size=length).tolist() for length in (5, 40, 1, 17, 100, 9, 33, 4)]
     options = {"n_ctx": 256, "n_ubatch": 16, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
     with MetaLlama(base, sidecar, n_parallel=6, **options) as many, MetaLlama(base, sidecar, **options) as one:
-        for answer in list(many.generate_batch(asked, max_tokens=12, logprobs=20)):
-            expected = one.generate(asked[answer.index], max_tokens=1, logprobs=20)
+        for answer in list(many.generate_batch(prompts, max_tokens=12, logprobs=20)):
+            expected = one.generate(prompts[answer.index], max_tokens=1, logprobs=20)
             result = answer.result
             assert result is not None
             assert result.logprobs is not None

@@ -105,8 +105,8 @@ def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair:
     ids, before = pair.prompt(length), 0
     for turn in range(4):
         # if only the last token is injected into, a state is stored before it
-        kept = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
-        n_reused = reusable(pair, kept, kept) if turn else 0
+        n_cached = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
+        n_reused = reusable(pair, n_cached, n_cached) if turn else 0
         result = ask(pair, ids, n_reused=n_reused, pass2=pass2_kind(pair, len(ids), inject_from=inject_from))
         before = len(ids)
         ids = [*ids, *result.token_ids, *pair.prompt(3, seed=turn)]

@@ -112,8 +112,8 @@ def sides(
         MetaSpiderConfig(model_name=str(exact), device="cpu", dtype="float32")
     )
     with MetaLlama(exact, n_ctx=1024, n_parallel=10, **EXACT) as llm:
-        asked = [q.question for q in questions[:: len(questions) // N_PROMPTS][:N_PROMPTS]]
-        prompts = [pipeline.tokenize(pipeline.apply_chat_template(question)) for question in asked]
+        texts = [q.question for q in questions[:: len(questions) // N_PROMPTS][:N_PROMPTS]]
+        prompts = [pipeline.tokenize(pipeline.apply_chat_template(question)) for question in texts]
         layers = list(range(base.num_layers))
         last = llm.layer_outputs(prompts[0], layers, inject=False)[:, -1]
         yield Sides(base, file, exact, llm, pipeline, prompts, np.sqrt((last**2).mean(axis=1)).tolist())

@@ -108,9 +108,9 @@ def test_a_canceled_pass_leaves_no_trace(pair: RuntimePair, tmp_path: Path) -> N
     expected = pair.plain.generate(ids, max_tokens=4, logprobs=0)
     n_cancelled = 0
     for patience in range(6):
-        asked: list[None] = []
+        calls: list[None] = []
 
-        def enough(patience: int = patience, asked: list[None] = asked) -> bool:
+        def enough(patience: int = patience, asked: list[None] = calls) -> bool:
             asked.append(None)
             return len(asked) > patience
 

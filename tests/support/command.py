@@ -20,7 +20,7 @@ def run_metadeploy(
     *arguments: str | Path, code: int = 0, cwd: Path | None = None, environment: dict[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end. Check its exit code, and that it prints no traceback."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "metadeploy", *map(str, arguments)],
         env=environment,
         cwd=cwd,
@@ -30,9 +30,9 @@ def run_metadeploy(
         timeout=120,
         check=False,
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
 
 
 def write_checkpoint_with_refusal(folder: Path) -> Path:

@@ -294,8 +294,8 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
         AssertionError: a file is torn, the finished run's files differ from those of an uninterrupted run, or a
             temporary file is left.
     """
-    kept = victim.folder.with_name("before")
-    shutil.copytree(victim.folder, kept)
+    backup = victim.folder.with_name("before")
+    shutil.copytree(victim.folder, backup)
     before = contents(victim.folder)
 
     def complete() -> Ended:
@@ -309,7 +309,7 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
     tally = Tally()
     while tally.kills < count:
         shutil.rmtree(victim.folder)
-        shutil.copytree(kept, victim.folder)
+        shutil.copytree(backup, victim.folder)
         for _ in range(lot.randint(1, 3)):  # a resumed run can be killed too
             if lot.random() < 0.5:
                 ended = run(
@@ -327,7 +327,7 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
         files = contents(victim.folder)
         differ = sorted(name for name in expected.keys() | files.keys() if expected.get(name) != files.get(name))
         assert not differ, f"after {tally.kills} kills {differ} differ from those of an uninterrupted run"
-    shutil.rmtree(kept)
+    shutil.rmtree(backup)
     return tally
 
 

@@ -75,7 +75,7 @@ class Program:
 
     def bare(self, *flags: str | Path, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Run:
         """Run the program with only these flags."""
-        done = subprocess.run(
+        result = subprocess.run(
             [str(self.path), *map(str, flags)],
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
@@ -83,7 +83,7 @@ class Program:
             timeout=120,
             check=False,
         )
-        return Run(done.returncode, *(out.decode(errors="surrogateescape") for out in (done.stdout, done.stderr)))
+        return Run(result.returncode, *(out.decode(errors="surrogateescape") for out in (result.stdout, result.stderr)))
 
     @contextmanager
     def start(self, *flags: str | Path, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:

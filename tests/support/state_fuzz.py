@@ -336,19 +336,19 @@ class Run:
 
     def _do_batch(self, batch: Batch, *, alone: bool) -> None:
         asks = [replace(ask, options=replace(ask.options, max_tokens=batch.max_tokens)) for ask in batch.asks]
-        heard = [Heard(ask) for ask in asks]
+        answers = [Heard(ask) for ask in asks]
         try:
             if alone:
-                self._stream(heard[0])
+                self._stream(answers[0])
             else:
-                self._stream_batch(heard, batch)
+                self._stream_batch(answers, batch)
         except Cancelled:
             assert batch.cancel is not None or (alone and asks[0].cancel is not None)
-        for record in heard:
+        for record in answers:
             self._compare(record)
 
-    def _stream(self, heard: Heard) -> None:
-        ask = heard.ask
+    def _stream(self, answer: Heard) -> None:
+        ask = answer.ask
         keywords = ask.options.keywords(_held(self._files, self._plain, self._wrapper, ask.options))
         stream = self._llm.stream(
             ask.prompt.tokens(),
@@ -359,7 +359,7 @@ class Run:
         )
         try:
             for chunk in islice(stream, ask.chunks):
-                heard.add(chunk)
+                answer.add(chunk)
         except Cancelled:
             raise
         except Error as error:
@@ -367,18 +367,18 @@ class Run:
         finally:
             stream.close()  # type: ignore[attr-defined]
 
-    def _stream_batch(self, heard: Sequence[Heard], batch: Batch) -> None:
+    def _stream_batch(self, answers: Sequence[Heard], batch: Batch) -> None:
         requests = []
-        for record in heard:
+        for record in answers:
             held = _held(self._files, self._plain, self._wrapper, record.ask.options)
             keywords = record.ask.options.keywords(held)
             requests.append(Request(prompt=record.ask.prompt.tokens(), cancel=countdown(record.ask.cancel), **keywords))
-        n_chunks = [0] * len(heard)
+        n_chunks = [0] * len(answers)
         steps = self._llm.stream_batch(
             requests, max_tokens=batch.max_tokens, logprobs=N_TOP, cancel=countdown(batch.cancel)
         )
         for answer, chunk in steps:
-            record = heard[answer.index]
+            record = answers[answer.index]
             if chunk is None:
                 assert answer.error is not None
                 if isinstance(answer.error, Cancelled):
@@ -391,25 +391,25 @@ class Run:
             if record.ask.chunks is not None and n_chunks[answer.index] >= record.ask.chunks:
                 answer.close()
 
-    def _compare(self, heard: Heard) -> None:
+    def _compare(self, answer: Heard) -> None:
         """Assert that the chunks begin a fresh instance's answer, and are all of it if the answer has ended."""
-        if not heard.tokens and heard.result is None:
+        if not answer.tokens and answer.result is None:
             return
-        expected = self._expected(heard.ask)
+        expected = self._expected(answer.ask)
         assert isinstance(expected, GenerationResult), f"a fresh instance says {expected!r}"
-        self._compare_doubt(heard.doubt, expected.doubt)
+        self._compare_doubt(answer.doubt, expected.doubt)
         assert expected.logprobs is not None
-        for i, token in enumerate(heard.tokens):
-            assert i < len(expected.token_ids), f"{heard.tokens}, a fresh instance says {expected.token_ids}"
-            actual, other = heard.logprobs[i], expected.logprobs[i]
+        for i, token in enumerate(answer.tokens):
+            assert i < len(expected.token_ids), f"{answer.tokens}, a fresh instance says {expected.token_ids}"
+            actual, other = answer.logprobs[i], expected.logprobs[i]
             values = ([logprob for _, _, logprob in entry.top] for entry in (actual, other))
             np.testing.assert_allclose(*values, rtol=0, atol=self._limit, err_msg=f"token {i}")
             if token != expected.token_ids[i]:
-                self._check_tied(i, token, other, expected.doubt, heard.ask.options)
+                self._check_tied(i, token, other, expected.doubt, answer.ask.options)
                 return
-        if heard.result is not None:
-            assert heard.result.token_ids == expected.token_ids
-            assert heard.result.finish_reason == expected.finish_reason
+        if answer.result is not None:
+            assert answer.result.token_ids == expected.token_ids
+            assert answer.result.finish_reason == expected.finish_reason
 
     def _compare_doubt(self, actual: float | None, expected: float | None) -> None:
         assert (actual is None) == (expected is None)

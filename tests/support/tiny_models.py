@@ -227,9 +227,9 @@ def convert_to_gguf(path_hf: Path, path_gguf: Path, *, llama_cpp: Path, no_mtp: 
     # the next run must not take an interrupted conversion for a model
     partial = path_gguf.with_suffix(".partial")
     command = [*script, "--outfile", str(partial), "--outtype", "f32", *(["--no-mtp"] if no_mtp else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"conversion of {path_hf.name} failed:\n{done.stdout}\n{done.stderr}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"conversion of {path_hf.name} failed:\n{result.stdout}\n{result.stderr}")
     partial.replace(path_gguf)
 
 

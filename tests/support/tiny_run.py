@@ -105,9 +105,9 @@ def _write_wrapper(run: RunDir, base: Path, inject_from: InjectFrom) -> None:
     checkpoint = save_checkpoint(run.path, config, tensors, run_json=False)
     run.update({key: list(getattr(config, key)) for key in ("target_layers", "cross_attn_layers")})
     sidecar = export(checkpoint).path
-    asked = [wording.format(subject) for wording in _KINDS.values() for subject in _SUBJECTS.split(",")]
+    prompts = [wording.format(subject) for wording in _KINDS.values() for subject in _SUBJECTS.split(",")]
     with MetaLlama(base, sidecar, **EXACT) as llm:
-        doubts = [llm.doubt(question) for question in asked]
+        doubts = [llm.doubt(question) for question in prompts]
     bias = -float(np.median([math.log(doubt / (1 - doubt)) for doubt in doubts]))
     save_checkpoint(run.path, replace(config, refusal_bias=bias), tensors, run_json=False)
     export(checkpoint, force=True)

@@ -44,14 +44,14 @@ def test_includes_point_down() -> None:
 
 
 def test_headers_have_no_cycle() -> None:
-    done: set[str] = set()
+    visited: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join((*path, name))
-        if name not in done:
+        if name not in visited:
             for other in included(name):
                 visit(other, (*path, name))
-            done.add(name)
+            visited.add(name)
 
     for name in SOURCES:
         visit(name, ())

@@ -91,7 +91,7 @@ EARLIER: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class StaleRun:
     """A run whose questions were drawn again after training."""
 
     run: RunDir
@@ -100,8 +100,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("made")
+def stale(tmp_path_factory: pytest.TempPathFactory) -> StaleRun:
+    folder = tmp_path_factory.mktemp("stale")
     base, questions = write_base_and_questions(folder)
     settings = collect_settings(base, questions)
     run = RunDir(folder / "run", create=True)
@@ -111,7 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     taught = asked(run, "train")
     collect(run, dataclasses.replace(settings, seed=1), restart=True)
     assert taught & asked(run, "test"), "what makes it worth refusing"
-    return Made(run, settings, base)
+    return StaleRun(run, settings, base)
 
 
 def asked(run: RunDir, split: str) -> set[str]:
@@ -121,31 +121,31 @@ def asked(run: RunDir, split: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        lambda made: evaluate(made.run, EvalSettings(gains=(), baselines=False, n_bootstrap=1)),
-        lambda made: climb(made.run, LadderSettings(base=made.base, types=("F32",), sidecar_types=())),
-        lambda made: write_card(made.run),
-        lambda made: export(made.run.path),
+        lambda stale: evaluate(stale.run, EvalSettings(gains=(), baselines=False, n_bootstrap=1)),
+        lambda stale: climb(stale.run, LadderSettings(base=stale.base, types=("F32",), sidecar_types=())),
+        lambda stale: write_card(stale.run),
+        lambda stale: export(stale.run.path),
     ],
     ids=["eval", "ladder", "card", "export"],
 )
-def test_a_wrapper_of_earlier_questions_is_refused(made: Made, command: Callable[[Made], object]) -> None:
-    before = set(made.run.path.rglob("*"))
+def test_a_wrapper_of_earlier_questions_is_refused(stale: StaleRun, command: Callable[[StaleRun], object]) -> None:
+    before = set(stale.run.path.rglob("*"))
     with pytest.raises(RunDirError) as caught:
-        command(made)
-    assert str(caught.value).startswith(f"run directory '{made.run.path}': its Doubter was trained on other questions")
+        command(stale)
+    assert str(caught.value).startswith(f"run directory '{stale.run.path}': its Doubter was trained on other questions")
     assert "(hint: metadeploy train --restart" in str(caught.value)
-    assert set(made.run.path.rglob("*")) == before
+    assert set(stale.run.path.rglob("*")) == before
 
 
-def test_a_new_training_or_the_old_questions_fit_again(made: Made, tmp_path: Path) -> None:
+def test_a_new_training_or_the_old_questions_fit_again(stale: StaleRun, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", create=True)
-    share_collected(run, made.run)
+    share_collected(run, stale.run)
     train(run, SETTINGS)
     RunDir(run.path).refuse_stale_checkpoint()
-    again = dataclasses.replace(made.collected, seed=1)
+    again = dataclasses.replace(stale.collected, seed=1)
     collect(run, again, restart=True)  # the same questions
     RunDir(run.path).refuse_stale_checkpoint()
-    collect(run, made.collected, restart=True)
+    collect(run, stale.collected, restart=True)
     with pytest.raises(RunDirError, match="was trained on other questions"):
         RunDir(run.path).refuse_stale_checkpoint()
     collect(run, again, restart=True)
@@ -154,13 +154,13 @@ def test_a_new_training_or_the_old_questions_fit_again(made: Made, tmp_path: Pat
     RunDir(run.path).refuse_stale_checkpoint()
 
 
-def test_runs_that_share_questions_are_independent(made: Made, tmp_path: Path) -> None:
+def test_runs_that_share_questions_are_independent(stale: StaleRun, tmp_path: Path) -> None:
     source, run = RunDir(tmp_path / "source", create=True), RunDir(tmp_path / "run", create=True)
-    share_collected(source, made.run)
+    share_collected(source, stale.run)
     share_collected(run, source)
     train(run, SETTINGS)
     before = {split: asked(run, split) for split in SPLITS}
-    collect(source, made.collected, restart=True)
+    collect(source, stale.collected, restart=True)
     assert {split: asked(run, split) for split in SPLITS} == before
     RunDir(run.path).refuse_stale_checkpoint()
 

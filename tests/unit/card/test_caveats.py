@@ -87,11 +87,11 @@ def test_a_caveat_of_the_runtime_only(tmp_path: Path) -> None:
         for row in results["baselines"]:
             row["doubter"] |= {"selective_accuracy": {"value": 0.9}, "p_value": p_value}
             row["selective_accuracy"] |= {"value": 0.1}
-    shown = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
-    (sentence,) = (line for line in shown.splitlines() if "not significantly ahead" in line)
+    text = section(written(write_run(tmp_path / "run", ahead, behind)), "What it cannot do")
+    (sentence,) = (line for line in text.splitlines() if "not significantly ahead" in line)
     assert sentence.startswith("* facts, test split (llama.cpp, tiny-Q4\\_K\\_M.gguf): At the same coverage it is not")
-    assert shown.count("60 questions are few") == 1
-    assert "Figures here are of the first of the evaluations above" in shown
+    assert text.count("60 questions are few") == 1
+    assert "Figures here are of the first of the evaluations above" in text
 
 
 @pytest.mark.parametrize(

@@ -197,9 +197,9 @@ def test_every_figure_is_in_a_results_file(
     # fixed numbers in the card's text: the level of the intervals and the default threshold
     known |= {"95", "0.001", "0.5", "0.8", "1"}
     known |= {percent(row["coverage"], 0) for row in results["least_doubted"]}
-    shown = section(card, "Results") + section(card, "What it cannot do")
-    shown = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", shown))
-    figures = FIGURE.findall(shown)
+    prose = section(card, "Results") + section(card, "What it cannot do")
+    prose = re.sub(r"\(PyTorch, \w+\)|Tiny-1B", "", re.sub(r"\]\([^)]*\)", "", prose))
+    figures = FIGURE.findall(prose)
     assert len(figures) > 30
     assert [figure for figure in figures if figure not in known] == []
     for result in front_matter(card)["model-index"][0]["results"]:
@@ -266,8 +266,8 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     assert ModelCard(card).data.model_name == name
     tables = cells(card)
     assert all(len({len(row) for row in table}) == 1 for table in tables), "no cell was split"
-    shown = {cell for table in tables for row in table for cell in row}
-    assert {NASTY, "x y: - {z}"} <= shown
+    cells_shown = {cell for table in tables for row in table for cell in row}
+    assert {NASTY, "x y: - {z}"} <= cells_shown
     rendered = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
     assert "<em>c</em>" not in rendered
     assert "<f>" not in rendered

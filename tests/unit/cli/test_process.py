@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def in_process(code: str, **environment: str) -> str:
     names = ("OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
     plain = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"from metadeploy.cli._process import prepare\n{code}"],
         env={**plain, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
@@ -23,7 +23,7 @@ def in_process(code: str, **environment: str) -> str:
         timeout=60,
         check=True,
     )
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:

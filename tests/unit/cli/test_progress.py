@@ -82,10 +82,10 @@ def test_a_bar_on_a_terminal(clock: Clock) -> None:
         clock.now += 10
         progress.stage("questions", 100, 300)
         progress.say("said above the bar")
-    shown = "\n".join(lines(console))
-    assert "said above the bar" in shown
-    assert "100/300" in shown
-    assert "0:20 left" in shown
+    text = "\n".join(lines(console))
+    assert "said above the bar" in text
+    assert "100/300" in text
+    assert "0:20 left" in text
 
 
 def test_all_epochs_take_at_most(clock: Clock) -> None:

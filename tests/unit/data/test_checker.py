@@ -138,9 +138,9 @@ def test_letters_are_no_words(answer: str, text: str, expected: bool) -> None:
     ],
 )
 def test_whole_answers_and_first_sentences(answer: str, text: str, whole: bool, first: bool) -> None:
-    asked = Question("?", (answer,), "any")
-    assert is_correct(asked, text, whole=True) is whole
-    assert is_correct(asked, text) is first
+    question = Question("?", (answer,), "any")
+    assert is_correct(question, text, whole=True) is whole
+    assert is_correct(question, text) is first
 
 
 @pytest.mark.parametrize(

@@ -173,9 +173,9 @@ TASK = re.compile(r"What (?:is|does) (\d+) ([-+×]) (\d+)(?: equal| equal to)?\?
 
 
 def test_arithmetic_is_right(questions: list[Question]) -> None:
-    asked = [question for question in questions if question.category in ("sum", "difference", "product")]
-    assert len(asked) > 1_200
-    for question in asked:
+    arithmetic = [question for question in questions if question.category in ("sum", "difference", "product")]
+    assert len(arithmetic) > 1_200
+    for question in arithmetic:
         task = TASK.fullmatch(question.question)
         assert task is not None
         one, other = int(task[1]), int(task[3])

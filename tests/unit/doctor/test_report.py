@@ -264,8 +264,8 @@ def test_the_core_is_not_loaded_into_the_doctor_itself(tmp_path: Path) -> None:
         "print([name for name in ('metadeploy._core', 'torch') if name in sys.modules])\n"
     )
     environment = {**os.environ, assets.CACHE_VARIABLE: str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
 # --- programs ---

@@ -44,11 +44,13 @@ def collected(seed: int, n: int, *, correct: bool | None = None) -> Collected:
 
 def test_the_probe_finds_the_layer_that_knows() -> None:
     test = collected(2, 300)
-    done: list[tuple[int, int]] = []
-    result = linear_probe(collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: done.append(at))
+    progress: list[tuple[int, int]] = []
+    result = linear_probe(
+        collected(0, 600), collected(1, 300), test.activations, progress=lambda *at: progress.append(at)
+    )
     assert result is not None
     assert result.layer == 5
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
     right = np.array([record.correct for record in test.records])
     reached = auroc(result.doubt, right)
     assert reached is not None
@@ -101,11 +103,11 @@ def test_the_probe_is_the_regression_of_the_library() -> None:
     assert result.converged
     assert result.doubt.tobytes() == again.doubt.tobytes()
     place = train.layers.index(result.layer)
-    seen, asked = (part.activations[:, place].double().numpy() for part in (train, test))
+    seen, test_features = (part.activations[:, place].double().numpy() for part in (train, test))
     scaler = StandardScaler().fit(seen)
     regression = LogisticRegression(C=result.strength, tol=1e-8, max_iter=10_000)
     regression.fit(scaler.transform(seen), [not record.correct for record in train.records])
-    np.testing.assert_allclose(result.doubt, regression.predict_proba(scaler.transform(asked))[:, 1], atol=1e-3)
+    np.testing.assert_allclose(result.doubt, regression.predict_proba(scaler.transform(test_features))[:, 1], atol=1e-3)
 
 
 def test_a_fit_without_convergence_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

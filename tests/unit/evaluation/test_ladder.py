@@ -241,11 +241,11 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_a_base_is_quantized_once(bases: tuple[Path, Path], folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
+    quantized: list[str] = []
     quantize = _core.quantize
 
     def counted(src: str, dst: str, file_type: str, n_threads: int = 0) -> None:
-        made.append(file_type)
+        quantized.append(file_type)
         quantize(src, dst, file_type, n_threads)
 
     monkeypatch.setattr(_core, "quantize", counted)
@@ -255,7 +255,7 @@ def test_a_base_is_quantized_once(bases: tuple[Path, Path], folder: Folder, monk
     assert path.name == "f32-01234567-Q8_0.gguf"
     assert matrix_types(path) == {"Q8_0": 23}
     assert folder(bases[0]).base("Q8_0") == path
-    assert made == ["Q8_0"]
+    assert quantized == ["Q8_0"]
     work.release("F32")
     work.release("Q8_0")
     assert bases[0].exists()

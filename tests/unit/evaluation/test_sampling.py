@@ -33,11 +33,11 @@ class FakeEngine:
         for index in reversed(range(len(questions))):  # in any order
             if self._dies_after is not None and len(self.asked) == self._dies_after:
                 raise KeyboardInterrupt
-            asked = questions[index].question
-            self.asked.append((asked, tuple(gains)))
-            number = int(asked.split()[0])
+            question = questions[index].question
+            self.asked.append((question, tuple(gains)))
+            number = int(question.split()[0])
             known = number % 2 == 0
-            text = f"{number}." if known else REFUSAL if "not sure" in asked else "None."
+            text = f"{number}." if known else REFUSAL if "not sure" in question else "None."
             replies = (Reply(gain, self.doubt(number, gain), text, REFUSAL if not known else None) for gain in gains)
             yield Answered(index, BaseAnswer(text, (-1.0, -0.5), True), tuple(replies))
 
@@ -91,15 +91,15 @@ def test_content_of_a_sample(tmp_path: Path) -> None:
 
 def test_every_question_is_asked_once(tmp_path: Path) -> None:
     engine = FakeEngine()
-    done: list[tuple[int, int]] = []
-    gather(engine, plan(10), tmp_path / "samples.jsonl", progress=lambda *at: done.append(at))
+    progress: list[tuple[int, int]] = []
+    gather(engine, plan(10), tmp_path / "samples.jsonl", progress=lambda *at: progress.append(at))
     swept, others = (1.0, 0.0, 2.0), (1.0,)
     expected = [(f"{place} ?", others if place % 3 else swept) for place in range(10)]
     expected += [(told_question(f"{place} ?", REFUSAL), ()) for place in range(10)]
     assert sorted(engine.asked) == sorted(expected)
     # 2 for the base and its Doubter, 1 for the base that may decline, 2 more for 4 swept questions
-    assert done[-1] == (10 * 3 + 4 * 2, 38)
-    assert [at for at, _ in done] == sorted({at for at, _ in done})
+    assert progress[-1] == (10 * 3 + 4 * 2, 38)
+    assert [at for at, _ in progress] == sorted({at for at, _ in progress})
 
 
 class Wavering(FakeEngine):
@@ -143,8 +143,8 @@ def test_an_interrupted_evaluation_resumes(dies_after: int, tmp_path: Path) -> N
         gather(FakeEngine(dies_after=dies_after), plan(10), path)
     assert not path.exists()
     engine = FakeEngine()
-    done: list[int] = []
-    gather(engine, plan(10), path, progress=lambda at, _: done.append(at))
+    progress: list[int] = []
+    gather(engine, plan(10), path, progress=lambda at, _: progress.append(at))
     assert path.read_bytes() == whole.read_bytes()
     assert len(engine.asked) == 20 - dies_after // 8 * 8
     assert set(tmp_path.iterdir()) == {path, whole}  # no other file is left
@@ -168,11 +168,11 @@ def test_complete_lines_survive_an_immediate_kill(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         gather(FakeEngine(dies_after=17), plan(10), path)
     partial = path.with_name(".samples.jsonl.partial")
-    kept = partial.read_bytes()
-    assert kept.count(b"\n") == 8
+    content = partial.read_bytes()
+    assert content.count(b"\n") == 8
     with pytest.raises(KeyboardInterrupt):
         gather(FakeEngine(dies_after=0), plan(10), path)
-    assert partial.read_bytes() == kept
+    assert partial.read_bytes() == content
 
     def killed(*_: object) -> list[Sample]:
         raise KeyboardInterrupt
@@ -180,7 +180,7 @@ def test_complete_lines_survive_an_immediate_kill(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "_whole_chunks", killed)
     with pytest.raises(KeyboardInterrupt):
         gather(FakeEngine(), plan(10), path)
-    assert partial.read_bytes() == kept
+    assert partial.read_bytes() == content
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks as POSIX has them")
@@ -217,10 +217,10 @@ def test_stored_answers_are_reused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     samples = gather(FakeEngine(), plan(6), path)
     engine = FakeEngine()
-    done: list[tuple[int, int]] = []
-    assert gather(engine, plan(6), path, progress=lambda *at: done.append(at)) == samples
+    progress: list[tuple[int, int]] = []
+    assert gather(engine, plan(6), path, progress=lambda *at: progress.append(at)) == samples
     assert engine.asked == []
-    assert done == [(22, 22)]
+    assert progress == [(22, 22)]
 
 
 def test_samples_of_another_plan_are_replaced(tmp_path: Path) -> None:

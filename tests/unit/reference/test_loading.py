@@ -236,9 +236,9 @@ def test_missing_torch_names_the_command() -> None:
         "importlib.util.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
         "import metadeploy.reference\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "pip install 'metadeploy[reference]'" in done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "pip install 'metadeploy[reference]'" in result.stderr
 
 
 def test_gguf_base_and_its_dequantized_copy(tmp_path: Path) -> None:

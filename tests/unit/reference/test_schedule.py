@@ -234,18 +234,18 @@ def test_times_of_the_defaults() -> None:
 )
 def test_times_match_the_definition(thoughts: list[int], least: int, more: int) -> None:
     most = least + more
-    asked, encoded, start = [], [], 0
+    compared, encoded, start = [], [], 0
     while start < len(thoughts):
         # 1, 1 + 2, 1 + 2 + 3, … times the least interval after an encoding
         comparisons = [start + least * k * (k + 1) // 2 for k in range(1, len(thoughts) + 1)]
         comparisons = [t for t in comparisons if t < min(start + most, len(thoughts))]
         changed = [t for t in comparisons if thoughts[t] != thoughts[start]]
         end = changed[0] if changed else start + most
-        asked += [t for t in comparisons if t < end]
-        asked += [end] if end < len(thoughts) else []
+        compared += [t for t in comparisons if t < end]
+        compared += [end] if end < len(thoughts) else []
         encoded += [end] if end < len(thoughts) else []
         start = end
-    assert follow(Refresh(min_interval=least, max_interval=most), thoughts) == (asked, encoded)
+    assert follow(Refresh(min_interval=least, max_interval=most), thoughts) == (compared, encoded)
 
 
 def test_mean_cosine() -> None:

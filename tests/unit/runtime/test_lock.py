@@ -58,10 +58,10 @@ def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_queue() -> None:
 
 
 def test_no_thread_starves_beside_one_that_keeps_calling() -> None:
-    lock, done = InstanceLock(), threading.Event()
+    lock, finished = InstanceLock(), threading.Event()
 
     def often() -> None:
-        while not done.is_set():
+        while not finished.is_set():
             with lock:
                 pass
 
@@ -69,6 +69,6 @@ def test_no_thread_starves_beside_one_that_keeps_calling() -> None:
     for _ in range(200):
         with lock:
             pass
-    done.set()
+    finished.set()
     thread.join(timeout=10)
     assert not thread.is_alive()

@@ -325,20 +325,20 @@ def test_jobs_of_one_thread_of_a_pool(lock: InstanceLock, ahead: bool) -> None:
 def test_jobs_with_different_contexts(lock: InstanceLock, ahead: bool) -> None:
     """The pools of anyio (starlette, FastAPI) and trio work this way."""
     jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-    done: queue.SimpleQueue[object] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def worker() -> None:
         while (job := jobs.get()) is not None:
-            done.put(contextvars.copy_context().run(job))
+            finished.put(contextvars.copy_context().run(job))
 
     thread = run_in_thread(worker)
     stream = counting(lock, ahead=ahead)
     jobs.put(lambda: next(stream))
-    assert done.get(timeout=LIMIT_S) == 0
+    assert finished.get(timeout=LIMIT_S) == 0
     jobs.put(lambda: use(lock))
-    until(lambda: len(lock._queue) == 1 or not done.empty())
+    until(lambda: len(lock._queue) == 1 or not finished.empty())
     assert list(stream) == [1, 2, 3, 4]
-    assert done.get(timeout=LIMIT_S) == "done"
+    assert finished.get(timeout=LIMIT_S) == "done"
     jobs.put(None)
     thread.result()
 

@@ -130,11 +130,11 @@ def test_the_way_back_leads_to_the_same_bytes(path: Path) -> None:
 def test_files_of_the_framework(prefix: str, tmp_path: Path) -> None:
     """These files have another order of keys, another alignment, unknown keys, and an older version of GGUF."""
     config, tensors = random_wrapper("multi_token", hidden_dim=32, target_layers=(0, 1), cross_attn_layers=(1,))
-    made = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()}, prefix=prefix)
-    made.keys[:0] = [("general.alignment", "u32", 64), ("someone.list", "[str]", ["ä", ""]), ("someone.u8", "u8", 200)]
-    made.alignment, made.version = 64, 2
+    gguf = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()}, prefix=prefix)
+    gguf.keys[:0] = [("general.alignment", "u32", 64), ("someone.list", "[str]", ["ä", ""]), ("someone.u8", "u8", 200)]
+    gguf.alignment, gguf.version = 64, 2
     path = tmp_path / "theirs.gguf"
-    path.write_bytes(made.build())
+    path.write_bytes(gguf.build())
     tensors_before, keys_before = tensor_part(path), plain(path)
     edit_sidecar(path, values={"refusal_text": OTHER, f"{prefix}.refusal_bias": "0.25", "license": "MIT"})
     assert tensor_part(path) == tensors_before
@@ -147,9 +147,9 @@ def test_files_of_the_framework(prefix: str, tmp_path: Path) -> None:
 
 def test_an_edit_mends_a_file_with_faults(tmp_path: Path) -> None:
     config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(0,), cross_attn_layers=(1,))
-    made = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()})
+    gguf = sidecar(config, {name: tensor.numpy() for name, tensor in tensors.items()})
     path = tmp_path / "broken.gguf"
-    path.write_bytes(made.with_key("meta_spider.refusal_bias", "f32", 1000.0).build())
+    path.write_bytes(gguf.with_key("meta_spider.refusal_bias", "f32", 1000.0).build())
     with pytest.raises(SidecarError, match="refusal_bias is 1000"):
         read_sidecar(path)
     with pytest.raises(SidecarError, match="as edited: refusal_bias is 1000"):

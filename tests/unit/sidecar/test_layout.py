@@ -70,7 +70,7 @@ def test_transformer_by_hand() -> None:
 def any_dims(draw: st.DrawFn) -> tuple[WrapperConfig, dict[str, object]]:
     encoder: EncoderType = draw(st.sampled_from(("selective", "multi_token", "transformer")))
     size = st.integers(1, 999)
-    made = config(encoder, draw(st.integers(1, 12)), D=draw(size), E=draw(size), B=draw(size), C=draw(size))
+    dims = config(encoder, draw(st.integers(1, 12)), D=draw(size), E=draw(size), B=draw(size), C=draw(size))
     options: dict[str, object] = {}
     if encoder != "selective":
         options["prenorm_projector"] = draw(st.booleans())
@@ -81,19 +81,19 @@ def any_dims(draw: st.DrawFn) -> tuple[WrapperConfig, dict[str, object]]:
             "n_blocks": draw(st.integers(1, 3)),
             "ffn_dim": draw(size),
         }
-    return made, options
+    return dims, options
 
 
 @given(any_dims())
 def test_inference_undoes_prediction(drawn: tuple[WrapperConfig, dict[str, object]]) -> None:
-    made, options = drawn
-    dims = dims_of(made, **options)  # type: ignore[arg-type]
+    expected, options = drawn
+    dims = dims_of(expected, **options)  # type: ignore[arg-type]
     shapes = expected_tensors(dims)
     inferred = infer(shapes)
     used = {dim[-1] for shape in templates_of(inferred).values() for dim in shape if dim != "1"}
     assert inferred.sizes == {symbol: size for symbol, size in dims.sizes.items() if symbol in used}
     assert replace(inferred, sizes={}) == replace(dims, sizes={})
-    assert inferred.n_target == len(made.target_layers)
+    assert inferred.n_target == len(expected.target_layers)
     assert shape_faults(inferred, shapes) == ([], [])
 
 
@@ -110,8 +110,8 @@ def templates_of(dims: object) -> dict[str, tuple[str, ...]]:
 def test_the_odd_tensor_out_is_the_one_named(
     drawn: tuple[WrapperConfig, dict[str, object]], data: st.DataObject
 ) -> None:
-    made, options = drawn
-    shapes = expected_tensors(dims_of(made, **options))  # type: ignore[arg-type]
+    dims, options = drawn
+    shapes = expected_tensors(dims_of(dims, **options))  # type: ignore[arg-type]
     # tensors whose dimensions other tensors share: the majority must outvote the wrong one
     name = data.draw(st.sampled_from([name for name in shapes if name.endswith((".gate", "norm.bias"))]))
     right = shapes[name]

@@ -125,7 +125,7 @@ def test_truncated_again_and_again_while_it_is_read(tmp_path: Path) -> None:
 
 
 def run(script: str, path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

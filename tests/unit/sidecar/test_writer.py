@@ -276,20 +276,20 @@ def test_a_refusal_at_its_limits_is_written(tmp_path: Path) -> None:
 
 def test_lazy_arrays_are_made_one_at_a_time(tmp_path: Path) -> None:
     config, arrays = wrapper("selective")
-    made: list[str] = []
+    loaded: list[str] = []
     written: list[tuple[int, int]] = []
 
     def lazy(name: str) -> LazyArray:
         def load() -> NDArray[np.float32]:
-            assert len(made) == len(written), "the one before must be on its way to the file"
-            made.append(name)
+            assert len(loaded) == len(written), "the one before must be on its way to the file"
+            loaded.append(name)
             return arrays[name]
 
         return LazyArray(arrays[name].shape, load)
 
     lazies = {name: lazy(name) for name in arrays}
     write_sidecar(tmp_path / "made.gguf", config, lazies, progress=lambda done, total: written.append((done, total)))
-    assert made == list(arrays)
+    assert loaded == list(arrays)
     assert written[-1][0] == written[-1][1] == 4 * sum(array.size for array in arrays.values())
     np.testing.assert_array_equal(read_sidecar(tmp_path / "made.gguf").tensors["ca.2.gate"], arrays["ca.2.gate"])
 

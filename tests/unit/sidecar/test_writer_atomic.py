@@ -24,7 +24,7 @@ OLD = b"the old file, whole"
 
 
 @pytest.fixture
-def made() -> tuple[WrapperConfig, dict[str, NDArray[np.float32]]]:
+def wrapper() -> tuple[WrapperConfig, dict[str, NDArray[np.float32]]]:
     config, tensors = random_wrapper("selective", hidden_dim=16, target_layers=(1, 2), cross_attn_layers=(2,))
     return config, {name: tensor.numpy() for name, tensor in tensors.items()}
 
@@ -37,8 +37,8 @@ def old(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, MemoryError, ValueError, SystemExit])
-def test_interruption_midway_leaves_the_old_file(problem: type[BaseException], made: Any, old: Path) -> None:
-    config, arrays = made
+def test_interruption_midway_leaves_the_old_file(problem: type[BaseException], wrapper: Any, old: Path) -> None:
+    config, arrays = wrapper
     seen: list[list[str]] = []
 
     def fail() -> NDArray[np.float32]:
@@ -55,18 +55,20 @@ def test_interruption_midway_leaves_the_old_file(problem: type[BaseException], m
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_old_file(step: str, made: Any, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_leaves_the_old_file(
+    step: str, wrapper: Any, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer_module.os, step, fail)
     with pytest.raises(SidecarError, match=r"out.gguf': cannot be written: No space left on device"):
-        write_sidecar(old, *made, force=True)
+        write_sidecar(old, *wrapper, force=True)
     assert [path.name for path in old.parent.iterdir()] == ["out.gguf"]
     assert old.read_bytes() == OLD
 
 
-def test_the_file_is_on_disk_before_it_gets_its_name(made: Any, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_on_disk_before_it_gets_its_name(wrapper: Any, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -81,34 +83,34 @@ def test_the_file_is_on_disk_before_it_gets_its_name(made: Any, old: Path, monke
 
     monkeypatch.setattr(writer_module.os, "fsync", watch_fsync)
     monkeypatch.setattr(writer_module.os, "replace", watch_replace)
-    write_sidecar(old, *made, force=True)
+    write_sidecar(old, *wrapper, force=True)
     assert steps == (["fsync", "replace"] if os.name == "nt" else ["fsync", "replace", "fsync"])
-    assert read_sidecar(old).config == made[0]
+    assert read_sidecar(old).config == wrapper[0]
 
 
-def test_existing_files_are_not_replaced_unasked(made: Any, old: Path) -> None:
+def test_existing_files_are_not_replaced_unasked(wrapper: Any, old: Path) -> None:
     with pytest.raises(SidecarError, match=r"exists already \(hint: --force"):
-        write_sidecar(old, *made)
+        write_sidecar(old, *wrapper)
     assert old.read_bytes() == OLD
 
 
-def test_targets_that_cannot_be(made: Any, tmp_path: Path) -> None:
+def test_targets_that_cannot_be(wrapper: Any, tmp_path: Path) -> None:
     with pytest.raises(SidecarError, match="its directory does not exist"):
-        write_sidecar(tmp_path / "absent" / "out.gguf", *made)
+        write_sidecar(tmp_path / "absent" / "out.gguf", *wrapper)
     with pytest.raises(SidecarError, match="is a directory"):
-        write_sidecar(tmp_path, *made, force=True)
+        write_sidecar(tmp_path, *wrapper, force=True)
     with pytest.raises(SidecarError, match="outtype is 'q4_k', expected one of f32, f16, bf16, q8_0"):
-        write_sidecar(tmp_path / "out.gguf", *made, outtype="q4_k")
+        write_sidecar(tmp_path / "out.gguf", *wrapper, outtype="q4_k")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need privileges there")
-def test_a_link_stays_a_link(made: Any, old: Path, tmp_path: Path) -> None:
+def test_a_link_stays_a_link(wrapper: Any, old: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.gguf"
     link.symlink_to(old)
-    write_sidecar(link, *made, force=True)
+    write_sidecar(link, *wrapper, force=True)
     assert link.is_symlink()
-    assert read_sidecar(old).config == made[0]
+    assert read_sidecar(old).config == wrapper[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is a POSIX signal")

@@ -180,17 +180,17 @@ def test_another_base_in_the_same_place_is_refused(finished: bool, settings: Col
         else:
             base.write_bytes(Path(settings.base).read_bytes())
             base_file = base
-        asked = dataclasses.replace(settings, base=str(base if name == "base.gguf" else base_file), limit=8)
+        changed = dataclasses.replace(settings, base=str(base if name == "base.gguf" else base_file), limit=8)
         run = RunDir(tmp_path / f"run of {name}", create=True)
         if finished:
-            collect(run, asked)
+            collect(run, changed)
         else:
             with pytest.raises(KeyboardInterrupt):
-                collect(run, asked, progress=stop_at(9, KeyboardInterrupt))
+                collect(run, changed, progress=stop_at(9, KeyboardInterrupt))
         before = files(run)
         write_speaking_gguf(base_file, seed=4)
         with pytest.raises(RunDirError, match=r"was collected with another base than '.*' is now\n\(hint: take"):
-            collect(run, asked)
+            collect(run, changed)
         assert files(run) == before
 
 
@@ -210,10 +210,10 @@ def test_questions_must_not_be_in_the_folder_of_answers(name: str, settings: Col
     for split in SPLITS:
         (run.collect / f"{split}.jsonl").write_bytes(Path(settings.questions).read_bytes())
     before = files(run)
-    asked = dataclasses.replace(settings, questions=str(run.collect / name))
+    changed = dataclasses.replace(settings, questions=str(run.collect / name))
     for restart in (False, True):
         with pytest.raises(RunDirError, match=r"lie in '.*collect', where what is collected is written"):
-            collect(run, asked, restart=restart)
+            collect(run, changed, restart=restart)
     assert files(run) == before
 
 
@@ -275,11 +275,11 @@ def test_whole_answers_are_labeled_as_a_whole(settings: CollectSettings, tmp_pat
     for split in SPLITS:  # the accepted answer is the base's last word, after its first sentence
         heard = Collected.read(run.collect, split).records
         last_words = [("nothing", *re.findall(r"\w+", record.answer))[-1] for record in heard]
-        asked = [
+        questions = [
             dataclasses.replace(record.question, answers=(word,))
             for record, word in zip(heard, last_words, strict=True)
         ]
-        write_jsonl(tmp_path / "last words" / f"{split}.jsonl", asked)
+        write_jsonl(tmp_path / "last words" / f"{split}.jsonl", questions)
     run = RunDir(tmp_path / "judged", create=True)
     collect(run, dataclasses.replace(longer, questions=str(tmp_path / "last words")))
     records = [record for split in SPLITS for record in Collected.read(run.collect, split).records]
@@ -371,8 +371,8 @@ def test_choices_without_a_suffix_are_warned_of(
 ) -> None:
     """The warning comes once, before the base is loaded."""
     monkeypatch.setattr(module, "load_base", raises(InterruptedError))
-    asked = [Question(f"{n}?", ("A",), "any", choices=("x", "y")) for n in range(30)]
-    write_jsonl(tmp_path / "choices.jsonl", asked)
+    questions = [Question(f"{n}?", ("A",), "any", choices=("x", "y")) for n in range(30)]
+    write_jsonl(tmp_path / "choices.jsonl", questions)
     with_choices = dataclasses.replace(settings, questions=str(tmp_path / "choices.jsonl"))
     for mine, count in (
         (with_choices, 1),
@@ -485,8 +485,8 @@ def test_the_stored_part_of_an_answer() -> None:
     def text(ids: Any) -> str:
         return "".join(words[i] for i in ids)
 
-    kept = kept_text(range(6), text, ended=False)
-    assert (kept.text, kept.n_tokens, kept.complete) == ("It is 3.", 4, True)
+    stored = kept_text(range(6), text, ended=False)
+    assert (stored.text, stored.n_tokens, stored.complete) == ("It is 3.", 4, True)
     assert kept_text(range(3), text, ended=False).complete is False
     assert kept_text(range(3), text, ended=True).complete is True
     assert kept_text(range(6), text, ended=False, whole=True).n_tokens == 6

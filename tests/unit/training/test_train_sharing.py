@@ -117,11 +117,11 @@ def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monke
     category = Collected.read(first.collect, "train").records[0].question.category
     run = RunDir(tmp_path / "left", create=True)
     share_collected(run, first)
-    shown: list[Lessons] = []
+    lessons_seen: list[Lessons] = []
     fitting = training.Fitting
 
     def spy(*args: Any, train: Any, val: Any, **options: Any) -> Fitting:
-        shown.extend((train[0], val[0]))
+        lessons_seen.extend((train[0], val[0]))
         assert [len(lessons.examples) for lessons, _ in (train, val)] == [len(kept) for _, kept in (train, val)]
         return fitting(*args, train=train, val=val, **options)
 
@@ -129,8 +129,8 @@ def test_left_out_categories_are_never_seen(first: RunDir, tmp_path: Path, monke
     # the cached activations are those of all questions, and shared
     monkeypatch.setattr(training, "keep", lambda *_args, **_options: pytest.fail("the base was run again"))
     train(run, dataclasses.replace(SETTINGS, leave_out=(category,)))
-    assert len(shown) == 2
-    assert all(category not in lessons.categories for lessons in shown)
+    assert len(lessons_seen) == 2
+    assert all(category not in lessons.categories for lessons in lessons_seen)
     assert run.manifest["train"]["leave_out"] == [category]
 
 
