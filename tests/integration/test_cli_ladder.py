@@ -169,7 +169,7 @@ def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
 
 
 def test_samples_match_the_runtime(run: Path, climb: Climb) -> None:
-    work = run / "quantised"
+    work = run / "quantized"
     climb(run, "--types", "Q8_0", "--sidecar-types", "none", "--limit", "10", "--work-dir", work)
     (base,) = work.glob("base-*-Q8_0.gguf")
     n_declined = 0

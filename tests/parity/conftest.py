@@ -12,7 +12,7 @@ import torch
 from metadeploy import MetaLlama
 from metadeploy.doctor.processor import usable_cpus
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
-from support.gguf_tools import dequantise_gguf
+from support.gguf_tools import dequantize_gguf
 from support.parity import EXACT, Question
 from support.tiny_models import TinyModel, tiny_model
 
@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Callable[
 def smollm2_f32(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Path:
     """The real base, dequantized to F32: the same weights for both sides."""
     path = tmp_path_factory.mktemp("smollm2") / "smollm2-f32.gguf"
-    dequantise_gguf(base_gguf, path)
+    dequantize_gguf(base_gguf, path)
     return path
 
 

@@ -200,11 +200,11 @@ def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair)
     batch = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
     calls = itertools.count()
     ended = Request(prompt=attached.prompt(250), cancel=lambda: next(calls) >= n_steps)
-    one, other, cancelled, last = attached.tested.generate_batch(
+    one, other, canceled, last = attached.tested.generate_batch(
         [*batch[:2], ended, batch[2]], max_tokens=12, logprobs=0
     )
-    assert isinstance(cancelled.error, Cancelled)
-    assert cancelled.result is None
+    assert isinstance(canceled.error, Cancelled)
+    assert canceled.result is None
     assert next(calls) == n_steps + 1
     for answer, request in zip((one, other, last), batch, strict=True):
         same_answer(attached, answer.result, request, reuses=True)

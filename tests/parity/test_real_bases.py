@@ -23,7 +23,7 @@ from metadeploy.demo.packaged import cached
 from metadeploy.export import export
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar.spec import EncoderType, InjectFrom
-from support.gguf_tools import dequantise_gguf
+from support.gguf_tools import dequantize_gguf
 from support.missing import unavailable
 from support.parity import EXACT, FloatArray, Question, greedy, kl_divergence, nmse
 from support.quick_training import train_quickly
@@ -107,7 +107,7 @@ def sides(
     if file is None:
         unavailable(f"{base.file.name} is not in the cache: run `{FETCH}` once")
     exact = tmp_path_factory.mktemp(base.key) / f"{base.key}-f32.gguf"
-    dequantise_gguf(file, exact, chat_template=base.chat_template)
+    dequantize_gguf(file, exact, chat_template=base.chat_template)
     pipeline = MetaSpiderPipeline.from_pretrained(
         MetaSpiderConfig(model_name=str(exact), device="cpu", dtype="float32")
     )

@@ -81,18 +81,18 @@ def test_greedy_answers_are_identical(
 
 
 @pytest.fixture(scope="module", params=["Q4_1 (as shipped)", "Q4_K_M", "Q8_0"])
-def quantised(
+def quantized(
     request: pytest.FixtureRequest, base_gguf: Path, smollm2_f32: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     if request.param.startswith("Q4_1"):
         return request.param, base_gguf
-    path = tmp_path_factory.mktemp("quantised") / f"{request.param}.gguf"
+    path = tmp_path_factory.mktemp("quantized") / f"{request.param}.gguf"
     _core.quantize(str(smollm2_f32), str(path), request.param)
     return request.param, path
 
 
 def test_quantized_bases(
-    quantised: tuple[str, Path],
+    quantized: tuple[str, Path],
     prompts: list[list[int]],
     torch_answers: list[list[int]],
     trained_sidecar: Path,
@@ -100,7 +100,7 @@ def test_quantized_bases(
     report: Report,
 ) -> None:
     """A quantized base with default settings (F16 cache) against PyTorch on its F32 weights."""
-    name, path = quantised
+    name, path = quantized
     n_equal = n_tokens = n_agree = 0
     divergences: list[float] = []
     with MetaLlama(path, trained_sidecar, prefix_cache_mib=0) as llm:  # so that the figures do not depend on the order

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 
-def dequantise_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -> None:
+def dequantize_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -> None:
     """Write an F32 copy of a GGUF. All metadata except the file type stays.
 
     With it, PyTorch and llama.cpp compute with exactly the same weights, whatever the type of the original.
@@ -155,8 +155,8 @@ def write_tiny_gguf(
 
     def matrix(name: str, rows: int, columns: int) -> None:
         weights = rng.normal(size=(rows, columns)).astype(np.float32) / np.float32(np.sqrt(columns))
-        quantised = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        quantized = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
 
     matrix("token_embd.weight", TINY_VOCAB_SIZE, width)
     matrix("output.weight", TINY_VOCAB_SIZE, width)

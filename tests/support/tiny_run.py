@@ -20,7 +20,7 @@ from metadeploy.data.question import Question, write_jsonl
 from metadeploy.export import export
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.collect import CollectSettings, collect
-from support.gguf_tools import dequantise_gguf, write_tiny_gguf
+from support.gguf_tools import dequantize_gguf, write_tiny_gguf
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper, save_checkpoint
 
@@ -33,10 +33,10 @@ MAX_NEW_TOKENS = 16
 
 def write_speaking_gguf(path: Path, *, seed: int = 3) -> None:
     """Write a tiny F32 base that generates small letters, spaces and full stops."""
-    quantised = path.with_suffix(".q8_0")
-    write_tiny_gguf(quantised, seed=seed)
-    dequantise_gguf(quantised, path)
-    quantised.unlink()
+    quantized = path.with_suffix(".q8_0")
+    write_tiny_gguf(quantized, seed=seed)
+    dequantize_gguf(quantized, path)
+    quantized.unlink()
     reader = gguf.GGUFReader(path, mode="r+")
     tokens: list[str] = reader.fields["tokenizer.ggml.tokens"].contents()
     (output,) = (tensor for tensor in reader.tensors if tensor.name == "output.weight")

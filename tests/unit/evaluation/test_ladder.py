@@ -23,7 +23,7 @@ from metadeploy.evaluation.ladder.runtime import _rates
 from metadeploy.evaluation.ladder.samples import Cosine, LadderSample, Rates, RungSamples
 from metadeploy.evaluation.ladder.settings import ALL_TYPES, SIDECAR_TYPES, TYPES, Rung
 from metadeploy.proportion import wilson_interval
-from support.gguf_tools import dequantise_gguf, write_tiny_gguf
+from support.gguf_tools import dequantize_gguf, write_tiny_gguf
 
 
 def sample(index: int, doubt: float, *, base: bool = True, right: bool = True, **more: Any) -> LadderSample:
@@ -185,15 +185,15 @@ def test_a_rung_is_read_back(tmp_path: Path) -> None:
 def bases(tmp_path: Path) -> tuple[Path, Path]:
     """One tiny model in F32 and in Q8_0."""
     write_tiny_gguf(tmp_path / "q8.gguf")
-    dequantise_gguf(tmp_path / "q8.gguf", tmp_path / "f32.gguf")
+    dequantize_gguf(tmp_path / "q8.gguf", tmp_path / "f32.gguf")
     return tmp_path / "f32.gguf", tmp_path / "q8.gguf"
 
 
 def test_types_and_weights_of_a_base(bases: tuple[Path, Path]) -> None:
-    exact, quantised = bases
+    exact, quantized = bases
     assert matrix_types(exact) == {"F32": 23}
     assert quantised_note(exact, matrix_types(exact)) is None
-    note = quantised_note(quantised, matrix_types(quantised))
+    note = quantised_note(quantized, matrix_types(quantized))
     assert note is not None
     assert note.startswith("base 'q8.gguf': has weights of type Q8_0, expected F32, F16 or BF16: ")
 

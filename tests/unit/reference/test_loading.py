@@ -17,7 +17,7 @@ import torch
 from metadeploy.errors import CheckpointError, Error, MissingDependencyError, ModelLoadError, ModelMismatchError
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline, PendingDoubter
 from metadeploy.sidecar.writer import write_sidecar
-from support.gguf_tools import dequantise_gguf, write_tiny_gguf
+from support.gguf_tools import dequantize_gguf, write_tiny_gguf
 from support.random_wrapper import random_wrapper, save_checkpoint
 from support.tiny_models import byte_tokenizer, tiny_causal_lm
 
@@ -246,7 +246,7 @@ def test_gguf_base_and_its_dequantized_copy(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="transformers needs it to load GGUF files")
     original, copy = tmp_path / "tiny.gguf", tmp_path / "tiny-f32.gguf"
     write_tiny_gguf(original)
-    dequantise_gguf(original, copy)
+    dequantize_gguf(original, copy)
     readers = [gguf.GGUFReader(path) for path in (original, copy)]
     keys = [{k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")} for reader in readers]
     assert {key for key in keys[0] if keys[0][key] != keys[1][key]} == {"general.file_type"}

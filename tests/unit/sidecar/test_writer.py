@@ -136,15 +136,15 @@ def test_base_model_never_shows_directories(base: str, name: str, organization: 
 
 
 @pytest.mark.parametrize(
-    ("outtype", "file_type", "quantised"),
+    ("outtype", "file_type", "quantized"),
     [("f32", 0, False), ("f16", 1, False), ("bf16", 32, False), ("q8_0", 7, True)],
 )
-def test_file_type_and_quantization_version(outtype: OutType, file_type: int, quantised: bool, tmp_path: Path) -> None:
+def test_file_type_and_quantization_version(outtype: OutType, file_type: int, quantized: bool, tmp_path: Path) -> None:
     config, arrays = wrapper("transformer", ffn_dim=64)
     report = write_sidecar(tmp_path / "made.gguf", config, arrays, outtype=outtype)
     metadata = read_sidecar(tmp_path / "made.gguf").metadata
     assert metadata["general.file_type"] == file_type
-    assert ("general.quantization_version" in metadata) is quantised
+    assert ("general.quantization_version" in metadata) is quantized
     small = {"F32"} if outtype == "f32" else {"F32", "F16", outtype.upper()}
     assert set(report.tensor_types) <= small
 

@@ -78,12 +78,12 @@ def test_the_head_says_the_log_odds() -> None:
     torch.manual_seed(0)
     doubter = fresh()
     standardise(doubter, lessons.activations)
-    learnt = pretrain(doubter, lessons, FIT)
+    learned = pretrain(doubter, lessons, FIT)
     with torch.no_grad():
-        odds = doubter.eval()(lessons.activations).mean(1) @ learnt.direction + learnt.bias
+        odds = doubter.eval()(lessons.activations).mean(1) @ learned.direction + learned.bias
     area = auroc(torch.sigmoid(odds).numpy(), ~truth)
     assert area is not None and area > 0.98
-    assert learnt.losses[-1] < 0.5 * learnt.losses[0]
+    assert learned.losses[-1] < 0.5 * learned.losses[0]
 
 
 def test_soft_labels_correct_flipped_labels() -> None:
