@@ -46,7 +46,7 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
     assert document["programs"][0]["build"] == document["build"]["id"]
     groups = {(group["type"], group["place"]): group for group in document["products"]["groups"]}
     plain = {type_ for type_, place in groups if place == "CPU"}
-    assert plain == set(TYPES), "plain memory takes every type"
+    assert plain == set(TYPES), "plain memory supports every type"
     places = {place["buffer_type"] for place in _core.weight_places()}
     assert {place for _, place in groups} == places
     for (type_, _), group in groups.items():

@@ -220,7 +220,7 @@ def test_a_local_copy_of_a_public_set(
         assert questions == {question.question for question in load_set("gsm8k", source=source)["test"]}
         samples.add(results["samples"]["file"])
     assert all(re.fullmatch(r"samples_torch_float32_gsm8k-test-[0-9a-f]{8}\.jsonl", name) for name in samples)
-    assert len(samples) == 2, "other questions of the same name leave the results of these"
+    assert len(samples) == 2, "other questions with the same name must not replace these results"
 
 
 def test_a_smaller_limit_draws_some_of_the_same(run: Path, evaluate: Eval) -> None:

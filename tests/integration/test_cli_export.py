@@ -64,7 +64,7 @@ def test_export_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     target = checkpoint.parent / "doubter_sidecar.gguf"
     sidecar = read_sidecar(target)
     assert sidecar.config.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    assert result.stderr == "", "no progress bar where there is no terminal"
+    assert result.stderr == "", "no progress bar without a terminal"
     for part in (
         str(target),
         "multi_token, width 32, 4 heads; 5 cognitive tokens from layers 2-3,5",
@@ -147,7 +147,7 @@ def test_force(checkpoint: Path) -> None:
     assert read_sidecar(target).config.hidden_dim == 64
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 def test_no_input_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
     """The output never replaces the checkpoint, its run.json or the base, by any name."""
     model, link, hard_link = base(tmp_path), tmp_path / "link.gguf", tmp_path / "hard.gguf"

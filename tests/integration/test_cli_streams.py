@@ -18,7 +18,7 @@ from metadeploy.sidecar import write_sidecar
 from support.random_wrapper import random_wrapper
 from support.tiny_run import write_tiny_run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and devices as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX descriptors and devices")
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [command.name for command in app.registered_commands if command.name is not None]

@@ -45,7 +45,7 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = run("collect", folder, "--base", base, "--questions", questions, *COLLECT)
     for part in ("train", "base is right", "colour", f"next: metadeploy train {folder}"):
         assert part in result.stdout
-    assert "Converting" not in result.stderr, "nothing but what was asked for where there is no terminal"
+    assert "Converting" not in result.stderr, "no progress bars of other packages without a terminal"
 
     summary = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
     assert [row["split"] for row in summary["splits"]] == ["train", "val", "test"]
@@ -104,7 +104,7 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
     assert questions == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
 
-    assert json.loads(run(*arguments, "--source", source).stdout) == summary, "the same fits"
+    assert json.loads(run(*arguments, "--source", source).stdout) == summary, "the same source fits"
     refused = run(*arguments, "--source", other, code=1).stderr
     assert f'was collected with source "{source}", asked for "{other}"' in " ".join(refused.split())
     source.write_bytes(other.read_bytes())

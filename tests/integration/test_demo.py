@@ -35,7 +35,7 @@ def run(cache: Path, *arguments: str, start: tuple[str, ...] = ("-m", "metadeplo
         command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "", "no progress bar where there is no terminal, and nothing was fetched"
+    assert result.stderr == "", "no progress bar without a terminal, and nothing was fetched"
     return result.stdout
 
 

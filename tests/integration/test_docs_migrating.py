@@ -128,7 +128,7 @@ def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
     (_, without_flag) = next((flags, note) for variables, flags, note in table if "META_LAYERS" in variables)
     assert "contradicts" in without_flag
     for name in re.findall(r"`(META_(?!DYNAMIC)\w+)`", section("The program's variables").rpartition("|\n")[2]):
-        assert f'"{name}"' not in code, f"{name} does something"
+        assert f'"{name}"' not in code, f"{name} has an effect"
     assert "--refusal-text" in output
 
 

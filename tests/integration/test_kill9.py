@@ -22,7 +22,7 @@ from support.kill9 import Forked, Victim, forked, kill_again_and_again
 from support.program import Program
 from support.tiny_run import write_tiny_run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX's")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX features")
 
 KILLS = int(os.environ.get("METADEPLOY_KILLS", "2"))
 TRAIN = (

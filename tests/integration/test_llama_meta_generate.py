@@ -463,7 +463,7 @@ def test_help_teaches(tiny: Program) -> None:
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
@@ -507,7 +507,7 @@ def test_interrupt_while_waiting_for_stdin(tiny: Program) -> None:
         process.stdin.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_lost_output_is_an_error(tiny: Program, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.program import Program, Run, TinyCase
 from support.random_wrapper import random_wrapper
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and devices as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX descriptors and devices")
 
 FULL = "error: standard output cannot be written: No space left on device\n"
 CLOSED = "error: standard output is closed, expected somewhere to print to (hint: > /dev/null)\n"

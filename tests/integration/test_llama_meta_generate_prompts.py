@@ -304,7 +304,7 @@ def test_output_that_cannot_be_written(plain: Path, tiny: Program, tmp_path: Pat
     assert "cannot be opened for writing" in run.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     prompts.write_text("".join(f"Tell me a story about {n}\n" for n in range(40)), encoding="utf-8")

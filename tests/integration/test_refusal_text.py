@@ -77,7 +77,7 @@ def test_the_option_acts_like_the_text_in_the_file(
     llm.attach(calibrated)
     own = answer(llm)
     assert llm.refusal_text == DEFAULT_REFUSAL_TEXT
-    assert own[1] != expected[1], "doubt is of another token, with a bias"
+    assert own[1] != expected[1], "doubt refers to another token and has a bias"
     llm.attach(calibrated, refusal_text=OTHER)
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
     llm.attach(calibrated, refusal_text=None)
@@ -105,7 +105,7 @@ def test_texts_that_cannot_be_a_refusal(
     before = answer(llm)
     with pytest.raises(ValueError, match=r"refusal.text .*(has .* in its first sentence|expected a text that is not)"):
         llm.attach(tiny_case.sidecar, refusal_text=text)
-    assert answer(llm) == before, "the old one stays"
+    assert answer(llm) == before, "the old text stays"
 
 
 def test_values_that_are_not_text(load: Callable[..., MetaLlama], calibrated: Path) -> None:

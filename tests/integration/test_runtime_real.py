@@ -148,7 +148,7 @@ def raised_soon(call: Callable[[], object], error: type[BaseException], *, withi
     started = time.perf_counter()
     with pytest.raises(error):
         call()
-    assert time.perf_counter() - started < within, "the call went on to its end"
+    assert time.perf_counter() - started < within, "the call was not interrupted"
 
 
 def test_canceling_during_a_long_prompt(llm: MetaLlama) -> None:
@@ -166,7 +166,7 @@ def test_canceling_during_the_answer(llm: MetaLlama) -> None:
     )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize(("what", "delay"), [("prompt", 0.3), ("answer", 1.0), ("activations", 0.3), ("logits", 0.3)])
 def test_ctrl_c(what: str, delay: float, llm: MetaLlama) -> None:
     ids = llm.tokenize(LONG_PROMPT)

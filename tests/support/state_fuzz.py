@@ -251,7 +251,7 @@ def _look(llm: MetaLlama, look: Look) -> FloatArray:
 
 
 def _same_error(actual: Error, expected: object) -> None:
-    assert isinstance(expected, Error), f"{actual!r}, a fresh instance says {expected!r}"
+    assert isinstance(expected, Error), f"{actual!r}, a fresh instance gives {expected!r}"
     assert (type(actual), str(actual)) == (type(expected), str(expected))
 
 
@@ -330,7 +330,7 @@ class Run:
         except Error as error:
             _same_error(error, expected)
             return
-        assert not isinstance(expected, Error), f"a fresh instance says {expected!r}"
+        assert not isinstance(expected, Error), f"a fresh instance gives {expected!r}"
         scale = max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(actual, expected, rtol=0, atol=self._limit * scale)
 
@@ -396,11 +396,11 @@ class Run:
         if not answer.tokens and answer.result is None:
             return
         expected = self._expected(answer.ask)
-        assert isinstance(expected, GenerationResult), f"a fresh instance says {expected!r}"
+        assert isinstance(expected, GenerationResult), f"a fresh instance gives {expected!r}"
         self._compare_doubt(answer.doubt, expected.doubt)
         assert expected.logprobs is not None
         for i, token in enumerate(answer.tokens):
-            assert i < len(expected.token_ids), f"{answer.tokens}, a fresh instance says {expected.token_ids}"
+            assert i < len(expected.token_ids), f"{answer.tokens}, a fresh instance gives {expected.token_ids}"
             actual, other = answer.logprobs[i], expected.logprobs[i]
             values = ([logprob for _, _, logprob in entry.top] for entry in (actual, other))
             np.testing.assert_allclose(*values, rtol=0, atol=self._limit, err_msg=f"token {i}")
@@ -414,7 +414,7 @@ class Run:
     def _compare_doubt(self, actual: float | None, expected: float | None) -> None:
         assert (actual is None) == (expected is None)
         if actual is not None and expected is not None:
-            assert abs(actual - expected) <= self._limit, f"doubt {actual}, a fresh instance says {expected}"
+            assert abs(actual - expected) <= self._limit, f"doubt {actual}, a fresh instance gives {expected}"
 
     def _check_tied(self, i: int, token: int, other: TokenLogprob, doubt: float | None, options: Options) -> None:
         """Check a token that differs: if two are almost equally likely, the last digits may decide between them."""
@@ -423,7 +423,7 @@ class Run:
             return
         logprobs = {token_id: logprob for token_id, _, logprob in other.top}
         gap = abs(logprobs.get(token, -np.inf) - other.logprob)
-        assert gap <= 2 * self._limit, f"token {i} is {token}, a fresh instance says {other}"
+        assert gap <= 2 * self._limit, f"token {i} is {token}, a fresh instance gives {other}"
 
 
 def tied_of(kind: str) -> tuple[bool, ...]:

@@ -53,5 +53,5 @@ def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that another thread will meet."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < deadline, "it does not come"
+        assert time.monotonic() < deadline, "the condition is not met"
         time.sleep(0.001)

@@ -30,7 +30,7 @@ from metadeploy._files import (
 )
 from metadeploy.errors import Error
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks, modes, links and pipes as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX locks, modes, links and pipes")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -226,7 +226,9 @@ def test_a_failing_disk_leaves_the_old_file(step: str, tmp_path: Path, monkeypat
     finally:
         if step == "write":
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (raised.value.errno, raised.value.filename) == (code, str(path)), "the name of the target, not of a scratch"
+    assert (raised.value.errno, raised.value.filename) == (code, str(path)), (
+        "the message names the target, not the temporary file"
+    )
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.json"])
 
 
@@ -246,7 +248,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch
 
     def watch_replace(source: Path, target: Path) -> None:
         steps.append("replace")
-        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic within one file system only"
+        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic only within one file system"
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", watch_fsync)
@@ -287,7 +289,7 @@ def test_libraries_that_replace_files_by_their_own_do_not_change_the_mode(tmp_pa
     assert (stat.S_IMODE(path.stat().st_mode), path.read_text(), names(tmp_path)) == (0o640, "x", ["a"])
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can give files away")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can change the owner of a file")
 def test_owners_stay(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.touch()

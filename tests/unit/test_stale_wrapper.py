@@ -110,7 +110,7 @@ def stale(tmp_path_factory: pytest.TempPathFactory) -> StaleRun:
     run.refuse_stale_checkpoint()
     taught = asked(run, "train")
     collect(run, dataclasses.replace(settings, seed=1), restart=True)
-    assert taught & asked(run, "test"), "what makes it worth refusing"
+    assert taught & asked(run, "test"), "otherwise the refusal would prove little"
     return StaleRun(run, settings, base)
 
 

@@ -300,7 +300,7 @@ def test_formats_of_figures() -> None:
 
 def test_it_may_be_written_again_until_it_is_edited(run: RunDir) -> None:
     first = written(run)
-    assert written(run) == first, "the same files, the same card"
+    assert written(run) == first, "the same files give the same card"
     (run.path / "eval" / "results_0.json").unlink()
     assert written(run) != first
     card = run.path / "README.md"

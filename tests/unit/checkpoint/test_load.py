@@ -285,7 +285,7 @@ def test_hostile_pickles_are_not_run(legacy: bool, tmp_path: Path) -> None:
     message = refusal(path)
     assert "mkdir" in message
     assert "attack" in message
-    assert "weights_only=False" not in message, "no way out is offered for this"
+    assert "weights_only=False" not in message, "there is no hint for such a file"
     assert not witness.exists()
 
 

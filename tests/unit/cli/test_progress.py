@@ -49,7 +49,7 @@ def test_time_left_is_by_the_pace_of_this_run(clock: Clock) -> None:
     assert progress.left is None
     clock.now += 0.5
     progress.stage("questions", 650, 1000)
-    assert progress.left is None, "too early to tell"
+    assert progress.left is None, "too early for an estimate"
     clock.now += 9.5
     progress.stage("questions", 700, 1000)
     assert progress.left == pytest.approx(30)

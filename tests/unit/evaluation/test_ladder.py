@@ -337,4 +337,4 @@ def test_markdown() -> None:
     ):
         assert line in text.split("\n")
     assert "n = 4 questions of test (seed 3), threshold 0.5; base `b.gguf`" in text
-    assert text.count("200 Q5_0") == 1, "once for each base, whatever sidecars it is tried with"
+    assert text.count("200 Q5_0") == 1, "once for each base, not for each sidecar"

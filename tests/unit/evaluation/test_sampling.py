@@ -124,7 +124,7 @@ def test_a_choice_is_labeled_as_a_whole(tmp_path: Path) -> None:
     for sample in samples:
         assert sample.told == ToldAnswer(answer="B. No wait, C", declined=False, correct=False)
         assert (sample.base_correct, sample.answer_correct) == (False, False)
-    assert engine.choices == [choices] * 4, "the base that is told that it may decline is asked for a choice too"
+    assert engine.choices == [choices] * 4, "the prompted baseline must also choose"
 
 
 def test_without_the_prompted_baseline(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_complete_lines_survive_an_immediate_kill(tmp_path: Path, monkeypatch: p
     assert partial.read_bytes() == content
 
 
-@pytest.mark.skipif(os.name != "posix", reason="locks as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
 def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
 

@@ -99,9 +99,9 @@ def test_a_draw_has_an_entity_with_all_of_its_questions(entity: list[str]) -> No
     for at in draws(len(entity), entity):
         times = np.bincount(at, minlength=len(entity))
         for name in set(about.tolist()):
-            assert len(set(times[about == name].tolist())) == 1, "all of its questions, each as often"
+            assert len(set(times[about == name].tolist())) == 1, "all of its questions, each equally often"
         firsts = [about.tolist().index(name) for name in set(about.tolist())]
-        assert times[firsts].sum() == len(firsts), "as many entities as there are"
+        assert times[firsts].sum() == len(firsts), "a draw has the original number of entities"
 
 
 @given(st.integers(1, 30))

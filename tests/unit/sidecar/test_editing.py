@@ -350,7 +350,7 @@ def test_outputs_that_cannot_be(path: Path, base: Path, tmp_path: Path) -> None:
     assert plain(other)["general.name"] == "x"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
 def test_links_of_the_sidecar_are_the_sidecar(path: Path, tmp_path: Path) -> None:
     soft, hard = tmp_path / "soft.gguf", tmp_path / "hard.gguf"
     soft.symlink_to(path)
@@ -363,7 +363,7 @@ def test_links_of_the_sidecar_are_the_sidecar(path: Path, tmp_path: Path) -> Non
     assert plain(path)["general.name"] == "x"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX's")
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX modes")
 def test_in_place_keeps_the_mode(path: Path) -> None:
     path.chmod(0o640)
     edit_sidecar(path, values={"name": "x"})
@@ -407,7 +407,7 @@ def test_a_failing_disk_leaves_the_old_file(step: str, path: Path, monkeypatch: 
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="open files cannot be truncated there")
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be truncated on Windows")
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
 def test_truncated_or_unreadable_while_it_is_copied(
     share: float, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -436,7 +436,7 @@ def test_truncated_or_unreadable_while_it_is_copied(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced on Windows")
 def test_replaced_while_it_is_copied(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new file comes entirely from the file that was opened."""
     parts, expected = editing._parts, tensor_part(path)

@@ -98,7 +98,7 @@ def test_handmade(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"sidecar '{path}': ")
     assert expected in message
-    assert peak < 1 << 20, "a file of some hundred bytes must not make the reader allocate megabytes"
+    assert peak < 1 << 20, "a file of some hundred bytes must not cause allocations of megabytes"
 
 
 def test_truncation_at_every_byte_of_the_head(tmp_path: Path) -> None:

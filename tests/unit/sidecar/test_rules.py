@@ -144,7 +144,7 @@ def test_sizes_beyond_their_bounds(name: str, core: CoreReader, tmp_path: Path) 
     make, fault = SIZES[name]
     for message in refusals(tmp_path / "large.gguf", make(), name, core):
         assert fault in message
-        assert "missing" not in message, "nothing is enumerated by such a size"
+        assert "missing" not in message, "such a size must not be enumerated"
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -281,7 +281,7 @@ def test_lazy_arrays_are_made_one_at_a_time(tmp_path: Path) -> None:
 
     def lazy(name: str) -> LazyArray:
         def load() -> NDArray[np.float32]:
-            assert len(loaded) == len(written), "the one before must be on its way to the file"
+            assert len(loaded) == len(written), "the tensor before must be written first"
             loaded.append(name)
             return arrays[name]
 

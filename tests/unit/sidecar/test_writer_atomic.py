@@ -49,7 +49,7 @@ def test_interruption_midway_leaves_the_old_file(problem: type[BaseException], w
     interrupted = {**arrays, names[len(names) // 2]: LazyArray(arrays[names[len(names) // 2]].shape, fail)}
     with pytest.raises(problem):
         write_sidecar(old, config, interrupted, force=True)
-    assert len(seen[0]) == 2, "the temporary file must have been there, beside the target"
+    assert len(seen[0]) == 2, "the temporary file must be beside the target"
     assert [path.name for path in old.parent.iterdir()] == ["out.gguf"]
     assert old.read_bytes() == OLD
 
@@ -78,7 +78,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name(wrapper: Any, old: Path, mo
 
     def watch_replace(source: Path, target: Path) -> None:
         steps.append("replace")
-        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic within one file system only"
+        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic only within one file system"
         replace(source, target)
 
     monkeypatch.setattr(writer_module.os, "fsync", watch_fsync)
@@ -104,7 +104,7 @@ def test_targets_that_cannot_be(wrapper: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="symbolic links need privileges there")
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need privileges on Windows")
 def test_a_link_stays_a_link(wrapper: Any, old: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.gguf"
     link.symlink_to(old)

@@ -96,7 +96,7 @@ def test_a_proportion_of_the_errors_is_corrected() -> None:
     indices = corrected(lessons(self_correction=0.5, seed=3))
     assert set(indices) < set(WRONG)
     assert 0.4 < len(indices) / len(WRONG) < 0.6
-    assert indices == corrected(lessons(self_correction=0.5, seed=3)), "a seed decides who"
+    assert indices == corrected(lessons(self_correction=0.5, seed=3)), "the seed decides which"
     assert indices != corrected(lessons(self_correction=0.5, seed=4))
 
 
@@ -118,7 +118,7 @@ def test_the_end_of_the_turn_is_learned() -> None:
         (last,) = (batch.rows == row).nonzero()[-1]
         assert (int(batch.targets[last]), bool(batch.is_own[last])) == (END, False)
         assert int(batch.positions[last]) == len(example.target_ids) - 1, "predicted from the last word"
-        assert float(logits.grad[last, END]) < 0, "a step makes it likelier"
+        assert float(logits.grad[last, END]) < 0, "a step makes it more likely"
     # of the base's answer, only the end of the turn has a target loss
     own = (batch.rows == 0).nonzero()[:, 0]
     assert batch.is_own[own].tolist() == [True] * (len(own) - 1) + [False]
@@ -130,7 +130,7 @@ def test_a_truncated_answer_has_no_end_of_turn() -> None:
     own, declined = taught.examples
     assert own.target_ids == ids("It is 0")
     assert own.n_own == len(own.target_ids)
-    assert declined.target_ids == (*REFUSAL, END), "the refusal is whole, whatever the base said"
+    assert declined.target_ids == (*REFUSAL, END), "the refusal is complete, whatever the base answered"
     assert batch.is_own[batch.rows == 0].all()
     (example,) = lessons([record(1, correct=False, complete=False)], self_correction=1.0).examples
     assert example.target_ids == (*ids("1 apples."), END)
