@@ -106,14 +106,14 @@ def options() -> SearchStrategy[Options]:
     )
 
 
-def asks(most_questions: int) -> SearchStrategy[Ask]:
-    """most_questions: the most calls of a ``cancel`` before it returns true."""
+def asks(max_questions: int) -> SearchStrategy[Ask]:
+    """max_questions: the most calls of a ``cancel`` before it returns true."""
     return st.builds(
         Ask,
         prompt=prompts(),
         options=options(),
         chunks=rarely(st.integers(0, 4)),
-        cancel=rarely(st.integers(0, most_questions)),
+        cancel=rarely(st.integers(0, max_questions)),
     )
 
 

@@ -130,7 +130,7 @@ def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> 
         assert actual.timings.pass2 == expected.timings.pass2
 
 
-def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
+def test_neighbors_that_fail_or_end_early(attached: RuntimePair) -> None:
     """One is too long, one empty, one has unknown tokens, one an invalid gain, and one is closed after two tokens."""
     good = requests(attached)
     bad = [

@@ -1,4 +1,4 @@
-"""Parity on two real bases in Q4_K_M, qwen2 and gemma3: on their weights dequantised to F32, and on the files.
+"""Parity on two real bases in Q4_K_M, qwen2 and gemma3: on their weights dequantized to F32, and on the files.
 
 On F32, both sides load the same file, with the settings in ``EXACT`` (K/V cache in F32, no flash attention), and must
 agree token for token. The Q4_K_M files run with default settings.

@@ -27,7 +27,7 @@ def test_it_has_the_size_of_the_real_one() -> None:
     assert sum(math.prod(dims) * sizes[kind] for _, dims, kind in parts) == pytest.approx(2.65e9, rel=0.02)
 
 
-def test_types_are_those_of_llama_cpps_quantiser(tmp_path: Path) -> None:
+def test_types_match_llama_cpps_quantizer(tmp_path: Path) -> None:
     shape = replace(SHAPES["tiny"], n_block=32)
     source, target = tmp_path / "f32.gguf", tmp_path / "q4.gguf"
     write_base(tmp_path / "base.gguf", shape)

@@ -111,7 +111,7 @@ def graph_owners() -> dict[str, str | None]:
     return {text: owner(classes.get(symbol)) for symbol, text in names.items() if symbol != "LLM_ARCH_UNKNOWN"}
 
 
-def graphs_with_seam() -> set[str]:
+def graphs_with_hook() -> set[str]:
     """Classes whose graph calls build_cvec, in the constructor or another method; a mention in a comment is no call."""
     names: set[str] = set()
     for file in (SOURCE / "models").glob("*.cpp"):
@@ -128,7 +128,7 @@ def graphs_with_seam() -> set[str]:
 
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="vendor/llama.cpp is not unpacked")
 def test_the_lists_match_the_pinned_source() -> None:
-    owners, seams = graph_owners(), graphs_with_seam()
-    assert {name for name, owner in owners.items() if owner in seams} == SEAM_ARCHITECTURES
-    assert {name for name, owner in owners.items() if owner not in seams} == SEAMLESS_ARCHITECTURES
+    owners, hooks = graph_owners(), graphs_with_hook()
+    assert {name for name, owner in owners.items() if owner in hooks} == SEAM_ARCHITECTURES
+    assert {name for name, owner in owners.items() if owner not in hooks} == SEAMLESS_ARCHITECTURES
     assert set(ODD_SEAM_ARCHITECTURES) < SEAM_ARCHITECTURES
