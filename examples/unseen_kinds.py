@@ -45,7 +45,7 @@ def settings_of(run: RunDir, leave_out: Sequence[str]) -> TrainSettings:
 
 def fold(run: RunDir, path: Path, leave_out: Sequence[str]) -> Samples:
     """Train without some categories, and evaluate on these categories only."""
-    other = RunDir(path, create=True)
+    fold_run = RunDir(path, create=True)
     link_collected(fold_run, run)
     settings = settings_of(run, leave_out)
     if not finished_with(fold_run, settings):

@@ -1,4 +1,4 @@
-"""What several tests share: where things are, the demo's base model and its trained sidecar."""
+"""Fixtures that several tests share: paths, the demo's base model and its trained sidecar."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from support.missing import unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# how long an example takes says more about what else the machine does
+# no deadline: the time of an example depends on what else the machine does
 hypothesis.settings.register_profile("metadeploy", deadline=None)
 hypothesis.settings.load_profile("metadeploy")
 
-# a shell lets what it starts in the background ignore Ctrl-C, and so would every program that a test interrupts
+# a shell makes background processes ignore Ctrl-C, and programs that a test starts would inherit this
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# each worker of pytest-xdist has CPUs of its own: threads of two workers on one CPU would wait for each other
+# each worker of pytest-xdist gets its own CPUs: threads of two workers on one CPU would wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     usable = sorted(os.sched_getaffinity(0))
@@ -67,7 +67,7 @@ def trained_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llama_meta_generate() -> Path:
-    """The program: as installed, or from a build folder of this checkout."""
+    """The program: the installed one, or one from a build folder of this checkout."""
     installed = shutil.which("llama-meta-generate")
     if installed:
         return Path(installed)

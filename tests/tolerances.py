@@ -35,18 +35,18 @@ TINY: Final = {
     "gemma3": {"activations": 1e-5, "cognitive tokens": 1e-5, "hidden states": 1e-5, "logits": 1e-5},
 }
 
-# SmolLM2-135M dequantised to F32, trained Doubter: measured 6e-12 and 1.1e-4, on logits that spread over some 40
+# SmolLM2-135M dequantized to F32, trained Doubter: measured 6e-12 and 1.1e-4, on logits that spread over some 40
 SMOLLM2_F32_NMSE: Final = 5e-11
 SMOLLM2_F32_LOGITS_MAX_ABS: Final = 5e-4
 
-# share of 50 prompts where answer or refusal is decided as on F32 weights
+# proportion of 50 prompts with the same decision, answer or refusal, as on F32 weights
 QUANTISED_MIN_AGREEMENT: Final = {"Q8_0": 0.96, "Q4_1": 0.90, "Q4_K_M": 0.86}
 
-# flash attention on the CPU takes another kernel for a few tokens than for many, which sums in F16: 4e-4 measured on
+# flash attention on the CPU uses another kernel for few tokens than for many, which sums in F16: 4e-4 measured on
 # activations of SmolLM2-135M in Q4_1
 FLASH_ATTN_NMSE: Final = 2e-3
 
-# a prompt through a quantised base in other batches, without flash attention: kernels for one row and for several rows
+# a prompt through a quantized base in other batches, without flash attention: kernels for one row and for several rows
 # sum in another order. A difference in the last digit can change the rounding to 8 bits before the next product, and
 # these differences add up. SmolLM2-135M in Q4_1 on AMD EPYC 7xx3 ("Milan", no AMX): no difference between 8, 16 and 512
 # rows; one row at a time 7e-4 on activations, 0.06 on log-probabilities, 1e-4 on doubt. Processors with AMX use
@@ -55,7 +55,7 @@ QUANT_SPLIT_NMSE: Final = 3e-3
 QUANT_SPLIT_LOGPROB_MAX_ABS: Final = 0.25
 QUANT_SPLIT_DOUBT_MAX_ABS: Final = 0.02
 
-# the same prompt cut into other batches: F32 products of few and of many rows take kernels that sum in another order.
+# the same prompt cut into other batches: kernels for F32 products of few and of many rows sum in another order.
 # On log-probabilities of tiny models, whose logits spread by about 3, 4e-6 measured; gemma: 4e-4, because a last digit
 # can move its GELU to the next entry of ggml's table of F16 values.
 BATCH_SPLIT_MAX_ABS: Final = {"gemma": 5e-3, "others": 1e-4}
@@ -80,11 +80,11 @@ CUT_F32_INSIDE: Final = 1e-5
 # 5e-4 measured for gemma, 1.4e-4 for qwen3_5, whose DeltaNet is that far from float64 anyway, 1e-5 for the others
 BATCH_MAX_ABS: Final = {"gemma": 5e-3, "qwen3_5": 1e-3, "others": 1e-4}
 
-# how near two tokens must be in log-probability for PyTorch and the runtime to choose between them as they like, where
+# how close two tokens must be in log-probability for PyTorch and the runtime to choose differently between them, if
 # many random answers are compared: gemma's logits are off by 2.5e-3 in the mean (TINY), and the worst of 49152 by more
 TIED: Final = {"gemma3": 2e-2}
 
-# the cross-attention folded against unfolded, NMSE of logits of tiny models: other orders of F32 sums, through the
+# the cross-attention folded against unfolded, NMSE of logits of tiny models: other orders of F32 sums, in the
 # blocks above; 5e-13 measured, and 7e-10 for gemma2, whose GELU is looked up in a table of F16 values
 UNFOLDED_NMSE: Final = {"gemma2": 1e-8, "others": 1e-11}
 
@@ -100,7 +100,7 @@ STATE_MAX_ABS: Final = {
     "others": 2e-4,
 }
 
-# real bases dequantised to F32, random wrappers, NMSE of the worst row (AMD EPYC "Milan"). qwen2 differs in the order
+# real bases dequantized to F32, random wrappers, NMSE of the worst row (AMD EPYC "Milan"). qwen2 differs in the order
 # of F32 sums: 5e-12, 1e-11, 1e-10 and 1e-10 measured. gemma3 has a GELU that ggml looks up in a table of F16 values,
 # and hidden states with a few very large dimensions: 4e-8, 7e-8, 1e-6 and 3e-6 measured.
 REAL_F32_NMSE: Final = {
@@ -108,7 +108,7 @@ REAL_F32_NMSE: Final = {
     "gemma3": {"activations": 1e-6, "cognitive tokens": 1e-6, "hidden states": 2e-5, "logits": 5e-5},
 }
 # the Q4_K_M files against PyTorch on their F32 weights, mean KL of the first token in nats: ggml rounds activations to
-# 8 bits in products with quantised weights. 0.0008 measured for qwen2 and 0.036 for gemma3, whose activations have
+# 8 bits in products with quantized weights. 0.0008 measured for qwen2 and 0.036 for gemma3, whose activations have
 # outliers.
 REAL_Q4_K_M_MEAN_KL: Final = {"qwen2": 0.01, "gemma3": 0.15}
 # an aim for the slow tests with a trained wrapper, not a measurement

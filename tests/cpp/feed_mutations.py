@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sidecar.mutations import mutations
+from support.gguf_mutations import mutations
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-// The twin of tests/unit/test_schedule.py and of the times in tests/unit/test_reference_schedule.py.
+// The twin of tests/unit/test_schedule.py and of the times in tests/unit/reference/test_schedule.py.
 #include "check.h"
 #include "errors.h"
 #include "generation/refresher.h"

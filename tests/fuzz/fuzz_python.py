@@ -20,13 +20,13 @@ def main() -> None:
     name = sys.argv.pop(1)
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder, atheris.instrument_imports(include=["metadeploy"]):
-        (target,) = (each for each in targets(Path(folder), only=name))
+        (target,) = (candidate for candidate in targets(Path(folder), only=name))
 
         def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-            found = target.mutate(data or target.seeds[seed % len(target.seeds)], random.Random(seed))
-            return found[:max_size]
+            mutated = target.mutate(data or target.seeds[seed % len(target.seeds)], random.Random(seed))
+            return mutated[:max_size]
 
-        for argument in [each for each in sys.argv[1:] if not each.startswith("-")]:
+        for argument in [word for word in sys.argv[1:] if not word.startswith("-")]:
             for number, seed in enumerate(target.seeds):
                 Path(argument, f"seed-{number}").write_bytes(seed)
         sys.argv += ["-max_len=65536"]

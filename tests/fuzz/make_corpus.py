@@ -13,8 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from sidecar.handmade import sidecar  # noqa: E402
-
+from support.handmade_gguf import sidecar  # noqa: E402
 from support.random_wrapper import random_wrapper  # noqa: E402
 
 KINDS = {

@@ -62,21 +62,23 @@ def targets(folder: Path, *, only: str | None = None) -> Iterator[Target]:
 
 def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     """Change, remove, insert or double some bytes."""
-    found = bytearray(data)
+    mutated = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
-        at, length = rng.randrange(len(found) + 1), rng.choice((1, 1, 2, 4, 8, 32))
+        at, length = rng.randrange(len(mutated) + 1), rng.choice((1, 1, 2, 4, 8, 32))
         kind = rng.randrange(5)
-        if kind == 0 and at < len(found):
-            found[at] ^= 1 << rng.randrange(8)
+        if kind == 0 and at < len(mutated):
+            mutated[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            del found[at : at + length]
+            del mutated[at : at + length]
         elif kind == 2:
-            found[at:at] = rng.choice((rng.randbytes(length), b"\0" * length, b"[" * 70, b"\xff\xfe", b"\xef\xbb\xbf"))
+            mutated[at:at] = rng.choice(
+                (rng.randbytes(length), b"\0" * length, b"[" * 70, b"\xff\xfe", b"\xef\xbb\xbf")
+            )
         elif kind == 3:
-            found[at:at] = found[at : at + 4 * length]
+            mutated[at:at] = mutated[at : at + 4 * length]
         else:
-            found[at : at + length] = rng.randbytes(length)
-    return bytes(found)
+            mutated[at : at + length] = rng.randbytes(length)
+    return bytes(mutated)
 
 
 def mutate_value(value: Any, rng: random.Random) -> Any:
@@ -105,7 +107,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
     key = rng.choice(list(value))
     kind = rng.randrange(7)
     if kind == 0:
-        return {name: each for name, each in value.items() if name != key}
+        return {name: entry for name, entry in value.items() if name != key}
     if kind == 1:
         return value | {rng.choice(("x", "", "schema", key + "s")): value[key]}
     return value | {key: mutate_value(value[key], rng)}
@@ -132,11 +134,11 @@ def mutate_lines(data: bytes, rng: random.Random) -> bytes:
 
 def mutate_gguf(data: bytes, rng: random.Random) -> bytes:
     """Change a field, name, count or value of a GGUF, or bytes if the data is no longer a GGUF."""
-    from sidecar.mutations import mutations
+    from support.gguf_mutations import mutations
 
     try:
-        found = list(mutations(data, seed=rng.randrange(2**32), count=9))
-        return rng.choice(found).data
+        variants = list(mutations(data, seed=rng.randrange(2**32), count=9))
+        return rng.choice(variants).data
     except (IndexError, KeyError, ValueError, MemoryError, OverflowError):
         return mutate_bytes(data, rng)
 
@@ -288,16 +290,16 @@ def _samples(folder: Path) -> Target:
     from support.card_run import drawn_samples
 
     def read(path: Path) -> object:
-        found = Samples.read(path)
+        samples = Samples.read(path)
         columns = (
-            found.base_correct,
-            found.doubt,
-            found.answer_correct,
-            found.same_words,
-            found.category,
-            found.entity,
+            samples.base_correct,
+            samples.doubt,
+            samples.answer_correct,
+            samples.same_words,
+            samples.category,
+            samples.entity,
         )
-        return columns, found.abstained(0.5), "".join(sample.to_json() for sample in found)
+        return columns, samples.abstained(0.5), "".join(sample.to_json() for sample in samples)
 
     seed = "".join(sample.to_json() + "\n" for sample in drawn_samples(4)).encode()
     return Target("samples", (seed,), mutate_lines, _reader(folder / "samples_x.jsonl", read))
@@ -316,8 +318,12 @@ def _records(folder: Path) -> Target:
     Collected.write(folder, "train", [record, record], torch.zeros(2, 1, 4), [3])
 
     def read(_: Path) -> object:
-        found = Collected.read(folder, "train")
-        return found.excluding(["place"]), found.layers_at([3]), [each.mean_logprob for each in found.records]
+        collected = Collected.read(folder, "train")
+        return (
+            collected.excluding(["place"]),
+            collected.layers_at([3]),
+            [record.mean_logprob for record in collected.records],
+        )
 
     seed = (folder / "train.jsonl").read_bytes()
     return Target("records", (seed,), mutate_lines, _reader(folder / "train.jsonl", read))
@@ -334,8 +340,8 @@ def _rung(folder: Path) -> Target:
     RungSamples(fingerprint="f", files={"base": {"name": "x"}}, samples=(sample, sample)).write(path)
 
     def read(path: Path) -> object:
-        found = RungSamples.read(path, "f")
-        return found and [column(found.samples, name) for name in ("doubt", "answer_correct", "declined")]
+        rung = RungSamples.read(path, "f")
+        return rung and [column(rung.samples, name) for name in ("doubt", "answer_correct", "declined")]
 
     return Target("rung", (path.read_bytes(),), mutate_json, _reader(path, read))
 

@@ -56,9 +56,9 @@ def main() -> int:
 def build(targets: list[str]) -> None:
     subprocess.run(["cmake", "--preset", "fuzz"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     command = ["cmake", "--build", "--preset", "fuzz", "--target", *targets]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stdout[-8000:])
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode:
+        sys.exit(result.stdout[-8000:])
 
 
 def folders(name: str) -> tuple[Path, Path]:
@@ -69,8 +69,8 @@ def folders(name: str) -> tuple[Path, Path]:
 
 
 def options(runs: int, seconds: int, findings: Path) -> list[str]:
-    found = [f"-artifact_prefix={findings}/", f"-timeout={TIMEOUT}", "-rss_limit_mb=4096", "-print_final_stats=1"]
-    return found + ([f"-runs={runs}"] if runs else []) + ([f"-max_total_time={seconds}"] if seconds else [])
+    flags = [f"-artifact_prefix={findings}/", f"-timeout={TIMEOUT}", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    return flags + ([f"-runs={runs}"] if runs else []) + ([f"-max_total_time={seconds}"] if seconds else [])
 
 
 def run_harness(name: str, runs: int, seconds: int) -> bool:
@@ -90,20 +90,20 @@ def run_python(name: str, runs: int, seconds: int) -> bool:
 def execute(name: str, command: list[str]) -> bool:
     """Run one fuzzer, print its result, and return whether it passed. After a failure, print all of its output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", check=False,
     )  # fmt: skip
-    stats = dict(re.findall(r"stat::(\w+): +(\d+)", done.stdout))
-    covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stdout) or [("?", "?", "?")]
+    stats = dict(re.findall(r"stat::(\w+): +(\d+)", result.stdout))
+    covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", result.stdout) or [("?", "?", "?")]
     print(
         f"{name}: {stats.get('number_of_executed_units', '?')} executions, {stats.get('average_exec_per_sec', '?')} a "
         f"second, {covered[-1][0]} places covered, {covered[-1][2]} inputs kept",
         flush=True,
     )
-    if done.returncode:
-        print(done.stdout[-8000:])
-    return done.returncode == 0
+    if result.returncode:
+        print(result.stdout[-8000:])
+    return result.returncode == 0
 
 
 if __name__ == "__main__":

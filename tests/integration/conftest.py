@@ -24,7 +24,7 @@ def shared_llm(tiny_case: TinyCase) -> Iterator[MetaLlama]:
 
 @pytest.fixture
 def llm(shared_llm: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
-    """The tiny base with its sidecar in this process; whatever a test did with the sidecar is undone."""
+    """The tiny base with its sidecar in this process. Changes that a test makes to the sidecar are undone."""
     yield shared_llm
     shared_llm.attach(tiny_case.sidecar)
 

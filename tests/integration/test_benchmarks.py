@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ on a tiny base: that they run, and say what they have measured."""
+"""The scripts in benchmarks/ run on a tiny base and report their measurements."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Script = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repo_root: Path) -> Script:
-    """A script in this process: the report that it writes."""
-    monkeypatch.setenv("PYTHONPATH", str(repo_root))  # for what it starts
+    """Run a script in this process and return the report that it writes."""
+    monkeypatch.setenv("PYTHONPATH", str(repo_root))  # for its child processes
 
     def call(module: ModuleType, *arguments: str | Path) -> dict[str, Any]:
         output = tmp_path / "report.json"
@@ -81,18 +81,18 @@ def test_scaling(script: Script, tiny_case: TinyCase, tmp_path: Path) -> None:
     plot = tmp_path / "scaling.svg"
     arguments = ("--prompts", "16,24", "--length", "16", "--most-tokens", "4", "--steps", "2", "--plot", plot)
     report = script(scaling, *files(tiny_case), *arguments)
-    found = {part: [] for part in ("prompt", "layers", "cognitive tokens", "threads")}
+    rows_of_part = {part: [] for part in ("prompt", "layers", "cognitive tokens", "threads")}
     for figure in report["figures"]:
-        found[figure["part"]].append(figure["at"])
+        rows_of_part[figure["part"]].append(figure["at"])
         assert figure["limit"] is not None
-    assert found["prompt"] == [16, 24]
-    assert sorted(set(found["layers"])) == [1, 2, 3]
-    assert sorted(set(found["cognitive tokens"])) == [1, 2, 4]
-    assert 1 in found["threads"]
+    assert rows_of_part["prompt"] == [16, 24]
+    assert sorted(set(rows_of_part["layers"])) == [1, 2, 3]
+    assert sorted(set(rows_of_part["cognitive tokens"])) == [1, 2, 4]
+    assert 1 in rows_of_part["threads"]
     assert plot.stat().st_size > 5000
 
 
-def test_scaling_of_what_cannot_be(script: Script) -> None:
+def test_scaling_refuses_impossible_sizes(script: Script) -> None:
     with pytest.raises(SystemExit, match="error: scaling: parts are speed, expected some of prompt, layers"):
         script(scaling, "--parts", "speed")
     with pytest.raises(SystemExit, match="error: give both --base and --sidecar"):

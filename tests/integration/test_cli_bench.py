@@ -1,4 +1,4 @@
-"""`metadeploy bench` as a user runs it, in its short form."""
+"""`metadeploy bench --quick` on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bench = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
-    """The command in this process: what it prints to stdout, and to stderr."""
+    """Run the command in this process and return its stdout and stderr."""
 
     def call(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()
@@ -40,10 +40,10 @@ def test_everything(bench: Bench, tiny_case: TinyCase, tmp_path: Path) -> None:
         "--base", tiny_case.base, "--sidecar", tiny_case.sidecar, "--inject-from", "both", "-o", files[0], "--plot",
         files[1], "--json",
     )  # fmt: skip
-    found = json.loads(out)
-    assert found == json.loads(files[0].read_text(encoding="utf-8"))
+    report = json.loads(out)
+    assert report == json.loads(files[0].read_text(encoding="utf-8"))
     assert files[1].stat().st_size > 5000
-    figures = found["figures"]
+    figures = report["figures"]
     assert {figure["part"] for figure in figures} == {"load", "prompt", "turn", "decode", "batch", "refresh", "busy"}
     assert {figure["series"] for figure in figures if figure["part"] == "prompt" and figure["at"] == 48} == {
         "injected everywhere",
@@ -54,8 +54,8 @@ def test_everything(bench: Bench, tiny_case: TinyCase, tmp_path: Path) -> None:
         assert 0 < figure["value"]["low"] <= figure["value"]["median"] <= figure["value"]["high"]
         assert figure["value"]["n"] == 2
         assert all(side["median"] > 0 for side in figure["sides"].values())
-    assert found["conditions"]["sidecar"]["cross_attn_layers"] == [1, 2]
-    assert found["conditions"]["threads"] == 1
+    assert report["conditions"]["sidecar"]["cross_attn_layers"] == [1, 2]
+    assert report["conditions"]["threads"] == 1
 
 
 def test_tables(bench: Bench, tiny_case: TinyCase) -> None:
@@ -99,7 +99,7 @@ def test_a_base_without_a_vocabulary(bench: Bench, tmp_path: Path) -> None:
         (["--base", "{base}", "--sidecar", "{sidecar}", "-o", "x.svg", "--plot", "./x.svg"], 1, "is also the plot's"),
     ],
 )
-def test_what_cannot_be(
+def test_impossible_options(
     arguments: list[str], code: int, message: str, bench: Bench, tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

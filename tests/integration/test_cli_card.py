@@ -1,4 +1,4 @@
-"""`metadeploy card` as people type it."""
+"""`metadeploy card` on the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.card_run import drawn_samples, results_of, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-#: As if it were installed without the extras of training.
+#: Runs the command as if the extras for training were not installed.
 NO_TORCH = "import sys; sys.modules['torch'] = None; from metadeploy.cli import main; main()"
 
 
@@ -40,15 +40,19 @@ def test_a_card(folder: Path) -> None:
         "note: the base is a file, not a hub id: the card does not link it (--base-model owner/name)",
         "note: no license is named (--license MIT)",
     ]
-    # unedited, it is written anew
+    # a card without edits is replaced
     stdout, stderr = card(folder, "--license", "MIT", "--name", "My Doubter", "--base-model", "owner/Tiny-1B")
     assert stderr == ""
-    found = ModelCard.load(folder / "README.md")
-    assert (found.data.license, found.data.base_model, found.data.model_name) == ("mit", "owner/Tiny-1B", "My Doubter")
-    assert found.text.strip().startswith("# My Doubter\n")
+    model_card = ModelCard.load(folder / "README.md")
+    assert (model_card.data.license, model_card.data.base_model, model_card.data.model_name) == (
+        "mit",
+        "owner/Tiny-1B",
+        "My Doubter",
+    )
+    assert model_card.text.strip().startswith("# My Doubter\n")
 
 
-def test_what_was_edited_stays(folder: Path) -> None:
+def test_an_edited_card_is_not_replaced(folder: Path) -> None:
     (folder / "README.md").write_text("mine\n", encoding="utf-8")
     stdout, stderr = card(folder, code=1)
     assert stdout == ""
@@ -59,7 +63,7 @@ def test_what_was_edited_stays(folder: Path) -> None:
     assert (folder / "README.md").read_bytes() == (folder / "other.md").read_bytes()
 
 
-def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
+def test_its_inputs_are_not_overwritten(folder: Path) -> None:
     for name in (
         "run.json",
         "doubter_checkpoint.pt",
@@ -80,9 +84,9 @@ def test_what_it_tells_of_is_not_written_over(folder: Path) -> None:
         (("RUN", "-o", "RUN"), 2, "is a directory"),
     ],
 )
-def test_wrong_use_is_told(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
-    found = [str(folder) if each == "RUN" else each for each in arguments]
-    stdout, stderr = card(*found, code=code)
+def test_usage_errors(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    resolved = [str(folder) if argument == "RUN" else argument for argument in arguments]
+    stdout, stderr = card(*resolved, code=code)
     assert stdout == ""
     assert message in stderr
     assert not (folder / "README.md").exists()

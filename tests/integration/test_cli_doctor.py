@@ -34,19 +34,19 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
-    """With the demo's base in the cache and no sidecar beside it."""
+    """The cache holds the demo's base and no sidecar."""
     (tmp_path / base_gguf.name).symlink_to(base_gguf)
-    done = run("--json", cache=tmp_path)
-    found = json.loads(done.stdout)
-    assert found["findings"] == []
-    assert done.returncode == 0
-    assert found["ok"] is True
-    assert [(file["name"], file["state"]) for file in found["demo"]] == [("base", "whole"), ("sidecar", "absent")]
-    assert found["version"] == found["build"]["version"] == own_version()
-    assert found["programs"][0]["build"] == found["build"]["id"]
-    groups = {(group["type"], group["place"]): group for group in found["products"]["groups"]}
+    result = run("--json", cache=tmp_path)
+    document = json.loads(result.stdout)
+    assert document["findings"] == []
+    assert result.returncode == 0
+    assert document["ok"] is True
+    assert [(file["name"], file["state"]) for file in document["demo"]] == [("base", "whole"), ("sidecar", "absent")]
+    assert document["version"] == document["build"]["version"] == own_version()
+    assert document["programs"][0]["build"] == document["build"]["id"]
+    groups = {(group["type"], group["place"]): group for group in document["products"]["groups"]}
     plain = {type_ for type_, place in groups if place == "CPU"}
-    assert plain == set(TYPES), "plain memory takes every type"
+    assert plain == set(TYPES), "plain memory supports every type"
     places = {place["buffer_type"] for place in _core.weight_places()}
     assert {place for _, place in groups} == places
     for (type_, _), group in groups.items():
@@ -58,12 +58,12 @@ def test_this_machine_is_right(base_gguf: Path, tmp_path: Path) -> None:
         assert group["limit"] <= 1e-3
 
 
-def test_what_it_prints(tmp_path: Path) -> None:
+def test_text_output(tmp_path: Path) -> None:
     """The cache is empty."""
-    done = run(cache=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(cache=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     for text in ("processor", "features", "everything is right", "`metadeploy demo -n 1` makes it"):
-        assert text in done.stdout
+        assert text in result.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
@@ -71,47 +71,47 @@ def test_what_it_prints(tmp_path: Path) -> None:
 
 
 def test_the_core_knows_its_build() -> None:
-    found = _core.build_info()
-    assert re.fullmatch("[0-9a-f]{12}", found["id"])
-    assert found["version"] == own_version()
-    assert found["llama_cpp"] == unpack.Pin().stem
-    assert found["ggml"] == re.findall(r"\(ggml ([\d.]+)\)", (ROOT / "vendor" / "README.md").read_text())[0]
+    info = _core.build_info()
+    assert re.fullmatch("[0-9a-f]{12}", info["id"])
+    assert info["version"] == own_version()
+    assert info["llama_cpp"] == unpack.Pin().stem
+    assert info["ggml"] == re.findall(r"\(ggml ([\d.]+)\)", (ROOT / "vendor" / "README.md").read_text())[0]
     patches = sorted(path.stem for path in (ROOT / "vendor" / "patches").glob("*.patch"))
-    assert [name.partition("@")[0] for name in found["patches"]] == patches
-    assert found["build_type"]
-    assert re.match(r"\w+ \d+\.", found["compiler"])
-    assert {"GGML_NATIVE", "GGML_OPENMP", "GGML_CPU_REPACK", "GGML_CUDA", "GGML_BACKEND_DL"} <= set(found["options"])
-    assert found["options"]["GGML_BACKEND_DL"] is False
-    assert all(f"{name} = {value}" in _core.system_info() for name, value in found["features"]["CPU"].items())
-    assert not any(str(ROOT) in str(value) for value in found.values())
+    assert [name.partition("@")[0] for name in info["patches"]] == patches
+    assert info["build_type"]
+    assert re.match(r"\w+ \d+\.", info["compiler"])
+    assert {"GGML_NATIVE", "GGML_OPENMP", "GGML_CPU_REPACK", "GGML_CUDA", "GGML_BACKEND_DL"} <= set(info["options"])
+    assert info["options"]["GGML_BACKEND_DL"] is False
+    assert all(f"{name} = {value}" in _core.system_info() for name, value in info["features"]["CPU"].items())
+    assert not any(str(ROOT) in str(value) for value in info.values())
 
 
-def test_the_program_tells_its_build(llama_meta_generate: Path) -> None:
-    done = subprocess.run([llama_meta_generate, "--version"], capture_output=True, encoding="utf-8", timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_program_prints_its_build(llama_meta_generate: Path) -> None:
+    result = subprocess.run([llama_meta_generate, "--version"], capture_output=True, encoding="utf-8", timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
     build = _core.build_info()
-    first, *lines = done.stdout.splitlines()
+    first, *lines = result.stdout.splitlines()
     assert first == f"metadeploy {build['version']} (build {build['id']})"
     assert all(patch in lines[0] for patch in build["patches"])
     assert build["compiler"] in lines[1]
     assert "GGML_NATIVE" in lines[2] or not build["options"]["GGML_NATIVE"]
-    assert all(name in done.stdout for name in build["features"]["CPU"])
+    assert all(name in result.stdout for name in build["features"]["CPU"])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 def test_a_version_that_cannot_be_printed_is_an_error(llama_meta_generate: Path) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([llama_meta_generate, "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60)
-    assert done.returncode == 1
-    assert b"stdout cannot be written" in done.stderr
+        result = subprocess.run([llama_meta_generate, "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == 1
+    assert b"stdout cannot be written" in result.stderr
 
 
 # --- the compiled products ---
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_types_are_those_of_gguf(name: str) -> None:
-    """The core and the package gguf (NumPy) dequantise the doctor's weights alike."""
+def test_types_match_gguf(name: str) -> None:
+    """The core and the package gguf (NumPy) dequantize the doctor's weights to the same values."""
     drawn = draw(_core, WeightType(**TYPES[name]))
     width = drawn.weights.shape[1]
     ours = _core.dequantize_rows(name, drawn.data.tobytes(), width)
@@ -119,7 +119,7 @@ def test_types_are_those_of_gguf(name: str) -> None:
     assert np.isfinite(ours).all()
     assert 0.01 < np.abs(ours).mean() < 10
     kind = gguf.GGMLQuantizationType.__members__.get(name)
-    if kind is None or name == "Q1_0":  # newer than the package: the doctor takes the core's
+    if kind is None or name == "Q1_0":  # newer than the package: the doctor uses the core's table
         assert name in ("Q1_0", "Q2_0")
         return
     assert TYPES[name]["block"] == gguf.GGML_QUANT_SIZES[kind][0]
@@ -127,11 +127,11 @@ def test_types_are_those_of_gguf(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"])
-def test_quantising(name: str) -> None:
+def test_quantizing(name: str) -> None:
     """The values are close to the original ones: the error is 1/10,000 with 8 bits and some hundredths with 4 bits."""
     values = np.random.default_rng(0).standard_normal((3, 512), np.float32)
-    found = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
-    assert ((found - values) ** 2).mean() < (1e-4 if name == "Q8_0" else 3e-2)
+    rounded = _core.dequantize_rows(name, _core.quantize_rows(name, values), 512)
+    assert ((rounded - values) ** 2).mean() < (1e-4 if name == "Q8_0" else 3e-2)
 
 
 def test_devices_and_places() -> None:
@@ -158,7 +158,7 @@ def cpu() -> int:
     return names.index(("CPU", "CPU"))
 
 
-def test_what_would_end_the_process_is_an_error() -> None:
+def test_calls_that_would_abort_the_process_raise() -> None:
     probe = _core.MatmulProbe(cpu())
     row = np.zeros((1, 64), np.float32)
     calls = {

@@ -29,15 +29,15 @@ def sidecar(checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_in_place_and_into_a_new_file(sidecar: Path, tmp_path: Path) -> None:
     old, new = sidecar.read_bytes(), tmp_path / "new.gguf"
-    shown = run("edit", sidecar, "--set", "name=N = [bold]x[/bold]", "--set", f"refusal_text={OTHER}", "-o", new)
+    output = run("edit", sidecar, "--set", "name=N = [bold]x[/bold]", "--set", f"refusal_text={OTHER}", "-o", new)
     assert sidecar.read_bytes() == old
     for part in ("general.name", "N = [bold]x[/bold]", OTHER, "meta_spider.refusal_bias", str(new), sha256(new)):
-        assert part in shown.stdout
+        assert part in output.stdout
     config = read_sidecar(new).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
     assert OTHER in run("inspect", new).stdout
-    found = json.loads(run("edit", sidecar, "--set", "refusal_bias=-1.5", "--unset", "license", "--json").stdout)
-    assert found == {
+    edited = json.loads(run("edit", sidecar, "--set", "refusal_bias=-1.5", "--unset", "license", "--json").stdout)
+    assert edited == {
         "path": str(sidecar),
         "written": True,
         "sha256": sha256(sidecar),
@@ -53,8 +53,8 @@ def test_in_place_and_into_a_new_file(sidecar: Path, tmp_path: Path) -> None:
 def test_a_dry_run(sidecar: Path) -> None:
     old = sidecar.read_bytes()
     assert "not written" in run("edit", sidecar, "--set", "license=MIT", "--dry-run").stdout
-    found = json.loads(run("edit", sidecar, "--set", "license=MIT", "--dry-run", "--json").stdout)
-    assert (found["written"], found["sha256"], len(found["changes"])) == (False, None, 1)
+    edited = json.loads(run("edit", sidecar, "--set", "license=MIT", "--dry-run", "--json").stdout)
+    assert (edited["written"], edited["sha256"], len(edited["changes"])) == (False, None, 1)
     assert sidecar.read_bytes() == old
 
 
@@ -71,8 +71,8 @@ def test_wrong_usage(sidecar: Path) -> None:
         (("--set", "refusal_text=No."), "has one word in its first sentence"),
         (("--unset", "target_layers"), "'target_layers' cannot be edited"),
     ):
-        said = run("edit", sidecar, *arguments, code=2)
-        assert fault in " ".join(said.stderr.replace("│", " ").split()), said.stderr
+        message = run("edit", sidecar, *arguments, code=2)
+        assert fault in " ".join(message.stderr.replace("│", " ").split()), message.stderr
     assert sidecar.read_bytes() == old
 
 
@@ -87,8 +87,8 @@ def test_errors(sidecar: Path, tmp_path: Path) -> None:
         ((sidecar, "--set", "name=x", "--base", sidecar), "sidecar.gguf"),
         ((sidecar, "--set", "refusal_bias=1000"), "as edited: refusal_bias is 1000"),
     ):
-        said = run("edit", *arguments, code=1)
-        assert (said.stdout, said.stderr[:7], fault in said.stderr) == ("", "error: ", True), said.stderr
+        message = run("edit", *arguments, code=1)
+        assert (message.stdout, message.stderr[:7], fault in message.stderr) == ("", "error: ", True), message.stderr
     assert (sidecar.read_bytes(), (tmp_path / "other.gguf").read_bytes()) == (old, b"precious")
     run("edit", sidecar, "--set", "name=x", "-o", tmp_path / "other.gguf", "--force")
     assert read_sidecar(tmp_path / "other.gguf").tensors.keys() == read_sidecar(sidecar).tensors.keys()
@@ -99,5 +99,5 @@ def test_help_names_every_key() -> None:
     keys = command._KEYS.split("With another")[0]
     listed = [name.strip() for line in keys.splitlines() for name in line.split("[dim]")[0].split(",")]
     assert [name for name in listed if name and " " not in name and "[" not in name] == list(EDITABLE)
-    shown = run("edit", "--help").stdout
-    assert all(name in shown for name in EDITABLE)
+    output = run("edit", "--help").stdout
+    assert all(name in output for name in EDITABLE)

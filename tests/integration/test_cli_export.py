@@ -1,4 +1,4 @@
-"""`metadeploy export` and `metadeploy inspect` as people type them, in a process of their own."""
+"""`metadeploy export` and `metadeploy inspect` on the command line, each in its own process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from sidecar.handmade import Gguf
 
 from metadeploy.cli._console import bar, byte_size, parameter_count, ranges
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar
+from support.handmade_gguf import Gguf
 from support.random_wrapper import random_wrapper, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def test_export_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     target = checkpoint.parent / "doubter_sidecar.gguf"
     sidecar = read_sidecar(target)
     assert sidecar.config.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    assert result.stderr == "", "no progress bar where there is no terminal"
+    assert result.stderr == "", "no progress bar without a terminal"
     for part in (
         str(target),
         "multi_token, width 32, 4 heads; 5 cognitive tokens from layers 2-3,5",
@@ -74,10 +74,10 @@ def test_export_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
         f"next: llama-meta-generate -m {tmp_path / 'base.gguf'} --meta {target} -p",
     ):
         assert part in result.stdout
-    shown = run("inspect", target).stdout
+    output = run("inspect", target).stdout
     for part in ("valid", "meta_spider.encoder_type", "ca.3.gate", "█", "enc.queries", "[5, 32]", "F16", "total"):
-        assert part in shown
-    assert f"{DEFAULT_REFUSAL_TEXT}  (calibrated bias -0.5)" in shown
+        assert part in output
+    assert f"{DEFAULT_REFUSAL_TEXT}  (calibrated bias -0.5)" in output
 
 
 def test_export_json_is_all_there_is(checkpoint: Path, tmp_path: Path) -> None:
@@ -101,16 +101,21 @@ def test_export_json_is_all_there_is(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_inspect_json(checkpoint: Path) -> None:
     run("export", checkpoint)
-    found = json.loads(run("inspect", checkpoint.parent / "doubter_sidecar.gguf", "--json").stdout)
-    assert (found["kind"], found["valid"], found["faults"], found["oddities"]) == ("sidecar", True, [], [])
-    assert found["config"]["encoder_type"] == "multi_token"
-    assert (found["config"]["refusal_token_ids"], found["config"]["refusal_bias"]) == ([7, 8], -0.5)
-    assert {"ca.3.gate", "ca.4.gate"} == set(found["gates"])
+    inspected = json.loads(run("inspect", checkpoint.parent / "doubter_sidecar.gguf", "--json").stdout)
+    assert (inspected["kind"], inspected["valid"], inspected["faults"], inspected["oddities"]) == (
+        "sidecar",
+        True,
+        [],
+        [],
+    )
+    assert inspected["config"]["encoder_type"] == "multi_token"
+    assert (inspected["config"]["refusal_token_ids"], inspected["config"]["refusal_bias"]) == ([7, 8], -0.5)
+    assert {"ca.3.gate", "ca.4.gate"} == set(inspected["gates"])
     contents = torch.load(checkpoint, weights_only=True)["ca_state"]["3"]["gate"]
-    assert found["gates"]["ca.3.gate"] == pytest.approx(float(torch.tanh(contents)), abs=1e-6)
-    queries = next(tensor for tensor in found["tensors"] if tensor["name"] == "enc.queries")
+    assert inspected["gates"]["ca.3.gate"] == pytest.approx(float(torch.tanh(contents)), abs=1e-6)
+    queries = next(tensor for tensor in inspected["tensors"] if tensor["name"] == "enc.queries")
     assert queries == {"name": "enc.queries", "shape": [5, 32], "type": "F32", "nbytes": 640}
-    assert found["n_parameters"] * 4 == sum(tensor["nbytes"] for tensor in found["tensors"])
+    assert inspected["n_parameters"] * 4 == sum(tensor["nbytes"] for tensor in inspected["tensors"])
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> str:
@@ -142,7 +147,7 @@ def test_force(checkpoint: Path) -> None:
     assert read_sidecar(target).config.hidden_dim == 64
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 def test_no_input_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
     """The output never replaces the checkpoint, its run.json or the base, by any name."""
     model, link, hard_link = base(tmp_path), tmp_path / "link.gguf", tmp_path / "hard.gguf"
@@ -180,12 +185,12 @@ def test_help_teaches_and_is_fast() -> None:
 
 
 def test_inspect_of_a_base(tmp_path: Path) -> None:
-    shown = run("inspect", base(tmp_path)).stdout
-    assert "a base model, not a sidecar" in shown
-    assert "llama: a sidecar can run beside it" in shown
-    found = json.loads(run("inspect", base(tmp_path), "--json").stdout)
+    output = run("inspect", base(tmp_path)).stdout
+    assert "a base model, not a sidecar" in output
+    assert "llama: a sidecar can run beside it" in output
+    inspected = json.loads(run("inspect", base(tmp_path), "--json").stdout)
     expected: dict[str, Any] = {"kind": "base model", "hidden_dim": 64, "block_count": 6, "takes_sidecar": True}
-    assert expected.items() <= found.items()
+    assert expected.items() <= inspected.items()
 
 
 def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
@@ -193,13 +198,13 @@ def test_inspect_of_an_incomplete_sidecar(tmp_path: Path) -> None:
     path.write_bytes(Gguf([("general.architecture", "str", "daimon"), ("daimon.x", "f32", float("nan"))]).build())
     result = run("inspect", path, code=1)
     assert re.fullmatch(rf"error: sidecar '{path}': cannot be used, \d+ faults? listed above\n", result.stderr)
-    shown = result.stdout
-    assert "NOT usable" in shown
-    assert "has no encoder tensors (enc.*)" in shown
-    assert "key 'general.name' is absent" in shown
-    found = run("inspect", path, "--json", code=1)
-    assert json.loads(found.stdout)["metadata"]["daimon.x"] == "nan"
-    assert found.stderr == result.stderr
+    text = result.stdout
+    assert "NOT usable" in text
+    assert "has no encoder tensors (enc.*)" in text
+    assert "key 'general.name' is absent" in text
+    output = run("inspect", path, "--json", code=1)
+    assert json.loads(output.stdout)["metadata"]["daimon.x"] == "nan"
+    assert output.stderr == result.stderr
 
 
 def test_inspect_of_a_base_that_takes_no_sidecar(tmp_path: Path) -> None:
@@ -218,10 +223,10 @@ def test_inspect_of_a_base_that_takes_no_sidecar(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CA_SIDECAR.exists(), reason="the reference data are not beside this checkout")
 def test_inspect_of_the_frameworks_own_file() -> None:
-    found = json.loads(run("inspect", CA_SIDECAR, "--json", code=1).stdout)
-    assert not found["valid"]
-    assert "has no encoder tensors (enc.*)" in found["faults"]
-    assert found["gates"]["ca.0.gate"] == pytest.approx(0.4621, abs=1e-4)
+    inspected = json.loads(run("inspect", CA_SIDECAR, "--json", code=1).stdout)
+    assert not inspected["valid"]
+    assert "has no encoder tensors (enc.*)" in inspected["faults"]
+    assert inspected["gates"]["ca.0.gate"] == pytest.approx(0.4621, abs=1e-4)
     assert "NOT usable" in run("inspect", CA_SIDECAR, code=1).stdout
 
 
@@ -242,9 +247,9 @@ def test_one_that_the_framework_wrote(tmp_path: Path) -> None:
     assert read_sidecar(tmp_path / "sidecar.gguf").oddities == ()
 
 
-def test_what_people_read() -> None:
+def test_text_output() -> None:
     layers = [(), (4,), (1, 2), (21, 22, 23, 30), (3, 1, 2)]
-    assert [ranges(each) for each in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
+    assert [ranges(layer) for layer in layers] == ["none", "4", "1-2", "21-23,30", "3,1-2"]
     assert [byte_size(size) for size in (0, 999, 1000, 9_126_976, 2_740_000_000)] == [
         "0 B",
         "999 B",

@@ -1,4 +1,4 @@
-"""`metadeploy ladder` on a tiny run directory, from a base to table and plot."""
+"""`metadeploy ladder` on a tiny run directory, from a base to the table and the plot."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def run(made: Made, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A run directory of the test's own."""
+    """A run directory for one test."""
     return Path(shutil.copytree(made(getattr(request, "param", "last_prompt_token")), tmp_path / "run"))
 
 
 @pytest.fixture
 def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Climb:
-    """The command in this process: what it prints to stdout, and to stderr."""
+    """Run the command in this process and return its stdout and stderr."""
 
     def call(run: Path, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()
@@ -59,17 +59,17 @@ def climb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         monkeypatch.setenv("COLUMNS", "150")
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capfd.readouterr()
-        assert (ended.value.code or 0) == code, said.err
-        assert "Traceback" not in said.err
-        return said.out, said.err
+        captured = capfd.readouterr()
+        assert (ended.value.code or 0) == code, captured.err
+        assert "Traceback" not in captured.err
+        return captured.out, captured.err
 
     return call
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
@@ -77,13 +77,13 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     for part in ("Agreement with PyTorch F32", "Q4_K_M + q8_0", "Size and speed", "n = 42 questions of test"):
         assert part in text
     folder = run / "ladder"
-    found = read(folder / "results.json")
-    assert (found["schema"], found["n"], found["notes"]) == (2, N_TEST, [])
-    names = [row["name"] for row in found["rungs"]]
+    results = read(folder / "results.json")
+    assert (results["schema"], results["n"], results["notes"]) == (2, N_TEST, [])
+    names = [row["name"] for row in results["rungs"]]
     assert names == ["F32", "F32 + q8_0", "Q8_0", "Q4_K_M", "Q4_K_M + q8_0"]
-    assert str(run.parent) not in json.dumps(found)  # nothing of this machine's folders
-    files = [found["rungs"][place]["files"] for place in (0, 1, 3)]
-    assert files[0]["base"]["name"] == "base.gguf"  # not copied: it is F32
+    assert str(run.parent) not in json.dumps(results)  # no folder of this machine
+    files = [results["rungs"][place]["files"] for place in (0, 1, 3)]
+    assert files[0]["base"]["name"] == "base.gguf"  # the F32 base is used in place, without a copy
     assert len(files[0]["base"]["sha256"]) == len(files[0]["sidecar"]["sha256"]) == 64
     assert files[1]["base"] == files[0]["base"]
     assert files[1]["sidecar"]["size"] < files[0]["sidecar"]["size"]
@@ -91,17 +91,17 @@ def test_from_a_base_to_table_and_plot(run: Path, climb: Climb) -> None:
     assert set(files[2]["base"]["matrices"]) == {"Q5_0", "Q8_0"}  # rows of 32 are too short for K-quants
     assert sum(files[2]["base"]["weights"].values()) == pytest.approx(1)
     assert files[2]["base"]["no_k_type"] == sum(files[2]["base"]["matrices"].values())
-    nearness = [row["activations"]["mean"] for row in found["rungs"]]
-    assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar moves no activation
-    tokens = [row["cognitive_tokens"]["mean"] for row in found["rungs"]]
+    nearness = [row["activations"]["mean"] for row in results["rungs"]]
+    assert nearness[0] == nearness[1] > nearness[2] > nearness[3] == nearness[4]  # the sidecar changes none
+    tokens = [row["cognitive_tokens"]["mean"] for row in results["rungs"]]
     assert 1.0001 > tokens[0] > tokens[1] > tokens[3] > 0
-    for row in found["rungs"]:
+    for row in results["rungs"]:
         for what in ("prompt", "decode"):
             for who in ("base", "doubter"):
                 speed = row["speed"][who][what]
                 assert 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert len(read(folder / row["samples"])["samples"]) == N_TEST
-    assert found["rungs"][0]["speed"]["base"] == found["rungs"][1]["speed"]["base"]
+    assert results["rungs"][0]["speed"]["base"] == results["rungs"][1]["speed"]["base"]
     assert (folder / "table.md").read_text(encoding="utf-8").count("| Q4_K_M + q8_0 |") == 3
     types = ", ".join(
         f"{count} {kind} ({100 * files[2]['base']['weights'][kind]:.1f} %)"
@@ -124,12 +124,12 @@ def test_another_refusal_text(run: Path, climb: Climb) -> None:
     assert read(run / "ladder" / "results.json")["config"]["refusal_text"] == "I do not have that, sorry."
     assert after[0] == pytest.approx(after[1], abs=0.02)
     assert all(one != other for one, other in zip(before[1], after[1], strict=True))
-    _, said = climb(run, *options, "--refusal-text", "No.", code=2)
-    assert "in its first sentence" in " ".join(said.split())
+    _, message = climb(run, *options, "--refusal-text", "No.", code=2)
+    assert "in its first sentence" in " ".join(message.split())
 
 
 def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
-    """By PyTorch and by the runtime; of the others only the first sentence is."""
+    """PyTorch and the runtime both read them to the end. Of other answers, they read only the first sentence."""
     path = run / "collect" / "test.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for record in records[::2]:
@@ -140,36 +140,36 @@ def test_choices_are_read_to_their_end(run: Path, climb: Climb) -> None:
     with MetaLlama(run / "base.gguf", run / "doubter_sidecar.gguf", **{**EXACT, "n_threads": 1}) as llm:
         for name in ("rung_F32_f32.json", "rung_pytorch.json"):
             for sample in read(run / "ladder" / name)["samples"]:
-                for said, inject in ((sample["base_answer"], False), (sample["answer"], True)):
-                    if said is None:  # declined
+                for answer, inject in ((sample["base_answer"], False), (sample["answer"], True)):
+                    if answer is None:  # declined
                         continue
                     whole = llm.generate(sample["question"], max_tokens=MAX_NEW_TOKENS, inject=inject).text.strip()
-                    assert said == (first_sentence(whole) if sample["index"] % 2 else whole)
-                    n_longer += said != first_sentence(whole)
+                    assert answer == (first_sentence(whole) if sample["index"] % 2 else whole)
+                    n_longer += answer != first_sentence(whole)
     assert n_longer
 
 
 @pytest.mark.parametrize("run", ["last_prompt_token", "prompt"], indirect=True)
 def test_f32_agrees_with_pytorch_on_everything(run: Path, climb: Climb) -> None:
     printed, _ = climb(run, "--types", "F32", "--sidecar-types", "none", "--json")
-    found = json.loads(printed)
-    assert found == read(run / "ladder" / "results.json")
-    (row,) = found["rungs"]
+    results = json.loads(printed)
+    assert results == read(run / "ladder" / "results.json")
+    (row,) = results["rungs"]
     assert row["decisions"]["agree"] == {**row["decisions"]["agree"], "value": 1.0, "n": N_TEST}
     assert (row["decisions"]["declines_instead"], row["decisions"]["answers_instead"]) == (0, 0)
     assert row["activations"]["least"] > 1 - 1e-9
     assert row["cognitive_tokens"]["least"] > 1 - 1e-9
     assert row["doubt_difference"]["greatest"] < 1e-4
-    assert row["metrics"] == found["reference"]["metrics"]
-    assert row["auroc"] == found["reference"]["auroc"]
+    assert row["metrics"] == results["reference"]["metrics"]
+    assert row["auroc"] == results["reference"]["auroc"]
     assert 0.2 < row["metrics"]["coverage"]["value"] < 0.8
-    ours, theirs = (read(run / "ladder" / each["samples"])["samples"] for each in (row, found["reference"]))
-    for said in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
-        assert [sample[said] for sample in ours] == [sample[said] for sample in theirs]
+    ours, theirs = (read(run / "ladder" / document["samples"])["samples"] for document in (row, results["reference"]))
+    for field in ("index", "base_answer", "base_correct", "answer", "answer_correct"):
+        assert [sample[field] for sample in ours] == [sample[field] for sample in theirs]
 
 
-def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
-    work = run / "quantised"
+def test_samples_match_the_runtime(run: Path, climb: Climb) -> None:
+    work = run / "quantized"
     climb(run, "--types", "Q8_0", "--sidecar-types", "none", "--limit", "10", "--work-dir", work)
     (base,) = work.glob("base-*-Q8_0.gguf")
     n_declined = 0
@@ -184,9 +184,9 @@ def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
                 n_declined += 1
                 assert (sample["answer"], sample["answer_correct"]) == (None, False)
             else:
-                said = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
-                assert sample["answer"] == first_sentence(said)
-            # the encoder beside the model is the encoder in it
+                text = llm.generate(question, max_tokens=MAX_NEW_TOKENS).text
+                assert sample["answer"] == first_sentence(text)
+            # the encoder computes the same outside the model and inside
             tokens = encoder.encode(llm.activations(question))
             np.testing.assert_array_equal(tokens, llm.cognitive_tokens(question))
     assert 0 < n_declined < 10
@@ -195,24 +195,24 @@ def test_samples_are_what_the_runtime_says(run: Path, climb: Climb) -> None:
 def test_a_finished_rung_is_not_asked_again(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--sidecar-types", "none", "--limit", "6", "--json")
     first = json.loads(climb(run, *options, "--types", "F16")[0])
-    asked: list[str] = []
+    calls: list[str] = []
     ask = RungRunner.ask
 
     def counted(self: RungRunner, *arguments: Any, **more: Any) -> Any:
-        asked.append(self._name)
+        calls.append(self._name)
         return ask(self, *arguments, **more)
 
     monkeypatch.setattr(RungRunner, "ask", counted)
     more = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert more["rungs"][0] == first["rungs"][0]
-    assert [name[-9:] for name in asked] == ["Q8_0.gguf"]
+    assert [name[-9:] for name in calls] == ["Q8_0.gguf"]
     monkeypatch.setattr(runner, "ask_pytorch", None)
     again = json.loads(climb(run, *options, "--types", "F16,Q8_0")[0])
     assert again["rungs"] == more["rungs"]
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
-def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
+def test_other_settings_start_again(run: Path, climb: Climb) -> None:
     options = ("--types", "F16", "--sidecar-types", "none", "--json")
     few, more = (json.loads(climb(run, *options, "--limit", limit)[0]) for limit in ("5", "10"))
     assert (few["n"], more["n"]) == (5, 10)
@@ -221,42 +221,42 @@ def test_other_settings_are_asked_for_anew(run: Path, climb: Climb) -> None:
     assert as_usual["rungs"][0]["doubt_difference"] != more["rungs"][0]["doubt_difference"]
 
 
-def test_an_interrupted_ladder_goes_on(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the third of four rungs; then only the last two are asked."""
+def test_an_interrupted_ladder_resumes(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes in the third of four rungs. The next run computes only the last two."""
     options = ("--types", "F32,Q4_K_M", "--sidecar-types", "q8_0", "--limit", "8")
-    asked: list[str] = []
+    calls: list[str] = []
     ask = RungRunner.ask
 
     def counted(self: RungRunner, *arguments: Any, **more: Any) -> Any:
-        asked.append(self._name[-12:])
-        if len(asked) == 3:
+        calls.append(self._name[-12:])
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return ask(self, *arguments, **more)
 
     monkeypatch.setattr(RungRunner, "ask", counted)
-    _, said = climb(run, *options, code=130)
-    assert "interrupted: the same command continues with the first type that is not finished" in said
+    _, message = climb(run, *options, code=130)
+    assert "interrupted: the same command continues with the first type that is not finished" in message
     folder = run / "ladder"
     assert not (folder / "results.json").exists()
-    kept = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
-    assert sorted(kept) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
+    before = {path.name: path.read_bytes() for path in folder.glob("rung_*.json")}
+    assert sorted(before) == ["rung_F32_f32.json", "rung_F32_q8_0.json", "rung_pytorch.json"]
     monkeypatch.setattr(runner, "ask_pytorch", None)
     climb(run, *options)
-    assert asked == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
-    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    assert calls == ["base.gguf"] * 2 + ["-Q4_K_M.gguf"] * 3
+    assert before == {name: (folder / name).read_bytes() for name in before}
     assert not (folder / "work").exists()
 
 
-def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And PyTorch computes with the very weights that the file has."""
+def test_quantized_bases_give_a_warning(run: Path, climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch computes with exactly the weights in the file."""
     base = run / "small.gguf"
     _core.quantize(str(run / "base.gguf"), str(base), "Q8_0", 1)
-    printed, said = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
+    printed, message = climb(run, "--base", base, "--types", "F32,Q8_0", "--sidecar-types", "none", "--json")
     warning = "base 'small.gguf': has weights of type Q8_0, expected F32, F16 or BF16: quantizing them again loses more"
-    assert warning in said
-    found = json.loads(printed)
-    assert found["notes"][0].startswith(warning)
-    exact, same = found["rungs"]
+    assert warning in message
+    results = json.loads(printed)
+    assert results["notes"][0].startswith(warning)
+    exact, same = results["rungs"]
     assert exact["decisions"]["agree"]["value"] == 1
     assert exact["doubt_difference"]["greatest"] < 1e-4
     assert exact["files"]["base"]["matrices"] == {"F32": 23}
@@ -275,13 +275,13 @@ def test_quantised_bases_are_warned_about(run: Path, climb: Climb, monkeypatch: 
         (("--device", "abacus"), 1, "device is 'abacus', expected one that this PyTorch can use"),
     ],
 )
-def test_wrong_use_is_told(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
-    _, said = climb(run, *arguments, code=code)
-    assert message in " ".join(said.replace("│", " ").split())
+def test_usage_errors(arguments: tuple[str, ...], code: int, message: str, run: Path, climb: Climb) -> None:
+    _, output = climb(run, *arguments, code=code)
+    assert message in " ".join(output.replace("│", " ").split())
     assert not (run / "ladder").exists()
 
 
-def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+def test_unsuitable_bases_are_refused(run: Path, climb: Climb, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     assert f"base model '{broken}'" in climb(run, "--base", broken, code=1)[1]
@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_told(run: Path, climb: Climb, tmp_path: Path) -> N
     assert not (run / "ladder").exists()
 
 
-def test_what_is_missing_is_told(run: Path, climb: Climb, tmp_path: Path) -> None:
+def test_missing_files_are_reported(run: Path, climb: Climb, tmp_path: Path) -> None:
     assert "has no run.json, expected one (hint: start with metadeploy collect)" in climb(tmp_path, code=1)[1]
     shutil.move(run / "doubter_checkpoint.pt", tmp_path / "kept.pt")
     assert "doubter_checkpoint.pt': does not exist (hint: run metadeploy train" in climb(run, code=1)[1]

@@ -17,7 +17,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint_with_refusal(tmp_path / "run")
 
 
-def test_the_framework_spells_it_otherwise(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_frameworks_other_spellings(checkpoint: Path, tmp_path: Path) -> None:
     for number, arguments in enumerate(
         (
             (checkpoint.parent,),
@@ -42,8 +42,8 @@ def test_one_checkpoint_in_one_way(checkpoint: Path, tmp_path: Path) -> None:
         (("--run-dir", checkpoint), "is not a directory"),
         (("--run-dir", tmp_path / "absent"), "is not a directory"),
     ):
-        said = run("export", *arguments, code=2)
-        assert fault in " ".join(said.stderr.replace("│", " ").split()), said.stderr
+        message = run("export", *arguments, code=2)
+        assert fault in " ".join(message.stderr.replace("│", " ").split()), message.stderr
     assert "absent.pt' does not exist" in run("export", "--checkpoint", tmp_path / "absent.pt", code=1).stderr.replace(
         "':", "'"
     )
@@ -52,8 +52,8 @@ def test_one_checkpoint_in_one_way(checkpoint: Path, tmp_path: Path) -> None:
 def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
     """The checkpoint's tokens and bias belong to its own text."""
     target = tmp_path / "out.gguf"
-    shown = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
-    assert OTHER in shown
+    output = run("export", checkpoint, "-o", target, "--refusal-text", OTHER).stdout
+    assert OTHER in output
     config = read_sidecar(target).config
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (OTHER, None, 0.0)
     run("export", checkpoint, "-o", target, "--force", "--refusal-text", DEFAULT_REFUSAL_TEXT)
@@ -61,16 +61,16 @@ def test_export_with_a_refusal_text(checkpoint: Path, tmp_path: Path) -> None:
     assert (config.refusal_text, config.refusal_token_ids, config.refusal_bias) == (DEFAULT_REFUSAL_TEXT, (7, 8), -0.5)
     old = target.read_bytes()
     for text in ("No.", "", "No. I do not know that."):
-        said = run("export", checkpoint, "-o", target, "--force", "--refusal-text", text, code=2)
-        assert "in its first sentence" in " ".join(said.stderr.replace("│", " ").split())
+        message = run("export", checkpoint, "-o", target, "--force", "--refusal-text", text, code=2)
+        assert "in its first sentence" in " ".join(message.stderr.replace("│", " ").split())
     assert target.read_bytes() == old
 
 
 def test_which_metadeploy_this_is(tmp_path: Path) -> None:
     """The framework also installs a script of that name. `python -m metadeploy` always runs this project's."""
-    said = run("--version", cwd=tmp_path).stdout
-    assert said.startswith("metadeploy ")
-    assert "Doubters beside GGUF models" in said
-    assert "python -m metadeploy" in said
-    assert str(ROOT / "metadeploy") in said
+    output = run("--version", cwd=tmp_path).stdout
+    assert output.startswith("metadeploy ")
+    assert "Doubters beside GGUF models" in output
+    assert "python -m metadeploy" in output
+    assert str(ROOT / "metadeploy") in output
     assert run("edit", "--help", cwd=tmp_path).stdout.count("python -m metadeploy edit") == 1

@@ -18,10 +18,10 @@ from metadeploy.sidecar import write_sidecar
 from support.random_wrapper import random_wrapper
 from support.tiny_run import write_tiny_run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and devices as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX descriptors and devices")
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = [each.name for each in app.registered_commands if each.name is not None]
+COMMANDS = [command.name for command in app.registered_commands if command.name is not None]
 FULL = "error: standard output: cannot be written: No space left on device\n"
 CLOSED = "error: standard output is closed, expected somewhere to print to (hint: >/dev/null)\n"
 
@@ -37,7 +37,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(
     arguments: Sequence[str | Path], redirection: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """The command with a shell redirection."""
+    """Run the command with a shell redirection."""
     return subprocess.run(
         ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "metadeploy", *map(str, arguments)],
         capture_output=True,
@@ -67,7 +67,7 @@ def test_results_that_cannot_be_printed_are_an_error(more: list[str], sidecar: P
     assert (run.returncode, run.stderr.decode()) == (1, FULL)
 
 
-def test_nothing_is_done_that_could_not_be_shown(tmp_path: Path) -> None:
+def test_no_work_is_done_without_a_writable_output(tmp_path: Path) -> None:
     for name in COMMANDS:
         run = shell([name, tmp_path / "run", "--no-such-flag"], ">&-")
         assert (run.returncode, run.stderr.decode()) == (1, CLOSED), name
@@ -84,16 +84,14 @@ def full_stdout(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
             monkeypatch.setattr(sys, "argv", ["metadeploy", *map(str, arguments)])
             with pytest.raises(SystemExit) as ended:
                 main()
-        said = capfd.readouterr().err.splitlines()
-        assert (ended.value.code, said[-1:]) == (1, [FULL.strip()]), said
-        assert sum(line.startswith("error: ") for line in said) == 1
+        stderr_lines = capfd.readouterr().err.splitlines()
+        assert (ended.value.code, stderr_lines[-1:]) == (1, [FULL.strip()]), stderr_lines
+        assert sum(line.startswith("error: ") for line in stderr_lines) == 1
 
     return call
 
 
-def test_every_command_fails_where_its_results_cannot_be_printed(
-    full_stdout: Callable[..., None], tmp_path: Path
-) -> None:
+def test_every_command_fails_if_it_cannot_print_its_results(full_stdout: Callable[..., None], tmp_path: Path) -> None:
     """The command still writes its files: a line that cannot be printed does not cost hours of work."""
     run = write_tiny_run(tmp_path / "made").path
     base, folder = run / "base.gguf", tmp_path / "run"
@@ -115,7 +113,7 @@ def test_every_command_fails_where_its_results_cannot_be_printed(
     assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["figures"]
 
 
-def test_the_demo_fails_where_it_cannot_be_shown(full_stdout: Callable[..., None], base_gguf: Path) -> None:
+def test_the_demo_fails_if_it_cannot_print(full_stdout: Callable[..., None], base_gguf: Path) -> None:
     full_stdout("demo", "-n", "1")
     full_stdout("demo", "-n", "1", "--json")
 
@@ -125,12 +123,12 @@ def test_the_demo_fails_where_it_cannot_be_shown(full_stdout: Callable[..., None
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "SIDECAR"], ["inspect", "SIDECAR", "--json"]])
 def test_a_reader_that_has_gone_is_no_error(arguments: list[str], sidecar: Path) -> None:
-    found = [str(sidecar) if each == "SIDECAR" else each for each in arguments]
+    resolved = [str(sidecar) if argument == "SIDECAR" else argument for argument in arguments]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "metadeploy", *found],
+            [sys.executable, "-m", "metadeploy", *resolved],
             stdout=writing,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -163,7 +161,7 @@ ENCODINGS = (
 )
 
 
-@pytest.mark.parametrize("environment", ENCODINGS, ids=lambda each: ",".join(f"{k}={v}" for k, v in each.items()))
+@pytest.mark.parametrize("environment", ENCODINGS, ids=lambda values: ",".join(f"{k}={v}" for k, v in values.items()))
 def test_json_is_utf8_in_every_locale(environment: dict[str, str], sidecar: Path, tmp_path: Path) -> None:
     """File names in UTF-8 are printed unchanged, others in a form from which Python can find the file."""
     for name in ("üñ語😀.gguf", os.fsdecode(b"\xff\xfc.gguf")):
@@ -188,7 +186,7 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
     run = shell(["inspect", path], PYTHONIOENCODING=encoding)
     assert run.returncode == 0, run.stderr
     assert b"/" + shown + b".gguf" in run.stdout
-    # our own decoration has ASCII replacements
+    # metadeploy's own symbols have ASCII replacements
     bar = "█" if encoding == "utf-8" else "#"
     assert re.search(rb" ca\.2\.gate +\+0\.\d{4}  " + bar.encode() * 10, run.stdout)
     broken = tmp_path / os.fsdecode(b"\xff.gguf")
@@ -200,13 +198,13 @@ def test_text_loses_no_character(encoding: str, shown: bytes, sidecar: Path, tmp
     assert absent.stderr.startswith(b"error: sidecar '") and b"does not exist" in absent.stderr
 
 
-def test_what_a_locale_cannot_name_is_told(tmp_path: Path) -> None:
-    """run.json names the base in UTF-8; a process whose file names are ASCII cannot open it, and says so."""
+def test_a_file_name_outside_the_locale_is_an_error(tmp_path: Path) -> None:
+    """run.json names the base in UTF-8. A process with ASCII file names cannot open it and reports this."""
     run = write_tiny_run(tmp_path / "made").path
     base = tmp_path / "bäse.gguf"
     base.write_bytes((run / "base.gguf").read_bytes())
-    found = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    (run / "run.json").write_text(json.dumps(found | {"model_name": str(base)}), encoding="utf-8")
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(manifest | {"model_name": str(base)}), encoding="utf-8")
     ended = shell(["eval", run], LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert ended.returncode == 1
     assert b"this locale cannot encode it" in ended.stderr

@@ -1,4 +1,4 @@
-"""`metadeploy collect` and `metadeploy train` as people type them: the whole cycle on a tiny base."""
+"""`metadeploy collect` and `metadeploy train` on the command line: the whole cycle on a tiny base."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = run("collect", folder, "--base", base, "--questions", questions, *COLLECT)
     for part in ("train", "base is right", "colour", f"next: metadeploy train {folder}"):
         assert part in result.stdout
-    assert "Converting" not in result.stderr, "nothing but what was asked for where there is no terminal"
+    assert "Converting" not in result.stderr, "no progress bars of other packages without a terminal"
 
-    found = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
-    assert [each["split"] for each in found["splits"]] == ["train", "val", "test"]
-    assert sum(each["n"] for each in found["splits"]) == 60
-    assert {each["category"] for each in found["categories"]} == {"colour", "weight", "place"}
-    assert found["layers"] == [0, 1, 2]
+    summary = json.loads(run("collect", folder, "--base", base, "--questions", questions, *COLLECT, "--json").stdout)
+    assert [row["split"] for row in summary["splits"]] == ["train", "val", "test"]
+    assert sum(row["n"] for row in summary["splits"]) == 60
+    assert {row["category"] for row in summary["categories"]} == {"colour", "weight", "place"}
+    assert summary["layers"] == [0, 1, 2]
 
     result = run("train", folder, *SHORT)
     epochs = [line for line in result.stderr.splitlines() if line.startswith("epoch ") and "loss" in line]
@@ -66,11 +66,11 @@ def test_the_cycle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     assert (sidecar.config.inject_from, sidecar.config.cross_attn_layers) == ("last_prompt_token", (1, 2))
     assert json.loads(run("inspect", folder / "doubter_sidecar.gguf", "--json").stdout)["valid"]
 
-    # again, with another line: nothing is learnt
+    # again with another operating point: no training step is run
     result = run("train", folder, *SHORT, "--target-coverage", "0.5", "--json")
     assert "only the operating point is calibrated" in result.stderr
     moved = json.loads(result.stdout)
-    assert moved["val"]["coverage"] == pytest.approx(0.5, abs=0.1)  # as near as a few questions allow
+    assert moved["val"]["coverage"] == pytest.approx(0.5, abs=0.1)  # as close as the few questions allow
     assert len(moved["history"]) == 2
     refused = run("train", folder, *SHORT, "--lr", "0.1", code=1)
     assert "holds a trained Doubter that had other settings, or other questions (hint:" in refused.stderr
@@ -90,21 +90,21 @@ def test_a_local_copy_of_a_public_set(tiny: tuple[Path, Path], tmp_path: Path, m
         for n in range(30)
     ]
     source, other = tmp_path / "rows.jsonl", tmp_path / "others.jsonl"
-    for path, found in ((source, rows), (other, rows[:24])):
-        path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    for path, rows_of_file in ((source, rows), (other, rows[:24])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_of_file), encoding="utf-8")
     folder = tmp_path / "run"
     arguments = ("collect", folder, "--base", tiny[0], "--questions", "mmlu", *COLLECT, "--json")
     result = run(*arguments, "--source", source)
     assert result.stderr.count("warning: the questions have choices") == 1
-    found = json.loads(result.stdout)
-    assert (found["questions"], sum(each["n"] for each in found["splits"])) == ("mmlu", 30)
-    assert {each["category"] for each in found["categories"]} == {"sums 0", "sums 1"}
+    summary = json.loads(result.stdout)
+    assert (summary["questions"], sum(row["n"] for row in summary["splits"])) == ("mmlu", 30)
+    assert {row["category"] for row in summary["categories"]} == {"sums 0", "sums 1"}
     lines = [line for path in (folder / "collect").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
-    asked = {json.loads(line)["question"]["question"] for line in lines}
-    assert asked == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
+    questions = {json.loads(line)["question"]["question"] for line in lines}
+    assert questions == {f"What is {n} + 1?\nA. {n}\nB. {n + 1}" for n in range(30)}
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["collect"]["source"] == str(source)
 
-    assert json.loads(run(*arguments, "--source", source).stdout) == found, "the same fits"
+    assert json.loads(run(*arguments, "--source", source).stdout) == summary, "the same source fits"
     refused = run(*arguments, "--source", other, code=1).stderr
     assert f'was collected with source "{source}", asked for "{other}"' in " ".join(refused.split())
     source.write_bytes(other.read_bytes())
@@ -128,7 +128,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT and SIGTERM are POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_keeps_the_best_and_goes_on(
+def test_an_interrupted_training_keeps_the_best_epoch_and_resumes(
     tiny: tuple[Path, Path], tmp_path: Path, number: signal.Signals
 ) -> None:
     base, questions = tiny
@@ -141,9 +141,9 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    found = json.loads(stdout)
-    assert found["interrupted"]
-    assert f"the same command continues after epoch {len(found['history'])}" in stderr.splitlines()[-1]
+    summary = json.loads(stdout)
+    assert summary["interrupted"]
+    assert f"the same command continues after epoch {len(summary['history'])}" in stderr.splitlines()[-1]
     assert (folder / "doubter_checkpoint.pt").exists()
 
     process = started("train", folder, *many)
@@ -154,14 +154,14 @@ def test_an_interrupted_training_keeps_the_best_and_goes_on(
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"continuing after epoch {len(found['history'])}" in stderr
+    assert f"continuing after epoch {len(summary['history'])}" in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is a POSIX signal")
 def test_an_interrupted_collection(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = tiny
     folder = tmp_path / "run"
-    questions = tmp_path / "questions.jsonl"  # so many that it cannot be over before the signal comes
+    questions = tmp_path / "questions.jsonl"  # enough questions that the run cannot end before the signal arrives
     write_jsonl(questions, [Question(f"{n} + 1?", (str(n + 1),), "sum", f"number:{n}") for n in range(2000)])
     arguments = ("collect", folder, "--base", base, "--questions", questions, *COLLECT)
     process = started(*arguments, "--batch-size", "1")
@@ -196,8 +196,8 @@ def test_errors_are_clean(
     tiny: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     paths = {"RUN": str(tmp_path / "run"), "QUESTIONS": str(tiny[1])}
-    found = [paths.get(each, each) for each in arguments]
-    result = run(*found, code=code)
+    resolved = [paths.get(argument, argument) for argument in arguments]
+    result = run(*resolved, code=code)
     assert result.stdout == ""
     assert message in result.stderr
     assert not (tmp_path / "run" / "run.json").exists()
@@ -213,7 +213,7 @@ def test_every_setting_is_an_option() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for command, settings in (("collect", (CollectSettings,)), ("train", (TrainSettings, FitSettings))):
         options = {parameter.name for parameter in commands[command].params}
-        named = {field.name for each in settings for field in fields(each)}
+        named = {field.name for cls in settings for field in fields(cls)}
         assert named - options <= {"point", "fit"}
     defaults = {parameter.name: parameter.default for parameter in commands["train"].params}
     assert defaults["inject_from"] == "last-token"
@@ -222,9 +222,9 @@ def test_every_setting_is_an_option() -> None:
 
 def test_help_is_instant_and_teaches() -> None:
     for command in ("collect", "train"):
-        shown = run(command, "--help").stdout
-        assert "Examples" in shown
-        assert f"metadeploy {command} runs/a" in shown
+        output = run(command, "--help").stdout
+        assert "Examples" in output
+        assert f"metadeploy {command} runs/a" in output
     code = "import sys, metadeploy.cli; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""The whole cycle in miniature: the example from an empty folder, with a tiny random base."""
+"""The whole cycle in miniature: the example runs in an empty folder with a tiny random base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_command(path: Path, text: str) -> None:
 
 
 def commands_folder(folder: Path) -> Path:
-    """A folder for PATH with `metadeploy`, as installed or else of this checkout, and the `python` of these tests."""
+    """A folder for PATH with `metadeploy` (installed, or from this checkout) and the `python` that runs these tests."""
     folder.mkdir()
     write_python(folder)
     installed = Path(sysconfig.get_path("scripts"), "metadeploy")
@@ -45,7 +45,7 @@ def commands_folder(folder: Path) -> Path:
 
 
 def write_python(folder: Path) -> None:
-    """The interpreter is not a link: through a link, Python would not find the packages of a virtual environment."""
+    """Write a script, not a link: through a link, Python would not find the packages of a virtual environment."""
     write_command(folder / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
 
@@ -77,8 +77,8 @@ def run(
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
@@ -98,31 +98,31 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
         EVAL=EVAL,
         EVAL_RUNTIME=EVAL,
     )
-    made = folder / "runs" / "seed-7"
-    manifest = read(made / "run.json")
+    run_folder = folder / "runs" / "seed-7"
+    manifest = read(run_folder / "run.json")
     assert manifest["train"]["fit"]["seed"] == 7
     ours, theirs = (
-        Samples.read(made / "eval" / f"samples_{tag}_test.jsonl")
+        Samples.read(run_folder / "eval" / f"samples_{tag}_test.jsonl")
         for tag in ("torch_float32", "runtime_SmolLM2-135M-Instruct.Q4_1")
     )
     assert len(ours) == len(theirs) == manifest["test_size"]
     assert [sample.doubt for sample in ours] == pytest.approx([sample.doubt for sample in theirs], abs=0.02)
-    results = read(made / "eval" / "results_torch_float32_test.json")
-    card = ModelCard.load(made / "README.md")
-    shown = {(each.dataset_config, each.metric_type): each.metric_value for each in card.data.eval_results}
-    assert shown["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
-    assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in shown
+    results = read(run_folder / "eval" / "results_torch_float32_test.json")
+    card = ModelCard.load(run_folder / "README.md")
+    values = {(entry.dataset_config, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
+    assert values["PyTorch, float32", "coverage"] == round(results["metrics"]["coverage"]["value"], 4)
+    assert ("llama.cpp, SmolLM2-135M-Instruct.Q4_1.gguf", "coverage") in values
     assert str(tmp_path) not in card.content
 
-    told = subprocess.run(
-        [sys.executable, ROOT / "examples" / "unseen_kinds.py", made, "--folds", "2"],
+    output = subprocess.run(
+        [sys.executable, ROOT / "examples" / "unseen_kinds.py", run_folder, "--folds", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
+    assert output.returncode == 0, output.stderr
     unseen = read(folder / "runs" / "seed-7-unseen" / "results.json")
     assert unseen["n"] == manifest["test_size"]
     assert unseen["categories"].keys() == results["categories"].keys()
@@ -130,7 +130,7 @@ def test_from_an_empty_folder_to_a_card(tmp_path: Path) -> None:
     for number in range(2):
         left_out = read(folder / "runs" / "seed-7-unseen" / f"fold-{number}" / "run.json")["train"]["leave_out"]
         assert left_out == sorted(results["categories"])[number::2]
-    assert f"all {unseen['n']}: " in told.stdout
+    assert f"all {unseen['n']}: " in output.stdout
 
 
 def test_without_the_base_it_says_how_to_get_it(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def checking_commands(folder: Path) -> Path:
 
 
 def test_the_recipe_is_made_of_options_that_exist(tmp_path: Path) -> None:
-    """The example with its own recipe."""
+    """The example runs with its own settings."""
     commands = checking_commands(tmp_path / "bin")
     (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
     result = run(tmp_path, commands, "3", "4", METADEPLOY_CACHE=str(tmp_path))
@@ -188,7 +188,7 @@ def test_the_recipe_for_qwen_is_the_same_with_another_base(tmp_path: Path) -> No
     commands = checking_commands(tmp_path / "bin")
     base = tmp_path / "qwen.gguf"
     base.touch()
-    (tmp_path / "questions").mkdir()  # drawn already
+    (tmp_path / "questions").mkdir()  # the questions exist already
     given = {"BASE": str(base), "METADEPLOY_CACHE": str(tmp_path / "none")}
     lines = run(tmp_path, commands, "5", script=QWEN_SCRIPT, **given).stdout.splitlines()
     assert lines[0] == f"collect run_dir=runs/seed-5 base={base} questions=questions"
@@ -203,7 +203,11 @@ def test_the_questions_for_qwen_are_drawn_from_facts(tmp_path: Path) -> None:
     base = tmp_path / "qwen.gguf"
     base.touch()
     run(tmp_path, commands, script=QWEN_SCRIPT, BASE=str(base))
-    found = {path.stem: read_jsonl(path) for path in (tmp_path / "questions").iterdir()}
-    assert {part: len(questions) for part, questions in found.items()} == {"train": 2048, "val": 512, "test": 1024}
+    questions_of = {path.stem: read_jsonl(path) for path in (tmp_path / "questions").iterdir()}
+    assert {part: len(questions) for part, questions in questions_of.items()} == {
+        "train": 2048,
+        "val": 512,
+        "test": 1024,
+    }
     facts = load_set("facts")
-    assert all(set(questions) <= set(facts[part]) for part, questions in found.items())
+    assert all(set(questions) <= set(facts[part]) for part, questions in questions_of.items())

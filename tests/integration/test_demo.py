@@ -1,4 +1,4 @@
-"""`metadeploy demo` as people type it, with the real model; offline, so the base has to be on this machine."""
+"""`metadeploy demo` on the command line with the real model. It runs offline: the base must be on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_TORCH = "import sys; sys.modules['torch'] = None; from metadeploy.cli import 
 
 @pytest.fixture(scope="module")
 def cache(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that holds the base and nothing else."""
+    """A cache folder that holds only the base."""
     folder = tmp_path_factory.mktemp("cache")
     try:
         (folder / base_gguf.name).hardlink_to(base_gguf)
@@ -35,14 +35,14 @@ def run(cache: Path, *arguments: str, start: tuple[str, ...] = ("-m", "metadeplo
         command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "", "no progress bar where there is no terminal, and nothing was fetched"
+    assert result.stderr == "", "no progress bar without a terminal, and nothing was fetched"
     return result.stdout
 
 
 @pytest.fixture(scope="module")
 def first(cache: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(cache, "-n", "3", "--seed", "9", "--json"))
-    return found
+    document: dict[str, Any] = json.loads(run(cache, "-n", "3", "--seed", "9", "--json"))
+    return document
 
 
 def test_base_and_doubter_answer_real_questions(first: dict[str, Any], cache: Path) -> None:
@@ -57,14 +57,14 @@ def test_base_and_doubter_answer_real_questions(first: dict[str, Any], cache: Pa
     assert not any(entry["base"]["declined"] for entry in first["questions"])
 
 
-def test_the_second_time_needs_no_torch_and_says_the_same(first: dict[str, Any], cache: Path) -> None:
+def test_the_second_run_needs_no_torch_and_prints_the_same(first: dict[str, Any], cache: Path) -> None:
     sidecar = Path(first["sidecar"]["path"])
     written = sidecar.stat().st_mtime_ns
     assert json.loads(run(cache, "-n", "3", "--seed", "9", "--json", start=("-c", NO_TORCH))) == first
     assert sidecar.stat().st_mtime_ns == written
 
 
-def test_an_outdated_sidecar_is_made_anew(first: dict[str, Any], cache: Path) -> None:
+def test_an_outdated_sidecar_is_exported_again(first: dict[str, Any], cache: Path) -> None:
     sidecar = Path(first["sidecar"]["path"])
     whole = sidecar.read_bytes()
     sidecar.write_bytes(whole[:-100])
@@ -73,8 +73,8 @@ def test_an_outdated_sidecar_is_made_anew(first: dict[str, Any], cache: Path) ->
 
 
 def test_gain_0_is_the_base(first: dict[str, Any], cache: Path) -> None:
-    found = json.loads(run(cache, "-n", "3", "--seed", "9", "--gain", "0", "--json"))
-    for entry, with_gain in zip(found["questions"], first["questions"], strict=True):
+    document = json.loads(run(cache, "-n", "3", "--seed", "9", "--gain", "0", "--json"))
+    for entry, with_gain in zip(document["questions"], first["questions"], strict=True):
         assert entry["doubter"]["text"] == entry["base"]["text"] == with_gain["base"]["text"]
 
 

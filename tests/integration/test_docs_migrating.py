@@ -21,17 +21,17 @@ from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
-COMMANDS = [each.name for each in app.registered_commands if each.name is not None]
+COMMANDS = [command.name for command in app.registered_commands if command.name is not None]
 FLAG = re.compile(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*")
-#: Commands of the framework, which has a script of the same name; the page says so.
+#: Commands of the framework. Its script has the same name, as the page explains.
 NOT_OURS = {"validate"}
 
 
 @functools.cache
 def help_of(command: str) -> str:
-    found = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"})
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"})
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def section(title: str) -> str:
@@ -40,7 +40,7 @@ def section(title: str) -> str:
 
 
 def rows(title: str) -> list[tuple[str, ...]]:
-    """Cells of a section's table, without its head."""
+    """Return the cells of a section's table without the header."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]) for line in lines[2:]]
 
@@ -50,7 +50,7 @@ def spans(text: str) -> list[str]:
 
 
 def ours() -> Iterator[str]:
-    """The page's text about this project, without the parts about the framework."""
+    """Return the page's text about this project, without the parts about the framework."""
     theirs = {cell for title in ("Commands", "Python", "Figures") for cell, *_ in rows(title)}
     for line in PAGE.splitlines():
         if line.startswith("    metadeploy "):
@@ -65,7 +65,7 @@ def ours() -> Iterator[str]:
 
 
 def known_flags(text: str, command: str) -> list[str]:
-    """Flags in a command line that its help does not know."""
+    """Return the flags in a command line that the command's help does not list."""
     words = re.sub(r"\"[^\"]*\"|'[^']*'", "", text)
     return [flag for flag in FLAG.findall(words) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", help_of(command))]
 
@@ -95,12 +95,12 @@ def test_flags_by_themselves() -> None:
         if right.startswith("the same"):
             for text in spans(left):
                 if text.startswith("-"):
-                    assert any(not known_flags(text, each) for each in ("export", "collect", "train")), text
+                    assert any(not known_flags(text, command) for command in ("export", "collect", "train")), text
                     seen += 1
     assert seen > 15
 
 
-def test_what_is_said_of_which_command_has_which_flag() -> None:
+def test_statements_about_flags_of_commands() -> None:
     for flag in ("--encoder-type", "--cross-attn-layers"):
         assert not known_flags(flag, "train")
         assert known_flags(flag, "collect") == [flag]
@@ -116,7 +116,7 @@ def test_what_is_said_of_which_command_has_which_flag() -> None:
 
 
 def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
-    shown = subprocess.run([llama_meta_generate, "--help"], capture_output=True, encoding="utf-8", timeout=60).stdout
+    output = subprocess.run([llama_meta_generate, "--help"], capture_output=True, encoding="utf-8", timeout=60).stdout
     code = (ROOT / "csrc" / "cli" / "args.cpp").read_text(encoding="utf-8")
     table = rows("The program's variables")
     assert len(table) > 8
@@ -124,16 +124,16 @@ def test_flags_and_variables_of_the_program(llama_meta_generate: Path) -> None:
         for name in re.findall(r"META_\w+", variables):
             assert re.search(rf'"{name}"', code), name
         for flag in FLAG.findall(flags):
-            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", shown), flag
+            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", output), flag
     (_, without_flag) = next((flags, note) for variables, flags, note in table if "META_LAYERS" in variables)
     assert "contradicts" in without_flag
     for name in re.findall(r"`(META_(?!DYNAMIC)\w+)`", section("The program's variables").rpartition("|\n")[2]):
-        assert f'"{name}"' not in code, f"{name} does something"
-    assert "--refusal-text" in shown
+        assert f'"{name}"' not in code, f"{name} has an effect"
+    assert "--refusal-text" in output
 
 
 def _callable(node: ast.expr) -> Any:
-    """The object that a name in the right column of the Python table stands for."""
+    """Return the object that a name in the right column of the Python table refers to."""
     text = ast.unparse(node)
     names = {
         "MetaLlama": metadeploy.MetaLlama,
@@ -175,9 +175,9 @@ def test_python_names_and_arguments() -> None:
 def test_the_rest_of_the_table_of_python() -> None:
     fields = inspect.signature(MetaSpiderConfig).parameters
     (listed,) = re.findall(r"`MetaSpiderConfig` has the fields ([^.]+)\.", section("Python"))
-    said = spans(listed)
-    assert len(said) == 6
-    assert set(said) <= set(fields)
+    mentioned = spans(listed)
+    assert len(mentioned) == 6
+    assert set(mentioned) <= set(fields)
     assert not {"hidden_dim", "num_layers"} & set(fields)
     for method in ("from_pretrained", "attach", "detach", "set_gain", "generate"):
         assert hasattr(MetaSpiderPipeline, method)

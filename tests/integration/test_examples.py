@@ -1,4 +1,4 @@
-"""The Python of README, docs and examples runs, and prints what it says it prints."""
+"""The Python code in README, docs and examples runs and prints the output that the comments state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def folder(base_gguf: Path, trained_sidecar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the snippets name."""
+    """A folder with the files that the snippets use."""
     path = tmp_path_factory.mktemp("docs")
     (path / "base.gguf").symlink_to(base_gguf)
     (path / "doubter_sidecar.gguf").symlink_to(trained_sidecar)
@@ -43,7 +43,7 @@ def test_readme_snippets(folder: Path) -> None:
     answer, stream = (re.findall(r"print\(.*\) +# (.+)$", code, re.MULTILINE) for code in (first, more))
     assert (len(answer), len(stream)) == (2, 2)
     assert run(folder, "-c", first) == "\n".join([*answer, ""])
-    # the streamed answer has no line feed of its own
+    # the streamed answer does not end with a line feed
     assert run(folder, "-c", more) == f"{stream[0]}{stream[1]}\n"
 
 
@@ -87,14 +87,14 @@ def test_reference_snippet(folder: Path) -> None:
 
 
 def test_quickstart(folder: Path) -> None:
-    shown = run(folder, str(ROOT / "examples" / "quickstart.py"), "base.gguf", "doubter_sidecar.gguf")
-    assert "Doubter  The plural of wolf is wolves.\n" in shown
-    assert shown.count("[declined]") == 1
+    output = run(folder, str(ROOT / "examples" / "quickstart.py"), "base.gguf", "doubter_sidecar.gguf")
+    assert "Doubter  The plural of wolf is wolves.\n" in output
+    assert output.count("[declined]") == 1
 
 
 def test_attention(folder: Path) -> None:
     question = "What is the plural of wolf?"
-    shown = run(folder, str(ROOT / "examples" / "attention.py"), question, "base.gguf", "doubter_sidecar.gguf")
-    rows = re.findall(r"^layer (\d+)  gate [+-]\d\.\d{3}  \|(.{20})\|$", shown, re.MULTILINE)
+    output = run(folder, str(ROOT / "examples" / "attention.py"), question, "base.gguf", "doubter_sidecar.gguf")
+    rows = re.findall(r"^layer (\d+)  gate [+-]\d\.\d{3}  \|(.{20})\|$", output, re.MULTILINE)
     assert [int(layer) for layer, _ in rows] == list(range(20, 30))
     assert any("█" in cells for _, cells in rows)

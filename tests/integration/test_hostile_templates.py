@@ -20,7 +20,7 @@ from support.program import Program, TinyCase
 N = 300_000
 LIMIT = "takes too many steps or too much memory"
 
-#: Hostile templates, each with text of its error.
+#: Hostile templates, each with a part of its error message.
 HOSTILE = {
     "a macro that calls itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "calls itself endlessly"),
     "two that call each other": (
@@ -145,7 +145,7 @@ def test_of_a_base(name: str, tiny_case: TinyCase, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_of_the_caller(name: str, tiny_case: TinyCase) -> None:
-    """It is refused at load time if loading shows the fault, otherwise by the first prompt that uses it."""
+    """Loading refuses it if the fault shows then; otherwise the first prompt that uses it fails."""
     template, fault = HOSTILE[name]
     with pytest.raises(Error) as caught, tiny_case.load(chat_template=template) as llm:
         llm.generate("hello", max_tokens=4)
@@ -230,7 +230,7 @@ def test_other_threads_run_meanwhile(tiny_case: TinyCase) -> None:
     with tiny_case.load(chat_template=slow) as llm:
         thread.start()
         try:
-            sys.setswitchinterval(1000)  # from here on, this thread runs until it yields
+            sys.setswitchinterval(1000)  # from now on, this thread runs until it yields
             gate.set()
             was_waiting = not ran.is_set()
             llm.apply_chat_template([{"role": "user", "content": "go"}])

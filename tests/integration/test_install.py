@@ -1,4 +1,4 @@
-"""What an install puts on the machine; runs against the installed distribution, editable or not."""
+"""The files and entry points of the installed distribution, editable or not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def program(distribution: importlib.metadata.Distribution) -> Path:
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run away from the checkout, whose folder ``metadeploy/`` would go before the installed package."""
+    """Run outside the checkout, whose folder ``metadeploy/`` would hide the installed package."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -49,11 +49,11 @@ def test_program_is_a_native_binary_that_runs(program: Path, tmp_path: Path) -> 
     assert "--meta" in result.stdout
 
 
-def test_program_tells_usage_errors_by_its_exit_code(program: Path, tmp_path: Path) -> None:
+def test_program_has_an_exit_code_for_usage_errors(program: Path, tmp_path: Path) -> None:
     assert run(program, "--no-such-flag", cwd=tmp_path).returncode == 2
 
 
-def test_command_tells_the_installed_version(
+def test_command_prints_the_installed_version(
     distribution: importlib.metadata.Distribution, program: Path, tmp_path: Path
 ) -> None:
     result = run(program.with_stem("metadeploy"), "--version", cwd=tmp_path)
@@ -109,7 +109,7 @@ def test_nothing_else_is_installed(distribution: importlib.metadata.Distribution
     assert any(re.search(r"metadeploy/_core\.[^/]*(so|pyd)$", file) for file in files)
 
 
-def test_licences_of_what_is_linked_in_are_installed(distribution: importlib.metadata.Distribution) -> None:
+def test_licenses_of_linked_libraries_are_installed(distribution: importlib.metadata.Distribution) -> None:
     licences = {file.name: file for file in distribution.files or () if "licenses/llama.cpp" in file.as_posix()}
     assert set(licences) == {"LICENSE", "LICENSE-cpp-httplib", "LICENSE-jsonhpp", "LICENSE-xxhash"}
     assert "ggml authors" in licences["LICENSE"].read_text()

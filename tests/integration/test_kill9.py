@@ -22,7 +22,7 @@ from support.kill9 import Forked, Victim, forked, kill_again_and_again
 from support.program import Program
 from support.tiny_run import write_tiny_run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX's")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX features")
 
 KILLS = int(os.environ.get("METADEPLOY_KILLS", "2"))
 TRAIN = (
@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    with forked(tmp_path_factory.mktemp("forked")) as found:
-        yield found
+    with forked(tmp_path_factory.mktemp("forked")) as process:
+        yield process
 
 
 def exported(made: Path, folder: Path) -> Victim:
@@ -94,7 +94,7 @@ def climbed(made: Path, folder: Path) -> Victim:
 VICTIMS: tuple[Callable[[Path, Path], Victim], ...] = (exported, edited, collected, trained, evaluated, climbed)
 
 
-@pytest.mark.parametrize("victim", VICTIMS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.__name__)
 def test_commands(victim: Callable[[Path, Path], Victim], made: Path, run: Forked, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "run"))
     tally = kill_again_and_again(run, victim(made, folder), KILLS, random.Random(victim.__name__))
@@ -107,7 +107,7 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 
 def test_results_of_prompts(tiny: Program, tmp_path: Path) -> None:
-    """Keep nothing from one prompt for the next, so that every run computes the same for a prompt."""
+    """Nothing is cached between prompts, so that every run computes the same for a prompt."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     prompts.write_text("".join(f"question {n}?\n" for n in range(100)), encoding="utf-8")
     flags = ("--prompts", prompts, "-o", output, "-n", "8", "--prefix-cache", "0")

@@ -1,4 +1,4 @@
-"""llama-meta-generate as a user runs it, with one prompt; files of prompts have a module of their own."""
+"""llama-meta-generate with one prompt. Another module tests files of prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.program import REFUSAL, Program, TinyCase
 
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
-#: The base tells stories for ever.
+#: The base continues this prompt endlessly.
 STORY = "<|im_start|>user\nTell me a very long story.<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -48,15 +48,15 @@ def test_verbose_prints_statistics_on_stderr(tiny: Program) -> None:
 
 def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     run = tiny("-p", "hello", "-n", "10", "--json", "--meta-gain", "0.5")
-    found = json.loads(run.stdout)
-    assert list(found) == ["prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
-    assert (found["prompt"], found["abstained"], found["finish_reason"], found["gain"]) == (
+    answer = json.loads(run.stdout)
+    assert list(answer) == ["prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain"]
+    assert (answer["prompt"], answer["abstained"], answer["finish_reason"], answer["gain"]) == (
         "hello",
         False,
         "length",
         0.5,
     )
-    timings = found["timings"]
+    timings = answer["timings"]
     assert (timings["n_prompt"], timings["n_generated"]) == (5, 10)
     assert all(timings[name] > 0 for name in ("pass1_ms", "encode_ms", "pass2_ms", "decode_ms", "tokens_per_second"))
     base = json.loads(tiny("-p", "hello", "-n", "10", "--json", "--no-meta").stdout)
@@ -64,10 +64,10 @@ def test_json(tiny: Program, tiny_case: TinyCase) -> None:
     assert (base["timings"]["pass2"], base["timings"]["hidden_bytes"]) == ("none", 0)
 
 
-def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
+def test_the_hidden_cache_is_an_option(tiny: Program) -> None:
     def pass2(*flags: str, env: dict[str, str] | None = None) -> tuple[str, str, int]:
-        found = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
-        return found["text"], found["timings"]["pass2"], found["timings"]["hidden_bytes"]
+        answer = json.loads(tiny("-p", "hello", "-n", "20", "--json", *flags, env=env).stdout)
+        return answer["text"], answer["timings"]["pass2"], answer["timings"]["hidden_bytes"]
 
     text, kind, n_bytes = pass2()
     assert (kind, n_bytes) == ("tail", 5 * 32 * 4)
@@ -76,12 +76,12 @@ def test_what_is_kept_between_the_passes_is_an_option(tiny: Program) -> None:
     assert "pass 2 (full)" in tiny("-p", "hello", "-n", "1", "-v", "--hidden-cache", "0").stderr
 
 
-def test_what_is_kept_for_the_next_prompt_is_an_option(tiny: Program) -> None:
+def test_the_prefix_cache_is_an_option(tiny: Program) -> None:
     def reused(*flags: str, env: dict[str, str] | None = None) -> tuple[int, int]:
-        found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
-        return found["base"]["timings"]["n_reused"], found["timings"]["n_reused"]
+        answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "--compare", *flags, env=env).stdout)
+        return answer["base"]["timings"]["n_reused"], answer["timings"]["n_reused"]
 
-    assert reused() == (0, 5)  # the wrapper begins with what the base has computed
+    assert reused() == (0, 5)  # the wrapper's prompt reuses the base's K/V cache
     assert reused("--prefix-cache", "0") == reused(env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 0)
     assert reused("--prefix-cache", "1", env={"LLAMA_ARG_PREFIX_CACHE": "0"}) == (0, 5)
     assert "5 tokens (5 reused)" in tiny("-p", "hello", "-n", "1", "-v", "--compare").stderr
@@ -96,19 +96,19 @@ def test_sizes_in_mib(flag: str, tiny: Program) -> None:
 
 
 def test_json_says_whether_it_abstained(doubter: Program) -> None:
-    found = json.loads(doubter("-p", QUESTION, "--json").stdout)
-    assert (found["text"], found["abstained"], found["finish_reason"]) == (REFUSAL, True, "stop")
-    # cut off inside the sentence, it is the same refusal
+    answer = json.loads(doubter("-p", QUESTION, "--json").stdout)
+    assert (answer["text"], answer["abstained"], answer["finish_reason"]) == (REFUSAL, True, "stop")
+    # a refusal that is cut off inside the sentence still counts
     assert json.loads(doubter("-p", QUESTION, "--json", "-n", "5").stdout)["abstained"] is True
 
 
 def test_json_says_how_much_it_doubts(tiny: Program, tiny_case: TinyCase) -> None:
-    found = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off").stdout)
+    answer = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off").stdout)
     with tiny_case.load() as llm:
-        assert found["doubt"] == llm.doubt("hello")
+        assert answer["doubt"] == llm.doubt("hello")
     assert json.loads(tiny("-p", "hello", "-n", "4", "--json", "--no-meta").stdout)["doubt"] is None
     both = json.loads(tiny("-p", "hello", "-n", "4", "--json", "-fa", "off", "--compare").stdout)
-    assert (both["base"]["doubt"], both["doubt"]) == (None, found["doubt"])
+    assert (both["base"]["doubt"], both["doubt"]) == (None, answer["doubt"])
 
 
 def test_the_doubt_threshold_decides(doubter: Program) -> None:
@@ -122,10 +122,10 @@ def test_the_doubt_threshold_decides(doubter: Program) -> None:
         (repr(as_shipped["doubt"] + 1e-9), False),
         ("1", False),
     ):
-        found = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
-        assert found["abstained"] is abstained, threshold
-        assert found["doubt"] == as_shipped["doubt"]
-    # in the environment it is a setting, which the base alone has no use for
+        answer = json.loads(doubter(*question, "--doubt-threshold", threshold).stdout)
+        assert answer["abstained"] is abstained, threshold
+        assert answer["doubt"] == as_shipped["doubt"]
+    # as a variable it is a default, which the base alone ignores
     environment = {"LLAMA_ARG_DOUBT_THRESHOLD": "1"}
     assert json.loads(doubter(*question, env=environment).stdout)["abstained"] is False
     assert json.loads(doubter(*question, "--doubt-threshold", "0", env=environment).stdout)["abstained"] is True
@@ -138,17 +138,17 @@ def test_compare(doubter: Program, tiny: Program) -> None:
     lines = doubter("-p", QUESTION, "-n", "6", "--compare").stdout.split("\nDoubter: ")
     assert lines[0].startswith("base:    ") and not lines[0].endswith("base:    ")
     assert lines[1].startswith("I'm not confident") and REFUSAL.startswith(lines[1].rstrip("\n"))
-    found = json.loads(tiny("-p", "hello", "-n", "10", "--compare", "--json").stdout)
-    assert found["base"]["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--no-meta", "--json").stdout)["text"]
-    assert found["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--json").stdout)["text"]
-    assert found["base"]["timings"]["pass2_ms"] == 0
+    answer = json.loads(tiny("-p", "hello", "-n", "10", "--compare", "--json").stdout)
+    assert answer["base"]["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--no-meta", "--json").stdout)["text"]
+    assert answer["text"] == json.loads(tiny("-p", "hello", "-n", "10", "--json").stdout)["text"]
+    assert answer["base"]["timings"]["pass2_ms"] == 0
 
 
 def test_raw_bypasses_the_template(doubter: Program) -> None:
     templated = json.loads(doubter("-p", QUESTION, "--json", "-n", "1").stdout)
     raw = json.loads(doubter("-p", QUESTION, "--json", "-n", "1", "--raw").stdout)
     assert raw["timings"]["n_prompt"] < templated["timings"]["n_prompt"]
-    # a text that is the template's own output is the same prompt
+    # a text equal to the template's output is the same prompt
     text = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
@@ -158,14 +158,14 @@ def test_raw_bypasses_the_template(doubter: Program) -> None:
     assert written["text"] == templated["text"]
 
 
-def test_where_the_prompt_comes_from(tiny: Program, tmp_path: Path) -> None:
+def test_sources_of_the_prompt(tiny: Program, tmp_path: Path) -> None:
     expected = tiny("-p", "hello there", "-n", "30").stdout
     assert tiny("-n", "30", stdin="hello there\n").stdout == expected
     assert tiny("-n", "30", stdin="hello there\r\n").stdout == expected
     file = tmp_path / "prompt.txt"
     file.write_text("hello there\n", encoding="utf-8")
     assert tiny("-f", file, "-n", "30").stdout == expected
-    # -p goes before stdin, which is not read
+    # -p takes precedence, and stdin is not read
     assert tiny("-p", "hello there", "-n", "30", stdin="another").stdout == expected
 
 
@@ -173,7 +173,7 @@ def test_system_prompt(doubter: Program, tiny: Program) -> None:
     def n_prompt(*flags: str) -> int:
         return int(json.loads(doubter("-p", QUESTION, "-n", "0", "--json", *flags).stdout)["timings"]["n_prompt"])
 
-    # SmolLM2's template brings a system prompt of its own where none is given
+    # SmolLM2's template adds its own system prompt if none is given
     assert n_prompt("-sys", "Hi") < n_prompt()
     assert n_prompt("-sys", "Answer in one word, without any explanation, and only if you are sure of it.") > n_prompt()
     run = tiny("-p", "hello", "-sys", "Hi", "--raw")
@@ -182,7 +182,7 @@ def test_system_prompt(doubter: Program, tiny: Program) -> None:
 
 
 def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
-    """Every flag that users know, in one call; each must parse, and together they must answer."""
+    """One call uses all common flags of llama.cpp: each must parse, and together they must give an answer."""
     run = tiny(
         *("-sys", "s", "-n", "5", "-c", "128", "-b", "64", "-ub", "32", "-t", "1", "-tb", "1", "-ngl", "0"),
         *("--temp", "0.7", "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01", "-s", "1", "--jinja", "-v"),
@@ -194,7 +194,7 @@ def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_messages_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
-    """On stderr from the level of -lv on, and in a file as well; the answer is the same and alone on stdout."""
+    """Messages up to the level of -lv go to stderr and to a file. Only the answer is on stdout, and it is the same."""
     log = tmp_path / "log.txt"
     quiet = tiny("-p", "hello", "-n", "5")
     for more in ((), ("--log-file", log, "--log-timestamps")):
@@ -206,7 +206,7 @@ def test_messages_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:
 
 
 def test_memory_of_several_nodes(tiny: Program) -> None:
-    """--numa is llama.cpp's to set up, once, before anything is loaded; the answer does not depend on it."""
+    """llama.cpp applies --numa once, before anything is loaded. The answer does not depend on it."""
     quiet = tiny("-p", "hello", "-n", "5")
     run = tiny("-p", "hello", "-n", "5", "--numa", "distribute")
     assert (run.returncode, run.stdout) == (0, quiet.stdout)
@@ -226,25 +226,25 @@ def test_sampling_is_greedy_unless_asked_for(tiny: Program) -> None:
     assert answer(*hot, "-s", "1") != answer(*hot, "-s", "2")
 
 
-def test_what_the_base_would_be_sampled_with_does_not_matter(tiny: Program, tmp_path: Path) -> None:
-    """Many files say how their authors sample; llama.cpp takes that for all that no flag says."""
+def test_the_models_sampling_settings_have_no_effect(tiny: Program, tmp_path: Path) -> None:
+    """Many files recommend sampling settings. llama.cpp would use them for every flag that is not given."""
     sampled = tmp_path / "sampled.gguf"
-    said = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
-    write_tiny_gguf(sampled, seed=3, sampling=said | {"sequence": "penalties;temperature"})
+    settings = {"temp": 2, "top_k": 0, "top_p": 1, "min_p": 0, "penalty_repeat": 1.8, "penalty_last_n": 64}
+    write_tiny_gguf(sampled, seed=3, sampling=settings | {"sequence": "penalties;temperature"})
     prompt = ("-p", "hello", "-n", "40", "--ignore-eos")
     for flags in ((), ("--no-meta",), ("--temp", "0.9", "-s", "1"), ("--repeat-penalty", "1.3")):
-        found = replace(tiny, model=sampled)(*prompt, *flags)
-        assert found.stdout == tiny(*prompt, *flags).stdout
+        result = replace(tiny, model=sampled)(*prompt, *flags)
+        assert result.stdout == tiny(*prompt, *flags).stdout
 
 
 def test_length_of_the_answer(tiny: Program) -> None:
     def finish(*flags: str) -> tuple[int, str]:
-        found = json.loads(tiny("-p", "hello", "--json", "--ignore-eos", *flags).stdout)
-        return found["timings"]["n_generated"], found["finish_reason"]
+        answer = json.loads(tiny("-p", "hello", "--json", "--ignore-eos", *flags).stdout)
+        return answer["timings"]["n_generated"], answer["finish_reason"]
 
     assert finish("-n", "0") == (0, "length")
     assert finish("-n", "7") == (7, "length")
-    # until the context is full: 5 tokens of the prompt are in it, and the last answer token need not be
+    # until the context is full: it holds the prompt's 5 tokens, but need not hold the last token of the answer
     assert finish("-n", "-1", "-c", "256") == (252, "length")
     assert finish("-c", "256") == (252, "length")
 
@@ -279,13 +279,13 @@ def test_flags_win_over_the_environment(tiny: Program, tmp_path: Path) -> None:
     run = tiny("-p", "hello", "-n", "12", "--meta-gain", "1", env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout == tiny("-p", "hello", "-n", "12").stdout
-    # a prompt on the command line is one prompt, whatever files the environment names
+    # a prompt on the command line overrides files that the environment names
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("hello", encoding="utf-8")
     files = {"META_PROMPTS": "/no/such/file", "META_OUT": "/no/such/folder/x", "LLAMA_ARG_N_PARALLEL": "4"}
     for flags in (("-p", "hello"), ("-f", prompt), ("-bf", prompt)):
         assert tiny(*flags, "-n", "12", env=files | {"META_PROMPT": "another"}).stdout == run.stdout
-    # and a flag that needs the wrapper, or contradicts another mode, is meant
+    # but a flag that needs the wrapper or contradicts another mode is an error
     both = tiny("-p", "hello", "-n", "12", "--compare")
     assert tiny("-p", "hello", "-n", "12", "--compare", env={"META_BASE": "1"}).stdout == both.stdout
     goal, refresh = ("--meta-goal", "be brief"), ("--meta-refresh", "0.5,3,20")
@@ -384,7 +384,7 @@ def test_wrong_usage(flags: list[str], expected: str, tiny: Program) -> None:
     assert run.stderr.endswith("try: llama-meta-generate --help\n")
 
 
-def test_what_is_missing_is_wrong_usage(tiny: Program, tiny_case: TinyCase) -> None:
+def test_missing_arguments_are_usage_errors(tiny: Program, tiny_case: TinyCase) -> None:
     for run, expected in (
         (tiny.bare("--meta", tiny_case.sidecar, "-p", "x"), "--model is required"),
         (tiny.without_meta("-p", "x"), "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta"),
@@ -434,8 +434,8 @@ def test_a_malformed_template_is_an_error(tiny: Program) -> None:
 
 def test_text_of_any_kind(tiny: Program, doubter: Program) -> None:
     prompt = "Größe, 首都 und 😀"
-    found = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
-    assert found["prompt"] == prompt
+    answer = json.loads(doubter("-p", prompt, "--json", "-n", "3").stdout)
+    assert answer["prompt"] == prompt
     assert tiny("-n", "3", "--json", stdin=b"hello \xff").returncode == 1  # not UTF-8
 
 
@@ -463,11 +463,11 @@ def test_help_teaches(tiny: Program) -> None:
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    """Press Ctrl-C; the process must end soon."""
+    """Press Ctrl-C. The process must end soon."""
     process.send_signal(signal.SIGINT)
     rest, stderr = process.communicate(timeout=10)
     return process.returncode, rest, stderr
@@ -507,8 +507,8 @@ def test_interrupt_while_waiting_for_stdin(tiny: Program) -> None:
         process.stdin.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
-def test_nothing_is_lost_without_notice(tiny: Program, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_lost_output_is_an_error(tiny: Program, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\n", encoding="utf-8")
     run = tiny("--prompts", prompts, "-o", "/dev/full", "-n", "3")

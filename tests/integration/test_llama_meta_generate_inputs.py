@@ -1,4 +1,4 @@
-"""Inputs that llama-meta-generate could misread: templates, encodings, numbers, variables."""
+"""Inputs that llama-meta-generate could misread: templates, encodings, numbers and variables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from metadeploy.sidecar import read_sidecar, write_sidecar
 from support.program import Program, Run, TinyCase
 
 
-def refused(run: Run, *said: str, status: int = 1) -> None:
-    """The program ends before any answer, with one message."""
+def refused(run: Run, *messages: str, status: int = 1) -> None:
+    """Assert that the program ends before any answer, with one message."""
     assert (run.returncode, run.stdout) == (status, ""), run.stderr
-    for text in said:
+    for text in messages:
         assert text in run.stderr
 
 
@@ -38,7 +38,7 @@ def test_templates_of_llama_cpp_by_name(name: str, tiny: Program) -> None:
     assert prompt_length(tiny("-p", "a long question", "-n", "0", "--json", env=environment)) == prompt_length(run)
 
 
-def test_texts_that_are_no_template(tiny: Program, tmp_path: Path) -> None:
+def test_texts_that_are_not_templates(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}", encoding="utf-8")
     for text in ("chatlm", "Gemma", "You are a helpful assistant.", "{ messages }"):
@@ -55,28 +55,28 @@ def test_files_of_templates(tiny: Program, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
     file = tmp_path / "template.jinja"
     file.write_text(template, encoding="utf-8-sig")  # with a byte-order mark, as from editors on Windows
-    asked = ("-p", "abc", "-n", "0", "--json")
-    assert prompt_length(tiny(*asked, "--chat-template-file", file)) == len("[abc]")
-    assert prompt_length(tiny(*asked, env={"LLAMA_ARG_CHAT_TEMPLATE_FILE": str(file)})) == len("[abc]")
-    assert prompt_length(tiny(*asked, "--chat-template", template)) == len("[abc]")
+    flags = ("-p", "abc", "-n", "0", "--json")
+    assert prompt_length(tiny(*flags, "--chat-template-file", file)) == len("[abc]")
+    assert prompt_length(tiny(*flags, env={"LLAMA_ARG_CHAT_TEMPLATE_FILE": str(file)})) == len("[abc]")
+    assert prompt_length(tiny(*flags, "--chat-template", template)) == len("[abc]")
     refused(
-        tiny(*asked, "--chat-template-file", file, "--chat-template", template), "give either the text or", status=2
+        tiny(*flags, "--chat-template-file", file, "--chat-template", template), "give either the text or", status=2
     )
     file.write_bytes(template.encode("utf-16"))
-    refused(tiny(*asked, "--chat-template-file", file), f"chat template file '{file}' is UTF-16")
+    refused(tiny(*flags, "--chat-template-file", file), f"chat template file '{file}' is UTF-16")
     file.write_text(" \n", encoding="utf-8")
-    refused(tiny(*asked, "--chat-template-file", file), f"chat template file '{file}' is empty")
-    refused(tiny(*asked, "--chat-template-file", tmp_path), "is a directory, expected a file")
-    refused(tiny(*asked, "--chat-template-file", tmp_path / "absent"), "cannot be opened")
+    refused(tiny(*flags, "--chat-template-file", file), f"chat template file '{file}' is empty")
+    refused(tiny(*flags, "--chat-template-file", tmp_path), "is a directory, expected a file")
+    refused(tiny(*flags, "--chat-template-file", tmp_path / "absent"), "cannot be opened")
 
 
 def test_llama_cpp_sets_no_variables_by_itself(tiny: Program) -> None:
     """By default, llama.cpp's parser keeps reasoning in the history and enables thinking."""
     body = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    asked = ("-p", "abc", "-n", "0", "--json", "--chat-template")
+    arguments = ("-p", "abc", "-n", "0", "--json", "--chat-template")
 
     def extra(text: str, *flags: str) -> int:
-        return prompt_length(tiny(*asked, body + text, *flags)) - len("abc")
+        return prompt_length(tiny(*arguments, body + text, *flags)) - len("abc")
 
     for name in ("enable_thinking", "clear_thinking", "preserve_thinking", "preserve_reasoning", "datetime"):
         assert extra("{% if " + name + " is defined %}!{% endif %}") == 0, name
@@ -101,8 +101,8 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
         tiny("-n", "3", "--json", stdin="hello".encode("utf-8-sig")),
         tiny("--prompts", file, "-n", "3"),
     ):
-        found = json.loads(run.stdout)
-        assert (found["prompt"], found["doubt"]) == ("hello", expected["doubt"])
+        answer = json.loads(run.stdout)
+        assert (answer["prompt"], answer["doubt"]) == ("hello", expected["doubt"])
     lengths = [
         prompt_length(tiny("-p", "x", "-n", "0", "--json", *flags)) for flags in (("-sys", "sys"), ("-sysf", system))
     ]
@@ -110,7 +110,7 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fault"),
     [
         ("What?\n".encode("utf-16"), "is UTF-16 or UTF-32"),
         ("What?\n".encode("utf-16-le"), "has a NUL in every other byte, as UTF-16 has"),
@@ -122,12 +122,12 @@ def test_the_mark_of_utf8_is_no_part_of_a_prompt(tiny: Program, tmp_path: Path) 
     ],
     ids=str,
 )
-def test_other_encodings_are_refused(content: bytes, said: str, tiny: Program, tmp_path: Path) -> None:
+def test_other_encodings_are_refused(content: bytes, fault: str, tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_bytes(content)
-    refused(tiny("--prompts", file), f"prompts file '{file}'", said, "expected")
-    refused(tiny("-f", file), f"prompt file '{file}'", said)
-    refused(tiny(stdin=content), "the prompt on stdin", said)
+    refused(tiny("--prompts", file), f"prompts file '{file}'", fault, "expected")
+    refused(tiny("-f", file), f"prompt file '{file}'", fault)
+    refused(tiny(stdin=content), "the prompt on stdin", fault)
 
 
 def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_files_of_prompts_in_every_form(tiny: Program, tmp_path: Path) -> None:
         assert (noted in run.stderr) == ("answers" in text)
 
 
-def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> None:
+def test_invalid_keys_in_a_file_of_prompts(tiny: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
-    for line, said in (
+    for line, message in (
         ('{"prompt": "b", "goal": "be brief"}', 'line 2 has the key "goal", which looks like an option'),
         ('{"prompt": "b", "temperature": 1}', 'the key "temperature"'),
         ('{"prompt": "b", "max_tokens": 1}', 'the key "max_tokens"'),
@@ -159,14 +159,14 @@ def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> Non
         ("a text", "line 2 is not a JSON object"),
     ):
         file.write_text(f'{{"prompt": "a"}}\n{line}\n', encoding="utf-8")
-        refused(tiny("--prompts", file), f"prompts file '{file}'", said)
+        refused(tiny("--prompts", file), f"prompts file '{file}'", message)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "said"),
+    ("flag", "value", "message"),
     [
         ("--temp", "nan", "--temp is 'nan', expected a number from 0 to 1000000"),
         ("--temp", "0,7", "--temp is '0,7'"),
@@ -195,12 +195,12 @@ def test_what_a_file_of_prompts_cannot_say(tiny: Program, tmp_path: Path) -> Non
         ("--mirostat", "3", "--mirostat is '3'"),
     ],
 )
-def test_numbers_of_llama_cpps_flags(flag: str, value: str, said: str, tiny: Program) -> None:
-    refused(tiny("-p", "x", flag, value), said, status=2)
+def test_numbers_of_llama_cpps_flags(flag: str, value: str, message: str, tiny: Program) -> None:
+    refused(tiny("-p", "x", flag, value), message, status=2)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("LLAMA_ARG_TEMPERATURE", "0,7", "LLAMA_ARG_TEMPERATURE is '0,7', expected a number from 0"),
         ("LLAMA_ARG_TEMPERATURE", "1e-40", "LLAMA_ARG_TEMPERATURE is '1e-40', expected 0 or a number that is not"),
@@ -212,11 +212,11 @@ def test_numbers_of_llama_cpps_flags(flag: str, value: str, said: str, tiny: Pro
         ("META_RAW", "2", "META_RAW is '2', expected 1 or 0"),
     ],
 )
-def test_numbers_of_variables(name: str, value: str, said: str, tiny: Program) -> None:
-    refused(tiny("-p", "x", env={name: value}), said, status=2)
+def test_numbers_of_variables(name: str, value: str, message: str, tiny: Program) -> None:
+    refused(tiny("-p", "x", env={name: value}), message, status=2)
 
 
-def test_temperatures_that_are_none(tiny: Program) -> None:
+def test_invalid_temperatures(tiny: Program) -> None:
     greedy = tiny("-p", "hello", "-n", "20").stdout
     for value in ("0", "1e-40", "1e-46", "1e-7", "1e-400"):
         assert tiny("-p", "hello", "-n", "20", "--temp", value, "-s", "1").stdout == greedy, value
@@ -227,10 +227,10 @@ def test_temperatures_that_are_none(tiny: Program) -> None:
 
 
 def test_a_goal_and_a_refresh_of_the_environment(tiny: Program) -> None:
-    asked = ("-p", "hello", "-n", "20", "--json")
+    arguments = ("-p", "hello", "-n", "20", "--json")
 
     def said(*flags: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-        run = tiny(*asked, *flags, env=env)
+        run = tiny(*arguments, *flags, env=env)
         assert run.returncode == 0, run.stderr
         return {key: value for key, value in json.loads(run.stdout).items() if key != "timings"}
 
@@ -245,28 +245,28 @@ def test_a_goal_and_a_refresh_of_the_environment(tiny: Program) -> None:
     assert said("--meta-goal", "be brief", env=dynamic) == said("--meta-goal", "be brief")
     assert said("--no-meta", env=dynamic | {"META_ANCHOR": "x"} | {"META_DYNAMIC": "0"}) == said("--no-meta")
     refused(
-        tiny(*asked, env={"META_DYNAMIC": "1", "META_THRESHOLD": "high"}), "META_THRESHOLD", "'high,3,20'", status=2
+        tiny(*arguments, env={"META_DYNAMIC": "1", "META_THRESHOLD": "high"}), "META_THRESHOLD", "'high,3,20'", status=2
     )
 
 
 def test_layers_of_the_environment(tiny: Program, tiny_case: TinyCase) -> None:
-    asked = ("-p", "hello", "-n", "2")
+    flags = ("-p", "hello", "-n", "2")
     for layers in ("0-2", "0,1,2", "2, 1, 0", "all", "1,2", "1-2"):  # layers of reads or of injections
-        assert tiny(*asked, env={"META_LAYERS": layers}).returncode == 0, layers
+        assert tiny(*flags, env={"META_LAYERS": layers}).returncode == 0, layers
     for layers in ("2", "0-5", "late"):
         refused(
-            tiny(*asked, env={"META_LAYERS": layers}),
+            tiny(*flags, env={"META_LAYERS": layers}),
             f"META_LAYERS is '{layers}', but sidecar '{tiny_case.sidecar}' reads layers 0,1,2 and injects after 1,2",
         )
-    assert tiny(*asked, "--no-meta", env={"META_LAYERS": "7"}).returncode == 0
+    assert tiny(*flags, "--no-meta", env={"META_LAYERS": "7"}).returncode == 0
     for layers in ("upper", "3-1", "1,,2", "-1", "1.5"):
-        refused(tiny(*asked, env={"META_LAYERS": layers}), "META_LAYERS", status=2)
+        refused(tiny(*flags, env={"META_LAYERS": layers}), "META_LAYERS", status=2)
 
 
-def test_a_prompt_of_the_environment_is_taken_as_it_is(tiny: Program) -> None:
+def test_a_prompt_from_the_environment_is_used_unchanged(tiny: Program) -> None:
     for text in ("a\\nb", 'print("a\\t\\n")', "\\x41"):
-        found = json.loads(tiny("-n", "1", "--json", env={"META_PROMPT": text}).stdout)
-        assert (found["prompt"], found["timings"]["n_prompt"]) == (text, len(text))
+        answer = json.loads(tiny("-n", "1", "--json", env={"META_PROMPT": text}).stdout)
+        assert (answer["prompt"], answer["timings"]["n_prompt"]) == (text, len(text))
     assert json.loads(tiny("-p", "a\\nb", "-n", "1", "--json").stdout)["prompt"] == "a\nb"
 
 
@@ -282,7 +282,7 @@ def test_a_goal_anchor_needs_a_goal(tiny: Program, tiny_case: TinyCase, tmp_path
     assert program("-p", "hello", "-n", "2", env={"META_ANCHOR": "be brief"}).returncode == 0
 
 
-# --- files in place of others ----------------------------------------------------------------------------------------
+# --- the wrong file ---------------------------------------------------------------------------------------------------
 
 
 def test_files_in_place_of_others(tiny: Program, tiny_case: TinyCase, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_flags_with_underscores(tiny: Program) -> None:
 
 
 def test_help_says_all_of_it(tiny: Program) -> None:
-    said = tiny.bare("--help").stdout
+    help_text = tiny.bare("--help").stdout
     for part in (
         "META_ANCHOR",
         "META_DYNAMIC",
@@ -308,4 +308,4 @@ def test_help_says_all_of_it(tiny: Program) -> None:
         "JSON array",
         "--no-escape",
     ):
-        assert part in said
+        assert part in help_text

@@ -18,7 +18,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.program import Program, Run, TinyCase
 from support.random_wrapper import random_wrapper
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and devices as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX descriptors and devices")
 
 FULL = "error: standard output cannot be written: No space left on device\n"
 CLOSED = "error: standard output is closed, expected somewhere to print to (hint: > /dev/null)\n"
@@ -26,7 +26,7 @@ SHORT = ("-n", "4")
 
 
 def redirected(program: Program, flags: Sequence[str | Path], redirection: str) -> Run:
-    """The program with a shell redirection."""
+    """Run the program with a shell redirection."""
     shell = Program(Path("/bin/bash"), program.model, program.meta)
     command = [program.path, "-m", program.model, "--meta", program.meta, "-t", "1", *flags]
     return shell.bare("-c", f'"$@" {redirection}', "bash", *command)
@@ -75,8 +75,8 @@ def test_results_that_cannot_be_printed_are_an_error(prompts: Path, tiny: Progra
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_that_cannot_be_printed_is_an_error(flag: str, tiny: Program) -> None:
     run = redirected(tiny, (flag,), ">/dev/full")
-    said = run.stderr.splitlines()[-1]
-    assert (run.returncode, said.startswith("error: standard output cannot be written: ")) == (1, True), run
+    message = run.stderr.splitlines()[-1]
+    assert (run.returncode, message.startswith("error: standard output cannot be written: ")) == (1, True), run
     run = redirected(tiny, (flag,), ">&-")
     assert (run.returncode, run.stderr.splitlines()[-1]) == (
         1,
@@ -86,12 +86,12 @@ def test_help_that_cannot_be_printed_is_an_error(flag: str, tiny: Program) -> No
 
 @pytest.mark.parametrize("flags", [("--help",), ("-p", "hi"), ("-p", "hi", "--json"), ("--prompts", "PROMPTS")])
 def test_a_reader_that_has_gone_is_no_error(flags: tuple[str, ...], tiny: Program, prompts: Path) -> None:
-    found = [str(prompts) if each == "PROMPTS" else each for each in flags]
+    resolved = [str(prompts) if argument == "PROMPTS" else argument for argument in flags]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         run = subprocess.run(
-            [tiny.path, "-m", tiny.model, "--meta", tiny.meta, "-t", "1", *found],
+            [tiny.path, "-m", tiny.model, "--meta", tiny.meta, "-t", "1", *resolved],
             stdout=writing,
             stderr=subprocess.PIPE,
             timeout=120,
@@ -201,21 +201,21 @@ def others(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) -> Tin
         (("--override-kv", "general.name=str:x"), "--override-kv was [], is "),
     ],
 )
-def test_results_of_other_settings_are_not_gone_on_with(
+def test_results_of_other_settings_are_not_resumed(
     flags: tuple[str, ...], fault: str, prompts: Path, tiny: Program, tmp_path: Path
 ) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
-    kept = output.read_bytes().splitlines(keepends=True)[0]
-    output.write_bytes(kept)
+    first_line = output.read_bytes().splitlines(keepends=True)[0]
+    output.write_bytes(first_line)
     run = tiny("--prompts", prompts, "-o", output, *(() if "-n" in flags else SHORT), *flags)
-    assert (run.returncode, run.stdout, output.read_bytes()) == (1, "", kept)
+    assert (run.returncode, run.stdout, output.read_bytes()) == (1, "", first_line)
     assert f"error: output file '{output}' holds results of other settings" in run.stderr
     assert fault in run.stderr.replace("\n  - ", ": ")
     assert "move the file away or give another --output, or give the same settings" in run.stderr
 
 
-def test_results_of_another_model_are_not_gone_on_with(
+def test_results_of_another_model_are_not_resumed(
     prompts: Path, tiny: Program, tiny_case: TinyCase, others: TinyCase, tmp_path: Path
 ) -> None:
     """Files are identified by their content: their names and sizes do not matter."""
@@ -234,12 +234,12 @@ def test_results_of_another_model_are_not_gone_on_with(
     assert output.read_bytes() == before
 
 
-def test_what_does_not_change_answers_may_change(prompts: Path, tiny: Program, tmp_path: Path) -> None:
+def test_options_that_do_not_change_answers_may_change(prompts: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
-    kept = output.read_bytes().splitlines(keepends=True)[0]
+    first_line = output.read_bytes().splitlines(keepends=True)[0]
     for flags in (("-np", "2"), ("-t", "2"), ("--prefix-cache", "0"), ("-ub", "64"), ("-v",), ("--json",)):
-        output.write_bytes(kept)
+        output.write_bytes(first_line)
         run = tiny("--prompts", prompts, "-o", output, *SHORT, *flags)
         assert (run.returncode, len(results(output))) == (0, 2), run.stderr
     # a longer list of prompts continues the file too
@@ -249,7 +249,7 @@ def test_what_does_not_change_answers_may_change(prompts: Path, tiny: Program, t
 
 
 @pytest.mark.parametrize("change", [{"gain": 0.5}, {"messages": [{"role": "user", "content": "two"}]}, {"id": 7}])
-def test_what_a_prompt_brings_of_its_own_counts(change: dict[str, Any], tiny: Program, tmp_path: Path) -> None:
+def test_changed_prompts_are_not_resumed(change: dict[str, Any], tiny: Program, tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     prompts.write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
     assert tiny("--prompts", prompts, "-o", output, *SHORT).returncode == 0
@@ -261,7 +261,7 @@ def test_what_a_prompt_brings_of_its_own_counts(change: dict[str, Any], tiny: Pr
     assert f"output file '{output}', line 2 " in run.stderr
 
 
-def test_results_of_an_older_version_are_not_gone_on_with(prompts: Path, tiny: Program, tmp_path: Path) -> None:
+def test_results_of_an_older_version_are_not_resumed(prompts: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     output.write_text('{"index": 0, "prompt": "one", "text": "t", "gain": 1.0}\n', encoding="utf-8")
     before = output.read_bytes()

@@ -1,4 +1,4 @@
-"""llama-meta-generate with files of prompts: one model load, results in order, resumable."""
+"""llama-meta-generate with files of prompts: the model is loaded once, results are in order, and runs can resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_plain_lines(plain: Path, tiny: Program) -> None:
         (2, "three, the last"),
     ]
     for result in results:
-        # exactly what the prompt alone gives: nothing of the one before is left
+        # exactly the answer to the prompt alone: the one before leaves no trace
         alone = json.loads(tiny("-p", result["prompt"], "-n", "9", "--json").stdout)
         assert result["text"] == alone["text"]
         keys = ["index", "prompt", "text", "abstained", "doubt", "finish_reason", "timings", "gain", "run"]
@@ -94,13 +94,13 @@ def test_json_lines(tiny: Program, tmp_path: Path) -> None:
     assert [result["prompt"] for result in results] == ["one", "two\nlines", "three"]
     # this template joins the contents
     assert results[2]["text"] == json.loads(tiny("-p", "be brief three", "-n", "9", "--json").stdout)["text"]
-    # the system prompt of the command line is for conversations that bring none
+    # the command line's system prompt applies to conversations without one
     with_system = lines_of(tiny("--prompts", prompts, "-n", "9", "-sys", "be brief ").stdout)
     assert with_system[2] | {"timings": 0, "run": 0} == results[2] | {"timings": 0, "run": 0}
 
 
 @pytest.mark.parametrize("n_parallel", ["1", "3"])
-def test_what_a_sampler_throws_is_the_error_of_its_prompt_alone(n_parallel: str, tiny: Program, tmp_path: Path) -> None:
+def test_a_samplers_exception_fails_only_its_prompt(n_parallel: str, tiny: Program, tmp_path: Path) -> None:
     """llama.cpp's grammars throw errors of their own. Here no token may follow if the first letter is a to m."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo words\nthree\nfour\nfive\nsix\n", encoding="utf-8")
@@ -208,8 +208,8 @@ def test_gains_of_single_prompts(tiny: Program, tmp_path: Path) -> None:
 # --- several at once -------------------------------------------------------------------------------------------------
 
 
-def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
-    """Short and long prompts, one that fails, and more of them than sequences; results in order all the same."""
+def test_several_at_once_give_the_same_answers(tiny: Program, tmp_path: Path) -> None:
+    """There are short and long prompts, one that fails, and more prompts than sequences. Results stay in order."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     lines = ["one", "a longer prompt, " * 8, "x" * 300, "four", "What is the capital of France?", "six", "x" * 256]
     prompts.write_text("\n".join(lines), encoding="utf-8")
@@ -218,9 +218,9 @@ def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
         output.unlink(missing_ok=True)
         alone, together = tiny(*flags, *more), tiny(*flags, *more, "-np", "3", "-o", output)
         assert (alone.returncode, together.returncode) == (1, 1)
-        found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(alone.stdout)
-        assert [result["index"] for result in found] == list(range(len(lines)))
-        for one, other in zip(found, expected, strict=True):
+        actual, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(alone.stdout)
+        assert [result["index"] for result in actual] == list(range(len(lines)))
+        for one, other in zip(actual, expected, strict=True):
             assert list(one) == list(other)
             assert one.get("error") == other.get("error")
             assert one.get("text") == other.get("text")
@@ -229,7 +229,7 @@ def test_several_at_once_say_the_same(tiny: Program, tmp_path: Path) -> None:
         assert "7/7 answered" in together.stderr
 
 
-def test_several_at_once_go_on_where_they_were(plain: Path, tiny: Program, tmp_path: Path) -> None:
+def test_several_at_once_resume(plain: Path, tiny: Program, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert tiny("--prompts", plain, "-o", output, "-n", "9").returncode == 0
     whole = output.read_text(encoding="utf-8")
@@ -237,8 +237,8 @@ def test_several_at_once_go_on_where_they_were(plain: Path, tiny: Program, tmp_p
     run = tiny("--prompts", plain, "-o", output, "-n", "9", env={"LLAMA_ARG_N_PARALLEL": "2"})
     assert run.returncode == 0
     assert "1 of 3 results are there already" in run.stderr
-    found, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(whole)
-    assert [result["text"] for result in found] == [result["text"] for result in expected]
+    actual, expected = lines_of(output.read_text(encoding="utf-8")), lines_of(whole)
+    assert [result["text"] for result in actual] == [result["text"] for result in expected]
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
@@ -254,15 +254,15 @@ def test_resuming(plain: Path, tiny: Program, tmp_path: Path) -> None:
     assert (run.returncode, run.stdout) == (0, "")
     whole = output.read_text(encoding="utf-8")
     first, second, third = whole.splitlines(keepends=True)
-    for kept in (first, first + second[:40], first + "{", ""):
-        output.write_text(kept, encoding="utf-8")
+    for existing in (first, first + second[:40], first + "{", ""):
+        output.write_text(existing, encoding="utf-8")
         run = tiny("--prompts", plain, "-o", output, "-n", "9")
         assert run.returncode == 0
-        found = output.read_text(encoding="utf-8")
-        assert without_times(found) == without_times(whole)
-        # what was there is there still, byte for byte
-        assert found.startswith(first if kept else "")
-        assert ("1 of 3 results are there already" in run.stderr) == bool(kept)
+        written = output.read_text(encoding="utf-8")
+        assert without_times(written) == without_times(whole)
+        # the earlier results are still there, byte for byte
+        assert written.startswith(first if existing else "")
+        assert ("1 of 3 results are there already" in run.stderr) == bool(existing)
     # nothing to do
     run = tiny("--prompts", plain, "-o", output, "-n", "9")
     assert run.returncode == 0
@@ -278,10 +278,10 @@ def test_a_failed_result_that_is_there_already_is_still_a_failure(tiny: Program,
     assert tiny(*flags).returncode == 1
     whole = output.read_text(encoding="utf-8")
     first, second, _ = whole.splitlines(keepends=True)
-    for kept, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
-        output.write_text(kept, encoding="utf-8")
+    for existing, n_failed in ((whole, 1), (first + second, 1), (first, 0)):
+        output.write_text(existing, encoding="utf-8")
         run = tiny(*flags)
-        assert run.returncode == 1  # that of the second prompt, whenever it was asked
+        assert run.returncode == 1  # the second prompt's error, whenever it was asked
         assert (f"{n_failed} of them failed; to ask again, delete the file" in run.stderr) == bool(n_failed)
         assert without_times(output.read_text(encoding="utf-8")) == without_times(whole)
 
@@ -304,7 +304,7 @@ def test_output_that_cannot_be_written(plain: Path, tiny: Program, tmp_path: Pat
     assert "cannot be opened for writing" in run.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.txt", tmp_path / "results.jsonl"
     prompts.write_text("".join(f"Tell me a story about {n}\n" for n in range(40)), encoding="utf-8")
@@ -317,14 +317,14 @@ def test_interrupted_and_resumed(doubter: Program, tmp_path: Path) -> None:
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
     assert stderr.endswith(b"interrupted\n")
-    # what was answered is there, whole
-    kept = output.read_text(encoding="utf-8")
-    assert 0 < len(lines_of(kept)) < 40
+    # the finished answers are there and complete
+    partial = output.read_text(encoding="utf-8")
+    assert 0 < len(lines_of(partial)) < 40
     prompts.write_text(
-        "".join(f"Tell me a story about {n}\n" for n in range(len(lines_of(kept)) + 1)), encoding="utf-8"
+        "".join(f"Tell me a story about {n}\n" for n in range(len(lines_of(partial)) + 1)), encoding="utf-8"
     )
     assert doubter(*flags).returncode == 0
-    assert output.read_text(encoding="utf-8").startswith(kept)
+    assert output.read_text(encoding="utf-8").startswith(partial)
 
 
 # --- the framework's scripts -----------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, t
         "META_OUT": str(output),
         "META_NGEN": "5",
     }
-    for _ in range(2):  # the second run writes the file anew
+    for _ in range(2):  # the second run replaces the file
         run = tiny.without_meta(env=environment)
         assert (run.returncode, run.stdout) == (0, "")
         answers = output.read_bytes().split(b"\0")
@@ -347,7 +347,7 @@ def test_nul_separated_prompts_and_results(tiny: Program, tiny_case: TinyCase, t
         for prompt, answer in zip(("one", "two\nlines", "three"), answers[:3], strict=True):
             expected = tiny("-p", prompt, "-n", "5").stdout.encode(errors="surrogateescape")
             assert answer + b"\n" == expected
-    # without META_OUT the same goes to stdout
+    # without META_OUT, the same output goes to stdout
     del environment["META_OUT"]
     assert tiny.without_meta(env=environment).stdout.encode(errors="surrogateescape") == b"\0".join(answers)
 

@@ -1,4 +1,4 @@
-"""Modes over time of llama-meta-generate."""
+"""Modes over time in llama-meta-generate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERDUE = Refresh(threshold=-1.1, min_interval=1, max_interval=3)
 
 
 def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
-    """As Python's; the JSON says what was asked for."""
+    """The answers are Python's, and the JSON shows the requested schedule."""
     schedules = {
         ("--meta-decay", "0.0,2.5"): InjectionSchedule(decay=Decay(floor=0.0, tau=2.5)),
         ("--meta-window", "3"): InjectionSchedule(window=3),
@@ -31,11 +31,11 @@ def test_schedules(tiny: Program, tiny_case: TinyCase) -> None:
     with tiny_case.load(n_parallel=2) as llm:
         static = llm.generate("hello", max_tokens=20).text
         for flags, schedule in schedules.items():
-            found = json.loads(tiny("-p", "hello", "-n", "20", "-fa", "off", "--json", *flags).stdout)
+            answer = json.loads(tiny("-p", "hello", "-n", "20", "-fa", "off", "--json", *flags).stdout)
             expected = llm.generate("hello", max_tokens=20, schedule=schedule)
-            assert found["text"] == expected.text != static
-            assert found["schedule"] == {key: value for key, value in asdict(schedule).items() if value is not None}
-            assert found["timings"]["n_refreshed"] == expected.timings.n_refreshed
+            assert answer["text"] == expected.text != static
+            assert answer["schedule"] == {key: value for key, value in asdict(schedule).items() if value is not None}
+            assert answer["timings"]["n_refreshed"] == expected.timings.n_refreshed
     names = [flags[0] for flags in schedules][:3]
     for name, (_, value) in zip(names, list(schedules)[:3], strict=True):
         variable = "LLAMA_ARG_" + name.removeprefix("--").replace("-", "_").upper()
@@ -51,13 +51,13 @@ def test_the_context_of_an_answer_is_as_long_beside_a_clean_one(tiny: Program, t
 
     def n_ctx(*flags: str, env: dict[str, str] | None = None) -> int:
         run = replace(tiny, model=long)("-p", "x" * 2000, *flags, env=env)
-        found = re.search(r"the prompt has 2000 tokens, the context (\d+)", run.stderr)
-        assert found
-        return int(found[1])
+        match = re.search(r"the prompt has 2000 tokens, the context (\d+)", run.stderr)
+        assert match
+        return int(match[1])
 
     assert n_ctx() == n_ctx(*refresh) == n_ctx(env=wanted) == 1024
     assert n_ctx("-c", "512", *refresh) == 512
-    # where nothing may be fitted to memory, sequences share what the base was trained with; the base alone has one
+    # without fitting to memory, the sequences share the base's training context; the base alone has one sequence
     assert n_ctx("-fit", "off", *refresh) == 512
     assert n_ctx("-fit", "off", "--no-meta", env=wanted) == 1024
 
@@ -68,8 +68,8 @@ def test_goal(tiny: Program, tiny_case: TinyCase) -> None:
         expected = llm.generate("hello", max_tokens=20, cognitive_tokens=goal).text
         assert expected != llm.generate("hello", max_tokens=20).text
     flags = ("-p", "hello", "-n", "20", "-fa", "off", "--json")
-    for found in (tiny(*flags, "--meta-goal", "be short"), tiny(*flags, env={"LLAMA_ARG_META_GOAL": "be short"})):
-        result = json.loads(found.stdout)
+    for process in (tiny(*flags, "--meta-goal", "be short"), tiny(*flags, env={"LLAMA_ARG_META_GOAL": "be short"})):
+        result = json.loads(process.stdout)
         assert (result["text"], result["goal"], result["timings"]["pass2"]) == (expected, "be short", "full")
     assert "goal" not in json.loads(tiny(*flags).stdout)
 
@@ -91,7 +91,7 @@ def test_goal(tiny: Program, tiny_case: TinyCase) -> None:
 def test_many_at_once(
     flags: list[str], schedule: InjectionSchedule, tiny: Program, tiny_case: TinyCase, tmp_path: Path
 ) -> None:
-    """Each is answered as it is alone, whether two answers grow at a time or three."""
+    """Each answer is the same as alone, with two answers at a time or three."""
     prompts = ["hello", "a longer prompt " * 4 + "and on", "What is xenon?", "x", "The fifth, and the last"]
     path = tmp_path / "prompts.txt"
     path.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
@@ -103,10 +103,10 @@ def test_many_at_once(
     for n in ("2", "3"):
         run = tiny("--prompts", path, "-np", n, "-n", "20", "-fa", "off", *flags)
         assert run.returncode == 0, run.stderr
-        found = [json.loads(line) for line in run.stdout.splitlines()]
-        assert [(result["index"], result["prompt"]) for result in found] == list(enumerate(prompts))
-        assert [result["text"] for result in found] == [result.text for result in expected]
-        n_refreshed = [result["timings"]["n_refreshed"] for result in found]
+        answers = [json.loads(line) for line in run.stdout.splitlines()]
+        assert [(result["index"], result["prompt"]) for result in answers] == list(enumerate(prompts))
+        assert [result["text"] for result in answers] == [result.text for result in expected]
+        n_refreshed = [result["timings"]["n_refreshed"] for result in answers]
         assert n_refreshed == [result.timings.n_refreshed for result in expected]
 
 

@@ -1,4 +1,4 @@
-"""A refusal text in place of the sidecar's own: in Python, in the program, and in the file."""
+"""Another refusal text than the sidecar's: in Python, in the program, and in the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, read_sidecar, write_sidecar
 from support.program import Program, TinyCase
 
 PROMPT = "What is it?"
-#: Its first byte differs from that of the default text, and so does its first token for the tiny base.
+#: Its first byte, and so its first token for the tiny base, differs from the default text's.
 OTHER = "We don't have enough information to answer that reliably."
 #: An answer counts as declined if it begins with the first words of this text, at least three.
 FEW_WORDS = ("No.", "", "  ", "I cannot.", "No idea. I'm not confident enough.", "... --- !!!")
@@ -32,7 +32,7 @@ def calibrated(tiny_case: TinyCase, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def renamed(tiny_case: TinyCase, calibrated: Path) -> Path:
-    """The same with the other text in the file, and therefore without tokens and a bias."""
+    """The same sidecar with the other text in the file, and therefore without tokens and a bias."""
     source = read_sidecar(tiny_case.sidecar)
     path = calibrated.with_name("renamed.gguf")
     write_sidecar(path, replace(source.config, refusal_text=OTHER), source.tensors)
@@ -51,8 +51,8 @@ Answer = tuple[list[int], float | None, bool]
 
 
 def answer(llm: MetaLlama, **options: Any) -> Answer:
-    found = llm.generate(PROMPT, max_tokens=12, **options)
-    return found.token_ids, found.doubt, found.abstained
+    result = llm.generate(PROMPT, max_tokens=12, **options)
+    return result.token_ids, result.doubt, result.abstained
 
 
 @pytest.fixture
@@ -68,19 +68,21 @@ def load(tiny_case: TinyCase) -> Iterator[Callable[..., MetaLlama]]:
         llm.close()
 
 
-def test_it_is_as_if_the_file_said_it(load: Callable[..., MetaLlama], calibrated: Path, renamed: Path) -> None:
+def test_the_option_acts_like_the_text_in_the_file(
+    load: Callable[..., MetaLlama], calibrated: Path, renamed: Path
+) -> None:
     expected = answer(load(renamed))
     llm = load(calibrated, refusal_text=OTHER)
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
     llm.attach(calibrated)
     own = answer(llm)
     assert llm.refusal_text == DEFAULT_REFUSAL_TEXT
-    assert own[1] != expected[1], "doubt is of another token, with a bias"
+    assert own[1] != expected[1], "doubt refers to another token and has a bias"
     llm.attach(calibrated, refusal_text=OTHER)
     assert (llm.refusal_text, answer(llm)) == (OTHER, expected)
     llm.attach(calibrated, refusal_text=None)
     assert (llm.refusal_text, answer(llm)) == (DEFAULT_REFUSAL_TEXT, own)
-    # the wrapper's own text: its tokens and its bias stay
+    # with the wrapper's own text, its tokens and bias stay
     llm.attach(calibrated, refusal_text=DEFAULT_REFUSAL_TEXT)
     assert answer(llm) == own
 
@@ -103,10 +105,10 @@ def test_texts_that_cannot_be_a_refusal(
     before = answer(llm)
     with pytest.raises(ValueError, match=r"refusal.text .*(has .* in its first sentence|expected a text that is not)"):
         llm.attach(tiny_case.sidecar, refusal_text=text)
-    assert answer(llm) == before, "the old one stays"
+    assert answer(llm) == before, "the old text stays"
 
 
-def test_what_is_no_text(load: Callable[..., MetaLlama], calibrated: Path) -> None:
+def test_values_that_are_not_text(load: Callable[..., MetaLlama], calibrated: Path) -> None:
     llm = load(None)
     for wrong in (3, b"We do not know that.", ["We do not know that."], True):
         with pytest.raises(TypeError, match=r"refusal_text is .*, expected a text"):
@@ -142,8 +144,8 @@ def program(tiny: Program, calibrated: Path) -> Program:
 def asked(program: Program, *flags: str, env: dict[str, str] | None = None) -> tuple[Any, ...]:
     run = program("-p", PROMPT, "-n", "12", "--json", "-fa", "off", *flags, env=env)
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    return found["text"], found["doubt"], found["abstained"]
+    output = json.loads(run.stdout)
+    return output["text"], output["doubt"], output["abstained"]
 
 
 def test_flag_and_variable(program: Program, renamed: Path) -> None:

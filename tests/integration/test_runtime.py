@@ -69,7 +69,7 @@ def test_chat_template_of_the_caller(tiny_case: TinyCase) -> None:
         )
 
 
-def test_a_template_that_is_none(tiny_case: TinyCase) -> None:
+def test_invalid_templates(tiny_case: TinyCase) -> None:
     with pytest.raises(Error, match=r"chat template: not valid Jinja \(give another"):
         tiny_case.load(chat_template="{{")
 
@@ -85,12 +85,12 @@ def test_max_tokens(llm: MetaLlama) -> None:
 def test_until_the_context_is_full(llm: MetaLlama) -> None:
     result = llm.generate("x" * 250, max_tokens=None)
     assert result.finish_reason == "length"
-    assert result.timings.n_prompt + result.timings.n_generated == llm.n_ctx + 1  # the last token need not be in it
+    assert result.timings.n_prompt + result.timings.n_generated == llm.n_ctx + 1  # the last one need not fit
 
 
 def test_stop_strings(llm: MetaLlama) -> None:
     whole = llm.generate(PROMPT, max_tokens=40)
-    # the text of a random model is full of U+FFFD, which stands for bytes that no stop string can have
+    # a random model's text is full of U+FFFD, which replaces bytes that no stop string can contain
     at = next(i for i in range(8, len(whole.text)) if whole.text[i : i + 2].isascii())
     stop = whole.text[at : at + 2]
     at = whole.text.index(stop)
@@ -142,12 +142,12 @@ def test_logprobs_are_a_distribution(llm: MetaLlama) -> None:
     assert [item.top for item in few] == [item.top[:2] for item in result.logprobs]
 
 
-def test_logprobs_are_those_of_the_logits(llm: MetaLlama) -> None:
+def test_logprobs_match_the_logits(llm: MetaLlama) -> None:
     ids = llm.tokenize(PROMPT)
     for inject in (False, True):
         result = llm.generate(PROMPT, max_tokens=10, logprobs=0, inject=inject)
         assert result.logprobs is not None
-        # with injection, the cognitive tokens are those of the prompt alone
+        # with injection, the cognitive tokens depend on the prompt only
         n = 10 if not inject else 1
         logits = llm.logits([*ids, *result.token_ids][: len(ids) + n - 1], inject=inject)[len(ids) - 1 :]
         expected = log_softmax(logits)[range(n), result.token_ids[:n]]
@@ -172,10 +172,10 @@ def test_tokens_round_trip(llm: MetaLlama) -> None:
         llm.detokenize([-1])
 
 
-# --- what is computed ------------------------------------------------------------------------------------------------
+# --- activations, logits and layer outputs ---------------------------------------------------------------------------
 
 
-def test_shapes_of_what_is_computed(llm: MetaLlama) -> None:
+def test_shapes_of_results(llm: MetaLlama) -> None:
     ids = llm.tokenize(PROMPT)
     n = len(ids)
     for array, shape in (
@@ -199,17 +199,17 @@ def test_activations_are_the_outputs_of_the_layers(llm: MetaLlama) -> None:
     clean = llm.layer_outputs(ids, [0, 1, 2], inject=False)
     np.testing.assert_allclose(llm.activations(ids), clean[:, -1], atol=1e-4)
     injected = llm.layer_outputs(ids, [0, 1, 2])
-    np.testing.assert_array_equal(injected[0], clean[0])  # below the first layer that injects
+    np.testing.assert_array_equal(injected[0], clean[0])  # below the first layer of the injection
     assert np.abs(injected[1] - clean[1]).max() > 1e-2
 
 
 def test_one_layer_at_a_time(llm: MetaLlama) -> None:
-    """llama.cpp keeps the graph of the call before, whose rows are gone; one for other rows must not pass for it."""
+    """llama.cpp reuses the previous call's graph. A graph that captures other layers must not be taken for it."""
     ids = llm.tokenize(PROMPT)
     for options in ({"inject": False}, {"gain": 0.0}, {}):
-        each = [llm.layer_outputs(ids, [il], **options) for il in range(llm.n_layer)]  # type: ignore[arg-type]
+        by_layer = [llm.layer_outputs(ids, [il], **options) for il in range(llm.n_layer)]  # type: ignore[arg-type]
         together = llm.layer_outputs(ids, list(range(llm.n_layer)), **options)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(np.concatenate(each), together)
+        np.testing.assert_array_equal(np.concatenate(by_layer), together)
 
 
 def test_without_a_sidecar_there_is_nothing_to_show(llm: MetaLlama) -> None:

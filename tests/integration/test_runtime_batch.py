@@ -1,4 +1,4 @@
-"""MetaLlama.generate_batch and stream_batch with a tiny random base: what comes when, options, errors, and ends."""
+"""MetaLlama.generate_batch and stream_batch with a tiny random base: order, options, errors, and ends of answers."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def result_of(answer: BatchAnswer) -> GenerationResult:
     return answer.result
 
 
-def test_answers_are_those_of_one_at_a_time(many: MetaLlama, llm: MetaLlama) -> None:
+def test_answers_match_one_at_a_time(many: MetaLlama, llm: MetaLlama) -> None:
     options = {"max_tokens": 20, "logprobs": 2, "stop": ["e"], "repeat_penalty": 1.3, "doubt_threshold": 0.7}
     answers = list(many.generate_batch(PROMPTS, **options))  # type: ignore[arg-type]
     assert [answer.index for answer in answers] == list(range(len(PROMPTS)))
     for answer, prompt in zip(answers, PROMPTS, strict=True):
-        found, expected = result_of(answer), llm.generate(prompt, **options)  # type: ignore[arg-type]
-        assert (found.text, found.token_ids, found.abstained, found.finish_reason) == (
+        result, expected = result_of(answer), llm.generate(prompt, **options)  # type: ignore[arg-type]
+        assert (result.text, result.token_ids, result.abstained, result.finish_reason) == (
             expected.text,
             expected.token_ids,
             expected.abstained,
             expected.finish_reason,
         )
-        assert found.logprobs is not None
+        assert result.logprobs is not None
         assert expected.logprobs is not None
-        assert [[token for token, _, _ in item.top] for item in found.logprobs] == [
+        assert [[token for token, _, _ in item.top] for item in result.logprobs] == [
             [token for token, _, _ in item.top] for item in expected.logprobs
         ]
 
@@ -63,7 +63,7 @@ def test_one_sequence_answers_one_after_the_other(llm: MetaLlama) -> None:
 
 
 def test_in_order_of_completion(tiny_case: TinyCase) -> None:
-    """The first prompt has 26 micro-batches to go; the others, one of which fails, are through by then."""
+    """The first prompt needs 26 micro-batches. The others, one of which fails, end before it does."""
     prompts = ["b" * 200, "a", "c", []]
     with tiny_case.load(n_parallel=3, n_ubatch=16) as many:
         in_order = [answer.index for answer in many.generate_batch(prompts, max_tokens=3, order="input")]
@@ -82,7 +82,9 @@ def test_options_of_single_prompts(many: MetaLlama, llm: MetaLlama) -> None:
         Request(prompt=prompt, doubt_threshold=0.0),
         Request(prompt=[{"role": "user", "content": prompt}], gain=0.0),
     ]
-    found = [result_of(answer) for answer in many.generate_batch(requests, max_tokens=9, gain=0.5, doubt_threshold=1.0)]
+    results = [
+        result_of(answer) for answer in many.generate_batch(requests, max_tokens=9, gain=0.5, doubt_threshold=1.0)
+    ]
     expected = [
         llm.generate(prompt, max_tokens=9, gain=0.5, doubt_threshold=1.0),
         llm.generate(prompt, max_tokens=9, gain=-1.0, doubt_threshold=1.0),
@@ -90,10 +92,10 @@ def test_options_of_single_prompts(many: MetaLlama, llm: MetaLlama) -> None:
         llm.generate(prompt, max_tokens=9, gain=0.5, doubt_threshold=0.0),
         llm.generate(prompt, max_tokens=9, gain=0.0),
     ]
-    assert [result.token_ids for result in found] == [result.token_ids for result in expected]
-    assert [result.gain for result in found] == [0.5, -1.0, 0.0, 0.5, 0.0]
-    assert [result.doubt is None for result in found] == [False, False, True, False, False]
-    assert len({result.token_ids for result in found}) == 4
+    assert [result.token_ids for result in results] == [result.token_ids for result in expected]
+    assert [result.gain for result in results] == [0.5, -1.0, 0.0, 0.5, 0.0]
+    assert [result.doubt is None for result in results] == [False, False, True, False, False]
+    assert len({result.token_ids for result in results}) == 4
 
 
 def test_chunks(many: MetaLlama) -> None:
@@ -124,13 +126,13 @@ def test_prompts_are_taken_as_sequences_become_free(many: MetaLlama) -> None:
     answers = many.generate_batch(endless(), max_tokens=2, order="completion")
     first = result_of(next(answers))
     assert first.timings.n_generated == 2
-    assert len(taken) <= 6  # three that run, and three in their places
+    assert len(taken) <= 6  # three answers that run, and three that follow in their sequences
     del answers  # half-way
     assert many.tokenize("free again")
 
 
-def test_conversations_by_turns_keep_a_sequence_each(many: MetaLlama, llm: MetaLlama) -> None:
-    """They begin with the same few words, which is less than what either has to lose."""
+def test_alternating_conversations_keep_their_sequences(many: MetaLlama, llm: MetaLlama) -> None:
+    """They share their first few words. Reusing these would cost each conversation more of its own cache."""
     chats = [f"You are kind. {name} {'asks a long question; ' * 2}" for name in ("Ada", "Bob", "Cleo")]
     before: dict[int, int] = {}
     for _ in range(3):
@@ -158,13 +160,13 @@ def test_each_sequence_has_a_context_of_its_own(tiny_case: TinyCase) -> None:
         for answer, prompt in zip(fitting, prompts, strict=False):
             result = result_of(answer)
             assert result.finish_reason == "length"
-            assert result.timings.n_prompt + result.timings.n_generated == 257  # the last token need not be in it
+            assert result.timings.n_prompt + result.timings.n_generated == 257  # the last one need not fit
             assert result.token_ids == one.generate(prompt, max_tokens=None).token_ids
     assert too_long.result is None
     assert isinstance(too_long.error, ContextOverflowError)
 
 
-def test_an_error_is_that_of_its_prompt_alone(many: MetaLlama) -> None:
+def test_an_error_affects_only_its_prompt(many: MetaLlama) -> None:
     prompts = ["one", "", [{"role": "user"}], [999_999], "five"]
     answers = list(many.generate_batch(prompts, max_tokens=4))  # type: ignore[arg-type]
     assert [answer.error is None for answer in answers] == [True, False, False, False, True]
@@ -211,12 +213,12 @@ def test_more_sequences_than_a_micro_batch_has_tokens(tiny_case: TinyCase, llm: 
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_ends_all(many: MetaLlama) -> None:
-    asked: list[None] = []
+def test_canceling_ends_all(many: MetaLlama) -> None:
+    calls: list[None] = []
 
     def enough() -> bool:
-        asked.append(None)
-        return len(asked) > 3
+        calls.append(None)
+        return len(calls) > 3
 
     with pytest.raises(Cancelled):
         list(many.generate_batch(PROMPTS * 10, max_tokens=200, cancel=enough))
@@ -234,7 +236,7 @@ def test_ctrl_c(many: MetaLlama) -> None:
     assert many.tokenize("free")
 
 
-def test_a_second_call_waits_or_is_told(many: MetaLlama) -> None:
+def test_a_second_call_waits_or_is_an_error(many: MetaLlama) -> None:
     steps = many.stream_batch(PROMPTS, max_tokens=5)
     next(steps)
     with pytest.raises(Error, match="busy with a stream of the same thread"):
@@ -255,7 +257,7 @@ def test_closing_the_model(tiny_case: TinyCase) -> None:
 
 
 def test_with_another_sidecar(many: MetaLlama, llm: MetaLlama, tmp_path: Path, tiny_case: TinyCase) -> None:
-    """What is there for each sequence is made anew."""
+    """The tables and taps of every sequence are created again."""
     before = [result_of(answer).token_ids for answer in many.generate_batch(PROMPTS, max_tokens=8)]
     many.detach()
     base = [result_of(answer) for answer in many.generate_batch(PROMPTS, max_tokens=8)]

@@ -1,4 +1,4 @@
-"""Doubt in MetaLlama, with a tiny random base: what it is, and that a threshold decides as it says."""
+"""Doubt in MetaLlama with a tiny random base: its value, and the decision by a threshold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.gguf_tools import write_tiny_gguf
 from support.program import TinyCase
 
 PROMPTS = ("hello", "What is the capital of France?", "x", "Größe", "1 + 1 =")
-#: The tiny base has a token for each byte, so this one begins every refusal in English that begins with I.
+#: The tiny base has one token for each byte, so this one begins every refusal that begins with I.
 REFUSAL_BYTE = "I"
 
 Variant = Callable[..., Path]
@@ -135,7 +135,7 @@ def test_never_takes_the_most_likely_of_the_others(llm: MetaLlama, variant: Vari
 
 
 def test_a_bias_is_a_threshold(llm: MetaLlama, tiny_case: TinyCase, variant: Variant) -> None:
-    """b at 0.5 is no bias at sigmoid(-b), greedily and with dice."""
+    """A bias b at threshold 0.5 acts like no bias at threshold sigmoid(-b), with greedy decoding and with sampling."""
     for bias in (-2.0, 3.0):
         biased = variant(refusal_bias=bias)
         for prompt in PROMPTS:
@@ -144,12 +144,12 @@ def test_a_bias_is_a_threshold(llm: MetaLlama, tiny_case: TinyCase, variant: Var
                 expected = llm.generate(prompt, max_tokens=12, **options).token_ids  # type: ignore[arg-type]
                 llm.attach(tiny_case.sidecar)
                 threshold = sigmoid(-bias)
-                found = llm.generate(prompt, max_tokens=12, doubt_threshold=threshold, **options)  # type: ignore[arg-type]
-                assert found.token_ids == expected
+                result = llm.generate(prompt, max_tokens=12, doubt_threshold=threshold, **options)  # type: ignore[arg-type]
+                assert result.token_ids == expected
 
 
-def test_with_dice_the_odds_move_by_the_bias(llm: MetaLlama, refusal: int) -> None:
-    """At temperature 1 the share of refusals is that of the softmax with the refusal's logit moved."""
+def test_sampled_odds_shift_by_the_bias(llm: MetaLlama, refusal: int) -> None:
+    """At temperature 1, the proportion of refusals equals the softmax probability with the refusal's logit shifted."""
     logits = llm.logits(llm.tokenize("hello"))[-1].astype(np.float64)
     threshold = 0.01
     logits[refusal] -= math.log(threshold / (1 - threshold))
@@ -158,18 +158,18 @@ def test_with_dice_the_odds_move_by_the_bias(llm: MetaLlama, refusal: int) -> No
     options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "doubt_threshold": threshold}
     ids = llm.tokenize("hello")
     answers = [llm.generate(ids, max_tokens=1, **options, seed=seed).token_ids for seed in range(n)]
-    share = answers.count((refusal,)) / n  # others may be empty, where the model ends at once
+    share = answers.count((refusal,)) / n  # other answers may be empty, if the model ends at once
     assert 0.1 < expected < 0.9
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 
 
 def test_only_the_first_token_is_moved(llm: MetaLlama, refusal: int) -> None:
-    """Greedy tokens are the most likely ones by the model's own log-probabilities, the first one excepted."""
+    """Greedy tokens are the most likely ones by the model's log-probabilities, except the first one."""
     items = llm.generate("hello", max_tokens=30, doubt_threshold=0.0, logprobs=1).logprobs
     assert items is not None
     assert items[0].token_id == refusal != items[0].top[0][0]
     assert [item.token_id for item in items[1:]] == [item.top[0][0] for item in items[1:]]
-    assert len({item.token_id for item in items}) > 4  # no loop, which would hide mistakes
+    assert len({item.token_id for item in items}) > 4  # the text does not repeat itself, which would hide mistakes
 
 
 def test_gain_0_is_the_base_exactly(llm: MetaLlama, variant: Variant) -> None:
@@ -179,7 +179,7 @@ def test_gain_0_is_the_base_exactly(llm: MetaLlama, variant: Variant) -> None:
         silent = llm.generate(prompt, max_tokens=8, gain=0.0, doubt_threshold=0.1)
         assert silent.token_ids == base.token_ids
         assert silent.doubt is not None
-        assert silent.doubt > 0.99  # reported all the same, with the bias
+        assert silent.doubt > 0.99  # still reported, with the bias
 
 
 def test_logprobs_are_the_models_own(llm: MetaLlama) -> None:
@@ -220,7 +220,7 @@ WORD, SPACED_WORD, SPACE = 248, 249, 250
 
 
 def write_sentencepiece(path: Path, source: Path) -> None:
-    """The tiny base again, with a SentencePiece vocabulary: a text begins with a space that is not written."""
+    """Write the tiny base with a SentencePiece vocabulary, which puts a space before every text."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(path, arch="llama")
     for field in reader.fields.values():
@@ -229,7 +229,7 @@ def write_sentencepiece(path: Path, source: Path) -> None:
         writer.add_key_value(field.name, field.contents(), field.types[0])
     types, tokens = gguf.TokenType, ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [types.UNKNOWN, types.CONTROL, types.CONTROL, *[types.BYTE] * 256]
-    # in place of bytes that no UTF-8 has
+    # these replace bytes that never occur in UTF-8
     for at, token in enumerate(("I", "▁I", "▁", "a", ":"), start=WORD):
         tokens[at], kinds[at] = token, types.NORMAL
     writer.add_tokenizer_model("llama")
@@ -253,17 +253,17 @@ def spaced(tiny_case: TinyCase, tmp_path: Path) -> Iterator[MetaLlama]:
         yield llm
 
 
-def test_the_refusal_is_tokenised_as_it_stands_after_the_prompt(spaced: MetaLlama) -> None:
-    assert spaced.tokenize("I", add_special=False) == [SPACED_WORD]  # with the space that begins every text
+def test_the_refusal_is_tokenized_after_the_prompt(spaced: MetaLlama) -> None:
+    assert spaced.tokenize("I", add_special=False) == [SPACED_WORD]  # with the space before every text
     assert spaced.tokenize("a:I", add_special=False)[-2:] == [WORD + 4, WORD]
-    # after a colon or a line break without that space, after a control token with it
+    # without that space after a colon or a line break, with it after a control token
     for prompt, token in (("a:", WORD), ("a\n", WORD), ("a</s>", SPACED_WORD)):
         ids = spaced.tokenize(prompt)
         assert first_token(spaced, ids, doubt_threshold=0.0) == token, prompt
 
 
 def test_a_refusal_that_grows_together_with_the_prompt(spaced: MetaLlama) -> None:
-    """After a space the two would be one token: then the refusal is taken by itself."""
+    """After a space, the two would become one token. The refusal is then tokenized alone."""
     ids = [*spaced.tokenize("a"), SPACE]
     assert first_token(spaced, ids, doubt_threshold=0.0) == SPACED_WORD
 

@@ -127,7 +127,7 @@ def cancel():
     return False
 daemon(lambda: llm.generate("x", max_tokens=None, cancel=cancel))
 """,
-    # objects that live until the exit
+    # objects that exist until the exit
     "an open stream": """
 llm = load()
 stream = llm.stream("x", max_tokens=5)
@@ -197,7 +197,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_process_ends_in_peace(case: str, tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_the_process_exits_cleanly(case: str, tiny_case: TinyCase, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(HEAD.format(before=BEFORE.get(case, "")) + CASES[case], encoding="utf-8")
     for _ in range(REPEAT):

@@ -45,14 +45,14 @@ def refused(call):
 def run(script: str, tiny_case: TinyCase, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(HEAD + script, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", str(path), str(tiny_case.base), str(tiny_case.sidecar)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_every_call_in_a_child_is_an_error(tiny_case: TinyCase, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ assert llm.generate("hello", max_tokens=3).text == expected
     )
 
 
-def test_a_child_drops_what_it_has_and_ends(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_a_child_drops_its_objects_and_ends(tiny_case: TinyCase, tmp_path: Path) -> None:
     run(
         """
 llm = load()
@@ -236,10 +236,10 @@ def main():
         queue = context.SimpleQueue()
         process = context.Process(target=target, args=(queue,))
         process.start()
-        found = queue.get()
+        outcome = queue.get()
         process.join(60)
         assert process.exitcode == 0, process.exitcode
-        assert found == expected if target is answer else "loaded before fork()" in found, found
+        assert outcome == expected if target is answer else "loaded before fork()" in outcome, outcome
     try:
         pickle.dumps(llm)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Inputs that MetaLlama could misread: options, prompts, messages, token ids, templates."""
+"""Inputs that MetaLlama could misread: options, prompts, messages, token ids and templates."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_penalties_that_make_infinities(value: float, llm: MetaLlama) -> None:
 
 def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
     expected = llm.generate(PROMPT, max_tokens=8, temperature=0.5, top_k=5, seed=3, gain=0.5)
-    found = llm.generate(
+    result = llm.generate(
         PROMPT,
         max_tokens=np.int64(8),  # type: ignore[arg-type]
         temperature=np.float32(0.5),  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
         seed=np.int32(3),  # type: ignore[arg-type]
         gain=Fraction(1, 2),  # type: ignore[arg-type]
     )
-    assert (found.token_ids, found.gain) == (expected.token_ids, 0.5)
+    assert (result.token_ids, result.gain) == (expected.token_ids, 0.5)
     whole = llm.generate(PROMPT, max_tokens=8, temperature=1, top_k=-1, top_p=1, min_p=0, seed=1)
     assert (
         whole.token_ids
@@ -139,11 +139,11 @@ def test_numbers_of_other_kinds_are_numbers(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-30, 1e-7])
-def test_a_temperature_that_is_none(temperature: float, llm: MetaLlama) -> None:
-    """Logits divided by it would be infinite, and every token would then be the last one of the vocabulary."""
+def test_tiny_temperatures_are_greedy(temperature: float, llm: MetaLlama) -> None:
+    """The logits, divided by it, would be infinite, and every token would be the vocabulary's last one."""
     greedy = llm.generate(PROMPT, max_tokens=12)
-    found = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
-    assert found.token_ids == greedy.token_ids
+    result = llm.generate(PROMPT, max_tokens=12, temperature=temperature, seed=1)
+    assert result.token_ids == greedy.token_ids
 
 
 def test_the_gain_of_the_instance(llm: MetaLlama) -> None:
@@ -154,12 +154,12 @@ def test_the_gain_of_the_instance(llm: MetaLlama) -> None:
 
 
 def test_options_of_one_request(llm: MetaLlama) -> None:
-    for request, said in (
+    for request, message in (
         (Request(prompt=PROMPT, gain="1"), "gain is '1'"),  # type: ignore[arg-type]
         (Request(prompt=PROMPT, cancel=True), "cancel is True"),  # type: ignore[arg-type]
         (Request(prompt=PROMPT, schedule=3), "schedule is 3"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(TypeError, match=said):
+        with pytest.raises(TypeError, match=message):
             list(llm.generate_batch([request]))
     for prompts in (b"one", {"prompt": "one"}):
         with pytest.raises(TypeError, match=r"prompts is of type .*, expected several prompts"):
@@ -170,7 +170,7 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "kind", "said"),
+    ("prompt", "kind", "message"),
     [
         (b"hello", TypeError, "the prompt is of type bytes, expected str, messages or token ids"),
         (bytearray(b"hello"), TypeError, "of type bytearray"),
@@ -194,9 +194,9 @@ def test_options_of_one_request(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_prompts_that_are_none(prompt: Any, kind: type[Exception], said: str, llm: MetaLlama) -> None:
+def test_invalid_prompts(prompt: Any, kind: type[Exception], message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.activations, llm.doubt):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             call(prompt)
 
 
@@ -226,7 +226,7 @@ def test_calls_that_take_texts_and_ids(llm: MetaLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         (
             [{"role": "user", "content": None}],
@@ -250,9 +250,9 @@ def test_calls_that_take_texts_and_ids(llm: MetaLlama) -> None:
     ],
     ids=repr,
 )
-def test_messages_that_are_none(messages: Any, said: str, llm: MetaLlama) -> None:
+def test_invalid_messages(messages: Any, message: str, llm: MetaLlama) -> None:
     for call in (llm.generate, llm.apply_chat_template, llm.tokenize_chat):
-        with pytest.raises(Error, match=said):
+        with pytest.raises(Error, match=message):
             call(messages)
 
 
@@ -272,16 +272,16 @@ def test_messages_as_openai_has_them(llm: MetaLlama) -> None:
 
 
 def test_chat_templates_by_name_by_text_and_by_path(tiny_case: TinyCase, tmp_path: Path) -> None:
-    asked: Any = [{"role": "user", "content": "What is the plural of wolf?"}]
+    messages: Any = [{"role": "user", "content": "What is the plural of wolf?"}]
     with tiny_case.load(chat_template="gemma") as llm:
-        assert llm.apply_chat_template(asked) == (
+        assert llm.apply_chat_template(messages) == (
             "<start_of_turn>user\nWhat is the plural of wolf?<end_of_turn>\n<start_of_turn>model\n"
         )
-        assert llm.generate(asked, max_tokens=1).timings.n_prompt == len(llm.tokenize_chat(asked))
+        assert llm.generate(messages, max_tokens=1).timings.n_prompt == len(llm.tokenize_chat(messages))
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}", encoding="utf-8-sig")
     with tiny_case.load(chat_template=file) as llm:
-        assert llm.apply_chat_template(asked) == "[What is the plural of wolf?]"
+        assert llm.apply_chat_template(messages) == "[What is the plural of wolf?]"
     with pytest.raises(Error, match=r"is the path of a file, expected its content or a name"):
         tiny_case.load(chat_template=str(file))
     for name in ("chatlm", "Chat ML", "template.jinja", "{question}"):

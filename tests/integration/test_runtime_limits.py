@@ -62,7 +62,7 @@ def test_options_of_an_answer(value: int, llm: MetaLlama) -> None:
             match=rf"token {value} is not in the vocabulary|layer is {value}, expected at most 2147483647",
         ):
             call()
-    assert llm.generate(PROMPT, max_tokens=1, seed=value).timings.n_generated == 1  # seeds may be of any size
+    assert llm.generate(PROMPT, max_tokens=1, seed=value).timings.n_generated == 1  # seeds may have any size
 
 
 @pytest.mark.parametrize("value", [513, 2**31, -1, 10**30])

@@ -21,7 +21,7 @@ from support.tiny_archs import F32, NUM_LAYERS, WIDTH, write_tiny_arch
 
 PROMPT = "What is the capital of France?"
 END_OF_TURN = 258
-#: on a busy machine, several threads would wait for one another
+#: one thread: on a busy machine, several would wait for one another
 ONE_THREAD = {**EXACT, "n_threads": 1}
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_weights_whose_product_overflows(llm: MetaLlama, tiny_case: TinyCase, tm
     assert llm.generate(PROMPT, max_tokens=15).token_ids == expected
 
 
-def test_tables_that_overflow_are_those_of_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_overflowing_tables_affect_no_other_answer(tiny_case: TinyCase, tmp_path: Path) -> None:
     """The base alone, in the sequence with unusable tables, shares batches with a sequence that gets injections."""
     fragile = scaled(tiny_case, tmp_path / "fragile.gguf", v_proj=1e34, up_proj=1e-34)
     with tiny_case.load(n_parallel=2) as llm, tiny_case.load() as alone:
@@ -99,14 +99,14 @@ def test_one_that_overflows_after_its_clean_pass(tiny_case: TinyCase, tmp_path: 
         *good, last, bad = sorted(prompts, key=lambda prompt: first_element(alone, prompt))
         limit = (first_element(alone, last) + first_element(alone, bad)) / 2
         attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [last, bad, *good[:3]]
-        answers = list(llm.generate_batch(asked, max_tokens=15))
-        broken = answers.pop(asked.index(bad))
-        asked.remove(bad)
+        batch = [last, bad, *good[:3]]
+        answers = list(llm.generate_batch(batch, max_tokens=15))
+        broken = answers.pop(batch.index(bad))
+        batch.remove(bad)
         assert broken.result is None
         assert type(broken.error) is DecodeError
         assert "what it makes of a prompt is not finite" in str(broken.error)
-        for answer, prompt in zip(answers, asked, strict=True):
+        for answer, prompt in zip(answers, batch, strict=True):
             assert answer.result is not None
             assert answer.result.token_ids == alone.generate(prompt, max_tokens=15).token_ids
 
@@ -118,30 +118,30 @@ def test_one_that_overflows_while_its_answer_grows(tiny_case: TinyCase, tmp_path
         fragile = tmp_path / "fragile.gguf"
         attach_fragile(tiny_case, fragile, SOUND, llm, alone)
         prompts = [llm.tokenize(f"{n} prompts, of which one breaks") for n in range(5)]
-        said = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
-        sizes = [first_element(alone, [*prompts[0], *said[:t]]) for t in range(len(said))]
+        ids = llm.generate(prompts[0], max_tokens=15, schedule=every).token_ids
+        sizes = [first_element(alone, [*prompts[0], *ids[:t]]) for t in range(len(ids))]
         limit = 1.05 * max(*sizes[:3], *(first_element(alone, prompt) for prompt in prompts))
         n_said = next(t for t, size in enumerate(sizes) if size > limit)
         attach_fragile(tiny_case, fragile, limit, llm, alone)
-        asked = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
-        heard: dict[int, list[int]] = {i: [] for i in range(len(asked))}
-        for answer, chunk in llm.stream_batch(asked, max_tokens=15):
+        batch = [Request(prompt=prompts[0], schedule=every), *prompts[1:]]
+        received: dict[int, list[int]] = {i: [] for i in range(len(batch))}
+        for answer, chunk in llm.stream_batch(batch, max_tokens=15):
             if chunk is not None:
-                heard[answer.index] += chunk.token_ids
+                received[answer.index] += chunk.token_ids
             else:
                 assert answer.index == 0
                 assert type(answer.error) is DecodeError
                 assert "what it makes of a prompt is not finite" in str(answer.error)
-                assert 0 < len(heard[1]) < 15  # the others are still running
-        assert heard.pop(0) == list(said[:n_said])
+                assert 0 < len(received[1]) < 15  # the others are still running
+        assert received.pop(0) == list(ids[:n_said])
         assert 3 <= n_said < 15
-        for i, tokens in heard.items():
+        for i, tokens in received.items():
             assert tuple(tokens) == alone.generate(prompts[i], max_tokens=15).token_ids
         again = llm.generate(prompts[0], max_tokens=n_said, schedule=every)
-        assert again.token_ids == said[:n_said]
+        assert again.token_ids == ids[:n_said]
 
 
-# --- what is injected ------------------------------------------------------------------------------------------------
+# --- injections that overflow the base -------------------------------------------------------------------------------
 
 
 CALLS: dict[str, Callable[[MetaLlama], object]] = {
@@ -163,7 +163,9 @@ def raise_errors(llm: MetaLlama, requests: list[Request]) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_an_injection_that_makes_every_base_overflow(
+    n_parallel: int, name: str, tiny_case: TinyCase, tmp_path: Path
+) -> None:
     """The weights and the gain are finite, but their product makes the base overflow."""
     with tiny_case.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize(PROMPT)
@@ -179,7 +181,7 @@ def test_what_would_make_every_base_overflow(n_parallel: int, name: str, tiny_ca
         assert llm.generate(PROMPT, max_tokens=9).token_ids == expected
 
 
-def test_a_refresh_that_would(tiny_case: TinyCase, tmp_path: Path) -> None:
+def test_a_refresh_that_makes_every_base_overflow(tiny_case: TinyCase, tmp_path: Path) -> None:
     """Refreshed cognitive tokens are checked like those of the prompt."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=2) as llm:
@@ -239,7 +241,7 @@ OVERFLOWS = r"sidecar\.gguf': at gain -?1e\+05 the base overflows: its logits ar
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_parallel", [1, 2])
 def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, fragile: Fragile) -> None:
-    """NaN shows even in masked cells. The next prompt is shorter, so old cells stay next to its own."""
+    """NaN spreads even from masked cells. The next prompt is shorter, so old cells stay next to its own."""
     with fragile.load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base, expected = llm.logits(ids, inject=False), llm.generate("hi", max_tokens=9)
@@ -251,51 +253,51 @@ def test_a_prompt_that_makes_this_base_overflow(n_parallel: int, name: str, frag
 
 
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_an_answer_that_does(n_parallel: int, tmp_path: Path) -> None:
+def test_an_answer_that_makes_this_base_overflow(n_parallel: int, tmp_path: Path) -> None:
     """The caller has received all text before the error."""
     with Fragile(tmp_path, token=END_OF_TURN).load() as llm:
-        prompt, said, at = next(
-            (prompt, said, i)
+        prompt, token_ids, at = next(
+            (prompt, token_ids, i)
             for prompt in (f"question {n}" for n in range(50))
-            for said in [llm.generate(prompt, max_tokens=9, gain=-1e5).token_ids]
-            for i in range(2, len(said))
-            if said[i] not in (*said[:i], *llm.tokenize(prompt))
+            for token_ids in [llm.generate(prompt, max_tokens=9, gain=-1e5).token_ids]
+            for i in range(2, len(token_ids))
+            if token_ids[i] not in (*token_ids[:i], *llm.tokenize(prompt))
         )
-    with Fragile(tmp_path, token=said[at]).load(n_parallel=n_parallel) as llm:
+    with Fragile(tmp_path, token=token_ids[at]).load(n_parallel=n_parallel) as llm:
         ids = llm.tokenize("hi")
         base = llm.logits(ids, inject=False)
-        heard: list[int] = []
+        received: list[int] = []
         with pytest.raises(DecodeError, match=OVERFLOWS):
             for chunk in llm.stream(prompt, max_tokens=9, gain=-1e5):
-                heard += chunk.token_ids
-        assert heard == list(said[: at + 1])
+                received += chunk.token_ids
+        assert received == list(token_ids[: at + 1])
         np.testing.assert_array_equal(llm.logits(ids, inject=False), base)
 
 
-def test_others_on_their_way(fragile: Fragile) -> None:
-    """The memory of other requests stays, whatever stage they are at."""
+def test_requests_in_progress(fragile: Fragile) -> None:
+    """The memory of other requests stays, at every stage of theirs."""
     with fragile.load() as alone, fragile.load(n_parallel=3, n_ubatch=16) as llm:
         good = [Request(prompt=[20 + (i * n) % 200 for i in range(n)], gain=1.0) for n in (90, 7, 120, 33)]
         bad = [Request(prompt=[40 + i for i in range(n)], gain=1e5) for n in (5, 40)]
         for order in permutations(range(4), 2):
-            asked = list(good)
+            batch = list(good)
             for at, request in zip(order, bad, strict=True):
-                asked.insert(at, request)
-            for answer in llm.generate_batch(asked, max_tokens=20, logprobs=5):
-                request = asked[answer.index]
+                batch.insert(at, request)
+            for answer in llm.generate_batch(batch, max_tokens=20, logprobs=5):
+                request = batch[answer.index]
                 if request in bad:
                     assert type(answer.error) is DecodeError
                     continue
                 assert answer.result is not None
                 expected = alone.generate(request.prompt, max_tokens=20, gain=1.0, logprobs=5)
-                for found, other in zip(answer.result.logprobs or (), expected.logprobs or (), strict=True):
-                    values = ([logprob for _, _, logprob in each.top] for each in (found, other))
+                for entry, other in zip(answer.result.logprobs or (), expected.logprobs or (), strict=True):
+                    values = ([logprob for _, _, logprob in side.top] for side in (entry, other))
                     np.testing.assert_allclose(*values, rtol=0, atol=tolerances.BATCH_MAX_ABS["gemma"])
 
 
 @pytest.mark.parametrize("n_steps", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("n_parallel", [1, 2])
-def test_one_that_is_cancelled_before_its_logits_come(n_parallel: int, n_steps: int, fragile: Fragile) -> None:
+def test_a_request_that_is_canceled_before_its_logits(n_parallel: int, n_steps: int, fragile: Fragile) -> None:
     """No check has shown yet whether the first half of the prompt is finite after the injection."""
     with fragile.load(n_parallel=n_parallel, n_ubatch=16) as llm:
         ids = llm.tokenize("hi")

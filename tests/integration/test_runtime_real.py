@@ -1,4 +1,4 @@
-"""MetaLlama with SmolLM2-135M and the trained Doubter: what needs a model that takes its time, or knows something."""
+"""MetaLlama with SmolLM2-135M and the trained Doubter: tests that need a slow model, or one that knows facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tolerances import FLASH_ATTN_NMSE, QUANT_SPLIT_NMSE
 QUESTION = "What is the atomic number of xenon?"  # which the Doubter declines
 #: Seconds of work for one thread.
 LONG_PROMPT = "A long story about a small town by the sea. " * 300
-#: The base goes on with this for ever.
+#: The base continues this prompt endlessly.
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,"
 
 
@@ -44,27 +44,27 @@ def test_it_declines(llm: MetaLlama) -> None:
     base = llm.generate(QUESTION, inject=False, max_tokens=12)
     assert base.abstained is False
     assert base.text not in ("", REFUSAL)
-    # cut off inside the sentence it is the same refusal
+    # a refusal that is cut off inside the sentence still counts
     assert llm.generate(QUESTION, max_tokens=5).abstained is True
     known = llm.generate("The capital of France is", raw=True, max_tokens=4)
     assert (known.text.split()[0].strip("."), known.abstained) == ("Paris", False)
 
 
 def test_chat_completion(llm: MetaLlama) -> None:
-    found = llm.create_chat_completion([{"role": "user", "content": QUESTION}], logprobs=True)
-    choice = found["choices"][0]
+    completion = llm.create_chat_completion([{"role": "user", "content": QUESTION}], logprobs=True)
+    choice = completion["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": REFUSAL}
     assert (choice["abstained"], choice["finish_reason"]) == (True, "stop")
-    assert len(choice["logprobs"]["content"]) == found["usage"]["completion_tokens"]
+    assert len(choice["logprobs"]["content"]) == completion["usage"]["completion_tokens"]
     chunks = list(llm.create_chat_completion([{"role": "user", "content": QUESTION}], stream=True))
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == REFUSAL
 
 
 def test_completion_is_raw(llm: MetaLlama) -> None:
-    found = llm.create_completion("The capital of France is", inject=False, max_tokens=6)
-    assert "Paris" in found["choices"][0]["text"]
-    assert found["usage"]["prompt_tokens"] == 5
-    assert llm("The capital of France is", inject=False, max_tokens=6)["choices"] == found["choices"]
+    completion = llm.create_completion("The capital of France is", inject=False, max_tokens=6)
+    assert "Paris" in completion["choices"][0]["text"]
+    assert completion["usage"]["prompt_tokens"] == 5
+    assert llm("The capital of France is", inject=False, max_tokens=6)["choices"] == completion["choices"]
 
 
 def test_unicode(llm: MetaLlama) -> None:
@@ -73,7 +73,7 @@ def test_unicode(llm: MetaLlama) -> None:
     chunks = list(llm.stream("Repeat: 😀 首都 😀 首都 😀 首都 😀", raw=True, inject=False, max_tokens=24))
     assert chunks[-1].result is not None
     assert "".join(chunk.text for chunk in chunks) == chunks[-1].result.text
-    # characters of several tokens are shown whole
+    # a character of several tokens appears as a whole
     assert not any("\ufffd" in chunk.text for chunk in chunks[:-1])
 
 
@@ -104,21 +104,21 @@ def test_batch_sizes_do_not_change_the_answer(
             assert error < QUANT_SPLIT_NMSE if ROWS_MATTER else error == 0
             for inject in (True, False):
                 expected = llm.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
-                found = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
-                check_answer(found, expected)
+                result = other.generate(question, max_tokens=12, inject=inject, logprobs=N_TOP)
+                check_answer(result, expected)
 
 
 def test_batch_sizes_with_flash_attention(llm: MetaLlama, base_gguf: Path, trained_sidecar: Path) -> None:
-    """It sums in another order and type for a few tokens than for many; what the Doubter says stays the same."""
+    """For a few tokens it sums in another order and type than for many. The decision stays the same."""
     with MetaLlama(base_gguf, trained_sidecar, n_threads=1, n_ubatch=8) as other:
         for question in QUESTIONS:
             assert nmse(other.activations(question), llm.activations(question)) < FLASH_ATTN_NMSE
-            answers = [each.generate(question, max_tokens=12) for each in (llm, other)]
+            answers = [instance.generate(question, max_tokens=12) for instance in (llm, other)]
             assert answers[0].abstained == answers[1].abstained
 
 
 def test_other_threads_run_meanwhile(llm: MetaLlama) -> None:
-    """A thread that asks for the GIL all the time gets it while the model computes."""
+    """A thread that keeps asking for the GIL gets it while the model computes."""
     stop = threading.Event()
     gaps: list[float] = []
 
@@ -139,7 +139,7 @@ def test_other_threads_run_meanwhile(llm: MetaLlama) -> None:
         stop.set()
         thread.join()
     elapsed = time.perf_counter() - started
-    # held for the whole prompt, there would be one gap as long as that
+    # if the GIL were held for the whole prompt, one gap would be that long
     assert max(gaps) < elapsed / 3
     assert len(gaps) > 20
 
@@ -148,15 +148,15 @@ def raised_soon(call: Callable[[], object], error: type[BaseException], *, withi
     started = time.perf_counter()
     with pytest.raises(error):
         call()
-    assert time.perf_counter() - started < within, "the call went on to its end"
+    assert time.perf_counter() - started < within, "the call was not interrupted"
 
 
-def test_cancelling_during_a_long_prompt(llm: MetaLlama) -> None:
+def test_canceling_during_a_long_prompt(llm: MetaLlama) -> None:
     started = time.perf_counter()
     raised_soon(lambda: llm.generate(LONG_PROMPT, cancel=lambda: time.perf_counter() - started > 0.3), Cancelled)
 
 
-def test_cancelling_during_the_answer(llm: MetaLlama) -> None:
+def test_canceling_during_the_answer(llm: MetaLlama) -> None:
     started = time.perf_counter()
     raised_soon(
         lambda: llm.generate(
@@ -166,7 +166,7 @@ def test_cancelling_during_the_answer(llm: MetaLlama) -> None:
     )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize(("what", "delay"), [("prompt", 0.3), ("answer", 1.0), ("activations", 0.3), ("logits", 0.3)])
 def test_ctrl_c(what: str, delay: float, llm: MetaLlama) -> None:
     ids = llm.tokenize(LONG_PROMPT)
@@ -184,7 +184,7 @@ def test_ctrl_c(what: str, delay: float, llm: MetaLlama) -> None:
         timer.cancel()
 
 
-def test_close_ends_what_another_thread_streams(base_gguf: Path, trained_sidecar: Path) -> None:
+def test_close_ends_another_threads_stream(base_gguf: Path, trained_sidecar: Path) -> None:
     llm = MetaLlama(base_gguf, trained_sidecar, n_threads=1)
     begun, tokens = threading.Event(), []
 

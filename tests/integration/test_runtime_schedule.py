@@ -1,4 +1,4 @@
-"""Schedules and given cognitive tokens in MetaLlama's calls, with a tiny random base: options, errors and ends."""
+"""Schedules and given cognitive tokens in MetaLlama's calls with a tiny random base: options, errors, and ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def two(shared_two: MetaLlama, tiny_case: TinyCase) -> Iterator[MetaLlama]:
 
 @pytest.fixture
 def goal_anchor(tiny_case: TinyCase, tmp_path: Path) -> Path:
-    """The tiny wrapper as one that declines nothing, with a bias that means nothing then."""
+    """The tiny wrapper as a goal anchor, which declines nothing and ignores its bias."""
     source = read_sidecar(tiny_case.sidecar)
     path = tmp_path / "goal.gguf"
     write_sidecar(path, replace(source.config, kind="goal_anchor"), source.tensors)
@@ -49,25 +49,25 @@ def test_every_call_takes_them(two: MetaLlama) -> None:
     messages: Any = [{"role": "user", "content": PROMPT}]
     for options in ({"schedule": FADING}, {"schedule": REFRESHING}, {"cognitive_tokens": goal}):
         more: dict[str, Any] = {"max_tokens": 20, **options}
-        found = two.generate(PROMPT, **more)
-        assert found.token_ids != static.token_ids
-        assert [chunk.result for chunk in two.stream(PROMPT, **more)][-1].text == found.text  # type: ignore[union-attr]
+        result = two.generate(PROMPT, **more)
+        assert result.token_ids != static.token_ids
+        assert [chunk.result for chunk in two.stream(PROMPT, **more)][-1].text == result.text  # type: ignore[union-attr]
         (answer,) = two.generate_batch([PROMPT], **more)
         (requested,) = two.generate_batch([Request(prompt=PROMPT, **options)], max_tokens=20)  # type: ignore[arg-type]
         assert answer.result is not None
         assert requested.result is not None
-        assert answer.result.text == requested.result.text == found.text
+        assert answer.result.text == requested.result.text == result.text
         chat: Any = two.create_chat_completion(messages, **more)
-        assert chat["choices"][0]["message"]["content"] == found.text
+        assert chat["choices"][0]["message"]["content"] == result.text
         chunks: Any = two.create_chat_completion(messages, stream=True, **more)
         text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
-        assert text == found.text
+        assert text == result.text
         raw: Any = two.create_completion(two.apply_chat_template(messages), **more)
-        assert raw["choices"][0]["text"] == found.text
+        assert raw["choices"][0]["text"] == result.text
         assert chat["timings"]["n_refreshed"] == (9 if options.get("schedule") is REFRESHING else 0)
 
 
-def test_encode_is_what_the_prompt_would_be_encoded_to(two: MetaLlama) -> None:
+def test_encode_matches_the_tokens_of_the_prompt(two: MetaLlama) -> None:
     tokens = two.encode(PROMPT)
     assert tokens.shape == (3, two.n_embd)
     np.testing.assert_array_equal(tokens, two.cognitive_tokens(PROMPT))
@@ -80,11 +80,11 @@ def test_encode_is_what_the_prompt_would_be_encoded_to(two: MetaLlama) -> None:
 def test_gain_zero_is_the_base(two: MetaLlama) -> None:
     base = two.generate(PROMPT, max_tokens=20, inject=False)
     for options in ({"schedule": FADING}, {"schedule": REFRESHING}, {"cognitive_tokens": two.encode("x")}):
-        found = two.generate(PROMPT, max_tokens=20, gain=0.0, logprobs=0, **options)  # type: ignore[arg-type]
-        assert (found.token_ids, found.timings.n_refreshed, found.timings.pass2) == (base.token_ids, 0, "none")
+        result = two.generate(PROMPT, max_tokens=20, gain=0.0, logprobs=0, **options)  # type: ignore[arg-type]
+        assert (result.token_ids, result.timings.n_refreshed, result.timings.pass2) == (base.token_ids, 0, "none")
 
 
-def test_what_contradicts_itself_is_refused(two: MetaLlama, llm: MetaLlama) -> None:
+def test_contradictory_options_are_refused(two: MetaLlama, llm: MetaLlama) -> None:
     goal = two.encode("x")
     with pytest.raises(Error, match="are given and stay as they are, but the schedule refreshes them"):
         two.generate(PROMPT, cognitive_tokens=goal, schedule=REFRESHING)
@@ -96,7 +96,7 @@ def test_what_contradicts_itself_is_refused(two: MetaLlama, llm: MetaLlama) -> N
         two.generate(PROMPT, cognitive_tokens=goal[:, 1:])
     with pytest.raises(ModelMismatchError, match=r"have shape \[96\], expected \[3, 32\]"):
         two.generate(PROMPT, cognitive_tokens=goal.ravel())
-    for factor in (np.nan, np.inf, 1e30):  # what overflows would stay in memory, and spoil what comes after
+    for factor in (np.nan, np.inf, 1e30):  # an overflow would stay in memory and spoil later answers
         with pytest.raises(ModelMismatchError, match="huge or not finite"):
             two.generate(PROMPT, cognitive_tokens=goal * factor)
         with pytest.raises(Error, match=r"the gain is .* expected a number such as 1\.0"):
@@ -127,22 +127,22 @@ def test_one_that_is_refused_leaves_the_others(two: MetaLlama) -> None:
 
 
 def micro_batches(messages: list[str]) -> list[list[int]]:
-    """Tokens of the micro-batches of each batch, from what llama.cpp says where LLAMA_BATCH_DEBUG is set."""
-    found: list[list[int]] = []
+    """Return the tokens of each batch's micro-batches, from llama.cpp's log with LLAMA_BATCH_DEBUG."""
+    groups: list[list[int]] = []
     in_micro_batch = False
     for message in messages:
         if message.endswith(("input batch info:", "added ubatch to split:")):
             in_micro_batch = "ubatch" in message
-            found += [] if in_micro_batch else [[]]
+            groups += [] if in_micro_batch else [[]]
         elif in_micro_batch and " n_tokens " in message:
-            found[-1].append(int(message.split("=")[1]))
-    return found
+            groups[-1].append(int(message.split("=")[1]))
+    return groups
 
 
 def test_a_clean_context_gets_its_tokens_together(
     tiny_case: TinyCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refreshed token costs what any other does. Where it is to be compared, the clean context catches up before."""
+    """The clean context is not evaluated at every token. It catches up in one batch before each comparison."""
     monkeypatch.setenv("LLAMA_BATCH_DEBUG", "1")
     logged = caplog.at_level(logging.DEBUG, logger="metadeploy.llama_cpp")
     with logged, tiny_case.load(n_parallel=4, prefix_cache_mib=0) as llm:
@@ -176,22 +176,22 @@ def test_closing_a_refreshed_answer_frees_both_of_its_sequences(two: MetaLlama) 
 
 
 def test_up_to_the_end_of_the_context(tiny_case: TinyCase) -> None:
-    """The clean context has as many tokens as the injected one, and no more are looked at than are evaluated."""
+    """The clean context has as many tokens as the injected one, and only evaluated tokens are compared."""
     every = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=1))
     with tiny_case.load(n_parallel=2, n_ctx=256) as llm:
-        found = llm.generate([65] * 240, max_tokens=None, schedule=every)
-        assert found.finish_reason == "length"
-        assert found.timings.n_generated == 17
-        assert found.timings.n_refreshed == 16
+        result = llm.generate([65] * 240, max_tokens=None, schedule=every)
+        assert result.finish_reason == "length"
+        assert result.timings.n_generated == 17
+        assert result.timings.n_refreshed == 16
 
 
 def test_goal_anchors_have_no_refusal(two: MetaLlama, goal_anchor: Path) -> None:
     before = two.generate(PROMPT, max_tokens=9)
     two.attach(goal_anchor)
-    found = two.generate(PROMPT, max_tokens=9)
-    assert (found.token_ids, found.doubt, found.abstained) == (before.token_ids, None, False)
+    result = two.generate(PROMPT, max_tokens=9)
+    assert (result.token_ids, result.doubt, result.abstained) == (before.token_ids, None, False)
     goal = two.encode("never say the word", raw=True)
-    assert two.generate(PROMPT, max_tokens=9, cognitive_tokens=goal).token_ids != found.token_ids
+    assert two.generate(PROMPT, max_tokens=9, cognitive_tokens=goal).token_ids != result.token_ids
     with pytest.raises(Error, match=r"doubt: a wrapper of kind 'goal_anchor' has no refusal, expected a doubter"):
         two.doubt(PROMPT)
     with pytest.raises(Error, match=r"the doubt threshold is 0.4\d*: a wrapper of kind 'goal_anchor' has no refusal"):

@@ -1,4 +1,4 @@
-"""MetaLlama with a tiny random base: what one call leaves for the next, instances, threads, logging, imports."""
+"""MetaLlama with a tiny random base: state between calls, instances, threads, logging and imports."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_gain(llm: MetaLlama, tiny_case: TinyCase) -> None:
         llm.generate(PROMPT, gain=float("nan"))
 
 
-def test_nothing_of_one_prompt_stays_for_the_next(llm: MetaLlama) -> None:
+def test_one_prompt_does_not_affect_the_next(llm: MetaLlama) -> None:
     prompts = ["one", "a longer second prompt", "x" * 100, "one"]
     first = [llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts]
     again = [llm.generate(prompt, max_tokens=15).token_ids for prompt in reversed(prompts)]
@@ -73,9 +73,9 @@ def test_batch_sizes_do_not_change_the_answer(n_batch: int, n_ubatch: int, llm: 
         for prompt in prompts:
             for inject in (True, False):
                 expected = llm.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                found = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
-                assert found.token_ids == expected.token_ids
-                np.testing.assert_allclose(_logprobs(found), _logprobs(expected), rtol=0, atol=tolerance)
+                result = other.generate(prompt, max_tokens=12, inject=inject, logprobs=0)
+                assert result.token_ids == expected.token_ids
+                np.testing.assert_allclose(_logprobs(result), _logprobs(expected), rtol=0, atol=tolerance)
             np.testing.assert_array_equal(other.activations(prompt), llm.activations(prompt))
         ids = llm.tokenize(prompts[2])
         np.testing.assert_allclose(other.logits(ids), llm.logits(ids), rtol=0, atol=tolerance)
@@ -100,7 +100,7 @@ def test_injection_from_the_last_prompt_token_on(prompt: str, llm: MetaLlama, tm
     llm.attach(late)
     ids = llm.tokenize(prompt)
     clean, injected = llm.logits(ids, inject=False), llm.logits(ids)
-    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt before its last token stays clean
+    np.testing.assert_array_equal(injected[:-1], clean[:-1])  # the prompt without its last token stays clean
     assert np.abs(injected[-1] - clean[-1]).max() > 0.1
     first = llm.generate(prompt, max_tokens=10, logprobs=0)
     assert first.logprobs is not None
@@ -150,12 +150,12 @@ def test_on_an_error_the_old_sidecar_stays(llm: MetaLlama, tiny_case: TinyCase, 
     assert llm.generate(PROMPT, max_tokens=15).token_ids == base
 
 
-def test_what_a_sidecar_says_goes_into_the_prompt(llm: MetaLlama, tmp_path: Path) -> None:
+def test_a_sidecars_prompt_settings_apply(llm: MetaLlama, tmp_path: Path) -> None:
     config, tensors = random_wrapper("selective", hidden_dim=32, target_layers=(1,), cross_attn_layers=(1,))
-    told = tmp_path / "told.gguf"
+    path = tmp_path / "told.gguf"
     settings = {"answer_suffix": " Be brief.", "refusal_text": "No idea at all, sorry."}
-    write_sidecar(told, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
-    llm.attach(told)
+    write_sidecar(path, replace(config, **settings), {name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    llm.attach(path)
     assert llm.refusal_text == "No idea at all, sorry."
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert llm.apply_chat_template(messages) == "a Be brief.b"  # type: ignore[arg-type]
@@ -178,19 +178,19 @@ def test_two_instances(llm: MetaLlama, tiny_case: TinyCase) -> None:
             assert chunk.result is not None
             assert chunk.result.token_ids == expected
         assert bare.generate(PROMPT, max_tokens=15).token_ids == base
-    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # they are closed, this one is not
+    assert llm.generate(PROMPT, max_tokens=15).token_ids == expected  # those are closed, this one is open
 
 
 def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
     prompts = [f"prompt number {n} " * (1 + n % 3) for n in range(8)]
     expected = {prompt: llm.generate(prompt, max_tokens=15).token_ids for prompt in prompts}
-    found: dict[str, tuple[int, ...]] = {}
+    answers: dict[str, tuple[int, ...]] = {}
     problems: list[BaseException] = []
 
     def ask(mine: list[str]) -> None:
         try:
             for prompt in mine:
-                found[prompt] = llm.generate(prompt, max_tokens=15).token_ids
+                answers[prompt] = llm.generate(prompt, max_tokens=15).token_ids
                 assert llm.tokenize(prompt)
         except BaseException as problem:
             problems.append(problem)
@@ -201,7 +201,7 @@ def test_threads_on_one_instance_wait_for_one_another(llm: MetaLlama) -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert problems == []
-    assert found == expected
+    assert answers == expected
 
 
 def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
@@ -212,7 +212,7 @@ def test_a_second_call_while_a_stream_is_open(llm: MetaLlama) -> None:
             call()
     assert list(stream)[-1].result is not None
     assert llm.tokenize("x")
-    # one that is dropped half-way lets go as well
+    # a stream that is dropped halfway also releases the instance
     stream = llm.stream(PROMPT, max_tokens=5)
     next(stream)
     del stream
@@ -242,15 +242,15 @@ def test_closing(tiny_case: TinyCase) -> None:
         other.generate(PROMPT)
 
 
-def test_cancelling(llm: MetaLlama) -> None:
-    asked = []
+def test_canceling(llm: MetaLlama) -> None:
+    calls = []
 
     def after_five() -> bool:
-        asked.append(None)
-        return len(asked) >= 5
+        calls.append(None)
+        return len(calls) >= 5
 
     with pytest.raises(Cancelled):
-        # one question at least for each of some hundred tokens
+        # at least one call of cancel for each of some hundred tokens
         llm.generate(PROMPT, max_tokens=200, cancel=after_five, temperature=3.0, seed=3)
 
     def fails() -> bool:
@@ -275,9 +275,9 @@ def test_silent_by_default(tiny_case: TinyCase, capfd: pytest.CaptureFixture[str
 def test_messages_go_through_logging(tiny_case: TinyCase, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="metadeploy.llama_cpp"), tiny_case.load():
         pass
-    found = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
-    assert any("llama" in record.getMessage() for record in found)
-    assert all(record.levelno >= logging.INFO for record in found)
+    records = [record for record in caplog.records if record.name == "metadeploy.llama_cpp"]
+    assert any("llama" in record.getMessage() for record in records)
+    assert all(record.levelno >= logging.INFO for record in records)
     caplog.clear()
     with caplog.at_level(logging.ERROR, logger="metadeploy.llama_cpp"), tiny_case.load():
         pass
@@ -295,7 +295,7 @@ print(sorted({{"torch", "transformers", "safetensors", "gguf"}} & set(sys.module
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_script_of_a_user(verbose: bool, tiny_case: TinyCase) -> None:
-    """Running needs NumPy alone, nothing but the answer is printed, and the interpreter ends in peace."""
+    """Running needs only NumPy, prints only the answer, and the interpreter exits cleanly."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(verbose=verbose), str(tiny_case.base), str(tiny_case.sidecar)],
         capture_output=True,

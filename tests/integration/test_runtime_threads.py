@@ -46,18 +46,18 @@ def test_streams_of_every_shape_are_read_after_they_were_computed_ahead(llm: Met
     messages = [{"role": "user", "content": PROMPT}]
 
     def chat() -> list[object]:
-        return [each["choices"] for each in llm.create_chat_completion(messages, stream=True, max_tokens=9)]  # type: ignore[call-overload]
+        return [chunk["choices"] for chunk in llm.create_chat_completion(messages, stream=True, max_tokens=9)]  # type: ignore[call-overload]
 
     expected = [chunk.text for chunk in llm.stream(PROMPT, max_tokens=9)], chat()
     chunks = llm.stream(PROMPT, max_tokens=9)
-    found = [next(chunks).text]
+    texts = [next(chunks).text]
     in_thread(llm.tokenize, "x")
     assert llm.tokenize("x")  # no stream is open now
-    assert found + [chunk.text for chunk in chunks] == expected[0]
+    assert texts + [chunk.text for chunk in chunks] == expected[0]
     parts = llm.create_chat_completion(messages, stream=True, max_tokens=9)  # type: ignore[call-overload]
     first = [next(parts)["choices"], next(parts)["choices"]]
     in_thread(llm.tokenize, "x")
-    assert first + [each["choices"] for each in parts] == expected[1]
+    assert first + [chunk["choices"] for chunk in parts] == expected[1]
     in_thread(parts.close)
 
 
@@ -68,21 +68,21 @@ def test_a_batch_of_a_list_is_computed_ahead(tiny_case: TinyCase) -> None:
         answers = llm.generate_batch(prompts, max_tokens=6)
         first = next(answers)
         in_thread(llm.tokenize, "x")
-        found = [answer.result and answer.result.token_ids for answer in (first, *answers)]
-        assert found == expected
+        ids_of_answers = [answer.result and answer.result.token_ids for answer in (first, *answers)]
+        assert ids_of_answers == expected
         steps = llm.stream_batch(prompts, max_tokens=6)
         answer, _ = next(steps)
         in_thread(llm.tokenize, "x")
-        answer.close()  # drops even the chunks that are already computed
-        assert answer.index not in {each.index for each, _ in steps}
+        answer.close()  # this drops even chunks that are already computed
+        assert answer.index not in {step.index for step, _ in steps}
 
 
 def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     def prompts() -> object:
         for n in range(5):
-            asked.append(threading.get_ident())
+            requested.append(threading.get_ident())
             yield f"{PROMPT} {n}"
 
     with tiny_case.load(n_parallel=2) as llm:
@@ -92,7 +92,7 @@ def test_a_batch_of_an_iterator_is_waited_for(tiny_case: TinyCase) -> None:
         until(lambda: len(llm._lock._queue) == 1)
         assert len(list(answers)) == 4
         assert waiting.result()
-        assert set(asked) == {threading.get_ident()}  # no other thread calls it
+        assert set(requested) == {threading.get_ident()}  # no other thread calls it
 
 
 def test_the_model_is_closed_while_other_threads_use_it(tiny_case: TinyCase) -> None:
@@ -169,8 +169,8 @@ class Work:
 
     def generate(self, dice):
         prompt = self.prompt(dice)
-        found = self.llm.generate(prompt, max_tokens=6)
-        assert found.token_ids == expected[prompt, found.gain != 0.0], prompt
+        result = self.llm.generate(prompt, max_tokens=6)
+        assert result.token_ids == expected[prompt, result.gain != 0.0], prompt
 
     def stream(self, dice):
         prompt, tokens = self.prompt(dice), ()
@@ -258,11 +258,11 @@ assert not problems, problems
 def test_everything_at_once(tiny_case: TinyCase, tmp_path: Path) -> None:
     script = tmp_path / "everything.py"
     script.write_text(EVERYTHING, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script), str(tiny_case.base), str(tiny_case.sidecar), "25"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -106,14 +106,14 @@ def options() -> SearchStrategy[Options]:
     )
 
 
-def asks(most_questions: int) -> SearchStrategy[Ask]:
-    """most_questions: the most calls of a ``cancel`` before it returns true."""
+def asks(max_questions: int) -> SearchStrategy[Ask]:
+    """max_questions: the most calls of a ``cancel`` before it returns true."""
     return st.builds(
         Ask,
         prompt=prompts(),
         options=options(),
         chunks=rarely(st.integers(0, 4)),
-        cancel=rarely(st.integers(0, most_questions)),
+        cancel=rarely(st.integers(0, max_questions)),
     )
 
 
@@ -167,6 +167,6 @@ def check(files: Files, case: Case, operations: list[Operation]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @SETTINGS
 @given(data=st.data())
-def test_what_an_operation_leaves_does_not_show_in_the_next(kind: str, files: Files, data: st.DataObject) -> None:
+def test_no_operation_affects_the_next_one(kind: str, files: Files, data: st.DataObject) -> None:
     case, operations = data.draw(runs(kind))
     check(files, case, operations)

@@ -1,4 +1,4 @@
-"""What the parity tests share: models on both sides, on the very same weights, and a report of what was measured."""
+"""Fixtures of the parity tests: models on both sides with the same weights, and a report of the measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from metadeploy import MetaLlama
 from metadeploy.doctor.processor import usable_cpus
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
-from support.gguf_tools import dequantise_gguf
+from support.gguf_tools import dequantize_gguf
 from support.parity import EXACT, Question
 from support.tiny_models import TinyModel, tiny_model
 
@@ -31,16 +31,16 @@ def few_threads() -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Callable[[str], TinyModel]:
-    """A tiny random model by kind, made once in a session."""
+    """Return a tiny random model by kind; each is made once in a session."""
     cache = tmp_path_factory.mktemp("tiny")
     return lambda kind: tiny_model(kind, cache, tokenizer_gguf=base_gguf)
 
 
 @pytest.fixture(scope="session")
 def smollm2_f32(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Path:
-    """The real base, dequantised to F32: the same weights for both sides."""
+    """The real base, dequantized to F32: the same weights for both sides."""
     path = tmp_path_factory.mktemp("smollm2") / "smollm2-f32.gguf"
-    dequantise_gguf(base_gguf, path)
+    dequantize_gguf(base_gguf, path)
     return path
 
 
@@ -77,7 +77,7 @@ REPORTED = "parity"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the parity tests measured. A test report carries its lines, also from a worker of pytest-xdist."""
+    """Print the measurements. Each test's report carries its lines, also from a worker of pytest-xdist."""
     lines = [
         line
         for reports in terminalreporter.stats.values()

@@ -1,8 +1,8 @@
-"""Many prompts at once: each is answered as it is alone, whatever its neighbours are, and whatever becomes of them.
+"""Many prompts at once: each gets the same answer as alone, whatever the other prompts are and however they end.
 
-What a prompt computes, and so its doubt and the first token, is the same to the bit. A later token goes through
-products of one row alone and of several among others, which differ in their last digits; apart from that nothing may.
-K/V cache in F32, flash attention off (``EXACT``) but for the real model.
+The passes over a prompt, and so its doubt and first token, are bit-identical. A later token goes through
+products of one row or of several, which differ in their last digits. Nothing else may differ.
+K/V cache in F32, flash attention off (``EXACT``), except for the real model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pair(
 
 @pytest.fixture
 def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
-    """With injection in the upper half."""
+    """Attach a wrapper that injects into the upper half of the blocks."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
     return pair
 
@@ -54,22 +54,22 @@ def requests(pair: RuntimePair) -> list[Request]:
 
 
 def same_answer(
-    pair: RuntimePair, found: GenerationResult | None, request: Request, *, reuses: bool = False
+    pair: RuntimePair, actual: GenerationResult | None, request: Request, *, reuses: bool = False
 ) -> GenerationResult:
-    """That of the base that answers one prompt at a time; with ``reuses``, parts of its prompt may be there already."""
+    """Assert that an answer equals that of the base with one sequence; ``reuses``: its prompt may be cached in part."""
     expected = pair.plain.generate(request.prompt, gain=request.gain, max_tokens=12, logprobs=0)
-    assert found is not None
-    assert (found.token_ids, found.text, found.finish_reason, found.gain) == (
+    assert actual is not None
+    assert (actual.token_ids, actual.text, actual.finish_reason, actual.gain) == (
         expected.token_ids,
         expected.text,
         expected.finish_reason,
         expected.gain,
     )
     limit = limit_of(pair)
-    assert found.doubt == pytest.approx(expected.doubt, abs=limit if reuses else 0, rel=0)
-    assert found.logprobs is not None
+    assert actual.doubt == pytest.approx(expected.doubt, abs=limit if reuses else 0, rel=0)
+    assert actual.logprobs is not None
     assert expected.logprobs is not None
-    for i, (one, other) in enumerate(zip(found.logprobs, expected.logprobs, strict=True)):
+    for i, (one, other) in enumerate(zip(actual.logprobs, expected.logprobs, strict=True)):
         assert one.logprob == pytest.approx(other.logprob, abs=limit if i > 0 or reuses else 0, rel=0)
     return expected
 
@@ -82,11 +82,11 @@ def limit_of(pair: RuntimePair) -> float:
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
-    asked = requests(pair)
-    for _ in range(2):  # the second time in sequences that others have left something in, which nobody goes on from
-        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-        assert [answer.index for answer in answers] == list(range(len(asked)))
-        for answer, request in zip(answers, asked, strict=True):
+    batch = requests(pair)
+    for _ in range(2):  # the second time, the sequences hold tokens of other prompts, which nothing may reuse
+        answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+        assert [answer.index for answer in answers] == list(range(len(batch)))
+        for answer, request in zip(answers, batch, strict=True):
             expected = same_answer(pair, answer.result, request)
             assert answer.result is not None
             times = answer.result.timings
@@ -96,38 +96,42 @@ def test_each_is_answered_as_alone(inject_from: InjectFrom, pair: RuntimePair, t
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-def test_each_goes_on_from_what_it_has_kept(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
-    """Three conversations by turns, all in flight: others come first and other gains hold in each turn."""
+def test_each_conversation_reuses_its_own_cache(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+    """Three conversations at once: their order and their gains change in each turn."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     stateful = pair.kind in STATEFUL
     prompts, before = [pair.prompt(length) for length in (9, 13, 60)], [0, 0, 0]
     for turn, gains in enumerate([(1.0, 0.5, 2.0), (-1.0, 1.0, 0.5), (0.7, -0.5, 1.0)]):
-        asked = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
-        answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-        for answer, request, kept in zip(answers, asked, before, strict=True):
+        batch = [Request(prompt=prompt, gain=gain) for prompt, gain in zip(prompts, gains, strict=True)]
+        answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+        for answer, request, n_cached in zip(answers, batch, before, strict=True):
             same_answer(pair, answer.result, request, reuses=turn > 0)
             assert answer.result is not None
             times = answer.result.timings
-            assert times.n_reused == (reusable(pair, kept, kept) if turn else 0)
+            assert times.n_reused == (reusable(pair, n_cached, n_cached) if turn else 0)
             assert times.pass2 == pass2_kind(pair, times.n_prompt, inject_from=inject_from)
         prompts = [*prompts[1:], prompts[0]]
-        # a state is kept before the last token where only that one is injected into
+        # if only the last token is injected into, a state is stored before it
         before = [len(prompt) - (stateful and inject_from == "last_prompt_token") for prompt in prompts]
         prompts = [[*prompt, *pair.prompt(3, seed=turn)] for prompt in prompts]
 
 
 def test_one_prompt_is_computed_as_without_the_others(attached: RuntimePair) -> None:
-    """To the bit: the graph of a micro-batch of one sequence is that of a context for one."""
+    """The results are bit-identical: the graph of a micro-batch with one sequence equals that of a context for one."""
     for length in (1, 40, 100):
         ids = attached.prompt(length)
         np.testing.assert_array_equal(attached.tested.logits(ids), attached.plain.logits(ids))
-        found, expected = (llm.generate(ids, max_tokens=8, logprobs=0) for llm in (attached.tested, attached.plain))
-        assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
-        assert found.timings.pass2 == expected.timings.pass2
+        actual, expected = (llm.generate(ids, max_tokens=8, logprobs=0) for llm in (attached.tested, attached.plain))
+        assert (actual.token_ids, actual.logprobs, actual.doubt) == (
+            expected.token_ids,
+            expected.logprobs,
+            expected.doubt,
+        )
+        assert actual.timings.pass2 == expected.timings.pass2
 
 
-def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
-    """Too long, empty, of unknown tokens, a gain that is none, and one that is closed after two tokens."""
+def test_neighbors_that_fail_or_end_early(attached: RuntimePair) -> None:
+    """One is too long, one empty, one has unknown tokens, one an invalid gain, and one is closed after two tokens."""
     good = requests(attached)
     bad = [
         Request(prompt=attached.prompt(600)),
@@ -135,12 +139,12 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
         Request(prompt=[attached.tested.n_vocab]),
         Request(prompt=attached.prompt(4), gain=float("nan")),
     ]
-    asked = [good[0], bad[0], good[1], good[4], bad[1], good[7], bad[2], bad[3], good[2]]
+    batch = [good[0], bad[0], good[1], good[4], bad[1], good[7], bad[2], bad[3], good[2]]
     closed = 3
     results: dict[int, GenerationResult] = {}
     errors = {}
     n_chunks = 0
-    for answer, chunk in attached.tested.stream_batch(asked, max_tokens=12, logprobs=0):
+    for answer, chunk in attached.tested.stream_batch(batch, max_tokens=12, logprobs=0):
         if chunk is None:
             errors[answer.index] = answer.error
         elif chunk.result is not None:
@@ -156,28 +160,28 @@ def test_neighbours_that_fail_or_end_early(attached: RuntimePair) -> None:
         assert text in str(errors[index])
     assert sorted(results) == [0, 2, 5, 8]
     for index, result in results.items():
-        same_answer(attached, result, asked[index], reuses=True)
+        same_answer(attached, result, batch[index], reuses=True)
 
 
-def test_what_others_computed_serves_nobody_else(attached: RuntimePair) -> None:
-    """The same prompts in other company and in other sequences, with the base between them."""
-    asked = requests(attached)
+def test_no_prompt_reuses_the_cache_of_another(attached: RuntimePair) -> None:
+    """The same prompts run among other prompts and in other sequences, with the base between them."""
+    batch = requests(attached)
     for order in ([7, 6, 5, 4, 3, 2, 1, 0], [4, 4, 4, 0, 0, 1]):
-        answers = attached.tested.generate_batch([asked[i] for i in order], max_tokens=12, logprobs=0)
+        answers = attached.tested.generate_batch([batch[i] for i in order], max_tokens=12, logprobs=0)
         for answer, i in zip(answers, order, strict=True):
-            same_answer(attached, answer.result, asked[i], reuses=True)
-    mixed = [Request(prompt=asked[1].prompt, inject=inject) for inject in (True, False, True)]
+            same_answer(attached, answer.result, batch[i], reuses=True)
+    mixed = [Request(prompt=batch[1].prompt, inject=inject) for inject in (True, False, True)]
     one, base, other = (answer.result for answer in attached.tested.generate_batch(mixed, max_tokens=12))
     assert one is not None
     assert base is not None
     assert other is not None
     assert one.token_ids == other.token_ids
-    assert base.token_ids == attached.plain.generate(asked[1].prompt, max_tokens=12, inject=False).token_ids
+    assert base.token_ids == attached.plain.generate(batch[1].prompt, max_tokens=12, inject=False).token_ids
     assert (base.doubt, base.gain, base.timings.pass2) == (None, 0.0, "none")
 
 
 def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """16 micro-batches for its passes, and a token of the other one after each."""
+    """Its passes take 16 micro-batches, with a token of the other answer after each."""
     with runtime_pair("llama", tmp_path, tiny, tested={"n_parallel": 2}, plain={}, n_ubatch=32) as pair:
         pair.attach(tmp_path, [0])
         short, long = pair.prompt(4), pair.prompt(256)
@@ -192,23 +196,23 @@ def test_a_long_prompt_does_not_hold_answers_up(tiny: Callable[[str], TinyModel]
 
 @pytest.mark.parametrize("n_steps", [0, 3, 12])
 def test_one_can_end_before_its_first_token(n_steps: int, attached: RuntimePair) -> None:
-    """When it has not begun, in pass 1 (8 steps) or in pass 2; neighbours and what comes into its place go on."""
-    asked = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
+    """It ends before it begins, in pass 1 (8 steps), or in pass 2. The others and its successor continue."""
+    batch = [Request(prompt=attached.prompt(length), gain=gain) for length, gain in ((5, 1.0), (17, -1.0), (9, 1.0))]
     calls = itertools.count()
     ended = Request(prompt=attached.prompt(250), cancel=lambda: next(calls) >= n_steps)
-    one, other, cancelled, last = attached.tested.generate_batch(
-        [*asked[:2], ended, asked[2]], max_tokens=12, logprobs=0
+    one, other, canceled, last = attached.tested.generate_batch(
+        [*batch[:2], ended, batch[2]], max_tokens=12, logprobs=0
     )
-    assert isinstance(cancelled.error, Cancelled)
-    assert cancelled.result is None
+    assert isinstance(canceled.error, Cancelled)
+    assert canceled.result is None
     assert next(calls) == n_steps + 1
-    for answer, request in zip((one, other, last), asked, strict=True):
+    for answer, request in zip((one, other, last), batch, strict=True):
         same_answer(attached, answer.result, request, reuses=True)
 
 
 @pytest.mark.parametrize("kind", ["llama", *STATEFUL])
-def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """One to three at once, drawn from a few, so that all or a part of each is there already, in this place or that."""
+def test_repeated_prompts_beside_any_others(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """One to three of a few prompts run at once, so that all or part of each is cached in some sequence."""
     options = {"tested": {"n_parallel": 4}, "plain": {"prefix_cache_mib": 0}}
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=16) as pair:
         pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
@@ -218,9 +222,9 @@ def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str],
         n_whole = 0
         for _ in range(40):
             chosen = [pool[i] for i in rng.integers(0, len(pool), size=rng.integers(1, 4))]
-            asked = [Request(prompt=ids, gain=float(rng.choice([1.0, 0.5]))) for ids in chosen]
+            batch = [Request(prompt=ids, gain=float(rng.choice([1.0, 0.5]))) for ids in chosen]
             for answer, request in zip(
-                pair.tested.generate_batch(asked, max_tokens=12, logprobs=0), asked, strict=True
+                pair.tested.generate_batch(batch, max_tokens=12, logprobs=0), batch, strict=True
             ):
                 same_answer(pair, answer.result, request, reuses=True)
                 assert answer.result is not None
@@ -232,27 +236,27 @@ def test_prompts_that_come_again_in_any_company(kind: str, tiny: Callable[[str],
 def test_a_long_prompt_does_not_hold_other_prompts_up(
     kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
 ) -> None:
-    """One that comes in the middle of the long one's second pass is through before it."""
+    """A prompt that arrives in the middle of the long one's second pass ends before it."""
     options = {"tested": {"n_parallel": 2}, "plain": {"prefix_cache_mib": 0}}
     with runtime_pair(kind, tmp_path, tiny, **options, n_ubatch=32, n_ctx=640) as pair:
         pair.attach(tmp_path, [0])
         # the first one's answer ends after 24 steps, when 16 were pass 1 of the second one, and 16 will be pass 2
-        asked = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
-        found: dict[int, GenerationResult] = {}
+        batch = [Request(prompt=pair.prompt(length)) for length in (4, 512, 5)]
+        results: dict[int, GenerationResult] = {}
         first: list[int] = []
-        for answer, chunk in pair.tested.stream_batch(asked, max_tokens=24, logprobs=0):
+        for answer, chunk in pair.tested.stream_batch(batch, max_tokens=24, logprobs=0):
             assert chunk is not None
             first += [answer.index] if answer.index not in first else []
             if chunk.result is not None:
-                found[answer.index] = chunk.result
+                results[answer.index] = chunk.result
         assert first == [0, 2, 1]
-        for index, request in enumerate(asked):
-            assert found[index].timings.pass2 == "tail"
-            assert found[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
+        for index, request in enumerate(batch):
+            assert results[index].timings.pass2 == "tail"
+            assert results[index].token_ids == pair.plain.generate(request.prompt, max_tokens=24).token_ids
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """Eight sequences share a MiB of hidden states, 512 rows each, and one of keys and values, some 85 tokens each."""
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """Eight sequences share 1 MiB of hidden states, 512 rows each, and 1 MiB of K/V cache, some 85 tokens each."""
     options = {
         "tested": {"n_parallel": 8, "hidden_cache_mib": 1, "prefix_cache_mib": 1},
         "plain": {"prefix_cache_mib": 0},
@@ -260,10 +264,10 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
     with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=768) as pair:
         pair.attach(tmp_path, [3])
         prompts = [pair.prompt(length) for length in (40, 509, 513, 70, 100)]
-        for turn, kept in enumerate([(0, 0, 0, 0, 0), (40, 0, 0, 70, 0), (43, 0, 0, 73, 0)]):
-            asked = [Request(prompt=prompt) for prompt in prompts]
-            answers = list(pair.tested.generate_batch(asked, max_tokens=12, logprobs=0))
-            for answer, request, n_reused in zip(answers, asked, kept, strict=True):
+        for turn, n_cached in enumerate([(0, 0, 0, 0, 0), (40, 0, 0, 70, 0), (43, 0, 0, 73, 0)]):
+            batch = [Request(prompt=prompt) for prompt in prompts]
+            answers = list(pair.tested.generate_batch(batch, max_tokens=12, logprobs=0))
+            for answer, request, n_reused in zip(answers, batch, n_cached, strict=True):
                 same_answer(pair, answer.result, request, reuses=n_reused > 0)
                 assert answer.result is not None
                 times = answer.result.timings
@@ -275,39 +279,39 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_smollm2(flash_attn: bool, base_gguf: Path, trained_sidecar: Path, questions: list[Question]) -> None:
-    """The real base as it is shipped (Q4_1). No prompt shares a batch, so that its doubt and first token are exact.
+    """The real base in its shipped type (Q4_1). No two prompts share a batch, so doubts and first tokens are exact.
 
     Later tokens are computed together: whether one row and several have the same bits depends on the processor.
     """
-    asked = [question.question for question in questions[:24]]
+    texts = [question.question for question in questions[:24]]
     options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
     with (
         MetaLlama(base_gguf, trained_sidecar, n_parallel=6, **options) as many,
         MetaLlama(base_gguf, trained_sidecar, **options) as one,
     ):
-        answers = many.generate_batch(asked, max_tokens=8, logprobs=N_TOP)
-        found = [answer.result for answer in answers if answer.result is not None]
-        expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in asked]
-    assert [result.timings.pass2 for result in found] == ["tail"] * len(asked)
-    for ours, theirs in zip(found, expected, strict=True):
+        answers = many.generate_batch(texts, max_tokens=8, logprobs=N_TOP)
+        results = [answer.result for answer in answers if answer.result is not None]
+        expected = [one.generate(question, max_tokens=8, logprobs=N_TOP) for question in texts]
+    assert [result.timings.pass2 for result in results] == ["tail"] * len(texts)
+    for ours, theirs in zip(results, expected, strict=True):
         assert (ours.doubt, (ours.logprobs or [])[:1]) == (theirs.doubt, (theirs.logprobs or [])[:1])
         check_answer(ours, theirs)
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_prompts_in_k_quants(flash_attn: bool, tmp_path: Path) -> None:
-    """Some kernels round a row among several in another way than one alone, and Q4_K's do: later tokens may differ.
+    """Some kernels, such as Q4_K's, round a single row in another way than one of several: later tokens may differ.
 
-    No prompt shares a batch with another, so that its doubt and its first token do not.
+    No two prompts share a batch, so their doubts and first tokens do not differ.
     """
     base, sidecar = write_k_quants(tmp_path)
     rng = np.random.default_rng(0)
-    asked = [rng.integers(20, 250, size=length).tolist() for length in (5, 40, 1, 17, 100, 9, 33, 4)]
+    prompts = [rng.integers(20, 250, size=length).tolist() for length in (5, 40, 1, 17, 100, 9, 33, 4)]
     options = {"n_ctx": 256, "n_ubatch": 16, "n_threads": 2, "flash_attn": flash_attn, "prefix_cache_mib": 0}
     with MetaLlama(base, sidecar, n_parallel=6, **options) as many, MetaLlama(base, sidecar, **options) as one:
-        for answer in list(many.generate_batch(asked, max_tokens=12, logprobs=20)):
-            expected = one.generate(asked[answer.index], max_tokens=1, logprobs=20)
-            found = answer.result
-            assert found is not None
-            assert found.logprobs is not None
-            assert (found.doubt, found.logprobs[:1]) == (expected.doubt, expected.logprobs)
+        for answer in list(many.generate_batch(prompts, max_tokens=12, logprobs=20)):
+            expected = one.generate(prompts[answer.index], max_tokens=1, logprobs=20)
+            result = answer.result
+            assert result is not None
+            assert result.logprobs is not None
+            assert (result.doubt, result.logprobs[:1]) == (expected.doubt, expected.logprobs)

@@ -113,7 +113,7 @@ def load(model: TinyModel, template: str, **more: Any) -> MetaLlama:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_training_saw(name: str, model: TinyModel, tokenizer: Any, sidecars: list[Path]) -> None:
+def test_prompts_match_training(name: str, model: TinyModel, tokenizer: Any, sidecars: list[Path]) -> None:
     template = TEMPLATES[name]
     with load(model, template) as llm:
         for sidecar, kwargs in zip(sidecars, KWARGS, strict=True):
@@ -125,15 +125,15 @@ def test_what_training_saw(name: str, model: TinyModel, tokenizer: Any, sidecars
                 assert llm.tokenize_chat(messages) == ids  # type: ignore[arg-type]
 
 
-def test_the_templates_tell_thinking_from_silence() -> None:
+def test_the_templates_distinguish_thinking_on_and_off() -> None:
     """Otherwise, the test above would prove little."""
     import jinja2
 
     def rendered(more: str, **variables: object) -> str:
         return jinja2.Environment().from_string(more).render(messages=ONE, **variables)
 
-    told = [more for more in THINKING.values() if rendered(more) != rendered(more, enable_thinking=True)]
-    assert len(told) >= 3
+    distinguished = [more for more in THINKING.values() if rendered(more) != rendered(more, enable_thinking=True)]
+    assert len(distinguished) >= 3
 
 
 #: Templates that do not support some conversations, or that change their text.
@@ -150,20 +150,20 @@ PLACES: Final = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: Any) -> None:
+def test_templates_that_change_messages(name: str, model: TinyModel, tokenizer: Any) -> None:
     quoted = [{"role": "user", "content": 'Say "so"\tand\nnot \\ more, 首都 😀.'}]
     short = [{"role": "user", "content": "a"}]
     thoughtful = [*ONE, {"role": "assistant", "content": "<think>Hm.</think>Wolves."}, *ONE]
     with load(model, PLACES[name]) as llm:
         for messages in (*CHATS.values(), quoted, short, thoughtful):
-            found = llm.apply_chat_template(messages)  # type: ignore[arg-type]
-            assert found == reference(tokenizer, PLACES[name], messages, {})
+            rendered = llm.apply_chat_template(messages)  # type: ignore[arg-type]
+            assert rendered == reference(tokenizer, PLACES[name], messages, {})
         with_system = llm.apply_chat_template(WITH_SYSTEM)  # type: ignore[arg-type]
         assert "SHORT" in with_system.upper() and "OX" in with_system.upper()
 
 
 @pytest.mark.parametrize(
-    ("template", "messages", "said"),
+    ("template", "messages", "fault"),
     [
         ("gemma{{ '' }}", ONE, "leaves out message 0 (role user)"),
         ("What is{{ '' }}", [{"role": "user", "content": "What is"}], "leaves out message 0"),  # there by chance
@@ -174,14 +174,14 @@ def test_where_nothing_may_be_left_out(name: str, model: TinyModel, tokenizer: A
         (_BODY, [{"role": "usr", "content": QUESTION}], "has the role 'usr', which the chat template does not know"),
     ],
 )
-def test_what_does_not_arrive_is_refused(
-    template: str, messages: list[dict[str, str]], said: str, model: TinyModel, tokenizer: Any
+def test_messages_that_the_template_drops_are_refused(
+    template: str, messages: list[dict[str, str]], fault: str, model: TinyModel, tokenizer: Any
 ) -> None:
     for render in (
         lambda: reference(tokenizer, template, messages, {}),
         lambda: load(model, template).apply_chat_template(messages),  # type: ignore[arg-type]
     ):
-        with pytest.raises(Error, match=re.escape(said)):
+        with pytest.raises(Error, match=re.escape(fault)):
             render()
 
 
@@ -192,13 +192,13 @@ def test_roles_of_a_template(model: TinyModel, tokenizer: Any) -> None:
     )
     messages = [{"role": "developer", "content": "Be brief."}, {"role": "ipython", "content": "42"}, *ONE]
     with load(model, template) as llm:
-        found = llm.apply_chat_template(messages)  # type: ignore[arg-type]
-    assert found == reference(tokenizer, template, messages, {})
-    assert found.startswith("system Be brief.tool: ipython 42user ")
+        rendered = llm.apply_chat_template(messages)  # type: ignore[arg-type]
+    assert rendered == reference(tokenizer, template, messages, {})
+    assert rendered.startswith("system Be brief.tool: ipython 42user ")
 
 
 def test_variables_that_are_arguments_of_transformers() -> None:
-    """Training would tokenise them differently."""
+    """Training would tokenize them differently."""
     from metadeploy.training.settings import _NO_VARIABLES
 
     arguments = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"self", "kwargs"}
@@ -210,9 +210,7 @@ def test_variables_that_are_arguments_of_transformers() -> None:
 
 @pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize("adds", [True, False])
-def test_bos_is_where_training_had_it(
-    writes: bool, adds: bool, model: TinyModel, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_bos_matches_training(writes: bool, adds: bool, model: TinyModel, tokenizer: Any, tmp_path: Path) -> None:
     """A template's text gets no extra BOS, even if the tokenizer puts BOS before plain text."""
     base = tmp_path / "base.gguf"
     set_add_bos(model.path_gguf, base, adds)

@@ -34,7 +34,7 @@ def test_tiny_models(
     tmp_path: Path,
     report: Callable[[str, str], None],
 ) -> None:
-    """A random model hardly ever refuses, so the refusal is a token that it likes, and there is a bias."""
+    """A random model almost never refuses, so the refusal is a token that it often chooses, and there is a bias."""
     model = tiny(kind)
     n = model.num_layers
     config, tensors = random_wrapper(
@@ -75,13 +75,13 @@ def test_smollm2(
     smollm2_torch: MetaSpiderPipeline,
     report: Callable[[str, str], None],
 ) -> None:
-    """The trained Doubter, which says its refusal in text: both sides make the same token of it."""
+    """The trained Doubter states its refusal as text. Both sides find the same first token for it."""
     doubts = []
     for question in questions[::15]:
         text = smollm2_torch.apply_chat_template(question.question)
         ids = smollm2_torch.tokenize(text)
-        expected, found = smollm2_torch.doubt(ids), smollm2_llm.doubt(question.question)
-        doubts.append((expected, found))
+        expected, actual = smollm2_torch.doubt(ids), smollm2_llm.doubt(question.question)
+        doubts.append((expected, actual))
         for threshold in (0.2, 0.5, 0.8):
             token = first(smollm2_torch.generate_ids(ids, 1, doubt_threshold=threshold))
             assert first(smollm2_llm.generate(ids, max_tokens=1, doubt_threshold=threshold).token_ids) == token

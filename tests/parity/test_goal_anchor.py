@@ -1,4 +1,4 @@
-"""A goal anchor in the compiled runtime: a goal encoded once and held over turns, token for token as in PyTorch.
+"""A goal anchor in the compiled runtime: a goal that is encoded once for several turns, as in PyTorch.
 
 The checkpoint is one of the framework's, with the transformer encoder. K/V cache in F32, flash attention off
 (``EXACT``).
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sidecar.handmade import sidecar
 
 import tolerances
 from metadeploy import MetaLlama
@@ -21,6 +20,7 @@ from metadeploy.export import export
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar import read_sidecar
 from support.goal_anchor import save_goal_anchor
+from support.handmade_gguf import sidecar
 from support.parity import END_TOKENS, EXACT, nmse
 from support.program import Program
 from support.tiny_models import TinyModel
@@ -66,7 +66,7 @@ def answers(llm: MetaLlama, **options: Any) -> list[list[int]]:
     return [list(llm.generate(turn, max_tokens=N_NEW, **options).token_ids) for turn in TURNS]
 
 
-def test_a_goal_is_kept_over_turns(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
+def test_a_goal_is_held_over_turns(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
     goal, expected_goal = llm.encode(GOAL, raw=True), pipeline.encode(GOAL, raw=True)
     assert nmse(goal, expected_goal.numpy()) < tolerances.TINY[model.kind]["cognitive tokens"]
     prompts = [pipeline.tokenize(pipeline.apply_chat_template(turn)) for turn in TURNS]
@@ -103,18 +103,18 @@ def test_goals_of_the_program(
 
 
 def test_a_file_that_says_its_trigger(exported: Path, llm: MetaLlama, tmp_path: Path) -> None:
-    """As the framework writes it, with its newer prefix."""
+    """The framework writes this key, with its newer prefix."""
     source = read_sidecar(exported)
     tensors = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     file = sidecar(source.config, tensors, prefix="daimon").with_key("daimon.kind", "str", "goal_anchor")
-    said = tmp_path / "said.gguf"
-    said.write_bytes(file.with_key("daimon.trigger", "str", "always").build())
-    found = read_sidecar(said)
-    assert found.metadata["daimon.trigger"] == "always"
-    assert (found.config.kind, found.config.encoder_type) == ("goal_anchor", "transformer")
+    path = tmp_path / "said.gguf"
+    path.write_bytes(file.with_key("daimon.trigger", "str", "always").build())
+    loaded = read_sidecar(path)
+    assert loaded.metadata["daimon.trigger"] == "always"
+    assert (loaded.config.kind, loaded.config.encoder_type) == ("goal_anchor", "transformer")
     goal = llm.encode(GOAL, raw=True)
     expected = answers(llm, cognitive_tokens=goal)
-    llm.attach(said)
+    llm.attach(path)
     try:
         np.testing.assert_array_equal(llm.encode(GOAL, raw=True), goal)
         assert answers(llm, cognitive_tokens=goal) == expected

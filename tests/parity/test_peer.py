@@ -15,7 +15,7 @@ N_NEW = 48
 
 
 def peer_tokens(peer: object, ids: list[int]) -> list[int]:
-    """Greedy tokens of a ``llama_cpp.Llama``."""
+    """Return the greedy tokens of a ``llama_cpp.Llama``."""
     tokens: list[int] = []
     for token in peer.generate(ids, temp=0.0, repeat_penalty=1.0, top_k=40):  # type: ignore[attr-defined]
         if token in END_TOKENS or len(tokens) == N_NEW:

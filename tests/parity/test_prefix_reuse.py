@@ -1,6 +1,6 @@
-"""Prompts that begin as the one before did: the answers are those of prompts that are computed as a whole.
+"""Prompts that begin like an earlier one: the answers equal those of prompts that are computed as a whole.
 
-Reuse changes where a prompt is cut into batches, and nothing else; F32 products of few and of many rows differ in their
+Reuse only changes how a prompt is cut into batches. F32 products of few and of many rows differ in their
 last digits. K/V cache in F32, flash attention off (``EXACT``).
 """
 
@@ -37,7 +37,7 @@ def pair(
 
 @pytest.fixture
 def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
-    """With injection in the upper half."""
+    """Attach a wrapper that injects into the upper half of the blocks."""
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1])
     return pair
 
@@ -45,36 +45,36 @@ def attached(pair: RuntimePair, tmp_path: Path) -> RuntimePair:
 def ask(
     pair: RuntimePair, ids: list[int], *, n_reused: int, pass2: str | None = None, **options: object
 ) -> GenerationResult:
-    """An answer of the base under test, which must be the plain one's, after the best of second passes or this one."""
-    found, expected = (
+    """Return an answer, checked against the plain base; pass 2 is ``pass2``, or else the best possible kind."""
+    actual, expected = (
         llm.generate(ids, max_tokens=8, logprobs=N_TOP, **options)  # type: ignore[arg-type]
         for llm in (pair.tested, pair.plain)
     )
-    assert found.token_ids == expected.token_ids
-    np.testing.assert_allclose(top_logprobs(found), top_logprobs(expected), rtol=0, atol=limit(pair))
-    assert (found.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
+    assert actual.token_ids == expected.token_ids
+    np.testing.assert_allclose(top_logprobs(actual), top_logprobs(expected), rtol=0, atol=limit(pair))
+    assert (actual.timings.n_reused, expected.timings.n_reused) == (n_reused, 0)
     alone = options.get("inject") is False or options.get("gain") == 0.0
-    assert found.timings.pass2 == ("none" if alone else pass2 or pass2_kind(pair, len(ids)))
-    return found
+    assert actual.timings.pass2 == ("none" if alone else pass2 or pass2_kind(pair, len(ids)))
+    return actual
 
 
 def top_logprobs(result: GenerationResult) -> list[list[float]]:
-    """The highest ones at each place, [n_tokens, N_TOP]."""
+    """Return the highest log-probabilities at each position, [n_tokens, N_TOP]."""
     assert result.logprobs is not None
     return [[logprob for _, _, logprob in item.top] for item in result.logprobs]
 
 
 def limit(pair: RuntimePair) -> float:
-    """How far a log-probability may be off."""
+    """Return the tolerance for a log-probability."""
     return tolerances.BATCH_SPLIT_MAX_ABS["gemma" if pair.kind.startswith("gemma") else "others"]
 
 
 class Remembered:
-    """What the prompts so far have left, by the rules of docs/usage.md.
+    """A model of the prompt cache, by the rules of docs/usage.md.
 
     Args:
-        pair: the bases.
-        before_last: whether only the last token is injected into: states are then those before it.
+        pair: the two instances of the base.
+        before_last: whether only the last token is injected into. States are then stored before it.
     """
 
     def __init__(self, pair: RuntimePair, *, before_last: bool = False) -> None:
@@ -86,10 +86,10 @@ class Remembered:
         self._marks: list[int] = []
 
     def of(self, ids: list[int]) -> int:
-        """How many tokens of this prompt are reused; then it is what has been left."""
+        """Return how many tokens of this prompt are reused, and add it to the cache."""
         both = zip(self._ids, ids, strict=False)
         alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
-        shared = alike - (alike == len(ids))  # the last one is wanted for its logits
+        shared = alike - (alike == len(ids))  # the last token is computed again for its logits
         reused = reusable(self._pair, len(self._ids), shared, self._marks) if self._ids else 0
         ends = [n + 1 for n, token in enumerate(ids[:-1]) if token == self.end_of_turn]
         parts = [alike] if alike < min(len(self._ids), len(ids)) else []
@@ -104,16 +104,16 @@ def test_a_chat_costs_its_new_tokens(length: int, inject_from: InjectFrom, pair:
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     ids, before = pair.prompt(length), 0
     for turn in range(4):
-        # a state is kept before the last token where only that one is injected into
-        kept = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
-        n_reused = reusable(pair, kept, kept) if turn else 0
+        # if only the last token is injected into, a state is stored before it
+        n_cached = before - (pair.kind in STATEFUL and inject_from == "last_prompt_token")
+        n_reused = reusable(pair, n_cached, n_cached) if turn else 0
         result = ask(pair, ids, n_reused=n_reused, pass2=pass2_kind(pair, len(ids), inject_from=inject_from))
         before = len(ids)
         ids = [*ids, *result.token_ids, *pair.prompt(3, seed=turn)]
 
 
-def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
-    """A long common beginning, other endings; a prompt that is part of the last one; one that shares little."""
+def test_common_prefix_with_the_last_prompt(attached: RuntimePair) -> None:
+    """A long common prefix with other endings, a prefix of the last prompt, and a prompt that shares little."""
     common = attached.prompt(12)
     remembered = Remembered(attached)
     for rest in ([21, 22], [23, 24, 25], [23], [], [26, 27], [28]):
@@ -123,8 +123,8 @@ def test_what_one_prompt_shares_with_the_next(attached: RuntimePair) -> None:
     ask(attached, ids, n_reused=remembered.of(ids))
 
 
-def test_a_prompt_that_shares_next_to_nothing(pair: RuntimePair, tmp_path: Path) -> None:
-    """Putting back what a long prompt has left costs more than computing the few tokens that are wanted of it."""
+def test_a_prompt_that_shares_few_tokens(pair: RuntimePair, tmp_path: Path) -> None:
+    """Restoring a long prompt's state costs more than computing the few shared tokens."""
     pair.attach(tmp_path, [pair.num_layers - 1])
     ids = pair.prompt(100)
     for shared in (4, 3):
@@ -133,8 +133,8 @@ def test_a_prompt_that_shares_next_to_nothing(pair: RuntimePair, tmp_path: Path)
         ask(pair, [31], n_reused=0)
 
 
-def test_a_beginning_that_many_prompts_share(attached: RuntimePair) -> None:
-    """A system prompt, or examples: a memory that cannot step back finds its state there from the third one on."""
+def test_a_prefix_that_many_prompts_share(attached: RuntimePair) -> None:
+    """For example a system prompt. A memory that cannot rewind finds a stored state from the third prompt on."""
     common = attached.prompt(14)
     remembered = Remembered(attached)
     reused = []
@@ -147,10 +147,10 @@ def test_a_beginning_that_many_prompts_share(attached: RuntimePair) -> None:
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 @pytest.mark.parametrize("suffix", ["", " In one word."])
-def test_a_chat_that_is_put_otherwise_as_it_goes_on(
+def test_a_chat_whose_history_is_rendered_differently(
     suffix: str, inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path
 ) -> None:
-    """An empty thought at the end of the prompt, or a suffix, that is gone from the history one turn later.
+    """An empty thought or a suffix at the end of the prompt is missing from the history one turn later.
 
     Qwen3.5's template does that with thinking off. The turns before the last two are not computed again.
     """
@@ -169,8 +169,8 @@ def test_a_chat_that_is_put_otherwise_as_it_goes_on(
         history = [*history, *question, end, *answer, end]
 
 
-def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
-    """The same prompt under other gains: pass 1 is there already, and all else is computed for this gain."""
+def test_only_clean_tokens_are_reused(attached: RuntimePair) -> None:
+    """The same prompt with other gains: pass 1 is reused, and everything else is computed for the gain."""
     ids = attached.prompt(14)
     first = ask(attached, ids, n_reused=0)
     for gain in (-1.0, 0.5, 2.0, 1.0):
@@ -180,16 +180,16 @@ def test_nothing_injected_is_reused(attached: RuntimePair) -> None:
     again = reusable(attached, 14, 13)
     ask(attached, ids, n_reused=again, inject=False)
     ask(attached, ids, n_reused=again, gain=0.0)
-    # and what the base alone has computed serves the wrapper
+    # the wrapper's pass 1 can reuse the base's cache
     ask(attached, ids, n_reused=14)
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
-def test_nothing_of_held_tokens_is_reused(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
-    """The same prompt under the cognitive tokens of others, by turns with its own, and with other gains.
+def test_given_cognitive_tokens_are_not_reused(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
+    """The same prompt with given cognitive tokens, alternating with its own tokens, and with other gains.
 
-    Where only the last token is injected into, those before it are clean and reused; elsewhere a held goal has no
-    clean pass, and leaves what was kept of an earlier one alone.
+    If only the last token is injected into, the tokens before it are clean and reused. Otherwise, a held goal has no
+    clean pass and does not change the cache of an earlier one.
     """
     pair.attach(tmp_path, [pair.num_layers // 2, pair.num_layers - 1], inject_from=inject_from)
     ids = pair.prompt(14)
@@ -202,18 +202,18 @@ def test_nothing_of_held_tokens_is_reused(inject_from: InjectFrom, pair: Runtime
     ):
         held = name != "own"
         n_reused = 0 if not answers or (held and not from_last) else 13 if from_last else 14
-        # a tail needs the rows of all tokens, which those that were put back for a held goal have not
+        # a tail needs hidden states of all tokens, and tokens restored for a held goal have none
         whole = held or (from_last and answers)
         pass2 = "full" if whole else pass2_kind(pair, len(ids), inject_from=inject_from)
         result = ask(pair, ids, n_reused=n_reused, pass2=pass2, cognitive_tokens=goals[name], gain=gain)
         answers[name, gain] = top_logprobs(result)[0]
-    # and they are so far apart that one taken for another would show
+    # the answers are far enough apart to show a mix-up
     for one, other in combinations(answers.values(), 2):
         assert np.abs(np.subtract(one, other)).max() > 5 * limit(pair)
 
 
-def test_what_is_put_back_lies_where_it_was(attached: RuntimePair) -> None:
-    """To the bit, whatever was in memory before: a tail takes cells for right that nothing has written since."""
+def test_restored_cells_keep_their_positions(attached: RuntimePair) -> None:
+    """Restored cells are bit-identical, whatever was in memory before: a tail reuses cells that it does not write."""
     lengths = (14,) if attached.kind in WINDOWED else (14, 100)
     for length in lengths:
         ids = attached.prompt(length)
@@ -227,15 +227,15 @@ def test_what_is_put_back_lies_where_it_was(attached: RuntimePair) -> None:
 
 
 def test_other_cognitive_tokens(attached: RuntimePair) -> None:
-    """Prompts with the same beginning have other activations at their end."""
+    """Prompts with the same prefix have different activations at their end."""
     common = attached.prompt(14)
     for token in (40, 41, 42):
-        found, expected = (llm.cognitive_tokens([*common, token]) for llm in (attached.tested, attached.plain))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=limit(attached))
+        actual, expected = (llm.cognitive_tokens([*common, token]) for llm in (attached.tested, attached.plain))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit(attached))
         ask(attached, [*common, token], n_reused=15)
 
 
-def test_another_sidecar_begins_anew(pair: RuntimePair, tmp_path: Path) -> None:
+def test_another_sidecar_clears_the_cache(pair: RuntimePair, tmp_path: Path) -> None:
     ids = pair.prompt(14)
     for layer, seed in ((1, 0), (pair.num_layers - 1, 1), (0, 2)):
         pair.attach(tmp_path, [layer], seed=seed)
@@ -247,7 +247,7 @@ def test_another_sidecar_begins_anew(pair: RuntimePair, tmp_path: Path) -> None:
     ask(pair, ids, n_reused=reusable(pair, 14, 13))
 
 
-def test_looking_inside_begins_anew(attached: RuntimePair) -> None:
+def test_inspection_clears_the_cache(attached: RuntimePair) -> None:
     ids = attached.prompt(14)
     for look in (
         lambda llm: llm.logits(attached.prompt(9)),
@@ -260,7 +260,7 @@ def test_looking_inside_begins_anew(attached: RuntimePair) -> None:
     ask(attached, ids, n_reused=14)  # those are of a clean pass
 
 
-def test_a_pass_that_is_cancelled_is_not_reused(attached: RuntimePair) -> None:
+def test_a_canceled_pass_is_not_reused(attached: RuntimePair) -> None:
     common = attached.prompt(14)
     ask(attached, common, n_reused=0)
     with pytest.raises(Cancelled):
@@ -269,8 +269,8 @@ def test_a_pass_that_is_cancelled_is_not_reused(attached: RuntimePair) -> None:
     ask(attached, common, n_reused=14)
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """A MiB holds some 680 tokens: 6 layers, keys and values of 32 in F32."""
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """1 MiB holds some 680 tokens: 6 layers, keys and values of 32 in F32."""
     with runtime_pair("llama", tmp_path, tiny, tested={"prefix_cache_mib": 1}, plain=WITHOUT, n_ctx=2048) as pair:
         pair.attach(tmp_path, [3])
         for length, n_reused in ((500, 500), (800, 0)):
@@ -279,8 +279,8 @@ def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Pat
             ask(pair, ids, n_reused=n_reused)
 
 
-def test_a_prompt_beyond_the_kept_hidden_states(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """Its clean pass is reused, its pass 2 is a whole one, and so is that of a shorter one whose rows are missing."""
+def test_a_prompt_longer_than_the_cached_hidden_states(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """Its clean pass is reused and its pass 2 is a whole one, also for a shorter prompt whose rows are missing."""
     options = {"tested": {"hidden_cache_mib": 1}, "plain": WITHOUT}
     with runtime_pair("llama", tmp_path, tiny, **options, n_ctx=4608, n_ubatch=512) as pair:
         pair.attach(tmp_path, [3])
@@ -290,7 +290,7 @@ def test_a_prompt_beyond_the_kept_hidden_states(tiny: Callable[[str], TinyModel]
 
 
 def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
-    """The real base with its chat template: the turns of a conversation, as a user has it."""
+    """The real base with its chat template and default settings: the turns of a conversation."""
     options = {"n_ctx": 1024, "n_threads": 2, "flash_attn": False}
     with (
         MetaLlama(base_gguf, trained_sidecar, **options) as llm,
@@ -299,10 +299,10 @@ def test_smollm2_chat(base_gguf: Path, trained_sidecar: Path) -> None:
         messages = [{"role": "user", "content": "What is the plural of wolf?"}]
         before = 0
         for follow_up in ("And of goose?", "And of mouse?", "And of house?"):
-            found, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
-            check_answer(found, expected, doubt_max_abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
-            assert found.timings.n_reused == before
-            assert found.timings.pass2 == "tail"
-            before = found.timings.n_prompt
-            answer = {"role": "assistant", "content": found.text}
+            actual, expected = (one.generate(messages, max_tokens=24, logprobs=N_LIKELY) for one in (llm, plain))
+            check_answer(actual, expected, doubt_max_abs=tolerances.SMOLLM2_DOUBT_MAX_ABS)
+            assert actual.timings.n_reused == before
+            assert actual.timings.pass2 == "tail"
+            before = actual.timings.n_prompt
+            answer = {"role": "assistant", "content": actual.text}
             messages = [*messages, answer, {"role": "user", "content": follow_up}]

@@ -1,4 +1,4 @@
-"""Parity on two real bases in Q4_K_M, qwen2 and gemma3: on their weights dequantised to F32, and on the files.
+"""Parity on two real bases in Q4_K_M, qwen2 and gemma3: on their weights dequantized to F32, and on the files.
 
 On F32, both sides load the same file, with the settings in ``EXACT`` (K/V cache in F32, no flash attention), and must
 agree token for token. The Q4_K_M files run with default settings.
@@ -23,7 +23,7 @@ from metadeploy.demo.packaged import cached
 from metadeploy.export import export
 from metadeploy.reference import Doubter, MetaSpiderConfig, MetaSpiderPipeline
 from metadeploy.sidecar.spec import EncoderType, InjectFrom
-from support.gguf_tools import dequantise_gguf
+from support.gguf_tools import dequantize_gguf
 from support.missing import unavailable
 from support.parity import EXACT, FloatArray, Question, greedy, kl_divergence, nmse
 from support.quick_training import train_quickly
@@ -107,13 +107,13 @@ def sides(
     if file is None:
         unavailable(f"{base.file.name} is not in the cache: run `{FETCH}` once")
     exact = tmp_path_factory.mktemp(base.key) / f"{base.key}-f32.gguf"
-    dequantise_gguf(file, exact, chat_template=base.chat_template)
+    dequantize_gguf(file, exact, chat_template=base.chat_template)
     pipeline = MetaSpiderPipeline.from_pretrained(
         MetaSpiderConfig(model_name=str(exact), device="cpu", dtype="float32")
     )
     with MetaLlama(exact, n_ctx=1024, n_parallel=10, **EXACT) as llm:
-        asked = [q.question for q in questions[:: len(questions) // N_PROMPTS][:N_PROMPTS]]
-        prompts = [pipeline.tokenize(pipeline.apply_chat_template(question)) for question in asked]
+        texts = [q.question for q in questions[:: len(questions) // N_PROMPTS][:N_PROMPTS]]
+        prompts = [pipeline.tokenize(pipeline.apply_chat_template(question)) for question in texts]
         layers = list(range(base.num_layers))
         last = llm.layer_outputs(prompts[0], layers, inject=False)[:, -1]
         yield Sides(base, file, exact, llm, pipeline, prompts, np.sqrt((last**2).mean(axis=1)).tolist())

@@ -1,6 +1,6 @@
 """Refreshed cognitive tokens over memories of every kind: windows, shared keys and values, states.
 
-K/V cache in F32, flash attention off (``EXACT``). Every prompt is computed as a whole: a state that was put back has no
+K/V cache in F32, flash attention off (``EXACT``). Every prompt is computed as a whole: a restored state has no
 tail.
 """
 
@@ -30,7 +30,7 @@ SCHEDULES: Final = {
     "now and then": InjectionSchedule(refresh=Refresh(threshold=0.6, min_interval=2, max_interval=9)),
     "all": InjectionSchedule(decay=Decay(), window=15, refresh=Refresh(threshold=0.9, min_interval=2, max_interval=9)),
 }
-#: one that is shorter than the windows, one that is longer than two micro-batches
+#: one prompt is shorter than the windows, one longer than two micro-batches
 LENGTHS: Final = (7, 70)
 
 
@@ -38,7 +38,7 @@ LENGTHS: Final = (7, 70)
 def pair(
     request: pytest.FixtureRequest, tiny: Callable[[str], TinyModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RuntimePair]:
-    """The plain one has a single sequence, and so no clean context."""
+    """The plain instance has a single sequence, and so no clean context."""
     folder = tmp_path_factory.mktemp("archs")
     options = {"n_ubatch": 32, "prefix_cache_mib": 0}
     with runtime_pair(request.param, folder, tiny, tested={"n_parallel": 5}, plain={}, **options) as two:
@@ -46,7 +46,7 @@ def pair(
 
 
 def top_logprobs(result: GenerationResult) -> NDArray[np.float64]:
-    """The highest ones at each place, [n_tokens, N_TOP]."""
+    """Return the highest log-probabilities at each position, [n_tokens, N_TOP]."""
     assert result.logprobs is not None
     return np.array([[logprob for _, _, logprob in item.top] for item in result.logprobs])
 
@@ -64,10 +64,10 @@ def mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def answer_by_hand(
     llm: MetaLlama, ids: list[int], schedule: InjectionSchedule, n_new: int = N_NEW
 ) -> tuple[list[int], NDArray[np.float64], int]:
-    """Tokens, their logprobs [n_tokens, N_TOP], and how often cognitive tokens were made anew.
+    """Return tokens, their logprobs [n_tokens, N_TOP], and the number of refreshes.
 
-    Each token is the first one after a prompt of its own. That is right for a wrapper that injects after the last block
-    alone: nothing of what it injects stays.
+    Each token is the first one after its own prompt. This is correct for a wrapper that injects after the last block
+    only, because its injection leaves no trace in the cache.
     """
     refresh = schedule.refresh
     assert refresh is not None
@@ -96,34 +96,34 @@ def answer_by_hand(
 
 
 def test_as_by_hand(pair: RuntimePair, tmp_path: Path) -> None:
-    """What the clean context says beside the injected one is what a prompt of the same tokens says."""
+    """The clean context gives the same activations as a prompt of the same tokens."""
     pair.attach(tmp_path, [pair.num_layers - 1])
     for length in LENGTHS:
         ids = pair.prompt(length)
         static = pair.tested.generate(ids, max_tokens=N_NEW, logprobs=N_TOP)
         for schedule in SCHEDULES.values():
-            found = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP)
+            result = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=N_TOP)
             tokens, rows, n_made = answer_by_hand(pair.plain, ids, schedule)
-            assert (list(found.token_ids), found.timings.n_refreshed) == (tokens, n_made)
-            np.testing.assert_allclose(top_logprobs(found), rows, rtol=0, atol=limit(pair))
-            assert found.timings.pass2 == static.timings.pass2 == pass2_kind(pair, length)
+            assert (list(result.token_ids), result.timings.n_refreshed) == (tokens, n_made)
+            np.testing.assert_allclose(top_logprobs(result), rows, rtol=0, atol=limit(pair))
+            assert result.timings.pass2 == static.timings.pass2 == pass2_kind(pair, length)
             n = min(len(rows), len(static.token_ids))
-            assert np.abs(top_logprobs(static)[:n] - rows[:n]).max() > 5 * limit(pair)  # it makes a difference
+            assert np.abs(top_logprobs(static)[:n] - rows[:n]).max() > 5 * limit(pair)  # the refresh changes the answer
 
 
 def test_long_intervals(pair: RuntimePair, tmp_path: Path) -> None:
-    """The clean context gets what it lacks in several batches, and is looked at only where it is to be compared."""
+    """The clean context catches up in several batches, and activations are read only for a comparison."""
     pair.attach(tmp_path, [pair.num_layers - 1])
     schedule = InjectionSchedule(refresh=Refresh(threshold=1.1, min_interval=40, max_interval=60))
-    found = pair.tested.generate(pair.prompt(7), max_tokens=90, schedule=schedule, logprobs=N_TOP)
+    result = pair.tested.generate(pair.prompt(7), max_tokens=90, schedule=schedule, logprobs=N_TOP)
     tokens, rows, n_made = answer_by_hand(pair.plain, pair.prompt(7), schedule, 90)
-    assert (list(found.token_ids), found.timings.n_refreshed) == (tokens, n_made)
-    np.testing.assert_allclose(top_logprobs(found), rows, rtol=0, atol=limit(pair))
+    assert (list(result.token_ids), result.timings.n_refreshed) == (tokens, n_made)
+    np.testing.assert_allclose(top_logprobs(result), rows, rtol=0, atol=limit(pair))
     assert len(tokens) < 90 or n_made == 2
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
-def test_batches_that_are_smaller_than_what_the_clean_contexts_lack(
+def test_batches_smaller_than_the_clean_contexts_backlog(
     kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path
 ) -> None:
     small, large = {"n_parallel": 4, "n_batch": 4}, {"n_parallel": 2}
@@ -142,7 +142,7 @@ def test_batches_that_are_smaller_than_what_the_clean_contexts_lack(
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 @pytest.mark.parametrize("pair", ["qwen3_5", "mamba"], indirect=True)
 def test_as_in_pytorch(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
-    """Injected in the middle, where a state remembers what was injected, and with the tail of a hybrid memory."""
+    """Injection into middle blocks, which a recurrent state remembers, and a tail with hybrid memory."""
     n = pair.num_layers
     pair.attach(tmp_path, [1, n // 2, n - 1], inject_from=inject_from)
     config = MetaSpiderConfig(model_name=str(pair.path), device="cpu", dtype="float32")
@@ -153,16 +153,16 @@ def test_as_in_pytorch(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Pat
         ids = pair.prompt(length)
         static = pair.tested.generate(ids, max_tokens=N_NEW)
         for schedule in SCHEDULES.values():
-            found = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule)
+            result = pair.tested.generate(ids, max_tokens=N_NEW, schedule=schedule)
             expected = pipeline.generate_ids(ids, N_NEW, stop_ids=stop_ids, schedule=schedule)
-            assert list(found.token_ids) == expected
-            assert found.token_ids != static.token_ids
-            assert found.timings.pass2 == pass2_kind(pair, length, inject_from=inject_from)
+            assert list(result.token_ids) == expected
+            assert result.token_ids != static.token_ids
+            assert result.timings.pass2 == pass2_kind(pair, length, inject_from=inject_from)
 
 
 @pytest.mark.parametrize("inject_from", ["prompt", "last_prompt_token"])
 def test_many_at_once(inject_from: InjectFrom, pair: RuntimePair, tmp_path: Path) -> None:
-    """Two that are refreshed and one that is not go on together, and others take their places."""
+    """Two answers with a refresh and one without run together, and others follow in their sequences."""
     n = pair.num_layers
     pair.attach(tmp_path, [1, n // 2, n - 1], inject_from=inject_from)
     schedules = [*SCHEDULES.values(), InjectionSchedule()] * 2

@@ -58,7 +58,7 @@ def llm(model: TinyModel) -> Iterator[MetaLlama]:
 def attached(
     request: pytest.FixtureRequest, model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama, tmp_path: Path
 ) -> None:
-    """The same random wrapper on both sides; it reads the last block, which has rows for outputs only."""
+    """Attach the same random wrapper to both sides. It reads the last block, which has rows only for outputs."""
     n = model.num_layers
     config, tensors = random_wrapper(
         "selective",
@@ -78,15 +78,15 @@ def prompt_ids(model: TinyModel, length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng((seed, length)).integers(20, model.vocab_size, size=length).tolist()
 
 
-def check_same(model: TinyModel, found: GenerationResult | None, expected: list[int]) -> None:
-    """Token for token; but two that are as good as equally likely may change places, and then the rest is another."""
-    assert found is not None
-    assert found.logprobs is not None
-    differing = [i for i, (one, other) in enumerate(zip(found.token_ids, expected, strict=False)) if one != other]
+def check_same(model: TinyModel, actual: GenerationResult | None, expected: list[int]) -> None:
+    """Assert equal tokens, up to the first pair of tokens that are almost equally likely."""
+    assert actual is not None
+    assert actual.logprobs is not None
+    differing = [i for i, (one, other) in enumerate(zip(actual.token_ids, expected, strict=False)) if one != other]
     if not differing:
-        assert len(found.token_ids) == len(expected)
+        assert len(actual.token_ids) == len(expected)
         return
-    item = found.logprobs[differing[0]]
+    item = actual.logprobs[differing[0]]
     others = {token: logprob for token, _, logprob in item.top}
     assert item.logprob - others[expected[differing[0]]] < tolerances.TIED.get(model.kind, 0.0), differing
 
@@ -99,21 +99,21 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
     for length in (1, 40, 70):  # the last one is longer than two micro-batches
         ids = prompt_ids(model, length)
         static = llm.generate(ids, max_tokens=N_NEW)
-        # a state cannot step back over one token
+        # a recurrent state cannot rewind by one token
         assert static.timings.pass2 == ("full" if stateful and from_last else "tail")
         differing = 0
         for name, schedule in SCHEDULES.items():
-            found = llm.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=2)
+            result = llm.generate(ids, max_tokens=N_NEW, schedule=schedule, logprobs=2)
             expected = pipeline.generate_ids(ids, N_NEW, stop_ids=END_TOKENS, schedule=schedule)
-            check_same(model, found, expected)
-            assert (found.doubt, found.token_ids[:1]) == (static.doubt, static.token_ids[:1])
-            # the same prompt again: where its state lies among those of several sequences is not known
-            assert found.timings.pass2 == ("full" if stateful else "tail")
-            differing += found.token_ids != static.token_ids
-            if len(found.token_ids) == N_NEW:  # its last token is never looked at
+            check_same(model, result, expected)
+            assert (result.doubt, result.token_ids[:1]) == (static.doubt, static.token_ids[:1])
+            # the same prompt again: which sequence holds its state is not known
+            assert result.timings.pass2 == ("full" if stateful else "tail")
+            differing += result.token_ids != static.token_ids
+            if len(result.token_ids) == N_NEW:  # activations of its last token are never read
                 times = {"refresh when overdue": 5, "refresh at every token": 23}
-                assert found.timings.n_refreshed == times.get(name, found.timings.n_refreshed)
-                assert (found.timings.n_refreshed > 0) is (schedule.refresh is not None)
+                assert result.timings.n_refreshed == times.get(name, result.timings.n_refreshed)
+                assert (result.timings.n_refreshed > 0) is (schedule.refresh is not None)
         assert differing >= len(SCHEDULES) - 1
 
 
@@ -121,7 +121,7 @@ def test_each_schedule(model: TinyModel, pipeline: MetaSpiderPipeline, llm: Meta
 def test_many_at_once_with_schedules_of_their_own(
     model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama
 ) -> None:
-    """More of them than the context has room for; some take two sequences, and not always two that are side by side."""
+    """There are more answers than sequences. Some take two sequences, not always adjacent ones."""
     goal = llm.encode(prompt_ids(model, 9))
     tokens = pipeline.encode(prompt_ids(model, 9))
     requests = [Request(prompt=prompt_ids(model, 20), cognitive_tokens=goal, gain=0.7)]
@@ -138,20 +138,20 @@ def test_many_at_once_with_schedules_of_their_own(
 
 @pytest.mark.usefixtures("attached")
 def test_given_tokens(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama) -> None:
-    """A goal is encoded once and kept over the turns of a chat; its prompts need no clean pass."""
+    """A goal is encoded once for all turns of a chat. Its prompts need no clean pass."""
     goal, tokens = llm.encode(prompt_ids(model, 9)), pipeline.encode(prompt_ids(model, 9))
     assert nmse(goal, tokens.numpy()) < tolerances.TINY[model.kind]["cognitive tokens"]
     ids = prompt_ids(model, 33)
     own = llm.generate(ids, max_tokens=12)
     fading = InjectionSchedule(decay=Decay(tau=4.0), window=20)
     for turn, schedule in enumerate((InjectionSchedule(), fading, InjectionSchedule())):
-        found = llm.generate(ids, max_tokens=12, cognitive_tokens=goal, schedule=schedule, logprobs=2)
+        result = llm.generate(ids, max_tokens=12, cognitive_tokens=goal, schedule=schedule, logprobs=2)
         options = {"cognitive_tokens": tokens, "schedule": schedule}
-        check_same(model, found, pipeline.generate_ids(ids, 12, stop_ids=END_TOKENS, **options))
-        assert found.timings.pass2 == "full"
-        assert turn > 0 or found.token_ids != own.token_ids
-        ids = [*ids, *found.token_ids, *prompt_ids(model, 3, seed=turn)]
-    # what was held is nobody else's
+        check_same(model, result, pipeline.generate_ids(ids, 12, stop_ids=END_TOKENS, **options))
+        assert result.timings.pass2 == "full"
+        assert turn > 0 or result.token_ids != own.token_ids
+        ids = [*ids, *result.token_ids, *prompt_ids(model, 3, seed=turn)]
+    # held tokens have no effect on other answers
     ids = prompt_ids(model, 33)
     assert llm.generate(ids, max_tokens=12).token_ids == own.token_ids
     same = llm.generate(ids, max_tokens=12, cognitive_tokens=llm.encode(ids))
@@ -163,14 +163,14 @@ def test_given_tokens(model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaL
 def test_clean_tokens_before_given_ones_are_reused(
     model: TinyModel, pipeline: MetaSpiderPipeline, llm: MetaLlama
 ) -> None:
-    """Where only the last token of a prompt is injected into; elsewhere nothing is clean."""
+    """This holds if only the last token of a prompt is injected into. Otherwise nothing is clean."""
     goal = torch.from_numpy(llm.encode(prompt_ids(model, 5)))
     doubter = pipeline.doubter
     assert doubter is not None
     from_last = doubter.config.inject_from == "last_prompt_token"
     ids = prompt_ids(model, 12, seed=3)
     for turn in range(3):
-        found = llm.generate(ids, max_tokens=8, cognitive_tokens=goal.numpy(), logprobs=2)
-        check_same(model, found, pipeline.generate_ids(ids, 8, stop_ids=END_TOKENS, cognitive_tokens=goal))
-        assert (found.timings.n_reused > 0) is (from_last and turn > 0)
+        result = llm.generate(ids, max_tokens=8, cognitive_tokens=goal.numpy(), logprobs=2)
+        check_same(model, result, pipeline.generate_ids(ids, 8, stop_ids=END_TOKENS, cognitive_tokens=goal))
+        assert (result.timings.n_reused > 0) is (from_last and turn > 0)
         ids = [*ids, *prompt_ids(model, 1, seed=turn)]

@@ -1,4 +1,4 @@
-"""A real model with the trained Doubter: token for token on F32 weights, and what quantisation changes."""
+"""A real model with the trained Doubter: equal tokens on F32 weights, and the effect of quantization."""
 
 from __future__ import annotations
 
@@ -81,29 +81,29 @@ def test_greedy_answers_are_identical(
 
 
 @pytest.fixture(scope="module", params=["Q4_1 (as shipped)", "Q4_K_M", "Q8_0"])
-def quantised(
+def quantized(
     request: pytest.FixtureRequest, base_gguf: Path, smollm2_f32: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     if request.param.startswith("Q4_1"):
         return request.param, base_gguf
-    path = tmp_path_factory.mktemp("quantised") / f"{request.param}.gguf"
+    path = tmp_path_factory.mktemp("quantized") / f"{request.param}.gguf"
     _core.quantize(str(smollm2_f32), str(path), request.param)
     return request.param, path
 
 
-def test_quantised_bases(
-    quantised: tuple[str, Path],
+def test_quantized_bases(
+    quantized: tuple[str, Path],
     prompts: list[list[int]],
     torch_answers: list[list[int]],
     trained_sidecar: Path,
     smollm2_torch: MetaSpiderPipeline,
     report: Report,
 ) -> None:
-    """What a quantised base changes against PyTorch on its F32 weights; the settings are a user's (F16 cache)."""
-    name, path = quantised
+    """A quantized base with default settings (F16 cache) against PyTorch on its F32 weights."""
+    name, path = quantized
     n_equal = n_tokens = n_agree = 0
     divergences: list[float] = []
-    with MetaLlama(path, trained_sidecar, prefix_cache_mib=0) as llm:  # so that the figures have no order
+    with MetaLlama(path, trained_sidecar, prefix_cache_mib=0) as llm:  # so that the figures do not depend on the order
         refusal = llm.tokenize(llm.refusal_text, add_special=False)
         for ids, expected in zip(prompts, torch_answers, strict=True):
             answer = greedy(llm, ids, N_NEW)

@@ -1,7 +1,7 @@
-"""Pass 2 as a tail: the same bits as a whole second pass, for every kind of memory, and where it cannot be one.
+"""Pass 2 as a tail: bit-identical to a whole second pass, for every kind of memory; and cases without a tail.
 
-Both run in the same micro-batches, so nothing but what is computed twice differs. K/V cache in F32, flash attention off
-(``EXACT``) but for the real model, which runs as a user has it.
+Both run in the same micro-batches, so only the repeated computations differ. K/V cache in F32, flash attention off
+(``EXACT``), except for the real model, which runs with default settings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from support.tiny_models import TinyModel
 #: the last is longer than the cells of a sliding window
 LENGTHS = (1, 16, 40, 400)
 SMALL_BATCHES = {"n_batch": 48, "n_ubatch": 16}
-#: every prompt goes through pass 1 as a whole
+#: no prefix cache: every prompt has a whole pass 1
 NO_REUSE = {"prefix_cache_mib": 0}
 
 
@@ -42,20 +42,24 @@ def pair(
 
 
 @pytest.mark.parametrize("lowest", ["first", "second", "middle", "last"])
-def test_logits_are_those_of_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Path) -> None:
+def test_logits_match_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Path) -> None:
     n = pair.num_layers
     layer = {"first": 0, "second": 1, "middle": n // 2, "last": n - 1}[lowest]
     pair.attach(tmp_path, [layer, n - 1])
     for length in LENGTHS:
         ids = pair.prompt(length)
         np.testing.assert_array_equal(pair.tested.logits(ids), pair.plain.logits(ids))
-        found = pair.tested.generate(ids, max_tokens=12, logprobs=2)
+        result = pair.tested.generate(ids, max_tokens=12, logprobs=2)
         expected = pair.plain.generate(ids, max_tokens=12, logprobs=2)
-        assert (found.token_ids, found.logprobs, found.doubt) == (expected.token_ids, expected.logprobs, expected.doubt)
-        assert (found.timings.pass2, expected.timings.pass2) == (pass2_kind(pair, length), "full")
+        assert (result.token_ids, result.logprobs, result.doubt) == (
+            expected.token_ids,
+            expected.logprobs,
+            expected.doubt,
+        )
+        assert (result.timings.pass2, expected.timings.pass2) == (pass2_kind(pair, length), "full")
         assert expected.timings.hidden_bytes == 0
-        if found.timings.pass2 == "tail":
-            assert found.timings.hidden_bytes == 4 * length * pair.hidden_dim
+        if result.timings.pass2 == "tail":
+            assert result.timings.hidden_bytes == 4 * length * pair.hidden_dim
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
@@ -71,21 +75,21 @@ def test_threads_beyond_the_cpus_compute_the_same(kind: str, tiny: Callable[[str
 
 
 def test_from_the_last_token_on(pair: RuntimePair, tmp_path: Path) -> None:
-    """A tail of one token, which a memory with a state does not have: its state has seen that token."""
+    """The tail is one token. A memory with a state has no such tail: its state has seen that token."""
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2, n - 1], inject_from="last_prompt_token")
     for length in LENGTHS:
         ids = pair.prompt(length)
         np.testing.assert_array_equal(pair.tested.logits(ids), pair.plain.logits(ids))
-        found = pair.tested.generate(ids, max_tokens=12)
+        result = pair.tested.generate(ids, max_tokens=12)
         expected = pair.plain.generate(ids, max_tokens=12)
-        assert found.token_ids == expected.token_ids
-        assert found.doubt == pytest.approx(expected.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
-        assert found.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
+        assert result.token_ids == expected.token_ids
+        assert result.doubt == pytest.approx(expected.doubt, abs=tolerances.TINY_DOUBT_MAX_ABS)
+        assert result.timings.pass2 == pass2_kind(pair, length, inject_from="last_prompt_token")
 
 
-def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -> None:
-    """Activations, attention and outputs of blocks are computed in whole passes."""
+def test_inspection_does_not_change_answers(pair: RuntimePair, tmp_path: Path) -> None:
+    """Activations, attention and layer outputs are computed in whole passes."""
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2, n - 1])
     ids = pair.prompt(40)
@@ -99,28 +103,28 @@ def test_looking_inside_leaves_it_as_it_was(pair: RuntimePair, tmp_path: Path) -
         assert pair.tested.generate(ids, max_tokens=4, logprobs=0).logprobs == expected.logprobs
 
 
-def test_what_is_kept_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """A MiB holds 4096 rows of this width."""
+def test_cache_size_is_bounded(tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
+    """1 MiB holds 4096 rows of this width."""
     options = {"tested": {"hidden_cache_mib": 1}, "plain": {"hidden_cache_mib": 0}}
     with runtime_pair("gemma2", tmp_path, tiny, **options, **NO_REUSE, n_ctx=4608) as pair:
         pair.attach(tmp_path, [3])
         for length, kind, n_bytes in ((4096, "tail", 1 << 20), (4097, "full", 0)):
             ids = pair.prompt(length)
-            found, expected = (llm.generate(ids, max_tokens=2, logprobs=1) for llm in (pair.tested, pair.plain))
-            assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
-            assert (found.timings.pass2, found.timings.hidden_bytes) == (kind, n_bytes)
+            actual, expected = (llm.generate(ids, max_tokens=2, logprobs=1) for llm in (pair.tested, pair.plain))
+            assert (actual.token_ids, actual.logprobs) == (expected.token_ids, expected.logprobs)
+            assert (actual.timings.pass2, actual.timings.hidden_bytes) == (kind, n_bytes)
 
 
-def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_path: Path) -> None:
+def test_a_canceled_pass_leaves_no_trace(pair: RuntimePair, tmp_path: Path) -> None:
     n = pair.num_layers
     pair.attach(tmp_path, [n // 2])
     ids = pair.prompt(400)
     expected = pair.plain.generate(ids, max_tokens=4, logprobs=0)
     n_cancelled = 0
     for patience in range(6):
-        asked: list[None] = []
+        calls: list[None] = []
 
-        def enough(patience: int = patience, asked: list[None] = asked) -> bool:
+        def enough(patience: int = patience, asked: list[None] = calls) -> bool:
             asked.append(None)
             return len(asked) > patience
 
@@ -128,9 +132,9 @@ def test_a_pass_that_is_cancelled_leaves_nothing_behind(pair: RuntimePair, tmp_p
             pair.tested.generate(ids, cancel=enough, max_tokens=0)
         except Cancelled:
             n_cancelled += 1
-        found = pair.tested.generate(ids, max_tokens=4, logprobs=0)
-        assert found.logprobs == expected.logprobs
-        assert found.timings.pass2 == pass2_kind(pair, len(ids))
+        result = pair.tested.generate(ids, max_tokens=4, logprobs=0)
+        assert result.logprobs == expected.logprobs
+        assert result.timings.pass2 == pass2_kind(pair, len(ids))
     assert n_cancelled > 0
 
 
@@ -140,11 +144,11 @@ def test_another_sidecar_enters_elsewhere(pair: RuntimePair, tmp_path: Path) -> 
     for layer, seed in ((n // 2, 0), (0, 1), (n - 1, 2)):
         pair.attach(tmp_path, [layer, n - 1], seed=seed)
         for gain in (1.0, 0.5, -1.0, 0.0):
-            found, expected = (
+            actual, expected = (
                 llm.generate(ids, max_tokens=4, logprobs=0, gain=gain) for llm in (pair.tested, pair.plain)
             )
-            assert found.logprobs == expected.logprobs
-            assert (found.timings.pass2 == "none") is (gain == 0.0)
+            assert actual.logprobs == expected.logprobs
+            assert (actual.timings.pass2 == "none") is (gain == 0.0)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +157,10 @@ def test_another_sidecar_enters_elsewhere(pair: RuntimePair, tmp_path: Path) -> 
 def test_smollm2(
     inject_from: InjectFrom, flash_attn: bool, base_gguf: Path, trained_sidecar: Path, tmp_path: Path
 ) -> None:
-    """The real base as it is shipped (Q4_1), with an F16 cache, the trained Doubter and long prompts.
+    """The real base in its shipped type (Q4_1), with an F16 cache, the trained Doubter and long prompts.
 
-    A whole pass 2 over only the last token computes in one row the blocks that pass 1 has computed in many rows. It
-    uses another kernel of flash attention, and on some processors other instructions for quantised weights.
+    A whole pass 2 over only the last token computes in one row the blocks that pass 1 computed in many rows. It
+    uses another kernel of flash attention, and on some processors other instructions for quantized weights.
     """
     options = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "flash_attn": flash_attn, **NO_REUSE}
     source, sidecar = read_sidecar(trained_sidecar), tmp_path / "sidecar.gguf"
@@ -168,18 +172,18 @@ def test_smollm2(
         for question in ("What is the plural of wolf?", "Summarise: " + "the wolf and the seven young goats, " * 40):
             ids = tail.tokenize(tail.apply_chat_template([{"role": "user", "content": question}]))
             np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
-            found, expected = (llm.generate(question, max_tokens=16, logprobs=N_TOP) for llm in (tail, full))
+            actual, expected = (llm.generate(question, max_tokens=16, logprobs=N_TOP) for llm in (tail, full))
             if inject_from == "prompt":
-                assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
+                assert (actual.logprobs, actual.doubt) == (expected.logprobs, expected.doubt)
             else:
-                check_answer(found, expected)
-            assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
-            assert found.timings.hidden_bytes == 4 * 576 * found.timings.n_prompt
+                check_answer(actual, expected)
+            assert (actual.timings.pass2, expected.timings.pass2) == ("tail", "full")
+            assert actual.timings.hidden_bytes == 4 * 576 * actual.timings.n_prompt
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])
 def test_k_quants(flash_attn: bool, tmp_path: Path) -> None:
-    """Kernels that round a row among several in another way than one alone: Q4_K's. Both passes are cut alike."""
+    """Q4_K's kernels round a single row in another way than one of several. Both passes are cut alike."""
     base, sidecar = write_k_quants(tmp_path)
     options = {"n_ctx": 512, "n_threads": 2, "flash_attn": flash_attn, **SMALL_BATCHES, **NO_REUSE}
     rng = np.random.default_rng(0)
@@ -190,6 +194,6 @@ def test_k_quants(flash_attn: bool, tmp_path: Path) -> None:
         for length in (1, 5, 40, 101):
             ids = rng.integers(20, 250, size=length).tolist()
             np.testing.assert_array_equal(tail.logits(ids), full.logits(ids))
-            found, expected = (llm.generate(ids, max_tokens=8, logprobs=2) for llm in (tail, full))
-            assert (found.logprobs, found.doubt) == (expected.logprobs, expected.doubt)
-            assert (found.timings.pass2, expected.timings.pass2) == ("tail", "full")
+            actual, expected = (llm.generate(ids, max_tokens=8, logprobs=2) for llm in (tail, full))
+            assert (actual.logprobs, actual.doubt) == (expected.logprobs, expected.doubt)
+            assert (actual.timings.pass2, expected.timings.pass2) == ("tail", "full")

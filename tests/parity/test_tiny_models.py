@@ -56,12 +56,12 @@ def attach_both(
     inject_from: InjectFrom = "prompt",
     seed: int = 0,
 ) -> None:
-    """The same random wrapper on both sides, each by its own way from the checkpoint."""
+    """Attach the same random wrapper to both sides; each side loads it from the checkpoint in its own way."""
     n = model.num_layers
     config, tensors = random_wrapper(
         encoder_type,
         hidden_dim=model.hidden_dim,
-        target_layers=[n - 1, 0, n // 2],  # the last block and the first one, and not in order
+        target_layers=[n - 1, 0, n // 2],  # includes the last and the first block, out of order
         cross_attn_layers=[1, n // 2, n - 1],
         num_layers=n,
         inject_from=inject_from,
@@ -97,7 +97,7 @@ def test_every_stage(
         for stage, (actual, expected) in stages.items():
             assert actual.shape == tuple(expected.shape)
             worst[stage] = max(worst[stage], nmse(actual, expected.numpy()))
-        # the injection is no whisper: without it the logits differ by far more than the two sides do
+        # the injection matters: without it, the logits differ far more than the two sides do
         assert nmse(llm.logits(ids, inject=False), stages["logits"][0]) > 1e-3
         actual_ids = greedy(llm, ids, N_NEW)
         expected_ids = pipeline.generate_ids(ids, N_NEW, stop_ids=END_TOKENS)
@@ -132,7 +132,7 @@ def test_injection_from_the_last_prompt_token_on(
 
 
 def test_prompt_over_many_batches(model: TinyModel, pipeline: MetaSpiderPipeline, tmp_path: Path) -> None:
-    """Longer than a micro-batch and longer than a batch; on hybrid models the state goes from one to the next."""
+    """The prompt is longer than a micro-batch and a batch. Hybrid models pass their state from one to the next."""
     with MetaLlama(model.path_gguf, n_ctx=512, n_batch=48, n_ubatch=16, **EXACT) as llm:
         attach_both(tmp_path, model, pipeline, llm, "selective")
         for length in (16, 17, 48, 49, 150):

@@ -1,4 +1,4 @@
-"""What the folded cross-attention is measured against: the same one unfolded, and steps without a sampler."""
+"""The benchmarks' comparisons: cross-attention without folding, and steps without a sampler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT = np.random.default_rng(0).integers(20, 250, size=24).tolist()
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """A tiny base by architecture."""
+    """Return a tiny base by architecture."""
     folder = tmp_path_factory.mktemp("bases")
 
     def write(kind: str) -> Path:
@@ -60,15 +60,15 @@ def test_unfolded_gives_the_same_logits(kind: str, inject_from: InjectFrom, base
     with MetaLlama(base(kind), n_ctx=256, hidden_cache_mib=0, **EXACT) as llm:
         path = sidecar_for(llm, tmp_path, inject_from=inject_from)
         engine = llm._engine
-        found = {}
+        logits_of = {}
         for folded in (True, False):
             engine.attach(str(path), folded)
-            found[folded] = engine.logits(PROMPT, True, 1.0)
+            logits_of[folded] = engine.logits(PROMPT, True, 1.0)
             attention = engine.cognitive_attention(PROMPT, 1.0)
             np.testing.assert_allclose(attention.sum(axis=-1), 1.0, atol=1e-5)
         clean = engine.logits(PROMPT, False, 1.0)
-        assert nmse(found[False], found[True]) < UNFOLDED_NMSE[kind if kind in UNFOLDED_NMSE else "others"]
-        assert nmse(clean[-1:], found[True][-1:]) > 1e-3  # the wrapper does something to be compared
+        assert nmse(logits_of[False], logits_of[True]) < UNFOLDED_NMSE[kind if kind in UNFOLDED_NMSE else "others"]
+        assert nmse(clean[-1:], logits_of[True][-1:]) > 1e-3  # the wrapper changes the logits
         np.testing.assert_array_equal(engine.logits(PROMPT, True, 0.0), clean)
 
 
@@ -78,12 +78,12 @@ def test_unfolded_is_for_one_sequence(base: Base, tmp_path: Path) -> None:
         llm.attach(path)
         with pytest.raises(Error, match="has one sequence, the context 2"):
             llm._engine.attach(str(path), False)
-        assert llm._engine.sidecar == str(path)  # as it was
+        assert llm._engine.sidecar == str(path)  # unchanged
 
 
 @pytest.mark.parametrize("inject", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
-def test_steps_are_those_of_an_answer(kind: str, inject: bool, base: Base, tmp_path: Path) -> None:
+def test_steps_match_an_answer(kind: str, inject: bool, base: Base, tmp_path: Path) -> None:
     prompts = [PROMPT, PROMPT[:9]]
     with MetaLlama(base(kind), n_parallel=2, n_ctx=256, **EXACT) as llm:
         llm.attach(sidecar_for(llm, tmp_path))

@@ -1,4 +1,4 @@
-"""The compiled encoders and the folded cross-attention against torch, over drawn shapes."""
+"""The compiled encoders and the folded cross-attention against PyTorch, with drawn shapes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shapes(draw: st.DrawFn, encoder_type: str) -> dict[str, Any]:
 
 
 def both_sides(folder: Path, arguments: dict[str, Any]) -> tuple[WrapperConfig, Doubter, _core.HostWrapper]:
-    """One random wrapper in PyTorch and, through a sidecar, compiled."""
+    """Return one random wrapper in PyTorch and, through a sidecar, in the runtime."""
     encoder_type = arguments["encoder_type"]
     config, tensors = random_wrapper(encoder_type, **{k: v for k, v in arguments.items() if k != "encoder_type"})
     path = folder / "wrapper.gguf"
@@ -124,7 +124,7 @@ def test_gain_zero_injects_nothing(tmp_path: Path) -> None:
 
 
 def test_the_frameworks_own_vectors(reference_dir: Path, tmp_path: Path) -> None:
-    """Cross-attention weights, inputs and output that another implementation wrote down."""
+    """Cross-attention weights, inputs and outputs from another implementation."""
     folder = reference_dir / "ca_testcase"
     state = torch.load(folder / "ca_doubter.pt", weights_only=True)["ca_state"][0]
     config, tensors = random_wrapper(
@@ -148,9 +148,9 @@ def test_the_frameworks_own_vectors(reference_dir: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
 def test_any_number_of_layers_has_room_in_the_graphs(encoder_type: EncoderType, tmp_path: Path) -> None:
-    for n_layers in (1, 2, 7, 8, 15, 16, 31, 32, 64):  # tables of such graphs are full, or nearly so
+    for n_layers in (1, 2, 7, 8, 15, 16, 31, 32, 64):  # graphs of these sizes are full or nearly full
         layers = range(n_layers)
-        for n_target in {1, n_layers}:  # an encoder's graph with many nodes of its own, and with few
+        for n_target in {1, n_layers}:  # an encoder's graph with many nodes, and one with few
             config, tensors = random_wrapper(
                 encoder_type, hidden_dim=4, target_layers=layers[:n_target], cross_attn_layers=layers, bottleneck_dim=4
             )

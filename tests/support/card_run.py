@@ -1,4 +1,4 @@
-"""A run directory by hand, with results as the evaluation computes them, for the model card; no model, no torch."""
+"""A run directory made by hand for tests of the model card, with real results files but no model and no torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def sidecar_of(checkpoint: bytes) -> bytes:
-    """A sidecar of zeros that says which checkpoint it was made of."""
+    """Write a sidecar of zeros that names its checkpoint."""
     config = WrapperConfig(
         refusal_text=REFUSAL,
         encoder_type="selective",
@@ -70,7 +70,7 @@ SIDECAR = sidecar_of(CHECKPOINT)
 
 
 def drawn_samples(n: int, *, seed: int = 0, categories: tuple[str, ...] = ("capital", "plural")) -> Samples:
-    """Samples of which about half the base has right, and which are doubted a little more where it is wrong."""
+    """Draw samples: the base has about half right, and wrong ones get a little more doubt."""
     rng = np.random.default_rng(seed)
     right = rng.random(n) < 0.5
     doubts = np.clip(rng.random(n) * 0.8 + 0.2 * ~right, 0, 1)
@@ -99,7 +99,7 @@ def drawn_samples(n: int, *, seed: int = 0, categories: tuple[str, ...] = ("capi
 
 
 def results_of(samples: Samples, *, threshold: float = 0.5, **config: Any) -> dict[str, Any]:
-    """The results of some samples; keywords replace what is said of the evaluation."""
+    """Return the results of some samples; keywords replace entries that describe the evaluation."""
     tag = f"{config.get('engine', 'torch')}_test"
     scores = baseline_scores(samples, {"linear probe": samples.doubt[::-1].copy()})
     return {
@@ -121,7 +121,7 @@ def results_of(samples: Samples, *, threshold: float = 0.5, **config: Any) -> di
     }
 
 
-#: What differs in the results of the compiled runtime.
+#: Entries that differ in results of the compiled runtime.
 RUNTIME: dict[str, Any] = {
     "engine": "runtime",
     "base": {"name": "tiny-Q4_K_M.gguf"},
@@ -149,10 +149,10 @@ def write_run(folder: Path, *evaluations: dict[str, Any], **manifest: Any) -> Ru
 
 
 def written(run: RunDir, **options: Any) -> str:
-    """Its card, made anew."""
+    """Write the card again and return its text."""
     return write_card(run, **options).path.read_text(encoding="utf-8")
 
 
 def section(card: str, title: str) -> str:
-    """What stands under a heading of the second level."""
+    """Return the text under a heading of the second level."""
     return card.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]

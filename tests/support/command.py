@@ -1,4 +1,4 @@
-"""The ``metadeploy`` command as a process, and a checkpoint to give it."""
+"""The ``metadeploy`` command as a process, and a checkpoint for it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OTHER_REFUSAL = "I don't have enough information to answer that reliably."
 def run_metadeploy(
     *arguments: str | Path, code: int = 0, cwd: Path | None = None, environment: dict[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, and check its exit code and that it shows no traceback."""
-    done = subprocess.run(
+    """Run the command to its end. Check its exit code, and that it prints no traceback."""
+    result = subprocess.run(
         [sys.executable, "-m", "metadeploy", *map(str, arguments)],
         env=environment,
         cwd=cwd,
@@ -30,9 +30,9 @@ def run_metadeploy(
         timeout=120,
         check=False,
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
 
 
 def write_checkpoint_with_refusal(folder: Path) -> Path:

@@ -59,7 +59,7 @@ class Call:
     threads: int
 
 
-#: Spoils a product F32 [sequences, rows, outputs], or does something worse.
+#: Changes a product F32 [sequences, rows, outputs], or ends or blocks the process.
 Fault = Callable[[Call, Floats], Floats]
 
 
@@ -117,7 +117,7 @@ class FakeCore:
 
 
 def _at(width: int, act: Callable[[], None]) -> FakeCore:
-    """Does this in the first Q8_0 product in AMX with 32 rows and this width."""
+    """Apply a fault in the first Q8_0 product in AMX with 32 rows and this width."""
 
     def fault(call: Call, product: Floats) -> Floats:
         if (call.buffer_type, call.width, call.rows) == ("AMX", width, 32):
@@ -151,7 +151,7 @@ class _NoDevices(FakeCore):
 
 
 def child_main(what: str) -> None:
-    """A child that does this to itself; started by ``command``."""
+    """The main function of a child with a fault; ``command`` starts it."""
     if what == "import":
         _kill("SIGILL")
     if what == "missing":
@@ -176,6 +176,6 @@ def _refuse() -> None:
 
 
 def command(what: str) -> tuple[str, ...]:
-    """Starts ``child_main``."""
+    """Return the command that starts ``child_main``."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from support.doctor_core import child_main; child_main({what!r})"
     return (sys.executable, "-c", code)

@@ -11,15 +11,15 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 
-def dequantise_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -> None:
-    """Write an F32 copy of a GGUF; all metadata but the file type is kept.
+def dequantize_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -> None:
+    """Write an F32 copy of a GGUF. All metadata except the file type stays.
 
-    With it PyTorch and llama.cpp compute with the very same weights, whatever the type of the original.
+    With it, PyTorch and llama.cpp compute with exactly the same weights, whatever the type of the original.
 
     Args:
-        src: any GGUF whose tensor types gguf-py can dequantise.
-        dst: the copy; written whole or not at all.
-        chat_template: template to add to a model that has none.
+        src: any GGUF whose tensor types gguf-py can dequantize.
+        dst: the copy; written completely or not at all.
+        chat_template: template for a model that has none.
     """
     reader = gguf.GGUFReader(src)
     partial = dst.with_suffix(".partial")
@@ -41,10 +41,10 @@ def dequantise_gguf(src: Path, dst: Path, *, chat_template: str | None = None) -
 
 
 def _writer_with_keys_of(reader: gguf.GGUFReader, path: Path, *, without: tuple[str, ...]) -> gguf.GGUFWriter:
-    """A writer that has a file's metadata, but for keys that begin like these."""
+    """Return a writer with a file's metadata, except for keys with these prefixes."""
     writer = gguf.GGUFWriter(path, arch=reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
-        # the writer makes its own header fields and architecture
+        # the writer adds its own header fields and architecture
         if field.name.startswith(("GGUF.", "general.architecture", *without)):
             continue
         sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
@@ -63,7 +63,7 @@ def _write_with_tensors_of(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> 
 
 
 def add_vocabulary(src: Path, dst: Path) -> None:
-    """Write a copy of a GGUF, tensors as they are, that has a tokenizer of single bytes in place of its own.
+    """Write a copy of a GGUF with the same tensors and a tokenizer of single bytes.
 
     Args:
         src: a model with ``TINY_VOCAB_SIZE`` embeddings.
@@ -102,7 +102,7 @@ TINY_VOCAB_SIZE: Final = 259
 
 
 def add_byte_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """A tokenizer of single bytes, and a chat template that adds nothing."""
+    """Add a tokenizer of single bytes and a chat template that adds nothing."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     first, second = alphabet[:2]
     writer.add_tokenizer_model("gpt2")
@@ -127,10 +127,10 @@ def write_tiny_gguf(
 
     Args:
         path: the file.
-        seed: of the weights.
-        n_ctx: the context that it says it was trained with.
-        vocabulary: False writes a model that knows token ids and no text.
-        sampling: what its authors would have it sampled with, by the name after ``general.sampling.``.
+        seed: seed of the weights.
+        n_ctx: the training context that its metadata states.
+        vocabulary: False writes a model without a tokenizer.
+        sampling: recommended sampling settings, by the name after ``general.sampling.``.
     """
     n_layers, width, ffn = 3, 32, 64
     writer = gguf.GGUFWriter(path, arch="llama")
@@ -155,8 +155,8 @@ def write_tiny_gguf(
 
     def matrix(name: str, rows: int, columns: int) -> None:
         weights = rng.normal(size=(rows, columns)).astype(np.float32) / np.float32(np.sqrt(columns))
-        quantised = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        quantized = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
 
     matrix("token_embd.weight", TINY_VOCAB_SIZE, width)
     matrix("output.weight", TINY_VOCAB_SIZE, width)

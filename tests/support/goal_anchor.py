@@ -30,14 +30,14 @@ def save_goal_anchor(
     kind: str = "goal_anchor",
     **changes: Any,
 ) -> Path:
-    """Format 1.1: the kind beside the config, whose keys have other names than a Doubter's, and no encoder type.
+    """Write format 1.1: a kind beside the config, whose keys have other names than a Doubter's, and no encoder type.
 
     Args:
         folder: where ``goal_anchor.pt`` goes.
         target_layers: layers that the encoder, a transformer, reads; of a base of width 64.
         cross_attn_layers: layers of the injection.
-        kind: what the file says it is.
-        changes: settings that are other than the tensors are.
+        kind: the kind that the file states.
+        changes: settings that contradict the tensors.
 
     Returns:
         The checkpoint.

@@ -1,4 +1,4 @@
-"""The tiny hybrid base of the benchmarks in Q4_K and Q6_K, as Q4_K_M mixes them, that talks and has a wrapper."""
+"""The tiny hybrid base of the benchmarks in Q4_K and Q6_K, mixed like Q4_K_M, with a tokenizer and a wrapper."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class Ended:
     Attributes:
         code: exit code, or minus the signal that ended it.
         seconds: how long it ran.
-        events: file operations in the folder that is watched.
-        said: its stderr.
+        events: number of file operations in the watched folder.
+        said: its output on stderr.
     """
 
     code: int
@@ -85,7 +85,9 @@ def _run(argv: list[str], folder: str, log: str, die_at: int | None, patches: di
 
     def count(event: str, arguments: Sequence[Any]) -> None:
         nonlocal n_events
-        if event in _EVENTS and any(str(each).startswith(folder) for each in arguments if isinstance(each, str)):
+        if event in _EVENTS and any(
+            str(argument).startswith(folder) for argument in arguments if isinstance(argument, str)
+        ):
             n_events += 1
             os.pwrite(counter, str(n_events).encode(), 0)
             if n_events == die_at:
@@ -123,8 +125,8 @@ class Forked:
         """Run a command to its end.
 
         Args:
-            arguments: of the command.
-            folder: where its file operations are counted.
+            arguments: arguments of the command.
+            folder: the folder in which file operations are counted.
             patches: integers to set, by ``module:name``.
             die_at: kill it before that file operation, counted from 1.
             die_after: kill it after this number of seconds, unless it has ended.
@@ -141,12 +143,12 @@ class Forked:
         child = int(self._server.stdout.readline())
         if die_after is not None:
             time.sleep(die_after)
-            # the server reaps the child only when it reads the next order: until then the process id is not reused
+            # the server reaps the child when it reads the next line, so the process id is not reused before
             os.kill(child, signal.SIGKILL)
         code, seconds = json.loads(self._server.stdout.readline())
         events = Path(f"{self._log}.events").read_text(encoding="ascii")
-        said = self._log.read_text(encoding="utf-8", errors="replace")
-        return Ended(code, seconds, int(events or 0), said)
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        return Ended(code, seconds, int(events or 0), log)
 
 
 @contextmanager
@@ -173,12 +175,12 @@ def forked(scratch: Path) -> Iterator[Forked]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path is, or lies in, a temporary file of ours."""
+    """Return whether a path is a temporary file of metadeploy, or lies in one."""
     return any(re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", part) for part in path.parts)
 
 
 def torn(path: Path) -> str | None:
-    """Why a file is not complete; None if it is."""
+    """Return why a file is incomplete; None if it is complete."""
     try:
         _READERS.get(path.suffix, Path.read_bytes)(path)
     except Exception as error:
@@ -223,18 +225,18 @@ _READERS: dict[str, Callable[[Path], object]] = {
     ".md": lambda path: path.read_text(encoding="utf-8").index("\n"),
 }
 
-#: Keys that hold times and speeds, which no two runs share.
+#: Keys of times and speeds, which differ between runs.
 _TIMES = frozenset({"created", "timings", "speed", "rates", "base_rates"})
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(each) for key, each in value.items() if key not in _TIMES}
-    return [_without_times(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_times(entry) for key, entry in value.items() if key not in _TIMES}
+    return [_without_times(entry) for entry in value] if isinstance(value, list) else value
 
 
 def content(path: Path) -> Any:
-    """The content on which two runs must agree: the bytes, without times and speeds."""
+    """Return the content on which two runs must agree: the bytes, without times and speeds."""
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
@@ -245,7 +247,7 @@ def content(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """The content of every file in a folder, by its name."""
+    """Return the content of every file in a folder, by its name."""
     return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -258,7 +260,7 @@ class Tally:
 
     Attributes:
         kills: processes that were killed.
-        changed: kills after which the files were neither those from before the command nor those after it.
+        changed: kills that left other files than before the command and after its end.
         leftovers: kills that left a temporary file.
     """
 
@@ -273,8 +275,8 @@ class Victim:
     """A command to be killed.
 
     Attributes:
-        arguments: of `metadeploy`.
-        folder: where it reads and writes.
+        arguments: arguments of `metadeploy`.
+        folder: the folder that it reads and writes.
         patches: see `Forked`.
         strict: files that may only have the old or the new content.
     """
@@ -292,8 +294,8 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
         AssertionError: a file is torn, the finished run's files differ from those of an uninterrupted run, or a
             temporary file is left.
     """
-    kept = victim.folder.with_name("before")
-    shutil.copytree(victim.folder, kept)
+    backup = victim.folder.with_name("before")
+    shutil.copytree(victim.folder, backup)
     before = contents(victim.folder)
 
     def complete() -> Ended:
@@ -307,7 +309,7 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
     tally = Tally()
     while tally.kills < count:
         shutil.rmtree(victim.folder)
-        shutil.copytree(kept, victim.folder)
+        shutil.copytree(backup, victim.folder)
         for _ in range(lot.randint(1, 3)):  # a resumed run can be killed too
             if lot.random() < 0.5:
                 ended = run(
@@ -322,10 +324,10 @@ def kill_again_and_again(run: Forked, victim: Victim, count: int, lot: random.Ra
             tally.kills += 1
             _look(victim, before, expected, tally)
         complete()
-        found = contents(victim.folder)
-        differ = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        files = contents(victim.folder)
+        differ = sorted(name for name in expected.keys() | files.keys() if expected.get(name) != files.get(name))
         assert not differ, f"after {tally.kills} kills {differ} differ from those of an uninterrupted run"
-    shutil.rmtree(kept)
+    shutil.rmtree(backup)
     return tally
 
 

@@ -37,7 +37,7 @@ def some_examples(count: int, *, vocab_size: int, shared: int = 5, seed: int = 0
 
 
 def fresh_doubter(base: FrozenBase, *, seed: int = 0, **changes: Any) -> Doubter:
-    """A wrapper as training begins with it, with injections that are not small."""
+    """Return a wrapper like a new one in training, but with larger injections."""
     settings: dict[str, Any] = {
         "encoder_type": "selective",
         "hidden_dim": base.stack.hidden_dim,
@@ -62,7 +62,7 @@ def fresh_doubter(base: FrozenBase, *, seed: int = 0, **changes: Any) -> Doubter
 
 
 def some_activations(count: int, doubter: Doubter, *, seed: int = 0) -> Tensor:
-    """Activations [count, N, D] of order 1, in float32."""
+    """Return activations [count, N, D] of order 1, in float32."""
     config = doubter.config
     return torch.randn(
         count, len(config.target_layers), config.hidden_dim, generator=torch.Generator().manual_seed(seed)

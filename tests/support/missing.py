@@ -1,4 +1,4 @@
-"""How a test ends if something that it needs is missing."""
+"""The end of a test that lacks something it needs."""
 
 from __future__ import annotations
 

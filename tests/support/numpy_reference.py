@@ -1,6 +1,6 @@
-"""The wrapper's mathematics once more, in NumPy float64 and in plain loops, to check PyTorch with.
+"""The wrapper's mathematics in NumPy float64 with plain loops, to check PyTorch.
 
-Written from docs/sidecar-format.md and not from the modules: nothing is shared with them.
+It follows docs/sidecar-format.md and shares no code with the modules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def softmax(x: Array) -> Array:
 
 
 def attend(queries: Array, keys: Array, values: Array, n_heads: int, preference: Array | None = None) -> Array:
-    """Every head on its own slice: queries [Q, B], keys and values [K, B] to [Q, B]."""
+    """Attend with each head on its own slice: queries [Q, B], keys and values [K, B] to [Q, B]."""
     size = queries.shape[1] // n_heads
     out = np.zeros_like(queries)
     for head in range(n_heads):

@@ -33,14 +33,14 @@ class TinyCase:
     for_another_base: Path
 
     def load(self, **options: Any) -> MetaLlama:
-        """The base with its sidecar; without flash attention, which sums few tokens in another order than many."""
+        """Load the base with its sidecar, without flash attention, which sums few tokens in another order than many."""
         return MetaLlama(self.base, self.sidecar, **{"n_threads": 1, "flash_attn": False} | options)
 
 
 def write_tiny_case(folder: Path) -> TinyCase:
     """Write the three files."""
     case = TinyCase(folder / "base.gguf", folder / "sidecar.gguf", folder / "another.gguf")
-    write_tiny_gguf(case.base, seed=3)  # one whose answers are long and varied
+    write_tiny_gguf(case.base, seed=3)  # this seed gives long and varied answers
     for path, width, cross_attn_layers in ((case.sidecar, 32, (1, 2)), (case.for_another_base, 48, (7,))):
         config, tensors = random_wrapper(
             "selective", hidden_dim=width, target_layers=(0, 1, 2), cross_attn_layers=cross_attn_layers
@@ -51,7 +51,7 @@ def write_tiny_case(folder: Path) -> TinyCase:
 
 @dataclass(frozen=True)
 class Run:
-    """A process that ended; bytes that are no UTF-8 show as lone surrogates."""
+    """The result of a process. Bytes that are not UTF-8 become lone surrogates."""
 
     returncode: int
     stdout: str
@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Program:
-    """Calls of the program with the same model. One thread: a busy machine makes more of them wait for one another."""
+    """Calls of the program with one model and one thread: on a busy machine, threads would wait for one another."""
 
     path: Path
     model: Path
@@ -70,12 +70,12 @@ class Program:
         return self.bare("-m", self.model, "--meta", self.meta, "-t", "1", *flags, stdin=stdin, env=env)
 
     def without_meta(self, *flags: str | Path, env: Mapping[str, str] | None = None) -> Run:
-        """Without ``--meta``."""
+        """Return the same program without ``--meta``."""
         return self.bare("-m", self.model, "-t", "1", *flags, env=env)
 
     def bare(self, *flags: str | Path, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Run:
-        """With these flags and no others."""
-        done = subprocess.run(
+        """Run the program with only these flags."""
+        result = subprocess.run(
             [str(self.path), *map(str, flags)],
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
@@ -83,11 +83,11 @@ class Program:
             timeout=120,
             check=False,
         )
-        return Run(done.returncode, *(out.decode(errors="surrogateescape") for out in (done.stdout, done.stderr)))
+        return Run(result.returncode, *(out.decode(errors="surrogateescape") for out in (result.stdout, result.stderr)))
 
     @contextmanager
     def start(self, *flags: str | Path, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-        """A running process, killed at the end of the block if it still runs."""
+        """Start a process, which is killed at the end of the block if it still runs."""
         command = [str(self.path), "-m", str(self.model), "--meta", str(self.meta), "-t", "1", *map(str, flags)]
         with subprocess.Popen(
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(None)

@@ -1,7 +1,7 @@
-"""Random wrappers of every shape, and checkpoints of them in the format that training leaves behind.
+"""Random wrappers of every shape, and their checkpoints in training's format.
 
-The tensors are drawn from the sidecar's layout table and not from the reference's modules, so that a test which loads
-them compares names and shapes of the two.
+Names and shapes come from the sidecar's layout table, not from the reference's modules, so that a test that loads
+them compares the two.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def random_wrapper(
         hidden_dim: D.
         target_layers: layers that the encoder reads.
         cross_attn_layers: layers of the injection.
-        num_layers: decoder blocks of the base, None leaves that open.
+        num_layers: decoder blocks of the base; None: unknown.
         encoder_dim: width of the encoder.
         bottleneck_dim: width of the cross-attention.
-        num_tokens: C of the multi_token encoder, two more than there are target layers where None.
+        num_tokens: C of the multi_token encoder, two more than there are target layers if None.
         ca_num_heads: heads of the cross-attention.
         enc_num_heads: heads of the encoder.
         prenorm_projector: form of the projectors (multi_token, transformer).
@@ -59,11 +59,11 @@ def random_wrapper(
         num_blocks: transformer blocks.
         ffn_dim: inner width of the feed-forward (transformer).
         inject_from: where the injection starts.
-        gate: centre of the gates before the tanh.
-        seed: of all that is drawn.
+        gate: center of the gates before the tanh.
+        seed: seed of all random values.
 
     Returns:
-        Configuration, and F32 tensors by sidecar name.
+        The configuration, and F32 tensors by sidecar name.
     """
     multi_token, transformer = encoder_type == "multi_token", encoder_type == "transformer"
     default_tokens = len(target_layers) + 2 if multi_token else len(target_layers)
@@ -116,16 +116,16 @@ def save_checkpoint(
     text_layer_keys: bool = True,
     run_json: bool = True,
 ) -> Path:
-    """Write a wrapper as training leaves it.
+    """Write a wrapper in training's format.
 
     Args:
-        folder: where ``doubter_checkpoint.pt`` and ``run.json`` go.
-        config: what it is.
-        tensors: by sidecar name.
+        folder: folder of ``doubter_checkpoint.pt`` and ``run.json``.
+        config: the wrapper's configuration.
+        tensors: tensors by sidecar name.
         format_version: 1.1 adds the layers; the oldest files, None, have no version.
-        ca_dtype: of the cross-attention's weights, which training may leave in bf16.
-        text_layer_keys: whether ``ca_state`` has its layers as text or as numbers.
-        run_json: whether the manifest is there.
+        ca_dtype: type of the cross-attention's weights, bf16 in training.
+        text_layer_keys: whether the layers in ``ca_state`` are text or numbers.
+        run_json: whether to write the manifest.
 
     Returns:
         The checkpoint.
@@ -135,7 +135,7 @@ def save_checkpoint(
         "ca_bottleneck_dim": config.bottleneck_dim,
         "ca_num_heads": config.ca_num_heads,
         "transformer_num_heads": config.enc_num_heads,
-        # what training writes here for the encoders that have one token per layer: the default, which means nothing
+        # for encoders with one token per layer, training writes the default, which has no meaning
         "num_cognitive_tokens": config.num_cognitive_tokens if config.encoder_type == "multi_token" else 32,
     }
     width = "transformer_encoder_dim" if config.encoder_type == "transformer" else "encoder_bottleneck"

@@ -1,4 +1,4 @@
-"""One base in the runtime twice, with different options, for what must not make a difference."""
+"""One base loaded twice with different options that must not change the results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from support.random_wrapper import random_wrapper
 from support.tiny_archs import ARCHS, GEMMA4_FIRST_SHARED, NUM_LAYERS, WIDTH, WINDOW, write_tiny_arch
 from support.tiny_models import TinyModel
 
-#: of both modules of tiny models
+#: kinds from both modules of tiny models
 PAIR_KINDS: Final = ["llama", "qwen3", "qwen3_5", "gemma3", *ARCHS]
-#: their memory is, or holds, a state that moves on with each token
+#: their memory is or holds a recurrent state, which changes with each token
 STATEFUL: Final = ("qwen3_5", "mamba", "rwkv7")
 #: some of their blocks look back over 16 tokens only
 WINDOWED: Final = ("gemma2", "gemma3", "gemma4")
@@ -28,15 +28,15 @@ WINDOWED: Final = ("gemma2", "gemma3", "gemma4")
 
 @dataclass(frozen=True)
 class RuntimePair:
-    """A base under test, and the same one in the plain way.
+    """A base under test, and the same base with plain options.
 
     Attributes:
         kind: one of ``PAIR_KINDS``.
         path: its GGUF, in F32.
         num_layers: decoder blocks.
         hidden_dim: width.
-        tested: with the options under test.
-        plain: with those that it is compared with.
+        tested: the instance with the options under test.
+        plain: the instance that it is compared with.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class RuntimePair:
     plain: MetaLlama
 
     def attach(self, folder: Path, layers: Sequence[int], *, inject_from: InjectFrom = "prompt", seed: int = 0) -> None:
-        """The same random wrapper on both, which also reads layers above and below those it injects into."""
+        """Attach the same random wrapper to both. It also reads layers above and below those that it injects into."""
         n = self.num_layers
         config, tensors = random_wrapper(
             "selective",
@@ -69,26 +69,26 @@ class RuntimePair:
 
 
 def reusable(pair: RuntimePair, before: int, shared: int, marks: Sequence[int] = ()) -> int:
-    """How many of the shared tokens can be reused after a prompt of so many, whose state was kept at marks too."""
+    """Return how many shared tokens can be reused after a prompt of this length, with states also at ``marks``."""
     if pair.kind in WINDOWED and before > WINDOW:
-        return 0  # the window has left the first ones behind
+        return 0  # the window no longer holds the first tokens
     if pair.kind in STATEFUL and shared != before:
         shared = max((mark for mark in marks if mark <= shared), default=0)
     return shared if 32 * shared >= before else 0
 
 
 def pass2_kind(pair: RuntimePair, length: int, *, inject_from: InjectFrom = "prompt") -> str:
-    """What pass 2 over a prompt of so many tokens can be at best, with the wrapper that is attached."""
+    """Return the best possible kind of pass 2 over a prompt of this length with the attached wrapper."""
     layers = pair.tested.cross_attn_layers
     if not layers:
         return "none"
     if inject_from == "last_prompt_token" and pair.kind in STATEFUL:
-        return "full"  # a tail of one token, whose state has seen that token
+        return "full"  # a tail of one token needs the state before that token
     lowest = min(layers)
     last = lowest == pair.num_layers - 1
-    if pair.kind == "rwkv7" and not last:  # upper blocks take the first one's values, made of a state that has moved on
+    if pair.kind == "rwkv7" and not last:  # upper blocks read values of the first one, from a state that has changed
         return "full"
-    # upper blocks read keys and values of the last blocks that have their own, whose window has moved on
+    # upper blocks read keys and values of lower blocks, whose window has moved on
     if pair.kind == "gemma4" and length > 256 and lowest >= GEMMA4_FIRST_SHARED - 2 and not last:
         return "full"
     return "tail"
@@ -108,10 +108,10 @@ def runtime_pair(
 
     Args:
         kind: one of ``PAIR_KINDS``.
-        folder: where a base of ``tiny_archs`` is written.
-        tiny: the other ones, by kind.
-        tested: options of the first alone.
-        plain: options of the second alone.
+        folder: folder for a base of ``tiny_archs``.
+        tiny: the bases of ``tiny_models``, by kind.
+        tested: options of the first only.
+        plain: options of the second only.
         common: options of both.
     """
     if kind in ARCHS:

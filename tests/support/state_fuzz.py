@@ -1,6 +1,6 @@
 """Sequences of operations on one instance, each compared with the same operation on a fresh instance without caches.
 
-The remains of an operation (cells, states, kept prompts, taps, tables, plans, a cancelled pass) must not change the
+The traces of an operation (cells, states, cached prompts, taps, tables, plans, a canceled pass) must not change the
 results of a later one. Frozen dataclasses describe a run. Their ``repr`` is valid code, so a failing run can be pasted
 into a test.
 """
@@ -26,7 +26,7 @@ from support.parity import FloatArray
 from support.random_wrapper import random_wrapper
 from support.tiny_archs import ARCHS, NUM_LAYERS, SMALL_ARCHS, WIDTH, write_tiny_arch
 
-#: of ``ARCHS`` and ``SMALL_ARCHS``
+#: keys of ``ARCHS`` and ``SMALL_ARCHS``
 KINDS: Final = ("small_llama", "gemma2", "small_gemma3", "small_qwen35", "mamba", "rwkv7", "small_moe")
 N_CTX: Final = 256
 N_TOP: Final = 10
@@ -71,14 +71,14 @@ WRAPPERS: Final = tuple(
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first ``length`` tokens of a shared trunk, and an own tail."""
+    """The first ``length`` tokens of a shared trunk, and a tail of its own."""
 
     trunk: int
     length: int
     tail: tuple[int, ...] = ()
 
     def tokens(self) -> list[int]:
-        """Token ids; every 23rd of a trunk ends a turn."""
+        """Return token ids; every 23rd of a trunk ends a turn."""
         trunk = np.random.default_rng(self.trunk).integers(20, 250, size=2 * N_CTX)
         trunk[22::23] = END_OF_TURN
         return [*trunk[: self.length].tolist(), *self.tail]
@@ -86,7 +86,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Options:
-    """How one answer is made."""
+    """Options of one answer."""
 
     max_tokens: int = 6
     gain: float | None = None
@@ -96,7 +96,7 @@ class Options:
     doubt_threshold: float | None = None
 
     def keywords(self, held: FloatArray | None) -> dict[str, Any]:
-        """The options of `Request` that are set."""
+        """Return the options of `Request` that are set."""
         named = {
             "gain": self.gain,
             "inject": self.inject,
@@ -109,7 +109,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer. ``chunks``: the stream is dropped after this number; ``cancel``: this call of cancel ends it."""
+    """One answer. ``chunks``: drop the stream after this number. ``cancel``: end it at this call of cancel."""
 
     prompt: Prompt
     options: Options = Options()
@@ -119,7 +119,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several answers at once, with the same number of tokens. ``cancel`` ends all, that of an `Ask` ends one."""
+    """Several answers at once, with the same number of tokens. ``cancel`` ends all; an `Ask`'s own ends one."""
 
     asks: tuple[Ask, ...]
     max_tokens: int = 6
@@ -128,7 +128,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Look:
-    """An inspection call by the name of its method."""
+    """An inspection call, by its method's name."""
 
     what: str
     prompt: Prompt
@@ -146,14 +146,14 @@ class Attach:
 
 @dataclass(frozen=True)
 class AttachDamaged:
-    """A file that is refused."""
+    """A file that must be refused."""
 
 
 Operation = Ask | Batch | Look | Attach | AttachDamaged
 
 
 def countdown(n: int | None) -> Callable[[], bool] | None:
-    """A ``cancel`` that returns true from its n-th call on."""
+    """Return a ``cancel`` that returns true from its n-th call on."""
     if n is None:
         return None
     left = n
@@ -173,14 +173,14 @@ class Files:
     folder: Path
 
     def base(self, kind: str, tied: bool) -> Path:
-        """A base of this kind."""
+        """Return a base of this kind."""
         path = self.folder / f"{kind}-{tied}.gguf"
         if not path.exists():
             write_tiny_arch(path, kind, tied=tied)
         return path
 
     def sidecar(self, wrapper: Wrapper) -> Path:
-        """A sidecar that reads the first, a middle and the last block."""
+        """Return a sidecar that reads the first, a middle and the last block."""
         path = self.folder / f"{WRAPPERS.index(wrapper)}.gguf"
         if not path.exists():
             config, tensors = random_wrapper(
@@ -195,7 +195,7 @@ class Files:
         return path
 
     def load(self, case: Case, wrapper: Wrapper | None) -> MetaLlama:
-        """K/V cache in F32 and no flash attention: only the order of summation may differ."""
+        """Load with K/V cache in F32 and no flash attention, so that only the order of summation may differ."""
         return MetaLlama(
             self.base(case.kind, case.tied),
             None if wrapper is None else self.sidecar(wrapper),
@@ -213,7 +213,7 @@ class Files:
 
 @cache
 def _expected(files: Files, case: Case, wrapper: Wrapper | None, operation: Ask | Look) -> Any:
-    """The result of a fresh instance without caches, or the error that it raises."""
+    """Return the result of a fresh instance without caches, or the error that it raises."""
     with files.load(case, wrapper) as llm:
         try:
             if isinstance(operation, Look):
@@ -231,8 +231,8 @@ def _held(files: Files, case: Case, wrapper: Wrapper | None, options: Options) -
         return None
     if wrapper is None:
         return np.zeros((3, WIDTH), np.float32)
-    found = _expected(files, case, wrapper, Look("cognitive_tokens", options.held))
-    return np.zeros((3, WIDTH), np.float32) if isinstance(found, Error) else found
+    tokens = _expected(files, case, wrapper, Look("cognitive_tokens", options.held))
+    return np.zeros((3, WIDTH), np.float32) if isinstance(tokens, Error) else tokens
 
 
 def _look(llm: MetaLlama, look: Look) -> FloatArray:
@@ -250,9 +250,9 @@ def _look(llm: MetaLlama, look: Look) -> FloatArray:
             return getattr(llm, what)(ids)  # type: ignore[no-any-return]
 
 
-def _same_error(found: Error, expected: object) -> None:
-    assert isinstance(expected, Error), f"{found!r}, a fresh instance says {expected!r}"
-    assert (type(found), str(found)) == (type(expected), str(expected))
+def _same_error(actual: Error, expected: object) -> None:
+    assert isinstance(expected, Error), f"{actual!r}, a fresh instance gives {expected!r}"
+    assert (type(actual), str(actual)) == (type(expected), str(expected))
 
 
 @dataclass
@@ -266,7 +266,7 @@ class Heard:
     result: GenerationResult | None = None
 
     def add(self, chunk: Any) -> None:
-        """One more chunk."""
+        """Add a chunk."""
         self.tokens += chunk.token_ids
         self.logprobs += chunk.logprobs or ()
         self.doubt = chunk.doubt
@@ -274,7 +274,7 @@ class Heard:
 
 
 class Run:
-    """One instance, and its operations so far."""
+    """One instance and its operations so far."""
 
     def __init__(self, files: Files, case: Case) -> None:
         self._files = files
@@ -326,29 +326,29 @@ class Run:
     def _do_look(self, look: Look) -> None:
         expected = self._expected(look)
         try:
-            found = _look(self._llm, look)
+            actual = _look(self._llm, look)
         except Error as error:
             _same_error(error, expected)
             return
-        assert not isinstance(expected, Error), f"a fresh instance says {expected!r}"
+        assert not isinstance(expected, Error), f"a fresh instance gives {expected!r}"
         scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=self._limit * scale)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=self._limit * scale)
 
     def _do_batch(self, batch: Batch, *, alone: bool) -> None:
         asks = [replace(ask, options=replace(ask.options, max_tokens=batch.max_tokens)) for ask in batch.asks]
-        heard = [Heard(ask) for ask in asks]
+        answers = [Heard(ask) for ask in asks]
         try:
             if alone:
-                self._stream(heard[0])
+                self._stream(answers[0])
             else:
-                self._stream_batch(heard, batch)
+                self._stream_batch(answers, batch)
         except Cancelled:
             assert batch.cancel is not None or (alone and asks[0].cancel is not None)
-        for each in heard:
-            self._compare(each)
+        for record in answers:
+            self._compare(record)
 
-    def _stream(self, heard: Heard) -> None:
-        ask = heard.ask
+    def _stream(self, answer: Heard) -> None:
+        ask = answer.ask
         keywords = ask.options.keywords(_held(self._files, self._plain, self._wrapper, ask.options))
         stream = self._llm.stream(
             ask.prompt.tokens(),
@@ -359,7 +359,7 @@ class Run:
         )
         try:
             for chunk in islice(stream, ask.chunks):
-                heard.add(chunk)
+                answer.add(chunk)
         except Cancelled:
             raise
         except Error as error:
@@ -367,65 +367,65 @@ class Run:
         finally:
             stream.close()  # type: ignore[attr-defined]
 
-    def _stream_batch(self, heard: Sequence[Heard], batch: Batch) -> None:
+    def _stream_batch(self, answers: Sequence[Heard], batch: Batch) -> None:
         requests = []
-        for each in heard:
-            held = _held(self._files, self._plain, self._wrapper, each.ask.options)
-            keywords = each.ask.options.keywords(held)
-            requests.append(Request(prompt=each.ask.prompt.tokens(), cancel=countdown(each.ask.cancel), **keywords))
-        n_chunks = [0] * len(heard)
+        for record in answers:
+            held = _held(self._files, self._plain, self._wrapper, record.ask.options)
+            keywords = record.ask.options.keywords(held)
+            requests.append(Request(prompt=record.ask.prompt.tokens(), cancel=countdown(record.ask.cancel), **keywords))
+        n_chunks = [0] * len(answers)
         steps = self._llm.stream_batch(
             requests, max_tokens=batch.max_tokens, logprobs=N_TOP, cancel=countdown(batch.cancel)
         )
         for answer, chunk in steps:
-            each = heard[answer.index]
+            record = answers[answer.index]
             if chunk is None:
                 assert answer.error is not None
                 if isinstance(answer.error, Cancelled):
-                    assert each.ask.cancel is not None
+                    assert record.ask.cancel is not None
                 else:
-                    _same_error(answer.error, self._expected(each.ask))
+                    _same_error(answer.error, self._expected(record.ask))
                 continue
-            each.add(chunk)
+            record.add(chunk)
             n_chunks[answer.index] += 1
-            if each.ask.chunks is not None and n_chunks[answer.index] >= each.ask.chunks:
+            if record.ask.chunks is not None and n_chunks[answer.index] >= record.ask.chunks:
                 answer.close()
 
-    def _compare(self, heard: Heard) -> None:
-        """The chunks are the start of a fresh instance's answer, and all of it if the answer has ended."""
-        if not heard.tokens and heard.result is None:
+    def _compare(self, answer: Heard) -> None:
+        """Assert that the chunks begin a fresh instance's answer, and are all of it if the answer has ended."""
+        if not answer.tokens and answer.result is None:
             return
-        expected = self._expected(heard.ask)
-        assert isinstance(expected, GenerationResult), f"a fresh instance says {expected!r}"
-        self._compare_doubt(heard.doubt, expected.doubt)
+        expected = self._expected(answer.ask)
+        assert isinstance(expected, GenerationResult), f"a fresh instance gives {expected!r}"
+        self._compare_doubt(answer.doubt, expected.doubt)
         assert expected.logprobs is not None
-        for i, token in enumerate(heard.tokens):
-            assert i < len(expected.token_ids), f"{heard.tokens}, a fresh instance says {expected.token_ids}"
-            found, other = heard.logprobs[i], expected.logprobs[i]
-            values = ([logprob for _, _, logprob in each.top] for each in (found, other))
+        for i, token in enumerate(answer.tokens):
+            assert i < len(expected.token_ids), f"{answer.tokens}, a fresh instance gives {expected.token_ids}"
+            actual, other = answer.logprobs[i], expected.logprobs[i]
+            values = ([logprob for _, _, logprob in entry.top] for entry in (actual, other))
             np.testing.assert_allclose(*values, rtol=0, atol=self._limit, err_msg=f"token {i}")
             if token != expected.token_ids[i]:
-                self._check_tied(i, token, other, expected.doubt, heard.ask.options)
+                self._check_tied(i, token, other, expected.doubt, answer.ask.options)
                 return
-        if heard.result is not None:
-            assert heard.result.token_ids == expected.token_ids
-            assert heard.result.finish_reason == expected.finish_reason
+        if answer.result is not None:
+            assert answer.result.token_ids == expected.token_ids
+            assert answer.result.finish_reason == expected.finish_reason
 
-    def _compare_doubt(self, found: float | None, expected: float | None) -> None:
-        assert (found is None) == (expected is None)
-        if found is not None and expected is not None:
-            assert abs(found - expected) <= self._limit, f"doubt {found}, a fresh instance says {expected}"
+    def _compare_doubt(self, actual: float | None, expected: float | None) -> None:
+        assert (actual is None) == (expected is None)
+        if actual is not None and expected is not None:
+            assert abs(actual - expected) <= self._limit, f"doubt {actual}, a fresh instance gives {expected}"
 
     def _check_tied(self, i: int, token: int, other: TokenLogprob, doubt: float | None, options: Options) -> None:
-        """If two tokens are almost equally likely, the last digits may decide which one is chosen."""
+        """Check a token that differs: if two are almost equally likely, the last digits may decide between them."""
         threshold = 0.5 if options.doubt_threshold is None else options.doubt_threshold
         if i == 0 and doubt is not None and abs(doubt - threshold) <= self._limit:
             return
-        logprobs = {each: logprob for each, _, logprob in other.top}
+        logprobs = {token_id: logprob for token_id, _, logprob in other.top}
         gap = abs(logprobs.get(token, -np.inf) - other.logprob)
-        assert gap <= 2 * self._limit, f"token {i} is {token}, a fresh instance says {other}"
+        assert gap <= 2 * self._limit, f"token {i} is {token}, a fresh instance gives {other}"
 
 
 def tied_of(kind: str) -> tuple[bool, ...]:
-    """Whether a base of this kind can have a tied output matrix."""
+    """Return whether a base of this kind can have a tied output matrix."""
     return (ARCHS | SMALL_ARCHS)[kind].tied

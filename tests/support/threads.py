@@ -29,7 +29,7 @@ class Job(threading.Thread):
             self._error = error
 
     def result(self) -> Any:
-        """The result of the call. Raises its exception, or an error if it does not end."""
+        """Return the result of the call. Raise its exception, or an error if it does not end."""
         self.join(LIMIT_S)
         assert not self.is_alive(), "the thread hangs"
         if self._error is not None:
@@ -38,20 +38,20 @@ class Job(threading.Thread):
 
 
 def run_in_thread(call: Callable[..., Any], *args: Any) -> Job:
-    """Start it."""
+    """Start a call in another thread."""
     job = Job(call, *args)
     job.start()
     return job
 
 
 def in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """Do it in another thread and wait for it."""
+    """Make a call in another thread and wait for it."""
     return run_in_thread(call, *args).result()
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread is about to do."""
+    """Wait for a condition that another thread will meet."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < deadline, "it does not come"
+        assert time.monotonic() < deadline, "the condition is not met"
         time.sleep(0.001)

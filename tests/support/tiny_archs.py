@@ -1,6 +1,6 @@
 """Random tiny models of architectures with memories of every kind, written as GGUF and made in milliseconds.
 
-They are for comparing the runtime with itself: only of mamba's file does transformers make a twin in PyTorch.
+They serve to compare the runtime with itself: only for mamba does transformers have an equal model in PyTorch.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ WINDOW: Final = 16
 
 Metadata = Mapping[str, "int | float | list[bool] | list[int]"]
 F32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-#: names, ``.weight`` where there is no dot, and shapes, rows first
+#: names (``.weight`` is added if there is no dot) and shapes, rows first
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Arch:
-    """How llama.cpp wants one architecture.
+    """The metadata and tensors of one architecture in llama.cpp.
 
     Attributes:
-        metadata: keys without the architecture's name, beside those that all have.
+        metadata: keys without the architecture's name, besides those that all have.
         block: tensors of block i.
-        top: tensors outside of the blocks, beside those that all have.
+        top: tensors outside of the blocks, besides those that all have.
         tied: the allowed choices: True if the embedding can also be the output matrix, False if that can be another
             matrix. The first is the default.
         name: llama.cpp's name. None: the key in the tables below.
@@ -139,7 +139,7 @@ def _rwkv7_block(_: int) -> Shapes:
 
 EXPERTS: Final = 4
 
-#: of Gemma 4's blocks the last three read the keys and values of block 1 (window) and 2 (no window)
+#: the last three of Gemma 4's blocks read the keys and values of block 1 (window) and 2 (no window)
 GEMMA4_WINDOWED: Final = [True, True, False, True, True, False]
 GEMMA4_FIRST_SHARED: Final = 3
 
@@ -153,9 +153,9 @@ _HEADS: Final[Metadata] = {
 }
 
 ARCHS: Final[dict[str, Arch]] = {
-    # every other block looks back over a window only
+    # every other block attends to a window only
     "gemma2": Arch(_HEADS, lambda _: _gemma_block(32), {}, tied=(True,)),
-    # the same, and upper blocks read what lower ones have written
+    # the same, and upper blocks read the cache of lower ones
     "gemma4": Arch(
         {
             **_HEADS,
@@ -176,7 +176,7 @@ ARCHS: Final[dict[str, Arch]] = {
         },
         tied=(False, True),
     ),
-    # a state in place of keys and values
+    # a state instead of keys and values
     "mamba": Arch(
         {
             "attention.layer_norm_rms_epsilon": 1e-5,
@@ -190,7 +190,7 @@ ARCHS: Final[dict[str, Arch]] = {
         {},
         tied=(False, True),
     ),
-    # the same, and all blocks read what the first one has made of its state
+    # the same, and all blocks read values that the first one computes from its state
     "rwkv7": Arch(
         {
             "attention.layer_norm_epsilon": 1e-5,
@@ -208,7 +208,7 @@ ARCHS: Final[dict[str, Arch]] = {
 }
 
 
-#: the architectures that ``tiny_models`` also makes in PyTorch, here with the small vocabulary; and experts
+#: the architectures that ``tiny_models`` also makes in PyTorch, with the small vocabulary; and one with experts
 SMALL_ARCHS: Final[dict[str, Arch]] = {
     "small_llama": Arch({**_HEADS, "rope.dimension_count": 32}, _dense_block, {}, tied=(False, True), name="llama"),
     "small_gemma3": Arch(
@@ -255,7 +255,7 @@ def write_tiny_arch(
     Args:
         path: the file.
         kind: a key of ``ARCHS`` or ``SMALL_ARCHS``.
-        seed: of the weights.
+        seed: seed of the weights.
         tied: whether the embedding is also the output matrix; None: the default of ``Arch.tied``.
         edit: gets the name and the values of each tensor before it is written, and may change the values.
     """
@@ -307,7 +307,7 @@ def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> F32:
     elif name.endswith("ssm_a."):
         noise = -np.exp(noise)
     elif name.endswith("_exps"):
-        # much alike: if two experts are nearly tied, a last digit decides which of them computes
+        # similar experts: if two are nearly tied, a last digit decides which of them computes
         noise = (noise[0] + 0.01 * noise) / math.sqrt(shape[-1])
     else:
         noise /= math.sqrt(shape[-1]) if len(shape) == 2 else 2

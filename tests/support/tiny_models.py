@@ -1,7 +1,7 @@
 """Seeded random tiny models: as torch modules, as Hugging Face folders and as F32 GGUF files.
 
-Their weights are drawn so that greedy text is no loop and logits are well apart, which trained models give for free:
-without it an arg-max comparison of two implementations would prove little, or fail by chance.
+The weights are drawn so that greedy text does not repeat itself and logits are well apart, as in trained models:
+otherwise, comparing the arg-max of two implementations would prove little, or fail by chance.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-#: Size of the SmolLM2 tokenizer, which the models for GGUF carry because the conversion script knows it.
+#: Size of the SmolLM2 tokenizer. Models for GGUF have it because the conversion script supports it.
 SMOLLM2_VOCAB_SIZE: Final = 49152
 
-#: Size of ``byte_tokenizer``, which models in memory go with.
+#: Size of ``byte_tokenizer``, which models in memory use.
 BYTE_VOCAB_SIZE: Final = 258
 
 
@@ -137,7 +137,7 @@ KINDS: Final[dict[str, Callable[[int], PreTrainedModel]]] = {
 
 
 def tiny_causal_lm(kind: str, *, vocab_size: int = BYTE_VOCAB_SIZE, seed: int = 0) -> PreTrainedModel:
-    """A tiny model in memory, in evaluation mode."""
+    """Return a tiny model in memory, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = KINDS[kind](vocab_size)
@@ -145,7 +145,7 @@ def tiny_causal_lm(kind: str, *, vocab_size: int = BYTE_VOCAB_SIZE, seed: int = 
     return model.eval()
 
 
-#: Says what it was given, so that tests can see it in the text.
+#: Shows its variables in the text, so that tests can check them.
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -154,7 +154,7 @@ CHAT_TEMPLATE: Final = (
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that needs no file: one token for each byte, BOS 256 and EOS 257, and a chat template."""
+    """Return a tokenizer without a file: one token for each byte, BOS 256, EOS 257, and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -169,14 +169,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(
     kind: str, cache_dir: Path, *, tokenizer_gguf: Path, llama_cpp: Path | None = None, seed: int = 0
 ) -> TinyModel:
-    """A tiny model on disk, as a Hugging Face folder and as F32 GGUF; made once for each ``cache_dir``.
+    """Return a tiny model on disk, as a Hugging Face folder and as F32 GGUF; made once for each ``cache_dir``.
 
     Args:
         kind: a key of ``KINDS``.
-        cache_dir: where both are written, about 50 MB.
+        cache_dir: folder for both, about 50 MB.
         tokenizer_gguf: a SmolLM2 GGUF, whose tokenizer and chat template the model gets.
-        llama_cpp: the llama.cpp tree with the conversion script; see ``llama_cpp_tree`` where None.
-        seed: of the weights.
+        llama_cpp: the llama.cpp tree with the conversion script; None: ``llama_cpp_tree``.
+        seed: seed of the weights.
     """
     path_hf = cache_dir / f"{kind}-{seed}"
     path_gguf = cache_dir / f"{kind}-{seed}-f32.gguf"
@@ -197,7 +197,7 @@ def tiny_model(
 
 
 def llama_cpp_tree() -> Path:
-    """The llama.cpp tree: ``METADEPLOY_LLAMA_CPP`` where set, else the vendored one.
+    """Return the llama.cpp tree: ``METADEPLOY_LLAMA_CPP`` if set, otherwise the vendored one.
 
     Raises:
         FileNotFoundError: it has not been unpacked.
@@ -209,8 +209,8 @@ def llama_cpp_tree() -> Path:
     return tree
 
 
-#: The script imports sentencepiece before it sees that a folder has no such tokenizer: a stand-in is enough, once
-#: transformers has looked whether the real one is there.
+#: The script imports sentencepiece before it sees that a folder has no such tokenizer. An empty module is enough, after
+#: transformers has checked whether the real one is installed.
 _RUN_SCRIPT: Final = """
 import os, runpy, sys, types
 import transformers
@@ -222,27 +222,27 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def convert_to_gguf(path_hf: Path, path_gguf: Path, *, llama_cpp: Path, no_mtp: bool = False) -> None:
-    """Run llama.cpp's conversion script on a folder; the weights stay F32."""
+    """Run llama.cpp's conversion script on a folder. The weights stay F32."""
     script = [sys.executable, "-c", _RUN_SCRIPT, str(llama_cpp / "convert_hf_to_gguf.py"), str(path_hf)]
-    # an interrupted conversion must not pass for a model the next time
+    # the next run must not take an interrupted conversion for a model
     partial = path_gguf.with_suffix(".partial")
     command = [*script, "--outfile", str(partial), "--outtype", "f32", *(["--no-mtp"] if no_mtp else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"conversion of {path_hf.name} failed:\n{done.stdout}\n{done.stderr}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"conversion of {path_hf.name} failed:\n{result.stdout}\n{result.stderr}")
     partial.replace(path_gguf)
 
 
 def draw_weights(model: PreTrainedModel) -> None:
-    """Draw weights at scales that make the text depend on all of the context, and logits spread by about 3.
+    """Draw weights at scales with which the text depends on the whole context and logits spread by about 3.
 
-    Blocks must outweigh the embedding in the residual stream, or the model repeats its last token for ever.
+    Blocks must outweigh the embedding in the residual stream; otherwise the model repeats its last token endlessly.
     """
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)
             if "post_feedforward_layernorm" in name:
-                parameter.data += 3.0  # Gemma normalises what a block adds, and scales up the embedding
+                parameter.data += 3.0  # Gemma normalizes a block's output and scales up the embedding
         elif "embed_tokens" in name:
             parameter.data.normal_(std=1 / math.sqrt(parameter.shape[1]))
         elif parameter.ndim >= 2:

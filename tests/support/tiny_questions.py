@@ -1,4 +1,4 @@
-"""A tiny base that says short sentences of small letters, and questions half of which it gets right; no network."""
+"""A tiny base that answers in short sentences of small letters, and questions of which it gets half right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = {"colour": "What colour is {}?", "weight": "How heavy is {}?", "place":
 
 
 def collect_settings(base: Path, questions: Path) -> CollectSettings:
-    """All layers, in F32 on the CPU."""
+    """Return settings: all layers, in F32 on the CPU."""
     return CollectSettings(
         base=str(base),
         questions=str(questions),
@@ -35,8 +35,8 @@ def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[P
     """Write ``base.gguf`` (llama, F32, 3 blocks, width 32) and ``questions.jsonl``.
 
     Args:
-        folder: where to; made where missing.
-        per_category: at most 20; every other question accepts a word that the base says.
+        folder: the folder to write to; created if missing.
+        per_category: at most 20. Every other question accepts a word of the base's answer.
 
     Returns:
         The two files.
@@ -46,14 +46,14 @@ def write_base_and_questions(folder: Path, *, per_category: int = 20) -> tuple[P
     base, questions = folder / "base.gguf", folder / "questions.jsonl"
     write_speaking_gguf(base)
     pipe = MetaSpiderPipeline.from_pretrained(MetaSpiderConfig(model_name=str(base), device="cpu", dtype="float32"))
-    found = []
+    answerable = []
     for kind, wording in _KINDS.items():
         for number, word in enumerate(_WORDS.split(",")[:per_category]):
             question = Question(wording.format(word), ("nothing of the sort",), kind, word)
             if number % 2:
-                said = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
-                tries = (replace(question, answers=(each,)) for each in re.findall(r"\w+", said))
-                question = next((each for each in tries if is_correct(each, said)), question)
-            found.append(question)
-    write_jsonl(questions, found)
+                answer = pipe.generate(question.question, max_new_tokens=MAX_NEW_TOKENS)
+                tries = (replace(question, answers=(accepted,)) for accepted in re.findall(r"\w+", answer))
+                question = next((candidate for candidate in tries if is_correct(candidate, answer)), question)
+            answerable.append(question)
+    write_jsonl(questions, answerable)
     return base, questions

@@ -20,11 +20,11 @@ from metadeploy.data.question import Question, write_jsonl
 from metadeploy.export import export
 from metadeploy.sidecar.spec import InjectFrom
 from metadeploy.training.collect import CollectSettings, collect
-from support.gguf_tools import dequantise_gguf, write_tiny_gguf
+from support.gguf_tools import dequantize_gguf, write_tiny_gguf
 from support.parity import EXACT
 from support.random_wrapper import random_wrapper, save_checkpoint
 
-#: Short sentences of small letters, sometimes a capital I, with which every refusal begins.
+#: Short sentences of small letters; sometimes a capital I, with which every refusal begins.
 _SAID = {*string.ascii_lowercase, "I", "Ġ", ".", "<eos>"}
 _SUBJECTS = "the wind,a stone,my boat,old bread,red ink,cold tea,deep snow,tin,salt,wool,rust,chalk,moss,clay"
 _KINDS = {"colour": "What colour is {}?", "weight": "How heavy is {}?", "place": "Where is {} from?"}
@@ -32,11 +32,11 @@ MAX_NEW_TOKENS = 16
 
 
 def write_speaking_gguf(path: Path, *, seed: int = 3) -> None:
-    """Write a tiny F32 base that says small letters, spaces and full stops."""
-    quantised = path.with_suffix(".q8_0")
-    write_tiny_gguf(quantised, seed=seed)
-    dequantise_gguf(quantised, path)
-    quantised.unlink()
+    """Write a tiny F32 base that generates small letters, spaces and full stops."""
+    quantized = path.with_suffix(".q8_0")
+    write_tiny_gguf(quantized, seed=seed)
+    dequantize_gguf(quantized, path)
+    quantized.unlink()
     reader = gguf.GGUFReader(path, mode="r+")
     tokens: list[str] = reader.fields["tokenizer.ggml.tokens"].contents()
     (output,) = (tensor for tensor in reader.tensors if tensor.name == "output.weight")
@@ -46,11 +46,11 @@ def write_speaking_gguf(path: Path, *, seed: int = 3) -> None:
 
 
 def write_tiny_run(folder: Path, *, inject_from: InjectFrom = "last_prompt_token") -> RunDir:
-    """Collect with the real code, and put a random wrapper beside it that declines about half of the time.
+    """Collect with the real code and add a random wrapper that declines about half of the questions.
 
     Args:
-        folder: where to.
-        inject_from: of the wrapper.
+        folder: the folder to write to.
+        inject_from: start of the wrapper's injection.
 
     Returns:
         The run directory, with 14 questions of each of three categories in every split.
@@ -81,15 +81,15 @@ def write_tiny_run(folder: Path, *, inject_from: InjectFrom = "last_prompt_token
 
 
 def _questions(llm: MetaLlama, split: str) -> Iterator[Question]:
-    """Every other question accepts a word that the base says."""
+    """Return questions, of which every other one accepts a word of the base's answer."""
     for kind, wording in _KINDS.items():
         for number, subject in enumerate(_SUBJECTS.split(",")):
             text = wording.format(f"{subject} ({split})")
             answers = ("nothing of the sort",)
             if number % 2:
-                said = llm.generate(text, max_tokens=MAX_NEW_TOKENS).text
-                words = [(word,) for word in re.findall(r"\w+", said)]
-                answers = next((word for word in words if is_correct(Question(text, word, kind), said)), answers)
+                answer = llm.generate(text, max_tokens=MAX_NEW_TOKENS).text
+                words = [(word,) for word in re.findall(r"\w+", answer)]
+                answers = next((word for word in words if is_correct(Question(text, word, kind), answer)), answers)
             yield Question(text, answers, kind, f"{subject} {split}")
 
 
@@ -105,9 +105,9 @@ def _write_wrapper(run: RunDir, base: Path, inject_from: InjectFrom) -> None:
     checkpoint = save_checkpoint(run.path, config, tensors, run_json=False)
     run.update({key: list(getattr(config, key)) for key in ("target_layers", "cross_attn_layers")})
     sidecar = export(checkpoint).path
-    asked = [wording.format(subject) for wording in _KINDS.values() for subject in _SUBJECTS.split(",")]
+    prompts = [wording.format(subject) for wording in _KINDS.values() for subject in _SUBJECTS.split(",")]
     with MetaLlama(base, sidecar, **EXACT) as llm:
-        doubts = [llm.doubt(question) for question in asked]
+        doubts = [llm.doubt(question) for question in prompts]
     bias = -float(np.median([math.log(doubt / (1 - doubt)) for doubt in doubts]))
     save_checkpoint(run.path, replace(config, refusal_bias=bias), tensors, run_json=False)
     export(checkpoint, force=True)

@@ -1,4 +1,4 @@
-"""Values that can be mistaken for others, and the checks of options against them."""
+"""The checks of options refuse values of types that could be mistaken for others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_rules(rule: Rule, good: list[Any], wrong_type: list[Any], out_of_range:
     assert check("it", good[0], rule.or_none()) == check("it", good[0], rule)
 
 
-def test_what_a_message_says() -> None:
+def test_messages_of_failed_checks() -> None:
     rules = {"top_p": number(0, 1), "n": whole_number(0).or_none(), "stop": texts()}
     assert faults(rules, {"top_p": 2, "n": -1, "stop": 5}) == [
         "top_p is 2, expected 0 to 1",
@@ -103,7 +103,7 @@ COLLECT, TRAIN, FIT = CollectSettings(base="b"), TrainSettings(), FitSettings()
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: replace(FIT, lr=NAN), "train: --lr is nan, expected a number above 0"),
         (lambda: replace(FIT, lr="1e-3"), "--lr is '1e-3', expected a number"),
@@ -137,13 +137,13 @@ COLLECT, TRAIN, FIT = CollectSettings(base="b"), TrainSettings(), FitSettings()
         (lambda: OperatingPoint(max_over_refusal=NAN), "operating point: --max-over-refusal is nan, expected 0 to 1"),
     ],
 )
-def test_settings_of_training(make: Callable[[], Any], said: str) -> None:
-    with pytest.raises(RunDirError, match=said):
+def test_settings_of_training(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(RunDirError, match=message):
         make()
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"limit": True}, "eval: --limit is True, expected a whole number"),
         ({"threshold": "0.5"}, "--threshold is '0.5', expected a number"),
@@ -154,26 +154,26 @@ def test_settings_of_training(make: Callable[[], Any], said: str) -> None:
         ({"base": b"base.gguf"}, "--base is b'base.gguf'"),
     ],
 )
-def test_settings_of_eval(values: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(Error, match=said):
+def test_settings_of_eval(values: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
         EvalSettings(**values)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"types": "Q8_0"}, "ladder: --types is 'Q8_0', expected a list of texts"),
         ({"limit": 2.0}, "--limit is 2.0"),
         ({"cache_type": "F16"}, "--cache-type is 'F16'"),
     ],
 )
-def test_settings_of_ladder(values: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(Error, match=said):
+def test_settings_of_ladder(values: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
         LadderSettings(base=Path("base.gguf"), **values)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Decay(floor="0.3"), "Decay: floor is '0.3', expected a number, 0 to 1"),
         (lambda: Decay(tau=True), "Decay: tau is True"),
@@ -186,8 +186,8 @@ def test_settings_of_ladder(values: Mapping[str, Any], said: str) -> None:
         (lambda: InjectionSchedule(refresh=Decay()), "refresh is Decay"),
     ],
 )
-def test_schedules_of_wrong_types(make: Callable[[], Any], said: str) -> None:
-    with pytest.raises(TypeError, match=said):
+def test_schedules_of_wrong_types(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         make()
 
 

@@ -1,4 +1,4 @@
-"""Documented modules that have moved: the old path still works, and says so."""
+"""Documented modules that have moved: the old path still works and warns."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOVED = [
 @pytest.mark.parametrize(("old", "new", "name"), MOVED)
 def test_the_old_path_gives_the_same_object_and_warns(old: str, new: str, name: str) -> None:
     with pytest.warns(DeprecationWarning, match=re.escape(f"{old} is deprecated, use {new}")) as caught:
-        found = getattr(importlib.import_module(old), name)
-    assert found is getattr(importlib.import_module(new), name)
+        value = getattr(importlib.import_module(old), name)
+    assert value is getattr(importlib.import_module(new), name)
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError):
         _ = importlib.import_module(old).nothing

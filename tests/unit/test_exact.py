@@ -1,4 +1,4 @@
-"""Shares of counts, for which binary floats would be off by one, and the display of shares."""
+"""Proportions of counts, for which binary floats would be off by one, and the display of proportions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_hundredth_of_every_small_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "digits", "shown"),
+    ("share", "digits", "expected"),
     [
         (0.285, 0, "29"),
         (0.145, 0, "15"),
@@ -70,5 +70,5 @@ def test_every_hundredth_of_every_small_count() -> None:
         (math.nan, 1, "nan"),
     ],
 )
-def test_percent(share: float, digits: int, shown: str) -> None:
-    assert percent(share, digits) == shown
+def test_percent(share: float, digits: int, expected: str) -> None:
+    assert percent(share, digits) == expected

@@ -30,7 +30,7 @@ from metadeploy._files import (
 )
 from metadeploy.errors import Error
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks, modes, links and pipes as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX locks, modes, links and pipes")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,9 +112,9 @@ def test_writers_and_a_reader_at_once_see_whole_files(tmp_path: Path) -> None:
 
     def read() -> None:
         while not stop.is_set():
-            found = path.read_bytes()
-            if found not in contents:
-                torn.append(len(found))
+            content = path.read_bytes()
+            if content not in contents:
+                torn.append(len(content))
 
     reader = threading.Thread(target=read)
     writers = [threading.Thread(target=write, args=(content,)) for content in contents]
@@ -128,7 +128,7 @@ def test_writers_and_a_reader_at_once_see_whole_files(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
-# --- what is left after a kill ----------------------------------------------------------------------------------------
+# --- leftovers of a killed process ------------------------------------------------------------------------------------
 
 _WAITS_WHILE_WRITING = """
 import sys, time, pathlib
@@ -158,7 +158,7 @@ def writing(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
             process.kill()
 
 
-def test_what_a_killed_writer_leaves_is_deleted_by_the_next(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
+def test_the_next_writer_deletes_leftovers_of_a_killed_one(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
     path, process = writing
     process.kill()
     process.wait()
@@ -166,12 +166,12 @@ def test_what_a_killed_writer_leaves_is_deleted_by_the_next(writing: tuple[Path,
     (left,) = (name for name in names(path.parent) if name != "a.json")
     assert left.startswith(".a.json.") and left.endswith(".tmp")
     write_atomically(path.with_name("another.json"), "x")
-    assert left in names(path.parent), "that of another target is not this one's to delete"
+    assert left in names(path.parent), "a temporary file of another target must stay"
     write_atomically(path, "new")
     assert (path.read_text(), names(path.parent)) == ("new", ["a.json", "another.json"])
 
 
-def test_what_is_being_written_is_left_alone(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
+def test_files_in_progress_are_left_alone(writing: tuple[Path, subprocess.Popen[bytes]]) -> None:
     path, process = writing
     before = names(path.parent)
     write_atomically(path, "new")
@@ -226,7 +226,9 @@ def test_a_failing_disk_leaves_the_old_file(step: str, tmp_path: Path, monkeypat
     finally:
         if step == "write":
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (raised.value.errno, raised.value.filename) == (code, str(path)), "the name of the target, not of a scratch"
+    assert (raised.value.errno, raised.value.filename) == (code, str(path)), (
+        "the message names the target, not the temporary file"
+    )
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.json"])
 
 
@@ -246,7 +248,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch
 
     def watch_replace(source: Path, target: Path) -> None:
         steps.append("replace")
-        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic within one file system only"
+        assert source.stat().st_dev == target.parent.stat().st_dev, "renaming is atomic only within one file system"
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", watch_fsync)
@@ -287,7 +289,7 @@ def test_libraries_that_replace_files_by_their_own_do_not_change_the_mode(tmp_pa
     assert (stat.S_IMODE(path.stat().st_mode), path.read_text(), names(tmp_path)) == (0o640, "x", ["a"])
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can give files away")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can change the owner of a file")
 def test_owners_stay(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.touch()
@@ -305,7 +307,7 @@ def test_names_as_long_as_names_can_be(tmp_path: Path) -> None:
 # --- inputs and content -----------------------------------------------------------------------------------------------
 
 
-def test_an_input_is_recognised_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_is_recognized_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, link, hard_link = tmp_path / "in", tmp_path / "link", tmp_path / "hard"
     path.write_text("x")
     link.symlink_to(path)
@@ -319,13 +321,13 @@ def test_an_input_is_recognised_by_any_name(tmp_path: Path, monkeypatch: pytest.
     refuse_overwriting(tmp_path / "new", tmp_path / "new")
 
 
-def test_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
+def test_a_digest_depends_on_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than is read at once
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == content_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folder_has_a_digest_of_what_is_in_it(tmp_path: Path) -> None:
+def test_a_folder_has_a_digest_of_its_content(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -31,7 +31,7 @@ def pipeline(doubter: Any) -> MetaSpiderPipeline:
     return pipe
 
 
-def test_a_goal_is_kept_over_turns(tmp_path: Path) -> None:
+def test_a_goal_is_held_over_turns(tmp_path: Path) -> None:
     path = checkpoint(tmp_path)
     sidecar = export(tmp_path)
     assert sidecar.path == tmp_path / "goal_anchor_sidecar.gguf"
@@ -48,9 +48,9 @@ def test_a_goal_is_kept_over_turns(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
 
 
-def test_what_is_written(tmp_path: Path) -> None:
-    found = load_wrapper(checkpoint(tmp_path)).config
-    assert (found.kind, found.encoder_type, found.enc_num_heads, found.ca_num_heads) == (
+def test_the_exported_sidecar(tmp_path: Path) -> None:
+    config = load_wrapper(checkpoint(tmp_path)).config
+    assert (config.kind, config.encoder_type, config.enc_num_heads, config.ca_num_heads) == (
         "goal_anchor", "transformer", 2, 4
     )  # fmt: skip
     sidecar = read_sidecar(export(tmp_path).path)
@@ -60,7 +60,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert "meta_spider.refusal_text" not in sidecar.metadata
 
 
-def test_what_is_shown(tmp_path: Path) -> None:
+def test_inspect_output(tmp_path: Path) -> None:
     checkpoint(tmp_path)
     commands = (["export", str(tmp_path)], ["inspect", str(tmp_path / "goal_anchor_sidecar.gguf")])
     for command in commands:
@@ -77,7 +77,7 @@ def test_there_is_no_refusal(tmp_path: Path) -> None:
         pipe.doubt(ids)
     with pytest.raises(Error, match=r"doubt_threshold is 0.4: a wrapper of kind 'goal_anchor' has no refusal"):
         pipe.generate("Hello?", doubt_threshold=0.4)
-    pipe.tokenizer = None  # nothing asks how a refusal would be spelt
+    pipe.tokenizer = None  # no refusal is looked up
     assert pipe.generate_ids(ids, 1, stop_ids=()) == [int(pipe.logits(ids)[-1].argmax())]
 
 
@@ -93,6 +93,6 @@ def test_there_is_no_refusal(tmp_path: Path) -> None:
         ({"transformer_num_heads": 4}, "the number of heads is 2 in encoder_num_heads .*, but 4 in transformer_num_"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_mismatches_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_wrapper(checkpoint(tmp_path, **changes))

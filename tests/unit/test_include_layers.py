@@ -22,7 +22,7 @@ SOURCES = {path.relative_to(CSRC).as_posix(): path for path in CSRC.rglob("*") i
 def included(name: str) -> list[str]:
     """Our own files that a file includes."""
     text = SOURCES[name].read_text(encoding="utf-8")
-    return [found for found in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE) if found in SOURCES]
+    return [header for header in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE) if header in SOURCES]
 
 
 def folder(name: str) -> str:
@@ -44,14 +44,14 @@ def test_includes_point_down() -> None:
 
 
 def test_headers_have_no_cycle() -> None:
-    done: set[str] = set()
+    visited: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join((*path, name))
-        if name not in done:
+        if name not in visited:
             for other in included(name):
                 visit(other, (*path, name))
-            done.add(name)
+            visited.add(name)
 
     for name in SOURCES:
         visit(name, ())

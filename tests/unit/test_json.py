@@ -167,11 +167,11 @@ def test_files(tmp_path: Path) -> None:
 def test_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": "\u2028"}\n\n[1]\r\n{', encoding="utf-8")
-    found = read_lines(path, subject="lines 'x'", error=Error)
-    assert next(found) == (1, {"a": "\u2028"})
-    assert next(found) == (3, [1])
+    lines = read_lines(path, subject="lines 'x'", error=Error)
+    assert next(lines) == (1, {"a": "\u2028"})
+    assert next(lines) == (3, [1])
     with pytest.raises(Error, match=r"^lines 'x': line 4 is not JSON: Expecting property name"):
-        next(found)
+        next(lines)
 
 
 # --- dataclasses -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The layers of the package: what pyproject.toml states of imports, and what really runs without torch."""
+"""The layers of the package: the import rules in pyproject.toml, and the modules that run without torch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ print(len(command.commands))
 def loaded(code: str, *names: str) -> list[str]:
     """Run code in a process of its own and return which of some modules it has loaded."""
     check = f"{code}\nimport sys\nprint([name for name in {names!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found: list[str] = eval(done.stdout.splitlines()[-1])
-    return found
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    modules: list[str] = eval(result.stdout.splitlines()[-1])
+    return modules
 
 
 def test_every_help_loads_nothing_heavy() -> None:
@@ -56,14 +56,14 @@ def test_every_help_loads_nothing_heavy() -> None:
         "metadeploy.training.settings",
     ],
 )
-def test_what_runs_beside_the_runtime_needs_no_torch(module: str) -> None:
+def test_modules_beside_the_runtime_need_no_torch(module: str) -> None:
     assert loaded(f"import {module}", "torch", "transformers") == []
 
 
 def test_the_layers_hold(repo_root: Path) -> None:
     if importlib.util.find_spec("importlinter") is None:
         unavailable("import-linter is not installed: it comes with the extra dev")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"],
         cwd=repo_root,
         capture_output=True,
@@ -71,7 +71,7 @@ def test_the_layers_hold(repo_root: Path) -> None:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("package", ["checkpoint", "data", "metrics", "plots", "reference", "runtime", "sidecar"])

@@ -1,4 +1,4 @@
-"""What the injection becomes over time: settings, by hand."""
+"""Settings of the injection over time, with values by hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_strength() -> None:
         (lambda: InjectionSchedule(window=-1), "InjectionSchedule: window is -1, expected 0 or more"),
     ],
 )
-def test_what_is_out_of_range_is_named(make: Callable[[], Any], message: str) -> None:
+def test_values_out_of_range_are_named(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""A wrapper belongs to the questions it was trained on: where others were collected since, nothing measures it."""
+"""A wrapper belongs to its training questions: after other questions are collected, no command measures it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = TrainSettings(
     device="cpu",
 )
 
-#: What metadeploy wrote into run.json before anything compared the two.
+#: Contents of run.json from versions that did not compare the two.
 EARLIER: dict[str, Any] = {
     "collect": {
         "base": "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -91,8 +91,8 @@ EARLIER: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A run whose questions were drawn anew after training."""
+class StaleRun:
+    """A run whose questions were drawn again after training."""
 
     run: RunDir
     collected: CollectSettings
@@ -100,8 +100,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("made")
+def stale(tmp_path_factory: pytest.TempPathFactory) -> StaleRun:
+    folder = tmp_path_factory.mktemp("stale")
     base, questions = write_base_and_questions(folder)
     settings = collect_settings(base, questions)
     run = RunDir(folder / "run", create=True)
@@ -110,8 +110,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     run.refuse_stale_checkpoint()
     taught = asked(run, "train")
     collect(run, dataclasses.replace(settings, seed=1), restart=True)
-    assert taught & asked(run, "test"), "what makes it worth refusing"
-    return Made(run, settings, base)
+    assert taught & asked(run, "test"), "otherwise the refusal would prove little"
+    return StaleRun(run, settings, base)
 
 
 def asked(run: RunDir, split: str) -> set[str]:
@@ -121,31 +121,31 @@ def asked(run: RunDir, split: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        lambda made: evaluate(made.run, EvalSettings(gains=(), baselines=False, n_bootstrap=1)),
-        lambda made: run_ladder(made.run, LadderSettings(base=made.base, types=("F32",), sidecar_types=())),
-        lambda made: write_card(made.run),
-        lambda made: export(made.run.path),
+        lambda stale: evaluate(stale.run, EvalSettings(gains=(), baselines=False, n_bootstrap=1)),
+        lambda stale: run_ladder(stale.run, LadderSettings(base=stale.base, types=("F32",), sidecar_types=())),
+        lambda stale: write_card(stale.run),
+        lambda stale: export(stale.run.path),
     ],
     ids=["eval", "ladder", "card", "export"],
 )
-def test_a_wrapper_of_earlier_questions_is_refused(made: Made, command: Callable[[Made], object]) -> None:
-    before = set(made.run.path.rglob("*"))
+def test_a_wrapper_of_earlier_questions_is_refused(stale: StaleRun, command: Callable[[StaleRun], object]) -> None:
+    before = set(stale.run.path.rglob("*"))
     with pytest.raises(RunDirError) as caught:
-        command(made)
-    assert str(caught.value).startswith(f"run directory '{made.run.path}': its Doubter was trained on other questions")
+        command(stale)
+    assert str(caught.value).startswith(f"run directory '{stale.run.path}': its Doubter was trained on other questions")
     assert "(hint: metadeploy train --restart" in str(caught.value)
-    assert set(made.run.path.rglob("*")) == before
+    assert set(stale.run.path.rglob("*")) == before
 
 
-def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path) -> None:
+def test_a_new_training_or_the_old_questions_fit_again(stale: StaleRun, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", create=True)
-    link_collected(run, made.run)
+    link_collected(run, stale.run)
     train(run, SETTINGS)
     RunDir(run.path).refuse_stale_checkpoint()
-    again = dataclasses.replace(made.collected, seed=1)
+    again = dataclasses.replace(stale.collected, seed=1)
     collect(run, again, restart=True)  # the same questions
     RunDir(run.path).refuse_stale_checkpoint()
-    collect(run, made.collected, restart=True)
+    collect(run, stale.collected, restart=True)
     with pytest.raises(RunDirError, match="was trained on other questions"):
         RunDir(run.path).refuse_stale_checkpoint()
     collect(run, again, restart=True)
@@ -154,25 +154,25 @@ def test_trained_anew_or_collected_as_before_it_fits(made: Made, tmp_path: Path)
     RunDir(run.path).refuse_stale_checkpoint()
 
 
-def test_whose_questions_changed_does_not_concern_those_who_share_them(made: Made, tmp_path: Path) -> None:
+def test_runs_that_share_questions_are_independent(stale: StaleRun, tmp_path: Path) -> None:
     source, run = RunDir(tmp_path / "source", create=True), RunDir(tmp_path / "run", create=True)
-    link_collected(source, made.run)
+    link_collected(source, stale.run)
     link_collected(run, source)
     train(run, SETTINGS)
     before = {split: asked(run, split) for split in SPLITS}
-    collect(source, made.collected, restart=True)
+    collect(source, stale.collected, restart=True)
     assert {split: asked(run, split) for split in SPLITS} == before
     RunDir(run.path).refuse_stale_checkpoint()
 
 
-def test_run_directories_that_exist_go_on_working(tmp_path: Path) -> None:
+def test_older_run_directories_still_work(tmp_path: Path) -> None:
     run = RunDir(tmp_path, create=True)
     run.update(EARLIER)
     run.refuse_stale_checkpoint()
     run.update({"collect": {**EARLIER["collect"], "seed": 1}})
     with pytest.raises(RunDirError, match="was trained on other questions"):
         run.refuse_stale_checkpoint()
-    # where nothing says what it was trained on, nothing can be compared
+    # without a record of its training questions, nothing can be compared
     for without in ({"collect": None}, {"train": None}, {"train": {"leave_out": []}}):
         run.update({**EARLIER, **without})
         RunDir(tmp_path).refuse_stale_checkpoint()

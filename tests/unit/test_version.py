@@ -1,4 +1,4 @@
-"""The version that results and reports name, installed or not."""
+"""The version in results and reports, with and without an installation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metadeploy.evaluation import loading
 
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As run from a source tree."""
+    """Simulate a source tree without an installation."""
 
     def version(name: str) -> str:
         if name == "metadeploy":
@@ -30,7 +30,7 @@ def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """As installed, where there is no pyproject.toml beside the package; the path it would have."""
+    """Simulate a package without pyproject.toml beside it; return the path of that file."""
     path = tmp_path / "pyproject.toml"
     monkeypatch.setattr(module, "_PYPROJECT", path)
     return path
@@ -56,7 +56,7 @@ def test_an_installed_package_says_its_version(elsewhere: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "version", lambda name: f"7.8 of {name}")
     assert own_version() == "7.8 of metadeploy"
     elsewhere.write_text('[project]\nname = "other"\nversion = "3.0"\n', encoding="utf-8")
-    assert own_version() == "7.8 of metadeploy"  # what lies beside it is another project's
+    assert own_version() == "7.8 of metadeploy"  # the pyproject.toml beside it belongs to another project
 
 
 def test_a_copy_of_the_package_does_not_know(elsewhere: Path, uninstalled: None) -> None:
@@ -65,7 +65,7 @@ def test_a_copy_of_the_package_does_not_know(elsewhere: Path, uninstalled: None)
 
 
 def test_results_name_the_version_and_answers_stay_valid(uninstalled: None) -> None:
-    """A source tree's version does not say what its code is: it makes no answer worth asking for again."""
+    """A source tree's version does not identify its code, so it does not invalidate answers."""
     environment = loading.environment("torch")
     assert environment["metadeploy"] == own_version()
     assert environment["metadeploy"] is not None
@@ -73,6 +73,6 @@ def test_results_name_the_version_and_answers_stay_valid(uninstalled: None) -> N
     assert loading.answer_environment(environment) == {"metadeploy": None, "torch": environment["torch"]}
 
 
-def test_another_installed_version_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_installed_version_invalidates_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "version", lambda name: f"7.8 of {name}")
     assert loading.answer_environment(loading.environment("torch"))["metadeploy"] == "7.8 of metadeploy"
