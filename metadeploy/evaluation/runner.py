@@ -214,7 +214,7 @@ def _threshold(run: RunDir, settings: EvalSettings, loaded: Loaded, engine: Engi
     if settings.target_coverage is None and settings.max_over_refusal is None:
         return {"value": settings.threshold, "chosen": "as shipped" if settings.threshold == 0.5 else "by hand"}
     collected = Collected.read(run.collect, "val")
-    indices = collected.others(_left_out(run))
+    indices = collected.excluding(_left_out(run))
     plan = _plan(loaded, [(index, collected.records[index].question) for index in indices])
     path = run.eval / f"calibration_{settings.engine}_{loaded.tag}.jsonl"
     val = collect_samples(engine, plan, path, progress=_named(stage, "ask for the threshold"))
@@ -236,7 +236,7 @@ def _trained_scores(
     """Train baselines on the training questions. Return their scores, and notes about them."""
     splits = (Collected.read(run.collect, split) for split in ("train", "val"))
     # categories that were left out of the wrapper's training are left out here too
-    train, val = (collected.at(collected.others(_left_out(run))) for collected in splits)
+    train, val = (collected.at(collected.excluding(_left_out(run))) for collected in splits)
     if not train.records or not val.records:
         raise RunDirError(f"run directory '{run.path}': has no training or validation questions, expected some")
     scores = {}
