@@ -90,7 +90,7 @@ def stubtest(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build sdist and wheel, install the wheel alone, and check what is in the environment then."""
+    """Build sdist and wheel, install the wheel alone, and check the contents of the environment."""
     _install(session, "build")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", *session.posargs)  # the wheel is made from the sdist: both are complete
@@ -141,7 +141,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def asan(session: nox.Session) -> None:
-    """Run the C++ tests under the address and undefined-behaviour sanitizers."""
+    """Run the C++ tests under the address and undefined-behavior sanitizers."""
     _install(session, "cmake", "ninja")
     session.run("cmake", "--workflow", "--preset", "asan")
 

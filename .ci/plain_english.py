@@ -19,14 +19,15 @@ from typing import Final
 
 RULES: Final = re.compile(
     r"""(?x)
-    \b(what[ ]is | as[ ]it[ ]is | that[ ]of | of[ ]these | so[ ]that[ ]it[ ]is | is[ ]kept[ ]of)\b
+    \b(what[ ]is | as[ ]it[ ]is(?![ ]\w+ed\b) | so[ ]that[ ]it[ ]is | is[ ]kept[ ]of)\b
     | (?i:\b(anew | hardly | in[ ]place[ ]of | so[ ]many | by[ ]turns | go(es)?[ ]on | whoever | whosoever | lest
-        | hence | thereof | beforehand | wherever)\b)
-    | \btold\b (?![ ]that[ ]it[ ]may[ ]decline)  # the name of a baseline in results files
-    | \bwhere[ ](it|they|there|that|this|nothing|none|a|an|the|no)\b
-    | [,;][ ]for[ ](it|they|there|this|that|those|only|what|the)\b
-    | \bbut[ ]for\b | \bnor\b | \bsave[ ]for\b
-    | \bwhat[ ](a|an|the|has|was|they|no|does|stands|follows)\b
+        | hence | thereof | beforehand)\b)
+    | (?<!\bone)(?<!\bnone)(?<!\beach)(?<!\bnumber)[ ]of[ ]these\b
+    | \btold\b (?!:|[ ]that[ ]it[ ]may[ ]decline)  # a key and a baseline in results files
+    | \bwhere[ ](it|they|there|that|this|nothing|none)\b
+    | [,;][ ]for[ ](it|they|there|this|that|those|only|what)\b
+    | \bbut[ ]for\b | \bsave[ ]for\b
+    | \bwhat[ ](has|they|no|does|stands|follows)\b
     | (?i:\b(behaviour | colour | favour | sceptic | learnt | grey | honour | neighbour | centre)\b)
     | \b(cancel|label|model)l(ed|ing)\b
     | (?i:\b(initial|maxim|minim|normal|optim|quant|recogn|serial|standard|summ[a]r|token)is

@@ -305,7 +305,8 @@ def soak(
         say: called with the result of each check.
 
     Returns:
-        The states after the first quarter of the requests, which is the warm-up, and what has grown or changed since.
+        The states after the first quarter of the requests, which is the warm-up, and everything that has grown or
+        changed since.
     """
     answers_before = work.answers()
     states: list[State] = []

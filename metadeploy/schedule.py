@@ -47,7 +47,7 @@ class Refresh:
 
     A clean context, without injection, evaluates the same tokens as the injected one. A comparison at time t compares
     its activations at the token of time t with the last encoded ones, at first the prompt's. It takes the cosine of
-    each target layer, and the mean of these. It comes before the injection into that token, so that new cognitive
+    each target layer, and their mean. It comes before the injection into that token, so that new cognitive
     tokens apply from that token on.
 
     Let s be the time of the last encoding (at first 0) and c that of the last comparison or encoding. At t = s +

@@ -246,7 +246,7 @@ def _render(
 
 
 def _caveats(measured: Measured, base: str, *, knows_all_kinds: bool) -> Iterator[str]:
-    """Yield the caveats of every Doubter, and those of these evaluations."""
+    """Yield the caveats of every Doubter, and of the evaluations given."""
     yield (
         f"It works only with {_base_link(base)} and its quantizations. Any other model, even one that was fine-tuned "
         "from it, has other activations, which it was not trained to read."

@@ -27,7 +27,7 @@ from metadeploy.sidecar import read_sidecar
 
 __all__ = ["SPLITS", "RunDir", "base_digest", "training_fingerprint"]
 
-#: Entries that `train` writes into run.json and that do not affect what is learned.
+#: Entries that `train` writes into run.json and that do not affect the learned weights.
 _INCIDENTAL: Final = frozenset(
     {
         "device",

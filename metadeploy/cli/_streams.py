@@ -55,7 +55,7 @@ class Streams:
     failure: OSError | None = None
 
     def flush(self) -> None:
-        """Write what is still buffered. A failure is recorded, not raised."""
+        """Write the rest of the buffer. A failure is recorded, not raised."""
         with suppress(OSError):  # recorded by the stream itself
             sys.stdout.flush()
 

@@ -54,7 +54,7 @@ _SHARED_SEQUENCES: Final = ((2, 1), (3, 33))
 #: A weight's rows repeat after this many. It is a prime, so a row of the wrong tile is a different row.
 _DISTINCT: Final = 13
 #: Types for which ggml prepares tables for up to 14 seconds before it quantizes. Except for the scale, any bits are
-#: valid weights of these types. So the bits are random, and the scale is set. The values are the number of bytes of a
+#: valid weights. So the bits are random, and the scale is set. The values are the number of bytes of a
 #: block of 256 and the place of the scale: an F16 at the front, or four quarters in the highest bits of the last four
 #: 16-bit words.
 _DRAWN_AS_BITS: Final[Mapping[str, tuple[int, Literal["front", "quarters"]]]] = {

@@ -116,7 +116,7 @@ def same_words_rate(base_correct: ArrayLike, answered: ArrayLike, same_words: Ar
     """Proportion of the base's right answers that keep their text, among those that the Doubter does not decline.
 
     Answered, base right and the same text / answered and base right. Range 0 to 1, higher is better; 1 means that the
-    injection changes none of these answers. Never above `kept_rate`, which also counts answers that are still right in
+    injection changes none of them. Never above `kept_rate`, which also counts answers that are still right in
     other words. Undefined if the Doubter declines every right answer of the base.
 
     Source: the exact match of Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", 2016,
@@ -177,7 +177,7 @@ def abstention(base_correct: ArrayLike, answered: ArrayLike) -> Abstention:
     """Score declining as the prediction "the base alone is wrong".
 
     F1 = 2 · declined and wrong / (declined + wrong). Each 0 to 1, higher is better. Declining everything has recall 1
-    and precision 1 − base accuracy; compare F1 with the F1 of these.
+    and precision 1 − base accuracy; compare F1 with the F1 of that.
 
     Source: van Rijsbergen, "Information Retrieval", 1979.
     """

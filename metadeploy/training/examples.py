@@ -49,8 +49,8 @@ class CachedStates:
     Attributes:
         hidden: [T, D] output of the lowest cross-attention layer's block, before any injection, at the positions that
             training evaluates: from ``start`` on.
-        start: the first of these positions.
-        n_clean: number of these positions before the first injected one.
+        start: the first position that training evaluates.
+        n_clean: number of evaluated positions before the first injected one.
         keys_values: [n_upper, 2, n_kv_head, n, head_dim] of the prompt's positions from the shared prefix to
             ``start``; None if training evaluates these positions.
     """

@@ -94,7 +94,7 @@ def build_targets(
         answer_suffix: the answer suffix of the collected data.
         chat_template_kwargs: the template variables of the collected data.
         self_correction: proportion of the base's errors whose targets are the accepted answer, not the refusal.
-        seed: seed of the selection of these errors.
+        seed: seed of the selection of the errors.
 
     Returns:
         The labeled split, in the order of the records.

@@ -1,4 +1,4 @@
-// A test harness in a page: TEST registers, CHECK* record failures and go on.
+// A test harness in a page: TEST registers, CHECK* record failures and continue.
 #pragma once
 
 #include <cmath>

@@ -56,7 +56,7 @@ int main(int argc, char ** argv) {
         }
     }
     for (const std::filesystem::path & file : files) {
-        // said first, so that it is the last line where the process dies
+        // printed first: if the process dies, it is the last line
         std::printf("%s\t", file.u8string().c_str());
         std::fflush(stdout);
         std::puts(load_and_encode(file.u8string()) ? "load" : "error");

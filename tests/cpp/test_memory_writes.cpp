@@ -1,4 +1,4 @@
-// Where the nodes of a graph write to memory, and what is left of a graph whose nodes are dropped.
+// Where the nodes of a graph write to memory, and the rest of a graph whose nodes are dropped.
 #include "check.h"
 #include "graph/memory_writes.h"
 

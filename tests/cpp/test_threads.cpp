@@ -28,7 +28,7 @@ common_params params_for(const std::string & base, int n_threads) {
     return params;
 }
 
-// greedy answers to several prompts of token ids at once; an answer is empty if it was cancelled
+// greedy answers to several prompts of token ids at once; an answer is empty if it was canceled
 std::vector<llama_token> answers(engine & eng, const std::vector<std::vector<llama_token>> & prompts) {
     batch_scheduler sched(eng);
     for (const std::vector<llama_token> & prompt : prompts) {
@@ -103,7 +103,7 @@ TEST(engines_of_several_threads_while_others_cancel_and_the_sink_changes) {
             }
         });
     }
-    // one thread is cancelled again and again, and continues
+    // one thread is canceled again and again, and continues
     std::thread canceller([&] {
         while (!done) {
             cancelled[n_engines - 1] = true;

@@ -142,7 +142,7 @@ double largest(const rows & a) {
     return max_difference(a, rows(a.size(), row(a[0].size(), 0.0)));
 }
 
-// a graph of one injection: h after it, for tokens that are in this order those of these sequences
+// a graph of one injection at this gain
 class injection_graph {
 public:
     injection_graph(const wrapper & meta, const std::vector<float> & hidden, float gain)

@@ -108,7 +108,7 @@ struct gguf_builder {
         std::vector<int64_t> shape; // PyTorch order
         std::string data;
         uint32_t type = 0;   // F32
-        int64_t offset = -1; // negative: where it belongs
+        int64_t offset = -1; // negative: its own place
     };
 
     std::string magic = "GGUF";

@@ -148,7 +148,7 @@ def test_the_frameworks_own_vectors(reference_dir: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("encoder_type", ["selective", "multi_token", "transformer"])
 def test_any_number_of_layers_has_room_in_the_graphs(encoder_type: EncoderType, tmp_path: Path) -> None:
-    for n_layers in (1, 2, 7, 8, 15, 16, 31, 32, 64):  # graphs of these sizes are full or nearly full
+    for n_layers in (1, 2, 7, 8, 15, 16, 31, 32, 64):  # sizes that fill a graph or nearly fill it
         layers = range(n_layers)
         for n_target in {1, n_layers}:  # an encoder's graph with many nodes, and one with few
             config, tensors = random_wrapper(

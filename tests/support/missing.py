@@ -9,7 +9,7 @@ import pytest
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip the test; fail it in CI, where nothing may be missing and no test may be hidden."""
+    """Skip the test; fail it in CI, because nothing may be missing there and no test may be hidden."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

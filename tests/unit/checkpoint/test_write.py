@@ -1,4 +1,4 @@
-"""The checkpoint of a trained wrapper: what is written is read back, in the framework's format."""
+"""The checkpoint of a trained wrapper: it is written and read back in the framework's format."""
 
 from __future__ import annotations
 

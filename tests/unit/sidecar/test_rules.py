@@ -165,7 +165,7 @@ def test_values_at_their_bounds_load(core: CoreReader, tmp_path: Path) -> None:
 
 
 def test_tables_beyond_their_bound(core: CoreReader, tmp_path: Path) -> None:
-    """A file of some kilobytes can require a huge table, because more tokens and heads hardly enlarge the file."""
+    """A file of some kilobytes can require a huge table, because more tokens and heads enlarge the file very little."""
     config, arrays = wrapper("multi_token")
     config = replace(config, hidden_dim=257, encoder_dim=1, bottleneck_dim=1024, num_cognitive_tokens=1024)
     config = replace(config, ca_num_heads=1024, enc_num_heads=1, target_layers=(1,), cross_attn_layers=(2,))
