@@ -210,7 +210,7 @@ def _threshold(run: RunDir, settings: EvalSettings, loaded: Loaded, engine: Engi
     if settings.target_coverage is None and settings.max_over_refusal is None:
         return {"value": settings.threshold, "chosen": "as shipped" if settings.threshold == 0.5 else "by hand"}
     found = Collected.read(run.collect, "val")
-    plan = _plan(loaded, [(place, found.records[place].question) for place in found.others(_left_out(run))])
+    plan = _plan(loaded, [(place, found.records[place].question) for place in found.excluding(_left_out(run))])
     path = run.eval / f"calibration_{settings.engine}_{loaded.tag}.jsonl"
     val = gather(engine, plan, path, progress=_named(stage, "ask for the threshold"))
     point = OperatingPoint(max_over_refusal=settings.max_over_refusal, target_coverage=settings.target_coverage)
@@ -231,7 +231,7 @@ def _trained_scores(
     """The baselines that learn from the training questions, and what is to be said of them."""
     whole = (Collected.read(run.collect, split) for split in ("train", "val"))
     # what was kept from the wrapper is kept from them as well
-    train, val = (found.at(found.others(_left_out(run))) for found in whole)
+    train, val = (found.at(found.excluding(_left_out(run))) for found in whole)
     if not train.records or not val.records:
         raise RunDirError(f"run directory '{run.path}': has no training or validation questions, expected some")
     scores = {}
