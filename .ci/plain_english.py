@@ -1,7 +1,7 @@
 """Refuse phrases that send a reader back to the start of the sentence, and British spellings.
 
 ``plain_english.py FILE...`` prints each place and exits with 1 if there is any. In Python and C++ files it reads
-comments and docstrings, without the code in them; in other files it reads everything.
+comments and docstrings, in other files every line. It skips code between backticks.
 
 Say it directly: subject, verb, object; "if" or "when" for a condition, "where" only for a place.
 """
@@ -35,7 +35,7 @@ RULES: Final = re.compile(
     """
 )
 
-#: Code in a comment or docstring: ``name``, `name`, and lines of an example.
+#: Code: ``name``, `name`, and lines of an example.
 CODE: Final = re.compile(r"``.*?``|`[^`]*`|:\w+:|^\s*(>>>|\.\.\.).*$")
 
 #: A string, a character, or a comment of C++; a string must not seem to begin a comment.
@@ -71,14 +71,15 @@ def python_comments(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file that people read, with their numbers."""
+    """Yield the lines of a file that people read, with their numbers and without code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".h", ".cpp"):
-        yield from ((number, CODE.sub("", line)) for number, line in cpp_comments(text))
+        lines = cpp_comments(text)
     elif path.suffix == ".py":
-        yield from ((number, CODE.sub("", line)) for number, line in python_comments(text))
+        lines = python_comments(text)
     else:
-        yield from enumerate(text.split("\n"), 1)
+        lines = enumerate(text.split("\n"), 1)
+    yield from ((number, CODE.sub("", line)) for number, line in lines)
 
 
 def main(names: list[str]) -> int:

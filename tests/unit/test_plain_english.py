@@ -44,7 +44,7 @@ def lines(root: Path, path: Path) -> list[int]:
     [
         ("code.py", PYTHON, [1, 3, 10]),
         ("code.cpp", CPP, [1, 2, 5]),
-        ("page.md", "anew\n`anew`\n", [1, 2]),
+        ("page.md", "anew\n`anew`\n", [1]),
     ],
 )
 def test_what_is_read(repo_root: Path, tmp_path: Path, name: str, text: str, refused: list[int]) -> None:
