@@ -116,6 +116,12 @@ void set_cpu_defaults(common_cpu_params & params) {
     params.poll = POLL_LEVEL;
 }
 
+void limit_polling(common_cpu_params & params) {
+    if (params.n_threads > allowed_cpus()) {
+        params.poll = 0;
+    }
+}
+
 void set_one_thread(ggml_backend_t backend) {
     ggml_backend_dev_t dev = ggml_backend_get_device(backend);
     ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;

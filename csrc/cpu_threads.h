@@ -20,6 +20,10 @@ int default_threads();
 // milliseconds after a graph instead of spinning for a tenth of a second.
 void set_cpu_defaults(common_cpu_params & params);
 
+// Turns polling off if there are more threads than CPUs: a thread that spins would keep the one that it waits for off
+// its CPU. Call it when the number of threads is known.
+void limit_polling(common_cpu_params & params);
+
 // The smallest CPU quota of a cgroup and its parents in whole CPUs, rounded up; 0: unlimited or unknown.
 // root: where cgroup file systems are mounted ("/sys/fs/cgroup"); membership: the text of /proc/self/cgroup.
 int cgroup_cpus(const std::string & root, const std::string & membership);

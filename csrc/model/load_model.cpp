@@ -1,5 +1,6 @@
 #include "model/load_model.h"
 
+#include "cpu_threads.h"
 #include "errors.h"
 #include "log.h"
 #include "text/chat_template.h"
@@ -29,6 +30,8 @@ common_init_result_ptr load_model(common_params & params) {
                 std::to_string(GGML_MAX_N_THREADS));
         }
     }
+    limit_polling(params.cpuparams);
+    limit_polling(params.cpuparams_batch);
     if (params.n_batch < 1 || params.n_ubatch < 1 || params.n_ctx < 0) {
         throw option_error(
             "sizes of context, batch and micro-batch are " + std::to_string(params.n_ctx) + ", " +

@@ -64,7 +64,7 @@ def test_logits_match_a_whole_pass(lowest: str, pair: RuntimePair, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_5"])
 def test_threads_beyond_the_cpus_compute_the_same(kind: str, tiny: Callable[[str], TinyModel], tmp_path: Path) -> None:
-    """Two threads per CPU, and one thread. Threads that wait for a node yield: spinning would take minutes here."""
+    """Two threads per CPU, and one thread. They wait without polling: spinning would take minutes here."""
     n_threads = 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     with runtime_pair(kind, tmp_path, tiny, tested={"n_threads": n_threads}, plain={}, **NO_REUSE) as pair:
         pair.attach(tmp_path, [1, pair.num_layers - 1])
