@@ -115,62 +115,64 @@ const std::vector<own_flag> OWN_FLAGS = {
      {"LLAMA_ARG_META_DECAY"},
      "FLOOR,TAU",
      [](cli_args & args, const given & value) { set_decay(args.schedule, value.text, value.source); },
-     "let the injection fade from 1 to FLOOR of its strength over an answer, all but 1/e\n"
-     "of the way in TAU tokens; 0.3,16 is usual (env: {env})",
+     "weaken the injection over an answer: its strength falls from 1 to FLOOR, and has\n"
+     "covered all but 1/e of the way after TAU tokens. 0.3,16 is usual\n"
+     "(env: {env})",
      NEEDS_WRAPPER},
     {{"--meta-window"},
      {"LLAMA_ARG_META_WINDOW"},
      "N",
      [](cli_args & args, const given & value) { set_window(args.schedule, value.text, value.source); },
-     "inject into the prompt and the first N tokens of an answer, and no further\n"
+     "inject into the prompt and the first N tokens of an answer only\n"
      "(env: {env})",
      NEEDS_WRAPPER},
     {{"--meta-refresh"},
      {"LLAMA_ARG_META_REFRESH"},
      "COSINE,MIN,MAX",
      [](cli_args & args, const given & value) { set_refresh(args.schedule, value.text, value.source); },
-     "make the cognitive tokens anew while an answer grows: where the cosine of the\n"
-     "base's activations with those last encoded is below COSINE, compared MIN tokens\n"
-     "after an encoding and then ever less often; and MAX tokens after it in any case;\n"
-     "0.5,3,20 is usual. Takes the memory of a second context for each answer\n"
-     "(env: {env}; META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)",
+     "recompute the cognitive tokens while an answer grows, if the base's activations\n"
+     "have changed: if their cosine with the last encoded ones is below COSINE. Compares\n"
+     "MIN tokens after an encoding, then less and less often; recomputes after MAX\n"
+     "tokens in any case. 0.5,3,20 is usual. Each answer needs the memory of a second\n"
+     "context (env: {env};\n"
+     "META_DYNAMIC=1 with META_THRESHOLD=T is T,3,20)",
      NEEDS_WRAPPER},
     {{"--meta-goal"},
      {"LLAMA_ARG_META_GOAL", "META_ANCHOR"},
      "TEXT",
      [](cli_args & args, const given & value) { args.goal = value.text; },
-     "encode this text, as it is, and hold its cognitive tokens in place of a prompt's\n"
-     "own; wrappers of kind goal_anchor are trained this way and need it\n"
+     "encode this text, without chat template, and inject its cognitive tokens instead\n"
+     "of the prompt's own. Wrappers of kind goal_anchor need it\n"
      "(env: {env})",
      NEEDS_WRAPPER},
     {{"--doubt-threshold"},
      {"LLAMA_ARG_DOUBT_THRESHOLD"},
      "T",
      [](cli_args & args, const given & value) { args.doubt_threshold = parse_threshold(value.text, value.source); },
-     "decline where doubt reaches T, from 0 (always) to 1 (never)\n"
+     "decline if the doubt is T or more, from 0 (always) to 1 (never)\n"
      "(default: 0.5, as the sidecar is calibrated; env: {env})",
      NEEDS_WRAPPER},
     {{"--refusal-text"},
      {"LLAMA_ARG_REFUSAL_TEXT"},
      "TEXT",
      [](cli_args & args, const given & value) { args.refusal_text = parse_refusal_text(value.text, value.source); },
-     "the text that the wrapper was trained to decline with, if its sidecar lacks it\n"
-     "or has another one; doubt is then the probability of the first token of TEXT,\n"
+     "the sentence that the wrapper was trained to decline with, if its sidecar has none\n"
+     "or another one. The doubt is then the probability of the first token of TEXT,\n"
      "without the sidecar's bias (env: {env})",
      NEEDS_WRAPPER},
     {{"--hidden-cache"},
      {"LLAMA_ARG_HIDDEN_CACHE"},
      "N",
      [](cli_args & args, const given & value) { args.limits.hidden_mib = parse_mib(value.text, value.source); },
-     "most MiB for what the clean pass over a prompt keeps for the injected one, which\n"
-     "then begins at the lowest injection; 0: it goes through all blocks again\n"
+     "at most N MiB for hidden states of a prompt. With them, pass 2 begins at the lowest\n"
+     "injected block; 0: pass 2 goes through all blocks\n"
      "(default: 256; env: {env})"},
     {{"--prefix-cache"},
      {"LLAMA_ARG_PREFIX_CACHE"},
      "N",
      [](cli_args & args, const given & value) { args.limits.prefix_mib = parse_mib(value.text, value.source); },
-     "most MiB for what the clean pass over a prompt leaves for the next one that\n"
-     "begins with the same tokens; 0: each is computed from its first token on\n"
+     "at most N MiB for the keys, values and states of the last prompts. A prompt that\n"
+     "begins with the same tokens reuses them; 0: no reuse\n"
      "(default: 512; env: {env})"},
     {{"--no-meta"},
      {"META_BASE"},
@@ -187,7 +189,7 @@ const std::vector<own_flag> OWN_FLAGS = {
      {"META_RAW"},
      nullptr,
      [](cli_args & args, const given & value) { args.raw = parse_switch(value.text, value.source); },
-     "take the prompt as it is, without chat template (env: {env}=1)"},
+     "use the prompt without chat template (env: {env}=1)"},
     {{"--prompts"},
      {},
      "FNAME",
@@ -501,10 +503,11 @@ cli_args parse_args(int argc, char ** argv) {
             "no sidecar given: use --meta FILE (made by `metadeploy export`), or --no-meta for the base alone");
     }
     if (args.raw && !args.common.system_prompt.empty()) {
-        throw usage_error("--raw leaves the chat template out, and with it the system prompt (-sys)");
+        throw usage_error("--raw uses no chat template, so there is no place for the system prompt (-sys)");
     }
     if (!args.goal.empty() && args.schedule.refresh) {
-        throw usage_error("--meta-goal holds its cognitive tokens, --meta-refresh makes them anew: give one of them");
+        throw usage_error(
+            "--meta-goal keeps its cognitive tokens, --meta-refresh recomputes them: give one of the two");
     }
     if (!args.output.empty() && args.prompts.empty()) {
         throw usage_error("--output goes with --prompts");

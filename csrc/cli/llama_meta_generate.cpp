@@ -269,7 +269,7 @@ private:
     std::vector<llama_token> tokens_of(const prompt_item & item) const {
         if (args.raw) {
             if (!item.messages.empty()) {
-                throw error("--raw needs a text, got messages (it leaves the chat template out)");
+                throw error("--raw needs a text, got messages (it uses no chat template)");
             }
             return eng.tokenize(item.prompt, /*add_special =*/true, /*parse_special =*/true);
         }

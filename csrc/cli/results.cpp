@@ -222,7 +222,7 @@ void refuse_overwriting(int argc, char ** argv) {
             if (is_same_file(output, input)) {
                 throw error(
                     subject_of(output) + " is the same file as the input '" + input +
-                    "' (an output never replaces what it is made of; give another file)");
+                    "' (an output never replaces its own input; give another file)");
             }
         }
     }

@@ -42,13 +42,13 @@ void quantize_model(const std::string & src, const std::string & dst, const std:
     params.nthread = n_threads > 0 ? n_threads : allowed_cpus();
     params.allow_requantize = true; // the base may be quantized already; the caller knows its type
     if (is_same_file(src, dst)) {
-        throw error("file '" + dst + "' is the model to be quantised (an output never replaces what it is made of)");
+        throw error("file '" + dst + "' is the model to be quantized (an output never replaces its own input)");
     }
     replacing_file out(dst);
     log_capture log;
     if (llama_model_quantize(src.c_str(), out.path().c_str(), &params) != 0) {
         throw error(
-            "model '" + src + "' cannot be quantised to " + file_type + ": " + log.first_line("unknown reason"));
+            "model '" + src + "' cannot be quantized to " + file_type + ": " + log.first_line("unknown reason"));
     }
     out.commit();
 }

@@ -124,7 +124,9 @@ void engine::check_fits(const sidecar & source) const {
     // these call the hook inside a block, before the residual is added: they do not pass the block's output
     static const std::set<std::string> hooked_inside = {"nemotron_h", "nemotron_h_moe"};
     if (const std::string arch = architecture(); hooked_inside.count(arch) != 0) {
-        faults.push_back("cannot meet: architecture '" + arch + "' has its seam inside the block, not at its output");
+        faults.push_back(
+            "has no place to be injected: architecture '" + arch +
+            "' calls the block hook inside the block, not at its output");
     }
     if (!faults.empty()) {
         throw model_mismatch_error(
@@ -189,7 +191,7 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
             if (it == next_hook->seen().end()) {
                 faults.push_back(
                     "block " + std::to_string(il) + " of architecture '" + architecture() +
-                    "' has no seam in llama.cpp, the wrapper would do nothing there");
+                    "' does not call the block hook in llama.cpp, the wrapper would do nothing there");
             } else if (!it->second.empty()) {
                 faults.push_back(
                     "block " + std::to_string(il) + " of architecture '" + architecture() +
@@ -445,7 +447,7 @@ void engine::start_capture(const capture & cap) {
         if (it == hook->seen().end() || !it->second.empty()) {
             throw model_mismatch_error(
                 "block " + std::to_string(il) + " of architecture '" + architecture() +
-                "' has no seam in llama.cpp, its output cannot be shown");
+                "' does not call the block hook in llama.cpp, its output cannot be shown");
         }
     }
     hook->set_capture(&cap);

@@ -96,19 +96,19 @@ private:
         }
     }
 
-    // a size that the tensors tell and a key repeats
-    int64_t agreed(const char * key, int64_t told, const char * what) {
+    // a size that follows from the tensors, and that a key repeats
+    int64_t agreed(const char * key, int64_t from_tensors, const char * what) {
         const std::optional<int64_t> declared = meta.integer(key);
-        if (told == 0) {
+        if (from_tensors == 0) {
             if (!meta.has(key)) {
                 fault(key, std::string("is missing, and no tensor tells ") + what);
             }
             return declared.value_or(0);
         }
-        if (declared && *declared != told) {
-            fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(told));
+        if (declared && *declared != from_tensors) {
+            fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(from_tensors));
         }
-        return told;
+        return from_tensors;
     }
 
     int64_t heads(const char * key, bool needed, int64_t width) {
@@ -132,9 +132,9 @@ private:
         }
         const int64_t width = dims.size('E');
         const int64_t inner = dims.size('F');
-        const auto check = [&](const char * key, const std::optional<int64_t> & declared, int64_t told) {
-            if (declared && *declared != told) {
-                fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(told));
+        const auto check = [&](const char * key, const std::optional<int64_t> & declared, int64_t from_tensors) {
+            if (declared && *declared != from_tensors) {
+                fault(key, "is " + std::to_string(*declared) + ", but the tensors say " + std::to_string(from_tensors));
             }
         };
         if (width != 0) {

@@ -29,7 +29,7 @@ _KNOWN_FILES: Final = (
     ("collect/*.jsonl", "questions, the base's answers, and whether they are right"),
     ("collect/*.safetensors", "activations of the base at the last prompt token"),
     ("train/curves.csv", "loss and validation figures of each epoch"),
-    ("train/curves.png", "plot of these curves"),
+    ("train/curves.png", "plot of curves.csv"),
     ("eval/results_*.json", "the results that this card shows"),
     ("eval/samples_*.jsonl", "each question with both answers and the doubt"),
     ("eval/calibration_*.jsonl", "validation questions on which a threshold was chosen"),

@@ -50,7 +50,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Question]:
     """Read questions from a file with one JSON object in each line.
 
     The keys are ``question``, ``answers`` (a list), ``category`` and optionally ``entity`` and ``choices`` (a list).
-    Other keys are ignored, except that a likely typo of one of these is an error. Empty lines are ignored, too.
+    Other keys are ignored, except for a likely typo of one of them, which is an error. Empty lines are ignored, too.
 
     Args:
         path: a UTF-8 file.

@@ -35,7 +35,7 @@ class McNemar:
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     """Test whether two methods succeed equally often on the same questions.
 
-    Only questions on which the methods differ count. If neither is better, each of these favors either method with
+    Only questions on which the methods differ count. If neither is better, each of them favors either method with
     probability ½. p is the two-sided binomial probability, 0 to 1; low if the methods differ, 1 if they never do.
 
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; the exact

@@ -53,7 +53,8 @@ class Timings:
             (pass 2 evaluated all blocks) or ``none`` (nothing is injected).
         hidden_bytes: memory of the cached hidden states.
         n_prompt: number of tokens of the prompt.
-        n_reused: number of these that pass 1 did not evaluate, because an earlier prompt began with the same tokens.
+        n_reused: number of prompt tokens that pass 1 did not evaluate, because an earlier prompt began with the same
+            tokens.
         n_generated: number of tokens of the answer, without its end token.
         n_refreshed: number of times that the cognitive tokens were computed again during the answer.
     """

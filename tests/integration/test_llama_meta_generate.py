@@ -178,7 +178,7 @@ def test_system_prompt(doubter: Program, tiny: Program) -> None:
     assert n_prompt("-sys", "Answer in one word, without any explanation, and only if you are sure of it.") > n_prompt()
     run = tiny("-p", "hello", "-sys", "Hi", "--raw")
     assert (run.returncode, run.stdout) == (2, "")
-    assert "--raw leaves the chat template out, and with it the system prompt" in run.stderr
+    assert "--raw uses no chat template, so there is no place for the system prompt" in run.stderr
 
 
 def test_flags_of_llama_cpp(tiny: Program, tmp_path: Path) -> None:

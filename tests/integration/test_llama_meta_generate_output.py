@@ -125,7 +125,7 @@ def test_a_file_of_prompts_is_not_written_over(flag: str, name: str, tiny: Progr
     os.link(path, tmp_path / "hard")
     run = tiny("--prompts", path, flag, tmp_path / name)
     assert (run.returncode, run.stdout) == (1, "")
-    assert f"is the same file as the input '{path}' (an output never replaces what it is made of" in run.stderr
+    assert f"is the same file as the input '{path}' (an output never replaces its own input" in run.stderr
     assert path.read_text(encoding="utf-8") == "one\ntwo"
 
 

@@ -286,7 +286,7 @@ def test_quantized_weights_are_dequantized_exactly(bases: tuple[Path, Path], fol
 def test_a_base_that_llama_cpp_cannot_quantize_is_an_error(bases: tuple[Path, Path], folder: Folder) -> None:
     work = folder(bases[0])
     bases[0].write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(ModelLoadError, match=r"base model '.*f32.gguf': model '.*' cannot be quantised to Q8_0"):
+    with pytest.raises(ModelLoadError, match=r"base model '.*f32.gguf': model '.*' cannot be quantized to Q8_0"):
         work.base("Q8_0")
     assert not list(work.path.iterdir())
 
