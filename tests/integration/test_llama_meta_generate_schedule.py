@@ -122,7 +122,7 @@ def test_many_at_once(
         (["--meta-window", "1.5"], "--meta-window has 1.500000, expected a number of tokens"),
         (["--meta-refresh", "0.5,3"], "--meta-refresh is '0.5,3', expected 3 numbers such as 0.5,3,20"),
         (["--meta-refresh", "0.5,30,20"], "refresh's max_interval is 20, expected at least its min_interval"),
-        (["--meta-goal", "x", "--meta-refresh", "0.5,3,20"], "--meta-goal holds its cognitive tokens"),
+        (["--meta-goal", "x", "--meta-refresh", "0.5,3,20"], "--meta-goal keeps its cognitive tokens"),
         (["--no-meta", "--meta-window", "3"], "--meta-window needs the wrapper, --no-meta leaves it out"),
         (["--no-meta", "--meta-goal", "x"], "--meta-goal needs the wrapper"),
     ],
