@@ -35,6 +35,12 @@ TINY: Final = {
     "gemma3": {"activations": 1e-5, "cognitive tokens": 1e-5, "hidden states": 1e-5, "logits": 1e-5},
 }
 
+# figures of an answer's log-probabilities, on logits that spread by about 3, summed over up to 20 tokens
+FIGURES_MAX_ABS: Final = {"llama": 1e-4, "qwen3": 1e-4, "qwen3_5": 3e-3, "gemma3": 3e-2}
+
+# verdicts of a random head on such features; measured 2e-3 on gemma3
+P_WRONG_MAX_ABS: Final = {"llama": 1e-5, "qwen3_5": 1e-3, "gemma3": 5e-3}
+
 # SmolLM2-135M dequantized to F32, trained Doubter: measured 6e-12 and 1.1e-4, on logits that spread over some 40
 SMOLLM2_F32_NMSE: Final = 5e-11
 SMOLLM2_F32_LOGITS_MAX_ABS: Final = 5e-4

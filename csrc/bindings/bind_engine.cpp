@@ -262,6 +262,15 @@ void register_engine(py::module_ & m) {
             },
             py::arg("sidecar"), py::arg("folded") = true, py::arg("refusal_text") = "")
         .def("detach", [](py_engine & self) { self.get().detach(); })
+        .def(
+            "tap_answers",
+            [](py_engine & self, const std::vector<int32_t> & prompt, const std::vector<int32_t> & answer) {
+                engine & eng = self.get();
+                const without_gil release;
+                eng.tap_answers({prompt, answer});
+            },
+            py::arg("prompt_layers"), py::arg("answer_layers"),
+            "Gather what a verdict reads of answers, at these layers; empty lists: stop.")
         .def_property_readonly(
             "sidecar",
             [](py_engine & self) -> py::object {

@@ -73,6 +73,26 @@ void set_tokens(generation_params & p, const std::optional<float_array> & value)
     }
 }
 
+// [(first token, number of tokens, first byte, end byte, means [n_layers, n_embd], figures)], the whole answer last
+py::list sentences_of(const answer_features & features, int64_t n_embd) {
+    const auto row = [&](size_t first, size_t n, size_t begin, size_t end, const std::vector<float> & means,
+                         const figure_array & figures) {
+        const auto n_rows = (py::ssize_t)((int64_t)means.size() / n_embd);
+        const std::vector<float> values(figures.begin(), figures.end());
+        return py::make_tuple(
+            first, n, begin, end, to_numpy(means, {n_rows, (py::ssize_t)n_embd}),
+            to_numpy(values, {(py::ssize_t)values.size()}));
+    };
+    py::list list;
+    for (const sentence_features & sentence : features.sentences()) {
+        list.append(row(
+            sentence.first_token, sentence.n_tokens, sentence.begin, sentence.end, sentence.means, sentence.figures));
+    }
+    const feature_window & answer = features.answer();
+    list.append(row(0, features.n_tokens(), 0, features.n_bytes(), answer.means(), answer.figures()));
+    return list;
+}
+
 class py_scheduler {
 public:
     explicit py_scheduler(py::object engine_) : engine_object(std::move(engine_)), impl(engine_of(engine_object)) {}
@@ -108,12 +128,22 @@ private:
 
 void register_generation(py::module_ & m) {
     constexpr int64_t most = std::numeric_limits<int32_t>::max();
+    m.attr("FIGURE_NAMES") = py::cast(std::vector<std::string>(FIGURE_NAMES.begin(), FIGURE_NAMES.end()));
     py::class_<generation_params> params(m, "GenerationParams", "How to answer; the fields of MetaLlama.generate.");
     def_integer(params, "max_tokens", &generation_params::max_tokens, -1);
     def_integer(params, "n_logprobs", &generation_params::n_logprobs, -1);
     params.def(py::init<>())
         .def_readwrite("stop", &generation_params::stop)
         .def_readwrite("doubt_threshold", &generation_params::doubt_threshold)
+        .def_property(
+            "max_error", [](const generation_params & p) { return p.policy.max_error; },
+            [](generation_params & p, const std::optional<double> & value) { p.policy.max_error = value; })
+        .def_property(
+            "max_p_wrong", [](const generation_params & p) { return p.policy.max_p_wrong; },
+            [](generation_params & p, const std::optional<double> & value) { p.policy.max_p_wrong = value; })
+        .def_property(
+            "withhold", [](const generation_params & p) { return p.policy.withhold; },
+            [](generation_params & p, bool value) { p.policy.withhold = value; })
         .def_property(
             "inject", [](const generation_params & p) { return p.inject.on; },
             [](generation_params & p, bool on) { p.inject.on = on; })
@@ -173,6 +203,48 @@ void register_generation(py::module_ & m) {
         .def_property_readonly("tokens", &generation::tokens)
         .def_property_readonly("doubt", &generation::doubt)
         .def_property_readonly("abstained", &generation::abstained)
+        .def_property_readonly("p_wrong", &generation::p_wrong)
+        .def_property_readonly("too_doubtful", &generation::too_doubtful)
+        .def_property_readonly(
+            "withheld",
+            [](const generation & self) -> py::object {
+                const std::string * text = self.withheld_text();
+                return text ? py::object(to_str(*text)) : py::none();
+            })
+        .def_property_readonly(
+            "verdicts",
+            [](const generation & self) -> py::object {
+                const answer_features * features = self.features();
+                if (!features || !features->is_judged()) {
+                    return py::none();
+                }
+                const std::string & text = self.withheld_text() ? *self.withheld_text() : self.text();
+                const auto n_characters = [&](size_t n_bytes) { return py::len(to_str(text.substr(0, n_bytes))); };
+                py::list list;
+                for (const sentence_features & sentence : features->sentences()) {
+                    list.append(
+                        py::make_tuple(n_characters(sentence.begin), n_characters(sentence.end), sentence.p_wrong));
+                }
+                return list;
+            },
+            "(first character, end, probability of an error or None) of each sentence; None without a verdict head.")
+        .def(
+            "features",
+            [](const generation & self, int64_t n_embd) -> py::object {
+                const answer_features * features = self.features();
+                if (!features || features->is_judged()) {
+                    return py::none();
+                }
+                const std::vector<float> & prompt = features->prompt_rows();
+                const py::array rows =
+                    to_numpy(prompt, {(py::ssize_t)((int64_t)prompt.size() / n_embd), (py::ssize_t)n_embd});
+                return py::make_tuple(rows, sentences_of(*features, n_embd));
+            },
+            py::arg("n_embd"),
+            "What a verdict reads, if tap_answers chose the layers: (rows of the prompt's last token, [(first token, "
+            "number\n"
+            "of tokens, first byte, end byte, mean rows, figures)] of each sentence, and of the answer as the last "
+            "one).")
         .def_property_readonly("timings", &generation::times);
 
     py::class_<py_scheduler>(m, "Scheduler", "Several answers that grow at once, each in a sequence of its own.")

@@ -6,6 +6,7 @@
 #include "model/wrapper.h"
 #include "parse_json.h"
 #include "text/abstention.h"
+#include "text/sentences.h"
 
 #include "ggml-alloc.h"
 
@@ -137,6 +138,20 @@ void register_sidecar(py::module_ & m) {
     m.def(
         "is_abstention", &is_abstention, py::arg("answer"), py::arg("refusal_text"), py::arg("truncated"),
         "Whether the opening sentence of an answer is the refusal; truncated: the answer was cut off.");
+
+    m.def(
+        "sentences",
+        [](const py::bytes & text) {
+            const std::string whole = text;
+            std::vector<std::pair<size_t, size_t>> spans;
+            size_t from = 0;
+            while (const std::optional<sentence_span> span = next_sentence(whole, from, /*is_final =*/true)) {
+                spans.emplace_back(span->begin, span->end);
+                from = span->end;
+            }
+            return spans;
+        },
+        py::arg("text"), "The sentences of a UTF-8 text, as (first byte, end byte).");
 
     m.def(
         "refusal_text_fault", &refusal_text_fault, py::arg("refusal_text"),

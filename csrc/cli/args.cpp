@@ -152,6 +152,28 @@ const std::vector<own_flag> OWN_FLAGS = {
      "decline if the doubt is T or more, from 0 (always) to 1 (never)\n"
      "(default: 0.5, as the sidecar is calibrated; env: {env})",
      NEEDS_WRAPPER},
+    {{"--max-error"},
+     {"LLAMA_ARG_MAX_ERROR"},
+     "RATE",
+     [](cli_args & args, const given & value) { args.policy.max_error = parse_threshold(value.text, value.source); },
+     "keep answers of which at most this proportion is wrong, by a guarantee of the\n"
+     "sidecar's verdict head. The base answers alone, without the injection\n"
+     "(env: {env})",
+     NEEDS_WRAPPER},
+    {{"--max-p-wrong"},
+     {"LLAMA_ARG_MAX_P_WRONG"},
+     "P",
+     [](cli_args & args, const given & value) { args.policy.max_p_wrong = parse_threshold(value.text, value.source); },
+     "keep answers that are wrong with a probability of at most P, by the verdict head\n"
+     "and without a guarantee (env: {env})",
+     NEEDS_WRAPPER},
+    {{"--on-doubt"},
+     {"LLAMA_ARG_ON_DOUBT"},
+     "WHAT",
+     [](cli_args & args, const given & value) { args.policy.withhold = parse_on_doubt(value.text, value.source); },
+     "what happens to the other answers: withhold replaces them by the refusal, flag\n"
+     "keeps them, and --json marks them (default: withhold; env: {env})",
+     NEEDS_WRAPPER},
     {{"--refusal-text"},
      {"LLAMA_ARG_REFUSAL_TEXT"},
      "TEXT",

@@ -1,6 +1,7 @@
 // The command line of llama-meta-generate: llama.cpp's own flags, and ours.
 #pragma once
 
+#include "generation/verdict_policy.h"
 #include "model/engine.h"
 
 #include "common.h"
@@ -15,6 +16,7 @@ struct cli_args {
     std::string meta;             // --meta: sidecar
     double gain = 1.0;            // --meta-gain
     double doubt_threshold = 0.5; // --doubt-threshold
+    verdict_policy policy;        // --max-error, --max-p-wrong, --on-doubt
     injection_schedule schedule;  // --meta-decay, --meta-window, --meta-refresh
     std::string goal;             // --meta-goal: whose cognitive tokens are held, none if empty
     std::string layers;           // META_LAYERS: the layers that the sidecar must have, any if empty

@@ -249,6 +249,7 @@ private:
         if (inject) {
             params.inject = {true, gain_of(item), args.schedule, goal};
             params.doubt_threshold = args.doubt_threshold;
+            params.policy = args.policy;
         }
         return params;
     }

@@ -1,7 +1,9 @@
 #include "cli/output.h"
 
+#include "cli/prompts.h"
 #include "errors.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -51,6 +53,31 @@ double tokens_per_second(const timings & t) {
     return t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
 }
 
+// characters of the first n_bytes of a text, as JSON shows it: with a mark for what is not UTF-8
+size_t n_characters(const std::string & text, size_t n_bytes) {
+    const std::string shown = nlohmann::json::parse(dump_json(text.substr(0, n_bytes)));
+    return (size_t)std::count_if(shown.begin(), shown.end(), [](char c) { return ((unsigned char)c & 0xC0) != 0x80; });
+}
+
+// null if the sidecar has no verdict head
+nlohmann::ordered_json verdict_of(const generation & answer) {
+    using json = nlohmann::ordered_json;
+    const answer_features * features = answer.features();
+    if (!features || !features->is_judged()) {
+        return nullptr;
+    }
+    const auto number = [](const std::optional<double> & value) { return value ? json(*value) : json(nullptr); };
+    const std::string & text = answer.withheld_text() ? *answer.withheld_text() : answer.text();
+    json sentences = json::array();
+    for (const sentence_features & sentence : features->sentences()) {
+        sentences.push_back(
+            {{"start", n_characters(text, sentence.begin)},
+             {"end", n_characters(text, sentence.end)},
+             {"p_wrong", number(sentence.p_wrong)}});
+    }
+    return {{"p_wrong", number(answer.p_wrong())}, {"sentences", sentences}, {"too_doubtful", answer.too_doubtful()}};
+}
+
 } // namespace
 
 void check_streams() {
@@ -97,23 +124,31 @@ nlohmann::ordered_json to_json(const generation & answer) {
     using json = nlohmann::ordered_json;
     const timings t = answer.times();
     const std::optional<double> doubt = answer.doubt(); // none: the base alone
-    return {
-        {"text", answer.text()},
-        {"abstained", answer.abstained()},
-        {"doubt", doubt ? json(*doubt) : json(nullptr)},
-        {"finish_reason", finish_reason_name(answer.finish())},
-        {"timings",
-         {{"n_prompt", t.n_prompt},
-          {"n_reused", t.n_reused},
-          {"n_generated", t.n_generated},
-          {"n_refreshed", t.n_refreshed},
-          {"pass1_ms", t.pass1_ms},
-          {"encode_ms", t.encode_ms},
-          {"pass2_ms", t.pass2_ms},
-          {"pass2", pass2_kind_name(t.pass2)},
-          {"hidden_bytes", t.hidden_bytes},
-          {"decode_ms", t.decode_ms},
-          {"tokens_per_second", tokens_per_second(t)}}}};
+    json result = {
+        {"text", answer.text()}, {"abstained", answer.abstained()}, {"doubt", doubt ? json(*doubt) : json(nullptr)}};
+    const std::string * withheld = answer.withheld_text();
+    if (const json verdict = verdict_of(answer); !verdict.is_null() && (withheld || !answer.abstained())) {
+        result["verdict"] = verdict;
+    }
+    if (withheld) {
+        result["withheld"] = *withheld;
+    }
+    result.update(
+        json{
+            {"finish_reason", finish_reason_name(answer.finish())},
+            {"timings",
+             {{"n_prompt", t.n_prompt},
+              {"n_reused", t.n_reused},
+              {"n_generated", t.n_generated},
+              {"n_refreshed", t.n_refreshed},
+              {"pass1_ms", t.pass1_ms},
+              {"encode_ms", t.encode_ms},
+              {"pass2_ms", t.pass2_ms},
+              {"pass2", pass2_kind_name(t.pass2)},
+              {"hidden_bytes", t.hidden_bytes},
+              {"decode_ms", t.decode_ms},
+              {"tokens_per_second", tokens_per_second(t)}}}});
+    return result;
 }
 
 nlohmann::ordered_json to_json(const injection_schedule & schedule) {
@@ -143,6 +178,9 @@ void print_statistics(const generation & answer) {
     }
     if (const std::optional<double> doubt = answer.doubt()) {
         std::fprintf(stderr, ", doubt %.4f", *doubt);
+    }
+    if (const std::optional<double> p_wrong = answer.p_wrong()) {
+        std::fprintf(stderr, ", p_wrong %.4f", *p_wrong);
     }
     std::fputs("\n", stderr);
     std::fprintf(

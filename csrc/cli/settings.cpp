@@ -172,6 +172,12 @@ json settings_of(const cli_args & args) {
         settings["--meta"] = file_identity({args.meta});
         settings["--meta-gain"] = args.gain;
         settings["--doubt-threshold"] = args.doubt_threshold;
+        const verdict_policy & policy = args.policy;
+        if (policy.is_set()) { // older results have none of these
+            settings["--max-error"] = policy.max_error ? json(*policy.max_error) : json();
+            settings["--max-p-wrong"] = policy.max_p_wrong ? json(*policy.max_p_wrong) : json();
+            settings["--on-doubt"] = policy.withhold ? "withhold" : "flag";
+        }
         json schedule = to_json(args.schedule);
         if (schedule.is_null()) {
             schedule = json::object(); // static

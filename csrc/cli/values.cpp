@@ -72,6 +72,13 @@ double parse_threshold(const std::string & text, const std::string & source) {
     return threshold;
 }
 
+bool parse_on_doubt(const std::string & text, const std::string & source) {
+    if (text != "withhold" && text != "flag") {
+        throw usage_error(source + " is '" + text + "', expected withhold or flag");
+    }
+    return text == "withhold";
+}
+
 int32_t parse_mib(const std::string & text, const std::string & source) {
     char * end = nullptr;
     const long mib = std::strtol(text.c_str(), &end, 10);

@@ -12,6 +12,7 @@ namespace metadeploy {
 
 double parse_gain(const std::string & text, const std::string & source);
 double parse_threshold(const std::string & text, const std::string & source);
+bool parse_on_doubt(const std::string & text, const std::string & source); // true for "withhold", false for "flag"
 int32_t parse_mib(const std::string & text, const std::string & source);
 std::string parse_refusal_text(const std::string & text, const std::string & source);
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <numeric>
 #include <tuple>
 
@@ -43,6 +44,19 @@ void check_sampling(common_params_sampling & sampling) {
     }
 }
 
+generation_params alone_if_judged(generation_params params) {
+    params.inject.on = params.inject.on && !params.policy.is_set();
+    return params;
+}
+
+// Appends what a later step adds.
+void append(chunk & to, chunk && from) {
+    to.text += from.text;
+    to.tokens.insert(to.tokens.end(), from.tokens.begin(), from.tokens.end());
+    std::move(from.logprobs.begin(), from.logprobs.end(), std::back_inserter(to.logprobs));
+    from = {};
+}
+
 } // namespace
 
 const char * finish_reason_name(finish_reason reason) {
@@ -61,7 +75,8 @@ generation::generation(
     engine & eng, sequence & seq, std::vector<llama_token> prompt, generation_params params_, sequence * clean)
     : eng(eng),
       seq(seq),
-      params(std::move(params_)),
+      params(alone_if_judged(std::move(params_))),
+      limit(p_wrong_limit(params.policy, eng.verdict())),
       sampler(make_sampler()),
       stream(params.stop),
       passes(eng, seq, std::move(prompt), params.inject, prompt_passes::goal::answer, clean),
@@ -106,6 +121,9 @@ void generation::on_evaluated(double ms) {
     if (passes.done()) {
         decode_ms += ms;
         eng.check_logits(seq);
+        if (gathered) {
+            gathered->on_evaluated();
+        }
         return;
     }
     passes.on_evaluated(ms);
@@ -132,6 +150,10 @@ void generation::begin_answer() {
             throw error(UNKNOWN_REFUSAL);
         }
     }
+    if (eng.answers()) {
+        gathered.emplace(eng, seq, passes.has_activations());
+        seq.plan.answer_from = (llama_pos)passes.tokens().size();
+    }
     if (clean) {
         clean_ctx.emplace(eng, seq, *clean, *params.inject.schedule.refresh);
     }
@@ -157,6 +179,9 @@ llama_token generation::sample_token() {
 
 bool generation::end(finish_reason why, chunk & out) {
     reason = why;
+    if (gathered) {
+        gathered->finish();
+    }
     out.text += stream.flush();
     return false;
 }
@@ -165,11 +190,44 @@ bool generation::at_limit(chunk & out) {
     const bool long_enough = params.max_tokens >= 0 && (int64_t)generated.size() >= params.max_tokens;
     if (long_enough || (!generated.empty() && eng.context_full(seq))) {
         end(finish_reason::length, out);
+        hold_back(out, /*more =*/false);
     }
     return reason != finish_reason::none;
 }
 
 bool generation::sample(chunk & out) {
+    const bool more = next_token(out);
+    return hold_back(out, more);
+}
+
+bool generation::too_doubtful() const {
+    const std::optional<double> p = p_wrong();
+    return limit && p && *p > *limit;
+}
+
+// While the verdict is not known, keeps the chunk for a later one. An answer that is too doubtful ends and becomes the
+// refusal. Returns whether more tokens come.
+bool generation::hold_back(chunk & out, bool more) {
+    if (!limit || !params.policy.withhold || is_released) {
+        return more;
+    }
+    append(held, std::move(out));
+    const bool is_known = p_wrong().has_value();
+    if (!is_known && more) {
+        return true;
+    }
+    is_released = true;
+    if (!too_doubtful() || abstained()) {
+        out = std::move(held);
+        return more;
+    }
+    withheld = true;
+    reason = finish_reason::stop;
+    out.text = refusal;
+    return false;
+}
+
+bool generation::next_token(chunk & out) {
     const stopwatch clock(decode_ms);
     const llama_token token = sample_token();
     common_sampler_accept(sampler.get(), token, /*is_generated =*/true);
@@ -181,9 +239,16 @@ bool generation::sample(chunk & out) {
     }
     generated.push_back(token);
     out.tokens.push_back(token);
-    out.text = stream.push(eng.piece(token));
+    const std::string piece = eng.piece(token);
+    if (gathered) {
+        gathered->on_token(token, piece);
+    }
+    out.text = stream.push(piece);
     if (stream.stopped()) {
         reason = finish_reason::stop;
+        if (gathered) {
+            gathered->finish();
+        }
         return false;
     }
     return true;

@@ -1,9 +1,11 @@
 // One answer, token by token: a prompt goes through the passes, then tokens are sampled.
 #pragma once
 
+#include "generation/answer_features.h"
 #include "generation/clean_context.h"
 #include "generation/prompt_passes.h"
 #include "generation/timings.h"
+#include "generation/verdict_policy.h"
 #include "model/doubt_reading.h"
 #include "model/engine.h"
 #include "model/injection.h"
@@ -25,6 +27,7 @@ struct generation_params {
     std::vector<std::string> stop;
     injection inject;
     double doubt_threshold = 0.5; // 0 to 1: declines where doubt() reaches it; 0.5 as calibrated, 0 always, 1 never
+    verdict_policy policy;        // if it is set, the base answers alone: a verdict head judges the base's own answers
     int32_t n_logprobs = -1;      // negative: none; n: of the chosen token and of the n most likely ones
 };
 
@@ -78,13 +81,22 @@ public:
     bool at_limit(chunk & out);
 
     finish_reason finish() const { return reason; }
-    const std::string & text() const { return stream.text(); }
+    const std::string & text() const { return withheld ? refusal : stream.text(); }
+    // The answer that was withheld, as far as it was generated; nullptr if none was.
+    const std::string * withheld_text() const { return withheld ? &stream.text() : nullptr; }
     const std::vector<llama_token> & tokens() const { return generated; }
     timings times() const;
 
     // Known with the first token. Nothing if the base answers alone (inject.on is false, or there is no wrapper); at
     // gain 0, it is read from the base's own logits.
     std::optional<double> doubt() const;
+
+    // What a verdict reads; nullptr unless the engine taps answers. Complete with the answer.
+    const answer_features * features() const { return gathered ? &*gathered : nullptr; }
+
+    // The verdict: see answer_features::p_wrong.
+    bool too_doubtful() const; // whether it is above the limit of the policy
+    std::optional<double> p_wrong() const { return gathered ? gathered->p_wrong() : std::nullopt; }
 
     // by the wrapper's refusal text, or by the framework's if no wrapper is attached
     bool abstained() const { return is_abstention(text(), refusal, reason != finish_reason::stop); }
@@ -94,11 +106,14 @@ private:
     void begin_answer();
     llama_token sample_token();
     token_logprob logprob_of(llama_token token) const;
+    bool next_token(chunk & out);
     bool end(finish_reason why, chunk & out);
+    bool hold_back(chunk & out, bool more);
 
     engine & eng;
     sequence & seq;
     generation_params params;
+    const std::optional<double> limit; // of p_wrong
     common_sampler_ptr sampler;
     text_stream stream;
     prompt_passes passes;
@@ -107,7 +122,11 @@ private:
     std::vector<llama_token> generated;
     double decode_ms = 0.0;
     std::optional<doubt_reading> reading;
+    std::optional<answer_features> gathered;
     finish_reason reason = finish_reason::none;
+    chunk held; // until the verdict is known
+    bool is_released = false;
+    bool withheld = false;
     const std::string refusal; // what counts as declined
 };
 

@@ -58,7 +58,7 @@ size_t prompt_passes::restore(bool whole) {
     checkpoints = eng.cache().checkpoints_for(seq.id, prompt);
     const size_t first = eng.cache().restore(seq, prompt, whole);
     if (first == prompt.size()) {
-        eng.set_tapped(seq, eng.cache().activations(seq.id));
+        eng.set_prompt_rows(seq, eng.cache().activations(seq.id));
     }
     checkpoints.erase(checkpoints.begin(), std::upper_bound(checkpoints.begin(), checkpoints.end(), first));
     if (inject_last_only && !checkpoints.empty() && checkpoints.back() == prompt.size() - 1) {
@@ -129,9 +129,10 @@ void prompt_passes::finish_pass1() {
         }
         return;
     }
+    tapped = true;
     if (wanted != goal::all_logits && !split_last_token && time.n_reused < time.n_prompt) {
         const stopwatch clock(time.pass1_ms);
-        eng.cache().save(seq, prompt, prompt.size(), eng.meta() ? eng.tapped(seq) : std::vector<float>());
+        eng.cache().save(seq, prompt, prompt.size(), eng.prompt_rows(seq));
     }
     if (!is_injected || wanted == goal::activations) {
         current = stage::done;

@@ -35,6 +35,8 @@ public:
         sequence * clean = nullptr);
 
     bool done() const { return current == stage::done; }
+    // Whether the last token went through a clean pass, now or for the prompt cache. Given cognitive tokens need none.
+    bool has_activations() const { return tapped; }
 
     // Returns the next batch, of n_max tokens at most. Call on_evaluated() with the time that it took, before any other
     // batch is evaluated.
@@ -73,6 +75,7 @@ private:
     const bool split_last_token; // memory has a state, which needs a checkpoint before the last token
 
     stage current = stage::done;
+    bool tapped = false;
     size_t pos = 0;                  // of the next token
     size_t end = 0;                  // of this stage
     std::vector<size_t> checkpoints; // where pass 1 adds a checkpoint to the prompt cache

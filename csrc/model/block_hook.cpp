@@ -38,6 +38,12 @@ struct row_layout {
     }
 };
 
+// Rows of a block's output that are copied, each to the column of its sequence.
+struct row_selection {
+    ggml_tensor * slot;   // I32 [n], the column
+    ggml_tensor * row[2]; // I32 [n], for both kinds of rows
+};
+
 } // namespace
 
 // The tensors that change from one micro-batch to the next while the graph stays.
@@ -50,17 +56,20 @@ public:
           hidden_mode(owner.hidden_mode()),
           cap(owner.cap),
           n_captures(owner.n_captures),
-          n_taps(count_taps(graph.ubatch)),
+          n_taps(count(graph.ubatch, is_tapped)),
+          n_answer(count(graph.ubatch, is_answer)),
           n_tokens(graph.n_tokens),
           n_outputs(graph.n_outputs) {
         ggml_context * ctx = graph.ctx0;
-        tap_slot = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
+        tap.slot = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
+        answer.slot = new_graph_input(ctx, GGML_TYPE_I32, n_answer);
         // the last block of many architectures keeps the rows of the outputs only
         for (int kind = 0; kind < 2; ++kind) {
             const int64_t n_rows = kind == 0 ? n_tokens : n_outputs;
             gain[kind] = new_graph_input(ctx, GGML_TYPE_F32, 1, 1, n_rows);
             slots[kind] = new_graph_input(ctx, GGML_TYPE_I32, 1, n_rows);
-            tap_row[kind] = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
+            tap.row[kind] = new_graph_input(ctx, GGML_TYPE_I32, n_taps);
+            answer.row[kind] = new_graph_input(ctx, GGML_TYPE_I32, n_answer);
             position[kind] = new_graph_input(ctx, GGML_TYPE_I64, n_rows);
         }
     }
@@ -73,15 +82,16 @@ public:
     const capture * const cap;
     const int64_t n_captures;
     const int64_t n_taps;
+    const int64_t n_answer;
     const int64_t n_tokens;
     const int64_t n_outputs;
 
-    // A tapped token is one of the outputs (engine::evaluate), so both kinds of rows contain it.
-    ggml_tensor * tap_slot; // I32 [n_taps], whose taps
+    // Tapped tokens and those of answers are outputs (engine::evaluate), so both kinds of rows contain them.
+    row_selection tap;
+    row_selection answer;
     // [0]: for blocks with a row for each token, [1]: for those with a row for each output
     ggml_tensor * gain[2];     // F32 [1, 1, rows]
     ggml_tensor * slots[2];    // I32 [1, rows], whose token it is
-    ggml_tensor * tap_row[2];  // I32 [n_taps]
     ggml_tensor * position[2]; // I64 [rows]
 
     // which of the two a tensor's rows are, or -1
@@ -90,35 +100,43 @@ public:
     }
 
     void set_input(const llama_ubatch * ubatch) override {
-        std::vector<int32_t> tap_slots;
+        selected_rows taps;
+        selected_rows answers;
         std::vector<float> gains[2];
         std::vector<int32_t> of[2];
         std::vector<int64_t> positions[2];
-        std::vector<int32_t> tap_rows[2];
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
             const llama_pos pos = ubatch->pos[i];
             const sequence & seq = owner.sequence_of(*ubatch, i);
-            const bool tapped = pos == seq.plan.tap_pos;
-            if (tapped) {
-                tap_slots.push_back(seq.id);
+            const bool to_tap = is_tapped(seq, pos);
+            const bool to_answer = is_answer(seq, pos);
+            if (to_tap) {
+                taps.slots.push_back(seq.id);
+            }
+            if (to_answer) {
+                answers.slots.push_back(seq.id);
             }
             for (int kind = 0; kind < 2; ++kind) {
                 if (kind == 1 && n_outputs != n_tokens && !ubatch->output[i]) {
                     continue;
                 }
-                if (tapped) {
-                    tap_rows[kind].push_back((int32_t)gains[kind].size());
+                const auto row = (int32_t)gains[kind].size();
+                if (to_tap) {
+                    taps.rows[kind].push_back(row);
+                }
+                if (to_answer) {
+                    answers.rows[kind].push_back(row);
                 }
                 gains[kind].push_back(seq.plan.gain_at(pos));
                 of[kind].push_back(seq.id);
                 positions[kind].push_back(pos);
             }
         }
-        fill_graph_input(tap_slot, tap_slots);
+        taps.fill(tap);
+        answers.fill(answer);
         for (int kind = 0; kind < 2; ++kind) {
             fill_graph_input(gain[kind], gains[kind]);
             fill_graph_input(slots[kind], of[kind]);
-            fill_graph_input(tap_row[kind], tap_rows[kind]);
             fill_graph_input(position[kind], positions[kind]);
         }
     }
@@ -127,7 +145,8 @@ public:
         const llama_ubatch & ubatch = params.ubatch;
         return ubatch.n_tokens == n_tokens && params.n_outputs == n_outputs && any_injected(ubatch) == injects &&
                (!injects || row_layout::of(ubatch) == layout) && owner.hidden_mode() == hidden_mode &&
-               owner.n_captures == n_captures && count_taps(ubatch) == n_taps;
+               owner.n_captures == n_captures && count(ubatch, is_tapped) == n_taps &&
+               count(ubatch, is_answer) == n_answer;
     }
 
 private:
@@ -140,16 +159,31 @@ private:
         return owner.largest;
     }
 
-    int64_t count_taps(const llama_ubatch & ubatch) const {
+    static bool is_tapped(const sequence & seq, llama_pos pos) { return pos == seq.plan.tap_pos; }
+    static bool is_answer(const sequence & seq, llama_pos pos) { return pos >= seq.plan.answer_from; }
+
+    template <typename Predicate>
+    int64_t count(const llama_ubatch & ubatch, const Predicate & predicate) const {
         if (owner.largest) {
             return ubatch.n_seqs_unq;
         }
         int64_t n = 0;
         for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-            n += ubatch.pos[i] == owner.sequence_of(ubatch, i).plan.tap_pos;
+            n += predicate(owner.sequence_of(ubatch, i), ubatch.pos[i]);
         }
         return n;
     }
+
+    struct selected_rows { // the content of a row_selection
+        std::vector<int32_t> slots;
+        std::vector<int32_t> rows[2];
+
+        void fill(const row_selection & tensors) const {
+            fill_graph_input(tensors.slot, slots);
+            fill_graph_input(tensors.row[0], rows[0]);
+            fill_graph_input(tensors.row[1], rows[1]);
+        }
+    };
 };
 
 const sequence & block_hook::sequence_of(const llama_ubatch & ubatch, uint32_t i) const {
@@ -166,8 +200,9 @@ block_hook_input * block_hook::input_of(const llm_graph_context & graph) {
 }
 
 uint32_t block_hook::max_nodes() const {
-    // inputs, the hidden cache, and for each block a tap (3), an injection and a capture of block and attention (6)
-    return 8 + hidden_cache::MAX_NODES + (uint32_t)n_layer * (3 + CA_INJECTION_MAX_NODES + 6);
+    // inputs, the hidden cache, and for each block three taps (of 3), an injection and a capture of block and attention
+    // (6)
+    return 11 + hidden_cache::MAX_NODES + (uint32_t)n_layer * (9 + CA_INJECTION_MAX_NODES + 6);
 }
 
 ggml_tensor * block_hook::on_block(const llm_graph_context & graph, ggml_tensor * cur, int il) {
@@ -183,7 +218,9 @@ ggml_tensor * block_hook::on_block(const llm_graph_context & graph, ggml_tensor 
     }
     seen_layers.emplace(il, "");
     if (hidden && il == hidden->il) {
-        const auto is_tap = [this](const ggml_tensor * memory) { return meta->is_tap(memory); };
+        const auto is_tap = [this](const ggml_tensor * memory) {
+            return meta->is_tap(memory) || (answers && answers->owns(memory));
+        };
         cur = hidden->on_entry(graph, cur, rows == 0, seqs, is_tap);
     }
     if (hidden && il == n_layer - 1) {
@@ -194,11 +231,14 @@ ggml_tensor * block_hook::on_block(const llm_graph_context & graph, ggml_tensor 
     }
     ggml_context * ctx = graph.ctx0;
 
-    ggml_tensor * tap = meta ? meta->tap(il) : nullptr;
-    if (tap && inp->n_taps > 0) {
-        ggml_tensor * tapped = ggml_get_rows(ctx, cur, inp->tap_row[rows]); // F32 [n_embd, n_taps]
-        ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, tap, tapped, inp->tap_slot));
-    }
+    const auto copy_rows = [&](ggml_tensor * target, const row_selection & selection, int64_t n) {
+        if (target && n > 0) {
+            ggml_tensor * chosen = ggml_get_rows(ctx, cur, selection.row[rows]); // F32 [n_embd, n]
+            ggml_build_forward_expand(graph.gf, ggml_set_rows(ctx, target, chosen, selection.slot));
+        }
+    };
+    copy_rows(meta ? meta->tap(il) : nullptr, inp->tap, inp->n_taps);
+    copy_rows(answers ? answers->at_prompt(il) : nullptr, inp->tap, inp->n_taps);
     ggml_tensor * attn = nullptr;
     const ca_tables * tables = meta ? meta->tables(il) : nullptr;
     if (tables && inp->injects) {
@@ -212,6 +252,7 @@ ggml_tensor * block_hook::on_block(const llm_graph_context & graph, ggml_tensor 
         attn = injected.attn;
         graph.cb(cur, "meta_inject", il);
     }
+    copy_rows(answers ? answers->at_answer(il) : nullptr, inp->answer, inp->n_answer);
     if (inp->cap) {
         ggml_tensor * position = ggml_reshape_1d(ctx, inp->position[rows], cur->ne[1]);
         if (const auto it = inp->cap->blocks.find(il); it != inp->cap->blocks.end()) {

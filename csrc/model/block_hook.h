@@ -3,6 +3,7 @@
 #pragma once
 
 #include "graph/cross_attention_unfolded.h"
+#include "model/answer_taps.h"
 #include "model/hidden_cache.h"
 #include "model/sequence.h"
 #include "model/wrapper.h"
@@ -32,6 +33,7 @@ public:
     bool largest = false;                 // build the largest graphs that there can be, to reserve memory
     std::unique_ptr<hidden_cache> hidden; // null without a wrapper
     const cross_attention_unfolded * unfolded = nullptr; // replaces the tables, if set
+    const answer_taps * answers = nullptr;               // reads prompts and answers, if set
 
     // Copies the values of all tokens to these tensors; nullptr: stop.
     void set_capture(const capture * next) {

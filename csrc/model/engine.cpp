@@ -51,6 +51,10 @@ std::string layer_list(const std::vector<int32_t> & layers) {
     return text;
 }
 
+tapped_layers layers_of(const std::optional<verdict_head> & head) {
+    return head ? tapped_layers{head->prompt_layers, head->answer_layers} : tapped_layers{};
+}
+
 } // namespace
 
 engine::engine(common_params params, const cache_limits & limits)
@@ -113,6 +117,15 @@ void engine::check_fits(const sidecar & source) const {
                 std::to_string(n_layer() - 1));
         }
     }
+    if (source.verdict) {
+        for (const std::vector<int32_t> * layers : {&source.verdict->prompt_layers, &source.verdict->answer_layers}) {
+            if (!layers->empty() && *std::max_element(layers->begin(), layers->end()) >= n_layer()) {
+                faults.push_back(
+                    "has a verdict head that reads layers " + layer_list(*layers) + ", the model has layers 0 to " +
+                    std::to_string(n_layer() - 1));
+            }
+        }
+    }
     for (const int32_t token : config.refusal_token_ids) {
         if (token >= n_vocab()) {
             faults.push_back(
@@ -152,6 +165,25 @@ void engine::restore_hook(block_hook * previous) noexcept {
     }
 }
 
+void engine::reserve(block_hook & next, const std::set<int32_t> & layers, const std::string & subject) {
+    next.largest = true;
+    set_hook(&next);
+    next.largest = false;
+    std::vector<std::string> faults;
+    for (const int32_t il : layers) {
+        const std::string block = "block " + std::to_string(il) + " of architecture '" + architecture() + "' ";
+        const auto it = next.seen().find(il);
+        if (it == next.seen().end()) {
+            faults.push_back(block + "does not call the block hook in llama.cpp, nothing would happen there");
+        } else if (!it->second.empty()) {
+            faults.push_back(block + "cannot be injected into: " + it->second);
+        }
+    }
+    if (!faults.empty()) {
+        throw model_mismatch_error(faults_message(subject + "model '" + parameters.model.path + "'", faults));
+    }
+}
+
 void engine::attach(const std::string & sidecar_path, bool folded, const std::string & refusal_text) {
     sidecar source = read_sidecar(sidecar_path);
     if (!refusal_text.empty()) {
@@ -179,48 +211,87 @@ void engine::attach(const std::string & sidecar_path, bool folded, const std::st
     next_hook->hidden =
         std::make_unique<hidden_cache>(il_entry, n_embd(), std::min<int64_t>(n_rows, n_ctx()), n_seq, place(il_entry));
 
-    // reserve the largest graph there can be, and see on the way which blocks the architecture shows
-    next_hook->largest = true;
-    std::vector<std::string> faults;
+    std::unique_ptr<answer_taps> next_taps = taps_are_chosen ? nullptr : make_taps(layers_of(source.verdict));
+    next_hook->answers = taps_are_chosen ? answer_tensors.get() : next_taps.get();
+    std::set<int32_t> layers(source.config.target_layers.begin(), source.config.target_layers.end());
+    layers.insert(injected.begin(), injected.end());
+    if (source.verdict) {
+        layers.insert(source.verdict->prompt_layers.begin(), source.verdict->prompt_layers.end());
+        layers.insert(source.verdict->answer_layers.begin(), source.verdict->answer_layers.end());
+    }
     try {
-        set_hook(next_hook.get());
-        std::set<int32_t> wanted(source.config.target_layers.begin(), source.config.target_layers.end());
-        wanted.insert(source.config.cross_attn_layers.begin(), source.config.cross_attn_layers.end());
-        for (const int32_t il : wanted) {
-            const auto it = next_hook->seen().find(il);
-            if (it == next_hook->seen().end()) {
-                faults.push_back(
-                    "block " + std::to_string(il) + " of architecture '" + architecture() +
-                    "' does not call the block hook in llama.cpp, the wrapper would do nothing there");
-            } else if (!it->second.empty()) {
-                faults.push_back(
-                    "block " + std::to_string(il) + " of architecture '" + architecture() +
-                    "' cannot be injected into: " + it->second);
-            }
-        }
-        if (!faults.empty()) {
-            throw model_mismatch_error(
-                faults_message("sidecar '" + source.path + "' and model '" + parameters.model.path + "'", faults));
-        }
+        reserve(*next_hook, layers, "sidecar '" + source.path + "' and ");
     } catch (...) {
         restore_hook(hook.get());
         throw;
     }
-    next_hook->largest = false;
     reset_all(); // of the wrapper that was there
     hook = std::move(next_hook);
     meta_wrapper = std::move(next_wrapper);
     unfolded = std::move(next_unfolded);
     settings = std::move(next_settings);
+    head = std::move(source.verdict);
+    if (!taps_are_chosen) {
+        answer_tensors = std::move(next_taps);
+    }
 }
 
 void engine::detach() {
-    restore_hook(nullptr);
+    auto next_hook = taps_are_chosen ? std::make_unique<block_hook>(nullptr, seqs, n_layer()) : nullptr;
+    if (next_hook) {
+        next_hook->answers = answer_tensors.get();
+    }
+    restore_hook(next_hook.get());
     reset_all();
-    hook.reset();
+    hook = std::move(next_hook);
     meta_wrapper.reset();
     unfolded.reset();
     settings = {};
+    head.reset();
+    if (!taps_are_chosen) {
+        answer_tensors.reset();
+    }
+}
+
+std::unique_ptr<answer_taps> engine::make_taps(tapped_layers layers) const {
+    const auto place = [this](int il) { return llm->select_buft(il); };
+    return layers.empty() ? nullptr
+                          : std::make_unique<answer_taps>(std::move(layers), n_embd(), (int32_t)seqs.size(), place);
+}
+
+void engine::tap_answers(tapped_layers layers) {
+    const bool are_chosen = !layers.empty();
+    if (!are_chosen) {
+        layers = layers_of(head);
+    }
+    const std::string subject = "taps of answers and ";
+    std::set<int32_t> wanted(layers.prompt.begin(), layers.prompt.end());
+    wanted.insert(layers.answer.begin(), layers.answer.end());
+    if (wanted.size() < std::max(layers.prompt.size(), layers.answer.size())) {
+        throw error("the layers to tap name a layer twice");
+    }
+    if (!wanted.empty() && (*wanted.begin() < 0 || *wanted.rbegin() >= n_layer())) {
+        throw model_mismatch_error(
+            "the layers to tap go from " + std::to_string(*wanted.begin()) + " to " + std::to_string(*wanted.rbegin()) +
+            ", the model has layers 0 to " + std::to_string(n_layer() - 1));
+    }
+    auto next = make_taps(std::move(layers));
+    auto own_hook = hook ? nullptr : std::make_unique<block_hook>(nullptr, seqs, n_layer());
+    block_hook & used = hook ? *hook : *own_hook;
+    used.answers = next.get();
+    try {
+        reserve(used, wanted, subject);
+    } catch (...) {
+        used.answers = answer_tensors.get();
+        restore_hook(hook.get());
+        throw;
+    }
+    reset_all();
+    if (own_hook) {
+        hook = std::move(own_hook);
+    }
+    answer_tensors = std::move(next);
+    taps_are_chosen = are_chosen;
 }
 
 // --- prompts ---------------------------------------------------------------------------------------------------------
@@ -353,6 +424,26 @@ float * engine::logits(const sequence & seq) const {
 
 // --- injection -------------------------------------------------------------------------------------------------------
 
+std::vector<float> engine::prompt_rows(const sequence & seq) const {
+    std::vector<float> rows = meta_wrapper ? tapped(seq) : std::vector<float>();
+    if (answer_tensors) {
+        const std::vector<float> more = answer_tensors->read_prompt(seq.id);
+        rows.insert(rows.end(), more.begin(), more.end());
+    }
+    return rows;
+}
+
+void engine::set_prompt_rows(const sequence & seq, const std::vector<float> & rows) {
+    size_t n_activations = rows.size();
+    if (answer_tensors) {
+        n_activations -= answer_tensors->n_prompt_values();
+        answer_tensors->set_prompt(rows.data() + n_activations, seq.id);
+    }
+    if (meta_wrapper) {
+        set_tapped(seq, {rows.begin(), rows.begin() + (std::ptrdiff_t)n_activations});
+    }
+}
+
 std::vector<float> engine::tapped(const sequence & seq) const {
     return meta_wrapper->activations(seq.id);
 }
@@ -454,7 +545,7 @@ void engine::start_capture(const capture & cap) {
 }
 
 void engine::stop_capture() {
-    if (meta_wrapper) {
+    if (meta_wrapper || answer_tensors) {
         hook->set_capture(nullptr);
     } else if (hook) {
         restore_hook(nullptr);

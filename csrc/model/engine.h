@@ -2,6 +2,7 @@
 #pragma once
 
 #include "graph/cross_attention_unfolded.h"
+#include "model/answer_taps.h"
 #include "model/block_hook.h"
 #include "model/prompt_cache.h"
 #include "model/sequence.h"
@@ -15,6 +16,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -56,6 +59,14 @@ public:
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 
+    // From now on, graphs leave the outputs of these layers in answers(), whatever is attached, and no verdicts are
+    // computed. Empty lists: only what the verdict head of the sidecar reads, if it has one. Forgets all prompts.
+    // Throws model_mismatch_error if there is no such layer, or if the architecture does not show its output.
+    void tap_answers(tapped_layers layers);
+    const answer_taps * answers() const { return answer_tensors.get(); } // nullptr: nothing is read
+    // The verdict head of the attached sidecar; nullptr if it has none, or while other layers are tapped.
+    const verdict_head * verdict() const { return head && !taps_are_chosen ? &*head : nullptr; }
+
     // prompts, and everything else that has to do with text: throws error if the model has no vocabulary
     void require_vocab() const;
     std::vector<llama_token> tokenize(const std::string & text, bool add_special, bool parse_special) const;
@@ -81,7 +92,11 @@ public:
     // Throws error (empty prompt, bad token), context_overflow_error.
     void check_prompt(const std::vector<llama_token> & tokens) const;
 
-    // These three need a wrapper. Activations are n_target rows of n_embd.
+    // Everything that pass 1 leaves of a prompt's last token: the wrapper's activations, then the rows for a verdict.
+    std::vector<float> prompt_rows(const sequence & seq) const;
+    void set_prompt_rows(const sequence & seq, const std::vector<float> & rows);
+
+    // These four need a wrapper. Activations are n_target rows of n_embd.
     std::vector<float> tapped(const sequence & seq) const;
     void set_tapped(const sequence & seq, const std::vector<float> & activations);
     // Set the cognitive tokens that are injected into a sequence from its next token on, at this gain: encoded from its
@@ -116,6 +131,10 @@ public:
 
 private:
     void check_fits(const sidecar & source) const;
+    std::unique_ptr<answer_taps> make_taps(tapped_layers layers) const; // nullptr without layers
+    // Reserves the largest graphs with this hook. Throws model_mismatch_error that begins with subject if the
+    // architecture does not show it a block of these layers, or one that cannot be used.
+    void reserve(block_hook & next, const std::set<int32_t> & layers, const std::string & subject);
     std::string architecture() const;
     void set_hook(block_hook * next);
     void restore_hook(block_hook * previous) noexcept;
@@ -137,6 +156,9 @@ private:
     prompt_cache prompts;
     int64_t n_evaluated = 0;
     std::unique_ptr<cross_attention_unfolded> unfolded; // only for comparison, else null
+    std::optional<verdict_head> head;
+    std::unique_ptr<answer_taps> answer_tensors;
+    bool taps_are_chosen = false; // by tap_answers, not by the head
     std::unique_ptr<block_hook> hook;
     bool reserved = true; // the context has memory for graphs with this hook; without, llama.cpp must not build any
 };

@@ -30,7 +30,7 @@ public:
     // Restores the memory of a sequence after the prompt's first tokens, as far as the entry has it, and returns
     // their number. If these are not all tokens, the entry is empty until save(). Throws decode_error.
     size_t restore(sequence & seq, const std::vector<llama_token> & tokens, bool whole);
-    // of the last token of the stored prompt, n_target rows of n_embd; empty if they were not tapped
+    // of the last token of the stored prompt, as engine::prompt_rows() returns them; empty if they were not tapped
     const std::vector<float> & activations(llama_seq_id id) const { return entry_of(id).activations; }
 
     // Returns where later prompts are likely to depart from this one, in ascending order. A memory with a state needs a

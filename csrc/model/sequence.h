@@ -20,6 +20,7 @@ struct token_plan {
     injection_schedule schedule;
     llama_pos schedule_start = NEVER; // the prompt's last token: the schedule's time is 0 up to it
     llama_pos tap_pos = NEVER;        // position whose block outputs go to the taps
+    llama_pos answer_from = NEVER;    // tokens from this position on are an answer's, for answer_taps
 
     float gain_at(llama_pos pos) const {
         return pos < inject_from ? 0.0f : (float)(gain * schedule.strength(std::max(0, pos - schedule_start)));

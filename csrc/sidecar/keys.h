@@ -40,4 +40,20 @@ inline constexpr char CHAT_TEMPLATE_KWARGS[] = ".chat_template_kwargs";
 inline constexpr char BASE_BLOCK_COUNT[] = ".base_block_count";
 inline constexpr char CHECKPOINT_SHA256[] = ".checkpoint_sha256";
 
+// ours, of the verdict head
+inline constexpr char VERDICT_VERSION[] = ".verdict.version";
+inline constexpr char VERDICT_PROMPT_LAYERS[] = ".verdict.prompt_layers";
+inline constexpr char VERDICT_ANSWER_LAYERS[] = ".verdict.answer_layers";
+inline constexpr char VERDICT_FIGURES[] = ".verdict.figures";
+inline constexpr char VERDICT_WINDOW[] = ".verdict.window";
+inline constexpr char VERDICT_SLOPE[] = ".verdict.slope";
+inline constexpr char VERDICT_INTERCEPT[] = ".verdict.intercept";
+inline constexpr char VERDICT_MAX_ERRORS[] = ".verdict.guarantee.max_errors";
+inline constexpr char VERDICT_THRESHOLDS[] = ".verdict.guarantee.thresholds";
+inline constexpr char VERDICT_COVERAGES[] = ".verdict.guarantee.coverages";
+inline constexpr char VERDICT_DELTA[] = ".verdict.guarantee.delta";
+inline constexpr char VERDICT_N[] = ".verdict.guarantee.n";
+inline constexpr char VERDICT_QUESTIONS[] = ".verdict.guarantee.questions";
+inline constexpr char VERDICT_BASE_SHA256[] = ".verdict.base_sha256";
+
 } // namespace metadeploy::keys

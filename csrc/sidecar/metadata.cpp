@@ -87,6 +87,19 @@ std::optional<float> metadata::number(const char * key) const {
     return gguf_get_val_f32(gguf, id);
 }
 
+std::optional<std::vector<float>> metadata::numbers(const char * key) const {
+    const int64_t id = gguf_find_key(gguf, name(key).c_str());
+    if (id < 0) {
+        return std::nullopt;
+    }
+    if (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, id) != GGUF_TYPE_FLOAT32) {
+        faults.push_back("key '" + name(key) + "' has type " + type_name(gguf, id) + ", expected [f32]");
+        return std::nullopt;
+    }
+    const auto * values = static_cast<const float *>(gguf_get_arr_data(gguf, id));
+    return std::vector<float>(values, values + gguf_get_arr_n(gguf, id));
+}
+
 std::optional<std::vector<int64_t>> metadata::integers(const char * key) const {
     const int64_t id = gguf_find_key(gguf, name(key).c_str());
     if (id < 0) {

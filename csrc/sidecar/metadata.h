@@ -24,6 +24,7 @@ public:
     // Nothing if the key is absent; if the value is of another kind, nothing and a fault.
     std::optional<std::string> text(const char * key) const;
     std::optional<float> number(const char * key) const;
+    std::optional<std::vector<float>> numbers(const char * key) const;
     std::optional<int64_t> integer(const char * key) const;             // 0 to 2147483647
     std::optional<std::vector<int32_t>> tokens(const char * key) const; // 0 to 2147483647 each
     std::optional<std::vector<int32_t>> layers(const char * key) const; // each once, below MAX_LAYERS

@@ -7,6 +7,7 @@
 #include "sidecar/metadata.h"
 #include "sidecar/rules.h"
 #include "sidecar/sidecar.h"
+#include "sidecar/verdict.h"
 
 #include "ggml-cpp.h"
 #include "gguf.h"
@@ -444,12 +445,16 @@ sidecar read_sidecar(const std::string & path) {
     if (!has_encoder) {
         faults.push_back("has no encoder tensors (enc.*)");
     }
-    const tensor_shapes expected = expected_tensors(dims);
+    tensor_shapes expected = expected_tensors(dims);
+    result.verdict = read_verdict(meta, shapes, result.config, faults);
+    if (result.verdict) {
+        expected.merge(verdict_tensors(*result.verdict));
+    }
     for (const std::string & fault : shape_faults(expected, shapes)) {
         faults.push_back(fault);
     }
 
-    // tensors that are not part of a wrapper are ignored
+    // tensors that are part of neither wrapper nor verdict head are ignored
     for (const auto & [name, shape] : expected) {
         if (const auto it = places.find(name); it != places.end()) {
             read_tensor(file, it->second, name, shape, result, faults);
@@ -457,6 +462,9 @@ sidecar read_sidecar(const std::string & path) {
     }
     if (!faults.empty()) {
         throw sidecar_error(faults_message(subject, faults));
+    }
+    if (result.verdict) {
+        take_verdict_weights(result);
     }
     return result;
 }

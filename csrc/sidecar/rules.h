@@ -30,6 +30,12 @@ inline constexpr int64_t MAX_TABLE = 1 << 28; // hidden_dim * cognitive tokens *
 inline constexpr int64_t MAX_REFUSAL_TOKENS = 1024;
 inline constexpr float MAX_REFUSAL_BIAS = 100.0f;
 
+// bounds of the verdict head
+inline constexpr int64_t MAX_VERDICT_LAYERS = 16;
+inline constexpr int64_t MAX_VERDICT_HIDDEN = 4096;
+inline constexpr float MAX_CALIBRATION = 1000.0f;
+inline constexpr int64_t MAX_GUARANTEES = 100;
+
 // Lists the sizes that exceed these bounds. Nothing may be enumerated or allocated by such a size.
 std::vector<std::string> size_faults(const layout & dims);
 

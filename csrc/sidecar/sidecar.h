@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,6 +47,32 @@ struct wrapper_config {
     int64_t base_block_count = 0;           // 0: not said
 };
 
+// Of the answers whose p_wrong is at most the threshold, at most max_error are wrong.
+struct error_guarantee {
+    float max_error;
+    float threshold;
+    float coverage; // of the calibration questions
+};
+
+// Judges an answer: an MLP with one hidden layer, whose inputs sidecar/verdict.h lists.
+struct verdict_head {
+    std::vector<int32_t> prompt_layers;
+    std::vector<int32_t> answer_layers;
+    bool whole_answer = false; // trained to judge whole answers, not their first sentences
+    int64_t n_embd = 0;
+    int64_t n_hidden = 0;
+    float slope = 1.0f; // calibration of the logit
+    float intercept = 0.0f;
+    std::vector<error_guarantee> guarantees; // by ascending max_error
+    float delta = 0.0f;                      // probability that a guarantee does not hold
+    std::vector<float> mean;                 // [n_inputs]
+    std::vector<float> scale;
+    std::vector<float> hidden_weight; // [n_hidden, n_inputs]
+    std::vector<float> hidden_bias;
+    std::vector<float> output_weight; // [n_hidden]
+    float output_bias = 0.0f;
+};
+
 struct host_tensor {
     std::vector<int64_t> shape; // PyTorch order, [out, in]
     std::vector<float> data;
@@ -78,6 +105,7 @@ struct sidecar_tensor {
 struct sidecar {
     std::string path;
     wrapper_config config;
+    std::optional<verdict_head> verdict;
     std::map<std::string, sidecar_tensor> tensors;       // "enc.<name>", "ca.<layer>.<name>"
     std::vector<std::shared_ptr<const float[]>> storage; // memory of the tensors
 

@@ -26,6 +26,7 @@ from metadeploy.cli import export as _export
 from metadeploy.cli import inspect as _inspect
 from metadeploy.cli import ladder as _ladder
 from metadeploy.cli import train as _train
+from metadeploy.cli import verdict as _verdict
 from metadeploy.cli._streams import checked_streams, end_as_sigpipe_does, refuse_closed_stdout
 from metadeploy.errors import Error
 
@@ -46,6 +47,7 @@ _collect.register(app)
 _train.register(app)
 _eval.register(app)
 _ladder.register(app)
+_verdict.register(app)
 _export.register(app)
 _inspect.register(app)
 _edit.register(app)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metadeploy.sidecar.base_model import BaseModel
     from metadeploy.sidecar.examination import Examination
     from metadeploy.sidecar.gguf_file import GGUFFile
+    from metadeploy.sidecar.verdict import VerdictConfig
 
 __all__ = ["register"]
 
@@ -138,6 +139,7 @@ def _sidecar_json(examination: Examination) -> dict[str, Any]:
         "faults": list(examination.faults),
         "oddities": list(examination.oddities),
         "config": None if examination.config is None else asdict(examination.config),
+        "verdict": None if examination.verdict is None else asdict(examination.verdict),
         "metadata": {key: _finite(value.value) for key, value in file.metadata.items()},
         "gates": _gates(file),
         "n_parameters": sum(info.size for info in file.tensors.values()),
@@ -179,6 +181,8 @@ def _show_sidecar(console: Console, examination: Examination) -> None:
         }
         if config.declines:
             facts["declines with"] = f"{config.refusal_text}  (calibrated bias {config.refusal_bias:+g})"
+        if examination.verdict is not None:
+            facts |= _verdict_facts(examination.verdict)
     elif examination.dims.cross_attn_layers:
         facts["injected after"] = f"{ranges(examination.dims.cross_attn_layers)} (by the tensors' names)"
     console.print(facts_table(facts))
@@ -190,6 +194,24 @@ def _show_sidecar(console: Console, examination: Examination) -> None:
     _show_metadata(console, file)
     _show_gates(console, file)
     _show_tensors(console, file)
+
+
+def _verdict_facts(verdict: VerdictConfig) -> dict[str, str]:
+    from metadeploy._exact import percent
+    from metadeploy.cli._console import ranges
+
+    what = "the first sentence" if verdict.window == "first_sentence" else "whole answers"
+    facts = {
+        "verdict head": f"judges {what} by layers {ranges(verdict.answer_layers)} of the answer and "
+        f"{ranges(verdict.prompt_layers)} of the prompt, {verdict.n_hidden} hidden units"
+    }
+    for guarantee in verdict.guarantees:
+        facts[f"max_error {guarantee.max_error:g}"] = (
+            f"keeps answers up to p_wrong {guarantee.threshold:.3f}, {percent(guarantee.coverage)}% of questions like "
+            f"'{verdict.questions}': at most {percent(guarantee.max_error, 0)}% of them are wrong, with confidence "
+            f"{percent(1 - verdict.delta, 0)}% ({verdict.n_calibration} independent questions)"
+        )
+    return facts
 
 
 def _show_metadata(console: Console, file: GGUFFile) -> None:

@@ -37,7 +37,11 @@ __all__ = ["chosen_letter", "first_sentence", "fold", "is_correct", "uses_full_a
 _SYMBOLS: Final = frozenset({"el_symbol", "element_symbol"})
 
 # the periods in "St. John's", "the U.S." and "1. Paris" end no sentence; a closing quote belongs to its sentence
-_SENTENCE_END: Final = re.compile(r"(?<!\bSt)(?<!\bMt)(?<!\bFt)(?<!\.[A-Z])(?<!^\d)[.!?][\"'”’)]*(?=\s|$)|\n")
+# (csrc/text/sentences.cpp has the same rules)
+_CLOSERS: Final = r"[\"'”’)」』]*"
+_SENTENCE_END: Final = re.compile(
+    rf"(?<!\bSt)(?<!\bMt)(?<!\bFt)(?<!\.[A-Z])(?<!^\d)[.!?]{_CLOSERS}(?=\s|$)|[。！？]{_CLOSERS}|\n"
+)
 
 #: Names that contain another name as a whole word. If two begin alike, the longer one comes first.
 _LONGER_NAMES: Final = re.compile(

@@ -16,7 +16,7 @@ from metadeploy.data.hashing import hash_uniform
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.errors import Error, faults_message
 
-__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "sample_questions", "split"]
+__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "sample_questions", "split", "split_off"]
 
 #: Default proportions of the entities in ``train``, ``val`` and ``test``.
 FRACTIONS: Final = (0.8, 0.08, 0.12)
@@ -63,6 +63,22 @@ def split(
         splits[SPLITS[parts[group]]].append(question)
     check_leakage(splits)
     return splits
+
+
+def split_off(
+    questions: Sequence[Question], fraction: float, *, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """Split a part off some questions, by entity: the others, and the part, each in their order.
+
+    Args:
+        questions: the questions.
+        fraction: proportion of the entities in the part.
+        seed: seed of the hash that decides.
+    """
+    groups = _group_names(questions)
+    chosen = [hash_uniform(seed, "part", group) < fraction for group in groups]
+    others = [question for question, is_chosen in zip(questions, chosen, strict=True) if not is_chosen]
+    return others, [question for question, is_chosen in zip(questions, chosen, strict=True) if is_chosen]
 
 
 def load_set(

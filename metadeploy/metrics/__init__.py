@@ -39,7 +39,8 @@ if importlib.util.find_spec("scipy") is None or importlib.util.find_spec("sklear
         "(pip install 'metadeploy[eval]')"
     )
 
-from metadeploy.metrics._calibration import brier, ece
+from metadeploy.metrics._calibration import PlattCalibration, brier, ece, platt_calibration
+from metadeploy.metrics._guarantee import Guarantee, guaranteed_threshold, one_per_entity
 from metadeploy.metrics._inputs import MetricInputError
 from metadeploy.metrics._intervals import SeedMean, bootstrap_interval, bootstrap_intervals, seed_mean, share_intervals
 from metadeploy.metrics._proportions import (
@@ -85,10 +86,12 @@ __all__ = [
     "AUROCDifference",
     "Abstention",
     "Corrections",
+    "Guarantee",
     "Interval",
     "MatchedCoverage",
     "McNemar",
     "MetricInputError",
+    "PlattCalibration",
     "RiskCoverage",
     "SeedMean",
     "Share",
@@ -105,11 +108,14 @@ __all__ = [
     "coverage",
     "e_aurc",
     "ece",
+    "guaranteed_threshold",
     "kept_rate",
     "macro_auroc",
     "matched_coverage",
     "mcnemar",
+    "one_per_entity",
     "over_refusal_rate",
+    "platt_calibration",
     "pooled_auroc",
     "prr",
     "refusal_precision",

@@ -1,13 +1,15 @@
-"""Metrics that compare doubt, read as a probability, with the errors."""
+"""Doubt as a probability: metrics that compare it with the errors, and Platt's calibration."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metadeploy.metrics._inputs import MetricInputError, scored
 
-__all__ = ["brier", "ece"]
+__all__ = ["PlattCalibration", "brier", "ece", "platt_calibration"]
 
 
 def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float | None:
@@ -56,3 +58,58 @@ def brier(doubt: ArrayLike, base_correct: ArrayLike) -> float | None:
     """
     doubts, right = scored(doubt, base_correct, probability=True)
     return float(np.mean((doubts - ~right) ** 2)) if len(right) else None
+
+
+@dataclass(frozen=True)
+class PlattCalibration:
+    """Maps a logit of being wrong to a probability: sigmoid(slope · logit + intercept).
+
+    Attributes:
+        slope: factor; above 0 if higher logits mean more errors.
+        intercept: offset.
+    """
+
+    slope: float
+    intercept: float
+
+    def __call__(self, logit: ArrayLike) -> NDArray[np.float64]:
+        """Return the probabilities of some logits, float64 [n]."""
+        z = self.slope * np.asarray(logit, dtype=np.float64) + self.intercept
+        # both forms are exact where they are used, and neither overflows
+        return np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))))
+
+
+def platt_calibration(logit: ArrayLike, base_correct: ArrayLike) -> PlattCalibration | None:
+    """Fit Platt's calibration: the logistic regression of the errors on the logit.
+
+    It has two parameters, so that a few hundred questions are enough, and it never changes the order of questions.
+
+    Source: Platt, "Probabilistic outputs for support vector machines and comparisons to regularized likelihood
+    methods", 1999, with its prior of the targets: (n₁ + 1) / (n₁ + 2) for the n₁ errors, and 1 / (n₀ + 2) for the n₀
+    right answers. So the fit is finite even if the logit separates the two.
+
+    Args:
+        logit: float [n], any finite numbers; higher means more doubt.
+        base_correct: bool [n].
+
+    Returns:
+        The calibration; None if there are no errors, or only errors.
+    """
+    from scipy.optimize import minimize
+
+    z, right = scored(logit, base_correct)
+    n_wrong, n_right = int((~right).sum()), int(right.sum())
+    if not n_wrong or not n_right:
+        return None
+    targets = np.where(right, 1 / (n_right + 2), (n_wrong + 1) / (n_wrong + 2))
+    center, scale = float(z.mean()), float(z.std()) or 1.0
+    x = (z - center) / scale
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = parameters[0] * x + parameters[1]
+        gradient = PlattCalibration(1.0, 0.0)(logits) - targets
+        value = float(np.mean(np.logaddexp(0.0, logits) - targets * logits))
+        return value, np.array([np.mean(gradient * x), np.mean(gradient)])
+
+    slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    return PlattCalibration(float(slope / scale), float(intercept - slope * center / scale))

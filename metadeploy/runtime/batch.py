@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
 from numpy.typing import ArrayLike
@@ -14,14 +14,18 @@ from metadeploy.errors import Cancelled, Error
 from metadeploy.runtime.options import CALL
 from metadeploy.runtime.stream import Stream
 from metadeploy.runtime.types import (
+    AnswerFeatures,
     CancelCallback,
     FinishReason,
     GenerationChunk,
     GenerationResult,
     Pass2Kind,
     Prompt,
+    SentenceFeatures,
+    SentenceVerdict,
     Timings,
     TokenLogprob,
+    Verdict,
 )
 from metadeploy.schedule import InjectionSchedule
 
@@ -209,12 +213,20 @@ def _chunk(
     open_answer.logprobs.extend(logprobs)
     has_logprobs = open_answer.params.n_logprobs >= 0
     if not more:
-        open_answer.answer.result = _result(
-            outcome, open_answer, injects=open_answer.params.inject and engine.sidecar is not None
+        params = open_answer.params
+        is_judged = params.max_error is not None or params.max_p_wrong is not None
+        injects = params.inject and not is_judged and engine.sidecar is not None
+        open_answer.answer.result = replace(
+            _result(outcome, open_answer, injects=injects),
+            verdict=_verdict(outcome),
+            withheld=outcome.withheld,
+            features=_features(outcome, engine.n_embd),
         )
-    return GenerationChunk(
-        text, tuple(token_ids), logprobs if has_logprobs else None, outcome.doubt, open_answer.answer.result
-    )
+    result = open_answer.answer.result
+    p_wrong = outcome.p_wrong
+    if p_wrong is not None and outcome.abstained and outcome.withheld is None:
+        p_wrong = None  # a refusal is neither right nor wrong
+    return GenerationChunk(text, tuple(token_ids), logprobs if has_logprobs else None, outcome.doubt, result, p_wrong)
 
 
 def _logprob(token: int, raw: bytes, logprob: float, top: Sequence[tuple[int, bytes, str, float]]) -> TokenLogprob:
@@ -226,6 +238,22 @@ def _logprob(token: int, raw: bytes, logprob: float, top: Sequence[tuple[int, by
         raw=raw,
         top_raw=tuple(data for _, data, _, _ in top),
     )
+
+
+def _verdict(answer: _core.Answer) -> Verdict | None:
+    verdicts = answer.verdicts
+    if verdicts is None or (answer.abstained and answer.withheld is None):
+        return None
+    return Verdict(answer.p_wrong, tuple(SentenceVerdict(*verdict) for verdict in verdicts), answer.too_doubtful)
+
+
+def _features(answer: _core.Answer, n_embd: int) -> AnswerFeatures | None:
+    features = answer.features(n_embd)
+    if features is None:
+        return None
+    prompt, rows = features
+    *sentences, whole = (SentenceFeatures(*row) for row in rows)
+    return AnswerFeatures(prompt if len(prompt) else None, tuple(sentences), whole)
 
 
 def _result(answer: _core.Answer, open_answer: _OpenAnswer, *, injects: bool) -> GenerationResult:

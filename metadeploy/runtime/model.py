@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedModel"]
 
+#: Number of a block.
+_LAYER = whole_number()
+
 FloatArray = NDArray[np.float32]
 
 
@@ -169,6 +172,25 @@ class LoadedModel:
         """Remove the sidecar and continue with the base alone."""
         with self._lock:
             self._engine.detach()
+
+    def tap_answers(self, prompt_layers: Sequence[int] = (), answer_layers: Sequence[int] = ()) -> None:
+        """Gather what a verdict reads: from now on, every `GenerationResult` has ``features``.
+
+        Costs a copy of one row per layer and token, and one pass over the logits per token. Meanwhile, no verdicts are
+        computed. Without layers: stop. The layers stay the same when a sidecar is attached or detached.
+
+        Args:
+            prompt_layers: blocks whose output at the prompt's last token is gathered, each once.
+            answer_layers: blocks whose mean output over the answer's tokens is gathered, each once.
+
+        Raises:
+            ModelMismatchError: the model has no such block, or its architecture does not show the block's output.
+        """
+        lists = [
+            [check("a layer to tap", layer, _LAYER) for layer in layers] for layers in (prompt_layers, answer_layers)
+        ]
+        with self._lock:
+            self._engine.tap_answers(*lists)
 
     @property
     def gain(self) -> float:

@@ -13,7 +13,7 @@ from metadeploy._checks import check, check_all, flag, shown, visible_text, whol
 from metadeploy._prompts import is_sequence
 from metadeploy.runtime.options import CHAT_DEFAULTS, COMPLETION_DEFAULTS, complete
 from metadeploy.runtime.stream import last, through
-from metadeploy.runtime.types import GenerationChunk, Timings, TokenLogprob
+from metadeploy.runtime.types import GenerationChunk, GenerationResult, Timings, TokenLogprob
 
 __all__ = ["chat_completion", "text_completion"]
 
@@ -137,6 +137,7 @@ class _Shape:
             "finish_reason": result.finish_reason,
             "abstained": result.abstained,
             "doubt": result.doubt,
+            **_verdict(result),
         }
         return {**self.whole_head, "choices": [choice], **_usage(result.timings)}
 
@@ -153,8 +154,15 @@ class _Shape:
             if chunk.text or chunk.logprobs:
                 yield chunk_of(self.part(chunk.text), self.logprobs(chunk.logprobs), doubt=chunk.doubt)
             if (result := chunk.result) is not None:
-                end = {"finish_reason": result.finish_reason, "abstained": result.abstained}
+                end = {"finish_reason": result.finish_reason, "abstained": result.abstained, **_verdict(result)}
                 yield {**chunk_of(self.part(None), None, doubt=chunk.doubt, **end), **_usage(result.timings)}
+
+
+def _verdict(result: GenerationResult) -> dict[str, Any]:
+    """Return the ``verdict`` field of a choice, or nothing if there is no verdict."""
+    if result.verdict is None:
+        return {}
+    return {"verdict": asdict(result.verdict), **({} if result.withheld is None else {"withheld": result.withheld})}
 
 
 def _usage(timings: Timings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
 from numpy.typing import ArrayLike
 
@@ -47,6 +47,9 @@ __all__ = [
 #: llama.cpp chooses a random seed for this value.
 _RANDOM_SEED: Final = 0xFFFFFFFF
 
+#: What happens to answers that are too doubtful.
+OnDoubt: TypeAlias = Literal["withhold", "flag"]
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -70,6 +73,12 @@ class AnswerOptions(TypedDict, total=False):
             whole answer.
         doubt_threshold: the doubt from which on the model declines, from 0 (always) to 1 (never); 0.5 is the calibrated
             threshold. It has no effect at gain 0, which is the base exactly.
+        max_error: keep the answers of which at most this proportion is wrong, by a guarantee of the sidecar's verdict
+            head (`metadeploy inspect` shows them). The base then answers alone, without the injection, because the head
+            judges the base's own answers.
+        max_p_wrong: keep the answers whose verdict is at most this probability of being wrong; without a guarantee.
+        on_doubt: what happens to the other answers: ``withhold`` replaces them by the refusal, and a stream holds back
+            the text until the verdict is there; ``flag`` keeps them, and the verdict marks them.
         logprobs: also return log-probabilities: those of the answer's tokens and of this many most likely tokens.
     """
 
@@ -86,6 +95,9 @@ class AnswerOptions(TypedDict, total=False):
     schedule: InjectionSchedule
     cognitive_tokens: ArrayLike | None
     doubt_threshold: float
+    max_error: float | None
+    max_p_wrong: float | None
+    on_doubt: OnDoubt
     logprobs: int | None
 
 
@@ -115,6 +127,9 @@ class _OpenAIOptions(TypedDict, total=False):
     schedule: InjectionSchedule | None
     cognitive_tokens: ArrayLike | None
     doubt_threshold: float | None
+    max_error: float | None
+    max_p_wrong: float | None
+    on_doubt: OnDoubt | None
     model: str | None
 
 
@@ -162,6 +177,9 @@ _ANSWER_DEFAULTS: Final[Mapping[str, Any]] = {
     "schedule": STATIC,
     "cognitive_tokens": None,
     "doubt_threshold": 0.5,
+    "max_error": None,
+    "max_p_wrong": None,
+    "on_doubt": "withhold",
     "logprobs": None,
 }
 #: Defaults of `GenerationOptions`.
@@ -213,6 +231,9 @@ GENERATION: Final[Mapping[str, Rule]] = {
     "inject": flag(),
     "schedule": instance(InjectionSchedule),
     "doubt_threshold": number(0, 1),
+    "max_error": number(0, 1).or_none(),
+    "max_p_wrong": number(0, 1).or_none(),
+    "on_doubt": Rule("'withhold' or 'flag'", lambda value: value in get_args(OnDoubt)),
     "logprobs": whole_number(0).or_none(),
 }
 
@@ -253,8 +274,12 @@ def generation_params(options: Mapping[str, Any], *, default_gain: float) -> _co
     stop = options["stop"]
     values = check_all(GENERATION, {**options, "stop": None if stop == "" else stop})
     params = _core.GenerationParams()
-    for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "inject", "doubt_threshold"):
+    for name in (
+        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "inject", "doubt_threshold", "max_error",
+        "max_p_wrong",
+    ):  # fmt: skip
         setattr(params, name, values[name])
+    params.withhold = values["on_doubt"] == "withhold"
     params.max_tokens = -1 if values["max_tokens"] is None else values["max_tokens"]
     params.seed = _RANDOM_SEED if values["seed"] is None else values["seed"] % _RANDOM_SEED
     params.stop = values["stop"] or []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AnswerFeatures",
     "CancelCallback",
     "FinishReason",
     "GenerationChunk",
@@ -17,8 +18,11 @@ __all__ = [
     "Message",
     "Pass2Kind",
     "Prompt",
+    "SentenceFeatures",
+    "SentenceVerdict",
     "Timings",
     "TokenLogprob",
+    "Verdict",
 ]
 
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -99,6 +103,78 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class SentenceFeatures:
+    """What a verdict reads of one sentence, or of a whole answer.
+
+    Log-probabilities, entropies and margins are natural and of the model's own distribution, before temperature. The
+    margin of a token is the largest log-probability at its place less the second largest.
+
+    Attributes:
+        first_token: its first token, counted in the answer from 0.
+        n_tokens: number of its tokens.
+        start: where it begins in the answer's UTF-8 bytes, before a stop string is removed.
+        end: where it ends there, after its closing punctuation.
+        means: mean output of each tapped layer over its tokens, F32 [n_answer_layers, n_embd]. The last token of an
+            answer that was cut off is left out, because no block has processed it; NaN if no token is left.
+        figures: F32 [11], the figures of `metadeploy.sidecar.verdict.FIGURE_NAMES` of its tokens' log-probabilities.
+    """
+
+    first_token: int
+    n_tokens: int
+    start: int
+    end: int
+    means: NDArray[np.float32]
+    figures: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AnswerFeatures:
+    """What a verdict reads; see :meth:`MetaLlama.tap_answers`.
+
+    Attributes:
+        prompt: output of each tapped layer at the prompt's last token, in the clean pass, F32 [n_prompt_layers,
+            n_embd]; None if no clean pass went over the prompt (cognitive tokens were given).
+        sentences: of each sentence, in order.
+        answer: of all tokens.
+    """
+
+    prompt: NDArray[np.float32] | None
+    sentences: tuple[SentenceFeatures, ...]
+    answer: SentenceFeatures
+
+
+@dataclass(frozen=True)
+class SentenceVerdict:
+    """The verdict on one sentence of an answer.
+
+    Attributes:
+        start: where it begins in the text of the answer, in characters.
+        end: where it ends there, after its closing punctuation.
+        p_wrong: probability that it is wrong; None if no block of the base has processed any of its tokens.
+    """
+
+    start: int
+    end: int
+    p_wrong: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verdict head of a sidecar concludes from an answer.
+
+    Attributes:
+        p_wrong: probability that the answer is wrong, in [0, 1]. Most heads judge the first sentence, because they are
+            trained on questions with short answers; others judge the whole answer. None if it cannot be judged.
+        sentences: the verdict on each sentence, in order.
+        too_doubtful: whether ``p_wrong`` is above the limit of the call; False if it has no limit.
+    """
+
+    p_wrong: float | None
+    sentences: tuple[SentenceVerdict, ...]
+    too_doubtful: bool = False
+
+
+@dataclass(frozen=True)
 class GenerationResult:
     """A finished answer.
 
@@ -113,6 +189,10 @@ class GenerationResult:
         doubt: the doubt, in (0, 1), which does not depend on the threshold. At the calibrated threshold of 0.5, a
             greedy answer becomes the refusal. None if the base answered alone, or if the tokens of the refusal are
             unknown.
+        verdict: the verdict on the answer; None if the sidecar has no verdict head, or if the answer is the refusal.
+        withheld: the answer that was withheld, as far as it was generated, because it is too doubtful; ``text`` is then
+            the refusal. None if none was.
+        features: what a verdict reads, if :meth:`MetaLlama.tap_answers` was called, else None.
     """
 
     text: str
@@ -123,6 +203,9 @@ class GenerationResult:
     timings: Timings
     gain: float
     doubt: float | None = None
+    verdict: Verdict | None = None
+    withheld: str | None = None
+    features: AnswerFeatures | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,6 +218,7 @@ class GenerationChunk:
         logprobs: one entry for each token, or None if they were not requested.
         doubt: as in `GenerationResult`; the same in all chunks.
         result: the whole answer in the last chunk, otherwise None.
+        p_wrong: as in `Verdict`; None until the part of the answer that it judges is complete.
     """
 
     text: str
@@ -142,3 +226,4 @@ class GenerationChunk:
     logprobs: tuple[TokenLogprob, ...] | None
     doubt: float | None
     result: GenerationResult | None
+    p_wrong: float | None = None

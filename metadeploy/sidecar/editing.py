@@ -9,29 +9,27 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from metadeploy._checks import check_all, flag, instance, names, path, shown
-from metadeploy._files import refuse_overwriting, replacing, sha256
+from metadeploy._files import refuse_overwriting, sha256
 from metadeploy._json import JSONFault, parse
 from metadeploy.errors import SidecarError, faults_message
 from metadeploy.sidecar import keys
-from metadeploy.sidecar.examination import Examination, examine, examine_file, prefix_of
+from metadeploy.sidecar.examination import examine_file, prefix_of
 from metadeploy.sidecar.gguf_file import GGUFFile, Value, read_gguf
 from metadeploy.sidecar.refusal import check_refusal_text
+from metadeploy.sidecar.rewriting import checked, rewrite
 from metadeploy.sidecar.rules import MAX_INT
-from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT, WrapperConfig
+from metadeploy.sidecar.spec import DEFAULT_REFUSAL_TEXT
 from metadeploy.sidecar.writer import base_model_keys, check_target
 
 __all__ = ["EDITABLE", "Change", "EditReport", "edit_sidecar"]
 
 _BASE_MODEL: Final = "base_model"
-_TYPE_NUMBERS: Final = {"str": 8, "u32": 4, "f32": 6, "i32": 5}
-_ARRAY: Final = 9
-_CHUNK: Final = 1 << 24
 _ARGUMENTS: Final = {
     "path": path(),
     "values": instance(Mapping).or_none(),
@@ -215,21 +213,15 @@ def edit_sidecar(
     _update_refusal_keys(file, prefix, requested, None if base is None else Path(base))
     edited = replace(file, metadata=_edited_metadata(file.metadata, requested))
     changes = _changes(file.metadata, edited.metadata)
-    config = _valid(examine_file(edited), target)
+    config = checked(examine_file(edited), target)
     if base is not None:
         from metadeploy.sidecar.base_model import check_base
 
         check_base(base, config)
     written = not dry_run and bool(changes or output is not None)
     if written:
-        _write(file, requested, target)
+        rewrite(file, target, requested)
     return EditReport(path=target, changes=tuple(changes), written=written, sha256=sha256(target) if written else None)
-
-
-def _valid(examination: Examination, target: Path) -> WrapperConfig:
-    if examination.faults or examination.config is None:
-        raise SidecarError(faults_message(f"sidecar '{target}' as edited", examination.faults))
-    return examination.config
 
 
 def _requested(values: Mapping[str, str], unset: Sequence[str], prefix: str) -> dict[str, Value | None]:
@@ -328,67 +320,3 @@ def _changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Ch
     return [
         Change(key, plain(before.get(key)), plain(after.get(key))) for key in names if before.get(key) != after.get(key)
     ]
-
-
-# -- the file
-
-
-def _write(file: GGUFFile, requested: Mapping[str, Value | None], target: Path) -> None:
-    try:
-        with replacing(target) as temporary:
-            with temporary.open("wb") as out:
-                for part in _parts(file, requested):
-                    out.write(part)
-            _valid(examine(temporary), target)
-    except OSError as problem:
-        raise SidecarError(f"sidecar '{target}': cannot be written: {problem.strerror or problem}") from problem
-
-
-def _parts(file: GGUFFile, requested: Mapping[str, Value | None]) -> Iterator[bytes]:
-    """Yield the bytes of the new file: those of the old one, except for the keys that change."""
-    records: list[bytes] = []
-    for key, span in file.key_spans.items():
-        value = requested.get(key)
-        if key not in requested:
-            records.append(_copied(file, *span))
-        elif value is not None:
-            records.append(_record(key, value))
-    added = {key: value for key, value in requested.items() if key not in file.key_spans}
-    records += [_record(key, value) for key, value in added.items() if value is not None]
-    tensor_records = _copied(file, *file.records_span)
-    head = b"GGUF" + struct.pack("<IQQ", file.version, len(file.tensors), len(records))
-    header = b"".join((head, *records, tensor_records))
-    yield header
-    yield bytes(-len(header) % file.alignment)
-    for begin in range(file.data_offset, file.size, _CHUNK):
-        yield _copied(file, begin, min(begin + _CHUNK, file.size))
-
-
-def _copied(file: GGUFFile, begin: int, end: int) -> bytes:
-    """Return bytes of the old file."""
-    try:
-        data = file.file.read(begin, end - begin)
-    except OSError as problem:
-        raise SidecarError(f"sidecar '{file.path}': cannot be read: {problem.strerror or problem}") from problem
-    if len(data) < end - begin:
-        raise SidecarError(f"sidecar '{file.path}': has become shorter than {end} bytes (truncated while it was read?)")
-    return data
-
-
-def _record(key: str, value: Value) -> bytes:
-    """Return a key and its value as GGUF stores them."""
-    name = key.encode()
-    return struct.pack("<Q", len(name)) + name + _stored(value)
-
-
-def _stored(value: Value) -> bytes:
-    if value.type.startswith("["):
-        assert isinstance(value.value, list)
-        kind = value.type[1:-1]
-        items = b"".join(struct.pack("<i", item) for item in value.value)
-        return struct.pack("<IIQ", _ARRAY, _TYPE_NUMBERS[kind], len(value.value)) + items
-    number = struct.pack("<I", _TYPE_NUMBERS[value.type])
-    if isinstance(value.value, str):
-        text = value.value.encode()
-        return number + struct.pack("<Q", len(text)) + text
-    return number + struct.pack("<f" if value.type == "f32" else "<I", value.value)

@@ -39,6 +39,7 @@ from metadeploy.sidecar.spec import (
     JSONValue,
     WrapperConfig,
 )
+from metadeploy.sidecar.verdict import VERDICT_PREFIX, VerdictConfig, read_verdict_config
 
 __all__ = ["Examination", "examine", "examine_file", "examine_head", "prefix_of"]
 
@@ -60,6 +61,7 @@ class Examination:
         faults: the reasons why the file cannot be used; empty for a valid sidecar.
         oddities: notes about anything unusual that does no harm.
         dims: sizes and parts of the wrapper that follow from the tensors.
+        verdict: the verdict head without its weights; None if the file has none, or if there are faults.
     """
 
     file: GGUFFile
@@ -67,6 +69,7 @@ class Examination:
     faults: tuple[str, ...]
     oddities: tuple[str, ...]
     dims: Dims
+    verdict: VerdictConfig | None = None
 
 
 def examine(path: str | Path) -> Examination:
@@ -120,6 +123,7 @@ class _Examiner:
         self.faults: list[str] = []
         self.oddities: list[str] = []
         self.prefix = ""
+        self.verdict: VerdictConfig | None = None
 
     def run(self) -> Examination:
         prefix = prefix_of(self.file)
@@ -136,11 +140,14 @@ class _Examiner:
             self.faults += too_large
             return self._result(None, Dims(cross_attn_layers=dims.cross_attn_layers))  # without the bad sizes
         config = self._config(declared, dims)
+        self._read_verdict(dims, shapes)
         self._check_tensors(dims, shapes)
         return self._result(config, dims)
 
     def _result(self, config: WrapperConfig | None, dims: Dims) -> Examination:
-        return Examination(self.file, None if self.faults else config, tuple(self.faults), tuple(self.oddities), dims)
+        verdict = None if self.faults else self.verdict
+        config = None if self.faults else config
+        return Examination(self.file, config, tuple(self.faults), tuple(self.oddities), dims, verdict)
 
     # -- metadata
 
@@ -395,12 +402,25 @@ class _Examiner:
 
     # -- tensors
 
+    def _read_verdict(self, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        hidden_dim = dims.sizes.get("D") or self._declared_int(keys.HIDDEN_DIM)
+        n_blocks = self._declared_int(keys.BASE_BLOCK_COUNT) or None
+        self.verdict, faults = read_verdict_config(self.file.metadata, self.prefix, shapes, hidden_dim, n_blocks)
+        self.faults += faults
+
+    def _declared_int(self, template: str) -> int:
+        """Return the number of a key whose faults are already known; 0 if it is not usable."""
+        value = self.file.metadata.get(self._key(template))
+        return value.value if value is not None and isinstance(value.value, int) else 0
+
     def _check_tensors(self, dims: Dims, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if not any(name.startswith("enc.") for name in shapes):
             self.faults.append("has no encoder tensors (enc.*)")
             dims = Dims(sizes=dims.sizes, cross_attn_layers=dims.cross_attn_layers)
         faults, extras = shape_faults(dims, shapes)
         self.faults += faults
+        if self.verdict is not None:
+            extras = [name for name in extras if not name.startswith(VERDICT_PREFIX)]
         self.oddities += [f"tensor '{name}' is not part of this kind of wrapper; ignored" for name in extras]
         for name, info in self.file.tensors.items():
             if name in extras and info.nbytes is not None:

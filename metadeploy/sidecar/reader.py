@@ -15,6 +15,7 @@ from metadeploy.sidecar.examination import examine
 from metadeploy.sidecar.gguf_file import GGUFFile
 from metadeploy.sidecar.layout import Shape, expected_tensors
 from metadeploy.sidecar.spec import WrapperConfig
+from metadeploy.sidecar.verdict import VerdictHead, verdict_tensors
 
 __all__ = ["Sidecar", "Tensors", "read_sidecar"]
 
@@ -52,6 +53,7 @@ class Sidecar:
     Attributes:
         path: the file.
         config: the config of the wrapper.
+        verdict: the verdict head; None if the sidecar has none.
         tensors: float32 arrays by sidecar name, converted lazily.
         metadata: all keys of the file with their plain values.
         oddities: notes about anything unusual that does no harm.
@@ -62,6 +64,7 @@ class Sidecar:
     tensors: Mapping[str, NDArray[np.float32]]
     metadata: Mapping[str, Any]
     oddities: tuple[str, ...]
+    verdict: VerdictHead | None = None
 
 
 def read_sidecar(path: str | Path) -> Sidecar:
@@ -81,4 +84,9 @@ def read_sidecar(path: str | Path) -> Sidecar:
         raise SidecarError(faults_message(f"sidecar '{path}'", examination.faults))
     metadata = {key: value.value for key, value in examination.file.metadata.items()}
     tensors = Tensors(examination.file, expected_tensors(examination.dims))
-    return Sidecar(Path(path), examination.config, tensors, metadata, examination.oddities)
+    verdict = None
+    if examination.verdict is not None:
+        shapes = verdict_tensors(examination.verdict)
+        weights = {name: examination.file.f32(name).reshape(shape) for name, shape in shapes.items()}
+        verdict = VerdictHead(examination.verdict, weights)
+    return Sidecar(Path(path), examination.config, tensors, metadata, examination.oddities, verdict)

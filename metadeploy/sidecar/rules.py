@@ -13,7 +13,9 @@ from metadeploy.sidecar.spec import EncoderType
 __all__ = [
     "MAX_ALIGNMENT",
     "MAX_ARRAY",
+    "MAX_CALIBRATION",
     "MAX_COGNITIVE_TOKENS",
+    "MAX_GUARANTEES",
     "MAX_HEAD_BYTES",
     "MAX_INNER_WIDTH",
     "MAX_INT",
@@ -25,6 +27,8 @@ __all__ = [
     "MAX_TABLE",
     "MAX_TENSORS",
     "MAX_TEXT_BYTES",
+    "MAX_VERDICT_HIDDEN",
+    "MAX_VERDICT_LAYERS",
     "MAX_WIDTH",
     "TRANSFORMER_KEYS",
     "cognitive_token_faults",
@@ -76,6 +80,16 @@ TRANSFORMER_KEYS: Final = (
 MAX_REFUSAL_TOKENS: Final = 1024
 #: Logits of language models differ by a few tens, so a larger bias cannot come from a calibration.
 MAX_REFUSAL_BIAS: Final = 100.0
+
+# Bounds of the verdict head. Heads read one to four layers, and have 128 to 512 hidden units.
+
+#: Layers at the prompt's last token, and layers of the answer.
+MAX_VERDICT_LAYERS: Final = 16
+MAX_VERDICT_HIDDEN: Final = 4096
+#: Slope and intercept of a calibration.
+MAX_CALIBRATION: Final = 1000.0
+#: Error rates with a guarantee.
+MAX_GUARANTEES: Final = 100
 
 #: Symbol of a size in the tables of tensors -> its description and its bound.
 _SIZES: Final = {

@@ -1,0 +1,106 @@
+"""A threshold with a guarantee: of what is answered, at most a chosen proportion is wrong, with a chosen confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from metadeploy.metrics._inputs import MetricInputError, labels, same_length, scored, scores
+
+__all__ = ["Guarantee", "guaranteed_threshold", "one_per_entity"]
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """A threshold, and what it guarantees.
+
+    Attributes:
+        threshold: answer if the score is at most this.
+        max_error: α, the guaranteed error rate of what is answered.
+        delta: probability that the guarantee does not hold.
+        coverage: proportion of the calibration questions that are answered.
+        n: number of calibration questions that were tested, one for each entity.
+    """
+
+    threshold: float
+    max_error: float
+    delta: float
+    coverage: float
+    n: int
+
+
+def one_per_entity(entity: ArrayLike, *, seed: int = 0) -> NDArray[np.intp]:
+    """Draw one question for each entity, so that the questions are independent. Return their indices, ascending.
+
+    Args:
+        entity: text or numbers [n]; each empty text is an entity of its own.
+        seed: seed of the draw.
+    """
+    entities = labels(entity, name="entity")
+    order = np.random.default_rng(seed).permutation(len(entities))
+    chosen: dict[object, int] = {}
+    for index in order.tolist():
+        label = entities[index].item()
+        chosen.setdefault(("own", index) if label == "" else label, index)
+    return np.array(sorted(chosen.values()), dtype=np.intp)
+
+
+def guaranteed_threshold(
+    score: ArrayLike,
+    correct: ArrayLike,
+    *,
+    candidates: ArrayLike,
+    max_error: float,
+    delta: float = 0.1,
+    n_starts: int = 6,
+) -> Guarantee | None:
+    """Find the highest threshold whose error rate is proven to be at most ``max_error``.
+
+    Learn-then-Test with fixed-sequence testing: for each of ``n_starts`` evenly spaced candidates, thresholds are
+    tested in ascending order from there on, each at level ``delta`` / ``n_starts``, until one fails. The test of a
+    threshold is the binomial test of "its error rate is above max_error", among the questions that it answers. So the
+    probability that any threshold that passes is above ``max_error`` is at most ``delta``, if the calibration
+    questions and those of a user are drawn independently from the same distribution.
+
+    Source: Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve risk control", 2021.
+
+    Args:
+        score: float [n] on the calibration questions, which must be independent (`one_per_entity`). Higher means more
+            doubt.
+        correct: bool [n].
+        candidates: float [m], thresholds that were chosen without the calibration questions.
+        max_error: α, above 0 and below 1.
+        delta: probability that the guarantee may fail, above 0 and below 1.
+        n_starts: number of sequences.
+
+    Returns:
+        The guarantee with the highest threshold; None if no threshold passes.
+    """
+    from scipy.stats import binom
+
+    values, right = scored(score, correct)
+    (thresholds,) = scores(candidates=candidates)
+    same_length(score=values, correct=right)
+    if not 0 < max_error < 1 or not 0 < delta < 1 or n_starts < 1:
+        raise MetricInputError(
+            f"guarantee: max_error is {max_error}, delta {delta} and n_starts {n_starts}, expected rates between 0 and "
+            "1 and at least one start"
+        )
+    thresholds = np.unique(thresholds)
+    if not len(thresholds) or not len(values):
+        return None
+    order = np.argsort(values, kind="stable")
+    n_answered = np.searchsorted(values[order], thresholds, side="right")
+    n_wrong = np.concatenate([[0], np.cumsum(~right[order])])[n_answered]
+    passes = binom.cdf(n_wrong, n_answered, max_error) <= delta / n_starts
+    best = -1
+    for start in np.unique(np.linspace(0, len(thresholds) - 1, n_starts + 2)[1:-1].astype(int)).tolist():
+        failures = np.flatnonzero(~passes[start:])
+        last = len(thresholds) - 1 if not len(failures) else start + int(failures[0]) - 1
+        best = max(best, last if last >= start else -1)
+    if best < 0:
+        return None
+    coverage = float(n_answered[best] / len(values))
+    return Guarantee(float(thresholds[best]), max_error, delta, coverage, len(values))

@@ -1,0 +1,273 @@
+"""`metadeploy verdict`: asks a base, trains and calibrates a verdict head, and writes it into a sidecar."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metadeploy._files import sha256, write_json
+from metadeploy._version import own_version
+from metadeploy.data.question import Question
+from metadeploy.data.splits import check_leakage, load_set, sample_questions, split_off
+from metadeploy.errors import Error
+from metadeploy.metrics import (
+    Guarantee,
+    PlattCalibration,
+    auroc,
+    brier,
+    ece,
+    guaranteed_threshold,
+    macro_auroc,
+    one_per_entity,
+    platt_calibration,
+    selective_accuracies_at,
+)
+from metadeploy.runtime import MetaLlama
+from metadeploy.sidecar import read_sidecar
+from metadeploy.sidecar.rewriting import write_verdict
+from metadeploy.sidecar.verdict import FIGURE_NAMES, ErrorGuarantee, VerdictConfig, VerdictHead
+from metadeploy.verdict.answers import Answers, collect_answers
+from metadeploy.verdict.settings import ERROR_RATES, PARTS, VerdictSettings, default_layers
+
+__all__ = ["TrainedVerdict", "train_verdict"]
+
+#: Proportion of the training questions' entities that are kept for the calibration.
+_CALIBRATION_FRACTION: Final = 0.11
+#: Thresholds that may get a guarantee: quantiles of the validation logits.
+_N_CANDIDATES: Final = 100
+_COVERAGES: Final = (0.1, 0.2, 0.31, 0.5)
+#: Called with the name of a stage, and the number of its items that are done, and of all.
+_Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainedVerdict:
+    """The result of `train_verdict`.
+
+    Attributes:
+        results: figures on the test questions, the calibration and the guarantees, ready for JSON.
+        sidecar: the sidecar with the head.
+        path: the file of the results.
+    """
+
+    results: dict[str, Any]
+    sidecar: Path
+    path: Path
+
+
+def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> TrainedVerdict:
+    """Ask, train, calibrate, measure and write.
+
+    Answers that are already in the folder are used again, so an interrupted run continues.
+
+    Args:
+        folder: gets ``answers/``, ``verdict.json`` and ``verdict_sidecar.gguf``.
+        settings: what to train on, and how.
+        stage: called with the progress.
+
+    Raises:
+        RunDirError: the folder has answers from other settings.
+        SidecarError: the sidecar is not valid.
+        ModelLoadError: the base cannot be loaded.
+        ModelMismatchError: the sidecar does not fit the base.
+        Error: a part has no questions, or the base is right on all or on none of them.
+    """
+    parts = _parts(settings)
+    answers, config = _ask_all(folder / "answers", parts, settings, stage)
+    for part in ("train", "val", "calibration"):
+        if answers[part].correct.all() or not answers[part].correct.any():
+            how_many = "all" if answers[part].correct.all() else "none"
+            raise Error(
+                f"verdict: the base is right on {how_many} of the {len(answers[part])} {part} questions, expected some "
+                "of both (hint: other or more questions)"
+            )
+    head = _trained(answers, config, settings, stage)
+    p_wrong = {part: _probabilities(head, answers[part]) for part in PARTS}
+    guarantees = _guarantees(p_wrong, answers, settings)
+    head = VerdictHead(_with_guarantees(head.config, guarantees, settings), head.tensors)
+    results = _measured(head, p_wrong, answers, guarantees, settings)
+    target = folder / "verdict_sidecar.gguf"
+    write_verdict(settings.sidecar, head, target)
+    path = folder / "verdict.json"
+    write_json(path, {**results, "sidecar_sha256": sha256(target)})
+    return TrainedVerdict(results, target, path)
+
+
+def _parts(settings: VerdictSettings) -> dict[str, list[Question]]:
+    splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
+    train, calibration = split_off(splits["train"], _CALIBRATION_FRACTION, seed=settings.seed)
+    parts = {"train": train, "val": splits["val"], "calibration": calibration, "test": splits["test"]}
+    check_leakage(parts)
+    parts = {name: sample_questions(parts[name], settings.limit, settings.seed) for name in PARTS}
+    if empty := [name for name in PARTS if not parts[name]]:
+        raise Error(f"questions '{settings.questions}': no question in {', '.join(empty)}, expected more questions")
+    return parts
+
+
+def _ask_all(
+    folder: Path, parts: Mapping[str, list[Question]], settings: VerdictSettings, stage: _Stage
+) -> tuple[dict[str, Answers], VerdictConfig]:
+    total = sum(map(len, parts.values()))
+    stage("ask the base", 0, total)
+    with MetaLlama(
+        settings.base, settings.sidecar, n_ctx=1024, n_parallel=settings.n_parallel, n_threads=settings.threads
+    ) as llm:
+        prompt_layers, answer_layers = default_layers(llm.n_layer)
+        config = VerdictConfig(
+            prompt_layers=prompt_layers if settings.prompt_layers is None else settings.prompt_layers,
+            answer_layers=answer_layers if settings.answer_layers is None else settings.answer_layers,
+            hidden_dim=llm.n_embd,
+            n_hidden=settings.n_hidden,
+            window="answer" if settings.whole_answer else "first_sentence",
+        )
+        llm.tap_answers(config.prompt_layers, config.answer_layers)
+        fingerprint = _fingerprint(parts, settings, config)
+        answers, n_done = {}, 0
+        for name, questions in parts.items():
+
+            def report(n: int, n_done: int = n_done) -> None:
+                stage("ask the base", n_done + n, total)
+
+            answers[name] = collect_answers(
+                llm,
+                questions,
+                folder,
+                name,
+                fingerprint=fingerprint,
+                max_new_tokens=settings.max_new_tokens,
+                whole_answer=settings.whole_answer,
+                progress=report,
+            )
+            n_done += len(questions)
+    return answers, config
+
+
+def _fingerprint(parts: Mapping[str, list[Question]], settings: VerdictSettings, config: VerdictConfig) -> str:
+    inputs = {
+        "base": sha256(settings.base),
+        "settings": [settings.max_new_tokens, settings.whole_answer],
+        "prompt": asdict(read_sidecar(settings.sidecar).config)["answer_suffix"],
+        "layers": [config.prompt_layers, config.answer_layers],
+        "questions": {name: [asdict(question) for question in questions] for name, questions in parts.items()},
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _trained(
+    answers: Mapping[str, Answers], config: VerdictConfig, settings: VerdictSettings, stage: _Stage
+) -> VerdictHead:
+    """Train a head, and calibrate it."""
+    import torch
+
+    from metadeploy.verdict.train import train_head, verdict_logits
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    head = train_head(
+        answers["train"], answers["val"], config, settings, progress=lambda n, total: stage("train", n, total)
+    )
+    calibration = platt_calibration(verdict_logits(head, answers["calibration"].inputs), answers["calibration"].correct)
+    assert calibration is not None  # there are right and wrong answers
+    calibrated = replace(head.config, slope=calibration.slope, intercept=calibration.intercept)
+    return VerdictHead(calibrated, head.tensors)
+
+
+def _with_guarantees(
+    config: VerdictConfig, guarantees: Sequence[Guarantee], settings: VerdictSettings
+) -> VerdictConfig:
+    return replace(
+        config,
+        guarantees=tuple(
+            ErrorGuarantee(guarantee.max_error, guarantee.threshold, guarantee.coverage) for guarantee in guarantees
+        ),
+        delta=settings.delta,
+        n_calibration=guarantees[0].n if guarantees else 0,
+        questions=Path(settings.questions).name,
+        base_sha256=sha256(settings.base),
+    )
+
+
+def _measured(
+    head: VerdictHead,
+    p_wrong: Mapping[str, NDArray[np.float64]],
+    answers: Mapping[str, Answers],
+    guarantees: Sequence[Guarantee],
+    settings: VerdictSettings,
+) -> dict[str, Any]:
+    test, doubt = answers["test"], p_wrong["test"]
+    figures = {
+        "auroc": auroc(doubt, test.correct),
+        "macro_auroc": macro_auroc(doubt, test.correct, test.category),
+        "ece": ece(doubt, test.correct),
+        "brier": brier(doubt, test.correct),
+        "selective_accuracy": dict(
+            zip(map(str, _COVERAGES), selective_accuracies_at(doubt, test.correct, coverages=_COVERAGES), strict=True)
+        ),
+    }
+    return {
+        "metadeploy": own_version(),
+        "config": {**asdict(settings), "base": settings.base.name, "sidecar": settings.sidecar.name},
+        "base_sha256": sha256(settings.base),
+        "head": asdict(head.config),
+        "parts": {part: {"n": len(answers[part]), "right": float(answers[part].correct.mean())} for part in PARTS},
+        "test": figures,
+        "baselines": _baselines(answers),
+        "guarantees": [
+            {**asdict(guarantee), "test": _on_test(guarantee, p_wrong["test"], test)} for guarantee in guarantees
+        ],
+    }
+
+
+def _probabilities(head: VerdictHead, answers: Answers) -> NDArray[np.float64]:
+    from metadeploy.verdict.train import verdict_logits
+
+    return PlattCalibration(head.config.slope, head.config.intercept)(verdict_logits(head, answers.inputs))
+
+
+def _baselines(answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Return the figures of log-probabilities alone, without training."""
+    test = answers["test"]
+    first = test.inputs.shape[1] - len(FIGURE_NAMES)
+    scores = {name: test.inputs[:, first + FIGURE_NAMES.index(name)] for name in FIGURE_NAMES}
+    return {
+        name: {
+            "auroc": auroc(sign * scores[name], test.correct),
+            "macro_auroc": macro_auroc(sign * scores[name], test.correct, test.category),
+        }
+        for name, sign in (("logprob_sum", -1), ("logprob_mean", -1), ("logprob_min", -1), ("entropy_mean", 1))
+    }
+
+
+def _guarantees(
+    p_wrong: Mapping[str, NDArray[np.float64]], answers: Mapping[str, Answers], settings: VerdictSettings
+) -> list[Guarantee]:
+    """Return a guarantee for each error rate that has one."""
+    # chosen without the calibration questions, as the test requires
+    candidates = np.quantile(p_wrong["val"], np.linspace(0.01, 1, _N_CANDIDATES))
+    # as the sidecar stores them; rounding must not make a threshold larger
+    candidates = np.nextafter(candidates.astype(np.float32), np.float32(0))
+    chosen = one_per_entity(answers["calibration"].entity, seed=settings.seed)
+    found = (
+        guaranteed_threshold(
+            p_wrong["calibration"][chosen],
+            answers["calibration"].correct[chosen],
+            candidates=candidates,
+            max_error=max_error,
+            delta=settings.delta,
+        )
+        for max_error in ERROR_RATES
+    )
+    return [guarantee for guarantee in found if guarantee is not None]
+
+
+def _on_test(guarantee: Guarantee, p_wrong: NDArray[np.float64], test: Answers) -> dict[str, float | None]:
+    answered = p_wrong <= guarantee.threshold
+    error_rate = float((~test.correct[answered]).mean()) if answered.any() else None
+    return {"coverage": float(answered.mean()), "error_rate": error_rate}

@@ -1,0 +1,68 @@
+"""What to train a verdict head on, and how. Imports neither torch nor the compiled runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ERROR_RATES", "PARTS", "VerdictSettings", "default_layers"]
+
+#: Parts of the questions. ``calibration`` is used for the calibration and the guarantee alone.
+PARTS: Final = ("train", "val", "calibration", "test")
+
+#: Error rates for which a guarantee is looked for.
+ERROR_RATES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictSettings:
+    """What to train a verdict head on, and how.
+
+    Attributes:
+        base: GGUF of the base, in the type that will run.
+        sidecar: the sidecar to add the head to. Answers are the base's own, without its injection.
+        questions: as in `metadeploy.data.load_set`.
+        source: a local copy of a set from the hub.
+        limit: maximum number of questions in each part.
+        seed: seed of the questions, the parts and the training.
+        max_new_tokens: maximum length of an answer.
+        whole_answer: judge whole answers, not their first sentences.
+        prompt_layers: layers to read at the prompt's last token; None takes `default_layers`.
+        answer_layers: layers to average over the answer's tokens; None takes `default_layers`.
+        n_hidden: hidden units of each network.
+        n_networks: networks whose logits are averaged.
+        epochs: passes over the training questions.
+        dropout: proportion of hidden units that are left out in training.
+        delta: probability that a guarantee may fail.
+        n_parallel: answers at once.
+        threads: threads of the runtime and of the training.
+    """
+
+    base: Path
+    sidecar: Path
+    questions: str = "facts"
+    source: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    max_new_tokens: int = 32
+    whole_answer: bool = False
+    prompt_layers: tuple[int, ...] | None = None
+    answer_layers: tuple[int, ...] | None = None
+    n_hidden: int = 128
+    n_networks: int = 2
+    epochs: int = 12
+    dropout: float = 0.3
+    delta: float = 0.1
+    n_parallel: int = 16
+    threads: int | None = None
+
+
+def default_layers(n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the prompt layers and the answer layers for a base with so many layers.
+
+    Middle layers know most about an answer: a prompt layer just above the middle, and answer layers at the middle and
+    at two thirds of the depth.
+    """
+    middle, upper = n_layers // 2, (2 * n_layers) // 3
+    return (min(middle + 1, n_layers - 1),), tuple(sorted({middle, upper}))
