@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from metadeploy.runtime.openai import chat_completion, text_completion
+from metadeploy.runtime.options import OnDoubt
 from metadeploy.runtime.types import (
     CancelCallback,
     FinishReason,
@@ -71,6 +72,9 @@ class Scripted:
         schedule: InjectionSchedule = STATIC,
         cognitive_tokens: ArrayLike | None = None,
         doubt_threshold: float = 0.5,
+        max_error: float | None = None,
+        max_p_wrong: float | None = None,
+        on_doubt: OnDoubt = "withhold",
         raw: bool = False,
         logprobs: int | None = None,
         cancel: CancelCallback | None = None,
@@ -197,6 +201,9 @@ def test_every_option_arrives() -> None:
         "schedule": InjectionSchedule(window=3),
         "cognitive_tokens": [[1.0, 2.0]],
         "doubt_threshold": 0.3,
+        "max_error": 0.2,
+        "max_p_wrong": 0.4,
+        "on_doubt": "flag",
     }
     for call in (Scripted.create_chat_completion, Scripted.create_completion):
         scripted = Scripted()

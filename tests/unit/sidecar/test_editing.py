@@ -15,7 +15,7 @@ from gguf import GGUFReader
 
 from metadeploy import _core
 from metadeploy.errors import Error, ModelLoadError, ModelMismatchError, SidecarError
-from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, Metadata, editing, read_sidecar, write_sidecar
+from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, Metadata, read_sidecar, rewriting, write_sidecar
 from metadeploy.sidecar.editing import EDITABLE, edit_sidecar
 from metadeploy.sidecar.gguf_file import read_gguf
 from metadeploy.sidecar.spec import EncoderType
@@ -413,24 +413,24 @@ def test_truncated_or_unreadable_while_it_is_copied(
     share: float, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file changes after the examination and before the copy. No new file is written."""
-    whole, parts = path.read_bytes(), editing._parts
+    whole, parts = path.read_bytes(), rewriting._parts
 
-    def truncate(file: Any, wanted: Any) -> Any:
+    def truncate(file: Any, *wanted: Any, **options: Any) -> Any:
         os.truncate(path, int(len(whole) * share))
-        return parts(file, wanted)
+        return parts(file, *wanted, **options)
 
-    monkeypatch.setattr(editing, "_parts", truncate)
+    monkeypatch.setattr(rewriting, "_parts", truncate)
     with pytest.raises(SidecarError, match=r"sidecar.gguf': has become shorter than .*truncated while it was read\?"):
         edit_sidecar(path, values={"name": "x"}, output=tmp_path / "new.gguf")
     assert list(tmp_path.iterdir()) == [path]
 
     path.write_bytes(whole)
 
-    def fail(file: Any, wanted: Any) -> Any:
+    def fail(file: Any, *wanted: Any, **options: Any) -> Any:
         monkeypatch.setattr(type(file.file), "read", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        return parts(file, wanted)
+        return parts(file, *wanted, **options)
 
-    monkeypatch.setattr(editing, "_parts", fail)
+    monkeypatch.setattr(rewriting, "_parts", fail)
     with pytest.raises(SidecarError, match=r"sidecar.gguf': cannot be read: Input/output error"):
         edit_sidecar(path, values={"name": "x"}, output=tmp_path / "new.gguf")
     assert list(tmp_path.iterdir()) == [path]
@@ -439,13 +439,13 @@ def test_truncated_or_unreadable_while_it_is_copied(
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced on Windows")
 def test_replaced_while_it_is_copied(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new file comes entirely from the file that was opened."""
-    parts, expected = editing._parts, tensor_part(path)
+    parts, expected = rewriting._parts, tensor_part(path)
 
-    def swap(file: Any, wanted: Any) -> Any:
+    def swap(file: Any, *wanted: Any, **options: Any) -> Any:
         other = write(tmp_path / "other.gguf", "transformer")
         other.replace(path)
-        return parts(file, wanted)
+        return parts(file, *wanted, **options)
 
-    monkeypatch.setattr(editing, "_parts", swap)
+    monkeypatch.setattr(rewriting, "_parts", swap)
     edit_sidecar(path, values={"name": "x"}, output=tmp_path / "new.gguf")
     assert tensor_part(tmp_path / "new.gguf") == expected
