@@ -102,6 +102,12 @@ def test_commands(victim: Callable[[Path, Path], Victim], made: Path, run: Forke
     print(f"{victim.__name__}: {tally.kills} kills, {tally.changed} amid changes, {tally.leftovers} with leftovers")
 
 
+def test_a_kill_after_the_end(run: Forked, tmp_path: Path) -> None:
+    """A command that ends before it is to be killed keeps its own exit code, and the next one can run."""
+    for _ in range(2):
+        assert run(("--version",), tmp_path, die_after=3.0).code == 0
+
+
 def without_times(text: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key != "timings"} for line in text.splitlines()]
 

@@ -65,11 +65,14 @@ def serve() -> None:
     """Fork and run a command for each line of stdin; runs in the process that `forked` starts."""
     for line in sys.stdin:
         order = json.loads(line)
+        die_after = order.pop("die_after")
+        began = time.monotonic()
         child = os.fork()
         if not child:
             os._exit(_run(**order))
-        print(child, flush=True)
-        began = time.monotonic()
+        if die_after is not None:
+            time.sleep(die_after)
+            os.kill(child, signal.SIGKILL)  # not reaped yet, so its process id exists even if it has ended
         _, status = os.waitpid(child, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began]), flush=True)
 
@@ -137,14 +140,10 @@ class Forked:
             "folder": str(folder),
             "log": str(self._log),
             "die_at": die_at,
+            "die_after": die_after,
             "patches": dict(patches or {}),
         }
         print(json.dumps(order), file=self._server.stdin, flush=True)
-        child = int(self._server.stdout.readline())
-        if die_after is not None:
-            time.sleep(die_after)
-            # the server reaps the child when it reads the next line, so the process id is not reused before
-            os.kill(child, signal.SIGKILL)
         code, seconds = json.loads(self._server.stdout.readline())
         events = Path(f"{self._log}.events").read_text(encoding="ascii")
         log = self._log.read_text(encoding="utf-8", errors="replace")
