@@ -35,12 +35,13 @@ public:
         }
         for (uint64_t i = 0; i < n_tensors; ++i) {
             const std::string what = "tensor " + std::to_string(i);
-            name(what, GGML_MAX_NAME - 1);
+            const std::string title = name(what, GGML_MAX_NAME - 1);
             const auto n_dims = number<uint32_t>();
             if (n_dims < 1 || n_dims > GGML_MAX_DIMS) {
                 refuse(what + " has " + std::to_string(n_dims) + " dimensions, expected 1 to 4");
             }
-            skip(n_dims * sizeof(uint64_t) + sizeof(uint32_t) + sizeof(uint64_t)); // dimensions, type, offset
+            shape("tensor '" + shown(title) + "'", n_dims);
+            skip(sizeof(uint32_t) + sizeof(uint64_t)); // type, offset
         }
     }
 
@@ -102,6 +103,25 @@ private:
     }
 
     std::string name(const std::string & what, int64_t most) { return terminated("the name of " + what, most); }
+
+    // ggml's reader accepts some shapes for which ggml_new_tensor ends the process: INT64_MAX elements, or a product
+    // that overflows if a dimension of 0 is left out
+    void shape(const std::string & what, uint32_t n_dims) {
+        int64_t n_elements = 1;
+        for (uint32_t i = 0; i < n_dims; ++i) {
+            const auto width = number<int64_t>();
+            if (width < 0) {
+                throw unreadable();
+            }
+            if (width == 0) {
+                refuse(what + " is empty");
+            }
+            if (n_elements >= INT64_MAX / width) {
+                refuse(what + " has so many elements that their number overflows");
+            }
+            n_elements *= width;
+        }
+    }
 
     // type is a plain number, because a file may have one that is not in the enumeration
     void value(const std::string & what, uint32_t type) {

@@ -171,6 +171,12 @@ TEST(structure) {
         sidecar_error, read(broken([](auto & f) { f.tensors[0].shape = {-4}; })), "invalid number of elements");
     CHECK_THROWS(
         sidecar_error, read(broken([](auto & f) { f.tensors[0].shape = {1ll << 40, 1ll << 40}; })), "overflow");
+    // ggml would end the process after these
+    CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors.back().shape = {INT64_MAX}; })), "overflow");
+    CHECK_THROWS(
+        sidecar_error, read(broken([](auto & f) { f.tensors.back().shape = {7, INT64_MAX / 7}; })), "overflow");
+    CHECK_THROWS(
+        sidecar_error, read(broken([](auto & f) { f.tensors.back().shape = {4, 0, 1ll << 60, 4}; })), "is empty");
     CHECK_THROWS(
         sidecar_error, read(broken([](auto & f) { f.tensors.back().shape = {1 << 20}; })), "past the end of the file");
     CHECK_THROWS(sidecar_error, read(broken([](auto & f) { f.tensors[1].offset = 0; })), "expected");
