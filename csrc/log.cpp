@@ -70,7 +70,9 @@ void set_log_sink(log_sink sink, ggml_log_level min_level) {
         current_sink = sink ? std::make_shared<const log_sink>(std::move(sink)) : nullptr;
         sink_level = current_sink ? (int)min_level : GGML_LOG_LEVEL_ERROR + 1;
     }
-    llama_log_set(on_log, nullptr);
+    // once, because other threads read the callback without a lock
+    static const bool routed = (llama_log_set(on_log, nullptr), true);
+    (void)routed;
 }
 
 log_capture::log_capture() : outer(capture) {
