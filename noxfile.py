@@ -14,6 +14,12 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 
 CONSTRAINTS = Path("constraints.txt").resolve()
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def _group(*names: str) -> tuple[str, ...]:
+    """Return the requirements of dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
 
 
 def _install(session: nox.Session, *what: str) -> None:
@@ -24,10 +30,9 @@ def _install(session: nox.Session, *what: str) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Run every pre-commit hook on every file: ruff, clang-format, import-linter, codespell, mypy."""
-    project = nox.project.load_toml("pyproject.toml")["project"]
-    extras = project["optional-dependencies"]
+    project = PYPROJECT["project"]
     # the packages that mypy reads types of, without metadeploy itself: nothing is compiled for this
-    _install(session, *project["dependencies"], *extras["test"], *extras["dev"])
+    _install(session, *project["dependencies"], *project["optional-dependencies"]["test"], *_group("lint", "build"))
     session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
 
 
@@ -107,7 +112,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation site into build/site; warnings, such as broken links, are errors."""
-    _install(session, "mkdocs-material", "mkdocstrings[python]")
+    _install(session, *_group("docs"))
     session.run("mkdocs", "build", "--quiet", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
