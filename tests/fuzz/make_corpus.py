@@ -13,7 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from support.handmade_gguf import sidecar  # noqa: E402
+from metadeploy.sidecar.verdict import verdict_keys  # noqa: E402
+from support.handmade_gguf import Tensor, sidecar  # noqa: E402
+from support.random_verdict import random_verdict  # noqa: E402
 from support.random_wrapper import random_wrapper  # noqa: E402
 
 KINDS = {
@@ -43,6 +45,13 @@ def write(folder: Path, hidden_dim: int) -> None:
             gguf.with_key("meta_spider.answer_suffix", "str", "?")
             gguf.with_key("meta_spider.chat_template_kwargs", "str", '{"x": [1, null, "y"]}')
         (folder / f"{name}.gguf").write_bytes(gguf.build())
+        if name == "selective":
+            head = random_verdict(hidden_dim, prompt_layers=(1,), answer_layers=(0, 2), n_hidden=2)
+            gguf.keys += [
+                (key, value.type, value.value) for key, value in verdict_keys(head.config, "meta_spider").items()
+            ]
+            gguf.tensors += [Tensor.f32(key, values) for key, values in head.tensors.items()]
+            (folder / "judged.gguf").write_bytes(gguf.build())
     foreign = replace(config, encoder_type="multi_token")
     gguf = sidecar(foreign, {key: tensor.numpy() for key, tensor in tensors.items()}, prefix="daimon")
     (folder / "daimon.gguf").write_bytes(gguf.build())
