@@ -53,7 +53,7 @@ double tokens_per_second(const timings & t) {
     return t.decode_ms > 0 ? 1e3 * t.n_generated / t.decode_ms : 0.0;
 }
 
-// characters of the first n_bytes of a text, as JSON shows it: with a mark for what is not UTF-8
+// characters of the first n_bytes of a text, as JSON shows it: with a mark for bytes that are not UTF-8
 size_t n_characters(const std::string & text, size_t n_bytes) {
     const std::string shown = nlohmann::json::parse(dump_json(text.substr(0, n_bytes)));
     return (size_t)std::count_if(shown.begin(), shown.end(), [](char c) { return ((unsigned char)c & 0xC0) != 0x80; });

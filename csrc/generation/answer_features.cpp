@@ -19,7 +19,7 @@ constexpr float LOWEST = -87.0f;
 
 // Loops over lanes become vector instructions without any option that would let the compiler reorder sums.
 constexpr size_t LANES = 8;
-// So many terms are summed in F32 before their sum goes on in F64.
+// Number of terms that are summed in F32; the sums are added in F64.
 constexpr size_t BLOCK = 1024;
 
 // exp(x) for x <= 0, within 3e-7 of it: 2^n as the bits of a float, times a polynomial of the rest in [-1/2, 1/2].

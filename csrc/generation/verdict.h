@@ -8,7 +8,7 @@
 
 namespace metadeploy {
 
-// Inputs beyond so many standard deviations are clipped: activations have outliers that training never saw.
+// Inputs are clipped to this number of standard deviations: activations have outliers that training never saw.
 inline constexpr float MAX_DEVIATION = 8.0f;
 
 // prompt, means: rows of n_embd in the order of the head's layers. Nothing if a row is missing or a value is not

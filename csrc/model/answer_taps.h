@@ -1,5 +1,5 @@
 // Where graphs leave the activations that a verdict on an answer reads: outputs of blocks at the prompt's last token,
-// in the clean pass, and at each token of the answer, with what is injected there. Needs no wrapper.
+// in the clean pass, and at each token of the answer, with the injection. Needs no wrapper.
 #pragma once
 
 #include "ggml-backend.h"

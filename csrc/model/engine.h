@@ -59,7 +59,7 @@ public:
     void detach();
     const wrapper * meta() const { return meta_wrapper.get(); }
 
-    // From now on, graphs leave the outputs of these layers in answers(), whatever is attached, and no verdicts are
+    // From now on, graphs leave the outputs of the layers in answers(), whatever is attached, and no verdicts are
     // computed. Empty lists: only what the verdict head of the sidecar reads, if it has one. Forgets all prompts.
     // Throws model_mismatch_error if there is no such layer, or if the architecture does not show its output.
     void tap_answers(tapped_layers layers);
@@ -133,7 +133,7 @@ private:
     void check_fits(const sidecar & source) const;
     std::unique_ptr<answer_taps> make_taps(tapped_layers layers) const; // nullptr without layers
     // Reserves the largest graphs with this hook. Throws model_mismatch_error that begins with subject if the
-    // architecture does not show it a block of these layers, or one that cannot be used.
+    // architecture does not show it one of the layers, or shows one that cannot be used.
     void reserve(block_hook & next, const std::set<int32_t> & layers, const std::string & subject);
     std::string architecture() const;
     void set_hook(block_hook * next);

@@ -29,7 +29,7 @@ bool is_word_before(const std::string & text, size_t i) {
     return !is_punctuation;
 }
 
-// the length of whichever of these begins at i, or 0
+// the length of the candidate that the text has at i, or 0
 size_t match_any(const std::string & text, size_t i, std::initializer_list<const char *> candidates) {
     for (const char * candidate : candidates) {
         const std::string wanted = candidate;

@@ -75,7 +75,7 @@ class PlattCalibration:
     def __call__(self, logit: ArrayLike) -> NDArray[np.float64]:
         """Return the probabilities of some logits, float64 [n]."""
         z = self.slope * np.asarray(logit, dtype=np.float64) + self.intercept
-        # both forms are exact where they are used, and neither overflows
+        # two forms, so that neither overflows
         return np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))))
 
 

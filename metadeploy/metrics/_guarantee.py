@@ -1,4 +1,4 @@
-"""A threshold with a guarantee: of what is answered, at most a chosen proportion is wrong, with a chosen confidence."""
+"""A threshold with a guarantee: at most a chosen proportion of the answers is wrong, with a chosen confidence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Guarantee:
 
     Attributes:
         threshold: answer if the score is at most this.
-        max_error: α, the guaranteed error rate of what is answered.
+        max_error: α, the guaranteed error rate of the answers.
         delta: probability that the guarantee does not hold.
         coverage: proportion of the calibration questions that are answered.
         n: number of calibration questions that were tested, one for each entity.

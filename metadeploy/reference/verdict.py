@@ -14,7 +14,7 @@ from metadeploy.sidecar.verdict import VerdictHead
 
 __all__ = ["MAX_DEVIATION", "VerdictNetwork"]
 
-#: Inputs beyond so many standard deviations are clipped: activations have outliers that training never saw.
+#: Inputs are clipped to this number of standard deviations: activations have outliers that training never saw.
 MAX_DEVIATION: Final = 8.0
 
 

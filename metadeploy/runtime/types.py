@@ -112,8 +112,8 @@ class SentenceFeatures:
     Attributes:
         first_token: its first token, counted in the answer from 0.
         n_tokens: number of its tokens.
-        start: where it begins in the answer's UTF-8 bytes, before a stop string is removed.
-        end: where it ends there, after its closing punctuation.
+        start: offset of its beginning in the answer's UTF-8 bytes, before a stop string is removed.
+        end: offset of its end, after its closing punctuation.
         means: mean output of each tapped layer over its tokens, F32 [n_answer_layers, n_embd]. The last token of an
             answer that was cut off is left out, because no block has processed it; NaN if no token is left.
         figures: F32 [11], the figures of `metadeploy.sidecar.verdict.FIGURE_NAMES` of its tokens' log-probabilities.
@@ -148,8 +148,8 @@ class SentenceVerdict:
     """The verdict on one sentence of an answer.
 
     Attributes:
-        start: where it begins in the text of the answer, in characters.
-        end: where it ends there, after its closing punctuation.
+        start: offset of its beginning in the text of the answer, in characters.
+        end: offset of its end, after its closing punctuation.
         p_wrong: probability that it is wrong; None if no block of the base has processed any of its tokens.
     """
 

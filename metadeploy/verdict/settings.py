@@ -59,7 +59,7 @@ class VerdictSettings:
 
 
 def default_layers(n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the prompt layers and the answer layers for a base with so many layers.
+    """Return the prompt layers and the answer layers for a base with this number of layers.
 
     A prompt layer just above the middle, and answer layers at the middle and at two thirds of the depth: the layers
     that did best on SmolLM2-135M.

@@ -1,4 +1,4 @@
-"""Policies for doubtful answers, in Python and in llama-meta-generate: what is kept, withheld and marked."""
+"""Policies for doubtful answers, in Python and in llama-meta-generate: answers that are kept, withheld or marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdict heads in sidecars: written, read by both readers, and refused where they are malformed."""
+"""Verdict heads in sidecars: written, read by both readers, and refused if they are malformed."""
 
 from __future__ import annotations
 
