@@ -56,9 +56,6 @@ def test_a_head_from_questions(run: Path, verdict: Command, tmp_path: Path) -> N
     config = sidecar.verdict.config
     assert (config.prompt_layers, config.answer_layers, config.n_hidden) == ((2,), (1, 2), 8)
     assert config.questions == "questions" and len(config.base_sha256) == 64
-    with MetaLlama(run / "base.gguf", tmp_path / "verdict_sidecar.gguf", n_threads=1) as llm:
-        result = llm.generate("How heavy is tin (test)?", max_tokens=MAX_NEW_TOKENS, inject=False)
-    assert result.verdict is not None and result.verdict.p_wrong is not None
 
 
 def test_answers_are_used_again(run: Path, verdict: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

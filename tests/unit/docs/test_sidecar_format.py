@@ -13,7 +13,10 @@ import numpy as np
 from metadeploy.sidecar import DEFAULT_REFUSAL_TEXT, FORMAT_VERSION, WrapperConfig, keys, write_sidecar
 from metadeploy.sidecar.examination import examine
 from metadeploy.sidecar.layout import dims_of, expected_tensors, templates
+from metadeploy.sidecar.rewriting import write_verdict
 from metadeploy.sidecar.spec import EncoderType
+from metadeploy.sidecar.verdict import VerdictConfig, verdict_tensors
+from support.random_verdict import random_verdict
 
 DOC = (Path(__file__).resolve().parents[3] / "docs" / "sidecar-format.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+?) \|", re.MULTILINE)
@@ -42,6 +45,8 @@ def test_types_and_general_keys_are_those_written(tmp_path: Path) -> None:
         dims = dims_of(replace(config, encoder_type=encoder), n_blocks=1, ffn_dim=64)
         tensors = {name: np.zeros(shape, np.float32) for name, shape in expected_tensors(dims).items()}
         write_sidecar(tmp_path / "all.gguf", replace(config, encoder_type=encoder), tensors, outtype="q8_0", force=True)
+        head = random_verdict(32, prompt_layers=(0,), answer_layers=(1,))
+        write_verdict(tmp_path / "all.gguf", head, tmp_path / "all.gguf")
         written |= {key: value.type for key, value in examine(tmp_path / "all.gguf").file.metadata.items()}
     documented = {
         name.format(prefix=keys.PREFIX_META_SPIDER): kind
@@ -64,7 +69,11 @@ def test_every_tensor_is_documented_with_its_shape() -> None:
         for name, shape in table.items():
             text = f"[{', '.join(shape)}]"
             assert expected.setdefault(name, text) == text, "a name has the same shape in all encoders"
-    assert rows("enc.") | rows("ca.") == expected
+    head = VerdictConfig(prompt_layers=(), answer_layers=(0,), hidden_dim=1000, n_hidden=64)
+    symbols = {1011: "I", 64: "H", 1: "1"}
+    for name, sizes in verdict_tensors(head).items():
+        expected[name] = f"[{', '.join(symbols[size] for size in sizes)}]"
+    assert rows("enc.") | rows("ca.") | rows("verdict.") == expected
 
 
 def test_constants() -> None:
