@@ -173,7 +173,7 @@ json settings_of(const cli_args & args) {
         settings["--meta-gain"] = args.gain;
         settings["--doubt-threshold"] = args.doubt_threshold;
         const verdict_policy & policy = args.policy;
-        if (policy.is_set()) { // older results have none of these
+        if (policy.is_set()) { // older results lack these keys
             settings["--max-error"] = policy.max_error ? json(*policy.max_error) : json();
             settings["--max-p-wrong"] = policy.max_p_wrong ? json(*policy.max_p_wrong) : json();
             settings["--on-doubt"] = policy.withhold ? "withhold" : "flag";

@@ -45,7 +45,10 @@ void check_sampling(common_params_sampling & sampling) {
 }
 
 generation_params alone_if_judged(generation_params params) {
-    params.inject.on = params.inject.on && !params.policy.is_set();
+    if (params.policy.is_set()) {
+        params.inject.on = false;
+        params.doubt_threshold = DEFAULT_THRESHOLD;
+    }
     return params;
 }
 
@@ -201,8 +204,11 @@ bool generation::sample(chunk & out) {
 }
 
 bool generation::too_doubtful() const {
+    if (!limit) {
+        return false;
+    }
     const std::optional<double> p = p_wrong();
-    return limit && p && *p > *limit;
+    return p ? *p > *limit : reason != finish_reason::none; // nothing is promised of an answer without a verdict
 }
 
 // While the verdict is not known, keeps the chunk for a later one. An answer that is too doubtful ends and becomes the

@@ -95,7 +95,7 @@ public:
     const answer_features * features() const { return gathered ? &*gathered : nullptr; }
 
     // The verdict: see answer_features::p_wrong.
-    bool too_doubtful() const; // whether it is above the limit of the policy
+    bool too_doubtful() const; // whether it is above the limit of the policy, or complete and cannot be judged
     std::optional<double> p_wrong() const { return gathered ? gathered->p_wrong() : std::nullopt; }
 
     // by the wrapper's refusal text, or by the framework's if no wrapper is attached

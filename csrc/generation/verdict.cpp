@@ -55,7 +55,8 @@ std::optional<double> probability_of_error(
         const float sum = dot(head.hidden_weight.data() + i * n_inputs, inputs.data(), n_inputs);
         logit += head.output_weight[i] * gelu(sum + head.hidden_bias[i]);
     }
-    return 1.0 / (1.0 + std::exp(-(head.slope * logit + head.intercept)));
+    const double p = 1.0 / (1.0 + std::exp(-(head.slope * logit + head.intercept)));
+    return std::isnan(p) ? std::nullopt : std::optional(p); // sums of huge weights may be infinite
 }
 
 } // namespace metadeploy

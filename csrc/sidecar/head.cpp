@@ -117,7 +117,7 @@ private:
                 refuse(what + " is empty");
             }
             if (n_elements >= INT64_MAX / width) {
-                refuse(what + " has so many elements that their number overflows");
+                refuse(what + " has more elements than 64 bits can count, their product overflows");
             }
             n_elements *= width;
         }

@@ -57,7 +57,7 @@ def answer_features(
         pipeline: the base, with a Doubter if ``inject``.
         prompt_ids: the prompt, at least one id.
         answer_ids: the answer without its end token, at least one id.
-        pieces: the text of each of these ids.
+        pieces: the bytes of each answer id, as text in UTF-8.
         prompt_layers: blocks whose clean output at the prompt's last token is wanted.
         answer_layers: blocks whose mean output over tokens of the answer is wanted.
         inject: whether the answer was generated with the injection.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -59,7 +60,8 @@ class VerdictNetwork(nn.Module):
         if not np.isfinite(inputs).all():
             return None
         logit = self.config.slope * self(torch.tensor(inputs)[None]).double() + self.config.intercept
-        return float(logit.sigmoid())
+        p_wrong = float(logit.sigmoid())
+        return None if math.isnan(p_wrong) else p_wrong
 
     def verdict(self, features: AnswerFeatures) -> float | None:
         """Return the probability that an answer is wrong, by the part of it that the head was trained to judge."""

@@ -166,7 +166,7 @@ class Verdict:
         p_wrong: probability that the answer is wrong, in [0, 1]. Most heads judge the first sentence, because they are
             trained on questions with short answers; others judge the whole answer. None if it cannot be judged.
         sentences: the verdict on each sentence, in order.
-        too_doubtful: whether ``p_wrong`` is above the limit of the call; False if it has no limit.
+        too_doubtful: whether ``p_wrong`` is above the limit of the call, or None; False if the call has no limit.
     """
 
     p_wrong: float | None

@@ -94,7 +94,7 @@ def collect_answers(
         progress(start + len(chunk))
     joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     n, rows_of = len(joined["correct"]), [joined["prompt"], joined["means"]]
-    inputs = np.concatenate([*(rows.astype(np.float32).reshape(n, -1) for rows in rows_of), joined["figures"]], axis=1)
+    inputs = np.concatenate([*(rows.reshape(n, -1) for rows in rows_of), joined["figures"]], axis=1)
     usable = np.isfinite(inputs).all(axis=1)
     texts = [json.loads(line) for line in joined["text"][usable].tolist()]
     return Answers(
@@ -143,8 +143,8 @@ def _row(question: Question, result: GenerationResult, *, whole_answer: bool) ->
         "answer": result.text,
     }
     return {
-        "prompt": features.prompt.astype(np.float16),
-        "means": means.astype(np.float16),
+        "prompt": features.prompt,  # F32, because activations of some bases overflow in F16
+        "means": means,
         "figures": np.full(len(FIGURE_NAMES), np.nan, np.float32) if figures is None else figures,
         "correct": is_correct(question, result.text, whole=whole_answer),
         "text": json.dumps(texts, ensure_ascii=False),

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy._files import sha256, write_json
+from metadeploy._files import refuse_overwriting, sha256, write_json
 from metadeploy._version import own_version
 from metadeploy.data.question import Question
 from metadeploy.data.splits import check_leakage, load_set, sample_questions, split_off
@@ -77,10 +77,19 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
         SidecarError: the sidecar is not valid.
         ModelLoadError: the base cannot be loaded.
         ModelMismatchError: the sidecar does not fit the base.
-        Error: a part has no questions, or the base is right on all or on none of them.
+        Error: a part has no questions, or the base is right on all or on none of them; or the new sidecar would replace
+            the old one.
     """
+    target = folder / "verdict_sidecar.gguf"
+    refuse_overwriting(target, settings.sidecar, settings.base)
     parts = _parts(settings)
     answers, config = _ask_all(folder / "answers", parts, settings, stage)
+    for part in PARTS:
+        if not len(answers[part]):
+            raise Error(
+                f"verdict: none of the answers to the {len(parts[part])} {part} questions can be judged, expected "
+                "sentences (hint: other or more questions)"
+            )
     for part in ("train", "val", "calibration"):
         if answers[part].correct.all() or not answers[part].correct.any():
             how_many = "all" if answers[part].correct.all() else "none"
@@ -93,7 +102,6 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
     guarantees = _guarantees(p_wrong, answers, settings)
     head = VerdictHead(_with_guarantees(head.config, guarantees, settings), head.tensors)
     results = _measured(head, p_wrong, answers, guarantees, settings)
-    target = folder / "verdict_sidecar.gguf"
     write_verdict(settings.sidecar, head, target)
     path = folder / "verdict.json"
     write_json(path, {**results, "sidecar_sha256": sha256(target)})
@@ -150,10 +158,11 @@ def _ask_all(
 
 
 def _fingerprint(parts: Mapping[str, list[Question]], settings: VerdictSettings, config: VerdictConfig) -> str:
+    sidecar = read_sidecar(settings.sidecar).config
     inputs = {
         "base": sha256(settings.base),
         "settings": [settings.max_new_tokens, settings.whole_answer],
-        "prompt": asdict(read_sidecar(settings.sidecar).config)["answer_suffix"],
+        "prompt": [sidecar.answer_suffix, dict(sidecar.chat_template_kwargs)],
         "layers": [config.prompt_layers, config.answer_layers],
         "questions": {name: [asdict(question) for question in questions] for name, questions in parts.items()},
     }

@@ -61,8 +61,8 @@ class VerdictSettings:
 def default_layers(n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the prompt layers and the answer layers for a base with this number of layers.
 
-    A prompt layer just above the middle, and answer layers at the middle and at two thirds of the depth: the layers
-    that did best on SmolLM2-135M.
+    A prompt layer just above the middle, and answer layers at the middle and at two thirds of the depth. On
+    SmolLM2-135M, neighboring layers do as well.
     """
     middle, upper = n_layers // 2, (2 * n_layers) // 3
     return (min(middle + 1, n_layers - 1),), tuple(sorted({middle, upper}))

@@ -11,6 +11,7 @@ import pytest
 
 from metadeploy import MetaLlama
 from metadeploy.errors import Error
+from metadeploy.sidecar import rewriting
 from metadeploy.sidecar.rewriting import write_verdict
 from metadeploy.sidecar.verdict import ErrorGuarantee
 from support.program import REFUSAL, Program, Run, TinyCase, write_tiny_case
@@ -63,6 +64,27 @@ def test_answers_above_the_limit_become_the_refusal(llm: MetaLlama, middle: floa
         else:
             assert (result.text, result.withheld, result.abstained) == (base.text, None, False)
     assert 0 < n_withheld < len(PROMPTS)
+
+
+def test_a_limit_overrides_injection_and_threshold(llm: MetaLlama) -> None:
+    base = llm.generate("alpha", max_tokens=20, inject=False)
+    result = llm.generate("alpha", max_tokens=20, inject=True, gain=3.0, doubt_threshold=0.0, max_p_wrong=1.0)
+    assert (result.text, result.gain, result.doubt) == (base.text, 0, None)
+
+
+def test_huge_weights_give_no_verdict(judged: TinyCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may hold finite weights whose sums overflow; NaN is no probability, and JSON has none."""
+    head = random_verdict(32, prompt_layers=(1,), answer_layers=(2,))
+    head.tensors["verdict.hidden.weight"][:] = 3e38
+    head.tensors["verdict.input.scale"][:] = 3e38  # inputs are clipped to -8 and 8
+    monkeypatch.setattr(rewriting, "is_matrix", lambda *_: False)  # F16 has no such weights
+    path = write_verdict(judged.sidecar, head, tmp_path / "huge.gguf")
+    with MetaLlama(judged.base, path, n_threads=1) as llm:
+        for prompt in PROMPTS:
+            result = llm.generate(prompt, max_tokens=8, max_p_wrong=0.0)
+            assert result.verdict is not None
+            assert result.verdict.p_wrong is None and result.verdict.too_doubtful
+            assert result.withheld is not None and result.text == REFUSAL
 
 
 def test_flagged_answers_stay(llm: MetaLlama, middle: float) -> None:
