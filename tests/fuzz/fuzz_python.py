@@ -27,7 +27,7 @@ def main() -> None:
             return mutated[:max_size]
 
         for argument in [word for word in sys.argv[1:] if not word.startswith("-")]:
-            for number, seed in enumerate(target.seeds):
+            for number, seed in enumerate((*target.seeds, *target.refused)):
                 Path(argument, f"seed-{number}").write_bytes(seed)
         sys.argv += ["-max_len=65536"]
         atheris.Setup(sys.argv, target.read, custom_mutator=mutate)

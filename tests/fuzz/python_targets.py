@@ -32,6 +32,7 @@ class Target:
     Attributes:
         name: a word.
         seeds: valid inputs.
+        refused: inputs that the reader must refuse, once findings.
         mutate: makes a new input from another. The same state of the generator gives the same input.
         read: reads an input. Every exception that it raises is a finding.
     """
@@ -40,6 +41,7 @@ class Target:
     seeds: tuple[bytes, ...]
     mutate: Callable[[bytes, random.Random], bytes]
     read: Callable[[bytes], object]
+    refused: tuple[bytes, ...] = ()
 
 
 def targets(folder: Path, *, only: str | None = None) -> Iterator[Target]:
@@ -161,17 +163,16 @@ def _reader(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], obj
 def _sidecar(folder: Path) -> Target:
     from metadeploy.sidecar import read_sidecar
 
-    seeds = tuple(
-        path.read_bytes()
-        for path in sorted((Path(__file__).resolve().parent / "corpus" / "sidecar").iterdir())
-        if path.suffix == ".gguf"
+    corpus = Path(__file__).resolve().parent / "corpus"
+    seeds, refused = (
+        tuple(path.read_bytes() for path in sorted((corpus / name).glob("*.gguf"))) for name in ("sidecar", "refused")
     )
 
     def read(path: Path) -> object:
         sidecar = read_sidecar(path)
         return [sidecar.tensors[name].sum() for name in sidecar.tensors]
 
-    return Target("sidecar", seeds, mutate_gguf, _reader(folder / "x.gguf", read))
+    return Target("sidecar", seeds, mutate_gguf, _reader(folder / "x.gguf", read), refused)
 
 
 def _base(folder: Path) -> Target:

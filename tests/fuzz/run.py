@@ -1,8 +1,9 @@
 """Runs the fuzzers: ``run.py [runs=N | seconds=N] [NAME...]``, by default each for some seconds.
 
 Builds the harnesses (CMake preset ``fuzz``, clang) and runs them, then runs Python's targets with atheris, each with a
-tenth of the executions. Every harness begins with the seeds of tests/fuzz/corpus. New seeds go to build/fuzz/corpus,
-and inputs that cause findings to build/fuzz/findings. The exit code is 1 if there is a finding.
+tenth of the executions. Every harness begins with the seeds of tests/fuzz/corpus, of which ``refused`` has former
+findings for all that read sidecars. New seeds go to build/fuzz/corpus, and inputs that cause findings to
+build/fuzz/findings. The exit code is 1 if there is a finding.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BUILD = ROOT / "build" / "fuzz"
 #: Harnesses. The first three are built without most of llama.cpp.
 QUICK = ("sidecar", "prompts", "template")
 HARNESSES = (*QUICK, "attach")
+READS_SIDECARS = ("sidecar", "attach")
 PYTHON = ("sidecar", "base", "checkpoint", "run_json", "questions", "samples", "records", "rung", "results")
 NAMES = (*HARNESSES, *(f"python-{name}" for name in PYTHON))
 
@@ -78,7 +80,8 @@ def run_harness(name: str, runs: int, seconds: int) -> bool:
     dictionary = HERE / "dictionaries" / f"{name}.dict"
     command = [str(BUILD / "csrc" / "fuzz" / f"fuzz-{name}"), *options(runs, seconds, findings)]
     command += [f"-max_len={LONGEST[name]}", *([f"-dict={dictionary}"] if dictionary.exists() else [])]
-    return execute(name, [*command, str(corpus), str(HERE / "corpus" / name)])
+    seeds = [name, "refused"] if name in READS_SIDECARS else [name]
+    return execute(name, [*command, str(corpus), *(str(HERE / "corpus" / folder) for folder in seeds)])
 
 
 def run_python(name: str, runs: int, seconds: int) -> bool:

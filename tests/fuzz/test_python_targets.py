@@ -28,10 +28,17 @@ def test_seeds_are_read(name: str, by_name: dict[str, Target], capsys: pytest.Ca
             assert by_name[name].read(seed) is not None
 
 
+def test_former_findings_are_refused(by_name: dict[str, Target]) -> None:
+    assert by_name["sidecar"].refused
+    for target in by_name.values():
+        for data in target.refused:
+            assert target.read(data) is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_mutated_inputs_are_read_or_refused(name: str, by_name: dict[str, Target]) -> None:
     target, rng = by_name[name], random.Random(f"seed of {name}")
-    pool = list(target.seeds)
+    pool = [*target.seeds, *target.refused]
     read = 0
     for number in range(RUNS.get(name, 600)):
         data = target.mutate(rng.choice(pool), rng)
