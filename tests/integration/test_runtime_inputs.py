@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
 from metadeploy import InjectionSchedule, MetaLlama, Request
 from metadeploy.errors import Error, ModelLoadError
+from support.gguf_tools import write_tiny_gguf
 from support.program import TinyCase
 
 PROMPT = "What is it?"
@@ -301,6 +306,27 @@ def test_files_in_place_of_others(tiny_case: TinyCase, tmp_path: Path) -> None:
         MetaLlama(tiny_case.sidecar)
     with pytest.raises(ModelLoadError, match="is a directory, expected a GGUF"):
         MetaLlama(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (gguf.GGMLQuantizationType.F32, (4, 0, 2**62, 4)),  # the 0 hides that the others overflow
+        (gguf.GGMLQuantizationType.I8, (7, (2**63 - 1) // 7)),  # exactly INT64_MAX
+    ],
+)
+def test_a_base_whose_shape_overflows(kind: gguf.GGMLQuantizationType, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """In another process, because an unpatched ggml fails an assertion and ends it."""
+    path = tmp_path / "base.gguf"
+    write_tiny_gguf(path)
+    data, last = path.read_bytes(), gguf.GGUFReader(path).tensors[-1]
+    begin = data.index(last.name.encode()) + len(last.name)
+    end = begin + 4 + 8 * len(last.shape) + 4
+    path.write_bytes(data[:begin] + struct.pack(f"<I{len(shape)}QI", len(shape), *shape, kind) + data[end:])
+    code = f"from metadeploy import MetaLlama; MetaLlama({str(path)!r})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert f"ModelLoadError: model '{path}': llama.cpp cannot load it: incorrect shape" in ended.stderr
 
 
 def test_a_schedule_for_one_answer_only(llm: MetaLlama) -> None:
