@@ -28,13 +28,21 @@ namespace metadeploy {
 
 namespace {
 
-std::optional<encoder_type> parse_encoder_type(const std::string & name) {
-    for (const encoder_type type : {encoder_type::selective, encoder_type::multi_token, encoder_type::transformer}) {
-        if (name == encoder_type_name(type)) {
+std::optional<encoder_type> parse_encoder_type(const std::string & text) {
+    for (const auto & [type, name] : ENCODER_NAMES) {
+        if (text == name) {
             return type;
         }
     }
     return std::nullopt;
+}
+
+std::string all_encoder_names() {
+    std::string list;
+    for (const auto & [type, name] : ENCODER_NAMES) {
+        list += (list.empty() ? "" : ", ") + std::string(name);
+    }
+    return list;
 }
 
 // Compares keys with tensors, as metadeploy/sidecar/examination.py does. The tensors are the truth (published files say
@@ -48,7 +56,7 @@ public:
         const std::optional<std::string> name = meta.text(keys::ENCODER_TYPE);
         const std::optional<encoder_type> type = name ? parse_encoder_type(*name) : std::nullopt;
         if (name && !type) {
-            fault(keys::ENCODER_TYPE, "is '" + shown(*name) + "', expected one of selective, multi_token, transformer");
+            fault(keys::ENCODER_TYPE, "is '" + shown(*name) + "', expected one of " + all_encoder_names());
         }
         return type;
     }
@@ -375,13 +383,10 @@ void read_tensor(
 } // namespace
 
 const char * encoder_type_name(encoder_type type) {
-    switch (type) {
-    case encoder_type::selective:
-        return "selective";
-    case encoder_type::multi_token:
-        return "multi_token";
-    case encoder_type::transformer:
-        return "transformer";
+    for (const auto & [candidate, name] : ENCODER_NAMES) {
+        if (candidate == type) {
+            return name;
+        }
     }
     return "unknown";
 }

@@ -21,6 +21,17 @@ inline constexpr char DEFAULT_REFUSAL_TEXT[] = "I'm not confident enough to answ
 
 enum class encoder_type { selective, multi_token, transformer };
 
+struct encoder_name {
+    encoder_type type;
+    const char * name; // in files
+};
+
+inline constexpr encoder_name ENCODER_NAMES[] = {
+    {encoder_type::selective, "selective"},
+    {encoder_type::multi_token, "multi_token"},
+    {encoder_type::transformer, "transformer"},
+};
+
 enum class inject_from { prompt, last_prompt_token };
 
 struct wrapper_config {

@@ -12,9 +12,8 @@ int main(int argc, char ** argv) {
         std::cerr << "usage: write_sidecars FOLDER\n";
         return 2;
     }
-    for (const encoder_type encoder : {encoder_type::selective, encoder_type::multi_token, encoder_type::transformer}) {
-        const std::filesystem::path path =
-            std::filesystem::u8path(argv[1]) / (std::string(encoder_type_name(encoder)) + ".gguf");
+    for (const auto & [encoder, name] : ENCODER_NAMES) {
+        const std::filesystem::path path = std::filesystem::u8path(argv[1]) / (std::string(name) + ".gguf");
         std::ofstream file(path, std::ios::binary);
         file << testing::to_gguf(testing::random_wrapper(encoder)).build();
         if (!file.flush()) {
