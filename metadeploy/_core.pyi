@@ -185,7 +185,11 @@ class Answer:
     def features(
         self, n_embd: int
     ) -> (
-        tuple[NDArray[np.float32], list[tuple[int, int, int, int, NDArray[np.float32], NDArray[np.float32]]]] | None
+        tuple[
+            NDArray[np.float32],
+            list[tuple[int, int, int, int, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]],
+        ]
+        | None
     ): ...
     @property
     def doubt(self) -> float | None: ...

@@ -73,23 +73,26 @@ void set_tokens(generation_params & p, const std::optional<float_array> & value)
     }
 }
 
-// [(first token, number of tokens, first byte, end byte, means [n_layers, n_embd], figures)], the whole answer last
+// [(first token, number of tokens, first byte, end byte, means [n_layers, n_embd], last of the same shape, figures)],
+// the whole answer last
 py::list sentences_of(const answer_features & features, int64_t n_embd) {
+    const auto rows_of = [&](const std::vector<float> & values) {
+        return to_numpy(values, {(py::ssize_t)((int64_t)values.size() / n_embd), (py::ssize_t)n_embd});
+    };
     const auto row = [&](size_t first, size_t n, size_t begin, size_t end, const std::vector<float> & means,
-                         const figure_array & figures) {
-        const auto n_rows = (py::ssize_t)((int64_t)means.size() / n_embd);
+                         const std::vector<float> & last, const figure_array & figures) {
         const std::vector<float> values(figures.begin(), figures.end());
         return py::make_tuple(
-            first, n, begin, end, to_numpy(means, {n_rows, (py::ssize_t)n_embd}),
-            to_numpy(values, {(py::ssize_t)values.size()}));
+            first, n, begin, end, rows_of(means), rows_of(last), to_numpy(values, {(py::ssize_t)values.size()}));
     };
     py::list list;
     for (const sentence_features & sentence : features.sentences()) {
         list.append(row(
-            sentence.first_token, sentence.n_tokens, sentence.begin, sentence.end, sentence.means, sentence.figures));
+            sentence.first_token, sentence.n_tokens, sentence.begin, sentence.end, sentence.means, sentence.last,
+            sentence.figures));
     }
     const feature_window & answer = features.answer();
-    list.append(row(0, features.n_tokens(), 0, features.n_bytes(), answer.means(), answer.figures()));
+    list.append(row(0, features.n_tokens(), 0, features.n_bytes(), answer.means(), answer.last(), answer.figures()));
     return list;
 }
 
@@ -243,8 +246,9 @@ void register_generation(py::module_ & m) {
             py::arg("n_embd"),
             "What a verdict reads, if tap_answers chose the layers: (rows of the prompt's last token, [(first token, "
             "number\n"
-            "of tokens, first byte, end byte, mean rows, figures)] of each sentence, and of the answer as the last "
-            "one).")
+            "of tokens, first byte, end byte, mean rows, rows of the last token, figures)] of each sentence, and of "
+            "the\n"
+            "answer as the last one).")
         .def_property_readonly("timings", &generation::times);
 
     py::class_<py_scheduler>(m, "Scheduler", "Several answers that grow at once, each in a sequence of its own.")

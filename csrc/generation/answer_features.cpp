@@ -124,6 +124,7 @@ void feature_window::add_rows(const std::vector<float> & rows) {
     for (size_t i = 0; i < sums.size(); ++i) {
         sums[i] += rows[i];
     }
+    last_rows = rows;
     ++n_rows;
 }
 
@@ -146,6 +147,10 @@ std::vector<float> feature_window::means() const {
     return result;
 }
 
+std::vector<float> feature_window::last() const {
+    return n_rows > 0 ? last_rows : std::vector<float>(sums.size(), NOT_KNOWN);
+}
+
 answer_features::answer_features(engine & eng, const sequence & seq, bool with_prompt)
     : eng(eng),
       seq(seq),
@@ -157,8 +162,8 @@ answer_features::answer_features(engine & eng, const sequence & seq, bool with_p
 // The sentence that is open ends before token end_token.
 void answer_features::close_sentence(const sentence_span & span, size_t end_token) {
     closed.push_back(
-        {first_token, end_token - first_token, span.begin, span.end, sentence.means(), sentence.figures(),
-         judge(sentence)});
+        {first_token, end_token - first_token, span.begin, span.end, sentence.means(), sentence.last(),
+         sentence.figures(), judge(sentence)});
     sentence = feature_window(n_values);
     first_token = end_token;
     ending.reset();

@@ -34,9 +34,11 @@ public:
     bool empty() const { return n_tokens == 0; }
     figure_array figures() const;     // NaN without a token
     std::vector<float> means() const; // n_values; NaN if no token was evaluated
+    std::vector<float> last() const;  // the rows of the token that was evaluated last; NaN if none was
 
 private:
     std::vector<double> sums;
+    std::vector<float> last_rows;
     int64_t n_rows = 0;
     int64_t n_tokens = 0;
     token_figures first{};
@@ -53,6 +55,7 @@ struct sentence_features {
     size_t begin; // bytes of the answer's text, before a stop string is removed
     size_t end;
     std::vector<float> means; // n_answer_layers rows of n_embd; NaN if none of its tokens was evaluated
+    std::vector<float> last;  // the same of its last token that was evaluated
     figure_array figures;
     std::optional<double> p_wrong; // if the sidecar has a verdict head, and all that it reads is known
 };

@@ -82,8 +82,12 @@ def answer_features(
     ends = list(accumulate(map(len, pieces)))
 
     def features(first: int, end: int, span: tuple[int, int]) -> SentenceFeatures:
-        means = outputs[:, first:end].double().mean(1).float()
-        return SentenceFeatures(first, end - first, *span, means.numpy(), figures.of(first, end).float().numpy())
+        rows = outputs[:, first:end]
+        means = rows.double().mean(1).float()
+        last = rows[:, -1] if rows.shape[1] else torch.full_like(means, torch.nan)
+        return SentenceFeatures(
+            first, end - first, *span, means.numpy(), last.numpy(), figures.of(first, end).float().numpy()
+        )
 
     sentences = []
     first = 0

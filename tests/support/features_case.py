@@ -74,4 +74,6 @@ class FeaturesCase:
             assert (actual.first_token, actual.n_tokens) == (wanted.first_token, wanted.n_tokens)
             assert (actual.start, actual.end) == (wanted.start, wanted.end)
             assert nmse(actual.means, wanted.means) < limits["hidden states"]
+            one_token = tolerances.ONE_TOKEN_NMSE.get(self.model.kind, limits["hidden states"])
+            assert nmse(actual.last, wanted.last) < one_token
             np.testing.assert_allclose(actual.figures, wanted.figures, atol=tolerances.FIGURES_MAX_ABS[self.model.kind])
