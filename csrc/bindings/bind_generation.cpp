@@ -87,9 +87,9 @@ py::list sentences_of(const answer_features & features, int64_t n_embd) {
     };
     py::list list;
     for (const sentence_features & sentence : features.sentences()) {
-        list.append(row(
-            sentence.first_token, sentence.n_tokens, sentence.begin, sentence.end, sentence.means, sentence.last,
-            sentence.figures));
+        list.append(
+            row(sentence.first_token, sentence.n_tokens, sentence.begin, sentence.end, sentence.means, sentence.last,
+                sentence.figures));
     }
     const feature_window & answer = features.answer();
     list.append(row(0, features.n_tokens(), 0, features.n_bytes(), answer.means(), answer.last(), answer.figures()));

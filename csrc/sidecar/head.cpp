@@ -104,8 +104,8 @@ private:
 
     std::string name(const std::string & what, int64_t most) { return terminated("the name of " + what, most); }
 
-    // An unpatched ggml accepts some shapes for which ggml_new_tensor ends the process: INT64_MAX elements, or a product
-    // that overflows if a dimension of 0 is left out
+    // An unpatched ggml accepts some shapes for which ggml_new_tensor ends the process: INT64_MAX elements, or a
+    // product that overflows if a dimension of 0 is left out
     void shape(const std::string & what, uint32_t n_dims) {
         int64_t n_elements = 1;
         for (uint32_t i = 0; i < n_dims; ++i) {
