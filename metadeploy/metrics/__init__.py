@@ -76,6 +76,7 @@ from metadeploy.metrics._significance import (
     MatchedCoverage,
     McNemar,
     auroc_difference,
+    holm,
     matched_coverage,
     mcnemar,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "e_aurc",
     "ece",
     "guaranteed_threshold",
+    "holm",
     "kept_rate",
     "macro_auroc",
     "matched_coverage",

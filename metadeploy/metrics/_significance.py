@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,18 @@ from scipy.stats import binomtest
 from metadeploy.metrics._inputs import BoolArray, FloatArray, MetricInputError, flags, same_length, scored, scores
 from metadeploy.metrics._intervals import bootstrap_values, percentile_interval
 from metadeploy.metrics._proportions import selective_accuracy
-from metadeploy.metrics._ranking import auroc
+from metadeploy.metrics._ranking import auroc, macro_auroc
 from metadeploy.proportion import Interval, Share
 
-__all__ = ["AUROCDifference", "MatchedCoverage", "McNemar", "auroc_difference", "matched_coverage", "mcnemar"]
+__all__ = [
+    "AUROCDifference",
+    "MatchedCoverage",
+    "McNemar",
+    "auroc_difference",
+    "holm",
+    "matched_coverage",
+    "mcnemar",
+]
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,14 @@ def auroc_difference(
     second: ArrayLike,
     base_correct: ArrayLike,
     *,
+    category: ArrayLike | None = None,
     entity: ArrayLike | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> AUROCDifference | None:
     """Compare two scores of the same questions by a paired bootstrap, with the draws of `bootstrap_interval`.
+
+    With ``category``, compares the mean AUROCs within categories (`macro_auroc`).
 
     The interval is the percentile interval. p is twice the smaller proportion of draws on either side of 0. Draws at 0
     count on both sides, and the sample itself counts as one more draw, so p is at least 2 / (n_resamples + 1).
@@ -87,19 +99,26 @@ def auroc_difference(
         first: float [n], finite; a doubt score.
         second: float [n], finite; another doubt score.
         base_correct: bool [n].
+        category: text or whole numbers [n]; None compares the AUROCs over all questions.
         entity: as in `bootstrap_interval`.
         n_resamples: number of draws, at least 1.
         seed: seed of the draws.
 
     Returns:
-        The difference; None if there is no error or no right answer.
+        The difference; None if there is no error or no right answer, or if no category counts.
     """
     doubt1, doubt2 = scores(first=first, second=second)
     (right,) = flags(base_correct=base_correct)
     same_length(first=doubt1, base_correct=right)
 
+    kinds = None if category is None else np.unique(np.asarray(category), return_inverse=True)[1]
+    same_length(base_correct=right, **({} if kinds is None else {"category": kinds}))
+
+    def score(doubt: FloatArray, at: NDArray[np.intp]) -> float | None:
+        return auroc(doubt[at], right[at]) if kinds is None else macro_auroc(doubt[at], right[at], kinds[at])
+
     def difference(at: NDArray[np.intp]) -> float | None:
-        auroc1, auroc2 = auroc(doubt1[at], right[at]), auroc(doubt2[at], right[at])
+        auroc1, auroc2 = score(doubt1, at), score(doubt2, at)
         return None if auroc1 is None or auroc2 is None else auroc1 - auroc2
 
     value = difference(np.arange(len(right)))
@@ -109,6 +128,29 @@ def auroc_difference(
     interval = percentile_interval(differences, n_resamples)
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return AUROCDifference(value, interval, min(1.0, 2 * (tail + 1) / (len(differences) + 1)) if interval else None)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values of several comparisons, so that the probability of any false finding stays below the level.
+
+    The i-th smallest of m is multiplied by m − i + 1, and becomes no smaller than the adjusted ones before it, and at
+    most 1.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Args:
+        p_values: float [m] in [0, 1].
+
+    Raises:
+        MetricInputError: a value is not in [0, 1].
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise MetricInputError("holm: a p-value is not in [0, 1]")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    return [float(value) for value in adjusted]
 
 
 @dataclass(frozen=True)

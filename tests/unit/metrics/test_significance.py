@@ -352,3 +352,28 @@ def test_seed_mean_of_few() -> None:
     assert metrics.seed_mean([0.5, 0.5]) == metrics.SeedMean(0.5, metrics.Interval(0.5, 0.5), 2)
     with pytest.raises(Error, match="'values': nan at index 1, expected a finite number"):
         metrics.seed_mean([0.5, float("nan")])
+
+
+def test_auroc_difference_within_kinds() -> None:
+    """A score that only knows the kind is ahead over all questions, and not within kinds."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=800)
+    right = rng.random(800) < np.where(kind == 0, 0.2, 0.8)
+    within = ~right + rng.normal(0, 1.5, 800)
+    by_kind = (kind == 0) + rng.normal(0, 1e-3, 800)
+    overall = metrics.auroc_difference(by_kind, within, right, n_resamples=100)
+    inside = metrics.auroc_difference(by_kind, within, right, category=kind, n_resamples=100)
+    assert overall is not None and overall.interval is not None and overall.interval.low > 0
+    assert inside is not None and inside.interval is not None and inside.interval.high < 0
+    expected = [metrics.macro_auroc(score, right, kind) or 0.0 for score in (by_kind, within)]
+    assert inside.value == pytest.approx(expected[0] - expected[1])
+    with pytest.raises(Error, match="'category': 799 entries, expected 800"):
+        metrics.auroc_difference(by_kind, within, right, category=kind[1:])
+
+
+def test_holm_by_hand() -> None:
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert metrics.holm([]) == []
+    with pytest.raises(Error, match="not in"):
+        metrics.holm([0.5, 1.5])
