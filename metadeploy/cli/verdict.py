@@ -47,17 +47,18 @@ _FLAGS: Final = Panel(
     prompt_layers=Flag(
         "Layers to read at the prompt's last token, such as 16.",
         str | None,
-        more={"show_default": "just above the middle"},
+        more={"show_default": "one of four, chosen on val"},
     ),
     answer_layers=Flag(
         "Layers to average over the answer, such as 15,20.",
         str | None,
-        more={"show_default": "at the middle and at two thirds"},
+        more={"show_default": "two of six, chosen on val"},
     ),
     n_hidden=Flag("Hidden units of each network.", names=("--hidden",), more={"min": 1, "max": 1024}),
     n_networks=Flag("Networks whose logits are averaged.", names=("--networks",), more={"min": 1, "max": 4}),
     epochs=Flag("Passes over the training questions.", more={"min": 1}),
     delta=Flag("Probability that a guarantee may fail.", more={"min": 0.001, "max": 0.5}),
+    n_resamples=Flag("Draws of the bootstrap that compares with baselines.", names=("--resamples",), more={"min": 1}),
     threads=threads_flag("Threads of the runtime and of the training."),
 )
 
@@ -119,10 +120,12 @@ def _show(trained: TrainedVerdict) -> None:
     console, results = output(), trained.results
     test = results["test"]
     table = Table(title="test questions", title_justify="left", box=None, header_style="dim")
-    for column in ("score", "AUROC", "within kinds"):
+    for column in ("score", "AUROC", "within kinds", "verdict ahead by (AUROC)", "(within kinds)"):
         table.add_column(column, justify="left" if column == "score" else "right")
     for name, row in {"verdict": test, **results["baselines"]}.items():
-        table.add_row(name, *("-" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc", "macro_auroc")))
+        ahead = row.get("ahead", {})
+        figures = (_figure(row["auroc"]), _figure(row["macro_auroc"]))
+        table.add_row(name, *figures, _ahead(ahead.get("auroc")), _ahead(ahead.get("macro_auroc")))
     console.print(table)
     console.print(f"ECE {test['ece']:.3f}, Brier score {test['brier']:.3f}")
     for coverage, accuracy in test["selective_accuracy"].items():
@@ -141,3 +144,14 @@ def _show(trained: TrainedVerdict) -> None:
         console.print("no error rate can be guaranteed (hint: more questions)")
     console.print(str(trained.path), markup=False, soft_wrap=True)
     console.print(str(trained.sidecar), markup=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _ahead(difference: dict[str, Any] | None) -> str:
+    """Return a difference with its 95 % interval."""
+    if difference is None or difference["low"] is None:
+        return ""
+    return "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference)

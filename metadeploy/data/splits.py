@@ -16,7 +16,16 @@ from metadeploy.data.hashing import hash_uniform
 from metadeploy.data.question import Question, read_jsonl
 from metadeploy.errors import Error, faults_message
 
-__all__ = ["FRACTIONS", "SPLITS", "check_leakage", "load_set", "sample_questions", "split", "split_off"]
+__all__ = [
+    "FRACTIONS",
+    "SPLITS",
+    "check_leakage",
+    "load_set",
+    "sample_questions",
+    "shuffle_questions",
+    "split",
+    "split_off",
+]
 
 #: Default proportions of the entities in ``train``, ``val`` and ``test``.
 FRACTIONS: Final = (0.8, 0.08, 0.12)
@@ -149,8 +158,16 @@ def sample_questions(questions: list[Question], limit: int | None, seed: int) ->
         return questions
     if limit < 1:
         raise Error(f"questions: the limit is {limit}, expected at least 1")
-    chosen = sorted(range(len(questions)), key=lambda place: hash_uniform(seed, "limit", _wording(questions[place])))
-    return [questions[place] for place in sorted(chosen[:limit])]
+    return [questions[place] for place in sorted(_random_places(questions, seed)[:limit])]
+
+
+def shuffle_questions(questions: Sequence[Question], seed: int) -> list[Question]:
+    """Return the questions in a random order, of which the first n are those that `sample_questions` samples."""
+    return [questions[place] for place in _random_places(questions, seed)]
+
+
+def _random_places(questions: Sequence[Question], seed: int) -> list[int]:
+    return sorted(range(len(questions)), key=lambda place: hash_uniform(seed, "limit", _wording(questions[place])))
 
 
 def check_leakage(splits: Mapping[str, Sequence[Question]]) -> None:

@@ -116,7 +116,7 @@ class SentenceFeatures:
         end: offset of its end, after its closing punctuation.
         means: mean output of each tapped layer over its tokens, F32 [n_answer_layers, n_embd]. The last token of an
             answer that was cut off is left out, because no block has processed it; NaN if no token is left.
-        last: output of each tapped layer at the last of these tokens, of the same shape.
+        last: output of each tapped layer at its last token that a block has processed, of the same shape.
         figures: F32 [11], the figures of `metadeploy.sidecar.verdict.FIGURE_NAMES` of its tokens' log-probabilities.
     """
 

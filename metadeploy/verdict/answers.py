@@ -1,6 +1,7 @@
 """Asks a base questions in the compiled runtime, and stores what a verdict reads of its answers. Imports no torch.
 
-Answers are written in shards. A shard is written when it is complete, so an interrupted run loses at most one shard.
+Answers are written in shards. A shard is written when it is complete, so an interrupted run loses at most one shard. A
+later run with more questions asks only the others.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from metadeploy.sidecar.verdict import FIGURE_NAMES
 __all__ = ["SHARD", "Answers", "collect_answers"]
 
 #: Questions of one shard.
-SHARD: Final = 1024
+SHARD: Final = 512
+#: Arrays of a shard, each with a row for each question.
+_COLUMNS: Final = ("prompt", "means", "last", "figures", "text")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,12 @@ class Answers:
     """Answers to some questions, with what a verdict reads of them.
 
     Attributes:
-        inputs: float32 [n, n_inputs], in the order of `metadeploy.sidecar.verdict.VerdictConfig`.
+        prompt_layers: the layers of ``prompt``.
+        answer_layers: the layers of ``means`` and ``last``.
+        prompt: activations at the prompt's last token, float32 or float16 [n, n_prompt_layers, n_embd].
+        means: mean activations over the answer's tokens, float32 or float16 [n, n_answer_layers, n_embd].
+        last: activations at the answer's last token, of the same shape.
+        figures: float32 [n, n_figures], in the order of `FIGURE_NAMES`.
         correct: bool [n].
         category: text [n].
         entity: text [n], empty if a question is an entity of its own.
@@ -44,7 +52,12 @@ class Answers:
         texts: the answers.
     """
 
-    inputs: NDArray[np.float32]
+    prompt_layers: tuple[int, ...]
+    answer_layers: tuple[int, ...]
+    prompt: NDArray[np.floating[Any]]
+    means: NDArray[np.floating[Any]]
+    last: NDArray[np.floating[Any]]
+    figures: NDArray[np.float32]
     correct: NDArray[np.bool_]
     category: NDArray[np.str_]
     entity: NDArray[np.str_]
@@ -54,6 +67,17 @@ class Answers:
     def __len__(self) -> int:
         return len(self.correct)
 
+    def inputs(self, prompt_layers: Sequence[int], answer_layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return what a head with these layers reads, float32 [n, n_inputs], in the order of `VerdictConfig`.
+
+        Raises:
+            ValueError: a layer is not among those of the answers.
+        """
+        n = len(self)
+        prompt = self.prompt[:, [self.prompt_layers.index(layer) for layer in prompt_layers]].reshape(n, -1)
+        means = self.means[:, [self.answer_layers.index(layer) for layer in answer_layers]].reshape(n, -1)
+        return np.concatenate([prompt, means, self.figures], axis=1, dtype=np.float32)
+
 
 def collect_answers(
     llm: MetaLlama,
@@ -61,6 +85,8 @@ def collect_answers(
     folder: Path,
     part: str,
     *,
+    prompt_layers: tuple[int, ...],
+    answer_layers: tuple[int, ...],
     fingerprint: str,
     max_new_tokens: int,
     whole_answer: bool,
@@ -71,39 +97,55 @@ def collect_answers(
     Questions whose answer cannot be judged are left out: answers without a token that a block has processed.
 
     Args:
-        llm: the model, which taps the layers of the head.
+        llm: the model, which taps these layers.
         questions: the questions, at least one.
         folder: where the shards are.
         part: name of the part, the beginning of the shards' names.
-        fingerprint: hash of everything that the answers depend on.
+        prompt_layers: the layers that are tapped at the prompt's last token.
+        answer_layers: the layers that are tapped at the answer's tokens.
+        fingerprint: hash of everything else that the answers depend on.
         max_new_tokens: maximum length of an answer.
         whole_answer: judge whole answers, not their first sentences.
         progress: called with the number of questions of this part that are done.
 
     Raises:
-        RunDirError: a shard cannot be read, or belongs to other settings.
+        RunDirError: a shard cannot be read, or belongs to other settings or questions.
     """
     shards = []
     for number, start in enumerate(range(0, len(questions), SHARD)):
         path = folder / f"{part}-{number:04d}.npz"
         chunk = questions[start : start + SHARD]
-        if not path.exists():
-            rows = _ask(llm, chunk, max_new_tokens, whole_answer, _from(start, progress))
-            write_atomically(path, _packed(rows, fingerprint))
-        shards.append(_unpacked(path, fingerprint))
+        columns = _read(path, fingerprint, chunk) if path.exists() else {}
+        n_known = len(columns.get("text", ()))
+        if n_known < len(chunk):
+            rows = _ask(llm, chunk[n_known:], max_new_tokens, whole_answer, _from(start + n_known, progress))
+            columns = {
+                name: np.concatenate([*([columns[name]] if columns else []), _column([row[name] for row in rows])])
+                for name in _COLUMNS
+            }
+            write_atomically(path, _packed(columns, fingerprint))
+        shards.append({name: values[: len(chunk)] for name, values in columns.items()})
         progress(start + len(chunk))
-    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    n, rows_of = len(joined["correct"]), [joined["prompt"], joined["means"]]
-    inputs = np.concatenate([*(rows.reshape(n, -1) for rows in rows_of), joined["figures"]], axis=1)
-    usable = np.isfinite(inputs).all(axis=1)
-    texts = [json.loads(line) for line in joined["text"][usable].tolist()]
+    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in _COLUMNS}
+    is_known = [np.isfinite(joined[name].reshape(len(questions), -1)).all(axis=1) for name in _COLUMNS[:-1]]
+    usable: list[int] = np.flatnonzero(np.logical_and.reduce(is_known)).tolist()
+    asked = [questions[place] for place in usable]
+    texts = [json.loads(joined["text"][place])["answer"] for place in usable]
     return Answers(
-        inputs[usable],
-        joined["correct"][usable],
-        np.array([row["category"] for row in texts], dtype=np.str_),
-        np.array([row["entity"] for row in texts], dtype=np.str_),
-        tuple(row["question"] for row in texts),
-        tuple(row["answer"] for row in texts),
+        prompt_layers,
+        answer_layers,
+        joined["prompt"][usable],
+        joined["means"][usable],
+        joined["last"][usable],
+        joined["figures"][usable],
+        np.array(
+            [is_correct(question, text, whole=whole_answer) for question, text in zip(asked, texts, strict=True)],
+            dtype=np.bool_,
+        ),
+        np.array([question.category for question in asked], dtype=np.str_),
+        np.array([question.entity or "" for question in asked], dtype=np.str_),
+        tuple(question.question for question in asked),
+        tuple(texts),
     )
 
 
@@ -134,46 +176,52 @@ def _row(question: Question, result: GenerationResult, *, whole_answer: bool) ->
     features = result.features
     assert features is not None and features.prompt is not None
     windows = (features.answer,) if whole_answer else features.sentences
-    # an answer without a sentence cannot be judged, and is left out later
-    means, figures = (windows[0].means, windows[0].figures) if windows else (features.answer.means * np.nan, None)
-    texts = {
-        "question": question.question,
-        "category": question.category,
-        "entity": question.entity or "",
-        "answer": result.text,
-    }
-    return {
-        "prompt": features.prompt,  # F32, because activations of some bases overflow in F16
-        "means": means,
-        "figures": np.full(len(FIGURE_NAMES), np.nan, np.float32) if figures is None else figures,
-        "correct": is_correct(question, result.text, whole=whole_answer),
-        "text": json.dumps(texts, ensure_ascii=False),
-    }
+    if windows:
+        means, last, figures = windows[0].means, windows[0].last, windows[0].figures
+    else:  # an answer without a sentence cannot be judged, and is left out later
+        means = last = np.full_like(features.answer.means, np.nan)
+        figures = np.full(len(FIGURE_NAMES), np.nan, np.float32)
+    text = json.dumps({"question": question.question, "answer": result.text}, ensure_ascii=False)
+    return {"prompt": features.prompt, "means": means, "last": last, "figures": figures, "text": text}
 
 
-def _packed(rows: Sequence[dict[str, Any]], fingerprint: str) -> bytes:
+def _column(values: list[Any]) -> NDArray[Any]:
+    """Return the values as an array: activations in F16, unless they overflow there, as those of some bases do."""
+    column = np.array(values)
+    if column.ndim == 3:
+        with np.errstate(over="ignore"):
+            half = column.astype(np.float16)
+        return column if (np.isinf(half) & np.isfinite(column)).any() else half
+    return column
+
+
+def _packed(columns: dict[str, NDArray[Any]], fingerprint: str) -> bytes:
     buffer = io.BytesIO()
-    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    np.savez(buffer, fingerprint=np.array(fingerprint), **columns)
+    arrays: dict[str, Any] = {"fingerprint": np.array(fingerprint), **columns}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _unpacked(path: Path, fingerprint: str) -> dict[str, NDArray[Any]]:
+def _read(path: Path, fingerprint: str, questions: Sequence[Question]) -> dict[str, NDArray[Any]]:
+    """Read a shard, whose questions must begin with the given ones or be their beginning."""
     try:
         # from memory, because NumPy leaves a malformed file open
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
-        recorded = str(columns.pop("fingerprint"))
-        for line in columns["text"].tolist():
-            parse(line)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, JSONFault) as error:
+            columns = {name: file[name] for name in _COLUMNS}
+            recorded = str(file["fingerprint"])
+        asked = [parse(line)["question"] for line in columns["text"].tolist()]
+        if {len(values) for values in columns.values()} != {len(asked)}:
+            raise ValueError("its arrays differ in length")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, JSONFault) as error:
         raise RunDirError(
             f"answers '{path}': cannot be read ({error}), expected a shard that metadeploy verdict wrote (hint: delete "
             "the file)"
         ) from error
-    if recorded != fingerprint:
+    wanted = [question.question for question in questions]
+    n_common = min(len(asked), len(wanted))
+    if recorded != fingerprint or asked[:n_common] != wanted[:n_common]:
         raise RunDirError(
             f"answers '{path}': were collected with other settings, another base or other questions, expected the same "
-            "(hint: take another folder, or --restart)"
+            "(hint: take another folder)"
         )
     return columns

@@ -15,26 +15,17 @@ from numpy.typing import NDArray
 from metadeploy._files import refuse_overwriting, sha256, write_json
 from metadeploy._version import own_version
 from metadeploy.data.question import Question
-from metadeploy.data.splits import check_leakage, load_set, sample_questions, split_off
+from metadeploy.data.splits import check_leakage, load_set, shuffle_questions, split_off
 from metadeploy.errors import Error
-from metadeploy.metrics import (
-    Guarantee,
-    PlattCalibration,
-    auroc,
-    brier,
-    ece,
-    guaranteed_threshold,
-    macro_auroc,
-    one_per_entity,
-    platt_calibration,
-    selective_accuracies_at,
-)
+from metadeploy.metrics import Guarantee, PlattCalibration, guaranteed_threshold, one_per_entity, platt_calibration
 from metadeploy.runtime import MetaLlama
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.rewriting import write_verdict
-from metadeploy.sidecar.verdict import FIGURE_NAMES, ErrorGuarantee, VerdictConfig, VerdictHead
+from metadeploy.sidecar.verdict import ErrorGuarantee, VerdictConfig, VerdictHead
 from metadeploy.verdict.answers import Answers, collect_answers
-from metadeploy.verdict.settings import ERROR_RATES, PARTS, VerdictSettings, default_layers
+from metadeploy.verdict.layers import choose_layers
+from metadeploy.verdict.measure import compared, measured
+from metadeploy.verdict.settings import ERROR_RATES, PARTS, VerdictSettings, candidate_layers
 
 __all__ = ["TrainedVerdict", "train_verdict"]
 
@@ -42,7 +33,6 @@ __all__ = ["TrainedVerdict", "train_verdict"]
 _CALIBRATION_FRACTION: Final = 0.11
 #: Thresholds that may get a guarantee: quantiles of the validation logits.
 _N_CANDIDATES: Final = 100
-_COVERAGES: Final = (0.1, 0.2, 0.31, 0.5)
 #: Called with the name of a stage, and the number of its items that are done, and of all.
 _Stage = Callable[[str, int, int], None]
 
@@ -83,7 +73,7 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
     target = folder / "verdict_sidecar.gguf"
     refuse_overwriting(target, settings.sidecar, settings.base)
     parts = _parts(settings)
-    answers, config = _ask_all(folder / "answers", parts, settings, stage)
+    answers = _ask_all(folder / "answers", parts, settings, stage)
     for part in PARTS:
         if not len(answers[part]):
             raise Error(
@@ -97,11 +87,11 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
                 f"verdict: the base is right on {how_many} of the {len(answers[part])} {part} questions, expected some "
                 "of both (hint: other or more questions)"
             )
-    head = _trained(answers, config, settings, stage)
+    head = _trained(answers, _config(answers, settings, stage), settings, stage)
     p_wrong = {part: _probabilities(head, answers[part]) for part in PARTS}
     guarantees = _guarantees(p_wrong, answers, settings)
     head = VerdictHead(_with_guarantees(head.config, guarantees, settings), head.tensors)
-    results = _measured(head, p_wrong, answers, guarantees, settings)
+    results = _results(head, p_wrong, answers, guarantees, settings, stage)
     write_verdict(settings.sidecar, head, target)
     path = folder / "verdict.json"
     write_json(path, {**results, "sidecar_sha256": sha256(target)})
@@ -113,7 +103,8 @@ def _parts(settings: VerdictSettings) -> dict[str, list[Question]]:
     train, calibration = split_off(splits["train"], _CALIBRATION_FRACTION, seed=settings.seed)
     parts = {"train": train, "val": splits["val"], "calibration": calibration, "test": splits["test"]}
     check_leakage(parts)
-    parts = {name: sample_questions(parts[name], settings.limit, settings.seed) for name in PARTS}
+    # in random order, so that a later run with a higher limit asks only the others
+    parts = {name: shuffle_questions(parts[name], settings.seed)[: settings.limit] for name in PARTS}
     if empty := [name for name in PARTS if not parts[name]]:
         raise Error(f"questions '{settings.questions}': no question in {', '.join(empty)}, expected more questions")
     return parts
@@ -121,22 +112,17 @@ def _parts(settings: VerdictSettings) -> dict[str, list[Question]]:
 
 def _ask_all(
     folder: Path, parts: Mapping[str, list[Question]], settings: VerdictSettings, stage: _Stage
-) -> tuple[dict[str, Answers], VerdictConfig]:
+) -> dict[str, Answers]:
     total = sum(map(len, parts.values()))
     stage("ask the base", 0, total)
     with MetaLlama(
         settings.base, settings.sidecar, n_ctx=1024, n_parallel=settings.n_parallel, n_threads=settings.threads
     ) as llm:
-        prompt_layers, answer_layers = default_layers(llm.n_layer)
-        config = VerdictConfig(
-            prompt_layers=prompt_layers if settings.prompt_layers is None else settings.prompt_layers,
-            answer_layers=answer_layers if settings.answer_layers is None else settings.answer_layers,
-            hidden_dim=llm.n_embd,
-            n_hidden=settings.n_hidden,
-            window="answer" if settings.whole_answer else "first_sentence",
-        )
-        llm.tap_answers(config.prompt_layers, config.answer_layers)
-        fingerprint = _fingerprint(parts, settings, config)
+        prompt_layers, answer_layers = candidate_layers(llm.n_layer)
+        prompt_layers = settings.prompt_layers or prompt_layers
+        answer_layers = settings.answer_layers or answer_layers
+        llm.tap_answers(prompt_layers, answer_layers)
+        fingerprint = _fingerprint(settings, prompt_layers, answer_layers)
         answers, n_done = {}, 0
         for name, questions in parts.items():
 
@@ -148,25 +134,44 @@ def _ask_all(
                 questions,
                 folder,
                 name,
+                prompt_layers=prompt_layers,
+                answer_layers=answer_layers,
                 fingerprint=fingerprint,
                 max_new_tokens=settings.max_new_tokens,
                 whole_answer=settings.whole_answer,
                 progress=report,
             )
             n_done += len(questions)
-    return answers, config
+    return answers
 
 
-def _fingerprint(parts: Mapping[str, list[Question]], settings: VerdictSettings, config: VerdictConfig) -> str:
+def _fingerprint(settings: VerdictSettings, prompt_layers: Sequence[int], answer_layers: Sequence[int]) -> str:
+    """Return a hash of everything but the questions that the shards depend on."""
     sidecar = read_sidecar(settings.sidecar).config
     inputs = {
         "base": sha256(settings.base),
         "settings": [settings.max_new_tokens, settings.whole_answer],
         "prompt": [sidecar.answer_suffix, dict(sidecar.chat_template_kwargs)],
-        "layers": [config.prompt_layers, config.answer_layers],
-        "questions": {name: [asdict(question) for question in questions] for name, questions in parts.items()},
+        "layers": [prompt_layers, answer_layers],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _config(answers: Mapping[str, Answers], settings: VerdictSettings, stage: _Stage) -> VerdictConfig:
+    prompt_layers, answer_layers = choose_layers(
+        answers["train"],
+        answers["val"],
+        prompt_layers=settings.prompt_layers,
+        answer_layers=settings.answer_layers,
+        progress=lambda n, total: stage("choose layers", n, total),
+    )
+    return VerdictConfig(
+        prompt_layers=prompt_layers,
+        answer_layers=answer_layers,
+        hidden_dim=answers["train"].prompt.shape[-1],
+        n_hidden=settings.n_hidden,
+        window="answer" if settings.whole_answer else "first_sentence",
+    )
 
 
 def _trained(
@@ -182,7 +187,9 @@ def _trained(
     head = train_head(
         answers["train"], answers["val"], config, settings, progress=lambda n, total: stage("train", n, total)
     )
-    calibration = platt_calibration(verdict_logits(head, answers["calibration"].inputs), answers["calibration"].correct)
+    calibration = platt_calibration(
+        verdict_logits(head, _inputs(head.config, answers["calibration"])), answers["calibration"].correct
+    )
     assert calibration is not None  # there are right and wrong answers
     calibrated = replace(head.config, slope=calibration.slope, intercept=calibration.intercept)
     return VerdictHead(calibrated, head.tensors)
@@ -203,55 +210,49 @@ def _with_guarantees(
     )
 
 
-def _measured(
+def _results(
     head: VerdictHead,
     p_wrong: Mapping[str, NDArray[np.float64]],
     answers: Mapping[str, Answers],
     guarantees: Sequence[Guarantee],
     settings: VerdictSettings,
+    stage: _Stage,
 ) -> dict[str, Any]:
+    from metadeploy.verdict.baselines import verdict_baselines
+
     test, doubt = answers["test"], p_wrong["test"]
-    figures = {
-        "auroc": auroc(doubt, test.correct),
-        "macro_auroc": macro_auroc(doubt, test.correct, test.category),
-        "ece": ece(doubt, test.correct),
-        "brier": brier(doubt, test.correct),
-        "selective_accuracy": dict(
-            zip(map(str, _COVERAGES), selective_accuracies_at(doubt, test.correct, coverages=_COVERAGES), strict=True)
-        ),
-    }
+    baselines = verdict_baselines(
+        answers, head.config, settings, progress=lambda n, total: stage("baselines", n, total)
+    )
     return {
         "metadeploy": own_version(),
         "config": {**asdict(settings), "base": settings.base.name, "sidecar": settings.sidecar.name},
         "base_sha256": sha256(settings.base),
         "head": asdict(head.config),
         "parts": {part: {"n": len(answers[part]), "right": float(answers[part].correct.mean())} for part in PARTS},
-        "test": figures,
-        "baselines": _baselines(answers),
-        "guarantees": [
-            {**asdict(guarantee), "test": _on_test(guarantee, p_wrong["test"], test)} for guarantee in guarantees
-        ],
+        "test": measured(doubt, test),
+        "baselines": compared(
+            doubt,
+            baselines,
+            test,
+            n_resamples=settings.n_resamples,
+            seed=settings.seed,
+            progress=lambda n, total: stage("compare", n, total),
+        ),
+        "guarantees": [{**asdict(guarantee), "test": _on_test(guarantee, doubt, test)} for guarantee in guarantees],
     }
+
+
+def _inputs(config: VerdictConfig, answers: Answers) -> NDArray[np.float32]:
+    return answers.inputs(config.prompt_layers, config.answer_layers)
 
 
 def _probabilities(head: VerdictHead, answers: Answers) -> NDArray[np.float64]:
     from metadeploy.verdict.train import verdict_logits
 
-    return PlattCalibration(head.config.slope, head.config.intercept)(verdict_logits(head, answers.inputs))
-
-
-def _baselines(answers: Mapping[str, Answers]) -> dict[str, Any]:
-    """Return the figures of log-probabilities alone, without training."""
-    test = answers["test"]
-    first = test.inputs.shape[1] - len(FIGURE_NAMES)
-    scores = {name: test.inputs[:, first + FIGURE_NAMES.index(name)] for name in FIGURE_NAMES}
-    return {
-        name: {
-            "auroc": auroc(sign * scores[name], test.correct),
-            "macro_auroc": macro_auroc(sign * scores[name], test.correct, test.category),
-        }
-        for name, sign in (("logprob_sum", -1), ("logprob_mean", -1), ("logprob_min", -1), ("entropy_mean", 1))
-    }
+    return PlattCalibration(head.config.slope, head.config.intercept)(
+        verdict_logits(head, _inputs(head.config, answers))
+    )
 
 
 def _guarantees(

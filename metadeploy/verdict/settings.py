@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ERROR_RATES", "PARTS", "VerdictSettings", "default_layers"]
+__all__ = ["ERROR_RATES", "PARTS", "VerdictSettings", "candidate_layers"]
 
 #: Parts of the questions. ``calibration`` is used for the calibration and the guarantee alone.
 PARTS: Final = ("train", "val", "calibration", "test")
@@ -28,13 +28,14 @@ class VerdictSettings:
         seed: seed of the questions, the parts and the training.
         max_new_tokens: maximum length of an answer.
         whole_answer: judge whole answers, not their first sentences.
-        prompt_layers: layers to read at the prompt's last token; None takes `default_layers`.
-        answer_layers: layers to average over the answer's tokens; None takes `default_layers`.
+        prompt_layers: layers to read at the prompt's last token; None chooses one of `candidate_layers`.
+        answer_layers: layers to average over the answer's tokens; None chooses two of `candidate_layers`.
         n_hidden: hidden units of each network.
         n_networks: networks whose logits are averaged.
         epochs: passes over the training questions.
         dropout: proportion of hidden units that are left out in training.
         delta: probability that a guarantee may fail.
+        n_resamples: draws of the bootstrap that compares the verdict with each baseline.
         n_parallel: answers at once.
         threads: threads of the runtime and of the training.
     """
@@ -54,15 +55,17 @@ class VerdictSettings:
     epochs: int = 12
     dropout: float = 0.3
     delta: float = 0.1
+    n_resamples: int = 1000
     n_parallel: int = 16
     threads: int | None = None
 
 
-def default_layers(n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the prompt layers and the answer layers for a base with this number of layers.
+def candidate_layers(n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the prompt layers and the answer layers to choose from, for a base with this number of layers.
 
-    A prompt layer just above the middle, and answer layers at the middle and at two thirds of the depth. On
-    SmolLM2-135M, neighboring layers do as well.
+    They lie between a third and five sixths of the depth, where probes of other models are best too.
     """
-    middle, upper = n_layers // 2, (2 * n_layers) // 3
-    return (min(middle + 1, n_layers - 1),), tuple(sorted({middle, upper}))
+    middle = min(n_layers // 2 + 1, n_layers - 1)
+    prompt = {n_layers // 3, middle, 2 * n_layers // 3, 5 * n_layers // 6}
+    answer = {2 * n_layers // 5, n_layers // 2, 3 * n_layers // 5, 2 * n_layers // 3, 3 * n_layers // 4}
+    return tuple(sorted(prompt)), tuple(sorted(answer | {5 * n_layers // 6}))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from metadeploy.sidecar.verdict import VerdictConfig, VerdictHead
 from metadeploy.verdict.answers import Answers
 from metadeploy.verdict.settings import VerdictSettings
 
-__all__ = ["train_head", "verdict_logits"]
+__all__ = ["TrainedNetworks", "train_head", "train_networks", "verdict_logits"]
 
 _BATCH: Final = 128
 _LEARNING_RATE: Final = 1e-3
@@ -47,25 +47,14 @@ def train_head(
     Returns:
         The head, not calibrated.
     """
-    mean, deviation = train.inputs.mean(axis=0), train.inputs.std(axis=0)
-    # an input that never changes says nothing; without a bound, its scale would be infinite
-    scale = (1.0 / np.maximum(deviation, 1e-6)).astype(np.float32)
-    inputs, val_inputs = (_normalized(answers.inputs, mean, scale) for answers in (train, val))
-    targets = torch.from_numpy((~train.correct).astype(np.float32))
-    networks = []
-    for number in range(settings.n_networks):
-        generator = torch.Generator().manual_seed(settings.seed * 1000 + number)
-
-        def report(epoch: int, number: int = number) -> None:
-            progress(number * settings.epochs + epoch, settings.n_networks * settings.epochs)
-
-        networks.append(
-            _train_network(inputs, targets, val_inputs, val.correct, config.n_hidden, settings, generator, report)
-        )
-    n = len(networks)
+    layers = config.prompt_layers, config.answer_layers
+    trained = train_networks(
+        train.inputs(*layers), val.inputs(*layers), train.correct, val.correct, settings, progress=progress
+    )
+    networks, n = trained.networks, len(trained.networks)
     tensors = {
-        "verdict.input.mean": mean.astype(np.float32),
-        "verdict.input.scale": scale,
+        "verdict.input.mean": trained.mean,
+        "verdict.input.scale": trained.scale,
         "verdict.hidden.weight": torch.cat([network.hidden.weight for network in networks]).detach().numpy(),
         "verdict.hidden.bias": torch.cat([network.hidden.bias for network in networks]).detach().numpy(),
         "verdict.output.weight": torch.cat([network.output.weight / n for network in networks], dim=1).detach().numpy(),
@@ -74,6 +63,66 @@ def train_head(
     # as the sidecar stores it, so that the calibration is that of the rounded head
     tensors["verdict.hidden.weight"] = tensors["verdict.hidden.weight"].astype(np.float16).astype(np.float32)
     return VerdictHead(replace(config, n_hidden=n * config.n_hidden), tensors)
+
+
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """Networks whose logits are averaged.
+
+    Attributes:
+        mean: float32 [n_inputs], subtracted from the inputs.
+        scale: float32 [n_inputs], multiplied with the difference.
+        networks: they read inputs that are normalized and clipped.
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    networks: tuple[_Network, ...]
+
+    def logits(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the mean logits of errors, float64 [n], for inputs [n, n_inputs]."""
+        rows = _normalized(inputs, self.mean, self.scale)
+        with torch.no_grad():
+            logits: NDArray[np.float64] = (
+                torch.stack([network(rows) for network in self.networks]).double().mean(0).numpy()
+            )
+        return logits
+
+
+def train_networks(
+    inputs: NDArray[np.floating[Any]],
+    val_inputs: NDArray[np.floating[Any]],
+    correct: NDArray[np.bool_],
+    val_correct: NDArray[np.bool_],
+    settings: VerdictSettings,
+    *,
+    progress: Callable[[int, int], None],
+) -> TrainedNetworks:
+    """Train ``n_networks`` networks that predict errors.
+
+    Args:
+        inputs: [n, n_inputs] of the training questions.
+        val_inputs: [n, n_inputs] of the validation questions, which choose the best epoch of each network.
+        correct: bool [n] of the training questions.
+        val_correct: bool [n] of the validation questions.
+        settings: how to train.
+        progress: called with the number of epochs that are done, and of all.
+    """
+    raw = np.asarray(inputs, dtype=np.float32)
+    mean, deviation = raw.mean(axis=0), raw.std(axis=0)
+    # an input that never changes says nothing; without a bound, its scale would be infinite
+    scale = (1.0 / np.maximum(deviation, 1e-6)).astype(np.float32)
+    rows, val_rows = _normalized(raw, mean, scale), _normalized(val_inputs, mean, scale)
+    targets = torch.from_numpy((~correct).astype(np.float32))
+    networks = []
+    for number in range(settings.n_networks):
+        generator = torch.Generator().manual_seed(settings.seed * 1000 + number)
+
+        def report(epoch: int, number: int = number) -> None:
+            progress(number * settings.epochs + epoch, settings.n_networks * settings.epochs)
+
+        networks.append(_train_network(rows, targets, val_rows, val_correct, settings, generator, report))
+    return TrainedNetworks(mean, scale, tuple(networks))
 
 
 def verdict_logits(head: VerdictHead, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -89,7 +138,7 @@ def verdict_logits(head: VerdictHead, inputs: NDArray[np.float32]) -> NDArray[np
     return logits
 
 
-def _normalized(inputs: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Tensor:
+def _normalized(inputs: NDArray[np.floating[Any]], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.clip((inputs - mean) * scale, -MAX_DEVIATION, MAX_DEVIATION).astype(np.float32))
 
 
@@ -119,14 +168,13 @@ def _train_network(
     targets: Tensor,
     val_inputs: Tensor,
     val_correct: NDArray[np.bool_],
-    n_hidden: int,
     settings: VerdictSettings,
     generator: torch.Generator,
     report: Callable[[int], None],
 ) -> _Network:
     """Train one network; return it as it was after the epoch with the best AUROC on the validation questions."""
     torch.manual_seed(generator.initial_seed())  # dropout takes no generator
-    network = _Network(inputs.shape[1], n_hidden, settings.dropout, generator)
+    network = _Network(inputs.shape[1], settings.n_hidden, settings.dropout, generator)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     n_batches = -(-len(inputs) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
