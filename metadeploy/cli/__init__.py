@@ -16,6 +16,7 @@ import typer
 
 from metadeploy._version import own_version
 from metadeploy.cli import bench as _bench
+from metadeploy.cli import calibrate as _calibrate
 from metadeploy.cli import card as _card
 from metadeploy.cli import collect as _collect
 from metadeploy.cli import demo as _demo
@@ -48,6 +49,7 @@ _train.register(app)
 _eval.register(app)
 _ladder.register(app)
 _verdict.register(app)
+_calibrate.register(app)
 _export.register(app)
 _inspect.register(app)
 _edit.register(app)

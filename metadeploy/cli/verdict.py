@@ -116,6 +116,7 @@ def _show(trained: TrainedVerdict) -> None:
 
     from metadeploy._exact import percent
     from metadeploy.cli._console import output
+    from metadeploy.cli._verdicts import show_guarantees
 
     console, results = output(), trained.results
     test = results["test"]
@@ -130,18 +131,7 @@ def _show(trained: TrainedVerdict) -> None:
     console.print(f"ECE {test['ece']:.3f}, Brier score {test['brier']:.3f}")
     for coverage, accuracy in test["selective_accuracy"].items():
         console.print(f"right of the least doubted {percent(float(coverage), 0)}%: {percent(accuracy)}%")
-    delta = results["config"]["delta"]
-    for guarantee in results["guarantees"]:
-        on_test = guarantee["test"]
-        console.print(
-            f"--max-error {guarantee['max_error']:g}: answers {percent(guarantee['coverage'])}% of such questions, "
-            f"with confidence {percent(1 - delta, 0)}% at most {percent(guarantee['max_error'], 0)}% of them wrong "
-            f"({guarantee['n']} questions; test: {percent(on_test['coverage'])}% answered, "
-            + ("none" if on_test["error_rate"] is None else f"{percent(on_test['error_rate'])}% wrong")
-            + ")"
-        )
-    if not results["guarantees"]:
-        console.print("no error rate can be guaranteed (hint: more questions)")
+    show_guarantees(console, results["guarantees"], results["config"]["delta"])
     console.print(str(trained.path), markup=False, soft_wrap=True)
     console.print(str(trained.sidecar), markup=False, soft_wrap=True)
 

@@ -1,35 +1,25 @@
-"""Asks a base questions in the compiled runtime, and stores what a verdict reads of its answers. Imports no torch.
-
-Answers are written in shards. A shard is written when it is complete, so an interrupted run loses at most one shard. A
-later run with more questions asks only the others.
-"""
+"""Asks a base questions in the compiled runtime, and stores what a verdict reads of its answers. Imports no torch."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metadeploy._files import write_atomically
-from metadeploy._json import JSONFault, parse
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
-from metadeploy.errors import RunDirError
 from metadeploy.runtime import MetaLlama, Request
 from metadeploy.runtime.types import GenerationResult
 from metadeploy.sidecar.verdict import FIGURE_NAMES
+from metadeploy.verdict.shards import Row, collect_rows
 
-__all__ = ["SHARD", "Answers", "collect_answers"]
+__all__ = ["Answers", "collect_answers"]
 
-#: Questions of one shard.
-SHARD: Final = 512
 #: Arrays of a shard, each with a row for each question.
 _COLUMNS: Final = ("prompt", "means", "last", "figures", "text")
 
@@ -111,22 +101,15 @@ def collect_answers(
     Raises:
         RunDirError: a shard cannot be read, or belongs to other settings or questions.
     """
-    shards = []
-    for number, start in enumerate(range(0, len(questions), SHARD)):
-        path = folder / f"{part}-{number:04d}.npz"
-        chunk = questions[start : start + SHARD]
-        columns = _read(path, fingerprint, chunk) if path.exists() else {}
-        n_known = len(columns.get("text", ()))
-        if n_known < len(chunk):
-            rows = _ask(llm, chunk[n_known:], max_new_tokens, whole_answer, _from(start + n_known, progress))
-            columns = {
-                name: np.concatenate([*([columns[name]] if columns else []), _column([row[name] for row in rows])])
-                for name in _COLUMNS
-            }
-            write_atomically(path, _packed(columns, fingerprint))
-        shards.append({name: values[: len(chunk)] for name, values in columns.items()})
-        progress(start + len(chunk))
-    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in _COLUMNS}
+    joined = collect_rows(
+        questions,
+        folder,
+        part,
+        _COLUMNS,
+        lambda chunk, report: _ask(llm, chunk, max_new_tokens, whole_answer, report),
+        fingerprint=fingerprint,
+        progress=progress,
+    )
     is_known = [np.isfinite(joined[name].reshape(len(questions), -1)).all(axis=1) for name in _COLUMNS[:-1]]
     usable: list[int] = np.flatnonzero(np.logical_and.reduce(is_known)).tolist()
     asked = [questions[place] for place in usable]
@@ -149,19 +132,15 @@ def collect_answers(
     )
 
 
-def _from(start: int, progress: Callable[[int], None]) -> Callable[[int], None]:
-    return lambda n_done: progress(start + n_done)
-
-
 def _ask(
     llm: MetaLlama,
     questions: Sequence[Question],
     max_new_tokens: int,
     whole_answer: bool,
     progress: Callable[[int], None],
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return a row for each question, in their order."""
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Row] = {}
     requests = [Request(prompt=question.question, inject=False) for question in questions]
     for answer in llm.generate_batch(requests, max_tokens=max_new_tokens, order="completion"):
         if answer.error is not None:
@@ -172,7 +151,7 @@ def _ask(
     return [rows[index] for index in range(len(questions))]
 
 
-def _row(question: Question, result: GenerationResult, *, whole_answer: bool) -> dict[str, Any]:
+def _row(question: Question, result: GenerationResult, *, whole_answer: bool) -> Row:
     features = result.features
     assert features is not None and features.prompt is not None
     windows = (features.answer,) if whole_answer else features.sentences
@@ -183,45 +162,3 @@ def _row(question: Question, result: GenerationResult, *, whole_answer: bool) ->
         figures = np.full(len(FIGURE_NAMES), np.nan, np.float32)
     text = json.dumps({"question": question.question, "answer": result.text}, ensure_ascii=False)
     return {"prompt": features.prompt, "means": means, "last": last, "figures": figures, "text": text}
-
-
-def _column(values: list[Any]) -> NDArray[Any]:
-    """Return the values as an array: activations in F16, unless they overflow there, as those of some bases do."""
-    column = np.array(values)
-    if column.ndim == 3:
-        with np.errstate(over="ignore"):
-            half = column.astype(np.float16)
-        return column if (np.isinf(half) & np.isfinite(column)).any() else half
-    return column
-
-
-def _packed(columns: dict[str, NDArray[Any]], fingerprint: str) -> bytes:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"fingerprint": np.array(fingerprint), **columns}
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _read(path: Path, fingerprint: str, questions: Sequence[Question]) -> dict[str, NDArray[Any]]:
-    """Read a shard, whose questions must begin with the given ones or be their beginning."""
-    try:
-        # from memory, because NumPy leaves a malformed file open
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            columns = {name: file[name] for name in _COLUMNS}
-            recorded = str(file["fingerprint"])
-        asked = [parse(line)["question"] for line in columns["text"].tolist()]
-        if {len(values) for values in columns.values()} != {len(asked)}:
-            raise ValueError("its arrays differ in length")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, JSONFault) as error:
-        raise RunDirError(
-            f"answers '{path}': cannot be read ({error}), expected a shard that metadeploy verdict wrote (hint: delete "
-            "the file)"
-        ) from error
-    wanted = [question.question for question in questions]
-    n_common = min(len(asked), len(wanted))
-    if recorded != fingerprint or asked[:n_common] != wanted[:n_common]:
-        raise RunDirError(
-            f"answers '{path}': were collected with other settings, another base or other questions, expected the same "
-            "(hint: take another folder)"
-        )
-    return columns

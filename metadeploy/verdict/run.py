@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,19 @@ from metadeploy._version import own_version
 from metadeploy.data.question import Question
 from metadeploy.data.splits import check_leakage, load_set, shuffle_questions, split_off
 from metadeploy.errors import Error
-from metadeploy.metrics import Guarantee, PlattCalibration, guaranteed_threshold, one_per_entity, platt_calibration
+from metadeploy.metrics import Guarantee, PlattCalibration, platt_calibration
 from metadeploy.runtime import MetaLlama
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.rewriting import write_verdict
-from metadeploy.sidecar.verdict import ErrorGuarantee, VerdictConfig, VerdictHead
+from metadeploy.sidecar.verdict import VerdictConfig, VerdictHead
 from metadeploy.verdict.answers import Answers, collect_answers
+from metadeploy.verdict.guarantees import find_guarantees, kept_on, with_guarantees
 from metadeploy.verdict.layers import choose_layers
 from metadeploy.verdict.measure import compared, measured
-from metadeploy.verdict.settings import ERROR_RATES, PARTS, VerdictSettings, candidate_layers
+from metadeploy.verdict.settings import CALIBRATION_FRACTION, PARTS, VerdictSettings, candidate_layers
 
 __all__ = ["TrainedVerdict", "train_verdict"]
 
-#: Proportion of the training questions' entities that are kept for the calibration.
-_CALIBRATION_FRACTION: Final = 0.11
-#: Thresholds that may get a guarantee: quantiles of the validation logits.
-_N_CANDIDATES: Final = 100
 #: Called with the name of a stage, and the number of its items that are done, and of all.
 _Stage = Callable[[str, int, int], None]
 
@@ -89,8 +86,22 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
             )
     head = _trained(answers, _config(answers, settings, stage), settings, stage)
     p_wrong = {part: _probabilities(head, answers[part]) for part in PARTS}
-    guarantees = _guarantees(p_wrong, answers, settings)
-    head = VerdictHead(_with_guarantees(head.config, guarantees, settings), head.tensors)
+    guarantees = find_guarantees(
+        p_wrong["val"],
+        p_wrong["calibration"],
+        answers["calibration"].correct,
+        answers["calibration"].entity,
+        delta=settings.delta,
+        seed=settings.seed,
+    )
+    config = with_guarantees(
+        head.config,
+        guarantees,
+        delta=settings.delta,
+        questions=Path(settings.questions).name,
+        base_sha256=sha256(settings.base),
+    )
+    head = VerdictHead(config, head.tensors)
     results = _results(head, p_wrong, answers, guarantees, settings, stage)
     write_verdict(settings.sidecar, head, target)
     path = folder / "verdict.json"
@@ -100,7 +111,7 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
 
 def _parts(settings: VerdictSettings) -> dict[str, list[Question]]:
     splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
-    train, calibration = split_off(splits["train"], _CALIBRATION_FRACTION, seed=settings.seed)
+    train, calibration = split_off(splits["train"], CALIBRATION_FRACTION, seed=settings.seed)
     parts = {"train": train, "val": splits["val"], "calibration": calibration, "test": splits["test"]}
     check_leakage(parts)
     # in random order, so that a later run with a higher limit asks only the others
@@ -195,21 +206,6 @@ def _trained(
     return VerdictHead(calibrated, head.tensors)
 
 
-def _with_guarantees(
-    config: VerdictConfig, guarantees: Sequence[Guarantee], settings: VerdictSettings
-) -> VerdictConfig:
-    return replace(
-        config,
-        guarantees=tuple(
-            ErrorGuarantee(guarantee.max_error, guarantee.threshold, guarantee.coverage) for guarantee in guarantees
-        ),
-        delta=settings.delta,
-        n_calibration=guarantees[0].n if guarantees else 0,
-        questions=Path(settings.questions).name,
-        base_sha256=sha256(settings.base),
-    )
-
-
 def _results(
     head: VerdictHead,
     p_wrong: Mapping[str, NDArray[np.float64]],
@@ -239,7 +235,9 @@ def _results(
             seed=settings.seed,
             progress=lambda n, total: stage("compare", n, total),
         ),
-        "guarantees": [{**asdict(guarantee), "test": _on_test(guarantee, doubt, test)} for guarantee in guarantees],
+        "guarantees": [
+            {**asdict(guarantee), "test": kept_on(guarantee, doubt, test.correct)} for guarantee in guarantees
+        ],
     }
 
 
@@ -253,31 +251,3 @@ def _probabilities(head: VerdictHead, answers: Answers) -> NDArray[np.float64]:
     return PlattCalibration(head.config.slope, head.config.intercept)(
         verdict_logits(head, _inputs(head.config, answers))
     )
-
-
-def _guarantees(
-    p_wrong: Mapping[str, NDArray[np.float64]], answers: Mapping[str, Answers], settings: VerdictSettings
-) -> list[Guarantee]:
-    """Return a guarantee for each error rate that has one."""
-    # chosen without the calibration questions, as the test requires
-    candidates = np.quantile(p_wrong["val"], np.linspace(0.01, 1, _N_CANDIDATES))
-    # as the sidecar stores them; rounding must not make a threshold larger
-    candidates = np.nextafter(candidates.astype(np.float32), np.float32(0))
-    chosen = one_per_entity(answers["calibration"].entity, seed=settings.seed)
-    found = (
-        guaranteed_threshold(
-            p_wrong["calibration"][chosen],
-            answers["calibration"].correct[chosen],
-            candidates=candidates,
-            max_error=max_error,
-            delta=settings.delta,
-        )
-        for max_error in ERROR_RATES
-    )
-    return [guarantee for guarantee in found if guarantee is not None]
-
-
-def _on_test(guarantee: Guarantee, p_wrong: NDArray[np.float64], test: Answers) -> dict[str, float | None]:
-    answered = p_wrong <= guarantee.threshold
-    error_rate = float((~test.correct[answered]).mean()) if answered.any() else None
-    return {"coverage": float(answered.mean()), "error_rate": error_rate}

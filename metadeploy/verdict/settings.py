@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ERROR_RATES", "PARTS", "VerdictSettings", "candidate_layers"]
+__all__ = ["CALIBRATION_FRACTION", "PARTS", "CalibrationSettings", "VerdictSettings", "candidate_layers"]
 
 #: Parts of the questions. ``calibration`` is used for the calibration and the guarantee alone.
 PARTS: Final = ("train", "val", "calibration", "test")
 
-#: Error rates for which a guarantee is looked for.
-ERROR_RATES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+#: Proportion of the training questions' entities that are kept for the calibration.
+CALIBRATION_FRACTION: Final = 0.11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,37 @@ class VerdictSettings:
     dropout: float = 0.3
     delta: float = 0.1
     n_resamples: int = 1000
+    n_parallel: int = 16
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings:
+    """How to calibrate a verdict head for a base.
+
+    Attributes:
+        sidecar: a sidecar with a verdict head.
+        base: GGUF of the base, in the type that will run.
+        output: the new sidecar.
+        questions: as in `metadeploy.data.load_set`.
+        source: a local copy of a set from the hub.
+        limit: maximum number of questions in each part.
+        seed: seed of the questions and the parts; for the set that the head was trained on, the seed of that training.
+        max_new_tokens: maximum length of an answer.
+        delta: probability that a guarantee may fail.
+        n_parallel: answers at once.
+        threads: threads of the runtime.
+    """
+
+    sidecar: Path
+    base: Path
+    output: Path
+    questions: str = "facts"
+    source: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    max_new_tokens: int = 32
+    delta: float = 0.1
     n_parallel: int = 16
     threads: int | None = None
 

@@ -13,7 +13,7 @@ from metadeploy.errors import RunDirError
 from metadeploy.runtime import Request
 from metadeploy.runtime.types import AnswerFeatures, SentenceFeatures
 from metadeploy.sidecar.verdict import FIGURE_NAMES
-from metadeploy.verdict import answers as module
+from metadeploy.verdict import shards
 from metadeploy.verdict.answers import Answers, collect_answers
 
 QUESTIONS = [Question(question=f"Question {number}?", answers=(f"{number}",), category="c") for number in range(10)]
@@ -56,7 +56,7 @@ def collect(llm: Scripted, folder: Path, questions: Sequence[Question], fingerpr
 
 @pytest.fixture(autouse=True)
 def short_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD", 4)
+    monkeypatch.setattr(shards, "SHARD", 4)
 
 
 def test_answers_are_in_the_order_of_the_questions(tmp_path: Path) -> None:
