@@ -40,7 +40,7 @@ if importlib.util.find_spec("scipy") is None or importlib.util.find_spec("sklear
     )
 
 from metadeploy.metrics._calibration import PlattCalibration, brier, ece, platt_calibration
-from metadeploy.metrics._guarantee import Guarantee, guaranteed_threshold, one_per_entity
+from metadeploy.metrics._guarantee import Guarantee, guaranteed_threshold, most_evident_threshold, one_per_entity
 from metadeploy.metrics._inputs import MetricInputError
 from metadeploy.metrics._intervals import SeedMean, bootstrap_interval, bootstrap_intervals, seed_mean, share_intervals
 from metadeploy.metrics._proportions import (
@@ -115,6 +115,7 @@ __all__ = [
     "macro_auroc",
     "matched_coverage",
     "mcnemar",
+    "most_evident_threshold",
     "one_per_entity",
     "over_refusal_rate",
     "platt_calibration",

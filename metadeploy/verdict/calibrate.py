@@ -107,6 +107,7 @@ def calibrate_verdict(settings: CalibrationSettings, *, stage: _Stage) -> Calibr
     p_wrong = {part: calibration(judged[part].logit) for part in _PARTS}
     guarantees = find_guarantees(
         p_wrong["val"],
+        judged["val"].correct,
         p_wrong["calibration"],
         judged["calibration"].correct,
         judged["calibration"].entity,

@@ -23,7 +23,7 @@ from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.rewriting import write_verdict
 from metadeploy.sidecar.verdict import VerdictConfig, VerdictHead
 from metadeploy.verdict.answers import Answers, collect_answers
-from metadeploy.verdict.guarantees import find_guarantees, kept_on, with_guarantees
+from metadeploy.verdict.guarantees import find_guarantees, kept_on, simulate_guarantees, with_guarantees
 from metadeploy.verdict.layers import choose_layers
 from metadeploy.verdict.measure import compared, measured
 from metadeploy.verdict.settings import CALIBRATION_FRACTION, PARTS, VerdictSettings, candidate_layers
@@ -88,6 +88,7 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
     p_wrong = {part: _probabilities(head, answers[part]) for part in PARTS}
     guarantees = find_guarantees(
         p_wrong["val"],
+        answers["val"].correct,
         p_wrong["calibration"],
         answers["calibration"].correct,
         answers["calibration"].entity,
@@ -238,6 +239,15 @@ def _results(
         "guarantees": [
             {**asdict(guarantee), "test": kept_on(guarantee, doubt, test.correct)} for guarantee in guarantees
         ],
+        "simulation": simulate_guarantees(
+            p_wrong["val"],
+            answers["val"].correct,
+            np.concatenate([p_wrong["calibration"], doubt]),
+            np.concatenate([answers["calibration"].correct, test.correct]),
+            np.concatenate([answers["calibration"].entity, test.entity]),
+            delta=settings.delta,
+            seed=settings.seed,
+        ),
     }
 
 

@@ -11,6 +11,7 @@ from metadeploy.metrics import (
     PlattCalibration,
     ece,
     guaranteed_threshold,
+    most_evident_threshold,
     one_per_entity,
     platt_calibration,
 )
@@ -92,3 +93,23 @@ def test_platt_calibration_is_finite_where_the_logit_separates() -> None:
     assert fitted is not None and 0 < fitted.slope < 10
     assert platt_calibration(logit, np.ones(4, bool)) is None
     assert np.isfinite(PlattCalibration(1.0, 0.0)(np.array([-1e9, 1e9]))).all()
+
+
+def test_one_sequence_uses_the_whole_delta() -> None:
+    """From a good start, one sequence at level delta goes further than six at delta / 6."""
+    rng = np.random.default_rng(0)
+    score = rng.random(2000)
+    correct = rng.random(2000) >= score
+    candidates = np.linspace(0.01, 1, 100)
+    start = most_evident_threshold(rng.random(500), np.ones(500, dtype=bool), candidates=candidates, max_error=0.25)
+    assert start == 1.0  # nothing is wrong, so that more answers are more evidence
+    val = rng.random(2000)
+    start = most_evident_threshold(val, rng.random(2000) >= val, candidates=candidates, max_error=0.25)
+    assert 0.08 < start < 0.3  # the error rate is half the threshold, so that the evidence is greatest near 0.17
+    one = guaranteed_threshold(score, correct, candidates=candidates, max_error=0.25, start=start)
+    six = guaranteed_threshold(score, correct, candidates=candidates, max_error=0.25)
+    assert one is not None and six is not None and one.threshold > six.threshold
+    late = guaranteed_threshold(score, correct, candidates=candidates, max_error=0.25, start=0.9)
+    assert late is None  # a sequence ends with its first failure
+    beyond = guaranteed_threshold(score, correct, candidates=candidates, max_error=0.9, start=2.0)
+    assert beyond is not None and beyond.threshold == 1.0
