@@ -128,12 +128,13 @@ def _show(trained: TrainedVerdict) -> None:
         figures = (_figure(row["auroc"]), _figure(row["macro_auroc"]))
         table.add_row(name, *figures, _ahead(ahead.get("auroc")), _ahead(ahead.get("macro_auroc")))
     console.print(table)
-    console.print(f"ECE {test['ece']:.3f}, Brier score {test['brier']:.3f}")
+    floor = test["ece_noise_floor"]
+    console.print(f"ECE {test['ece']:.3f} (perfect: {floor:.3f} on as many), Brier score {test['brier']:.3f}")
     for coverage, accuracy in test["selective_accuracy"].items():
         console.print(f"right of the least doubted {percent(float(coverage), 0)}%: {percent(accuracy)}%")
     show_guarantees(console, results["guarantees"], results["config"]["delta"])
-    console.print(str(trained.path), markup=False, soft_wrap=True)
-    console.print(str(trained.sidecar), markup=False, soft_wrap=True)
+    for path in (*trained.plots, trained.path, trained.sidecar):
+        console.print(str(path), markup=False, soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:

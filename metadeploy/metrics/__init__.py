@@ -39,7 +39,7 @@ if importlib.util.find_spec("scipy") is None or importlib.util.find_spec("sklear
         "(pip install 'metadeploy[eval]')"
     )
 
-from metadeploy.metrics._calibration import PlattCalibration, brier, ece, platt_calibration
+from metadeploy.metrics._calibration import PlattCalibration, brier, ece, ece_noise_floor, platt_calibration
 from metadeploy.metrics._guarantee import Guarantee, guaranteed_threshold, most_evident_threshold, one_per_entity
 from metadeploy.metrics._inputs import MetricInputError
 from metadeploy.metrics._intervals import SeedMean, bootstrap_interval, bootstrap_intervals, seed_mean, share_intervals
@@ -109,6 +109,7 @@ __all__ = [
     "coverage",
     "e_aurc",
     "ece",
+    "ece_noise_floor",
     "guaranteed_threshold",
     "holm",
     "kept_rate",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metadeploy.metrics._inputs import MetricInputError, scored
+from metadeploy.metrics._inputs import MetricInputError, scored, scores
 
-__all__ = ["PlattCalibration", "brier", "ece", "platt_calibration"]
+__all__ = ["PlattCalibration", "brier", "ece", "ece_noise_floor", "platt_calibration"]
 
 
 def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float | None:
@@ -39,6 +39,29 @@ def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float |
     # in a bin, 1 − doubt and accuracy differ by as much as doubt and error rate
     gaps = np.bincount(indices, weights=doubts - ~right, minlength=bins)
     return float(np.abs(gaps).sum() / len(right))
+
+
+def ece_noise_floor(doubt: ArrayLike, *, bins: int = 10, n_draws: int = 200, seed: int = 0) -> float | None:
+    """Mean `ece` of these doubts if each of them were exactly the probability of an error.
+
+    Finite numbers of questions give even perfect probabilities an ECE above 0. Subtracting is not valid; compare.
+
+    Args:
+        doubt: float [n] in [0, 1].
+        bins: as in `ece`.
+        n_draws: number of sets of errors that are drawn, at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        The mean; None without questions.
+    """
+    if n_draws < 1:
+        raise MetricInputError(f"ece_noise_floor: n_draws is {n_draws}, expected at least 1")
+    (doubts,) = scores(doubt=doubt, probability=True)
+    rng = np.random.default_rng(seed)
+    values = [ece(doubts, rng.random(len(doubts)) >= doubts, bins=bins) for _ in range(n_draws)]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def brier(doubt: ArrayLike, base_correct: ArrayLike) -> float | None:

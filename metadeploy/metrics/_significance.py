@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
-from metadeploy.metrics._inputs import BoolArray, FloatArray, MetricInputError, flags, same_length, scored, scores
+from metadeploy.metrics._inputs import (
+    BoolArray,
+    FloatArray,
+    MetricInputError,
+    flags,
+    labels,
+    same_length,
+    scored,
+    scores,
+)
 from metadeploy.metrics._intervals import bootstrap_values, percentile_interval
 from metadeploy.metrics._proportions import selective_accuracy
 from metadeploy.metrics._ranking import auroc, macro_auroc
@@ -111,7 +120,7 @@ def auroc_difference(
     (right,) = flags(base_correct=base_correct)
     same_length(first=doubt1, base_correct=right)
 
-    kinds = None if category is None else np.unique(np.asarray(category), return_inverse=True)[1]
+    kinds = None if category is None else np.unique(labels(category), return_inverse=True)[1]
     same_length(base_correct=right, **({} if kinds is None else {"category": kinds}))
 
     def score(doubt: FloatArray, at: NDArray[np.intp]) -> float | None:

@@ -19,6 +19,7 @@ from metadeploy.plots.category_bars import category_bars
 from metadeploy.plots.doubt_histogram import doubt_histogram
 from metadeploy.plots.gates_and_preferences import gates_and_preferences
 from metadeploy.plots.ladder import Rung, ladder
+from metadeploy.plots.reliability import reliability
 from metadeploy.plots.risk_coverage import risk_coverage
 from metadeploy.plots.training_curves import training_curves
 
@@ -28,6 +29,7 @@ __all__ = [
     "doubt_histogram",
     "gates_and_preferences",
     "ladder",
+    "reliability",
     "risk_coverage",
     "training_curves",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from metadeploy.metrics import (
     auroc_difference,
     brier,
     ece,
+    ece_noise_floor,
     holm,
     macro_auroc,
     selective_accuracies_at,
@@ -21,10 +23,14 @@ from metadeploy.metrics import (
 from metadeploy.verdict.answers import Answers
 from metadeploy.verdict.baselines import BASELINES, Baseline
 
-__all__ = ["compared", "measured"]
+__all__ = ["compared", "draw_plots", "measured"]
 
 #: Proportions of the questions, the least doubted ones, whose accuracy is measured.
 _COVERAGES: Final = (0.1, 0.2, 0.31, 0.5)
+#: With fewer questions, the ECE of a kind is mostly noise.
+_MIN_KIND: Final = 50
+#: Baselines whose curves are drawn. With more, a reader could not distinguish them.
+_DRAWN: Final = ("logprob_sum", "tfidf_answer", "prompt_mlp", "answer_mean")
 
 
 def measured(p_wrong: NDArray[np.float64], test: Answers) -> dict[str, Any]:
@@ -34,7 +40,37 @@ def measured(p_wrong: NDArray[np.float64], test: Answers) -> dict[str, Any]:
         p_wrong: float64 [n] in [0, 1].
         test: the answers that it judges.
     """
-    return {**_ranking(p_wrong, test), "ece": ece(p_wrong, test.correct), "brier": brier(p_wrong, test.correct)}
+    return {
+        **_ranking(p_wrong, test),
+        "ece": ece(p_wrong, test.correct),
+        "ece_noise_floor": ece_noise_floor(p_wrong),
+        "ece_worst_kind": _worst_kind(p_wrong, test),
+        "brier": brier(p_wrong, test.correct),
+    }
+
+
+def draw_plots(
+    folder: Path, p_wrong: NDArray[np.float64], baselines: Sequence[Baseline], test: Answers
+) -> tuple[Path, Path]:
+    """Draw how reliable the probabilities are, and accuracy against coverage beside the strongest baselines.
+
+    Args:
+        folder: folder for the files, which exists.
+        p_wrong: the verdict, float64 [n] in [0, 1].
+        baselines: the baselines.
+        test: the answers that all of them judge.
+
+    Returns:
+        The two files.
+    """
+    from metadeploy import plots
+
+    reliability, risk_coverage = folder / "reliability.png", folder / "risk_coverage.png"
+    plots.reliability(p_wrong, test.correct, reliability)
+    curves = {"verdict": (p_wrong, test.correct)}
+    curves |= {baseline.name: (baseline.doubt, test.correct) for baseline in baselines if baseline.name in _DRAWN}
+    plots.risk_coverage(curves, risk_coverage, base_correct=test.correct)
+    return reliability, risk_coverage
 
 
 def compared(
@@ -79,6 +115,18 @@ def compared(
         for row, adjusted in zip(known, holm([row["p_value"] for row in known]), strict=True):
             row["p_holm"] = adjusted
     return rows
+
+
+def _worst_kind(p_wrong: NDArray[np.float64], test: Answers) -> dict[str, Any] | None:
+    """Return the kind with the largest ECE among those with enough questions, and what perfect verdicts would have."""
+    worst: dict[str, Any] | None = None
+    for kind in np.unique(test.category).tolist():
+        members = test.category == kind
+        error = ece(p_wrong[members], test.correct[members])
+        if error is not None and members.sum() >= _MIN_KIND and (worst is None or error > worst["ece"]):
+            floor = ece_noise_floor(p_wrong[members])
+            worst = {"category": kind, "n": int(members.sum()), "ece": error, "ece_noise_floor": floor}
+    return worst
 
 
 def _ranking(doubt: NDArray[np.float64], test: Answers) -> dict[str, Any]:

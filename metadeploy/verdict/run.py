@@ -23,9 +23,10 @@ from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.rewriting import write_verdict
 from metadeploy.sidecar.verdict import VerdictConfig, VerdictHead
 from metadeploy.verdict.answers import Answers, collect_answers
+from metadeploy.verdict.baselines import Baseline, verdict_baselines
 from metadeploy.verdict.guarantees import find_guarantees, kept_on, simulate_guarantees, with_guarantees
 from metadeploy.verdict.layers import choose_layers
-from metadeploy.verdict.measure import compared, measured
+from metadeploy.verdict.measure import compared, draw_plots, measured
 from metadeploy.verdict.settings import CALIBRATION_FRACTION, PARTS, VerdictSettings, candidate_layers
 
 __all__ = ["TrainedVerdict", "train_verdict"]
@@ -42,11 +43,13 @@ class TrainedVerdict:
         results: figures on the test questions, the calibration and the guarantees, ready for JSON.
         sidecar: the sidecar with the head.
         path: the file of the results.
+        plots: the pictures.
     """
 
     results: dict[str, Any]
     sidecar: Path
     path: Path
+    plots: tuple[Path, ...]
 
 
 def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> TrainedVerdict:
@@ -55,7 +58,7 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
     Answers that are already in the folder are used again, so an interrupted run continues.
 
     Args:
-        folder: gets ``answers/``, ``verdict.json`` and ``verdict_sidecar.gguf``.
+        folder: gets ``answers/``, ``verdict.json``, ``verdict_sidecar.gguf`` and two plots.
         settings: what to train on, and how.
         stage: called with the progress.
 
@@ -103,11 +106,15 @@ def train_verdict(folder: Path, settings: VerdictSettings, *, stage: _Stage) -> 
         base_sha256=sha256(settings.base),
     )
     head = VerdictHead(config, head.tensors)
-    results = _results(head, p_wrong, answers, guarantees, settings, stage)
+    baselines = verdict_baselines(
+        answers, head.config, settings, progress=lambda n, total: stage("baselines", n, total)
+    )
+    results = _results(head, p_wrong, answers, baselines, guarantees, settings, stage)
+    plots = draw_plots(folder, p_wrong["test"], baselines, answers["test"])
     write_verdict(settings.sidecar, head, target)
     path = folder / "verdict.json"
     write_json(path, {**results, "sidecar_sha256": sha256(target)})
-    return TrainedVerdict(results, target, path)
+    return TrainedVerdict(results, target, path, plots)
 
 
 def _parts(settings: VerdictSettings) -> dict[str, list[Question]]:
@@ -211,16 +218,12 @@ def _results(
     head: VerdictHead,
     p_wrong: Mapping[str, NDArray[np.float64]],
     answers: Mapping[str, Answers],
+    baselines: Sequence[Baseline],
     guarantees: Sequence[Guarantee],
     settings: VerdictSettings,
     stage: _Stage,
 ) -> dict[str, Any]:
-    from metadeploy.verdict.baselines import verdict_baselines
-
     test, doubt = answers["test"], p_wrong["test"]
-    baselines = verdict_baselines(
-        answers, head.config, settings, progress=lambda n, total: stage("baselines", n, total)
-    )
     return {
         "metadeploy": own_version(),
         "config": {**asdict(settings), "base": settings.base.name, "sidecar": settings.sidecar.name},

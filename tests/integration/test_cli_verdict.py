@@ -85,6 +85,8 @@ def test_the_table(run: Path, verdict: Command, tmp_path: Path) -> None:
     out, _ = verdict(tmp_path)
     assert "verdict" in out and "logprob_sum" in out and "ECE" in out
     assert str(tmp_path / "verdict_sidecar.gguf") in out
+    for name in ("reliability.png", "risk_coverage.png"):
+        assert str(tmp_path / name) in out and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_answers_of_other_settings_are_refused(run: Path, verdict: Command, tmp_path: Path) -> None:

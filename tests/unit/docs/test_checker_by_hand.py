@@ -1,4 +1,4 @@
-"""The 200 answers that were judged by hand: the checker still gives the recorded verdicts, and the page has the counts."""
+"""200 answers were judged by hand: the checker still gives the recorded verdicts, and the page has the counts."""
 
 from __future__ import annotations
 

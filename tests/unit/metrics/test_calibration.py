@@ -71,3 +71,17 @@ def test_undefined_and_malformed() -> None:
             metric([-0.5, 1.0], [True, False])
     with pytest.raises(Error, match="0 bins, expected at least 1"):
         metrics.ece(DOUBT, CORRECT, bins=0)
+
+
+def test_noise_floor_is_the_error_of_perfect_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    doubt = rng.random(1000)
+    floor = metrics.ece_noise_floor(doubt)
+    actual = np.mean([metrics.ece(doubt, rng.random(1000) >= doubt) for _ in range(100)])  # type: ignore[arg-type]
+    assert floor == pytest.approx(actual, rel=0.1)
+    more = metrics.ece_noise_floor(rng.random(16_000))
+    assert floor is not None and more == pytest.approx(floor / 4, rel=0.15)  # it falls with the root of n
+    assert metrics.ece_noise_floor([]) is None
+    assert metrics.ece_noise_floor([0.0, 1.0]) == 0.0
+    with pytest.raises(Error, match="n_draws is 0"):
+        metrics.ece_noise_floor([0.5], n_draws=0)

@@ -56,6 +56,7 @@ def risk_coverage(path: Path) -> None:
 ALL: dict[str, Draw] = {
     "risk_coverage": risk_coverage,
     "doubt_histogram": lambda path: plots.doubt_histogram(DOUBT, RIGHT, 0.5, path),
+    "reliability": lambda path: plots.reliability(DOUBT, RIGHT, path),
     "category_bars": lambda path: plots.category_bars(CATEGORIES, path),
     "gates_and_preferences": lambda path: plots.gates_and_preferences({20: 0.1, 21: -0.2}, [[0, 1], [1, 0]], path),
     "training_curves": lambda path: plots.training_curves(ROWS, path),
@@ -200,6 +201,18 @@ def test_training_curves(drawn: Callable[[Draw], Figure]) -> None:
     assert alone.axes[0].get_xlabel() == "step"
 
 
+def test_reliability(drawn: Callable[[Draw], Figure]) -> None:
+    """Groups of calibrated probabilities lie near the diagonal; those of constant ones are all at one place."""
+    figure = drawn(ALL["reliability"])
+    line = next(line for line in figure.axes[0].get_lines() if line.get_marker() == "o")
+    expected, actual = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    assert len(expected) == 10 and (np.diff(expected) > 0).all()
+    assert np.abs(expected - actual).max() < 0.25  # 40 answers in each group
+    assert title(figure) == f"Probabilities are off by {metrics.ece(DOUBT, RIGHT):.3f} on average (ECE)"
+    few = drawn(lambda path: plots.reliability([0.2, 0.4, 0.9], [True, False, False], path))
+    assert len(next(line for line in few.axes[0].get_lines() if line.get_marker() == "o").get_xdata()) == 3
+
+
 def test_ladder(drawn: Callable[[Draw], Figure]) -> None:
     figure = drawn(ALL["ladder"])
     upper, lower = figure.axes
@@ -221,6 +234,7 @@ def test_ladder(drawn: Callable[[Draw], Figure]) -> None:
             "'doubt': 1 entries, expected 2 like 'base_correct'",
         ),
         (lambda path: plots.doubt_histogram([0.5], [True], 0.5, path), "1 right answers and 0 errors"),
+        (lambda path: plots.reliability([], [], path), "no answers, expected at least one"),
         (lambda path: plots.category_bars({}, path), "no categories, expected at least one"),
         (
             lambda path: plots.gates_and_preferences({1: 0.1}, [[0.1], [0.2]], path),

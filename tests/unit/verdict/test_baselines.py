@@ -64,4 +64,6 @@ def test_comparison(answers: dict[str, Answers], baselines: dict[str, Baseline])
         same = rows["answer_mean"]["ahead"][statistic]
         assert (same["value"], same["p_holm"]) == (0, 1)
     figures = measured(verdict, test)
+    worst = figures["ece_worst_kind"]
+    assert worst["ece"] >= figures["ece"] > figures["ece_noise_floor"] > 0 and worst["n"] > 150
     assert figures["auroc"] == rows["answer_mean"]["auroc"] and 0 < figures["brier"] < 0.2
