@@ -42,7 +42,7 @@ def ece(doubt: ArrayLike, base_correct: ArrayLike, *, bins: int = 10) -> float |
 
 
 def ece_noise_floor(doubt: ArrayLike, *, bins: int = 10, n_draws: int = 200, seed: int = 0) -> float | None:
-    """Mean `ece` of these doubts if each of them were exactly the probability of an error.
+    """Mean `ece` that the doubts would have if each were exactly the probability of an error.
 
     Finite numbers of questions give even perfect probabilities an ECE above 0. Subtracting is not valid; compare.
 
