@@ -143,15 +143,20 @@ def calibrate_verdict(settings: CalibrationSettings, *, stage: _Stage) -> Calibr
         ],
     }
     write_verdict(settings.sidecar, VerdictHead(config, head.tensors), settings.output)
-    path = settings.output.with_suffix(".json")
+    path = settings.output.with_suffix(".calibration.json")
     write_json(path, {**results, "sidecar_sha256": sha256(settings.output)})
     return Calibrated(results, settings.output, path)
 
 
 def _parts(settings: CalibrationSettings, head: VerdictConfig) -> dict[str, list[Question]]:
-    """Return the parts: of the set that the head was trained on, only questions that its training never saw."""
+    """Return the parts: only questions that the training never saw, unless the set cannot have been in it.
+
+    The head names only the set of its last calibration. So sets with a split of their own, such as ``facts``, always
+    count as those of the training, and a JSON Lines file only if the head names it.
+    """
     splits = load_set(settings.questions, seed=settings.seed, source=settings.source)
-    if Path(settings.questions).name == head.questions:
+    path = Path(settings.questions)
+    if path.suffix != ".jsonl" or path.name == head.questions:
         _, calibration = split_off(splits["train"], CALIBRATION_FRACTION, seed=settings.seed)
         parts = {"calibration": calibration, "val": splits["val"], "test": splits["test"]}
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,9 @@ Command = Callable[..., tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, a sidecar with a head (trained on the set ``questions``), and the same questions as the set ``mine``."""
+    """A base, a sidecar with a head (trained on the set ``questions``), and the same questions in ``mine.jsonl``."""
     path = write_tiny_run(tmp_path_factory.mktemp("calibrate") / "run").path
-    shutil.copytree(path / "questions", path / "mine")
+    (path / "mine.jsonl").write_text("".join(file.read_text() for file in sorted((path / "questions").iterdir())))
     return path
 
 
@@ -61,7 +60,7 @@ def judged(run: Path, metadeploy: Command) -> Path:
 def calibrate(run: Path, judged: Path, metadeploy: Command) -> Command:
     def call(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
         return metadeploy(
-            "calibrate", judged, "--base", run / "base.gguf", "--questions", run / "mine", *arguments, code=code
+            "calibrate", judged, "--base", run / "base.gguf", "--questions", run / "mine.jsonl", *arguments, code=code
         )
 
     return call
@@ -70,14 +69,13 @@ def calibrate(run: Path, judged: Path, metadeploy: Command) -> Command:
 def test_the_probabilities_fit_the_questions(run: Path, judged: Path, calibrate: Command, tmp_path: Path) -> None:
     out, _ = calibrate("-o", tmp_path / "new.gguf", "--json")
     results = json.loads(out)
-    assert results == {
-        key: value for key, value in json.loads((tmp_path / "new.json").read_text()).items() if key != "sidecar_sha256"
-    }
+    written = json.loads((tmp_path / "new.calibration.json").read_text())
+    assert {key: value for key, value in written.items() if key != "sidecar_sha256"} == results
     before, after = read_sidecar(judged).verdict, read_sidecar(tmp_path / "new.gguf").verdict
     assert before is not None and after is not None
     assert all((after.tensors[name] == before.tensors[name]).all() for name in before.tensors)
     assert (after.config.slope, after.config.intercept) != (before.config.slope, before.config.intercept)
-    assert (after.config.questions, after.config.base_sha256) == ("mine", results["base_sha256"])
+    assert (after.config.questions, after.config.base_sha256) == ("mine.jsonl", results["base_sha256"])
     assert sum(part["n"] for part in results["parts"].values()) > 60  # not only what the training left
     assert results["before"]["auroc"] == pytest.approx(results["after"]["auroc"])
 
@@ -86,7 +84,7 @@ def test_the_runtime_gives_the_new_probabilities(run: Path, calibrate: Command, 
     out, _ = calibrate("-o", tmp_path / "new.gguf", "--json")
     with np.load(tmp_path / "new.answers" / "test-0000.npz") as shard:
         rows = [json.loads(line) for line in shard["text"].tolist()]
-    wanted = {question.question: question for part in load_set(run / "mine").values() for question in part}
+    wanted = {question.question: question for part in load_set(run / "mine.jsonl").values() for question in part}
     correct = np.array([is_correct(wanted[row["question"]], row["answer"]) for row in rows])
     with MetaLlama(run / "base.gguf", tmp_path / "new.gguf", n_threads=1) as llm:
         results = [llm.generate(row["question"], max_tokens=MAX_NEW_TOKENS, inject=False) for row in rows]
@@ -128,10 +126,11 @@ def test_inputs_are_never_replaced(target: str, run: Path, judged: Path, calibra
 
 
 def test_questions_that_are_all_wrong(run: Path, calibrate: Command, tmp_path: Path) -> None:
-    folder = tmp_path / "wrong"
-    shutil.copytree(run / "mine", folder)
-    for path in folder.iterdir():
-        rows = [json.loads(line) | {"answers": ["nothing of the sort"]} for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    _, err = calibrate("-o", tmp_path / "new.gguf", "--questions", folder, code=1)
+    rows = [
+        json.loads(line) | {"answers": ["nothing of the sort"]}
+        for line in (run / "mine.jsonl").read_text().splitlines()
+    ]
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, err = calibrate("-o", tmp_path / "new.gguf", "--questions", wrong, code=1)
     assert "calibrate: the base is right on none of the" in err and not (tmp_path / "new.gguf").exists()

@@ -35,6 +35,18 @@ def test_questions_of_the_training_are_left_out(questions: Path) -> None:
     assert not set.union(*found.values()) & {question.question for question in trained["train"]}
 
 
+def test_a_set_with_a_split_always_leaves_its_training_out(questions: Path, tmp_path: Path) -> None:
+    """The head may have been calibrated for other questions since its training."""
+    lines, folder = questions.read_text().splitlines(keepends=True), tmp_path / "folder"
+    folder.mkdir()
+    for name, part in (("train", lines[:400]), ("val", lines[400:500]), ("test", lines[500:])):
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    found = parts(folder, "other.jsonl")
+    trained = run._parts(VerdictSettings(base=Path(), sidecar=Path(), questions=str(folder)))
+    assert not set.union(*found.values()) & {question.question for question in trained["train"]}
+    assert len(found["val"]) == len(found["test"]) == 100
+
+
 def test_other_questions_are_all_used(questions: Path) -> None:
     found = parts(questions, "facts")
     assert sum(map(len, found.values())) == len(set.union(*found.values())) == 600
