@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 
 from metadeploy.data.checker import is_correct
 from metadeploy.data.question import Question
-from metadeploy.runtime import MetaLlama, Request
+from metadeploy.runtime import MetaLlama
 from metadeploy.runtime.types import GenerationResult
 from metadeploy.sidecar.verdict import FIGURE_NAMES
-from metadeploy.verdict.shards import Row, collect_rows
+from metadeploy.verdict.shards import Row, ask_base, collect_rows
 
 __all__ = ["Answers", "collect_answers"]
 
@@ -106,7 +107,7 @@ def collect_answers(
         folder,
         part,
         _COLUMNS,
-        lambda chunk, report: _ask(llm, chunk, max_new_tokens, whole_answer, report),
+        lambda chunk, report: ask_base(llm, chunk, max_new_tokens, partial(_row, whole_answer=whole_answer), report),
         fingerprint=fingerprint,
         progress=progress,
     )
@@ -130,25 +131,6 @@ def collect_answers(
         tuple(question.question for question in asked),
         tuple(texts),
     )
-
-
-def _ask(
-    llm: MetaLlama,
-    questions: Sequence[Question],
-    max_new_tokens: int,
-    whole_answer: bool,
-    progress: Callable[[int], None],
-) -> list[Row]:
-    """Return a row for each question, in their order."""
-    rows: dict[int, Row] = {}
-    requests = [Request(prompt=question.question, inject=False) for question in questions]
-    for answer in llm.generate_batch(requests, max_tokens=max_new_tokens, order="completion"):
-        if answer.error is not None:
-            raise answer.error
-        assert answer.result is not None
-        rows[answer.index] = _row(questions[answer.index], answer.result, whole_answer=whole_answer)
-        progress(len(rows))
-    return [rows[index] for index in range(len(questions))]
 
 
 def _row(question: Question, result: GenerationResult, *, whole_answer: bool) -> Row:

@@ -19,13 +19,14 @@ from metadeploy.data.question import Question
 from metadeploy.data.splits import load_set, shuffle_questions, split, split_off
 from metadeploy.errors import Error, SidecarError
 from metadeploy.metrics import PlattCalibration, auroc, brier, ece, macro_auroc, platt_calibration
-from metadeploy.runtime import MetaLlama, Request
+from metadeploy.runtime import MetaLlama
+from metadeploy.runtime.types import GenerationResult
 from metadeploy.sidecar import read_sidecar
 from metadeploy.sidecar.rewriting import write_verdict
 from metadeploy.sidecar.verdict import VerdictConfig, VerdictHead
 from metadeploy.verdict.guarantees import find_guarantees, kept_on, with_guarantees
 from metadeploy.verdict.settings import CALIBRATION_FRACTION, CalibrationSettings
-from metadeploy.verdict.shards import Row, collect_rows
+from metadeploy.verdict.shards import Row, ask_base, collect_rows
 
 __all__ = ["Calibrated", "calibrate_verdict"]
 
@@ -188,7 +189,7 @@ def _judge_all(
                 settings.output.with_suffix(".answers"),
                 name,
                 ("p_wrong", "text"),
-                lambda chunk, progress: _ask(llm, chunk, settings.max_new_tokens, progress),
+                lambda chunk, progress: ask_base(llm, chunk, settings.max_new_tokens, _row, progress),
                 fingerprint=_fingerprint(settings),
                 progress=report,
             )
@@ -207,22 +208,10 @@ def _fingerprint(settings: CalibrationSettings) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _ask(
-    llm: MetaLlama, questions: Sequence[Question], max_new_tokens: int, progress: Callable[[int], None]
-) -> list[Row]:
-    """Return a row for each question, in their order."""
-    rows: dict[int, Row] = {}
-    requests = [Request(prompt=question.question, inject=False) for question in questions]
-    for answer in llm.generate_batch(requests, max_tokens=max_new_tokens, order="completion"):
-        if answer.error is not None:
-            raise answer.error
-        result = answer.result
-        assert result is not None
-        p_wrong = None if result.verdict is None else result.verdict.p_wrong
-        text = json.dumps({"question": questions[answer.index].question, "answer": result.text}, ensure_ascii=False)
-        rows[answer.index] = {"p_wrong": np.nan if p_wrong is None else p_wrong, "text": text}
-        progress(len(rows))
-    return [rows[index] for index in range(len(questions))]
+def _row(question: Question, result: GenerationResult) -> Row:
+    p_wrong = None if result.verdict is None else result.verdict.p_wrong
+    text = json.dumps({"question": question.question, "answer": result.text}, ensure_ascii=False)
+    return {"p_wrong": np.nan if p_wrong is None else p_wrong, "text": text}
 
 
 def _judged(

@@ -15,8 +15,10 @@ from metadeploy._files import write_atomically
 from metadeploy._json import JSONFault, parse
 from metadeploy.data.question import Question
 from metadeploy.errors import RunDirError
+from metadeploy.runtime import MetaLlama, Request
+from metadeploy.runtime.types import GenerationResult
 
-__all__ = ["SHARD", "collect_rows"]
+__all__ = ["SHARD", "Row", "ask_base", "collect_rows"]
 
 #: Questions of one shard.
 SHARD: Final = 512
@@ -71,6 +73,39 @@ def collect_rows(
         shards.append({name: values[: len(chunk)] for name, values in known.items()})
         progress(start + len(chunk))
     return {name: np.concatenate([shard[name] for shard in shards]) for name in columns}
+
+
+def ask_base(
+    llm: MetaLlama,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    row: Callable[[Question, GenerationResult], Row],
+    progress: _Progress,
+) -> list[Row]:
+    """Ask the base alone, many questions at once.
+
+    Args:
+        llm: the model.
+        questions: the questions.
+        max_new_tokens: maximum length of an answer.
+        row: makes a row of a question and its answer.
+        progress: called with the number of answers that are there.
+
+    Returns:
+        A row for each question, in their order.
+
+    Raises:
+        Error: a question cannot be asked, such as one longer than the context.
+    """
+    rows: dict[int, Row] = {}
+    requests = [Request(prompt=question.question, inject=False) for question in questions]
+    for answer in llm.generate_batch(requests, max_tokens=max_new_tokens, order="completion"):
+        if answer.error is not None:
+            raise answer.error
+        assert answer.result is not None
+        rows[answer.index] = row(questions[answer.index], answer.result)
+        progress(len(rows))
+    return [rows[index] for index in range(len(questions))]
 
 
 def _from(start: int, progress: _Progress) -> _Progress:
